@@ -42,3 +42,18 @@ TOPIC_NAMES = tuple(topic.name for topic in TOPICS)
 def changelog(stage: str, topic: str) -> Topic:
     """The compacted topic with the state and position of `stage` over `topic`; same partition count as its input."""
     return Topic(f"state.{stage}.{topic}", "state key", compacted=True, max_bytes=8 * MIB)
+
+
+CHANGELOGS: tuple[Topic, ...] = tuple(
+    changelog(stage, topic)
+    for stage, topic in (
+        ("intake", "interactions"),
+        ("intake", "feedback"),
+        ("link", "refs"),
+        ("reward", "signals"),
+        ("curate", "examples"),
+        ("release", "outcomes"),
+        ("train", "batches"),
+    )
+)
+GROWING = ("interactions", "feedback", "state.intake.interactions", "state.intake.feedback")  # all others keep their count
