@@ -17,10 +17,10 @@ from headrace_schemas.codec import decode
 from headrace_schemas.derived import Rules
 from headrace_schemas.events import RulesActivated
 from headrace_streams.driver import Produced, process
+from headrace_streams.journal import POSITION_KEY, Position, decode_position
 from headrace_streams.stage import Fold, Headers, Record, Stage
 from headrace_streams.topics import TOPICS, changelog
 
-POSITION_KEY = "@position"
 _COMPACTED = {topic.name for topic in TOPICS if topic.compacted}
 _EXPIRING = {topic.name for topic in TOPICS if topic.retention_ms > 0}
 
@@ -49,14 +49,6 @@ class Log(Protocol):
         ...
 
     def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]: ...
-
-
-class Position(msgspec.Struct, frozen=True):
-    """The part of a task's position record that replay reads."""
-
-    next_offset: int
-    counters: dict[str, int]
-    now: int = 0
 
 
 class Difference(NamedTuple):
@@ -192,7 +184,7 @@ async def _verify_partition(
     raw = kept.pop(POSITION_KEY, None)
     if raw is None:
         return Verified(0, 0, 0, [], [])
-    position = msgspec.json.decode(raw, type=Position)
+    position = decode_position(raw)
     unknown = sorted({entry.version for entry in rules if entry.version != stage.version})
     if unknown:
         note = (
