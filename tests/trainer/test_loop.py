@@ -1,0 +1,232 @@
+"""The training loop computes what its arguments say: the same for any accumulation, padding, process or number of kills."""
+
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from headrace_trainer import adapters
+from headrace_trainer.base import Base, BaseMissing, Row, collate, load_base, token_losses
+from headrace_trainer.loop import accumulate, plan, rate, row_losses, split_by_tokens, train
+from headrace_trainer.policy import Hyperparameters
+
+HYPER = Hyperparameters(
+    r=4, alpha=8, learning_rate=1e-2, epochs=2, batch_rows=8, batch_tokens=200, validation_rows=2, precision="fp32"
+)
+
+
+def rows_of(count: int, seed: int = 0) -> list[Row]:
+    random = torch.Generator().manual_seed(seed)
+
+    def tokens(low: int, high: int) -> tuple[int, ...]:
+        length = int(torch.randint(low, high, (1,), generator=random))
+        return tuple(torch.randint(3, 250, (length,), generator=random).tolist())
+
+    return [Row(f"e{index}", tokens(2, 12), tokens(1, 20), 0.1 + index % 5) for index in range(count)]
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    found = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.fixture
+def base(tiny_base: Path) -> Base:
+    return load_base(str(tiny_base))
+
+
+def test_accumulation_changes_nothing(base: Base) -> None:
+    model, _ = adapters.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.02)
+    rows = rows_of(8)
+    one = accumulate(model, rows, base, 10**6, "fp32")
+    whole = gradients(model)
+    eight = accumulate(model, rows, base, 1, "fp32")
+    parts = gradients(model)
+    assert eight == pytest.approx(one, rel=1e-6)
+    assert whole
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_are_relative(base: Base) -> None:
+    rows = rows_of(6)
+    doubled = [row._replace(weight=row.weight * 7) for row in rows]
+    model, _ = adapters.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
+    assert accumulate(model, rows, base, 500, "fp32") == pytest.approx(accumulate(model, doubled, base, 500, "fp32"), rel=1e-5)
+
+
+def test_completion_head_equals_full_logits_with_mask(base: Base) -> None:
+    rows = rows_of(5)
+    batch = collate(rows, base.pad)
+    ours = token_losses(base.model, batch)
+    theirs = []
+    with torch.no_grad():
+        for row in rows:  # each alone, unpadded, all positions
+            tokens = torch.tensor([[*row.prompt, *row.completion]])
+            logits = base.model(input_ids=tokens).logits[0, len(row.prompt) - 1 : -1]
+            theirs.append(functional.cross_entropy(logits, torch.tensor(row.completion), reduction="none"))
+    torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_scales_its_logits_goes_the_long_way(tiny_base: Path) -> None:
+    base = load_base(str(tiny_base))
+    forward = base.model.forward
+
+    def scaled(*arguments: object, **named: object) -> object:
+        made = forward(*arguments, **named)
+        made.logits = made.logits * 0.5
+        return made
+
+    base.model.forward = scaled
+    rows = rows_of(3)
+    with torch.no_grad():
+        ours = token_losses(base.model, collate(rows, base.pad))
+        row = rows[0]
+        logits = scaled(input_ids=torch.tensor([[*row.prompt, *row.completion]])).logits[0, len(row.prompt) - 1 : -1]
+    expected = functional.cross_entropy(logits, torch.tensor(row.completion), reduction="none")
+    torch.testing.assert_close(ours[: len(row.completion)], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_row_losses_keep_the_order(base: Base) -> None:
+    rows = rows_of(9)
+    together = row_losses(base.model, rows, base, 60, "fp32")
+    assert together == pytest.approx([row_losses(base.model, [row], base, 60, "fp32")[0] for row in rows], rel=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(2, 90), min_size=1, max_size=70), st.integers(1, 9), st.integers(0, 3))
+def test_a_pass_sees_every_row_once(lengths: list[int], batch: int, seed: int) -> None:
+    hyper = Hyperparameters(batch_rows=batch, epochs=1)
+    steps = plan(lengths, hyper, seed)
+    longer = plan(lengths, hyper.model_copy(update={"epochs": 2.0}), seed)
+    assert all(1 <= len(step) <= batch for step in steps)
+    assert len({index for step in steps for index in step}) == sum(len(step) for step in steps)
+    assert sum(len(step) for step in steps) == len(lengths)
+    assert longer[: len(steps)] == steps
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
+def test_micro_batches_hold_the_budget(lengths: list[int], budget: int) -> None:
+    rows = [Row(str(index), (1,), (2,) * length) for index, length in enumerate(lengths)]
+    batches = split_by_tokens(rows, budget)
+    assert sorted(row.example_id for batch in batches for row in batch) == sorted(row.example_id for row in rows)
+    assert all(len(batch) == 1 or len(batch) * max(row.length for row in batch) <= budget for batch in batches)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [rate(step, 20, 0.2) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert all(after < before for before, after in itertools.pairwise(rates[3:]))
+    assert 0 < rates[-1] < 0.1
+    assert rate(0, 1, 0.1) == 1.0
+
+
+def test_training_lowers_the_loss_and_keeps_the_best(base: Base) -> None:
+    rows = rows_of(24)
+    model, _ = adapters.attach(base.model, HYPER, 1)
+    before = row_losses(model, rows, base, 500, "fp32")
+    looks = []
+    result = train(
+        model, base, rows, rows[:4], HYPER.model_copy(update={"epochs": 8.0}), seed=3, precision="fp32",
+        progress=lambda moment: looks.append(moment),
+    )  # fmt: skip
+    after = row_losses(model, rows, base, 500, "fp32")
+    assert sum(after) < sum(before)
+    assert result.validation == min(look.loss for look in looks if look.phase == "validation")
+    kept = sum(row_losses(model, rows[:4], base, 500, "fp32")) / 4
+    assert kept == pytest.approx(result.validation, rel=1e-5)
+
+
+def test_it_stops_when_validation_stops_falling(base: Base) -> None:
+    rows, others = rows_of(16, seed=1), rows_of(6, seed=2)  # unrelated random tokens: nothing to learn for the others
+    model, _ = adapters.attach(base.model, HYPER, 1)
+    hyper = HYPER.model_copy(update={"steps": 400, "evaluations": 80, "patience": 2, "learning_rate": 3e-2})
+    result = train(model, base, rows, others, hyper, seed=3, precision="fp32")
+    assert result.steps < 400
+    assert result.kept == result.steps - 2 * 5
+
+
+def test_no_rows_and_a_diverged_loss_are_errors(base: Base) -> None:
+    model, _ = adapters.attach(base.model, HYPER, 1)
+    with pytest.raises(ValueError, match="no rows"):
+        train(model, base, [], [], HYPER, seed=0, precision="fp32")
+    with torch.no_grad():
+        next(value for value in model.parameters() if value.requires_grad).fill_(math.inf)
+    with pytest.raises(ArithmeticError, match="step 1"):
+        train(model, base, rows_of(4), [], HYPER, seed=0, precision="fp32")
+
+
+def test_missing_weights_say_so(tmp_path: Path) -> None:
+    with pytest.raises(BaseMissing, match="empty"):
+        load_base(str(tmp_path / "empty" / "x"))
+
+
+SCRIPT = """
+import sys, pathlib, torch
+torch.set_num_threads(int(sys.argv[3]))
+sys.path.insert(0, {here!r})
+from test_loop import HYPER, rows_of
+from headrace_trainer import adapters
+from headrace_trainer.base import load_base
+from headrace_trainer.loop import train
+base = load_base(sys.argv[1])
+hyper = HYPER.model_copy(update={{"steps": 60, "evaluations": 12, "patience": 0}})
+model, _ = adapters.attach(base.model, hyper, 5)
+folder = pathlib.Path(sys.argv[2])
+folder.mkdir(exist_ok=True)
+train(model, base, rows_of(30), rows_of(4, 9), hyper, seed=5, precision="fp32", folder=folder, run="r", checkpoint_seconds=0.0,
+      progress=lambda moment: print(moment.step, moment.phase, flush=True))
+adapters.save(model, folder / "adapter")
+"""
+
+
+def start(base: Path, folder: Path, threads: int = 1) -> subprocess.Popen[str]:
+    script = SCRIPT.format(here=str(Path(__file__).parent))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, str(base), str(folder), str(threads)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "adapter").iterdir())}
+
+
+def test_a_killed_run_ends_with_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
+    whole, killed = start(tiny_base, tmp_path / "whole"), start(tiny_base, tmp_path / "killed")
+    while not (tmp_path / "killed" / "checkpoint.safetensors").exists():
+        assert killed.poll() is None
+        time.sleep(0.001)
+    hits = 0
+    for _ in range(3):
+        temporary = tmp_path / "killed" / "checkpoint.safetensors.tmp"
+        while not temporary.exists() and killed.poll() is None:  # kill in the middle of a checkpoint write
+            time.sleep(0.0002)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        hits += temporary.exists()
+        killed = start(tiny_base, tmp_path / "killed")
+    output, _ = killed.communicate(timeout=120)
+    assert killed.returncode == 0
+    first = int(output.split()[0])
+    assert first > 1  # it went on, it did not start again
+    whole.communicate(timeout=120)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    assert set(files_of(tmp_path / "whole")) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert hits >= 1

@@ -1,0 +1,48 @@
+"""The state of a run on disk: one safetensors file, replaced atomically, so that a kill leaves the old one or the new one.
+
+Knows tensors and JSON, not what they mean. No pickle.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+NAME = "checkpoint.safetensors"
+
+
+class Checkpoint(NamedTuple):
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any]  # JSON-able
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replaces the checkpoint of `folder`; it is on disk before the old one is gone."""
+    temporary = folder / f"{NAME}.tmp"
+    save_file(checkpoint.tensors, temporary, metadata={"notes": orjson.dumps(checkpoint.notes).decode()})
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / NAME)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(folder: Path, run: str) -> Checkpoint | None:
+    """The checkpoint in `folder` if there is a whole one whose note `run` is this run's, else None: begin at the beginning."""
+    try:
+        with safe_open(folder / NAME, framework="pt") as file:
+            notes = orjson.loads((file.metadata() or {}).get("notes", "{}"))
+            if notes.get("run") != run:
+                return None
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, notes)  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError, orjson.JSONDecodeError):
+        return None
