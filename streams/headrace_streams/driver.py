@@ -10,18 +10,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from headrace_schemas.codec import encode
-
 from headrace_schemas.derived import RecordError, Rejection
 from headrace_schemas.events import Event, RecordRejected
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
 from headrace_streams.partitioner import partition_for
 from headrace_streams.stage import Fold, Output, Record, Step
-from headrace_streams.topics import MIB
+from headrace_streams.topics import MIB, TOPICS
 
 RECORD_LIMIT = MIB  # uncompressed bytes of a value on input and signals; larger input is poison
-DERIVED_LIMIT = 8 * MIB - 64 * 1024  # of what we write; the broker's own limit leaves room for headers
+_ROOM = 64 * 1024  # that the broker's own limit leaves for key and headers
+DERIVED_LIMIT = 8 * MIB - _ROOM  # bytes of a value that we write, where the topic takes it
 STATE_LIMIT = DERIVED_LIMIT
+CARRIED_LIMIT = 5 * MIB  # bytes of a record that fit into a dead letter in base64
+_LIMITS = {topic.name: min(DERIVED_LIMIT, topic.max_bytes - _ROOM) for topic in TOPICS}
 
 
 class Produced(NamedTuple):
@@ -35,14 +37,23 @@ class Produced(NamedTuple):
 
 
 class Processed(NamedTuple):
+    """What one record does: records to write, state changes (`None` deletes) as values and in changelog form, counters."""
+
     produced: list[Produced]
     changes: Mapping[str, Any]
+    dumped: Mapping[str, bytes | None]
     counts: Mapping[str, int]
 
 
 def dead_letter(stage: str, record: Record, error: RecordError) -> Output:
-    """The whole record, its coordinates and the error, addressed to `dead-letters`."""
+    """The whole record, its coordinates and the error, addressed to `dead-letters`. A record over CARRIED_LIMIT, which no
+    dead letter can hold, stays behind at its coordinates, and the message says so."""
     coordinates = f"{record.topic}/{record.partition}/{record.offset}"
+    size = len(record.key or b"") + len(record.value or b"") + sum(len(value or b"") for _, value in record.headers)
+    if size > CARRIED_LIMIT:
+        message = f"{error.message} (record of {size} bytes not carried)"
+        record = record._replace(key=None, value=None, headers=())
+        error = RecordError(code=error.code, message=message, field=error.field)
     event: Event = RecordRejected(
         specversion="1.0",
         id=derive_id("dead-letter", stage, coordinates),
@@ -79,8 +90,9 @@ def address(stage: str, record: Record, step: Step, partitions: Mapping[str, int
     produced: list[Produced] = []
     for output in step.outputs:
         value = output.value if isinstance(output.value, bytes) else encode(output.value)
-        if len(value) > DERIVED_LIMIT:
-            raise ValueError(f"output to {output.topic} has {len(value)} bytes, more than {DERIVED_LIMIT}")
+        limit = _LIMITS.get(output.topic, DERIVED_LIMIT)
+        if len(value) > limit:
+            raise ValueError(f"output to {output.topic} has {len(value)} bytes, more than {limit}")
         key = output.key.encode()
         count = partitions[output.topic]
         for partition in range(count) if output.everywhere else (partition_for(key, count),):
@@ -88,13 +100,26 @@ def address(stage: str, record: Record, step: Step, partitions: Mapping[str, int
     return produced
 
 
+def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
+    """The changelog form of state changes. ValueError when a value is over its limit."""
+    dumped: dict[str, bytes | None] = {}
+    for key, value in changes.items():
+        data = None if value is None else fold.dump(key, value)
+        if data is not None and len(data) > STATE_LIMIT:
+            raise ValueError(f"state of {key[:200]!r} has {len(data)} bytes, more than {STATE_LIMIT}")
+        dumped[key] = data
+    return dumped
+
+
 def process(stage: str, fold: Fold, state: Mapping[str, Any], record: Record, partitions: Mapping[str, int]) -> Processed:
-    """Runs `fold` on one record. An exception of the fold, or an output over its limit, becomes a dead letter
+    """Runs `fold` on one record. An exception of the fold, or an output or state value over its limit, becomes a dead letter
     (`stage_error`) with state unchanged: nothing bad stops the stream. `partitions`: short topic name -> count."""
     try:
         step = fold.step(state, record)
-        return Processed(address(stage, record, step, partitions), step.changes, {"in": 1, **step.counts})
+        produced = address(stage, record, step, partitions)
+        return Processed(produced, step.changes, dump(fold, step.changes), {"in": 1, **step.counts})
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
-        reason = RecordError(code="stage_error", message=f"{type(error).__name__}: {error}"[:2000])
+        message = f"{type(error).__name__}: {error}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
+        reason = RecordError(code="stage_error", message=message)
         step = Step([dead_letter(stage, record, reason)])
-        return Processed(address(stage, record, step, partitions), {}, {"in": 1, "dead": 1})
+        return Processed(address(stage, record, step, partitions), {}, {}, {"in": 1, "dead": 1})
