@@ -1,6 +1,6 @@
 """Settings: what they are, where each value came from. Read once at the edge and passed down; knows no client and no command.
 
-`Settings(...)` takes exactly what it is given. `load` merges, strongest first: flags, `HEADRACE_*` variables, TOML file, defaults.
+`Settings(...)` takes exactly what it is given. `load` merges, strongest first: flags, `HEADRACE_*` variables, a file, defaults.
 """
 
 from __future__ import annotations

@@ -1,0 +1,46 @@
+"""Fixtures that every package's tests share: one real broker for the whole run, a deployment of its own for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace_streams import admin
+from headrace_streams.broker import LocalKafka
+from headrace_streams.settings import Settings
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the developer's shell or the runner sets must not reach the code under test."""
+    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """host:port of a real Apache Kafka that lives as long as the test run."""
+    with LocalKafka(tmp_path_factory.mktemp("kafka")) as kafka:
+        yield kafka.bootstrap
+
+
+@pytest.fixture
+def deployment() -> str:
+    """A name that no other test of this run has."""
+    return f"t{next(_NUMBERS)}"
+
+
+@pytest.fixture
+def settings(broker: str, deployment: str, tmp_path: Path) -> Iterator[Settings]:
+    """Settings of `broker` and `deployment`, whose topics exist with 2 partitions, and of a data folder of the test's own."""
+    settings = Settings(bootstrap=broker, deployment=deployment, partitions=2, data_dir=tmp_path / "data")
+    asyncio.run(admin.declare(settings))
+    yield settings
+    asyncio.run(admin.delete(settings))
