@@ -1,0 +1,165 @@
+"""The outbox: what it accepted is on disk, in order, once, and never more than it may hold."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from headrace_streams.outbox import Outbox, OutboxError, OutboxFull
+
+
+@pytest.fixture(params=["file", "memory"])
+def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "outbox.db" if request.param == "file" else None, max_rows=100, max_bytes=10_000)
+
+
+def fill(outbox: Outbox, count: int) -> list[int]:
+    return [outbox.append("feedback", b"k", b"v%d" % number) for number in range(count)]
+
+
+def test_entries_come_back_in_order_until_they_are_delivered(outbox: Outbox) -> None:
+    seqs = fill(outbox, 5)
+    assert seqs == sorted(set(seqs))
+    assert [entry.value for entry in outbox.waiting()] == [b"v0", b"v1", b"v2", b"v3", b"v4"]
+    assert [entry.seq for entry in outbox.waiting(limit=2)] == seqs[:2]
+    outbox.delivered(outbox.waiting()[:2])
+    outbox.delivered(outbox.waiting(limit=0))
+    assert (outbox.pending, outbox.oldest, outbox.newest) == (3, seqs[2], seqs[-1])
+    outbox.delivered(outbox.waiting())
+    assert (outbox.pending, outbox.oldest, outbox.newest) == (0, None, seqs[-1])
+    assert fill(outbox, 1)[0] > seqs[-1], "a seq is never used again"
+
+
+def test_a_window_is_limited_by_size_but_never_empty(outbox: Outbox) -> None:
+    for _ in range(4):
+        outbox.append("feedback", b"", b"x" * 1000)
+    assert len(outbox.waiting(size=2500)) == 3
+    assert len(outbox.waiting(size=1)) == 1
+
+
+def test_full_by_rows_or_bytes_accepts_nothing_until_there_is_room(outbox: Outbox) -> None:
+    fill(outbox, 100)
+    with pytest.raises(OutboxFull, match="100 records"):
+        fill(outbox, 1)
+    assert outbox.pending == 100
+    outbox.delivered(outbox.waiting()[:1])
+    fill(outbox, 1)
+    outbox.delivered(outbox.waiting())
+    outbox.append("feedback", b"", b"x" * 9_000)
+    with pytest.raises(OutboxFull, match="9000 bytes"):
+        outbox.append("feedback", b"", b"x" * 1_001)
+    outbox.append("feedback", b"", b"x" * 1_000)
+
+
+def test_what_is_refused_steps_aside_and_can_come_back(outbox: Outbox) -> None:
+    fill(outbox, 3)
+    outbox.refuse(outbox.waiting()[1], "MessageSizeTooLarge")
+    assert [entry.value for entry in outbox.waiting()] == [b"v0", b"v2"]
+    [refusal] = outbox.refusals()
+    assert (refusal.entry.value, refusal.error, outbox.refused, outbox.pending) == (b"v1", "MessageSizeTooLarge", 1, 2)
+    assert outbox.requeue() == 1
+    assert [entry.value for entry in outbox.waiting()] == [b"v0", b"v2", b"v1"]
+    assert (outbox.refused, outbox.pending) == (0, 3)
+
+
+def test_another_start_finds_what_was_left(tmp_path: Path) -> None:
+    first = Outbox(tmp_path / "outbox.db")
+    fill(first, 3)
+    first.delivered(first.waiting()[:1])
+    first.close()
+    with pytest.raises(OutboxError, match="closed"):
+        fill(first, 1)
+    with pytest.raises(OutboxError, match="closed"):
+        _ = first.pending
+    second = Outbox(tmp_path / "outbox.db")
+    assert (second.pending, [entry.value for entry in second.waiting()]) == (2, [b"v1", b"v2"])
+
+
+def test_accepts_that_wait_together_share_a_commit(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    commits: list[str] = []
+    outbox._db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    with ThreadPoolExecutor(32) as pool:
+        with outbox._commit_lock:  # as if a commit were running: everybody else queues up behind it
+            futures = [pool.submit(outbox.append, "feedback", b"k", b"%d" % number) for number in range(32)]
+            while len(outbox._tickets) < 32:
+                threading.Event().wait(0.001)
+        seqs = [future.result() for future in futures]
+    assert len(set(seqs)) == outbox.pending == 32
+    assert len(commits) == 1
+
+
+def test_a_full_outbox_refuses_only_those_who_do_not_fit(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db", max_rows=50)
+    with ThreadPoolExecutor(16) as pool:
+        futures = [pool.submit(outbox.append, "feedback", b"k", b"v") for _ in range(80)]
+        failed = [future for future in futures if isinstance(future.exception(), OutboxFull)]
+    assert (len(failed), outbox.pending) == (30, 50)
+
+
+def test_one_sends_and_another_takes_over(tmp_path: Path) -> None:
+    first, second = Outbox(tmp_path / "outbox.db"), Outbox(tmp_path / "outbox.db")
+    assert first.try_to_send()
+    assert first.try_to_send()
+    assert not second.try_to_send()
+    fill(second, 2)
+    assert first.pending == second.pending == 2, "but both accept"
+    first.close()
+    assert second.try_to_send()
+
+
+def test_the_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from headrace_streams.outbox import Outbox
+outbox = Outbox(sys.argv[1])
+assert outbox.try_to_send()
+outbox.append("feedback", b"k", b"from the other")
+print("locked", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "outbox.db")], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        mine = Outbox(tmp_path / "outbox.db")
+        assert not mine.try_to_send()
+        process.kill()
+        process.wait()
+    assert mine.try_to_send()
+    assert [entry.value for entry in mine.waiting()] == [b"from the other"]
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a database, but long enough to look at its first bytes " * 4)
+    with pytest.raises(OutboxError, match=r"notes\.txt"):
+        Outbox(tmp_path / "notes.txt")
+    with sqlite3.connect(tmp_path / "theirs.db") as theirs:
+        theirs.execute("CREATE TABLE waiting (x)")
+    with pytest.raises(OutboxError, match="another kind"):
+        Outbox(tmp_path / "theirs.db")
+    with pytest.raises(OutboxError, match="nowhere"):
+        Outbox(tmp_path / "nowhere" / "outbox.db")
+
+
+def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    fill(outbox, 1)
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+
+
+def test_a_disk_that_fails_accepts_nothing(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    fill(outbox, 1)
+    outbox._db.execute("PRAGMA max_page_count=8")
+    with pytest.raises(OutboxFull, match="disk is full"):
+        outbox.append("feedback", b"k", b"x" * 100_000)
+    outbox._db.execute("PRAGMA max_page_count=100000")
+    assert outbox.pending == 1
+    fill(outbox, 1)
+    assert outbox.pending == 2
