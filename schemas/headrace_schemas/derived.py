@@ -10,13 +10,13 @@ from typing import Any, Literal
 from headrace_schemas.inputs import Agent, Context, Digest, Key, Output, Text, Tool, Value
 
 
-class Locator(Value, kw_only=True):
+class Locator(Value, frozen=True, kw_only=True):
     topic: str
     partition: int
     offset: int
 
 
-class Content(Value, kw_only=True):
+class Content(Value, frozen=True, kw_only=True):
     """All texts of an example sit here and nowhere else, so that they can be sealed or erased together."""
 
     prompt: Text
@@ -26,7 +26,7 @@ class Content(Value, kw_only=True):
     tools: list[Tool] | None = None
 
 
-class Components(Value, kw_only=True):
+class Components(Value, frozen=True, kw_only=True):
     """Raw terms of the reward, before squashing; `correction` is absent without a corrected output."""
 
     validation: float
@@ -36,11 +36,11 @@ class Components(Value, kw_only=True):
     correction: float | None = None
 
 
-class Weights(Value, kw_only=True):
+class Weights(Value, frozen=True, kw_only=True):
     balance: float
 
 
-class Example(Value, kw_only=True):
+class Example(Value, frozen=True, kw_only=True):
     """`data` of `headrace.example.rewarded.v1`: one interaction and what it is worth, revision n."""
 
     example_id: str
@@ -65,7 +65,7 @@ class Example(Value, kw_only=True):
     data_subject: str | None = None
 
 
-class Withdrawal(Value, kw_only=True):
+class Withdrawal(Value, frozen=True, kw_only=True):
     example_id: str
     revision: int
     interaction_id: str
@@ -73,12 +73,12 @@ class Withdrawal(Value, kw_only=True):
     reason: Literal["retracted", "erased", "feedback_retracted"]
 
 
-class Tick(Value, kw_only=True):
+class Tick(Value, frozen=True, kw_only=True):
     bucket: str
     time: str
 
 
-class ExampleRejection(Value, kw_only=True):
+class ExampleRejection(Value, frozen=True, kw_only=True):
     example_id: str
     revision: int
     interaction_id: str
@@ -87,14 +87,14 @@ class ExampleRejection(Value, kw_only=True):
     rule: str
 
 
-class SignalRejection(Value, kw_only=True):
+class SignalRejection(Value, frozen=True, kw_only=True):
     interaction_id: str
     event_id: str
     reason: str  # duplicate, conflict, erased, voice_limit …
     rule: str
 
 
-class Supersession(Value, kw_only=True):
+class Supersession(Value, frozen=True, kw_only=True):
     example_id: str
     revision: int
     interaction_id: str
@@ -102,7 +102,7 @@ class Supersession(Value, kw_only=True):
     batch_id: str
 
 
-class Member(Value, kw_only=True):
+class Member(Value, frozen=True, kw_only=True):
     """One row that a batch names. `sha256` is of the example record's value; the locator only helps to find it."""
 
     example_id: str
@@ -115,7 +115,7 @@ class Member(Value, kw_only=True):
     locator: Locator
 
 
-class BatchStatistics(Value, kw_only=True):
+class BatchStatistics(Value, frozen=True, kw_only=True):
     examples: int
     negatives: int
     effective_size: float
@@ -123,7 +123,7 @@ class BatchStatistics(Value, kw_only=True):
     success_rate: float | None = None
 
 
-class Batch(Value, kw_only=True):
+class Batch(Value, frozen=True, kw_only=True):
     """`data` of `headrace.batch.ready.v1`: the manifest of a cut bucket. `batch_id` covers the members, not their locators."""
 
     batch_id: str
@@ -138,7 +138,7 @@ class Batch(Value, kw_only=True):
     policy_digests: dict[str, str]
 
 
-class TrainingStart(Value, kw_only=True):
+class TrainingStart(Value, frozen=True, kw_only=True):
     """Pins of a run: everything that decides the bytes of the adapter. The first one of a batch wins; retries reuse it."""
 
     run_id: str
@@ -154,7 +154,7 @@ class TrainingStart(Value, kw_only=True):
     parent_release_id: str | None = None
 
 
-class TrainingProgress(Value, kw_only=True):
+class TrainingProgress(Value, frozen=True, kw_only=True):
     run_id: str
     bucket: str
     step: int
@@ -165,7 +165,7 @@ class TrainingProgress(Value, kw_only=True):
     tokens_per_second: float | None = None
 
 
-class TrainingCompletion(Value, kw_only=True):
+class TrainingCompletion(Value, frozen=True, kw_only=True):
     run_id: str
     batch_id: str
     bucket: str
@@ -174,7 +174,7 @@ class TrainingCompletion(Value, kw_only=True):
     seconds: float
 
 
-class TrainingFailure(Value, kw_only=True):
+class TrainingFailure(Value, frozen=True, kw_only=True):
     run_id: str
     batch_id: str
     bucket: str
@@ -182,13 +182,13 @@ class TrainingFailure(Value, kw_only=True):
     error: str
 
 
-class AdapterFile(Value, kw_only=True):
+class AdapterFile(Value, frozen=True, kw_only=True):
     path: str
     size_bytes: int
     sha256: str
 
 
-class Adapter(Value, kw_only=True):
+class Adapter(Value, frozen=True, kw_only=True):
     digest: str
     uri: str
     format: str
@@ -196,7 +196,7 @@ class Adapter(Value, kw_only=True):
     files: list[AdapterFile]
 
 
-class ModelVersion(Value, kw_only=True):
+class ModelVersion(Value, frozen=True, kw_only=True):
     version_id: str
     bucket: str
     artifact_type: str
@@ -212,7 +212,7 @@ class ModelVersion(Value, kw_only=True):
     parent_adapter: str | None = None
 
 
-class Measure(Value, kw_only=True):
+class Measure(Value, frozen=True, kw_only=True):
     """A metric with its 95 % interval over `n` rows."""
 
     value: float
@@ -221,13 +221,13 @@ class Measure(Value, kw_only=True):
     n: int
 
 
-class Gain(Value, kw_only=True):
+class Gain(Value, frozen=True, kw_only=True):
     value: float
     low: float
     high: float
 
 
-class Comparison(Value, kw_only=True):
+class Comparison(Value, frozen=True, kw_only=True):
     """Candidate against incumbent on the same rows: `loss_gain` > 0 means the candidate loses less; wins by a grader."""
 
     loss_gain: Gain
@@ -238,7 +238,7 @@ class Comparison(Value, kw_only=True):
     p_value: float | None = None
 
 
-class Requirement(Value, kw_only=True):
+class Requirement(Value, frozen=True, kw_only=True):
     name: str
     metric: str
     target: float
@@ -247,7 +247,7 @@ class Requirement(Value, kw_only=True):
     current: float | None = None
 
 
-class Evaluation(Value, kw_only=True):
+class Evaluation(Value, frozen=True, kw_only=True):
     evaluation_id: str
     version_id: str
     bucket: str
@@ -265,34 +265,34 @@ class Evaluation(Value, kw_only=True):
     parent_release_id: str | None = None
 
 
-class PromoteRequest(Value, kw_only=True):
+class PromoteRequest(Value, frozen=True, kw_only=True):
     bucket: Key
     version_id: Key
     reason: str | None = None
     requested_by: str | None = None
 
 
-class RollbackRequest(Value, kw_only=True):
+class RollbackRequest(Value, frozen=True, kw_only=True):
     bucket: Key
     release_id: Key | None = None  # absent: the release before; "base": back to the base
     reason: str | None = None
     requested_by: str | None = None
 
 
-class RevokeRequest(Value, kw_only=True):
+class RevokeRequest(Value, frozen=True, kw_only=True):
     bucket: Key
     adapter: Digest
     reason: str | None = None
     requested_by: str | None = None
 
 
-class SwitchRequest(Value, kw_only=True):
+class SwitchRequest(Value, frozen=True, kw_only=True):
     bucket: Key
     reason: str | None = None
     requested_by: str | None = None
 
 
-class Release(Value, kw_only=True):
+class Release(Value, frozen=True, kw_only=True):
     """An answer of the release stage. On `releases`: what to serve now; `adapter` null means the base."""
 
     release_id: str
@@ -311,7 +311,7 @@ class Release(Value, kw_only=True):
     requested_by: str | None = None
 
 
-class Tracking(Value, kw_only=True):
+class Tracking(Value, frozen=True, kw_only=True):
     """Which requirements the served release of a bucket meets; curate cuts no more while all are satisfied."""
 
     bucket: str
@@ -320,7 +320,7 @@ class Tracking(Value, kw_only=True):
     requirements: list[Requirement]
 
 
-class Rules(Value, kw_only=True):
+class Rules(Value, frozen=True, kw_only=True):
     stage: str
     topic: str
     partition: int
@@ -330,13 +330,13 @@ class Rules(Value, kw_only=True):
     body: Any
 
 
-class RecordError(Value, kw_only=True):
+class RecordError(Value, frozen=True, kw_only=True):
     code: str
     message: str
     field: str | None = None
 
 
-class Rejection(Value, kw_only=True):
+class Rejection(Value, frozen=True, kw_only=True):
     """`data` of `headrace.record.rejected.v1`: a record that could not be processed, whole, and why."""
 
     topic: str

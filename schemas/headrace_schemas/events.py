@@ -57,135 +57,135 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     traceparent: str | None = None
 
 
-class InteractionRecorded(Envelope, kw_only=True, tag="headrace.interaction.recorded.v1"):
+class InteractionRecorded(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.recorded.v1"):
     data: Interaction
 
 
-class InteractionLinked(Envelope, kw_only=True, tag="headrace.interaction.linked.v1"):
+class InteractionLinked(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.linked.v1"):
     data: Link
 
 
-class InteractionRetracted(Envelope, kw_only=True, tag="headrace.interaction.retracted.v1"):
+class InteractionRetracted(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.retracted.v1"):
     data: InteractionRetraction
 
 
-class SubjectErased(Envelope, kw_only=True, tag="headrace.subject.erased.v1"):
+class SubjectErased(Envelope, frozen=True, kw_only=True, tag="headrace.subject.erased.v1"):
     data: SubjectErasure
 
 
-class FeedbackRecorded(Envelope, kw_only=True, tag="headrace.feedback.recorded.v1"):
+class FeedbackRecorded(Envelope, frozen=True, kw_only=True, tag="headrace.feedback.recorded.v1"):
     data: Feedback
 
 
-class FeedbackRetracted(Envelope, kw_only=True, tag="headrace.feedback.retracted.v1"):
+class FeedbackRetracted(Envelope, frozen=True, kw_only=True, tag="headrace.feedback.retracted.v1"):
     data: FeedbackRetraction
 
 
-class ExampleRewarded(Envelope, kw_only=True, tag="headrace.example.rewarded.v1"):
+class ExampleRewarded(Envelope, frozen=True, kw_only=True, tag="headrace.example.rewarded.v1"):
     data: Example
 
 
-class ExampleWithdrawn(Envelope, kw_only=True, tag="headrace.example.withdrawn.v1"):
+class ExampleWithdrawn(Envelope, frozen=True, kw_only=True, tag="headrace.example.withdrawn.v1"):
     data: Withdrawal
 
 
-class ClockTicked(Envelope, kw_only=True, tag="headrace.clock.ticked.v1"):
+class ClockTicked(Envelope, frozen=True, kw_only=True, tag="headrace.clock.ticked.v1"):
     data: Tick
 
 
-class RequirementsTracked(Envelope, kw_only=True, tag="headrace.requirements.tracked.v1"):
+class RequirementsTracked(Envelope, frozen=True, kw_only=True, tag="headrace.requirements.tracked.v1"):
     data: Tracking
 
 
-class ExampleRejected(Envelope, kw_only=True, tag="headrace.example.rejected.v1"):
+class ExampleRejected(Envelope, frozen=True, kw_only=True, tag="headrace.example.rejected.v1"):
     data: ExampleRejection
 
 
-class SignalRejected(Envelope, kw_only=True, tag="headrace.signal.rejected.v1"):
+class SignalRejected(Envelope, frozen=True, kw_only=True, tag="headrace.signal.rejected.v1"):
     data: SignalRejection
 
 
-class ExampleSuperseded(Envelope, kw_only=True, tag="headrace.example.superseded.v1"):
+class ExampleSuperseded(Envelope, frozen=True, kw_only=True, tag="headrace.example.superseded.v1"):
     data: Supersession
 
 
-class BatchReady(Envelope, kw_only=True, tag="headrace.batch.ready.v1"):
+class BatchReady(Envelope, frozen=True, kw_only=True, tag="headrace.batch.ready.v1"):
     data: Batch
 
 
-class TrainingStarted(Envelope, kw_only=True, tag="headrace.training.started.v1"):
+class TrainingStarted(Envelope, frozen=True, kw_only=True, tag="headrace.training.started.v1"):
     data: TrainingStart
 
 
-class TrainingProgressed(Envelope, kw_only=True, tag="headrace.training.progressed.v1"):
+class TrainingProgressed(Envelope, frozen=True, kw_only=True, tag="headrace.training.progressed.v1"):
     data: TrainingProgress
 
 
-class TrainingCompleted(Envelope, kw_only=True, tag="headrace.training.completed.v1"):
+class TrainingCompleted(Envelope, frozen=True, kw_only=True, tag="headrace.training.completed.v1"):
     data: TrainingCompletion
 
 
-class TrainingFailed(Envelope, kw_only=True, tag="headrace.training.failed.v1"):
+class TrainingFailed(Envelope, frozen=True, kw_only=True, tag="headrace.training.failed.v1"):
     data: TrainingFailure
 
 
-class ModelVersionCreated(Envelope, kw_only=True, tag="headrace.model_version.created.v1"):
+class ModelVersionCreated(Envelope, frozen=True, kw_only=True, tag="headrace.model_version.created.v1"):
     data: ModelVersion
 
 
-class EvaluationCompleted(Envelope, kw_only=True, tag="headrace.evaluation.completed.v1"):
+class EvaluationCompleted(Envelope, frozen=True, kw_only=True, tag="headrace.evaluation.completed.v1"):
     data: Evaluation
 
 
-class PromoteRequested(Envelope, kw_only=True, tag="headrace.promote.requested.v1"):
+class PromoteRequested(Envelope, frozen=True, kw_only=True, tag="headrace.promote.requested.v1"):
     data: PromoteRequest
 
 
-class RollbackRequested(Envelope, kw_only=True, tag="headrace.rollback.requested.v1"):
+class RollbackRequested(Envelope, frozen=True, kw_only=True, tag="headrace.rollback.requested.v1"):
     data: RollbackRequest
 
 
-class RevokeRequested(Envelope, kw_only=True, tag="headrace.revoke.requested.v1"):
+class RevokeRequested(Envelope, frozen=True, kw_only=True, tag="headrace.revoke.requested.v1"):
     data: RevokeRequest
 
 
-class PauseRequested(Envelope, kw_only=True, tag="headrace.pause.requested.v1"):
+class PauseRequested(Envelope, frozen=True, kw_only=True, tag="headrace.pause.requested.v1"):
     data: SwitchRequest
 
 
-class ResumeRequested(Envelope, kw_only=True, tag="headrace.resume.requested.v1"):
+class ResumeRequested(Envelope, frozen=True, kw_only=True, tag="headrace.resume.requested.v1"):
     data: SwitchRequest
 
 
-class ReleasePromoted(Envelope, kw_only=True, tag="headrace.release.promoted.v1"):
+class ReleasePromoted(Envelope, frozen=True, kw_only=True, tag="headrace.release.promoted.v1"):
     data: Release
 
 
-class ReleaseDeclined(Envelope, kw_only=True, tag="headrace.release.declined.v1"):
+class ReleaseDeclined(Envelope, frozen=True, kw_only=True, tag="headrace.release.declined.v1"):
     data: Release
 
 
-class ReleaseRolledBack(Envelope, kw_only=True, tag="headrace.release.rolled_back.v1"):
+class ReleaseRolledBack(Envelope, frozen=True, kw_only=True, tag="headrace.release.rolled_back.v1"):
     data: Release
 
 
-class ReleaseRevoked(Envelope, kw_only=True, tag="headrace.release.revoked.v1"):
+class ReleaseRevoked(Envelope, frozen=True, kw_only=True, tag="headrace.release.revoked.v1"):
     data: Release
 
 
-class ReleasePaused(Envelope, kw_only=True, tag="headrace.release.paused.v1"):
+class ReleasePaused(Envelope, frozen=True, kw_only=True, tag="headrace.release.paused.v1"):
     data: Release
 
 
-class ReleaseResumed(Envelope, kw_only=True, tag="headrace.release.resumed.v1"):
+class ReleaseResumed(Envelope, frozen=True, kw_only=True, tag="headrace.release.resumed.v1"):
     data: Release
 
 
-class RulesActivated(Envelope, kw_only=True, tag="headrace.rules.activated.v1"):
+class RulesActivated(Envelope, frozen=True, kw_only=True, tag="headrace.rules.activated.v1"):
     data: Rules
 
 
-class RecordRejected(Envelope, kw_only=True, tag="headrace.record.rejected.v1"):
+class RecordRejected(Envelope, frozen=True, kw_only=True, tag="headrace.record.rejected.v1"):
     data: Rejection
 
 
@@ -221,7 +221,4 @@ Event = (
     | RecordRejected
 )
 
-EVENT_TYPES: dict[str, type[Envelope]] = {
-    str(cls.__struct_config__.tag): cls
-    for cls in Event.__args__  # type: ignore[attr-defined]
-}
+EVENT_TYPES: dict[str, type[Envelope]] = {str(cls.__struct_config__.tag): cls for cls in Event.__args__}

@@ -13,11 +13,13 @@ from msgspec import Meta, Struct
 KEY_LIMIT = 200  # characters of any string that is used as a key
 VOICE_LIMIT = 64  # voices kept of one interaction
 COMMENT_LIMIT = 16 * 1024
+# Patterns are read by Python here and by ECMAScript in the JSON Schemas: only Python's `$` also matches before a last newline.
+NO_CONTROL = r"^(?![\s\S]*[\x00-\x1f\x7f-\x9f])"
 
-Key = Annotated[str, Meta(min_length=1, max_length=KEY_LIMIT, pattern=r"^[^\x00-\x1f\x7f]*$")]
-ArtifactType = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-Kind = Annotated[str, Meta(pattern=r"^[a-z_]{1,40}$")]
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Key = Annotated[str, Meta(min_length=1, max_length=KEY_LIMIT, pattern=NO_CONTROL)]
+ArtifactType = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)")]
+Kind = Annotated[str, Meta(pattern=r"^[a-z_]{1,40}$(?!\n)")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
@@ -26,77 +28,77 @@ Scalar = str | int | float | bool | None
 
 
 class Value(Struct, frozen=True, omit_defaults=True):
-    """Base of everything inside `data`: immutable, absent when default. (`kw_only` is per class in msgspec, so each repeats it.)"""
+    """Base of everything inside `data`: immutable, absent when default. (msgspec's `kw_only` is per class, so each repeats it.)"""
 
 
-class Agent(Value, kw_only=True):
+class Agent(Value, frozen=True, kw_only=True):
     name: Key
     role: str | None = None
     version: str | None = None
 
 
-class TextPart(Value, kw_only=True, tag_field="type", tag="text"):
+class TextPart(Value, frozen=True, kw_only=True, tag_field="type", tag="text"):
     text: str
 
 
-class RefPart(Value, kw_only=True, tag_field="type", tag="ref"):
+class RefPart(Value, frozen=True, kw_only=True, tag_field="type", tag="ref"):
     media_type: str
     uri: str
     sha256: str | None = None
 
 
-class ToolCall(Value, kw_only=True):
+class ToolCall(Value, frozen=True, kw_only=True):
     id: str
     name: str
     arguments: Any = None  # as the provider gave it: a JSON string or an object
 
 
-class Message(Value, kw_only=True):
+class Message(Value, frozen=True, kw_only=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart | RefPart] | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
 
-class ContextItem(Value, kw_only=True):
+class ContextItem(Value, frozen=True, kw_only=True):
     content: str
     id: str | None = None
     score: Number | None = None
 
 
-class Tool(Value, kw_only=True):
+class Tool(Value, frozen=True, kw_only=True):
     name: str
     description: str | None = None
     parameters: Any = None
 
 
-class Ref(Value, kw_only=True):
+class Ref(Value, frozen=True, kw_only=True):
     system: Key
     id: Key
 
 
-class Usage(Value, kw_only=True):
+class Usage(Value, frozen=True, kw_only=True):
     input_tokens: Natural | None = None
     output_tokens: Natural | None = None
 
 
-class CallError(Value, kw_only=True):
+class CallError(Value, frozen=True, kw_only=True):
     type: str
     message: str
 
 
-class PromptTemplate(Value, kw_only=True):
+class PromptTemplate(Value, frozen=True, kw_only=True):
     name: str
     version: str | None = None
 
 
-class Experiment(Value, kw_only=True):
+class Experiment(Value, frozen=True, kw_only=True):
     id: Key
     arm: Key
     propensity: Annotated[float, Meta(ge=0, le=1)]
 
 
-class Principal(Value, kw_only=True):
+class Principal(Value, frozen=True, kw_only=True):
     id: Key
     kind: Literal["human", "validator", "test", "agent"]
 
@@ -107,7 +109,7 @@ Context = str | list[ContextItem] | None
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error", "other"]
 
 
-class Interaction(Value, kw_only=True):
+class Interaction(Value, frozen=True, kw_only=True):
     """`data` of `headrace.interaction.recorded.v1`: what an agent did. `interaction_id` is filled by intake when absent."""
 
     interaction_id: Key | None = None
@@ -138,21 +140,21 @@ class Interaction(Value, kw_only=True):
     attributes: dict[str, Scalar] | None = None
 
 
-class Link(Value, kw_only=True):
+class Link(Value, frozen=True, kw_only=True):
     interaction_id: Key
     ref: Ref
 
 
-class InteractionRetraction(Value, kw_only=True):
+class InteractionRetraction(Value, frozen=True, kw_only=True):
     interaction_id: Key
     reason: str | None = None
 
 
-class SubjectErasure(Value, kw_only=True):
+class SubjectErasure(Value, frozen=True, kw_only=True):
     data_subject: Key
 
 
-class Feedback(Value, kw_only=True):
+class Feedback(Value, frozen=True, kw_only=True):
     """`data` of `headrace.feedback.recorded.v1`: how good it was. Exactly one of `interaction_id` and `ref` (codec checks)."""
 
     feedback_id: Key | None = None
@@ -168,7 +170,7 @@ class Feedback(Value, kw_only=True):
     principal: Principal | None = None
 
 
-class FeedbackRetraction(Value, kw_only=True):
+class FeedbackRetraction(Value, frozen=True, kw_only=True):
     feedback_id: Key
     interaction_id: Key
     reason: str | None = None

@@ -1,0 +1,137 @@
+"""Bytes <-> events: the one place where a Kafka value and its headers become an event, and where an event becomes a value.
+
+Knows JSON, the CloudEvents modes and the rules between fields; the rules of single fields are the structs'. Knows no Kafka
+client and no clock: whoever decodes what others published says when the broker appended it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+from msgspec import Raw
+
+from headrace_schemas.events import Event, FeedbackRecorded, InputEvent, InteractionRecorded
+from headrace_schemas.faults import DecodeError, fault, whole_number
+from headrace_schemas.ids import derive_id
+from headrace_schemas.rules import check_event
+from headrace_schemas.times import rfc3339
+from headrace_schemas.wire import RECORD_LIMIT, Headers, check_wire, structured, tree_of
+
+__all__ = ["RECORD_LIMIT", "DecodeError", "Decoded", "decode", "decode_input", "encode", "encode_tree"]
+
+_EVENTS: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_PIECES = msgspec.json.Decoder(dict[str, Raw])
+_ENCODER = msgspec.json.Encoder()
+_INPUTS = cast(tuple[type, ...], InputEvent.__args__)
+
+
+def decode(value: bytes | None, headers: Headers = (), *, append_time_ms: int | None = None) -> Event:
+    """The event in a record, structured or binary mode. DecodeError, and nothing else, when it is none.
+
+    `append_time_ms` says that the record is somebody else's: then it may also be no larger than `RECORD_LIMIT` and no more
+    than ten minutes ahead. What we wrote ourselves (no append time) was checked before and may have grown a little since.
+    """
+    return _typed(_read(value, headers, append_time_ms), append_time_ms)
+
+
+def encode(event: Event) -> bytes:
+    """One structured-mode JSON object. DecodeError when a string of it cannot be written (a lone surrogate)."""
+    return _written(event)
+
+
+def encode_tree(tree: Mapping[str, Any]) -> bytes:
+    """The same for a plain JSON tree, as `Decoded.tree` gives it."""
+    return _written(tree)
+
+
+class Decoded:
+    """An event that others published, completed, together with all that they wrote, known to us or not.
+
+    `event` has what may be missing filled in: `time` by the append time, an interaction's id by a digest of (source, id), a
+    feedback's id by the event's. `passed` and `tree` give the same event with every unknown attribute and field.
+    """
+
+    __slots__ = ("_attributes", "_data", "_value", "event")
+
+    def __init__(self, value: bytes, event: InputEvent, append_time_ms: int | None) -> None:
+        self._value = value
+        self._attributes: dict[str, Any] = {}
+        self._data: dict[str, Any] = {}
+        if event.time is None and append_time_ms is not None:
+            self._attributes["time"] = rfc3339(append_time_ms)
+        if isinstance(event, InteractionRecorded) and event.data.interaction_id is None:
+            self._data["interaction_id"] = derive_id("interaction", event.source, event.id)
+        elif isinstance(event, FeedbackRecorded) and event.data.feedback_id is None:
+            self._data["feedback_id"] = event.id
+        if self._data:
+            event = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **self._data))
+        self.event: InputEvent = msgspec.structs.replace(event, **self._attributes) if self._attributes else event
+
+    def passed(self, data: Mapping[str, Any] | None = None) -> bytes:
+        """The event anew in structured mode, unknown fields untouched; `data` sets fields of `data` (None removes one)."""
+        changes = {**self._data, **data} if data else self._data
+        if not changes and not self._attributes:
+            return self._value
+        pieces: dict[str, Any] = dict(_PIECES.decode(self._value))
+        pieces.update(self._attributes)
+        if changes:
+            fields: dict[str, Any] = {**_PIECES.decode(pieces["data"]), **changes}
+            pieces["data"] = {name: field for name, field in fields.items() if field is not None}
+        return _written(pieces)
+
+    def tree(self) -> dict[str, Any]:
+        """The event as plain JSON, a new one at each call: for whoever must look at, or replace, every string."""
+        tree: dict[str, Any] = msgspec.json.decode(self._value)
+        tree.update(self._attributes)
+        tree["data"].update(self._data)
+        return tree
+
+
+def decode_input(value: bytes | None, headers: Headers = (), *, append_time_ms: int | None = None) -> Decoded:
+    """As `decode`, for the events that others may publish; an event of another type is an unknown one (`unknown_type`)."""
+    raw = _read(value, headers, append_time_ms)
+    event = _typed(raw, append_time_ms)
+    if not isinstance(event, _INPUTS):
+        name = str(type(event).__struct_config__.tag)
+        raise DecodeError("unknown_type", "type", f"type: {name!r} is not for others to publish")
+    return Decoded(raw, cast(InputEvent, event), append_time_ms)
+
+
+def _read(value: bytes | None, headers: Headers, append_time_ms: int | None) -> bytes:
+    raw = structured(value, headers)
+    if append_time_ms is not None and len(raw) > RECORD_LIMIT:
+        raise DecodeError("over_limit", None, f"record: {len(raw)} bytes, at most {RECORD_LIMIT} are allowed")
+    check_wire(raw)
+    return raw
+
+
+def _typed(raw: bytes, append_time_ms: int | None) -> Event:
+    try:
+        event = _EVENTS.decode(raw)
+    except msgspec.ValidationError as error:
+        event = _mended(raw, error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError("not_json", None, f"record: no JSON: {error}") from None
+    check_event(event, append_time_ms)
+    return event
+
+
+def _mended(raw: bytes, error: msgspec.ValidationError) -> Event:
+    """The slow way, for what the one-pass decoder refuses but the contract allows: integers written as 1.0."""
+    tree = tree_of(raw)
+    while (found := whole_number(error, tree)) is not None:
+        found.holder[found.last] = int(found.value)
+        try:
+            return cast(Event, msgspec.convert(tree, Event))
+        except msgspec.ValidationError as other:
+            error = other
+    raise fault(error, tree) from None
+
+
+def _written(value: Any) -> bytes:
+    try:
+        return _ENCODER.encode(value)
+    except UnicodeEncodeError as error:
+        raise DecodeError("not_utf8", None, f"event: a string holds a lone surrogate: {error.reason}") from None

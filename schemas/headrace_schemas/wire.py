@@ -1,0 +1,129 @@
+"""What holds for a record before anything is understood: CloudEvents modes, UTF-8, nesting, integers within 64 bits.
+
+Works on bytes only and is cheap on what is fine: one pass that makes all digits and brackets alike, then a few searches; only
+what looks suspicious is taken apart. Knows no event type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from headrace_schemas.faults import DecodeError, clipped
+
+RECORD_LIMIT = 1024 * 1024  # bytes of an event in structured mode, uncompressed
+NESTING_LIMIT = 64
+INT64 = range(-(2**63), 2**63)
+
+Headers = Iterable[tuple[str, bytes | None]]
+
+# All digits become 0, every opening bracket {, every closing one }, E becomes e: what follows is a matter of searches.
+_ALIKE = bytes.maketrans(b"123456789[]E", b"000000000{}e")
+_LONG = b"0" * 19  # no integer with fewer digits leaves 64 bits
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"{}"))
+
+_MARKS = frozenset({"ce_specversion", "ce_id", "ce_source", "ce_type"})  # any of them: binary mode
+_RAW = msgspec.json.Decoder(Raw)
+_TREE = msgspec.json.Decoder()
+
+
+def structured(value: bytes | None, headers: Headers = ()) -> bytes:
+    """The record as one structured-mode JSON text: the value itself, or built from `ce_*` headers around it (binary mode)."""
+    named = [(name, content) for name, content in headers if isinstance(name, str)] if headers else []
+    binary = any(name in _MARKS for name, _ in named) and not _says_structured(named)
+    if value is None:
+        raise DecodeError("null_value", None, "record: null instead of an event")
+    if not binary:
+        return value
+    attributes: dict[str, Any] = {}
+    for name, content in named:
+        attribute = _attribute(name)
+        if attribute is None or content is None:
+            continue
+        if attribute in attributes or attribute == "data":
+            raise DecodeError("bad_value", attribute, f"{attribute}: the header {clipped(name)} is one too many")
+        attributes[attribute] = _text(attribute, content)
+    check_wire(value)
+    try:
+        attributes["data"] = _RAW.decode(value)
+        return msgspec.json.encode(attributes)
+    except UnicodeEncodeError:
+        raise DecodeError("not_utf8", None, "headers: a name that cannot be written as UTF-8") from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise DecodeError("not_json", "data", f"data: no JSON: {error}") from None
+
+
+def check_wire(raw: bytes) -> None:
+    """DecodeError for bytes that are no UTF-8, nest too deeply or hold a number beyond 64 bits, in known fields or not."""
+    if not raw.isascii():
+        try:
+            raw.decode()
+        except UnicodeDecodeError as error:
+            raise DecodeError("not_utf8", None, f"record: no UTF-8: {error.reason} at byte {error.start}") from None
+    alike = raw.translate(_ALIKE)
+    if alike.count(b"{") > NESTING_LIMIT:
+        _check_nesting(alike)
+    if _LONG in alike or b"e000" in alike or b"e+000" in alike:
+        _check_numbers(raw)
+
+
+def tree_of(raw: bytes) -> Any:
+    """The record as plain JSON. DecodeError when it is none."""
+    try:
+        return _TREE.decode(raw)
+    except msgspec.ValidationError as error:  # numbers that no float and no integer holds
+        raise DecodeError("out_of_range", None, f"record: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError("not_json", None, f"record: no JSON: {error}") from None
+
+
+def _check_nesting(alike: bytes) -> None:
+    """Takes strings away and then the innermost brackets, level by level: what is left after the last level is too deep."""
+    brackets = _STRING.sub(b"", alike)
+    if brackets.count(b"{") <= NESTING_LIMIT:
+        return
+    brackets = brackets.translate(None, _NOT_BRACKETS)
+    for _ in range(NESTING_LIMIT):
+        brackets = brackets.replace(b"{}", b"")
+        if not brackets:
+            return
+    raise DecodeError("nesting", None, f"record: nested more than {NESTING_LIMIT} levels deep")
+
+
+def _check_numbers(raw: bytes) -> None:
+    todo: list[tuple[str, Any]] = [("", tree_of(raw))]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, dict):
+            todo.extend((f"{path}.{name}" if path else name, item) for name, item in value.items())
+        elif isinstance(value, list):
+            todo.extend((f"{path}[{index}]", item) for index, item in enumerate(value))
+        elif isinstance(value, int) and value not in INT64:
+            raise DecodeError("out_of_range", path or None, f"{path or 'record'}: an integer beyond 64 bits: {clipped(value)}")
+
+
+def _says_structured(headers: list[tuple[str, bytes | None]]) -> bool:
+    return any(
+        name.lower() == "content-type" and (content or b"").lower().startswith(b"application/cloudevents")
+        for name, content in headers
+    )
+
+
+def _attribute(name: str) -> str | None:
+    if name.startswith("ce_"):
+        return name[3:] or None
+    return "datacontenttype" if name.lower() == "content-type" else None
+
+
+def _text(attribute: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(
+            "not_utf8", attribute, f"{attribute}: header is no UTF-8: {error.reason} at byte {error.start}"
+        ) from None
