@@ -1,0 +1,102 @@
+"""Verify finds what was altered, lost or added, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from headrace_processors.replay import Verified, verify
+from support.counting import COUNTING
+from support.memory_log import MemoryLog
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    log = MemoryLog()
+    for number in range(12):
+        log.append("signals", number % 2, f"k{number % 3}".encode(), b"explode" if number == 5 else b"{}")
+    log.run(COUNTING, {"step": 2})
+    return log
+
+
+def check(log: MemoryLog) -> Verified:
+    return asyncio.run(verify(log, [COUNTING]))["counting"]
+
+
+def test_a_true_log_has_no_difference(log: MemoryLog) -> None:
+    report = check(log)
+    assert (report.records, report.outputs, report.differences, report.notes) == (12, 12, [], [])
+
+
+def partition_with(log: MemoryLog, topic: str) -> tuple[str, int]:
+    return next(place for place, records in log.records.items() if place[0] == topic and records)
+
+
+def test_an_altered_value_is_named_by_its_path(log: MemoryLog) -> None:
+    records = log.records[partition_with(log, "rejections")]
+    records[0] = records[0]._replace(value=(records[0].value or b"").replace(b'"counted"', b'"recounted"'))
+    (difference,) = check(log).differences
+    assert (difference.field, difference.expected, difference.found) == ("value.data.reason", "'counted'", "'recounted'")
+
+
+def test_an_altered_key_or_header_is_found(log: MemoryLog) -> None:
+    records = log.records[partition_with(log, "rejections")]
+    records[0] = records[0]._replace(key=b"other")
+    records[1] = records[1]._replace(headers=(*records[1].headers, ("more", b"1")))
+    assert sorted(difference.field for difference in check(log).differences) == ["headers", "key"]
+
+
+def test_a_missing_record_is_found(log: MemoryLog) -> None:
+    del log.records[partition_with(log, "rejections")][0]
+    (difference,) = check(log).differences
+    assert difference.field == "missing"
+
+
+def test_a_repeated_record_is_found(log: MemoryLog) -> None:
+    topic, partition = partition_with(log, "rejections")
+    first = log.records[topic, partition][0]
+    log.append(topic, partition, first.key, first.value, first.headers)
+    (difference,) = check(log).differences
+    assert difference.field == "unexpected"
+
+
+def test_an_added_record_is_found(log: MemoryLog) -> None:
+    topic, partition = partition_with(log, "rejections")
+    first = log.records[topic, partition][0]
+    headers = tuple((name, b"1" if name == "headrace-ordinal" else value) for name, value in first.headers)
+    log.append(topic, partition, first.key, first.value, headers)
+    (difference,) = check(log).differences
+    assert (difference.field, difference.expected) == ("unexpected", "nothing")
+
+
+def test_altered_input_shows_in_outputs_or_state(log: MemoryLog) -> None:
+    log.records["signals", 0][0] = log.records["signals", 0][0]._replace(key=b"k9")
+    assert check(log).differences
+
+
+def test_what_has_not_been_processed_yet_is_no_difference(log: MemoryLog) -> None:
+    log.append("signals", 0, b"k0", b"{}")
+    assert check(log).differences == []
+
+
+def test_state_and_counters_are_compared(log: MemoryLog) -> None:
+    kept = log.records["state.counting.signals", 0]
+    kept[0] = kept[0]._replace(value=b"77")
+    assert [difference.field for difference in check(log).differences] == [f"state {(kept[0].key or b'').decode()}"]
+
+
+def test_rules_of_another_version_are_not_comparable(log: MemoryLog) -> None:
+    rules = log.records["rules", 0]
+    rules[0] = rules[0]._replace(value=(rules[0].value or b"").replace(b'"version":1', b'"version":9'))
+    report = check(log)
+    assert report.differences == []
+    assert "not comparable" in report.notes[0]
+
+
+def test_expired_rejections_are_counted_not_missed(log: MemoryLog) -> None:
+    place = partition_with(log, "rejections")
+    log.starts[place] = 2
+    report = check(log)
+    assert report.differences == []
+    assert report.expired == 2
