@@ -17,6 +17,7 @@ from headrace_schemas.faults import DecodeError, fault, whole_number
 from headrace_schemas.ids import derive_id
 from headrace_schemas.rules import check_event
 from headrace_schemas.times import rfc3339
+from headrace_schemas.upcast import upcast
 from headrace_schemas.wire import RECORD_LIMIT, Headers, check_wire, structured, tree_of
 
 __all__ = ["RECORD_LIMIT", "DecodeError", "Decoded", "decode", "decode_input", "encode", "encode_tree"]
@@ -33,7 +34,7 @@ def decode(value: bytes | None, headers: Headers = (), *, append_time_ms: int | 
     `append_time_ms` says that the record is somebody else's: then it may also be no larger than `RECORD_LIMIT` and no more
     than ten minutes ahead. What we wrote ourselves (no append time) was checked before and may have grown a little since.
     """
-    return _typed(_read(value, headers, append_time_ms), append_time_ms)
+    return _typed(_read(value, headers, append_time_ms), append_time_ms)[1]
 
 
 def encode(event: Event) -> bytes:
@@ -91,8 +92,7 @@ class Decoded:
 
 def decode_input(value: bytes | None, headers: Headers = (), *, append_time_ms: int | None = None) -> Decoded:
     """As `decode`, for the events that others may publish; an event of another type is an unknown one (`unknown_type`)."""
-    raw = _read(value, headers, append_time_ms)
-    event = _typed(raw, append_time_ms)
+    raw, event = _typed(_read(value, headers, append_time_ms), append_time_ms)
     if not isinstance(event, _INPUTS):
         name = str(type(event).__struct_config__.tag)
         raise DecodeError("unknown_type", "type", f"type: {name!r} is not for others to publish")
@@ -107,27 +107,39 @@ def _read(value: bytes | None, headers: Headers, append_time_ms: int | None) -> 
     return raw
 
 
-def _typed(raw: bytes, append_time_ms: int | None) -> Event:
+def _typed(raw: bytes, append_time_ms: int | None) -> tuple[bytes, Event]:
+    """The event and the bytes that say it, which are others than `raw` when it came in an older version."""
     try:
         event = _EVENTS.decode(raw)
     except msgspec.ValidationError as error:
-        event = _mended(raw, error)
+        raw, event = _mended(raw, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError("not_json", None, f"record: no JSON: {error}") from None
     check_event(event, append_time_ms)
-    return event
+    return raw, event
 
 
-def _mended(raw: bytes, error: msgspec.ValidationError) -> Event:
-    """The slow way, for what the one-pass decoder refuses but the contract allows: integers written as 1.0."""
+def _mended(raw: bytes, error: msgspec.ValidationError) -> tuple[bytes, Event]:
+    """The slow way, for what the one-pass decoder refuses but the contract allows: older versions, integers written as 1.0."""
     tree = tree_of(raw)
+    newer = upcast(tree)
+    if newer is not None:
+        raw, tree = _written(newer), newer
+        try:
+            return raw, _converted(tree)
+        except msgspec.ValidationError as other:
+            error = other
     while (found := whole_number(error, tree)) is not None:
         found.holder[found.last] = int(found.value)
         try:
-            return cast(Event, msgspec.convert(tree, Event))
+            return raw, _converted(tree)
         except msgspec.ValidationError as other:
             error = other
     raise fault(error, tree) from None
+
+
+def _converted(tree: Any) -> Event:
+    return cast(Event, msgspec.convert(tree, Event))
 
 
 def _written(value: Any) -> bytes:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from headrace_schemas.inputs import NO_CONTROL
+
 CODES: dict[str, str] = {
     "null_value": "the record has no value",
     "not_utf8": "bytes that are no UTF-8, or a string that cannot be written as UTF-8",
@@ -125,4 +127,6 @@ def _code(what: str) -> str:
 def _sentence(code: str, what: str) -> str:
     if code == "unknown_type":
         return "no event type or version that is known here"
+    if repr(NO_CONTROL) in what:
+        return "must hold no control characters"
     return what[:1].lower() + what[1:].replace("`", "")

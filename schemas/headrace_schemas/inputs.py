@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 KEY_LIMIT = 200  # characters of any string that is used as a key
 VOICE_LIMIT = 64  # voices kept of one interaction
 COMMENT_LIMIT = 16 * 1024
+OVER_LIMIT = 1000  # interactions that one preference may be over: each gets a signal of its own
 # Patterns are read by Python here and by ECMAScript in the JSON Schemas: only Python's `$` also matches before a last newline.
 NO_CONTROL = r"^(?![\s\S]*[\x00-\x1f\x7f-\x9f])"
 
@@ -28,7 +29,7 @@ Scalar = str | int | float | bool | None
 
 
 class Value(Struct, frozen=True, omit_defaults=True):
-    """Base of everything inside `data`: immutable, absent when default. (msgspec's `kw_only` is per class, so each repeats it.)"""
+    """Base of everything inside `data`: immutable, absent when default. (`kw_only` is per class, so each repeats it.)"""
 
 
 class Agent(Value, frozen=True, kw_only=True):
@@ -165,7 +166,8 @@ class Feedback(Value, frozen=True, kw_only=True):
     scale: tuple[Number, Number] | None = None
     name: Key | None = None
     corrected_output: Output | None = None
-    over: list[Key] | None = None
+    over: Annotated[list[Key], Meta(max_length=OVER_LIMIT)] | None = None
+    under: Key | None = None  # on an interaction that a preference was over: what was preferred to it
     comment: Annotated[str, Meta(max_length=COMMENT_LIMIT)] | None = None
     principal: Principal | None = None
 

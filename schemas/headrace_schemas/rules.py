@@ -68,7 +68,7 @@ def check_feedback(data: Feedback) -> None:
         _check_assistant(data.corrected_output, "data.corrected_output")
     elif data.kind == "user_correction":
         raise DecodeError("missing", "data.corrected_output", "data.corrected_output: required for kind user_correction")
-    if data.kind == "preference" and not data.over:
+    if data.kind == "preference" and not data.over and data.under is None:
         raise DecodeError("missing", "data.over", "data.over: required for kind preference")
 
 

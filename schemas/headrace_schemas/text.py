@@ -1,0 +1,78 @@
+"""What prompts, outputs and contexts read like as one text: what scores, similarities and prompt groups act on. Pure.
+
+Texts stay as they are; roles, tool calls and references become lines. A message that stands alone (an output) carries no
+role, so that it reads like the same output given as a plain string.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from headrace_schemas.ids import canonical, derive_id
+from headrace_schemas.inputs import Context, ContextItem, Interaction, Message, Output, RefPart, Text, TextPart, ToolCall
+
+
+def render(value: Text | Output | Context) -> str:
+    """One text. Messages as `role: text`, context items as their content, each on its own lines; None is the empty text."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Message):
+        return _body(value)
+    return "\n".join(_item(item) for item in value)
+
+
+def has_text(output: Output) -> bool:
+    """Whether there is something to learn in it: a text that is not blank or a tool call, not references alone."""
+    if isinstance(output, str):
+        return bool(output.strip())
+    if output.tool_calls:
+        return True
+    content = output.content
+    if content is None or isinstance(content, str):
+        return bool(content and content.strip())
+    return any(isinstance(part, TextPart) and part.text.strip() for part in content)
+
+
+def normalise(text: str) -> str:
+    """Unicode NFC, runs of white space as one space, none at the ends."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.split())
+
+
+def prompt_group(data: Interaction) -> str:
+    """The task that an interaction is a try at: as its publisher said, or a digest of the normalised prompt and context."""
+    if data.prompt_group is not None:
+        return data.prompt_group
+    return derive_id("prompt_group", normalise(render(data.prompt)), normalise(render(data.context)))
+
+
+def _item(item: Message | ContextItem) -> str:
+    return item.content if isinstance(item, ContextItem) else f"{item.role}: {_body(item)}"
+
+
+def _body(message: Message) -> str:
+    content = message.content
+    lines = [content] if isinstance(content, str) else [_part(part) for part in content or ()]
+    return "\n".join([*lines, *_calls(message.tool_calls or ())])
+
+
+def _part(part: TextPart | RefPart) -> str:
+    return part.text if isinstance(part, TextPart) else f"[{part.media_type} {part.uri}]"
+
+
+def _calls(calls: Sequence[ToolCall]) -> list[str]:
+    return [f"{call.name}({_arguments(call)})" for call in calls]
+
+
+def _arguments(call: ToolCall) -> str:
+    return (
+        call.arguments
+        if isinstance(call.arguments, str)
+        else ""
+        if call.arguments is None
+        else canonical(call.arguments).decode()
+    )
