@@ -1,0 +1,171 @@
+"""Data sets hold what trained a release, exactly, and nothing of the test side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from headrace_processors.dataset import DatasetError, bucket_rows, release_rows, rows_digest, write
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import (
+    Batch,
+    BatchStatistics,
+    Components,
+    Content,
+    Example,
+    Locator,
+    Member,
+    Release,
+    TrainingStart,
+    Weights,
+    Withdrawal,
+)
+from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
+from headrace_schemas.ids import sha256
+from headrace_schemas.inputs import Agent
+from headrace_streams.partitioner import partition_for
+from support.memory_log import MemoryLog
+
+BUCKET = "sql/tiny"
+
+
+def envelope(**data: object) -> dict[str, object]:
+    return {"specversion": "1.0", "id": "e", "source": "test", "time": "2026-11-21T10:00:00Z", **data}
+
+
+class Story:
+    """Writes what the stages would have written for one bucket."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        self.partition = partition_for(BUCKET.encode(), self.log.count)
+
+    def say(self, topic: str, event: Event) -> tuple[int, bytes]:
+        value = encode(event)
+        return self.log.append(topic, self.partition, BUCKET.encode(), value).offset, value
+
+    def example(self, name: str, split: str = "train", revision: int = 1, target: str = "select 1") -> Member:
+        data = Example(
+            example_id=name,
+            revision=revision,
+            interaction_id=f"i-{name}",
+            bucket=BUCKET,
+            artifact_type="sql",
+            model="tiny",
+            agent=Agent(name="bot"),
+            prompt_group="g",
+            content=Content(prompt=f"question {name}", output="select 0", target=target),
+            quality=0.5,
+            reward=0.5,
+            components=Components(validation=0, feedback=0, difficulty=0, multiplier=1),
+            weights=Weights(balance=1),
+            contradicted=False,
+            voices=1,
+            event_time="2026-11-21T10:00:00Z",
+            train=True,
+        )
+        offset, value = self.say("examples", ExampleRewarded(**envelope(data=data)))
+        return Member(
+            example_id=name,
+            revision=revision,
+            sha256=sha256(value),
+            role="train",
+            weight=1.0,
+            difficulty=0.1,
+            split=split,
+            locator=Locator(topic="examples", partition=self.partition, offset=offset),
+        )
+
+    def release(self, batch: list[Member], rehearsal: list[Member]) -> None:
+        statistics = BatchStatistics(examples=len(batch), negatives=0, effective_size=1, mean_reward=0)
+        cut = Batch(
+            batch_id="b1",
+            bucket=BUCKET,
+            artifact_type="sql",
+            base="tiny",
+            cause="target",
+            target=1,
+            members=batch,
+            test_pool=[],
+            statistics=statistics,
+            policy_digests={},
+        )
+        self.say("batches", BatchReady(**envelope(data=cut)))
+        start = TrainingStart(
+            run_id="r1",
+            batch_id="b1",
+            bucket=BUCKET,
+            base="tiny",
+            seed=1,
+            method="lora",
+            hyperparameters={},
+            rehearsal=rehearsal,
+            policy_digests={},
+        )
+        self.say("runs", TrainingStarted(**envelope(data=start)))
+        answer = Release(
+            release_id="rel1",
+            sequence=1,
+            bucket=BUCKET,
+            artifact_type="sql",
+            base="tiny",
+            batch_ids=["b1"],
+            reason="better",
+            policy_digests={},
+            request_id="q",
+        )
+        self.say("releases.history", ReleasePromoted(**envelope(data=answer)))
+
+
+@pytest.fixture
+def story() -> Story:
+    story = Story()
+    old = story.example("old")
+    members = [story.example("a"), story.example("b", split="validation"), story.example("c", split="test")]
+    story.release(members, [old])
+    story.example("a", revision=2, target="select 2")
+    return story
+
+
+def test_a_release_gets_exactly_its_revisions_and_its_rehearsal(story: Story) -> None:
+    rows = asyncio.run(release_rows(story.log, BUCKET, "rel1"))
+    assert [(row.example_id, row.revision, row.split) for row in rows] == [
+        ("a", 1, "train"),
+        ("b", 1, "validation"),
+        ("old", 1, "train"),
+    ]
+    assert rows[0].messages == [{"role": "user", "content": "question a"}, {"role": "assistant", "content": "select 1"}]
+
+
+def test_a_bucket_gets_newest_revisions_without_what_was_withdrawn(story: Story) -> None:
+    gone = Withdrawal(example_id="b", revision=2, interaction_id="i-b", bucket=BUCKET, reason="retracted")
+    story.say("examples", ExampleWithdrawn(**envelope(data=gone)))
+    rows = asyncio.run(bucket_rows(story.log, BUCKET))
+    assert [(row.example_id, row.revision) for row in rows] == [("a", 2)]
+
+
+def test_a_row_that_is_not_what_was_trained_on_is_refused(story: Story) -> None:
+    place = ("examples", story.partition)
+    story.log.records[place][1] = story.log.records[place][1]._replace(value=b"{}")
+    with pytest.raises(DatasetError, match="example 'a' revision 1"):
+        asyncio.run(release_rows(story.log, BUCKET, "rel1"))
+
+
+def test_an_unknown_release_is_named(story: Story) -> None:
+    with pytest.raises(DatasetError, match="'rel9'"):
+        asyncio.run(release_rows(story.log, BUCKET, "rel9"))
+
+
+def test_both_formats_hold_the_same_rows(story: Story, tmp_path: Path) -> None:
+    rows = asyncio.run(release_rows(story.log, BUCKET, "rel1"))
+    lines = [json.loads(line) for line in write(rows, tmp_path, "chat").read_text().splitlines()]
+    table = pyarrow.parquet.read_table(write(rows, tmp_path, "parquet")).to_pylist()
+    assert [line["messages"] for line in lines] == [
+        [{"role": message["role"], "content": message["content"]} for message in row["messages"]] for row in table
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.jsonl", "train.parquet"]
+    assert rows_digest(rows).startswith("sha256:")
