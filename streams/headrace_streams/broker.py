@@ -152,7 +152,7 @@ class LocalKafka:
             self._launch(command, lock, detach)
             if self._answers():
                 return
-            reason = self._last_lines()
+            reason = self.last_lines()
             self.stop(timeout=0)
             if fixed or attempt == 3 or "BindException" not in reason:
                 raise KafkaFailed(f"Kafka did not start on port {self.port}: {reason}")
@@ -230,7 +230,8 @@ class LocalKafka:
         _wait_until(lambda: not self.alive() or _has_broker(self.port), self.wait)
         return self.alive() and _has_broker(self.port)
 
-    def _last_lines(self) -> str:
+    def last_lines(self) -> str:
+        """What the log of this start says last, errors first; on one line."""
         with (self.data_dir / "kafka.log").open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").splitlines()

@@ -34,6 +34,10 @@ class MissingPiece(RuntimeError):
     """No Java, no jars or a jar that is not the locked one; one line that says what to do."""
 
 
+class MissingLibrary(MissingPiece):
+    """The extra `broker` is not installed."""
+
+
 class Jar(NamedTuple):
     """`coordinate` is group:artifact:version."""
 
@@ -154,7 +158,7 @@ def _maven(cache: Path) -> Any:
         from jgo.constants import MAVEN_CENTRAL_URL
         from jgo.maven import MavenContext
     except ImportError as error:
-        raise MissingPiece("a local Kafka needs its libraries: pip install 'headrace[broker]'") from error
+        raise MissingLibrary("a local Kafka needs its libraries: pip install 'headrace[broker]'") from error
     mirrors = dict(GlobalSettings.load().repositories)  # jgo's own settings file may name mirrors
     return MavenContext(repo_cache=cache, remote_repos={"central": MAVEN_CENTRAL_URL, **mirrors}, timeout=30)
 

@@ -1,0 +1,1 @@
+"""The `headrace` command: parses, prints and exits; what it does stands in the packages."""
