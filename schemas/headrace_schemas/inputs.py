@@ -15,7 +15,7 @@ VOICE_LIMIT = 64  # voices kept of one interaction
 COMMENT_LIMIT = 16 * 1024
 OVER_LIMIT = 1000  # interactions that one preference may be over: each gets a signal of its own
 # Patterns are read by Python here and by ECMAScript in the JSON Schemas: only Python's `$` also matches before a last newline.
-NO_CONTROL = r"^(?![\s\S]*[\x00-\x1f\x7f-\x9f])"
+NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"
 
 Key = Annotated[str, Meta(min_length=1, max_length=KEY_LIMIT, pattern=NO_CONTROL)]
 ArtifactType = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)")]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 _RFC3339 = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})[Tt ](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d{2}):(\d{2}))",
     re.ASCII,
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 NANOS = 1_000_000_000
 
 
@@ -18,18 +19,20 @@ def parse_ns(text: str) -> int:
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise ValueError(f"not an RFC 3339 time with offset: {text!r}")
-    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    year, month, day, hours, minutes, seconds, fraction, utc, sign, ahead_hours, ahead_minutes = match.groups()
+    hour, minute, second = int(hours), int(minutes), int(seconds)
     leap = second == 60  # allowed by RFC 3339; counted as the first instant of the next minute
-    moment = datetime(year, month, day, hour, minute, 59 if leap else second, tzinfo=UTC)
-    offset = timedelta()
-    if match[9]:
-        hours, minutes = int(match[10]), int(match[11])
-        if hours > 23 or minutes > 59:
+    if hour > 23 or minute > 59 or second > 60:
+        raise ValueError(f"not a time of day: {text!r}")
+    days = date(int(year), int(month), int(day)).toordinal() - _EPOCH_DAY
+    whole = days * 86400 + hour * 3600 + minute * 60 + second
+    if utc is None:
+        hour, minute = int(ahead_hours), int(ahead_minutes)
+        if hour > 23 or minute > 59:
             raise ValueError(f"not a time offset: {text!r}")
-        offset = timedelta(hours=hours, minutes=minutes) * (-1 if match[9] == "-" else 1)
-    since = moment - _EPOCH - offset + timedelta(seconds=1 if leap else 0)
-    whole = since.days * 86400 + since.seconds
-    return whole * NANOS + (0 if leap else int((match[7] or "").ljust(9, "0")))
+        offset = hour * 3600 + minute * 60
+        whole += offset if sign == "-" else -offset
+    return whole * NANOS + (0 if leap or fraction is None else int(fraction.ljust(9, "0")))
 
 
 def rfc3339(ms: int) -> str:

@@ -24,6 +24,7 @@ Headers = Iterable[tuple[str, bytes | None]]
 # All digits become 0, every opening bracket {, every closing one }, E becomes e: what follows is a matter of searches.
 _ALIKE = bytes.maketrans(b"123456789[]E", b"000000000{}e")
 _LONG = b"0" * 19  # no integer with fewer digits leaves 64 bits
+_EXPONENT = re.compile(rb"0e\+?000")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}"))
 
@@ -68,7 +69,7 @@ def check_wire(raw: bytes) -> None:
     alike = raw.translate(_ALIKE)
     if alike.count(b"{") > NESTING_LIMIT:
         _check_nesting(alike)
-    if _LONG in alike or b"e000" in alike or b"e+000" in alike:
+    if _LONG in alike or ((b"0e000" in alike or b"0e+000" in alike) and _has_exponent(alike)):
         _check_numbers(raw)
 
 
@@ -93,6 +94,15 @@ def _check_nesting(alike: bytes) -> None:
         if not brackets:
             return
     raise DecodeError("nesting", None, f"record: nested more than {NESTING_LIMIT} levels deep")
+
+
+def _has_exponent(alike: bytes) -> bool:
+    """Whether a number, not a word of hexadecimal digits in a string, has an exponent of three digits."""
+    for match in _EXPONENT.finditer(alike):
+        before = alike[max(0, match.start() - 32) : match.start() + 1].rstrip(b"0.").removesuffix(b"-")
+        if before.endswith((b":", b",", b"{", b" ", b"\n", b"\r", b"\t")) or not before:
+            return True
+    return False
 
 
 def _check_numbers(raw: bytes) -> None:
