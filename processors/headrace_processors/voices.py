@@ -1,0 +1,110 @@
+"""Who says what of one interaction: statements become voices, voices become one verdict. Pure; knows no event and no record.
+
+A voice is (principal, check name); without a principal each feedback is a voice of its own. Of each voice the latest kind and
+the latest score count, by event time, then id; retracted statements don't. Statements about the *output* (kinds and scores)
+and about the *target* (corrected outputs; the kind `user_correction` says nothing else) are never mixed.
+Scores are 0-100, in units of the verdict: validation in (-1, 1), feedback in the bonus's own units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from msgspec import Struct
+
+from headrace_schemas.inputs import Feedback, Output
+
+CORRECTION = "user_correction"
+PREFERENCE = "preference"
+
+
+class Statement(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One feedback as state. Not yet `said`: a retraction came first, and `time_ns` is the retraction's until it is."""
+
+    source: str
+    feedback_id: str
+    time_ns: int
+    digest: str = ""  # of the feedback's data, to tell a duplicate from a conflict; empty: not said yet
+    kind: str = ""
+    score: float | None = None
+    name: str | None = None
+    principal: str | None = None  # kind and id
+    corrected: Output | None = None
+    size: int = 0  # bytes that `corrected` may take in the state
+    over: tuple[str, ...] = ()
+    under: bool = False
+    retracted: bool = False
+
+    @property
+    def said(self) -> bool:
+        return bool(self.digest)
+
+    @property
+    def counts(self) -> bool:
+        return self.said and not self.retracted
+
+    @property
+    def voice(self) -> tuple[str | None, ...]:
+        return (self.source, self.feedback_id, None) if self.principal is None else (self.principal, self.name)
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        return self.time_ns, self.feedback_id, self.source
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What all voices together say: means over those that speak of the output, and the latest correction of anybody."""
+
+    validation: float
+    feedback: float
+    voices: int
+    contradicted: bool
+    score: float | None = None  # mean of the voices' scores, 0-100
+    corrected: Output | None = None
+
+
+def on_hundred(feedback: Feedback) -> float | None:
+    """The score mapped from its scale to 0-100."""
+    if feedback.score is None or feedback.scale is None:
+        return feedback.score
+    low, high = feedback.scale
+    return (feedback.score - low) / (high - low) * 100
+
+
+def hear(statements: Sequence[Statement], bonus: Callable[[Statement], float]) -> Verdict | None:
+    """The verdict of `statements` in their `order`, or None when none of them counts. `bonus`: what a kind is worth."""
+    voices: dict[tuple[str | None, ...], list[Statement]] = {}
+    corrected: Output | None = None
+    for statement in statements:
+        if not statement.counts:
+            continue
+        voices.setdefault(statement.voice, []).append(statement)
+        corrected = corrected if statement.corrected is None else statement.corrected
+    if not voices:
+        return None
+    heard = [_voice(statements, bonus) for statements in voices.values()]
+    speaking = [(validation, feedback) for validation, feedback, _, speaks in heard if speaks]
+    scores = [score for _, _, score, _ in heard if score is not None]
+    signs = {math.copysign(1, validation + feedback) for validation, feedback in speaking if validation + feedback}
+    return Verdict(
+        validation=_mean(validation for validation, _ in speaking) or 0.0,
+        feedback=_mean(feedback for _, feedback in speaking) or 0.0,
+        voices=len(voices),
+        contradicted=len(signs) == 2,
+        score=_mean(scores),
+        corrected=corrected,
+    )
+
+
+def _voice(statements: Sequence[Statement], bonus: Callable[[Statement], float]) -> tuple[float, float, float | None, bool]:
+    """(validation, feedback, score, whether it speaks of the output at all) of one voice."""
+    kind = next((statement for statement in reversed(statements) if statement.kind != CORRECTION), None)
+    score = next((statement.score for statement in reversed(statements) if statement.score is not None), None)
+    validation = 0.0 if score is None else math.tanh((score - 50) / 50)
+    return validation, 0.0 if kind is None else bonus(kind), score, kind is not None or score is not None
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return math.fsum(values) / len(values) if values else None
