@@ -3,6 +3,9 @@
 What `append` returned for is on disk (WAL, `synchronous=FULL`). Appends of several threads that wait at the same time share one
 commit, so one fsync. Any number of processes may append to one file; one at a time sends from it, and when that one goes, however
 it goes, another takes over. WAL needs a local disk: no network file system.
+
+SQLite connections must not cross a fork (the child would believe in locks that only its parent holds), so they are closed before
+one and opened again on both sides. In memory, the child begins with nothing: what waits is the parent's to send.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -69,7 +73,7 @@ class _Ticket:
 class Outbox:
     """`path` None keeps everything in memory: the same behaviour without the disk, for whoever can lose what is not flushed.
 
-    Raises OutboxError when `path` can't be opened or is another kind of file. Threads may share one; after a fork, open anew.
+    Raises OutboxError when `path` can't be opened or is another kind of file. Threads may share one.
     """
 
     def __init__(self, path: str | Path | None, *, max_bytes: int = MAX_BYTES, max_rows: int = MAX_ROWS) -> None:
@@ -84,6 +88,7 @@ class Outbox:
             self._db = self._open()
         except (sqlite3.Error, OSError) as error:
             raise OutboxError(f"outbox {self._name} can't be opened: {error}") from error
+        _OPEN.add(self)
 
     @property
     def _name(self) -> str:
@@ -202,10 +207,13 @@ class Outbox:
         """Ends sending and appending from here. What waits stays in the file (in memory: is gone)."""
         with self._commit_lock:
             self._closed = True
-            self._db.close()
-            if self._sender_lock is not None:
-                self._sender_lock.close()
-                self._sender_lock = None
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._db.close()
+        if self._sender_lock is not None:
+            self._sender_lock.close()
+            self._sender_lock = None
 
     def _take(self, entry: Entry) -> bool:
         there = self._db.execute("DELETE FROM waiting WHERE seq = ?", (entry.seq,)).rowcount == 1
@@ -268,3 +276,40 @@ class Outbox:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def _before_fork(self) -> None:
+        self._commit_lock.acquire()
+        if self.path is not None and not self._closed:
+            self._disconnect()
+
+    def _after_fork(self, child: bool) -> None:
+        if child:  # no other thread lives here: nobody will release the old lock or come back for a ticket
+            self._tickets = deque()
+        if not self._closed and (child or self.path is not None):
+            try:
+                self._db = self._open()
+            except (sqlite3.Error, OSError, OutboxError):
+                self._closed = True  # every further call says so
+        if child:
+            self._commit_lock = threading.RLock()
+        else:
+            self._commit_lock.release()
+
+
+_OPEN: weakref.WeakSet[Outbox] = weakref.WeakSet()
+_forking: list[Outbox] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(_OPEN)
+    for outbox in _forking:
+        outbox._before_fork()
+
+
+def _after_fork(child: bool) -> None:
+    while _forking:
+        _forking.pop()._after_fork(child)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=lambda: _after_fork(False), after_in_child=lambda: _after_fork(True))

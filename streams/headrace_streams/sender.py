@@ -149,8 +149,8 @@ class Sender:
             done, _ = await asyncio.wait(futures.values(), timeout=ACKNOWLEDGED)
             for seq, future in futures.items():
                 late = TimeoutError(f"no acknowledgement within {ACKNOWLEDGED:g} s")
-                error = future.exception() if future in done else late
-                outcomes[seq] = error if error is None or isinstance(error, Exception) else RuntimeError(repr(error))
+                failure = future.exception() if future in done else late
+                outcomes[seq] = failure if isinstance(failure, Exception | None) else RuntimeError(repr(failure))
         if any(error is not None for error in outcomes.values()):
             await self._disconnect(broken=True)
         return outcomes

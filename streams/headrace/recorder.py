@@ -1,0 +1,305 @@
+"""The Recorder: accepts what an agent did and what was said of it, and gets it to the broker. Knows the outbox and its sender.
+
+*Accepted* (a call returned) means: validated, sized, id and time fixed, and, with an outbox file, on disk. Delivery is at least
+once; the ids make duplicates harmless downstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from headrace.background import Background
+from headrace.statements import Call, Moment, Ref, Statement, Voice
+from headrace_streams.outbox import MAX_BYTES, MAX_ROWS, Outbox, Refusal
+from headrace_streams.settings import Settings
+
+log = logging.getLogger("headrace.recorder")
+
+CLOSE = 5.0  # seconds that a close waits for the broker unless told otherwise
+STOP = 5.0  # seconds for the thread to end; it needs some milliseconds
+
+
+class Undelivered(Exception):
+    """A Recorder without an outbox was closed with events that no broker had acknowledged: they are lost."""
+
+
+class _Engine:
+    """The outbox and the thread that empties it. Holds no reference to the Recorder, so that a forgotten one can be collected."""
+
+    def __init__(self, settings: Settings, outbox: Outbox) -> None:
+        self._settings = settings
+        self.outbox = outbox
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        self._changed = threading.Condition()
+        self._sender: Any = None  # made in its own thread, as aiokafka takes a moment to import
+        self._background = Background("headrace-recorder", self._main)
+
+    async def _main(self) -> None:
+        from headrace_streams.sender import Sender
+
+        self._sender = Sender(self._settings, self.outbox, self._progressed)
+        await self._sender.run()
+
+    def _progressed(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _wake(self) -> None:
+        if self._sender is not None:
+            self._sender.wake()
+
+    def _revive(self) -> None:
+        """In a forked child the thread is missing; the outbox has looked after itself."""
+        if not self._background.here and not self._closed:
+            self._start()
+
+    @property
+    def trouble(self) -> str | None:
+        return None if self._sender is None else self._sender.trouble
+
+    def accept(self, statement: Statement) -> None:
+        self._revive()
+        self.outbox.append(statement.topic, statement.key, statement.value)
+        self._background.call(self._wake)
+
+    def flush(self, timeout: float | None) -> bool:
+        self._revive()
+        target = self.outbox.newest
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while (oldest := self.outbox.oldest) is not None and oldest <= target:
+                left = 1.0 if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(min(left, 0.1))  # another process may be the sender: then nobody notifies us
+        return True
+
+    def close(self, timeout: float) -> int:
+        """How many events are left behind."""
+        if self._closed:
+            return 0
+        if self._background.here and timeout > 0:
+            self.flush(timeout)
+        self._closed = True
+        self._background.stop(STOP)
+        left = self.outbox.pending
+        self.outbox.close()
+        return left
+
+
+def _forgotten(engine: _Engine, pid: int) -> None:
+    """At interpreter exit, or when a Recorder is collected that nobody closed."""
+    if os.getpid() != pid:
+        return
+    try:
+        lost = engine.close(CLOSE if engine.outbox.path is None else 0)
+        if lost and engine.outbox.path is None:
+            log.error("%d events were never acknowledged and are lost: close the Recorder, or give it an outbox", lost)
+    except Exception:
+        log.exception("closing a Recorder that nobody closed")
+
+
+class _Base:
+    """What both Recorders have in common. `pending` and `refused` count this outbox's events, of all processes that use it."""
+
+    def __init__(
+        self,
+        bootstrap: str = "127.0.0.1:9092",
+        *,
+        agent: str | Mapping[str, Any],
+        outbox: str | Path | None = None,
+        deployment: str = "headrace",
+        kafka: Mapping[str, Any] | None = None,
+        source: str | None = None,
+        max_bytes: int = MAX_BYTES,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        """`kafka`: security settings {protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile,
+        ssl_keyfile}. `max_bytes`, `max_rows`: how much may wait before OutboxFull. Raises ValueError for settings that can't be,
+        OutboxError for an outbox file that can't be used; a broker that is away is no error."""
+        self._voice = Voice(agent, source)
+        settings = Settings.model_validate({"bootstrap": bootstrap, "deployment": deployment, "security": dict(kafka or {})})
+        self._engine = _Engine(settings, Outbox(outbox, max_bytes=max_bytes, max_rows=max_rows))
+        self._finalizer = weakref.finalize(self, _forgotten, self._engine, os.getpid())
+
+    @property
+    def pending(self) -> int:
+        """Accepted, but not yet acknowledged by a broker."""
+        return self._engine.outbox.pending
+
+    @property
+    def refused(self) -> int:
+        """Refused by the broker for good; `refusals` tells which and why."""
+        return self._engine.outbox.refused
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        return self._engine.outbox.refusals()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing gets through at the moment; None when nothing is known to be wrong."""
+        return self._engine.trouble
+
+    def _close(self, timeout: float) -> None:
+        self._finalizer.detach()
+        in_memory = self._engine.outbox.path is None
+        trouble = self._engine.trouble
+        left = self._engine.close(timeout)
+        if left and in_memory:
+            raise Undelivered(
+                f"{left} events were not acknowledged within {timeout:g} s and are lost ({trouble or 'no answer yet'})"
+            )
+        if left:
+            log.warning("%d events stay in %s for the next start", left, self._engine.outbox.path)
+
+
+class Recorder(_Base):
+    """Records from any thread. A method returns when the event is accepted, or raises InvalidEvent, OutboxFull or OutboxError.
+
+    `time` is the event's time (RFC 3339 text with offset, or an aware datetime; default now), `traceparent` a W3C trace context.
+    """
+
+    def interaction(self, *, time: Moment = None, traceparent: str | None = None, **fields: Any) -> Call:
+        """An agent did something: the fields of CONTRACT §2 by name. The call is what feedback refers to."""
+        statement, call = self._voice.interaction(fields, time, traceparent)
+        self._engine.accept(statement)
+        return call
+
+    def feedback(
+        self,
+        call: Call | str | None = None,
+        *,
+        kind: str,
+        score: float | None = None,
+        interaction_id: str | None = None,
+        ref: Ref | None = None,
+        time: Moment = None,
+        traceparent: str | None = None,
+        **fields: Any,
+    ) -> str:
+        """Somebody or something judged an interaction: `call` (or its id), `interaction_id`, or `ref` = (system, id).
+        The feedback's id, by which it can be retracted."""
+        return self._accept(self._voice.feedback(*_aim(call, interaction_id, ref), _with(fields, kind, score), time, traceparent))
+
+    def link(self, call: Call | str, ref: Ref, *, time: Moment = None, traceparent: str | None = None) -> str:
+        """The interaction is also known as `ref` = (system, id). The event's id, as of all methods below."""
+        return self._accept(self._voice.link(call, ref, time, traceparent))
+
+    def retract(self, call: Call | str, reason: str | None = None, *, time: Moment = None, traceparent: str | None = None) -> str:
+        """The interaction shall not be learnt from any more."""
+        return self._accept(self._voice.retract(call, reason, time, traceparent))
+
+    def retract_feedback(self, feedback_id: str, call: Call | str, reason: str | None = None, *, time: Moment = None) -> str:
+        """A feedback of this source does not count any more."""
+        return self._accept(self._voice.retract_feedback(feedback_id, call, reason, time, None))
+
+    def forget(self, data_subject: str, *, time: Moment = None) -> str:
+        """All interactions of this `data_subject` are to be erased."""
+        return self._accept(self._voice.forget(data_subject, time, None))
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Waits until all that was accepted before is acknowledged (or refused for good): True; False when time ran out."""
+        return self._engine.flush(timeout)
+
+    def close(self, timeout: float = CLOSE) -> None:
+        """Waits up to `timeout` seconds as `flush` does; the rest stays in the outbox for the next start. Without an outbox the
+        rest is lost: Undelivered."""
+        self._close(timeout)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _accept(self, statement: Statement) -> str:
+        self._engine.accept(statement)
+        return statement.id
+
+
+class AsyncRecorder(_Base):
+    """The Recorder for asyncio: the same methods, awaited; the loop never waits for a disk. Sending has a thread of its own."""
+
+    async def interaction(self, *, time: Moment = None, traceparent: str | None = None, **fields: Any) -> Call:
+        """As `Recorder.interaction`."""
+        statement, call = self._voice.interaction(fields, time, traceparent)
+        await asyncio.to_thread(self._engine.accept, statement)
+        return call
+
+    async def feedback(
+        self,
+        call: Call | str | None = None,
+        *,
+        kind: str,
+        score: float | None = None,
+        interaction_id: str | None = None,
+        ref: Ref | None = None,
+        time: Moment = None,
+        traceparent: str | None = None,
+        **fields: Any,
+    ) -> str:
+        """As `Recorder.feedback`."""
+        aim = _aim(call, interaction_id, ref)
+        return await self._accept(self._voice.feedback(*aim, _with(fields, kind, score), time, traceparent))
+
+    async def link(self, call: Call | str, ref: Ref, *, time: Moment = None, traceparent: str | None = None) -> str:
+        """As `Recorder.link`."""
+        return await self._accept(self._voice.link(call, ref, time, traceparent))
+
+    async def retract(
+        self, call: Call | str, reason: str | None = None, *, time: Moment = None, traceparent: str | None = None
+    ) -> str:
+        """As `Recorder.retract`."""
+        return await self._accept(self._voice.retract(call, reason, time, traceparent))
+
+    async def retract_feedback(
+        self, feedback_id: str, call: Call | str, reason: str | None = None, *, time: Moment = None
+    ) -> str:
+        """As `Recorder.retract_feedback`."""
+        return await self._accept(self._voice.retract_feedback(feedback_id, call, reason, time, None))
+
+    async def forget(self, data_subject: str, *, time: Moment = None) -> str:
+        """As `Recorder.forget`."""
+        return await self._accept(self._voice.forget(data_subject, time, None))
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """As `Recorder.flush`."""
+        return await asyncio.to_thread(self._engine.flush, timeout)
+
+    async def close(self, timeout: float = CLOSE) -> None:
+        """As `Recorder.close`."""
+        await asyncio.to_thread(self._close, timeout)
+
+    async def __aenter__(self) -> AsyncRecorder:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _accept(self, statement: Statement) -> str:
+        await asyncio.to_thread(self._engine.accept, statement)
+        return statement.id
+
+
+def _aim(call: Call | str | None, interaction_id: str | None, ref: Ref | None) -> tuple[Call | str | None, Ref | None]:
+    """What a feedback is on, out of the three ways to say it; `Voice.feedback` refuses none and both kinds."""
+    if call is not None and interaction_id is not None:
+        raise TypeError("feedback() takes a call or an interaction_id, not both")
+    return (call if call is not None else interaction_id), ref
+
+
+def _with(fields: dict[str, Any], kind: str, score: float | None) -> dict[str, Any]:
+    return {"kind": kind, "score": score, **fields}
