@@ -16,8 +16,12 @@ from headrace_streams.journal import POSITION_KEY, decode_position
 from headrace_streams.stage import Stage
 
 
+EXACT_LAG = 100  # up to here the records behind a lag are counted one by one
+
+
 class TaskStatus(Struct, frozen=True):
-    """One partition of a stage's input. `lag` counts offsets up to the committed end, transaction markers among them."""
+    """One partition of a stage's input. `lag` is the committed records to come: exact when few, else counted in offsets, among
+    which are transaction markers."""
 
     stage: str
     topic: str
@@ -50,7 +54,10 @@ async def task_statuses(log: KafkaLog, inputs: Sequence[tuple[str, str]]) -> lis
             span = spans[topic, partition]
             done = span.begin if position is None else position.next_offset
             counters = {} if position is None else dict(position.counters)
-            found.append(TaskStatus(stage, topic, partition, done, max(0, span.end - done), counters, state))
+            lag = max(0, span.end - done)
+            if 0 < lag <= EXACT_LAG:
+                lag = sum([1 async for _ in log.read(topic, partition, done, span.end)])
+            found.append(TaskStatus(stage, topic, partition, done, lag, counters, state))
     return found
 
 

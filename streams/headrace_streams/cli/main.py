@@ -31,9 +31,9 @@ COMMANDS: dict[str, Command] = {
     "trainer": Command("headrace_trainer.cli:trainer", "trainer", "Run the train stage."),
     "publish": Command(f"{_STREAMS}.events:publish", "", "Validate and send events from JSON lines."),
     "tail": Command(f"{_STREAMS}.events:tail", "", "Print events as they come."),
-    "status": Command("headrace_processors.cli:status", "worker", "Every stage's lag and counts, buckets, releases."),
-    "replay": Command("headrace_processors.cli:replay", "worker", "Verify the log against its stages, or rebuild from signals."),
-    "dataset": Command("headrace_processors.cli:dataset", "worker", "Write a bucket's training data to files."),
+    "status": Command("headrace_processors.commands:status", "worker", "Every stage's lag and counts, buckets, releases."),
+    "replay": Command("headrace_processors.commands:replay", "worker", "Verify the log against its stages, or rebuild from signals."),
+    "dataset": Command("headrace_processors.commands:dataset", "worker", "Write a bucket's training data to files."),
     "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
     "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version in the foreground."),
     "releases": Command(f"{_STREAMS}.releases:releases", "", "List, follow or show releases."),
@@ -100,7 +100,6 @@ def headrace() -> None:
 
 def invoke(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; errors are one line on standard error. `arguments` without the program."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each failed attempt; we say once what came of it
     meta: dict[str, Any] = {}
     try:
         with headrace.make_context("headrace", list(arguments)) as ctx:
@@ -114,7 +113,7 @@ def invoke(arguments: Sequence[str]) -> int:
         return USAGE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "headrace"
-        return _say(USAGE, f"{command}: {error.format_message()} (see {command} --help)")
+        return _say(USAGE, f"{error.format_message().rstrip('.')}; see {command} --help")
     except click.ClickException as error:
         return _say(USAGE, error.format_message())
     except (KeyboardInterrupt, click.Abort):
@@ -134,9 +133,11 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def _say(code: int, message: str) -> int:
-    click.echo(f"headrace: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    click.echo(line if line.startswith("headrace ") else f"headrace: {line}", err=True)
     return code
 
 
 def main() -> None:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each failed attempt; we say once what came of it
     sys.exit(invoke(sys.argv[1:]))
