@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ BATCH_BYTES = 1024 * 1024
 ABORT_SECONDS = 2.0
 FLUSH_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
+APPEAR_SECONDS = 5.0
 _LOST = (InvalidProducerIdMapping, UnknownProducerId, OutOfOrderSequenceNumber, InvalidTxnState)
 
 
@@ -141,24 +143,25 @@ class Journal:
         await stop(producer)
 
     async def _count_partitions(self) -> None:
-        cluster = await self._producer.client.fetch_all_metadata()
-        changelog_count = 0
-        for topic in (*self._outputs, self._changelog):
-            partitions = cluster.partitions_for_topic(clients.full_name(self._settings, topic))
-            if not partitions:
-                raise Refused(
-                    f"{self.label}: topic {clients.full_name(self._settings, topic)} is missing: run `headrace topics create`"
-                )
-            if topic == self._changelog:
-                changelog_count = len(partitions)
-            else:
-                self.partitions[topic] = len(partitions)
-            await self._producer.partitions_for(clients.full_name(self._settings, topic))  # known before the first batch
-        if changelog_count <= self._partition:
+        names = {topic: clients.full_name(self._settings, topic) for topic in (*self._outputs, self._changelog)}
+        deadline = time.monotonic() + APPEAR_SECONDS
+        while True:
+            cluster = await self._producer.client.fetch_all_metadata()
+            self.partitions = {topic: len(cluster.partitions_for_topic(name) or ()) for topic, name in names.items()}
+            missing = [names[topic] for topic, count in self.partitions.items() if not count]
+            if not missing:
+                break
+            if time.monotonic() > deadline:
+                raise Refused(f"{self.label}: topic {missing[0]} is missing: run `headrace topics create`")
+            await asyncio.sleep(0.2)  # a topic that was just created takes a moment to be seen
+        kept = self.partitions.pop(self._changelog)
+        if kept <= self._partition:
             raise Refused(
-                f"{self.label}: topic {self._changelog} has {changelog_count} partitions, fewer than its input "
+                f"{self.label}: topic {names[self._changelog]} has {kept} partitions, fewer than its input "
                 f"{self._topic}: run `headrace topics create`"
             )
+        for name in names.values():
+            await self._producer.partitions_for(name)  # known before the first batch
 
     async def _restore(self) -> None:
         tp = TopicPartition(clients.full_name(self._settings, self._changelog), self._partition)
@@ -226,10 +229,11 @@ class _Batches:
         self._packed: dict[tuple[str, int], list[Any]] = {}
 
     def add(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> None:
+        fields = {"key": key, "value": value, "timestamp": None, "headers": list(headers)}
         builders = self._packed.setdefault((topic, partition), [])
-        if not builders or builders[-1].append(key=key, value=value, timestamp=None, headers=headers) is None:
+        if not builders or builders[-1].append(**fields) is None:
             builders.append(self._producer.create_batch())
-            builders[-1].append(key=key, value=value, timestamp=None, headers=headers)  # the first one fits, whatever its size
+            builders[-1].append(**fields)  # the first one fits, whatever its size
 
     async def send(self) -> None:
         """Submits all and waits for every acknowledgement; the first failure is raised (committing would not notice it)."""

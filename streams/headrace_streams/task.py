@@ -87,11 +87,12 @@ class PartitionTask:
         except (KafkaError, OSError) as error:
             raise Transport(f"{self.label}: {error!r}") from error
         finally:
-            self._phase = "stopped"
+            self._phase = "stopping"
             consumer, self._consumer = self._consumer, None
             if consumer is not None:
                 await stop(consumer)
             await self._journal.close()
+            self._phase = "stopped"
 
     def describe(self) -> dict[str, Any]:
         """Where it stands: phase, next offset, lag (null until the first fetch), fold time in ms, counters."""
@@ -113,7 +114,7 @@ class PartitionTask:
         return self._position.next_offset if self._phase == "running" else None
 
     def _lag(self) -> int | None:
-        if self._consumer is None:
+        if self._phase != "running":
             return None
         end = self._consumer.last_stable_offset(self._tp)
         return None if end is None else max(0, end - self._position.next_offset)

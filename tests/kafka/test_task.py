@@ -1,0 +1,301 @@
+"""One partition task on a real broker: exact, restartable, fenced, and loud where going on would be wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.admin import NewPartitions
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from headrace_schemas.codec import decode
+from headrace_schemas.events import ClockTicked, RulesActivated
+from headrace_schemas.ids import digest
+from headrace_streams import admin, clients
+from headrace_streams.driver import Produced
+from headrace_streams.journal import Fenced, Journal, Position, Refused
+from headrace_streams.settings import Settings
+from headrace_streams.stage import Record, Step
+from headrace_streams.task import PartitionTask
+from headrace_streams.topics import Topic, changelog
+from support.counting import COUNTING, CountingFold
+from support.live import (
+    assert_exact,
+    changelog_state,
+    declare,
+    outputs_of,
+    position_of,
+    publish,
+    read,
+    run_until_read,
+    until,
+)
+
+pytestmark = pytest.mark.kafka
+BODY = {"step": 1}
+
+
+def task(settings: Settings, partition: int = 0, body: Mapping[str, Any] = BODY, **options: Any) -> PartitionTask:
+    return PartitionTask(COUNTING, body, "signals", partition, settings, **options)
+
+
+def inputs(count: int, start: int = 0) -> list[tuple[bytes, bytes]]:
+    return [(f"k{n % 7}".encode(), b"explode" if n % 10 == 9 else b"x") for n in range(start, start + count)]
+
+
+def test_outputs_state_and_counters_are_the_folds(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, inputs(5000))
+        await run_until_read(task(settings))
+        position = await assert_exact(settings, COUNTING, "signals", [0], BODY)
+        assert position.counters == {"in": 5000, "counted": 4500, "dead": 500}
+        assert position.partitions == 2
+
+    asyncio.run(main())
+
+
+def test_restart_resumes_where_it_stopped(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        for start in (0, 100, 200):
+            await publish(settings, "signals", 0, inputs(100, start))
+            await run_until_read(task(settings))
+        position = await assert_exact(settings, COUNTING, "signals", [0], BODY)
+        assert position.counters["in"] == 300
+        assert len(await read(settings, "rules", 0)) == 1
+
+    asyncio.run(main())
+
+
+def test_rules_are_in_the_log_from_the_offset_on_which_they_hold(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, inputs(20))
+        await run_until_read(task(settings))
+        before = (await position_of(settings, "counting", "signals", 0)).next_offset
+        await run_until_read(task(settings, body={"step": 10}))
+        await publish(settings, "signals", 0, inputs(20))
+        await run_until_read(task(settings, body={"step": 10}))
+        await assert_exact(settings, COUNTING, "signals", [0], BODY)
+        records = await read(settings, "rules", 0)
+        rules = [event.data for event in (decode(record.value) for record in records) if isinstance(event, RulesActivated)]
+        assert [record.key for record in records] == [b"counting/signals/0"] * 2
+        assert [(rule.from_offset, rule.version, rule.digest, rule.body) for rule in rules] == [
+            (0, 1, digest({"step": 1}), {"step": 1}),
+            (before, 1, digest({"step": 10}), {"step": 10}),
+        ]
+
+    asyncio.run(main())
+
+
+def test_second_owner_fences_the_first(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        first = task(settings)
+        running = asyncio.create_task(first.run())
+        await publish(settings, "signals", 0, inputs(50))
+
+        async def read_all() -> bool:
+            return first.describe()["counters"].get("in") == 50
+
+        await until(read_all)
+        await run_until_read(task(settings))  # the new owner
+        await publish(settings, "signals", 0, inputs(50))
+        with pytest.raises(Fenced, match="counting/signals/0"):
+            await asyncio.wait_for(running, 30)
+        await run_until_read(task(settings))
+        position = await assert_exact(settings, COUNTING, "signals", [0], BODY)
+        assert position.counters["in"] == 100
+
+    asyncio.run(main())
+
+
+def test_open_transaction_of_a_dead_owner_is_settled_before_the_changelog_is_read(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, inputs(50))
+        await run_until_read(task(settings))
+        dead = Journal(settings, "counting", "signals", 0, ("rejections",))
+        await dead.open()
+        assert dead.position is not None
+        producer = dead._producer
+        await producer.begin_transaction()
+        name = clients.full_name(settings, changelog("counting", "signals").name)
+        await producer.send_and_wait(name, value=b"999", key=b"k0", partition=0)
+        await publish(settings, "signals", 0, inputs(50))
+        await run_until_read(task(settings), seconds=8)  # sooner than the transaction's own timeout
+        await assert_exact(settings, COUNTING, "signals", [0], BODY)
+        with pytest.raises(KafkaError):  # the dead one comes back: too late
+            await producer.send_and_wait(name, value=b"999", key=b"k1", partition=0)
+        await dead.close()
+        await assert_exact(settings, COUNTING, "signals", [0], BODY)
+
+    asyncio.run(main())
+
+
+def test_position_before_the_log_is_refused_never_skipped(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, inputs(20))
+        await run_until_read(task(settings))
+        position = await position_of(settings, "counting", "signals", 0)
+        await publish(settings, "signals", 0, inputs(20))
+        async with clients.connected(clients.admin(settings)) as client:
+            tp = TopicPartition(clients.full_name(settings, "signals"), 0)
+            await client.delete_records({tp: RecordsToDelete(position.next_offset + 5)})
+        with pytest.raises(Refused, match=r"position 20 is outside the log of .* \[25, 40\): 5 records were removed unread"):
+            await run_until_read(task(settings))
+        assert (await position_of(settings, "counting", "signals", 0)).next_offset == 20
+
+    asyncio.run(main())
+
+
+def test_position_beyond_the_log_is_refused(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        journal = Journal(settings, "counting", "signals", 0, ("rejections",))
+        await journal.open()
+        await journal.commit([], {}, Position(next_offset=7, partitions=2))
+        await journal.close()
+        with pytest.raises(Refused, match=r"position 7 is outside the log of .* \[0, 0\): the log has lost its end"):
+            await run_until_read(task(settings))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("topic", "goes_on"), [("signals", False), ("interactions", True)])
+def test_only_inputs_from_outside_may_grow(settings: Settings, topic: str, goes_on: bool) -> None:
+    stage = msgspec.structs.replace(COUNTING, inputs=(topic,))
+
+    async def main() -> None:
+        await declare(settings, stage)
+        await publish(settings, topic, 0, inputs(20))
+        await run_until_read(PartitionTask(stage, BODY, topic, 0, settings))
+        async with clients.connected(clients.admin(settings)) as client:
+            await client.create_partitions({clients.full_name(settings, topic): NewPartitions(3)})
+        await publish(settings, topic, 0, inputs(20))
+
+        async def grown() -> bool:
+            return (await clients.partition_counts(settings, [topic]))[topic] == 3
+
+        await until(grown)
+        if goes_on:
+            await run_until_read(PartitionTask(stage, BODY, topic, 0, settings))
+            assert (await assert_exact(settings, stage, topic, [0], BODY)).partitions == 3
+        else:
+            with pytest.raises(Refused, match="has 3 partitions, its state was made with 2"):
+                await run_until_read(PartitionTask(stage, BODY, topic, 0, settings))
+        with pytest.raises(Refused, match=r"has 2 partitions, fewer than its input .*headrace topics create"):
+            await run_until_read(PartitionTask(stage, BODY, topic, 2, settings))
+
+    asyncio.run(main())
+
+
+def test_missing_topic_says_what_to_do(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace_streams.journal.APPEAR_SECONDS", 0.5)
+    with pytest.raises(Refused, match=r"state\.counting\.signals is missing: run `headrace topics create`"):
+        asyncio.run(run_until_read(task(settings)))
+
+
+def test_large_outputs_of_one_transaction_are_packed(settings: Settings) -> None:
+    async def main() -> None:
+        journal = Journal(settings, "reward", "signals", 0, ("examples",))
+        await journal.open()
+        produced = [Produced("examples", n % 2, b"k", bytes([n]) * (n * 300_000), ()) for n in range(8)]
+        produced += [Produced("examples", 0, b"big", b"x" * 8_000_000, ())]
+        await journal.commit(produced, {"gone": None, "kept": b"1"}, Position(next_offset=1, partitions=2))
+        await journal.close()
+        for part in (0, 1):
+            found = [(record.key, record.value) for record in await read(settings, "examples", part)]
+            assert found == [(item.key, item.value) for item in produced if item.partition == part]
+
+    asyncio.run(main())
+
+
+class TickingFold(CountingFold):
+    """Waits for time to pass while a bucket is open; any tick closes it."""
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        if record.value is not None and b"clock.ticked" in record.value:
+            return Step(changes={(record.key or b"").decode(): None}, counts={"ticks": 1})
+        return super().step(state, record)
+
+    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
+        return sorted(state)
+
+
+def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings) -> None:
+    stage = msgspec.structs.replace(COUNTING, name="ticking", build=TickingFold)
+
+    async def main() -> None:
+        await declare(settings, stage)
+        await publish(settings, "signals", 1, [(b"a", b"x"), (b"b", b"x")])
+        ticking = PartitionTask(stage, BODY, "signals", 1, settings, tick_seconds=0.5)
+        running = asyncio.create_task(ticking.run())
+
+        async def ticked() -> bool:
+            return ticking.describe()["counters"].get("ticks") == 2
+
+        await until(ticked)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await assert_exact(settings, stage, "signals", [1], BODY)
+        assert await changelog_state(settings, stage, "signals", 1) == {}
+        records = (await read(settings, "signals", 1))[2:]
+        assert [record.key for record in records] == [b"a", b"b"]
+        for record in records:
+            event = decode(record.value, record.headers)
+            assert isinstance(event, ClockTicked)
+            assert event.data.bucket == record.key.decode()
+            assert dict(record.headers) == {
+                "content-type": b"application/cloudevents+json",
+                "headrace-stage": b"ticking.tick",
+            }
+
+    asyncio.run(main())
+
+
+def test_idle_position_moves_over_transaction_markers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace_streams.task.SETTLE_SECONDS", 0.2)
+
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, inputs(3))
+        async with clients.connected(clients.producer(settings, transactional_id=f"{settings.deployment}.other")) as producer:
+            for _ in range(2):
+                async with producer.transaction():
+                    await producer.send_and_wait(clients.full_name(settings, "signals"), b"x", partition=0)
+        idle = task(settings)
+        running = asyncio.create_task(idle.run())
+
+        async def settled() -> bool:
+            return (await position_of(settings, "counting", "signals", 0)).next_offset == 7  # 5 records and 2 markers
+
+        await until(settled)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await assert_exact(settings, COUNTING, "signals", [0], BODY)
+
+    asyncio.run(main())
+
+
+def test_compacted_and_tombstoned_changelog_restores_the_same_state(settings: Settings) -> None:
+    stage = msgspec.structs.replace(COUNTING, name="ticking", build=TickingFold)
+
+    async def main() -> None:
+        await admin.declare(settings, [Topic(changelog("ticking", "signals").name, "state key", compacted=True)])
+        await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"clock.ticked"), (b"b", b"x")])
+        await run_until_read(PartitionTask(stage, BODY, "signals", 0, settings))
+        await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x")])
+        await run_until_read(PartitionTask(stage, BODY, "signals", 0, settings))
+        await assert_exact(settings, stage, "signals", [0], BODY)
+        assert await changelog_state(settings, stage, "signals", 0) == {"a": b"1", "b": b"3"}
+        assert await outputs_of(settings, stage, "signals", 1) == {}
+
+    asyncio.run(main())

@@ -1,0 +1,98 @@
+"""The pure half of both drivers: addressing, provenance, limits, and what becomes of a record that a fold can't bear."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from headrace_schemas.codec import decode
+from headrace_schemas.events import RecordRejected
+from headrace_streams.driver import CARRIED_LIMIT, STATE_LIMIT, process
+from headrace_streams.partitioner import partition_for
+from headrace_streams.stage import Output, Record, Step
+from support.counting import COUNTING, CountingFold
+
+COUNTS = {"signals": 2, "rejections": 4, "dead-letters": 3}
+
+
+def record(value: bytes | None, key: bytes | None = b"k", offset: int = 7) -> Record:
+    return Record("signals", 1, offset, 1_790_000_000_000, 1_790_000_000_005, key, value, (("x", b"\x00"),))
+
+
+class Odd(CountingFold):
+    """Does what the test asks for."""
+
+    def __init__(self, step: Step | Exception, dumped: bytes = b"1") -> None:
+        super().__init__({})
+        self.answer, self.dumped = step, dumped
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def dump(self, key: str, value: Any) -> bytes:
+        return self.dumped
+
+
+def test_output_carries_key_partition_and_provenance() -> None:
+    done = process("counting", COUNTING.build({"step": 1}), {}, record(b"x"), COUNTS)
+    [produced] = done.produced
+    assert (produced.topic, produced.key, produced.partition) == ("rejections", b"k", partition_for(b"k", 4))
+    assert dict(produced.headers) == {
+        "content-type": b"application/cloudevents+json",
+        "headrace-stage": b"counting",
+        "headrace-topic": b"signals",
+        "headrace-partition": b"1",
+        "headrace-offset": b"7",
+        "headrace-ordinal": b"0",
+    }
+    assert (done.changes, done.dumped, done.counts) == ({"k": 1}, {"k": b"1"}, {"in": 1, "counted": 1})
+
+
+def test_everywhere_goes_to_each_partition_with_its_own_ordinal() -> None:
+    step = Step([Output("rejections", "k", b"a", everywhere=True), Output("rejections", "k", b"b")])
+    produced = process("odd", Odd(step), {}, record(b"x"), COUNTS).produced
+    assert [item.partition for item in produced] == [0, 1, 2, 3, partition_for(b"k", 4)]
+    assert [dict(item.headers)["headrace-ordinal"] for item in produced] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_deleted_key_is_a_tombstone() -> None:
+    done = process("odd", Odd(Step(changes={"gone": None, "kept": 1})), {"gone": 1}, record(b"x"), COUNTS)
+    assert done.dumped == {"gone": None, "kept": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("fold", "says"),
+    [
+        (Odd(RuntimeError("no idea")), "RuntimeError: no idea"),
+        (Odd(ValueError("bad text \ud800")), "ValueError: bad text ?"),
+        (Odd(Step([Output("rejections", "k", b"x" * (2 * 1024 * 1024))])), "ValueError: output to rejections has 2097152 bytes"),
+        (Odd(Step([Output("nowhere", "k", b"x")])), "KeyError"),
+        (Odd(Step([Output("rejections", "\ud800", b"x")])), "UnicodeEncodeError"),
+        (Odd(Step(changes={"big": 1}), b"x" * (STATE_LIMIT + 1)), "ValueError: state of 'big' has"),
+    ],
+    ids=["raises", "surrogate", "output over the topic's limit", "unknown topic", "bad key", "state over its limit"],
+)
+def test_stage_error_is_a_dead_letter_and_changes_nothing(fold: Odd, says: str) -> None:
+    done = process("odd", fold, {}, record(b"\x00value"), COUNTS)
+    assert (done.changes, done.dumped, done.counts) == ({}, {}, {"in": 1, "dead": 1})
+    [produced] = done.produced
+    assert (produced.topic, produced.key) == ("dead-letters", b"signals/1/7")
+    event = decode(produced.value)
+    assert isinstance(event, RecordRejected)
+    assert event.data.error.code == "stage_error"
+    assert event.data.error.message.startswith(says)
+    assert base64.b64decode(event.data.value_base64 or "") == b"\x00value"
+    assert (event.data.topic, event.data.partition, event.data.offset) == ("signals", 1, 7)
+
+
+def test_record_that_no_dead_letter_can_hold_stays_where_it_is() -> None:
+    done = process("odd", Odd(RuntimeError("no")), {}, record(b"x" * (CARRIED_LIMIT + 1)), COUNTS)
+    event = decode(done.produced[0].value)
+    assert isinstance(event, RecordRejected)
+    assert event.data.value_base64 is None
+    assert event.data.error.message.endswith(f"(record of {CARRIED_LIMIT + 3} bytes not carried)")

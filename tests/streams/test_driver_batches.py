@@ -1,0 +1,175 @@
+"""The partition task against a log in memory: wherever micro-batches end and whenever it dies, the log is the pure fold's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pytest
+from aiokafka import TopicPartition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace_streams import clients
+from headrace_streams import task as task_module
+from headrace_streams.driver import Produced, process
+from headrace_streams.journal import Position, Transport
+from headrace_streams.settings import Settings
+from headrace_streams.stage import Record
+from headrace_streams.task import PartitionTask
+from support.counting import COUNTING
+
+COUNTS = {"signals": 1, "rejections": 3, "dead-letters": 2, "rules": 1}
+
+
+class Message(NamedTuple):
+    """What the task reads of a ConsumerRecord."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Died(Exception):
+    """The end of a run: everything is read."""
+
+
+class World:
+    """The durable side: what was committed. `fates` says of each commit: fine, or died before or after it took effect."""
+
+    def __init__(self, messages: list[Message], chunks: list[int], fates: list[str]) -> None:
+        self.messages, self.chunks, self.fates = messages, chunks, fates
+        self.produced: list[Produced] = []
+        self.state: dict[str, bytes] = {}
+        self.position: Position | None = None
+
+    def journal(self, *_: Any) -> FakeJournal:
+        return FakeJournal(self)
+
+    def consumer(self, *_: Any, **__: Any) -> FakeConsumer:
+        return FakeConsumer(self)
+
+
+class FakeJournal:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.state: dict[str, bytes] = {}
+        self.position: Position | None = None
+        self.partitions = COUNTS
+
+    async def open(self) -> None:
+        self.state, self.position = dict(self.world.state), self.world.position
+
+    async def commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
+        fate = self.world.fates.pop() if self.world.fates else "fine"
+        if fate == "before":
+            raise Transport("died before")
+        self.world.produced += produced
+        for key, value in changes.items():
+            if value is None:
+                self.world.state.pop(key, None)
+            else:
+                self.world.state[key] = value
+        self.world.position = self.position = position
+        if fate == "after":
+            raise Transport("died after")
+
+    async def close(self) -> None:
+        pass
+
+
+class FakeConsumer:
+    def __init__(self, world: World) -> None:
+        self.world, self.at = world, 0
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def assign(self, tps: list[TopicPartition]) -> None:
+        pass
+
+    async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 0)
+
+    async def end_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, self.world.messages[-1].offset + 1)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self.at = offset
+
+    async def position(self, tp: TopicPartition) -> int:
+        return self.at
+
+    async def getmany(self, tp: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Message]]:
+        rest = [message for message in self.world.messages if message.offset >= self.at]
+        if not rest and timeout_ms:
+            raise Died
+        size = self.world.chunks.pop() if self.world.chunks else 3
+        got = rest[:size]
+        if got:
+            self.at = got[-1].offset + 1
+        return {tp: got} if got else {}
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Message]:
+    size = draw(st.integers(1, 30))
+    offset = 0
+    messages = []
+    for _ in range(size):
+        offset += draw(st.sampled_from([1, 1, 1, 2]))  # transaction markers take up offsets
+        key, value = draw(st.sampled_from([b"a", b"b", b"c"])), draw(st.sampled_from([b"x", b"x", b"x", b"explode"]))
+        messages.append(Message(offset, 1_790_000_000_000 + draw(st.integers(-50, 50)), key, value))
+    return messages
+
+
+def oracle(messages: list[Message]) -> tuple[list[Produced], dict[str, Any], dict[str, int], int]:
+    fold = COUNTING.build({"step": 1})
+    produced: list[Produced] = []
+    state: dict[str, Any] = {}
+    counters: dict[str, int] = {}
+    now = 0
+    for message in messages:
+        now = max(now, message.timestamp)
+        record = Record("signals", 0, message.offset, message.timestamp, now, message.key, message.value, message.headers)
+        done = process("counting", fold, state, record, COUNTS)
+        produced += done.produced
+        state.update(done.changes)
+        for name, count in done.counts.items():
+            counters[name] = counters.get(name, 0) + count
+    return produced, state, counters, now
+
+
+@given(logs(), st.lists(st.integers(0, 9)), st.lists(st.sampled_from(["fine", "fine", "before", "after"])), st.integers(1, 5))
+@settings(max_examples=150, deadline=None)
+def test_borders_and_deaths_do_not_show(messages: list[Message], chunks: list[int], fates: list[str], batch: int) -> None:
+    world = World(messages, chunks, fates)
+
+    async def run() -> None:
+        while True:
+            try:
+                await PartitionTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run()
+            except Transport:
+                continue
+            except Died:
+                return
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_module, "Journal", world.journal)
+        patch.setattr(clients, "consumer", world.consumer)
+        patch.setattr(task_module, "BATCH_RECORDS", batch)
+        asyncio.run(run())
+    produced, state, counters, now = oracle(messages)
+    assert [item for item in world.produced if item.topic != "rules"] == produced
+    assert world.state == {key: str(value).encode() for key, value in state.items()}
+    assert world.position is not None
+    assert (world.position.counters, world.position.now) == (counters, now)
+    assert world.position.next_offset == messages[-1].offset + 1
+    assert sum(item.topic == "rules" for item in world.produced) == 1
+    assert counters["in"] == counters.get("counted", 0) + counters.get("dead", 0)
