@@ -1,0 +1,85 @@
+"""Hand-made examples, members and batches for the trainer's tests: small sums, as records of the `examples` topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import (
+    Batch,
+    BatchStatistics,
+    Components,
+    Content,
+    Example,
+    Locator,
+    Member,
+    TrainingStart,
+    Weights,
+)  # fmt: skip
+from headrace_schemas.events import ExampleRewarded
+from headrace_schemas.ids import derive_id, sha256
+from headrace_schemas.inputs import Agent
+from headrace_trainer.policy import Hyperparameters
+
+BUCKET = "sums/tiny"
+HYPER = Hyperparameters(
+    r=4, alpha=8, learning_rate=2e-2, epochs=4, batch_rows=8, dropout=0.05, validation_rows=2, precision="fp32"
+)
+
+
+class Made(NamedTuple):
+    member: Member
+    value: bytes
+    example: Example
+
+
+def example(number: int, *, revision: int = 1, bucket: str = BUCKET, **changed: Any) -> Example:
+    fields: dict[str, Any] = {
+        "example_id": derive_id("example", f"i{number}"), "revision": revision, "interaction_id": f"i{number}", "bucket": bucket,
+        "artifact_type": bucket.partition("/")[0], "model": "tiny", "agent": Agent(name="adder"), "prompt_group": f"g{number}",
+        "content": Content(prompt=f"{number} + 1 ?", output="?", target=f"the sum is {number + 1}"),
+        "quality": -0.2, "reward": 0.5,
+        "components": Components(validation=0.0, feedback=0.5, difficulty=0.2, multiplier=1.3, correction=1.0),
+        "weights": Weights(balance=1.0), "contradicted": False, "voices": 1, "event_time": "2026-11-21T10:00:00Z", "train": True,
+    }  # fmt: skip
+    return Example(**{**fields, **changed})
+
+
+def record(example: Example) -> bytes:
+    event = ExampleRewarded(
+        specversion="1.0", id=derive_id("rewarded", example.example_id, example.revision), source="headrace:reward",
+        time=example.event_time, data=example,
+    )  # fmt: skip
+    return encode(event)
+
+
+def made(number: int, split: str = "train", *, offset: int | None = None, partition: int = 0, **changed: Any) -> Made:
+    """The example of a number, its record and a member that names it. `role` and `weight` go to the member."""
+    role, weight = changed.pop("role", "train"), changed.pop("weight", 1.0)
+    whole = example(number, **changed)
+    value = record(whole)
+    locator = Locator(topic="examples", partition=partition, offset=number if offset is None else offset)
+    member = Member(
+        example_id=whole.example_id, revision=whole.revision, sha256=sha256(value), role=role, weight=weight, difficulty=0.2,
+        split=split, locator=locator,
+    )  # type: ignore[arg-type]  # fmt: skip
+    return Made(member, value, whole)
+
+
+def batch(members: Iterable[Member], tests: Iterable[Member] = (), *, bucket: str = BUCKET, name: str = "b1") -> Batch:
+    listed = list(members)
+    artifact_type, _, base = bucket.partition("/")
+    return Batch(
+        batch_id=derive_id("batch", name), bucket=bucket, artifact_type=artifact_type, base=base, cause="target", target=16.0,
+        members=listed, test_pool=list(tests), policy_digests={"curate": sha256(b"curate")},
+        statistics=BatchStatistics(examples=len(listed), negatives=0, effective_size=float(len(listed)), mean_reward=0.5),
+    )  # fmt: skip
+
+
+def start(batch: Batch, **changed: Any) -> TrainingStart:
+    fields: dict[str, Any] = {
+        "run_id": derive_id("run", batch.batch_id), "batch_id": batch.batch_id, "bucket": batch.bucket, "base": batch.base,
+        "seed": 7, "method": "lora", "hyperparameters": HYPER.model_dump(mode="json"), "rehearsal": [], "policy_digests": {},
+    }  # fmt: skip
+    return TrainingStart(**{**fields, **changed})

@@ -1,0 +1,126 @@
+"""Intervals, wins and requirements are what they say, and an adapter is compared with what is served."""
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headrace_trainer import adapters
+from headrace_trainer.base import Base, load_base
+from headrace_trainer.evaluate import INCUMBENT, bootstrap, evaluate, generate, serving, sign_test
+from headrace_trainer.grader import Grader
+from headrace_trainer.loop import row_losses, train
+from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
+from headrace_trainer.rows import Lesson, row_of
+from support import lessons
+
+POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
+
+
+def held_out(base: Base, numbers: range) -> list[Lesson]:
+    examples = [lessons.example(number) for number in numbers]
+    return [Lesson(row_of(base.tokenizer, example, 1.0, 200), example) for example in examples]
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(1)
+    hits = 0
+    for number in range(200):
+        interval = bootstrap(draw.normal(0.3, 1.0, 60).tolist(), 500, number)
+        assert interval.low <= interval.value <= interval.high
+        hits += interval.low <= 0.3 <= interval.high
+    assert 180 <= hits <= 200  # 95 % of 200 is 190
+    assert bootstrap([2.0, 2.0], 100, 0) == (2.0, 2.0, 2.0)
+    assert bootstrap([1.0, 2.0, 4.0], 300, 9) == bootstrap([1.0, 2.0, 4.0], 300, 9)
+    with pytest.raises(ValueError, match="no rows"):
+        bootstrap([], 100, 0)
+
+
+def test_the_sign_test() -> None:
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(5, 0) == 1 / 32
+    assert sign_test(0, 5) == 1.0
+    assert sign_test(8, 2) == pytest.approx((45 + 10 + 1) / 1024)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = load_base(str(tiny_base))
+    model, _ = adapters.attach(base.model, lessons.HYPER, 3)
+    rows = [test.row for test in held_out(base, range(40))]
+    train(model, base, rows, [], lessons.HYPER, seed=3, precision="fp32")
+    return adapters.save(model, tmp_path_factory.mktemp("trained") / "adapter")
+
+
+def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    tests = held_out(base, range(50, 80))
+    plain = row_losses(base.model, [test.row for test in tests], base, 8192, "fp32")
+    model = adapters.load(base.model, trained)
+    asked = [
+        RequirementPolicy(name="good", metric="loss", target=1e9, direction="at_most"),
+        RequirementPolicy(name="gains", metric="loss_gain", target=50.0),
+        RequirementPolicy(name="works", metric="success", target=0.5),
+    ]
+    report = evaluate(model, base, tests, policy=POLICY, requirements=asked)
+    assert report.incumbent["loss"].value == pytest.approx(sum(plain) / 30, rel=1e-6)
+    assert report.comparison.loss_gain.low > 0
+    assert report.comparison.n == report.candidate["loss"].n == 30
+    gain = report.incumbent["loss"].value - report.candidate["loss"].value
+    assert report.comparison.loss_gain.value == pytest.approx(gain, rel=1e-6)
+    assert report.candidate["perplexity"].value == pytest.approx(math.exp(report.candidate["loss"].value))
+    assert [(met.satisfied, met.current) for met in report.requirements] == [
+        (True, report.candidate["loss"].value),
+        (False, report.comparison.loss_gain.value),
+        (False, None),
+    ]
+    adapters.add(model, trained, INCUMBENT)
+    again = evaluate(model, base, tests, policy=POLICY)
+    assert again.comparison.loss_gain.value == 0
+    assert again.incumbent == again.candidate == report.candidate
+
+
+def test_generation_is_asked_only_for_what_may_pass(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    tests = held_out(base, range(50, 80))
+    model = adapters.load(base.model, trained)
+    grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
+    with Grader(grader) as judge:
+        passed = evaluate(model, base, tests, policy=POLICY, grader=judge)
+        adapters.add(model, trained, INCUMBENT)
+        same = evaluate(model, base, tests, policy=POLICY, grader=judge)
+    assert (passed.comparison.wins, passed.comparison.losses, passed.comparison.ties) == (0, 0, 30)
+    assert passed.comparison.p_value == 1.0
+    assert (passed.candidate["success"].value, passed.candidate["score"].value) == (1.0, 70.0)
+    assert same.comparison.wins is None  # no gain in loss: nothing was generated
+    assert "success" not in same.candidate
+
+
+def test_batched_answers_are_those_of_one_at_a_time(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    rows = [test.row for test in held_out(base, range(95, 109))]
+    random.Random(3).shuffle(rows)
+    model = adapters.load(base.model, trained)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with serving(model, "default"):
+        batched = generate(model, rows, base, POLICY, "fp32")
+    single = [generate(model, [row], base, POLICY.model_copy(update={"max_new_tokens": 24}), "fp32")[0] for row in rows]
+    assert [text[:12] for text in batched] == [text[:12] for text in single]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6)
+
+
+def test_without_tests_nothing_is_measured(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    report = evaluate(
+        adapters.load(base.model, trained),
+        base,
+        [],
+        policy=POLICY,
+        requirements=[RequirementPolicy(name="a", metric="loss", target=1)],
+    )
+    assert (report.candidate, report.incumbent, report.comparison.n) == ({}, {}, 0)
+    assert not report.requirements[0].satisfied

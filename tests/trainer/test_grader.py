@@ -1,0 +1,63 @@
+"""A grader may loop, eat memory, crash or lie: it costs that row, and the next row is graded as if nothing had been."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from headrace_trainer.grader import Grader, GraderMissing
+from headrace_trainer.policy import GraderPolicy
+from support import lessons
+
+EXAMPLE = lessons.example(1)
+
+
+def policy(function: str, **changed: object) -> GraderPolicy:
+    return GraderPolicy.model_validate({"name": f"support.graders:{function}", "seconds": 0.5, **changed})
+
+
+def test_it_grades_with_options_and_may_print() -> None:
+    with Grader(policy("same", options={"loud": True})) as grader:
+        assert grader.grade("the sum is 2", EXAMPLE).value == 100.0
+        assert grader.grade("the sum is 3", EXAMPLE) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("loops", "no answer within 0.5 s"),
+        ("sleeps_in_c", "no answer within 0.5 s"),
+        ("eats", "MemoryError"),
+        ("crashes", "SIGSEGV"),
+        ("leaves", "exit code 3"),
+        ("raises", "ValueError: no such table"),
+        ("lies", "grade 120.0 is outside 0-100"),
+        ("is_nan", "grade nan is outside 0-100"),
+    ],
+)
+def test_what_goes_wrong_costs_one_row(function: str, reason: str) -> None:
+    with Grader(policy(function, memory_mb=200)) as grader:
+        began = time.monotonic()
+        grade = grader.grade("bad", EXAMPLE)
+        assert time.monotonic() - began < 20
+        assert grade.value == 0.0
+        assert grade.reason is not None
+        assert reason in grade.reason
+        assert grader.grade("good", EXAMPLE) == (50.0, None)
+
+
+def test_a_grader_that_is_not_there_is_named() -> None:
+    with pytest.raises(GraderMissing, match="'sql-of-nobody' is not installed"):
+        Grader(policy("x").model_copy(update={"name": "sql-of-nobody"}))
+    with Grader(policy("nothing_of_that_name")) as grader, pytest.raises(GraderMissing, match="nothing_of_that_name"):
+        grader.grade("x", EXAMPLE)
+
+
+def test_nothing_is_left_running() -> None:
+    with Grader(policy("forks")) as grader:
+        pid = int(grader.grade("bad", EXAMPLE).value * 1_000_000)
+    deadline = time.monotonic() + 10
+    status = Path(f"/proc/{pid}/stat")
+    while status.exists() and status.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,160 @@
+"""A job is a function of its pins and members: the same bytes in any process, killed or not, and a clear failure otherwise."""
+
+import asyncio
+import fcntl
+import os
+import pickle
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headrace_schemas.ids import sha256
+from headrace_streams.store import Store
+from headrace_trainer import adapters
+from headrace_trainer.adapters import AdapterInvalid
+from headrace_trainer.job import JobResult, JobSpec, run
+from headrace_trainer.loop import Moment
+from headrace_trainer.policy import GraderPolicy, RequirementPolicy
+from headrace_trainer.process import JobFailed, JobProcess
+from headrace_trainer.rows import MemberRefused
+from support import lessons
+
+TRAIN = [lessons.made(number) for number in range(24)]
+WATCH = [lessons.made(number, "validation") for number in range(30, 34)]
+TESTS = [lessons.made(number, "test") for number in range(40, 72)]
+EARLIER = [lessons.made(number) for number in range(80, 86)]
+BATCH = lessons.batch([made.member for made in (*TRAIN, *WATCH)], [made.member for made in TESTS])
+VALUES = {(made.member.example_id, made.member.revision): made.value for made in (*TRAIN, *WATCH, *TESTS, *EARLIER)}
+
+
+@pytest.fixture
+def spec(tiny_base: Path, tmp_path: Path) -> JobSpec:
+    start = lessons.start(BATCH, rehearsal=[made.member for made in EARLIER])
+    return JobSpec(start, BATCH, str(tiny_base), VALUES, tmp_path / "run", threads=1, checkpoint_seconds=0.0)
+
+
+def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[Moment]]:
+    """Result and moments of a job in its own process; killed when it tells of step `kill_at`."""
+
+    async def follow() -> tuple[JobResult | None, list[Moment]]:
+        moments = []
+        async for event in JobProcess(spec).events():
+            if isinstance(event, JobResult):
+                return event, moments
+            moments.append(event)
+            if kill_at is not None and event.step >= kill_at:
+                return None, moments
+        raise AssertionError("a job ended without a result")
+
+    return asyncio.run(follow())
+
+
+def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    here = run(spec)
+    there, moments = in_process(replace(spec, folder=tmp_path / "other"))
+    assert there is not None
+    killed = replace(spec, folder=tmp_path / "killed")
+    assert in_process(killed, kill_at=1)[0] is None
+    resumed, _ = in_process(killed)
+    assert resumed is not None
+    digests = {store.put(result.folder).digest for result in (here, there, resumed)}
+    assert len(digests) == 1
+    assert here.report == there.report == resumed.report
+    assert (here.rows, here.warm) == (30, False)
+    assert here.report.comparison.loss_gain.low > 0
+    assert {moment.phase for moment in moments} >= {"training", "validation", "evaluation"}
+    other = run(replace(spec, start=lessons.start(BATCH, seed=8), folder=tmp_path / "seed"))
+    assert store.put(other.folder).digest not in digests
+
+
+def test_it_goes_on_from_what_is_served_unless_the_shape_changed(spec: JobSpec, tmp_path: Path) -> None:
+    first = run(spec)
+    more = replace(spec, parent=first.folder, folder=tmp_path / "second", start=lessons.start(BATCH, run_id="r2"))
+    second = run(more)
+    assert second.warm
+    assert second.report.incumbent["loss"] == first.report.candidate["loss"]
+    assert second.report.candidate["loss"].value < first.report.candidate["loss"].value
+    wider = lessons.HYPER.model_copy(update={"r": 6}).model_dump(mode="json")
+    anew = run(replace(more, start=lessons.start(BATCH, hyperparameters=wider, run_id="r3"), folder=tmp_path / "third"))
+    assert not anew.warm
+    assert anew.report.incumbent["loss"] == first.report.candidate["loss"]
+
+
+def test_an_adapter_is_evaluated_without_training(spec: JobSpec, tmp_path: Path) -> None:
+    first = run(spec)
+    again = run(replace(spec, candidate=first.folder, folder=tmp_path / "again"))
+    assert again.report == first.report
+    assert again.trained is None
+
+
+def test_success_and_requirements(spec: JobSpec) -> None:
+    grader = GraderPolicy(name="support.graders:always", options={"grade": 80})
+    wanted = [RequirementPolicy(name="works", metric="success", target=0.9)]
+    result = run(replace(spec, grader=grader, requirements=wanted))
+    assert result.report.candidate["success"].value == 1.0
+    assert result.report.requirements[0].satisfied
+    assert result.report.comparison.ties == 32
+
+
+def test_a_wrong_member_is_refused_by_name(spec: JobSpec) -> None:
+    name = (TRAIN[3].member.example_id, 1)
+    wrong = replace(spec, values={**VALUES, name: TRAIN[4].value})
+    with pytest.raises(MemberRefused, match=sha256(TRAIN[4].value)):
+        run(wrong)
+    with pytest.raises(JobFailed, match=f"MemberRefused: member {name[0]}"):
+        in_process(wrong)
+
+
+def test_failures_say_what_is_wrong(spec: JobSpec, tmp_path: Path) -> None:
+    with pytest.raises(JobFailed, match=r"BaseMissing: .*no-such-base"):
+        in_process(replace(spec, weights=str(tmp_path / "no-such-base")))
+    (tmp_path / "bad").mkdir()
+    with pytest.raises(AdapterInvalid, match=r"adapter_config\.json"):
+        run(replace(spec, parent=tmp_path / "bad"))
+
+
+ORPHAN = """
+import asyncio, pickle, sys
+from headrace_trainer.process import JobProcess
+
+async def follow():
+    async for event in JobProcess(pickle.load(open(sys.argv[1], "rb"))).events():
+        pass
+
+if __name__ == "__main__":
+    asyncio.run(follow())
+"""
+
+
+def test_a_job_dies_with_its_trainer(spec: JobSpec, tmp_path: Path) -> None:
+    endless = lessons.HYPER.model_copy(update={"steps": 20_000}).model_dump(mode="json")
+    (tmp_path / "spec").write_bytes(pickle.dumps(replace(spec, start=lessons.start(BATCH, hyperparameters=endless))))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    trainer = subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path / "spec")], env=environment)
+    deadline = time.monotonic() + 60
+    while not (spec.folder / "checkpoint.safetensors").exists():
+        assert time.monotonic() < deadline
+        assert trainer.poll() is None
+        time.sleep(0.02)
+    trainer.kill()
+    trainer.wait()
+    with open(spec.folder / "lock") as file:
+        while True:  # the job holds the lock as long as it lives
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+
+def test_saved_files_name_no_machine(spec: JobSpec) -> None:
+    config = adapters.config_of(run(spec).folder)
+    assert config["base_model_name_or_path"] is None
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert "peft_version" not in config

@@ -1,0 +1,127 @@
+"""Members become rows only when the record is the one that the manifest names; rehearsal takes what still holds."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from headrace_schemas.derived import Content
+from headrace_schemas.ids import sha256
+from headrace_schemas.inputs import ContextItem, Message, TextPart, Tool
+from headrace_trainer.rendering import render
+from headrace_trainer.rows import MemberRefused, Newest, rehearsal_rows, row_of, to_learn, to_watch, verify
+from support import lessons
+
+
+def test_a_member_is_what_the_manifest_says() -> None:
+    one, other = lessons.made(1), lessons.made(2)
+    assert verify(one.member, one.value) == one.example
+    with pytest.raises(MemberRefused, match=f"{one.member.example_id} revision 1 at examples/0/1.*{sha256(other.value)}"):
+        verify(one.member, other.value)
+    with pytest.raises(MemberRefused, match="no such record"):
+        verify(one.member, None)
+
+
+def test_a_record_that_is_no_such_example_is_refused() -> None:
+    one, two = lessons.made(1), lessons.made(1, revision=2)
+    wrong = type(one.member)(**{**{f: getattr(one.member, f) for f in one.member.__struct_fields__}, "sha256": sha256(two.value)})
+    with pytest.raises(MemberRefused, match="another's"):
+        verify(wrong, two.value)
+
+
+def test_roles_and_splits() -> None:
+    members = [
+        lessons.made(1).member,
+        lessons.made(2, role="negative").member,
+        lessons.made(3, "validation").member,
+        lessons.made(4, "test").member,
+        lessons.made(5, weight=0.0).member,
+    ]
+    assert to_learn(members) == members[:1]
+    assert to_watch(members) == members[2:3]
+
+
+def test_rendering_with_a_template(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    content = Content(prompt="two?", output="", target="2", context=[ContextItem(content="one is 1"), ContextItem(content="x")])
+    assert render(tokenizer, content) == (
+        "<|im_start|>user\none is 1\n\nx\n\ntwo?<|im_end|>\n<|im_start|>assistant\n",
+        "2<|im_end|>",
+    )
+    chat = Content(
+        prompt=[
+            Message(role="system", content="be short"),
+            Message(role="user", content=[TextPart(text="two"), TextPart(text="?")]),
+        ],
+        output="",
+        target=Message(role="assistant", content="2"),
+        tools=[Tool(name="add", parameters={"type": "object"})],
+    )
+    prompt, completion = render(tokenizer, chat)
+    assert prompt == "<|im_start|>system\nbe short<|im_end|>\n<|im_start|>user\ntwo?<|im_end|>\n<|im_start|>assistant\n"
+    assert completion == "2<|im_end|>"
+
+
+def test_rendering_without_a_template(plain_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(plain_base)
+    assert render(tokenizer, Content(prompt="two?", output="", target="2")) == ("two?\n", "2<|im_end|>")
+    chat = Content(prompt=[Message(role="system", content="a"), Message(role="user", content="b")], output="", target="2")
+    assert render(tokenizer, chat).prompt == "system: a\n\nuser: b\n"
+
+
+def test_a_target_that_holds_the_end_token_is_cut_there(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    assert render(tokenizer, Content(prompt="a", output="", target="b<|im_end|>c")).completion == "b<|im_end|>"
+
+
+@given(prompt=st.text(min_size=1, max_size=80), target=st.text(min_size=1, max_size=80), limit=st.integers(8, 60))
+def test_rows_hold_their_limit_and_keep_the_end_of_the_prompt(plain_base: Path, prompt: str, target: str, limit: int) -> None:
+    tokenizer = _tokenizer(plain_base)
+    example = lessons.example(1, content=Content(prompt=prompt, output="", target=target))
+    whole, row = row_of(tokenizer, example, 1.0, 10**6), row_of(tokenizer, example, 1.0, limit)
+    assert row.length <= limit
+    assert row.prompt
+    assert whole.prompt[-len(row.prompt) :] == row.prompt
+    assert whole.completion[: len(row.completion)] == row.completion
+    assert (row.prompt, row.completion) == (whole.prompt, whole.completion) or row.length == limit
+
+
+_CACHE: dict[Path, object] = {}
+
+
+def _tokenizer(folder: Path) -> object:
+    if folder not in _CACHE:
+        _CACHE[folder] = AutoTokenizer.from_pretrained(folder)
+    return _CACHE[folder]
+
+
+def test_rehearsal_is_a_share_of_all_rows_and_the_same_for_anybody() -> None:
+    batch = lessons.batch(lessons.made(number).member for number in range(30))
+    pool = [lessons.made(number).member for number in range(20, 90)]
+    rows = rehearsal_rows(batch, pool, 0.25)
+    assert len(rows) == 10  # a quarter of 40
+    assert rows == rehearsal_rows(batch, pool[::-1], 0.25)
+    assert not {row.example_id for row in rows} & {member.example_id for member in batch.members}
+    assert rehearsal_rows(batch, pool, 0.0) == []
+    assert len(rehearsal_rows(batch, pool, 0.9)) == 60  # no more than there are
+    whole = rehearsal_rows(batch, pool[20:], 0.25, whole=pool[10:20])
+    assert {member.example_id for member in pool[10:20]} <= {row.example_id for row in whole}
+    assert len(whole) == 10 + round(40 / 3)
+
+
+def test_rehearsal_follows_revisions_and_leaves_out_what_was_withdrawn() -> None:
+    newest = Newest()
+    old = [lessons.made(number) for number in range(5)]
+    for made in old:
+        newest.saw(made.example, made.member.sha256, made.member.locator.offset)
+    better = lessons.made(1, revision=2, offset=77)
+    newest.saw(better.example, better.member.sha256, 77)
+    newest.withdrew(old[2].example.example_id)
+    newest.saw(old[2].example, old[2].member.sha256, 90)  # a late repeat brings nothing back
+    worse = lessons.made(3, revision=2, reward=-0.4)
+    newest.saw(worse.example, worse.member.sha256, 91)
+    private = lessons.made(4, revision=2, train=False)
+    newest.saw(private.example, private.member.sha256, 92)
+    assert newest.current([made.member for made in old]) == [old[0].member, better.member]

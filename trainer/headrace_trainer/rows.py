@@ -1,0 +1,137 @@
+"""Which rows a run uses, and how a record becomes one: members verified by digest, rehearsal from earlier batches. Knows no
+Kafka; tokens come from the base's tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from headrace_schemas.codec import DecodeError, decode
+from headrace_schemas.derived import Batch, Example, Member
+from headrace_schemas.events import ExampleRewarded
+from headrace_schemas.ids import derive_id, sha256
+from headrace_trainer.base import Row
+from headrace_trainer.rendering import render
+
+Name = tuple[str, int]  # example id and revision
+
+
+class MemberRefused(Exception):
+    """A record that is not the one that the manifest names, or that cannot be learnt from."""
+
+
+class Lesson(NamedTuple):
+    """A row together with the example it was made from."""
+
+    row: Row
+    example: Example
+
+
+def name_of(member: Member) -> Name:
+    return member.example_id, member.revision
+
+
+def verify(member: Member, value: bytes | None) -> Example:
+    """The example of `member` out of the record found at its locator. MemberRefused unless it is that very record."""
+    place = f"{member.locator.topic}/{member.locator.partition}/{member.locator.offset}"
+    named = f"member {member.example_id} revision {member.revision} at {place}"
+    if value is None:
+        raise MemberRefused(f"{named}: there is no such record")
+    if (found := sha256(value)) != member.sha256:
+        raise MemberRefused(f"{named}: the record is {found}, the manifest says {member.sha256}")
+    try:
+        event = decode(value)
+    except DecodeError as error:
+        raise MemberRefused(f"{named}: {error}") from error
+    if not isinstance(event, ExampleRewarded) or (event.data.example_id, event.data.revision) != name_of(member):
+        raise MemberRefused(f"{named}: the record is another's")
+    return event.data
+
+
+def to_learn(members: Iterable[Member]) -> list[Member]:
+    """Members whose target is learnt from: role train, split train, a weight above zero."""
+    return [member for member in members if member.role == "train" and member.split == "train" and member.weight > 0]
+
+
+def to_watch(members: Iterable[Member]) -> list[Member]:
+    """Members that early stopping looks at: role train, split validation."""
+    return [member for member in members if member.role == "train" and member.split == "validation"]
+
+
+def lessons(tokenizer: Any, members: Iterable[Member], values: Mapping[Name, bytes], max_tokens: int) -> list[Lesson]:
+    """Verified and tokenised, in the order of `members`."""
+    made = []
+    for member in members:
+        example = verify(member, values.get(name_of(member)))
+        made.append(Lesson(row_of(tokenizer, example, member.weight, max_tokens), example))
+    return made
+
+
+def row_of(tokenizer: Any, example: Example, weight: float, max_tokens: int) -> Row:
+    """Prompt and completion are tokenised apart, as generation will meet them. Of a row over `max_tokens` the head of the
+    prompt goes first, then the end of the completion; at least one token of the prompt stays."""
+    text = render(tokenizer, example.content)
+    prompt = tokenizer(text.prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    if not tokenizer.chat_template and prompt and prompt[-1] == tokenizer.eos_token_id:
+        prompt = prompt[:-1]  # some tokenizers end every text
+    completion = tokenizer(text.completion, add_special_tokens=False)["input_ids"][: max_tokens - 1]
+    if not prompt or not completion:
+        raise MemberRefused(f"member {example.example_id} revision {example.revision}: its prompt or target has no tokens")
+    return Row(example.example_id, tuple(prompt[-(max_tokens - len(completion)) :]), tuple(completion), weight)
+
+
+def rehearsal_rows(batch: Batch, pool: Sequence[Member], share: float, whole: Sequence[Member] = ()) -> list[Member]:
+    """Rows of earlier batches to train on again: all of `whole`, and of `pool` so many that they make `share` of all rows.
+
+    Chosen by a digest of batch and example, so that anybody chooses the same; rows that are in the batch anyway are left out.
+    """
+    present = {member.example_id for member in batch.members}
+    chosen = {member.example_id: member for member in to_learn(whole) if member.example_id not in present}
+    rows = len(to_learn(batch.members)) + len(chosen)
+    wanted = round(rows * share / (1 - share))
+    rest = [member for member in to_learn(pool) if member.example_id not in present and member.example_id not in chosen]
+    rest.sort(key=lambda member: derive_id("rehearsal", batch.batch_id, member.example_id))
+    return sorted([*chosen.values(), *rest[:wanted]], key=lambda member: member.example_id)
+
+
+class Newest:
+    """What `examples` says now of every example it saw, in the order of offsets: the newest revision, or withdrawn.
+
+    Feed it every record of a bucket's partition; `current` turns the members of an old batch into rows for today.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Standing | None] = {}
+
+    def saw(self, example: Example, digest: str, offset: int) -> None:
+        old = self._known.get(example.example_id)
+        if old is None and example.example_id in self._known:
+            return  # withdrawn is for ever
+        if old is None or example.revision > old.revision:
+            learnable = example.train and example.reward > 0
+            self._known[example.example_id] = _Standing(example.revision, digest, offset, learnable)
+
+    def withdrew(self, example_id: str) -> None:
+        self._known[example_id] = None
+
+    def current(self, members: Iterable[Member]) -> list[Member]:
+        """Members at their newest revision (weight and split stay); without those withdrawn, not to be trained on or not good."""
+        found: dict[str, Member] = {}
+        for member in members:
+            standing = self._known.get(member.example_id)
+            if standing is None or not standing.learnable:
+                continue
+            locator = type(member.locator)(topic=member.locator.topic, partition=member.locator.partition, offset=standing.offset)
+            found[member.example_id] = Member(
+                example_id=member.example_id, revision=standing.revision, sha256=standing.digest, role=member.role,
+                weight=member.weight, difficulty=member.difficulty, split=member.split, locator=locator,
+            )  # fmt: skip
+        return list(found.values())
+
+
+class _Standing(NamedTuple):
+    revision: int
+    digest: str
+    offset: int
+    learnable: bool
