@@ -18,7 +18,7 @@ from headrace_schemas.codec import decode_input
 from headrace_schemas.faults import DecodeError
 
 InvalidEvent = DecodeError
-"""What was said breaks the contract and was not accepted: the very error (code, field, message) that the other end would raise."""
+"""What was said breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
 
 
 class Call(NamedTuple):
