@@ -107,8 +107,8 @@ def admin(settings: Settings, **options: Any) -> AIOKafkaAdminClient:
 
 
 @asynccontextmanager
-async def connected(client: Client, *, within: float = DEADLINE) -> AsyncIterator[Client]:
-    """Starts `client`, waiting `within` seconds for the broker, and closes it. Raises BrokerUnavailable."""
+async def connected(client: Client, *, within: float | None = None) -> AsyncIterator[Client]:
+    """Starts `client`, waiting `within` (default: DEADLINE) seconds for the broker, and closes it. Raises BrokerUnavailable."""
     await start(client, within=within)
     try:
         yield client
@@ -116,8 +116,9 @@ async def connected(client: Client, *, within: float = DEADLINE) -> AsyncIterato
         await close(client)
 
 
-async def start(client: Client, *, within: float = DEADLINE) -> None:
+async def start(client: Client, *, within: float | None = None) -> None:
     """Starts `client`, retrying until `within` seconds are over; then it is closed and BrokerUnavailable raised."""
+    within = DEADLINE if within is None else within
     reason: BaseException | None = None
     try:
         async with asyncio.timeout(within):
@@ -136,7 +137,14 @@ async def start(client: Client, *, within: float = DEADLINE) -> None:
         await close(client)
         raise
     await close(client)
-    raise BrokerUnavailable(f"no broker answers within {within:g} s: {reason or 'no reply'}") from reason
+    cause = "" if reason is None or "bootstrap from" in str(reason) else f" ({reason})"  # that one only repeats the address
+    where = _address(client)
+    raise BrokerUnavailable(f"no broker answers at {where} in {within:g} s{cause}: check --bootstrap and security") from reason
+
+
+def _address(client: Any) -> str:
+    inner = getattr(client, "_client", None) or client.client
+    return ",".join(f"{host}:{port}" for host, port, _family in inner.hosts)
 
 
 async def close(client: Client) -> None:

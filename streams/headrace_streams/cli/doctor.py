@@ -95,7 +95,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     from headrace_streams import admin, clients
 
     async def cluster() -> int:
-        async with clients.connected(clients.admin(settings), within=5) as client:
+        async with clients.connected(clients.admin(settings)) as client:
             return len((await client.describe_cluster())["brokers"])
 
     try:

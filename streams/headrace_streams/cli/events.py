@@ -42,7 +42,7 @@ def publish(settings: Settings, as_json: bool, files: tuple[str, ...], outbox: P
     All lines are validated first; when one is invalid, each such line is named, nothing is sent and the exit code is 1.
     """
     if not files and outbox is None:
-        raise CliError(USAGE, "headrace publish: give a FILE, - for standard input, or --outbox DB")
+        raise CliError(USAGE, "give a FILE, - for standard input, or --outbox DB")
     counts: dict[str, int] = {}
     with contextlib.ExitStack() as stack:
         inputs = [(name, stack.enter_context(_open(name))) for name in files]

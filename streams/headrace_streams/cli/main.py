@@ -32,7 +32,9 @@ COMMANDS: dict[str, Command] = {
     "publish": Command(f"{_STREAMS}.events:publish", "", "Validate and send events from JSON lines."),
     "tail": Command(f"{_STREAMS}.events:tail", "", "Print events as they come."),
     "status": Command("headrace_processors.commands:status", "worker", "Every stage's lag and counts, buckets, releases."),
-    "replay": Command("headrace_processors.commands:replay", "worker", "Verify the log against its stages, or rebuild from signals."),
+    "replay": Command(
+        "headrace_processors.commands:replay", "worker", "Verify what the stages wrote, or rebuild it from signals."
+    ),
     "dataset": Command("headrace_processors.commands:dataset", "worker", "Write a bucket's training data to files."),
     "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
     "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version in the foreground."),

@@ -1,0 +1,181 @@
+"""The command around the commands: help, exit codes, one-line errors, what is loaded when. No broker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from headrace_streams.broker import KafkaFailed
+from headrace_streams.cli import main
+from headrace_streams.cli.common import CliError, fail
+from headrace_streams.cli.main import COMMANDS, Command, invoke
+from headrace_streams.clients import BrokerUnavailable
+from headrace_streams.jars import MissingLibrary, MissingPiece
+from headrace_streams.settings import SettingsError
+
+NOBODY = ["--bootstrap", "127.0.0.1:1"]
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADRACE_DATA_DIR", str(tmp_path / "data"))
+
+
+def _leaves(name: str, command: click.Command) -> list[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        return [leaf for child, inner in command.commands.items() for leaf in _leaves(f"{name} {child}", inner)]
+    return [(name, command)]
+
+
+def test_help_names_every_command_and_loads_none() -> None:
+    code = (
+        "import sys; from headrace_streams.cli.main import invoke; invoke(['--help']); "
+        "sys.exit(', '.join({'aiokafka', 'pydantic', 'torch', 'faust', 'duckdb', 'msgspec'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = [
+        line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.startswith("  ") and line[2] != " "
+    ]
+    assert listed == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_exists_and_takes_the_common_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke([name, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"Usage: headrace {name}")
+    command = main.headrace.get_command(click.Context(main.headrace), name)
+    assert command is not None
+    for leaf_name, leaf in _leaves(name, command):
+        options = {option for parameter in leaf.params for option in parameter.opts}
+        assert {"--bootstrap", "--deployment", "--config"} <= options, leaf_name
+        assert leaf.help, leaf_name
+
+
+def test_a_missing_library_is_exit_2_with_the_pip_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "needy.py").write_text("import a_library_that_nobody_has\n")
+    (tmp_path / "lazy.py").write_text("import click\n@click.command()\ndef lazy():\n    import a_library_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(COMMANDS, "needy", Command("needy:command", "trainer", "."))
+    monkeypatch.setitem(COMMANDS, "lazy", Command("lazy:lazy", "worker", "."))
+    for name, extra in (("needy", "trainer"), ("lazy", "worker")):
+        assert invoke([name]) == 2
+        said = f"headrace {name} needs a_library_that_nobody_has, which is not installed: pip install 'headrace[{extra}]'\n"
+        assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CliError(1, "no"), 1),
+        (SettingsError("x"), 2),
+        (MissingLibrary("x"), 2),
+        (MissingPiece("x"), 3),
+        (BrokerUnavailable("x"), 3),
+        (KafkaFailed("x"), 4),
+        (FileNotFoundError(2, "No such file", "f"), 4),
+        (ZeroDivisionError("x"), None),
+    ],
+)
+def test_each_error_has_its_exit_code(error: Exception, code: int | None) -> None:
+    known = fail(error)
+    assert (known[0] if known else None) == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nonsense"], 2, "headrace: No such command 'nonsense'; see headrace --help"),
+        (["tail"], 2, "Missing argument 'TOPIC...'; see headrace tail --help"),
+        (["topics", "create", "--partitions", "0"], 2, "'--partitions': 0 is not in the range"),
+        (["config", "--bootstrap", "x"], 2, "bootstrap = 'x' (from --bootstrap): 'x' is not host:port"),
+        (["config", "--config", "none.toml"], 2, "none.toml"),
+        (["publish"], 2, "give a FILE, - for standard input, or --outbox DB"),
+        (["tail", "signals", "--from", "yesterday", *NOBODY], 2, "--from = 'yesterday'"),
+        (["kafka", "status"], 1, ""),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+) -> None:
+    assert invoke(arguments) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == bool(said)
+
+
+def test_a_bug_is_exit_4_on_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "buggy.py").write_text("import click\n@click.command()\ndef command():\n    raise ZeroDivisionError('a\\nb')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(COMMANDS, "buggy", Command("buggy:command", "", "."))
+    assert invoke(["buggy"]) == 4
+    assert capsys.readouterr().err == "headrace: ZeroDivisionError: a b (HEADRACE_DEBUG=1 shows where)\n"
+
+
+def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "stopped.py").write_text("import click\n@click.command()\ndef command():\n    raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(COMMANDS, "stopped", Command("stopped:command", "", "."))
+    assert invoke(["stopped"]) == 130
+
+
+def test_an_unreachable_broker_is_exit_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("headrace_streams.clients.DEADLINE", 0.3)
+    assert invoke(["topics", "check", *NOBODY]) == 3
+    assert "no broker answers at 127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_config_prints_values_with_origins_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_SECURITY_SASL_PASSWORD", "hush")
+    assert invoke(["config", "--json", "--deployment", "d"]) == 0
+    text = capsys.readouterr().out
+    rows = json.loads(text)
+    assert rows["deployment"] == {"value": "d", "origin": "--deployment"}
+    assert rows["security.sasl_password"] == {"value": "**********", "origin": "HEADRACE_SECURITY_SASL_PASSWORD"}
+    assert rows["bootstrap"]["origin"] == "default"
+    assert invoke(["config"]) == 0
+    assert "hush" not in text + capsys.readouterr().out
+
+
+def test_publish_names_each_bad_line_and_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = (
+        b'{"specversion":"1.0","id":"1","source":"s","type":"headrace.feedback.recorded.v1",'
+        b'"data":{"interaction_id":"i","kind":"success","score":100}}'
+    )
+    derived = b'{"specversion":"1.0","id":"1","source":"s","type":"headrace.pause.requested.v1","data":{"bucket":"b"}}'
+    (tmp_path / "events.jsonl").write_bytes(b"\n".join([good, b"", b"{", derived, good.replace(b"100", b"101")]))
+    assert invoke(["publish", "events.jsonl", *NOBODY]) == 1  # no broker was asked
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in lines[:2]] == [["events.jsonl:3", "not_json"], ["events.jsonl:4", "unknown_type"]]
+    assert lines[2].startswith("events.jsonl:5: ")
+    assert lines[3] == "headrace: 3 lines are no valid events; nothing was sent"
+
+
+def test_doctor_names_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.setattr("headrace_streams.clients.DEADLINE", 0.3)
+    monkeypatch.setattr("headrace_streams.cli.doctor._gpu", lambda settings: iter(()))  # importing torch takes seconds
+    (tmp_path / "data").write_text("a file where a folder should be")
+    assert invoke(["doctor", "--json", *NOBODY]) == 1
+    findings = {row["what"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert findings["python"]["verdict"] == "ok"
+    assert findings["broker"]["verdict"] == "broken"
+    assert findings["store"]["verdict"] == "broken"
+    assert "headrace kafka start" in findings["broker"]["detail"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -c 'from headrace_streams.cli.main import main; main()'"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"({command} config --json; echo $? >&2) | true"], capture_output=True, text=True, check=False
+    )
+    assert done.stderr in ("0\n",)
