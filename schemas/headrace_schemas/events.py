@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from headrace_schemas.derived import (
     Batch,
@@ -43,6 +43,8 @@ from headrace_schemas.inputs import (
     SubjectErasure,
 )
 
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339 with offset: rules.check_time
+
 
 class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """CloudEvents 1.0 attributes. `time` is absent only on what others publish; intake fills it with the append time."""
@@ -50,7 +52,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     specversion: Literal["1.0"]
     id: Key
     source: Key
-    time: str | None = None
+    time: Time | None = None
     subject: str | None = None
     dataschema: str | None = None
     datacontenttype: str | None = None

@@ -104,7 +104,7 @@ def fault(error: msgspec.ValidationError, tree: Any) -> DecodeError:
     if found.field is None and not isinstance(tree, dict):
         return DecodeError("not_an_object", None, f"record: an event is a JSON object, not {clipped(tree)}")
     code = "unknown_type" if found.field == "type" and what.startswith("Invalid value") else _code(what)
-    if code == "wrong_type" and found.value is None and "null" in what.rpartition("got")[2]:
+    if code == "wrong_type" and found.value is None:
         code = "missing"
     return DecodeError(code, found.field, f"{found.field or 'record'}: {_sentence(code, what)}; it is {clipped(found.value)}")
 

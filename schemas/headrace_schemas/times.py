@@ -38,4 +38,4 @@ def parse_ns(text: str) -> int:
 def rfc3339(ms: int) -> str:
     """`2026-11-21T10:00:00.123Z` for milliseconds since the epoch."""
     moment = _EPOCH + timedelta(milliseconds=ms)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

@@ -1,0 +1,155 @@
+"""Writes json/*.json and asyncapi.yaml from the structs, the table of channels and the rules between fields.
+
+`python -m headrace_schemas.generate` writes, `--check` only says (exit 1) which files are not current. Needs pyyaml, which is
+a tool of development: nothing at run time imports this module.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import yaml
+
+from headrace_schemas.channels import CHANNELS
+from headrace_schemas.events import EVENT_TYPES, Envelope
+
+HERE = Path(__file__).parent
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+Json = dict[str, Any]
+
+# What each topic is for, in the words of the AsyncAPI document: (who writes it, what the record key is).
+_ABOUT: dict[str, tuple[str, str]] = {
+    "interactions": ("What agents did. Anybody may publish.", "anything; not trusted"),
+    "feedback": ("What people, tests and validators say about it. Anybody may publish.", "anything; not trusted"),
+    "refs": ("Links of foreign ids, and feedback that names one.", "system:id"),
+    "signals": ("The same facts, validated, scrubbed, re-keyed: the source of truth.", "interaction id"),
+    "examples": ("What interactions are worth, revision by revision.", "bucket"),
+    "rejections": ("What was left out, and why.", "interaction id"),
+    "batches": ("Manifests of cut buckets.", "bucket"),
+    "runs": ("How trainings go.", "bucket"),
+    "versions": ("Adapters that were trained.", "bucket"),
+    "outcomes": ("Everything that decides a release, in one order. Commands may be published by operators.", "bucket"),
+    "releases": ("What to serve now. Compacted.", "bucket"),
+    "releases.history": ("Every answer of the release stage.", "bucket"),
+    "rules": ("Which policy was in force from which offset.", "stage/topic/partition"),
+    "dead-letters": ("Records that could not be processed, whole, with the error.", "topic/partition/offset"),
+}
+_RECEIVED = ("interactions", "feedback", "outcomes")  # where others publish too; the first two are theirs alone
+
+
+def _given(field: str) -> Json:
+    return {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
+
+
+# The rules of headrace_schemas.rules that JSON Schema can say, laid over the structs' schemas.
+_OVERLAYS: dict[str, Json] = {
+    "Interaction": {"properties": {"prompt": {"minLength": 1, "minItems": 1}}},
+    "Feedback": {
+        "oneOf": [_given("interaction_id"), _given("ref")],
+        "allOf": [
+            {"if": {"properties": {"kind": {"const": "user_correction"}}}, "then": _given("corrected_output")},
+            {"if": {"properties": {"kind": {"const": "preference"}}}, "then": {"anyOf": [_given("over"), _given("under")]}},
+        ],
+    },
+}
+
+
+def files() -> dict[str, bytes]:
+    """Every generated file: path below this folder -> bytes."""
+    made = {f"json/{name}.json": _pretty(event_schema(cls)) for name, cls in EVENT_TYPES.items()}
+    made["asyncapi.yaml"] = yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=130).encode()
+    return made
+
+
+def event_schema(cls: type[Envelope]) -> Json:
+    """The JSON Schema of one event, whole: envelope, data and all that they use."""
+    (root,), parts = msgspec.json.schema_components([cls], ref_template="#/$defs/{name}")
+    own = root["$ref"].rpartition("/")[2]
+    return {"$schema": DIALECT, **parts.pop(own), "title": str(cls.__struct_config__.tag), "$defs": _overlaid(parts)}
+
+
+def asyncapi() -> Json:
+    """The AsyncAPI 3 document: one channel per topic, one message per event type, one operation per channel."""
+    _, parts = msgspec.json.schema_components(EVENT_TYPES.values(), ref_template="#/components/schemas/{name}")
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Headrace",
+            "version": "1",
+            "description": "CloudEvents 1.0 in JSON, one per Kafka record, structured or binary mode. Unknown attributes and "
+            "fields are kept and passed on. Topic names start with the deployment's name.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/cloudevents+json",
+        "channels": {topic: _channel(topic) for topic in CHANNELS},
+        "operations": {
+            **{f"receive.{topic}": _operation("receive", topic) for topic in _RECEIVED},
+            **{f"send.{topic}": _operation("send", topic) for topic in CHANNELS if topic not in _RECEIVED[:2]},
+        },
+        "components": {
+            "messages": {
+                name: {"name": name, "payload": {"$ref": f"#/components/schemas/{cls.__name__}"}}
+                for name, cls in EVENT_TYPES.items()
+            },
+            "schemas": _overlaid(parts),
+        },
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the files, or with `--check` says which are not what they should be. The number of those decides the exit code."""
+    check = "--check" in arguments
+    made = files()
+    stale = [path for path, content in made.items() if not (HERE / path).is_file() or (HERE / path).read_bytes() != content]
+    extra = [f"json/{path.name}" for path in sorted((HERE / "json").glob("*")) if f"json/{path.name}" not in made]
+    if check:
+        for path in [*stale, *extra]:
+            print(f"{path}: not current; run `python -m headrace_schemas.generate`", file=sys.stderr)
+        return 1 if stale or extra else 0
+    (HERE / "json").mkdir(exist_ok=True)
+    for path in stale:
+        (HERE / path).write_bytes(made[path])
+    for path in extra:
+        (HERE / path).unlink()
+    return 0
+
+
+def _channel(topic: str) -> Json:
+    about, key = _ABOUT[topic]
+    names = [str(cls.__struct_config__.tag) for cls in CHANNELS[topic]]
+    return {
+        "address": "{deployment}." + topic,
+        "description": f"{about} Record key: {key}.",
+        "parameters": {"deployment": {"description": "The deployment's name.", "default": "headrace"}},
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
+        "bindings": {"kafka": {"bindingVersion": "0.5.0"}},
+    }
+
+
+def _operation(action: str, topic: str) -> Json:
+    return {"action": action, "channel": {"$ref": f"#/channels/{topic}"}}
+
+
+def _overlaid(parts: Json) -> Json:
+    out = {}
+    for name, schema in sorted(parts.items()):
+        overlay = _OVERLAYS.get(name, {})
+        fields = {
+            field: {**sub, **overlay.get("properties", {}).get(field, {})} for field, sub in schema.get("properties", {}).items()
+        }
+        out[name] = {**schema, **{key: value for key, value in overlay.items() if key != "properties"}}
+        if fields:
+            out[name]["properties"] = fields
+    return out
+
+
+def _pretty(schema: Json) -> bytes:
+    return orjson.dumps(schema, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

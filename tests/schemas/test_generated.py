@@ -1,0 +1,77 @@
+"""The generated documents are current, say what the codec says, and hang together."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+import yaml
+
+from headrace_schemas import generate
+from headrace_schemas.channels import CHANNELS
+from headrace_schemas.events import EVENT_TYPES, FeedbackRecorded
+from headrace_streams.topics import TOPIC_NAMES
+
+HERE = generate.HERE
+
+
+def test_committed_files_are_current():
+    assert generate.main(["--check"]) == 0
+
+
+def test_check_names_what_is_not_current_and_generating_repairs_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generate, "HERE", tmp_path)
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+    (tmp_path / "json" / "gone.json").write_text("{}")
+    (tmp_path / "asyncapi.yaml").write_text("")
+    assert generate.main(["--check"]) == 1
+    said = capsys.readouterr().err
+    assert "asyncapi.yaml" in said
+    assert "gone.json" in said
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+
+
+def test_channels_are_the_topics_and_carry_every_event_type():
+    assert set(CHANNELS) == set(TOPIC_NAMES)
+    assert {cls for classes in CHANNELS.values() for cls in classes} == set(EVENT_TYPES.values())
+
+
+def test_asyncapi_refers_only_to_what_is_there():
+    document = yaml.safe_load((HERE / "asyncapi.yaml").read_bytes())
+    assert document["asyncapi"] == "3.0.0"
+    assert set(document["channels"]) == set(TOPIC_NAMES)
+    todo, seen = [document], 0
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                target = document
+                for step in node["$ref"].removeprefix("#/").split("/"):
+                    target = target[step]
+                seen += 1
+            todo.extend(node.values())
+        elif isinstance(node, list):
+            todo.extend(node)
+    assert seen > len(EVENT_TYPES)
+    assert all(operation["action"] in ("send", "receive") for operation in document["operations"].values())
+
+
+@pytest.mark.parametrize(
+    ("data", "valid"),
+    [
+        ({"interaction_id": "i", "kind": "success"}, True),
+        ({"interaction_id": "i", "ref": None, "kind": "success", "new": 1}, True),
+        ({"ref": {"system": "s", "id": "1"}, "kind": "success"}, True),
+        ({"kind": "success"}, False),
+        ({"interaction_id": "i", "ref": {"system": "s", "id": "1"}, "kind": "success"}, False),
+        ({"interaction_id": "i", "kind": "user_correction"}, False),
+        ({"interaction_id": "i", "kind": "user_correction", "corrected_output": "x"}, True),
+        ({"interaction_id": "i", "kind": "preference", "over": None}, False),
+        ({"interaction_id": "i\u0001", "kind": "success"}, False),
+        ({"interaction_id": "i", "kind": "success\n"}, False),
+    ],
+)
+def test_schemas_say_the_rules_between_fields(data, valid):
+    event = {"specversion": "1.0", "id": "1", "source": "x", "type": "headrace.feedback.recorded.v1", "data": data}
+    assert jsonschema.Draft202012Validator(generate.event_schema(FeedbackRecorded)).is_valid(event) is valid

@@ -1,0 +1,77 @@
+"""What prompts and outputs read like, and which tries are at the same task."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_schemas.inputs import Agent, ContextItem, Interaction, Message, RefPart, TextPart, ToolCall
+from headrace_schemas.text import has_text, normalise, prompt_group, render
+from support.strategies import values
+
+PICTURE = RefPart(media_type="image/png", uri="s3://b/x.png")
+CALL = ToolCall(id="1", name="run", arguments={"b": 1, "a": [2]})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        ("as it is \n", "as it is \n"),
+        ([Message(role="system", content="Be kind."), Message(role="user", content="Hi")], "system: Be kind.\nuser: Hi"),
+        ([Message(role="user", content=[TextPart(text="Look:"), PICTURE])], "user: Look:\n[image/png s3://b/x.png]"),
+        (Message(role="assistant", content="x"), "x"),
+        (Message(role="assistant"), ""),
+        (Message(role="assistant", content="x", tool_calls=[CALL]), 'x\nrun({"a":[2],"b":1})'),
+        (Message(role="assistant", tool_calls=[ToolCall(id="1", name="f", arguments='{"raw": 1}')]), 'f({"raw": 1})'),
+        (Message(role="assistant", tool_calls=[ToolCall(id="1", name="f")]), "f()"),
+        ([ContextItem(content="a", score=0.5), ContextItem(content="b", id="2")], "a\nb"),
+    ],
+)
+def test_rendered_text(value, text):
+    assert render(value) == text
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("x", True),
+        (" \n", False),
+        (Message(role="assistant"), False),
+        (Message(role="assistant", content=""), False),
+        (Message(role="assistant", content=[PICTURE]), False),
+        (Message(role="assistant", content=[PICTURE, TextPart(text="x")]), True),
+        (Message(role="assistant", tool_calls=[CALL]), True),
+    ],
+)
+def test_has_text(output, expected):
+    assert has_text(output) is expected
+
+
+@given(st.text())
+def test_normalising_twice_changes_nothing(text):
+    assert normalise(normalise(text)) == normalise(text)
+    assert normalise(f"  {text}\n") == normalise(text)
+
+
+@given(values(Interaction))
+def test_any_interaction_renders_and_has_a_group(data):
+    render(data.prompt).encode()
+    render(data.output).encode()
+    assert prompt_group(data) == prompt_group(data) != ""
+
+
+def interaction(**fields):
+    return Interaction(
+        **{"agent": Agent(name="a"), "artifact_type": "code", "model": "m", "prompt": "p  q", "output": "o", **fields}
+    )
+
+
+def test_groups_are_given_or_follow_from_prompt_and_context_alone():
+    group = prompt_group(interaction())
+    assert group == prompt_group(interaction(prompt=" p\nq ", output="else", model="n"))
+    assert group != prompt_group(interaction(context="c"))
+    assert group != prompt_group(interaction(prompt="p"))
+    assert prompt_group(interaction(prompt_group="mine")) == "mine"
+    assert prompt_group(interaction(prompt="a", context="b")) != prompt_group(interaction(prompt="b", context="a"))
