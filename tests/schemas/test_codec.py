@@ -23,7 +23,7 @@ FEEDBACK = {
     "data": {"interaction_id": "int-1", "kind": "success", "score": 100},
 }
 REF = {"system": "jira", "id": "OPS-7"}
-IMAGE = {"type": "image"}
+PICTURE = {"role": "user", "content": [{"type": "image"}]}
 ABSENT = object()
 
 
@@ -110,7 +110,7 @@ def test_an_interaction_that_is_none_names_field_and_code(path, value, code):
     ("event", "field", "code"),
     [
         (changed(INTERACTION, "data.output", {"role": "user", "content": "x"}), "data.output.role", "bad_value"),
-        (changed(INTERACTION, "data.prompt", [{"role": "user", "content": [IMAGE]}]), "data.prompt[0].content[0].type", "bad_value"),
+        (changed(INTERACTION, "data.prompt", [PICTURE]), "data.prompt[0].content[0].type", "bad_value"),
         (changed(INTERACTION, "data.refs", [REF, {"system": 1, "id": "x"}]), "data.refs[1].system", "wrong_type"),
         (changed(INTERACTION, "data.attributes", {"n": 10**30}), "data.attributes.n", "out_of_range"),
         (changed(INTERACTION, "data.unknown", [{"n": -(10**30)}]), "data.unknown[0].n", "out_of_range"),
