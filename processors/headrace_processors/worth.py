@@ -77,9 +77,8 @@ Shares = Mapping[str, RunningSum]  # decayed count of scored interactions by art
 def balance_of(policy: RewardPolicy, shares: Shares, artifact_type: str) -> float:
     """clip((wanted share / seen share)^0.5, 0.5, 1.5) of an artifact type, from the counts before this interaction. The prior
     is `share_prior` examples in the wanted shares; types without a wanted share divide equally what the others leave."""
-    types = {*shares, artifact_type}
-    unnamed = len(types - policy.share_target.keys())
-    left = max(0.0, 1.0 - math.fsum(policy.share_target.get(name, 0.0) for name in sorted(types))) / max(1, unnamed)
+    unnamed = len({*shares, artifact_type} - policy.share_target.keys())
+    left = max(0.0, 1.0 - math.fsum(policy.share_target.values())) / max(1, unnamed)
     target = policy.share_target.get(artifact_type, left)
     newest = max((share.newest_ns for share in shares.values()), default=0)
     counts = {name: shares[name].at(newest, policy.decay_per_day) for name in sorted(shares)}

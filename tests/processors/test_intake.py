@@ -1,0 +1,175 @@
+"""Intake: what goes where under which key, what is passed through, what is scrubbed, what is a dead letter."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_processors import intake
+from headrace_schemas.events import FeedbackRecorded, InteractionLinked, RecordRejected
+from headrace_schemas.inputs import COMMENT_LIMIT
+from headrace_streams.stage import Output
+from support.signals import (
+    START_MS,
+    Tape,
+    at,
+    erased,
+    event,
+    event_of,
+    events_on,
+    feedback,
+    interaction,
+    retracted,
+    tree_of,
+    unsaid,
+)
+
+
+def run(*values: bytes | None, topic: str = "interactions", **policy: object) -> Tape:
+    tape = Tape(intake.build(policy), topic)
+    tape.feed(*values)
+    assert sum(tape.counts.values()) == tape.records
+    return tape
+
+
+def addresses(outputs: list[Output]) -> list[tuple[str, str]]:
+    return [(output.topic, output.key) for output in outputs]
+
+
+def test_an_interaction_is_passed_on_as_it_came_under_its_own_id() -> None:
+    value = interaction("i1", mystery={"deep": [1, 2.5]}, train=None)
+    tape = run(value)
+    assert tape.outputs == [Output("signals", "i1", value)]
+    assert tape.counts == {"signals": 1}
+
+
+def test_what_is_missing_is_filled_in_and_the_rest_kept() -> None:
+    value = msgspec.json.encode(
+        {
+            "specversion": "1.0",
+            "id": "e7",
+            "source": "agent:x",
+            "type": "headrace.interaction.recorded.v1",
+            "flavour": "sour",
+            "data": {"agent": {"name": "a"}, "artifact_type": "sql", "model": "m", "prompt": "p", "output": "", "mystery": 1.0},
+        }
+    )
+    first, second = run(value, value).outputs
+    assert tree_of(first)["time"] == at(0)
+    assert first.key == second.key == tree_of(first)["data"]["interaction_id"]
+    assert tree_of(first)["flavour"] == "sour"
+    assert tree_of(first)["data"]["mystery"] == 1
+    other = run(value.replace(b"agent:x", b"agent:y")).outputs[0]
+    assert other.key != first.key
+
+
+def test_each_foreign_id_becomes_one_link() -> None:
+    ref = {"system": "jira", "id": "OPS-7"}
+    tape = run(interaction("i1", refs=[ref, {"system": "github", "id": "a/b#1"}, ref], traceparent=None))
+    assert addresses(tape.outputs) == [("signals", "i1"), ("refs", "jira:OPS-7"), ("refs", "github:a/b#1")]
+    links = events_on(tape.outputs, "refs")
+    assert all(isinstance(link, InteractionLinked) and link.data.interaction_id == "i1" and link.time == at(0) for link in links)
+    linked = event("interaction.linked", {"interaction_id": "i9", "ref": ref})
+    assert run(linked).outputs == [Output("refs", "jira:OPS-7", linked)]
+
+
+def test_retractions_and_erasures_find_their_signals() -> None:
+    assert addresses(run(retracted("i1")).outputs) == [("signals", "i1")]
+    assert addresses(run(unsaid("f1", "i1"), topic="feedback").outputs) == [("signals", "i1")]
+    (erasure,) = run(erased("bob@example.org")).outputs
+    assert erasure == Output("signals", "bob@example.org", erased("bob@example.org"), everywhere=True)
+
+
+def test_feedback_goes_to_its_interaction_or_to_its_foreign_id() -> None:
+    assert addresses(run(feedback("f1", "i1"), topic="feedback").outputs) == [("signals", "i1")]
+    by_ref = feedback("f1", None, ref={"system": "jira", "id": "OPS-7"})
+    assert addresses(run(by_ref, topic="feedback").outputs) == [("refs", "jira:OPS-7")]
+
+
+def test_a_preference_speaks_to_everything_that_it_was_over() -> None:
+    value = feedback(
+        "f1", "i1", "preference", over=["i2", "i3", "i2", "i1"], score=90, comment="c", principal={"id": "u", "kind": "human"}
+    )
+    tape = run(value, topic="feedback")
+    assert addresses(tape.outputs) == [("signals", "i1"), ("signals", "i2"), ("signals", "i3")]
+    assert tape.counts == {"signals": 1}
+    original, *copies = (event_of(output) for output in tape.outputs)
+    for copy, other in zip(copies, ["i2", "i3"], strict=True):
+        assert isinstance(copy, FeedbackRecorded)
+        assert (copy.data.under, copy.data.over, copy.data.interaction_id) == ("i1", None, other)
+        assert (copy.data.feedback_id, copy.source, copy.time, copy.data.principal) == (
+            "f1",
+            original.source,
+            original.time,
+            original.data.principal,  # type: ignore[union-attr]
+        )
+        assert copy.data.score is copy.data.comment is None
+    assert len({one.id for one in (original, *copies)}) == 3
+
+
+def test_private_text_is_scrubbed_wherever_it_stands_and_handles_never() -> None:
+    mail, clean = "bob@example.org", "[email]"
+    value = interaction(
+        mail,
+        prompt=[{"role": "user", "content": f"ask {mail}"}],
+        output=f"no {mail}",
+        context=[{"id": mail, "content": mail}],
+        tools=[{"name": mail, "description": mail}],
+        attributes={"who": mail, "n": 3},
+        data_subject=mail,
+        prompt_group=mail,
+        refs=[{"system": "mail", "id": mail}],
+        mystery={"deep": [mail]},
+    )
+    tape = run(value)
+    tree = tree_of(tape.outputs[0])
+    data = tree["data"]
+    assert addresses(tape.outputs) == [("signals", mail), ("refs", f"mail:{mail}")]
+    assert (data["prompt"][0]["content"], data["output"], data["context"]) == (
+        f"ask {clean}",
+        f"no {clean}",
+        [{"id": mail, "content": clean}],
+    )
+    assert data["tools"] == [{"name": mail, "description": clean}]
+    assert data["attributes"] == {"who": clean, "n": 3}
+    assert data["mystery"] == {"deep": [clean]}
+    assert (data["data_subject"], data["prompt_group"], data["refs"]) == (mail, mail, [{"system": "mail", "id": mail}])
+    assert run(value, scrub=[]).outputs[0].value == value
+
+
+def test_a_comment_that_grew_by_scrubbing_stays_a_valid_one() -> None:
+    value = feedback("f1", "i1", comment="a@b.cd " * (COMMENT_LIMIT // 7))
+    (output,) = run(value, topic="feedback").outputs
+    assert isinstance(event_of(output), FeedbackRecorded)
+
+
+@pytest.mark.parametrize(
+    ("value", "topic", "code"),
+    [
+        (b"{", "interactions", "not_json"),
+        (None, "interactions", "null_value"),
+        (feedback(), "interactions", "wrong_topic"),
+        (interaction(), "feedback", "wrong_topic"),
+        (event("example.rewarded", {}), "interactions", None),
+        (feedback(score=101), "feedback", "out_of_range"),
+        (feedback(score=4, scale=[5, 1]), "feedback", "bad_value"),
+        (interaction(minute=11), "interactions", "future_time"),
+        (feedback(kind="user_correction"), "feedback", "missing"),
+    ],
+)
+def test_bad_records_become_dead_letters_with_coordinates(value: bytes | None, topic: str, code: str | None) -> None:
+    tape = run(interaction() if topic == "interactions" else feedback(), value, topic=topic)
+    assert tape.counts == {"signals": 1, "dead": 1}
+    letter = event_of(tape.outputs[-1])
+    assert isinstance(letter, RecordRejected)
+    assert (letter.data.topic, letter.data.partition, letter.data.offset, letter.data.timestamp) == (topic, 0, 1, START_MS + 1)
+    assert code is None or letter.data.error.code == code
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_are_lost_or_raise(value: bytes) -> None:
+    tape = run(value)
+    assert tape.counts == {"dead": 1}
+    assert [output.topic for output in tape.outputs] == ["dead-letters"]

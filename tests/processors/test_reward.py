@@ -1,0 +1,335 @@
+"""The reward stage: early, late, repeated, contradicted, retracted, erased; every input in exactly one box."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace_processors import reward
+from headrace_processors.reward import Reward
+from headrace_schemas.derived import Example, Withdrawal
+from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected
+from headrace_schemas.ids import derive_id
+from headrace_schemas.inputs import VOICE_LIMIT
+from headrace_streams.stage import Output
+from support.signals import Tape, at, erased, event_of, events_on, feedback, interaction, retracted, unsaid
+
+
+def tape(**policy: object) -> Tape:
+    return Tape(reward.build(policy), "signals", through_dump=True)
+
+
+def run(*values: bytes, **policy: object) -> Tape:
+    made = tape(**policy)
+    made.feed(*values)
+    return made
+
+
+def examples(outputs: list[Output]) -> list[Example | Withdrawal]:
+    found = events_on(outputs, "examples")
+    assert all(isinstance(one, ExampleRewarded | ExampleWithdrawn) for one in found)
+    return [one.data for one in found]  # type: ignore[union-attr, misc]
+
+
+def rejected(outputs: list[Output]) -> list[tuple[str, str]]:
+    found = [event_of(output) for output in outputs if output.topic == "rejections"]
+    return [(one.data.interaction_id, one.data.reason) for one in found if isinstance(one, SignalRejected)]
+
+
+def last(made: Tape) -> Example:
+    example = examples(made.outputs)[-1]
+    assert isinstance(example, Example)
+    return example
+
+
+def test_an_example_has_all_that_was_said() -> None:
+    made = run(
+        interaction(
+            "i1",
+            context="c",
+            tools=[{"name": "db"}],
+            adapter="sha256:" + "0" * 64,
+            data_subject="bob",
+            train=False,
+            prompt_group="g",
+        ),
+        feedback("f1", score=4, scale=[1, 5]),
+    )
+    (output,) = made.outputs
+    example = last(made)
+    assert output.key == example.bucket == "sql/tiny"
+    assert (example.example_id, example.interaction_id, example.revision) == (derive_id("example", "i1"), "i1", 1)
+    assert (example.content.prompt, example.content.output, example.content.target) == ("how many?", "select 1", "select 1")
+    assert (example.content.context, example.content.tools is not None) == ("c", True)
+    assert (example.score, example.voices, example.train, example.event_time) == (75, 1, False, at(0))
+    assert (example.data_subject, example.prompt_group, example.agent.name) == ("bob", "g", "bot")
+    assert example.weights.balance == 1
+    assert made.counts == {"applied": 2}
+
+
+def test_nothing_said_is_no_example() -> None:
+    assert run(interaction()).outputs == []
+
+
+def test_feedback_may_come_first() -> None:
+    early, late = tape(), tape()
+    assert early.feed(feedback("f1"), feedback("f2", kind="rating", score=10)) == []
+    assert early.counts == {"waiting": 2}
+    early.feed(interaction())
+    late.feed(interaction(), feedback("f1"), feedback("f2", kind="rating", score=10))
+    assert early.counts == late.counts == {"applied": 3}
+    assert msgspec.structs.replace(last(early), revision=2) == last(late)
+    assert last(early).revision == 1
+
+
+def test_each_change_is_a_revision_and_no_change_is_none() -> None:
+    ci = {"principal": {"id": "ci", "kind": "test"}}
+    made = run(interaction(), feedback("f1", score=100, **ci), feedback("f2", score=100, minute=2, **ci))
+    assert [one.revision for one in examples(made.outputs)] == [1]
+    made.feed(feedback("f3", "i1", "validation_failure", score=0, minute=3, **ci))
+    assert [one.revision for one in examples(made.outputs)] == [1, 2]
+    assert last(made).reward < 0
+    assert made.feed(feedback("f4", score=100, minute=1.5, **ci)) == []  # an older statement of the same voice
+
+
+def test_contradiction_is_marked() -> None:
+    assert last(run(interaction(), feedback("f1"), feedback("f2", kind="explicit_negative"))).contradicted
+
+
+def test_a_correction_becomes_the_target() -> None:
+    made = run(interaction(), feedback("f1", kind="user_correction", corrected_output="select count(*) from shop"))
+    example = last(made)
+    assert (example.content.output, example.content.target) == ("select 1", "select count(*) from shop")
+    assert example.reward > 0
+    assert example.quality == -example.components.correction  # type: ignore[operator]
+    made.feed(feedback("f2", kind="user_correction", corrected_output="select 2", minute=5))
+    assert last(made).content.target == "select 2"
+    made.feed(unsaid("f2"))
+    assert (last(made).content.target, last(made).revision) == ("select count(*) from shop", 3)
+
+
+def test_retracting_the_last_feedback_withdraws_the_example_and_new_feedback_brings_it_back() -> None:
+    made = run(interaction(), feedback("f1"), feedback("f2", kind="explicit_positive"))
+    assert last(made).voices == 2
+    made.feed(unsaid("f1"))
+    assert (last(made).voices, last(made).revision) == (1, 3)
+    made.feed(unsaid("f2"))
+    gone = examples(made.outputs)[-1]
+    assert isinstance(gone, Withdrawal)
+    assert (gone.reason, gone.revision, gone.bucket) == ("feedback_retracted", 4, "sql/tiny")
+    made.feed(feedback("f3"))
+    assert last(made).revision == 5
+
+
+def test_a_retraction_before_its_feedback_waits_for_it() -> None:
+    made = run(interaction(), unsaid("f1"))
+    assert made.counts == {"applied": 1, "waiting": 1}
+    assert made.feed(feedback("f1", kind="user_correction", corrected_output="secret text")) == []
+    assert made.counts == {"applied": 3}
+    assert b"secret text" not in b"".join(made.dumped().values())
+
+
+def test_retractions_are_of_the_same_source() -> None:
+    other = unsaid("f1").replace(b"people:test", b"people:else")
+    made = run(interaction(), feedback("f1"), other)
+    assert made.counts == {"applied": 2, "waiting": 1}
+    assert last(made).voices == 1
+
+
+@pytest.mark.parametrize("value", [interaction(), feedback("f1"), unsaid("f1"), retracted(), erased("bob")])
+def test_what_comes_again_changes_nothing(value: bytes) -> None:
+    made = run(interaction(data_subject="bob"), feedback("f1"), unsaid("f1"))
+    made.feed(value)
+    before = made.dumped()
+    outputs = made.feed(value)
+    assert made.dumped() == before
+    assert not [output for output in outputs if output.topic != "rejections"]
+
+
+def test_duplicates_and_conflicts_are_told_apart_by_data_alone() -> None:
+    made = run(interaction(), feedback("f1"))
+    again = interaction(minute=1).replace(b"interaction-i1", b"other-id")
+    assert rejected(made.feed(again, feedback("f1", minute=5))) == [("i1", "duplicate")] * 2
+    outputs = made.feed(interaction(output="select 2"), feedback("f1", kind="explicit_negative"))
+    assert rejected(outputs) == [("i1", "conflict")] * 2
+    assert made.counts == {"applied": 2, "duplicate": 2, "conflict": 2}
+    assert len({event_of(output).id for output in made.outputs}) == len(made.outputs)
+
+
+def test_a_retracted_interaction_is_withdrawn_for_good_and_leaves_no_text() -> None:
+    made = run(interaction(prompt="secret text"), feedback("f1", kind="user_correction", corrected_output="secret text"))
+    made.feed(retracted())
+    gone = examples(made.outputs)[-1]
+    assert isinstance(gone, Withdrawal)
+    assert (gone.reason, gone.revision) == ("retracted", 2)
+    assert made.feed(feedback("f2", kind="user_correction", corrected_output="secret text")) == []
+    assert rejected(made.feed(interaction(prompt="secret text"), feedback("f1"))) == [("i1", "duplicate"), ("i1", "conflict")]
+    assert b"secret" not in b"".join(made.dumped().values())
+
+
+def test_a_retraction_may_come_before_its_interaction() -> None:
+    made = run(retracted(), feedback("f1"))
+    assert made.counts == {"waiting": 2}
+    assert made.feed(interaction(prompt="secret text")) == []
+    assert made.counts == {"applied": 3}
+    assert b"secret" not in b"".join(made.dumped().values())
+
+
+def test_an_erased_subject_is_forgotten_everywhere() -> None:
+    made = run(
+        interaction("i1", prompt="secret one", data_subject="bob smith", agent={"name": "bot", "role": "secret role"}),
+        feedback("f1", "i1", kind="user_correction", corrected_output="secret two", principal={"id": "secret", "kind": "human"}),
+        interaction("i2", prompt="secret three", data_subject="bob smith"),
+        interaction("i3", prompt="kept", data_subject="alice"),
+        feedback("f3", "i3"),
+    )
+    outputs = made.feed(erased("bob smith"))
+    (gone,) = examples(outputs)
+    assert isinstance(gone, Withdrawal)
+    assert (gone.interaction_id, gone.reason) == ("i1", "erased")
+    state = b"".join(made.dumped().values())
+    assert b"secret" not in state
+    assert b"bob smith" not in state
+    assert b"kept" in state
+    late = interaction("i4", prompt="secret four", data_subject="bob smith", minute=4)
+    outputs = made.feed(
+        interaction("i1", prompt="secret one", data_subject="bob smith"), late, feedback("f1", "i1"), feedback("f4", "i4")
+    )
+    assert rejected(outputs) == [("i1", "erased"), ("i4", "erased"), ("i1", "erased")]
+    assert examples(outputs) == []
+    assert b"secret" not in b"".join(made.dumped().values())
+    made.feed(interaction("i5", data_subject="bob smith", minute=4.1), feedback("f5", "i5"))  # after the erasure: a new fact
+    assert last(made).interaction_id == "i5"
+    assert sum(made.counts.values()) == made.records
+
+
+def test_a_retracted_preference_is_retracted_on_the_other_side() -> None:
+    made = run(interaction(), feedback("f1", "i1", "preference", over=["i2", "i3", "i1"]))
+    assert last(made).components.feedback == 0.4
+    outputs = made.feed(unsaid("f1"))
+    taken = [(output.key, event_of(output)) for output in outputs if output.topic == "signals"]
+    assert [key for key, _ in taken] == ["i2", "i3"]
+    for key, one in taken:
+        assert isinstance(one, FeedbackRetracted)
+        assert (one.data.interaction_id, one.data.feedback_id, one.source) == (key, "f1", "people:test")
+    other = run(interaction("i2"), feedback("f1", "i2", "preference", under="i1"))
+    assert last(other).components.feedback == -0.4
+    other.feed(
+        *(output.value if isinstance(output.value, bytes) else msgspec.json.encode(output.value) for output in outputs[-2:-1])
+    )
+
+
+def test_the_last_voices_are_kept_and_of_each_the_last_statements() -> None:
+    bot = {"principal": {"id": "bot", "kind": "validator"}}
+    made = run(interaction(), *(feedback(f"f{number:03}", minute=number) for number in range(VOICE_LIMIT - 1)))
+    made.feed(*(feedback(f"b{number:03}", minute=number, score=50, **bot) for number in range(100)))
+    assert last(made).voices == VOICE_LIMIT
+    outputs = made.feed(feedback("new", minute=500))
+    assert rejected(outputs) == [("i1", "voice_limit")]
+    assert last(made).voices == VOICE_LIMIT
+    assert made.counts == {"applied": made.records}
+
+
+def test_corrections_are_bounded_in_bytes() -> None:
+    made = run(interaction())
+    for number in range(12):
+        made.feed(
+            feedback(f"f{number:02}", kind="user_correction", corrected_output=f"{number:02}" + "x" * 600_000, minute=number)
+        )
+    assert max(len(value) for value in made.dumped().values()) < 5 * 1024 * 1024
+    assert str(last(made).content.target)[:2] == "11"
+    assert sum(made.counts.values()) == made.records
+
+
+def test_the_base_comes_from_policy_and_stays_what_it_was_at_first() -> None:
+    rows = [
+        {"artifact_type": "sql", "model": "tiny", "role": "senior", "base": "large"},
+        {"artifact_type": "sql", "base": "small"},
+    ]
+    senior = interaction("i1", agent={"name": "a", "role": "senior"})
+    made = run(
+        senior,
+        feedback("f1", "i1"),
+        interaction("i2"),
+        feedback("f2", "i2"),
+        interaction("i3", artifact_type="code"),
+        feedback("f3", "i3"),
+        bases=rows,
+    )
+    assert [one.bucket for one in examples(made.outputs)] == ["sql/large", "sql/small", "code/tiny"]
+    made.fold = Reward(reward.RewardPolicy())
+    made.feed(feedback("f4", "i1", kind="explicit_negative"))
+    assert last(made).bucket == "sql/large"
+
+
+def test_balance_is_taken_at_revision_one_and_kept() -> None:
+    made = tape()
+    for number in range(30):
+        made.feed(interaction(f"s{number}"), feedback(f"f{number}", f"s{number}"))
+    made.feed(interaction("code", artifact_type="code"), feedback("g1", "code"))
+    first = last(made).weights.balance
+    assert first > 1
+    for number in range(30):
+        made.feed(interaction(f"c{number}", artifact_type="code"), feedback(f"h{number}", f"c{number}"))
+    made.feed(feedback("g2", "code", "explicit_negative"))
+    assert (last(made).interaction_id, last(made).weights.balance) == ("code", first)
+
+
+def test_trace_and_time_are_carried() -> None:
+    trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    tree: dict[str, Any] = {**msgspec.json.decode(interaction()), "traceparent": trace}
+    made = run(msgspec.json.encode(tree), feedback("f1"))
+    written = event_of(made.outputs[0])
+    assert (written.traceparent, written.source, written.time) == (trace, "headrace:reward", at(0)[:-4] + "001Z")
+
+
+VOCABULARY = [
+    interaction("i1", data_subject="bob"),
+    interaction("i2", prompt="secret text", data_subject="eve"),
+    feedback("f1", score=90),
+    feedback("f2", kind="explicit_negative", principal={"id": "u", "kind": "human"}),
+    feedback("f3", kind="explicit_positive", score=20, principal={"id": "u", "kind": "human"}, minute=2),
+    feedback("f4", kind="user_correction", corrected_output="select 2"),
+    feedback("f5", kind="user_correction", corrected_output="select 3", minute=9),
+    feedback("f6", kind="preference", under="i2"),
+    feedback("f7", "i2", kind="user_correction", corrected_output="secret answer"),
+    unsaid("f1"),
+    unsaid("f5"),
+    unsaid("f6"),
+    unsaid("f9"),
+    retracted("i2"),
+    erased("eve"),
+]
+
+
+def outcome(made: Tape) -> dict[str, Any]:
+    """What `examples` says last of each interaction, but for the number of revisions and what the partition had seen before."""
+    state: dict[str, Any] = {}
+    for one in examples(made.outputs):
+        tree = msgspec.to_builtins(one)
+        tree.pop("revision")
+        tree.pop("weights", None)
+        state[one.interaction_id] = tree if isinstance(one, Example) else None  # why it is gone may depend on what came first
+    return {key: value for key, value in state.items() if value is not None}
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(VOCABULARY), max_size=12), st.randoms(use_true_random=False))
+def test_order_and_repetition_do_not_change_the_outcome(values: list[bytes], random: Any) -> None:
+    one, other = tape(), tape()
+    for value in values:
+        one.feed(value)
+        assert sum(one.counts.values()) == one.records
+        assert one.counts["waiting"] == sum(getattr(case, "waiting", 0) for case in one.state.values())
+    shuffled = [*values, *values]
+    random.shuffle(shuffled)
+    other.feed(*shuffled)
+    assert outcome(one) == outcome(other)
+    assert sum(other.counts.values()) == other.records
+    assert all(abs(example.reward) <= 1 for example in examples(one.outputs) if isinstance(example, Example))
+    if erased("eve") in values and interaction("i2", prompt="secret text", data_subject="eve") in values:
+        assert b"secret" not in b"".join(one.dumped().values())

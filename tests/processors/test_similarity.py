@@ -1,0 +1,51 @@
+"""Similarity of two texts: the weights of its parts, its ways out, and its time on long texts."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu import sentence_bleu, sentence_chrf
+
+from headrace_processors import similarity as module
+from headrace_processors.similarity import edit_similarity, similarity
+
+
+def test_equal_texts_are_one_and_texts_with_nothing_in_common_are_zero() -> None:
+    assert similarity("", "") == similarity("select 1", "select 1") == 1
+    assert similarity("aaaa", "bbbb") == similarity("", "b") == 0
+
+
+def test_edit_and_overlap_share_the_weight_of_the_absent_embedding() -> None:
+    one, other = "select name from shop", "select title from shop"
+    edit = 1 - 4 / 22  # n-a-m-e against t-i-t-l-e: four changes
+    assert edit_similarity(one, other) == pytest.approx(edit)
+    chrf = sentence_chrf(one, [other]).score / 100
+    bleu = sentence_bleu(one, [other], use_effective_order=True).score / 100
+    assert similarity(one, other) == pytest.approx((0.4 * edit + 0.3 * chrf) / 0.7)
+    assert similarity(one, other, "bleu") == pytest.approx((0.4 * edit + 0.3 * bleu) / 0.7)
+
+
+@pytest.mark.parametrize(("one", "other"), [("abcdefgh", "zyxwvuts"), ("a" * 5000, "a" * 4000)])
+def test_overlap_is_not_computed_for_unrelated_or_long_texts(one: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "overlap_similarity", None)
+    assert similarity(one, other) == pytest.approx(edit_similarity(one, other))
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_it_is_a_share_and_one_only_for_equals(one: str, other: str) -> None:
+    value = similarity(one, other)
+    assert 0 <= value <= 1
+    assert edit_similarity(one, other) == pytest.approx(edit_similarity(other, one))
+    if value == 1:
+        assert one == other
+
+
+def test_long_texts_take_no_time_to_speak_of() -> None:
+    one = "".join(chr(97 + (i * 7919) % 26) for i in range(1_000_000))
+    begin = time.process_time()
+    assert edit_similarity(one, one[:500_000] + "!" + one[500_000:]) == pytest.approx(1 - 1e-6, abs=1e-7)
+    assert edit_similarity(one, one[::-1]) < 1
+    assert time.process_time() - begin < 2

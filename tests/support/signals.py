@@ -1,0 +1,123 @@
+"""Events as others publish them, and a tape that runs a fold over them record by record, for the tests of the stages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from headrace_schemas.codec import decode, encode
+from headrace_schemas.events import Event
+from headrace_schemas.times import rfc3339
+from headrace_streams.stage import Fold, Output, Record, Step
+
+START_MS = 1_790_000_000_000
+MINUTE_MS = 60_000
+
+
+def at(minute: float) -> str:
+    return rfc3339(START_MS + int(minute * MINUTE_MS))
+
+
+def event(
+    kind: str, data: dict[str, Any], *, id: str = "e1", source: str = "agent:test", minute: float = 0, **more: Any
+) -> bytes:
+    """`kind` is the middle of the type: `interaction.recorded`."""
+    return msgspec.json.encode(
+        {
+            "specversion": "1.0",
+            "id": id,
+            "source": source,
+            "type": f"headrace.{kind}.v1",
+            "time": at(minute),
+            "data": data,
+            **more,
+        }
+    )
+
+
+def interaction(name: str = "i1", *, minute: float = 0, **data: Any) -> bytes:
+    fields = {
+        "interaction_id": name,
+        "agent": {"name": "bot"},
+        "artifact_type": "sql",
+        "model": "tiny",
+        "prompt": "how many?",
+        "output": "select 1",
+        **data,
+    }
+    return event("interaction.recorded", fields, id=f"interaction-{name}", minute=minute)
+
+
+def feedback(name: str = "f1", about: str | None = "i1", kind: str = "success", *, minute: float = 1, **data: Any) -> bytes:
+    fields = {"feedback_id": name, "kind": kind, **data}
+    if about is not None:
+        fields["interaction_id"] = about
+    return event("feedback.recorded", fields, id=f"feedback-{name}", source="people:test", minute=minute)
+
+
+def unsaid(name: str = "f1", about: str = "i1", *, minute: float = 2) -> bytes:
+    fields = {"feedback_id": name, "interaction_id": about}
+    return event("feedback.retracted", fields, id=f"unsaid-{name}-{about}", source="people:test", minute=minute)
+
+
+def retracted(name: str = "i1", *, minute: float = 3) -> bytes:
+    return event("interaction.retracted", {"interaction_id": name}, id=f"retracted-{name}", minute=minute)
+
+
+def erased(subject: str, *, minute: float = 4) -> bytes:
+    return event("subject.erased", {"data_subject": subject}, id=f"erased-{subject}", minute=minute)
+
+
+class Tape:
+    """One partition of one stage: state, counters and outputs after each record, as a driver would keep them.
+
+    `through_dump`: state is stored and read back between any two records, as if the task had been restarted.
+    """
+
+    def __init__(self, fold: Fold, topic: str, *, through_dump: bool = False) -> None:
+        self.fold, self.topic, self.through_dump = fold, topic, through_dump
+        self.state: dict[str, Any] = {}
+        self.counts: Counter[str] = Counter()
+        self.outputs: list[Output] = []
+        self.records = 0
+
+    def feed(self, *values: bytes | None, headers: Iterable[tuple[str, bytes]] = (), key: bytes | None = None) -> list[Output]:
+        """What the values put out, all together."""
+        before = len(self.outputs)
+        for value in values:
+            now = START_MS + self.records
+            record = Record(self.topic, 0, self.records, now, now, key, value, tuple(headers))
+            self.apply(self.fold.step(self.state, record))
+        return self.outputs[before:]
+
+    def apply(self, step: Step) -> None:
+        self.records += 1
+        for key, value in step.changes.items():
+            if value is None:
+                self.state.pop(key, None)
+            else:
+                self.state[key] = self.fold.load(key, self.fold.dump(key, value)) if self.through_dump else value
+        self.counts.update(step.counts)
+        self.counts = Counter({box: count for box, count in self.counts.items() if count})
+        self.outputs += step.outputs
+
+    def dumped(self) -> dict[str, bytes]:
+        return {key: self.fold.dump(key, value) for key, value in self.state.items()}
+
+
+def events_on(outputs: Iterable[Output], topic: str) -> list[Event]:
+    return [event_of(output) for output in outputs if output.topic == topic]
+
+
+def event_of(output: Output) -> Event:
+    return decode(output.value) if isinstance(output.value, bytes) else decode(encode(output.value))
+
+
+def tree_of(output: Output) -> Mapping[str, Any]:
+    """As plain JSON, with what the events don't know."""
+    value = output.value if isinstance(output.value, bytes) else encode(output.value)
+    tree: Mapping[str, Any] = msgspec.json.decode(value)
+    return tree
