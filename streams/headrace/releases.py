@@ -134,13 +134,13 @@ class _Feed(Generic[R]):
     def subscribe(self, deliver: Deliver[R]) -> None:
         """`deliver` gets what is served now, as soon as that is known, then each change, and None at the end."""
         with self._changed:
+            if self._closed:
+                deliver(None)
+                return
             if self._complete:
                 for release in self._table.values():
                     deliver(release)
-            if self._closed:
-                deliver(None)
-            else:
-                self._subscribers.append(deliver)
+            self._subscribers.append(deliver)
 
     def unsubscribe(self, deliver: Deliver[R]) -> None:
         with self._changed, contextlib.suppress(ValueError):

@@ -4,6 +4,7 @@ the two input topics (and their changelogs) may grow.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from headrace_streams.clients import BrokerUnavailable, admin, connected, describe, full_name
+from headrace_streams.clients import DEADLINE, BrokerUnavailable, admin, connected, describe, full_name
 from headrace_streams.settings import Settings
 from headrace_streams.topics import CHANGELOGS, GROWING, MIB, TOPICS, Topic
 
@@ -59,6 +60,7 @@ async def declare(settings: Settings, topics: Sequence[Topic] = ALL) -> Declared
         if grown:
             await client.create_partitions({full_name(settings, t.name): NewPartitions(settings.partitions) for t in grown})
         made = {topic.name for topic in (*missing, *grown)}
+        await _visible(client, settings, [topic for topic in topics if topic.name in made])
         return Declared([t.name for t in missing], [t.name for t in grown], [t.name for t in topics if t.name not in made])
 
 
@@ -93,6 +95,15 @@ async def delete(settings: Settings, topics: Sequence[Topic] = ALL) -> None:
         there = await _described(client, settings, topics)
         if there:
             await client.delete_topics([full_name(settings, name) for name in there])
+
+
+async def _visible(client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]) -> None:
+    """Waits until the broker tells of what the controller has just made; whoever comes next would else miss a topic."""
+    async with asyncio.timeout(DEADLINE):
+        while topics:
+            there = await _described(client, settings, topics)
+            topics = [topic for topic in topics if len(there.get(topic.name, ())) < partitions_of(settings, topic)]
+            await asyncio.sleep(0.02 if topics else 0)
 
 
 async def _described(client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]) -> dict[str, list[Any]]:

@@ -1,0 +1,49 @@
+"""What an agent pays for `import headrace`, and that every public name is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import headrace
+
+HEAVY = ("faust", "mode", "torch", "transformers", "peft", "duckdb", "pyarrow", "numpy")
+
+
+def run(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_the_import_loads_next_to_nothing() -> None:
+    program = (
+        f"import sys, headrace; print([m for m in {(*HEAVY, 'aiokafka', 'pydantic', 'fsspec', 'sqlite3')!r} if m in sys.modules])"
+    )
+    assert run(program) == "[]\n"
+
+
+def test_using_everything_loads_nothing_heavy() -> None:
+    program = f"""
+import sys, headrace
+for name in headrace.__all__:
+    getattr(headrace, name)
+with headrace.Recorder("127.0.0.1:1", agent="bot") as recorder, headrace.Releases("127.0.0.1:1") as releases:
+    import headrace_streams.sender
+    recorder.flush(0)
+print([m for m in {HEAVY!r} if m in sys.modules])
+"""
+    assert run(program) == "[]\n"
+
+
+def test_it_is_quick() -> None:
+    """Counted in modules, as a shared machine's clock says little: interpreter start has some 40 of its own."""
+    assert int(run("import sys; n = len(sys.modules); import headrace; print(len(sys.modules) - n)")) < 40
+
+
+def test_names() -> None:
+    for name in headrace.__all__:
+        assert getattr(headrace, name) is not None
+    assert set(headrace.__all__) <= set(dir(headrace))
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        headrace.nothing_like_this  # noqa: B018
