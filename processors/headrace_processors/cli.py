@@ -1,0 +1,108 @@
+"""`headrace worker`: which stages, how many processes, how it ends. Knows no task and no topic."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import signal
+import time
+from multiprocessing.connection import wait
+from typing import Any
+
+import click
+
+from headrace_streams.cli.common import USAGE, CliError, common, run
+from headrace_streams.settings import Settings
+
+log = logging.getLogger("headrace")
+
+RESTART_SECONDS = 1.0
+END_SECONDS = 20.0  # for a child to finish its transactions
+
+
+@click.command()
+@common(json=False)
+@click.option("--stages", metavar="A,B", help="Which stages to run; all of them unless given.")
+@click.option("--processes", default=1, type=click.IntRange(1, 256), show_default=True, help="Worker processes of this command.")
+@click.option("--web-port", type=click.IntRange(1, 65535), help="Serve /status as JSON on 127.0.0.1; off unless given.")
+def worker(settings: Settings, stages: str | None, processes: int, web_port: int | None) -> int:
+    """Run the stages: validate, join, reward, curate and release, exactly once each.
+
+    Partitions are shared among all workers of a deployment, on any number of machines. Ends on SIGTERM or Ctrl-C after the
+    transactions that are under way.
+    """
+    names = _chosen(stages)
+    _policies(settings)  # what is wrong with them is said once, here
+    if processes == 1:
+        return run(_serve(settings, names, web_port))
+    return _supervise(settings, names, processes, web_port)
+
+
+def _chosen(stages: str | None) -> tuple[str, ...]:
+    from headrace_processors.stages import STAGES
+
+    known = [stage.name for stage in STAGES]
+    names = tuple(known) if stages is None else tuple(name.strip() for name in stages.split(","))
+    for name in names:
+        if name not in known:
+            raise CliError(USAGE, f"--stages: there is no stage {name!r}; known: {', '.join(known)}")
+    return names
+
+
+def _policies(settings: Settings) -> Any:
+    from headrace_processors.policy import load
+
+    return load(settings.policy)
+
+
+async def _serve(settings: Settings, names: tuple[str, ...], web_port: int | None) -> int:
+    from headrace_processors.app import serve
+    from headrace_processors.stages import STAGES
+
+    stages = [stage for stage in STAGES if stage.name in names]
+    policies = _policies(settings)
+    bodies = {stage.name: getattr(policies, stage.name).body() for stage in stages}
+    _log_to_stderr()
+    return await serve(settings, stages, bodies, web_port=web_port)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each failed attempt; the supervisor says it once
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+
+
+def _child(settings: Settings, names: tuple[str, ...], web_port: int | None) -> None:
+    raise SystemExit(asyncio.run(_serve(settings, names, web_port)))
+
+
+def _supervise(settings: Settings, names: tuple[str, ...], processes: int, web_port: int | None) -> int:
+    """Keeps `processes` children running until a signal; a child that dies is started again. They end when this process does."""
+    _log_to_stderr()
+    context = multiprocessing.get_context("spawn")
+    ended: list[int] = []
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        signal.signal(number, lambda *_, code=code: ended.append(code))
+    children: list[Any] = [None] * processes
+    try:
+        while not ended:
+            for place, child in enumerate(children):
+                if child is not None and child.is_alive():
+                    continue
+                if child is not None:
+                    log.error("worker process %d ended with %s and is started again", place, child.exitcode)
+                    time.sleep(RESTART_SECONDS)
+                port = None if web_port is None else web_port + place
+                children[place] = context.Process(target=_child, args=(settings, names, port), name=f"headrace-worker-{place}")
+                children[place].start()
+            wait([child.sentinel for child in children], timeout=0.5)
+    finally:
+        running = [child for child in children if child is not None]
+        for child in running:
+            child.terminate()
+        for child in running:
+            child.join(END_SECONDS)
+            if child.is_alive():
+                child.kill()
+    return ended[0] if ended else 1
