@@ -148,13 +148,14 @@ class CuratePolicy(Policy):
     reward_moved: Annotated[float, Field(gt=0, le=2)] = 0.2  # after a cut: more than this makes a revision eligible again
     generic: tuple[str, ...] = GENERIC
     generic_chars: Annotated[int, Field(ge=0)] = 160  # a longer text with such an opening may still say something
-    min_chars: Annotated[int, Field(ge=0)] = 2  # of a target, blanks at its ends not counted
+    min_chars: Annotated[int, Field(ge=0)] = 1  # of a target, blanks at its ends not counted
     test_pool: Annotated[int, Field(ge=0, le=5000)] = 200
     open_limit: Annotated[int, Field(ge=1, le=5000)] = 1000  # open members of a bucket, of each role
 
     @model_validator(mode="after")
     def _reachable(self) -> CuratePolicy:
-        wanted = max(self.target_effective_size, *self.targets.values(), self.tiered.high, self.aged_target)
+        sizes = (self.tiered.high,) if self.threshold == "tiered" else (self.target_effective_size, *self.targets.values())
+        wanted = max(sizes)
         if wanted > self.open_limit:
             raise ValueError(f"open_limit: {self.open_limit} examples can never reach a target of {wanted:g}")
         return self
