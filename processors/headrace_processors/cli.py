@@ -51,7 +51,7 @@ def _chosen(stages: str | None) -> tuple[str, ...]:
 
 
 def _policies(settings: Settings) -> Any:
-    from headrace_processors.policy import load
+    from headrace_processors.policy_file import load
 
     return load(settings.policy)
 

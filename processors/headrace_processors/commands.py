@@ -99,13 +99,12 @@ async def _verify(settings: Settings, as_json: bool) -> int:
     from headrace_processors.stages import STAGES
 
     differences = []
-    for stage in STAGES:
-        report = (await verify(KafkaLog(settings), [stage]))[stage.name]
+    for stage, report in (await verify(KafkaLog(settings), STAGES)).items():
         differences += report.differences
         if as_json:
             emit(
                 {
-                    "stage": stage.name,
+                    "stage": stage,
                     "records": report.records,
                     "equal": report.outputs,
                     "expired": report.expired,
@@ -115,7 +114,7 @@ async def _verify(settings: Settings, as_json: bool) -> int:
             )
             continue
         expired = f", {report.expired} no longer kept" if report.expired else ""
-        click.echo(f"{stage.name:8} {report.records} records folded, {report.outputs} outputs equal{expired}")
+        click.echo(f"{stage:8} {report.records} records folded, {report.outputs} outputs equal{expired}")
         for text in report.notes:
             click.echo(f"         {text}")
     if differences:

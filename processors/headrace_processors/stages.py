@@ -23,7 +23,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="link",
         inputs=("refs",),
-        outputs=("signals", "rejections"),
+        outputs=("signals",),
         version=1,
         policy=LinkPolicy,
         build=link.build,

@@ -15,7 +15,6 @@ from headrace_streams import clients
 from headrace_streams.journal import POSITION_KEY, decode_position
 from headrace_streams.stage import Stage
 
-
 EXACT_LAG = 100  # up to here the records behind a lag are counted one by one
 
 
