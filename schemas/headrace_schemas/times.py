@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 _RFC3339 = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})[Tt ](\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d{2}):(\d{2}))",
@@ -14,6 +15,7 @@ _EPOCH_DAY = date(1970, 1, 1).toordinal()
 NANOS = 1_000_000_000
 
 
+@lru_cache(maxsize=256)  # whoever checks a time and whoever uses it parse the same text
 def parse_ns(text: str) -> int:
     """Nanoseconds since the epoch. ValueError when `text` is no RFC 3339 date-time with offset (up to 9 fractional digits)."""
     match = _RFC3339.fullmatch(text)
