@@ -32,7 +32,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="reward",
         inputs=("signals",),
-        outputs=("examples", "rejections"),
+        outputs=("examples", "rejections", "signals"),
         version=1,
         policy=RewardPolicy,
         build=reward.build,
