@@ -7,7 +7,7 @@ client and no clock: whoever decodes what others published says when the broker 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -18,23 +18,27 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.rules import check_event
 from headrace_schemas.times import rfc3339
 from headrace_schemas.upcast import upcast
-from headrace_schemas.wire import RECORD_LIMIT, Headers, check_wire, structured, tree_of
+from headrace_schemas.wire import RECORD_LIMIT, Headers, check_wire, structured, tree_of, unreadable
 
 __all__ = ["RECORD_LIMIT", "DecodeError", "Decoded", "decode", "decode_input", "encode", "encode_tree"]
 
+_T = TypeVar("_T", bound=Event)
+
 _EVENTS: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_INPUTS: msgspec.json.Decoder[InputEvent] = msgspec.json.Decoder(InputEvent)
 _PIECES = msgspec.json.Decoder(dict[str, Raw])
 _ENCODER = msgspec.json.Encoder()
-_INPUTS = cast(tuple[type, ...], InputEvent.__args__)
+_MENDABLE = 32  # integers written as 1.0 in one event; more than any input has fields for
 
 
 def decode(value: bytes | None, headers: Headers = (), *, append_time_ms: int | None = None) -> Event:
     """The event in a record, structured or binary mode. DecodeError, and nothing else, when it is none.
 
-    `append_time_ms` says that the record is somebody else's: then it may also be no larger than `RECORD_LIMIT` and no more
-    than ten minutes ahead. What we wrote ourselves (no append time) was checked before and may have grown a little since.
+    `append_time_ms` says that the record is somebody else's: then it is checked whole, in fields that we do not know too, may
+    be no larger than `RECORD_LIMIT` and no more than ten minutes ahead. What we wrote ourselves (no append time) was checked
+    before it was written, and may have grown a little since.
     """
-    return _typed(_read(value, headers, append_time_ms), append_time_ms)[1]
+    return _typed(_EVENTS, _read(value, headers, append_time_ms), append_time_ms)[1]
 
 
 def encode(event: Event) -> bytes:
@@ -92,54 +96,47 @@ class Decoded:
 
 def decode_input(value: bytes | None, headers: Headers = (), *, append_time_ms: int | None = None) -> Decoded:
     """As `decode`, for the events that others may publish; an event of another type is an unknown one (`unknown_type`)."""
-    raw, event = _typed(_read(value, headers, append_time_ms), append_time_ms)
-    if not isinstance(event, _INPUTS):
-        name = str(type(event).__struct_config__.tag)
-        raise DecodeError("unknown_type", "type", f"type: {name!r} is not for others to publish")
-    return Decoded(raw, cast(InputEvent, event), append_time_ms)
+    raw, event = _typed(_INPUTS, _read(value, headers, append_time_ms), append_time_ms)
+    return Decoded(raw, event, append_time_ms)
 
 
 def _read(value: bytes | None, headers: Headers, append_time_ms: int | None) -> bytes:
     raw = structured(value, headers)
-    if append_time_ms is not None and len(raw) > RECORD_LIMIT:
-        raise DecodeError("over_limit", None, f"record: {len(raw)} bytes, at most {RECORD_LIMIT} are allowed")
-    check_wire(raw)
+    if append_time_ms is not None:
+        if len(raw) > RECORD_LIMIT:
+            raise DecodeError("over_limit", None, f"record: {len(raw)} bytes, at most {RECORD_LIMIT} are allowed")
+        check_wire(raw)
     return raw
 
 
-def _typed(raw: bytes, append_time_ms: int | None) -> tuple[bytes, Event]:
+def _typed(decoder: msgspec.json.Decoder[_T], raw: bytes, append_time_ms: int | None) -> tuple[bytes, _T]:
     """The event and the bytes that say it, which are others than `raw` when it came in an older version."""
     try:
-        event = _EVENTS.decode(raw)
+        event = decoder.decode(raw)
     except msgspec.ValidationError as error:
-        raw, event = _mended(raw, error)
+        raw, event = _mended(decoder, raw, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError("not_json", None, f"record: no JSON: {error}") from None
+        raise unreadable(error) from None
     check_event(event, append_time_ms)
     return raw, event
 
 
-def _mended(raw: bytes, error: msgspec.ValidationError) -> tuple[bytes, Event]:
+def _mended(decoder: msgspec.json.Decoder[_T], raw: bytes, error: msgspec.ValidationError) -> tuple[bytes, _T]:
     """The slow way, for what the one-pass decoder refuses but the contract allows: older versions, integers written as 1.0."""
     tree = tree_of(raw)
     newer = upcast(tree)
     if newer is not None:
         raw, tree = _written(newer), newer
+    for _ in range(_MENDABLE):
         try:
-            return raw, _converted(tree)
+            return raw, msgspec.convert(tree, decoder.type)
         except msgspec.ValidationError as other:
             error = other
-    while (found := whole_number(error, tree)) is not None:
+        found = whole_number(error, tree)
+        if found is None:
+            break
         found.holder[found.last] = int(found.value)
-        try:
-            return raw, _converted(tree)
-        except msgspec.ValidationError as other:
-            error = other
     raise fault(error, tree) from None
-
-
-def _converted(tree: Any) -> Event:
-    return cast(Event, msgspec.convert(tree, Event))
 
 
 def _written(value: Any) -> bytes:

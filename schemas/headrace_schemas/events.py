@@ -34,6 +34,7 @@ from headrace_schemas.derived import (
     Withdrawal,
 )
 from headrace_schemas.inputs import (
+    KEY_LIMIT,
     Feedback,
     FeedbackRetraction,
     Interaction,
@@ -56,7 +57,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     subject: str | None = None
     dataschema: str | None = None
     datacontenttype: str | None = None
-    traceparent: str | None = None
+    traceparent: Annotated[str, Meta(max_length=KEY_LIMIT)] | None = None
 
 
 class InteractionRecorded(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.recorded.v1"):

@@ -65,11 +65,11 @@ def check_wire(raw: bytes) -> None:
         try:
             raw.decode()
         except UnicodeDecodeError as error:
-            raise DecodeError("not_utf8", None, f"record: no UTF-8: {error.reason} at byte {error.start}") from None
+            raise unreadable(error) from None
     alike = raw.translate(_ALIKE)
     if alike.count(b"{") > NESTING_LIMIT:
         _check_nesting(alike)
-    if _LONG in alike or ((b"0e000" in alike or b"0e+000" in alike) and _has_exponent(alike)):
+    if _LONG in alike or _has_exponent(alike):
         _check_numbers(raw)
 
 
@@ -80,7 +80,16 @@ def tree_of(raw: bytes) -> Any:
     except msgspec.ValidationError as error:  # numbers that no float and no integer holds
         raise DecodeError("out_of_range", None, f"record: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError("not_json", None, f"record: no JSON: {error}") from None
+        raise unreadable(error) from None
+
+
+def unreadable(error: Exception) -> DecodeError:
+    """What a JSON parser raises, as one of our own."""
+    if isinstance(error, RecursionError):
+        return DecodeError("nesting", None, f"record: nested more than {NESTING_LIMIT} levels deep")
+    if isinstance(error, UnicodeDecodeError):
+        return DecodeError("not_utf8", None, f"record: no UTF-8: {error.reason} at byte {error.start}")
+    return DecodeError("not_json", None, f"record: no JSON: {error}")
 
 
 def _check_nesting(alike: bytes) -> None:
