@@ -33,7 +33,7 @@ class Outsider:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.producer = Producer({"bootstrap.servers": settings.bootstrap})
+        self.producer = Producer({"bootstrap.servers": settings.bootstrap, "message.max.bytes": 4_000_000})
         self.published = 0
 
     def raw(self, topic: str, value: bytes | None, headers: list[tuple[str, Any]] | None = None) -> None:
