@@ -37,6 +37,7 @@ def parse_ns(text: str) -> int:
     return whole * NANOS + (0 if leap or fraction is None else int(fraction.ljust(9, "0")))
 
 
+@lru_cache(maxsize=256)  # a micro-batch has few append times
 def rfc3339(ms: int) -> str:
     """`2026-11-21T10:00:00.123Z` for milliseconds since the epoch."""
     moment = _EPOCH + timedelta(milliseconds=ms)
