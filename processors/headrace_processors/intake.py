@@ -61,19 +61,15 @@ class Intake:
         return Step(_routed(event, self._scrubbed(decoded)), {}, {"signals": 1})
 
     def _scrubbed(self, decoded: Decoded) -> bytes:
-        """The event as it is passed on: as it came when nothing had to be scrubbed (nearly always), else encoded anew."""
+        """The event as it is passed on, always written anew: a name that a publisher gave twice hides nothing unseen in it."""
         tree = decoded.tree()
         places = texts(tree)
         rules = self._scrubber.suspects("\n".join([place.text for place in places]))
-        changed = False
-        if rules:
-            for holder, key, text in places:
-                clean = self._scrubber.clean(text, rules)
-                if clean != text:
-                    # a placeholder may be longer than what it stands for, and a comment must stay a valid one
-                    holder[key] = clean[:COMMENT_LIMIT] if key == "comment" and holder is tree["data"] else clean
-                    changed = True
-        return encode_tree(tree) if changed else decoded.passed()
+        for holder, key, text in places if rules else ():
+            clean = self._scrubber.clean(text, rules)
+            # a placeholder may be longer than what it stands for, and a comment must stay a valid one
+            holder[key] = clean[:COMMENT_LIMIT] if key == "comment" and holder is tree["data"] else clean
+        return encode_tree(tree)
 
 
 def _routed(event: InputEvent, value: bytes) -> list[Output]:

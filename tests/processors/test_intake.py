@@ -139,6 +139,15 @@ def test_private_text_is_scrubbed_wherever_it_stands_and_handles_never() -> None
     assert run(value, scrub=[]).outputs[0].value == value
 
 
+def test_a_name_given_twice_hides_nothing() -> None:
+    value = interaction("i1", prompt="p").replace(
+        b'"prompt":"p"', b'"prompt":"bob@example.org","prompt":"p","x":{"y":"bob@example.org","y":1}'
+    )
+    (output,) = run(value).outputs
+    assert isinstance(output.value, bytes)
+    assert b"bob@example" not in output.value
+
+
 def test_a_comment_that_grew_by_scrubbing_stays_a_valid_one() -> None:
     value = feedback("f1", "i1", comment="a@b.cd " * (COMMENT_LIMIT // 7))
     (output,) = run(value, topic="feedback").outputs
