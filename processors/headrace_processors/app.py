@@ -94,7 +94,7 @@ def make_app(settings: Settings, supervisor: Supervisor, *, web_port: int | None
         web_enabled=web_port is not None,
         web_host=WEB_HOST,
         web_bind=WEB_HOST,
-        **({} if web_port is None else {"web_port": web_port}),
+        web_port=web_port or 6066,  # Faust wants a port even where it serves nothing
         loop=asyncio.get_running_loop(),
         worker_redirect_stdouts=False,
     )
