@@ -1,0 +1,145 @@
+"""Whatever comes in whatever order: every input in one box, any prefix resumes, and what may not be trained on never is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace_processors.buckets import Shelf
+from headrace_schemas.codec import decode
+from headrace_schemas.derived import Batch
+from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn
+from headrace_schemas.ids import sha256
+from support.examples import BUCKET, Curated, day, rewarded, tick, tracked, withdrawn
+
+OTHER = "code/other"
+numbers = st.integers(0, 11)
+shapes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "split": st.sampled_from(["train", "train", "train", "validation", "test"]),
+        "reward": st.sampled_from([-0.8, -0.1, 0.0, 0.3, 0.4, 0.9]),
+        "quality": st.sampled_from([-0.5, 0.5]),
+        "correction": st.sampled_from([None, 0.5]),
+        "score": st.sampled_from([None, 50.0, 90.0]),
+        "train": st.sampled_from([True, True, True, False]),
+        "target": st.sampled_from(["select 1", "select 2", "select 3", "select 4", "select 5", "..."]),
+        "event_time": st.integers(-400, 0).map(day),
+        "bucket": st.sampled_from([BUCKET, BUCKET, OTHER]),
+        "revision": st.integers(1, 5),
+    }
+)
+records = st.one_of(
+    st.builds(lambda number, shape: rewarded(number, prompt="same", **shape), numbers, shapes),
+    st.builds(lambda number, shape: rewarded(number, **shape), numbers, shapes),
+    st.builds(withdrawn, numbers, st.sampled_from(["retracted", "erased", "feedback_retracted"]), revision=st.integers(1, 6)),
+    st.builds(tracked, st.booleans(), st.sampled_from(["r1", "r2"])),
+    st.just(tick()),
+)
+tapes = st.lists(st.tuples(records, st.floats(0, 3)), max_size=60)
+POLICY = {"target_effective_size": 2, "aged_target": 1, "open_limit": 4, "test_pool": 2, "good_enough_evidence": 6}
+
+
+def run(tape: Curated, steps: list[tuple[bytes, float]]) -> Curated:
+    for value, days in steps:
+        tape.days += days
+        tape.feed(value)  # asserts that the boxes add up
+    return tape
+
+
+@settings(max_examples=150, deadline=None)
+@given(tapes)
+def test_any_prefix_resumes_and_the_same_again_is_the_same(steps: list[tuple[bytes, float]]) -> None:
+    once, stored = run(Curated(**POLICY), steps), run(Curated(through_dump=True, **POLICY), steps)
+    assert once.outputs == stored.outputs
+    assert once.counts == stored.counts
+    assert once.dumped() == stored.dumped()
+
+
+@settings(max_examples=150, deadline=None)
+@given(tapes)
+def test_a_record_that_comes_twice_changes_nothing(steps: list[tuple[bytes, float]]) -> None:
+    once, twice = Curated(**POLICY), Curated(**POLICY)
+    for value, days in steps:
+        once.days = twice.days = once.days + days
+        once.feed(value)
+        twice.feed(value)
+        kept, cut = twice.dumped(), len(twice.batches)
+        twice.feed(value)
+        assert (twice.dumped(), len(twice.batches)) == (kept, cut)
+    assert [batch.batch_id for batch in once.batches] == [batch.batch_id for batch in twice.batches]
+
+
+@settings(max_examples=200, deadline=None)
+@given(tapes)
+def test_what_a_batch_may_hold(steps: list[tuple[bytes, float]]) -> None:
+    tape = Curated(**POLICY)
+    values: dict[tuple[str, str], bytes] = {}
+    gone: set[tuple[str, str]] = set()
+    sides: dict[tuple[str, str], set[str]] = {}
+    for value, days in steps:
+        tape.days += days
+        event = decode(value)
+        if isinstance(event, ExampleWithdrawn):
+            gone.add((event.data.bucket, event.data.example_id))
+        before = len(tape.batches)
+        tape.feed(value)
+        if isinstance(event, ExampleRewarded):
+            values[event.data.example_id, sha256(value)] = value
+            known = tape.state[f"example:{event.data.bucket}:{event.data.example_id}"]
+            if known.status not in ("retracted", "erased", "withdrawn"):
+                gone.discard((event.data.bucket, event.data.example_id))
+        for batch in tape.batches[before:]:
+            check(batch, values, gone, sides)
+    for holder, example_id in [(key, value) for key, value in tape.state.items() if key.startswith("content:")]:
+        assert any(
+            key.endswith(example_id) and known.content == holder.removeprefix("content:")
+            for key, known in tape.state.items()
+            if key.startswith("example:")
+        )
+
+
+def check(
+    batch: Batch, values: dict[tuple[str, str], bytes], gone: set[tuple[str, str]], sides: dict[tuple[str, str], set[str]]
+) -> None:
+    train = [member for member in batch.members if member.role == "train"]
+    assert any(member.split == "train" for member in train)
+    assert sum(member.weight for member in train) == pytest.approx(len(train))
+    assert all(member.weight > 0 for member in (*batch.members, *batch.test_pool))
+    assert len({member.example_id for member in (*batch.members, *batch.test_pool)}) == len(batch.members) + len(batch.test_pool)
+    assert len(batch.test_pool) <= 2
+    assert {member.split for member in batch.test_pool} <= {"test"}
+    assert "test" not in {member.split for member in batch.members}
+    for member in (*batch.members, *batch.test_pool):
+        event = decode(values[member.example_id, member.sha256])
+        assert isinstance(event, ExampleRewarded)
+        assert event.data.train
+        assert event.data.revision == member.revision
+        assert event.data.bucket == batch.bucket
+        assert (batch.bucket, member.example_id) not in gone
+        sides.setdefault((batch.bucket, event.data.prompt_group), set()).add(member.split)
+    assert all(len(found) == 1 for found in sides.values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(tapes)
+def test_a_state_value_is_never_changed_in_place(steps: list[tuple[bytes, float]]) -> None:
+    tape = Curated(**POLICY)
+    for value, days in steps:
+        tape.days += days
+        kept, before = dict(tape.state), tape.dumped()
+        tape.feed(value)
+        assert {key: tape.fold.dump(key, stored) for key, stored in kept.items()} == before
+
+
+@settings(max_examples=100, deadline=None)
+@given(tapes)
+def test_running_sums_are_what_the_members_are_worth(steps: list[tuple[bytes, float]]) -> None:
+    tape = run(Curated(**{**POLICY, "target_effective_size": 4}), steps)
+    shelf = Shelf(tape.policy, tape.state, 0)
+    for key, bucket in list(tape.state.items()):
+        if key.startswith("bucket:"):
+            assert bucket.fill == pytest.approx(shelf.summed(bucket).fill, abs=1e-6)
+            assert bucket.train.size == len(list(shelf.members(bucket, "train")))

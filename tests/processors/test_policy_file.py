@@ -1,0 +1,65 @@
+"""The policy file: what it says counts, what it does not say stays, and what it says wrong is one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace_processors.policy_file import Policies, PolicyError, load
+from headrace_processors.stages import STAGES
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "policy.toml"
+    path.write_text(text)
+    return path
+
+
+def test_without_a_file_there_are_the_defaults() -> None:
+    assert load(None) == Policies()
+    assert load(None).curate.target_effective_size == 64
+    assert load(None).release.min_test_rows == 30
+
+
+def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
+    text = '[curate]\ntarget_effective_size = 300\n[curate.targets]\n"sql/tiny" = 40\n[release]\nmode = "manual"\n[trainer]\nseed = 3\n'
+    policies = load(written(tmp_path, text))
+    assert (policies.curate.effective_target("sql/tiny"), policies.curate.effective_target("code/tiny")) == (40, 300)
+    assert (policies.release.mode, policies.trainer) == ("manual", {"seed": 3})
+    assert policies.reward == Policies().reward
+    assert policies.curate.digest() != Policies().curate.digest()
+
+
+def test_bodies_build_every_stage() -> None:
+    bodies = load(None).bodies()
+    assert {stage.name for stage in STAGES} <= set(bodies)
+    for stage in STAGES:
+        assert stage.build(bodies[stage.name])
+        assert stage.policy.model_validate(bodies[stage.name]).model_dump(mode="json") == bodies[stage.name]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[curate]\nage_limit_days = -1\n", "curate.age_limit_days = -1: Input should be greater than 0"),
+        ("[curate]\nage = 3\n", "curate.age = 3: there is no such field"),
+        ("[curat]\n", "curat = {}: there is no such field"),
+        ('[release]\nmode = "x"\n', "release.mode = 'x': Input should be 'auto' or 'manual'"),
+        ("[curate]\nopen_limit = 10\n", "open_limit: 10 examples can never reach a target of 64"),
+        ("[curate]\ngood_enough = nan\n", "curate.good_enough = nan"),
+        ("[curate\n", "Expected ']'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_file_field_and_value(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(PolicyError) as caught:
+        load(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"nowhere\.toml"):
+        load(tmp_path / "nowhere.toml")

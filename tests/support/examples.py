@@ -1,0 +1,142 @@
+"""Example events as the reward stage writes them, and a tape over the curate fold whose clock the test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+from headrace_processors.curate import build
+from headrace_processors.policy import CuratePolicy
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import Components, Content, Example, Requirement, Tick, Tracking, Weights, Withdrawal
+from headrace_schemas.events import (
+    BatchReady,
+    ClockTicked,
+    ExampleRejected,
+    ExampleRewarded,
+    ExampleSuperseded,
+    ExampleWithdrawn,
+    RequirementsTracked,
+)
+from headrace_schemas.ids import derive_id, split_of
+from headrace_schemas.inputs import Agent
+from headrace_schemas.times import rfc3339
+from headrace_streams.stage import Record
+from support.signals import START_MS, Tape, at
+
+BUCKET = "sql/tiny"
+DAY_MS = 86_400_000
+
+
+def groups(split: str, bucket: str = BUCKET) -> Iterator[str]:
+    """Prompt groups that fall into a split of the bucket."""
+    return (name for name in (f"g{number}" for number in count()) if split_of(bucket, name) == split)
+
+
+GROUPS = {split: [name for name, _ in zip(groups(split), range(600), strict=False)] for split in ("train", "validation", "test")}
+
+
+def example(number: int, *, split: str = "train", **changed: Any) -> Example:
+    """The example of a number: corrected, reward 0.5; every number is another text and another prompt group."""
+    bucket = changed.get("bucket", BUCKET)
+    content = {
+        "prompt": f"how many {number}?",
+        "output": f"select {number}0",
+        "target": f"select {number}",
+        "context": None,
+    }
+    content |= {name: changed.pop(name) for name in tuple(content) if name in changed}
+    correction = changed.pop("correction", 1.0)
+    fields: dict[str, Any] = {
+        "example_id": derive_id("example", f"i{number}"),
+        "revision": 1,
+        "interaction_id": f"i{number}",
+        "bucket": bucket,
+        "artifact_type": "sql",
+        "model": "tiny",
+        "agent": Agent(name="bot"),
+        "prompt_group": GROUPS[split][number],
+        "content": Content(**content),
+        "quality": -0.5,
+        "reward": 0.5,
+        "components": Components(validation=0.0, feedback=0.5, difficulty=0.25, multiplier=1.5, correction=correction),
+        "weights": Weights(balance=1.0),
+        "contradicted": False,
+        "voices": 1,
+        "event_time": at(0),
+        "train": True,
+    }
+    return Example(**{**fields, **changed})
+
+
+def rewarded(number: int, **changed: Any) -> bytes:
+    data = example(number, **changed)
+    event = ExampleRewarded(
+        specversion="1.0",
+        id=derive_id("rewarded", data.example_id, data.revision),
+        source="headrace:reward",
+        time=data.event_time,
+        data=data,
+    )
+    return encode(event)
+
+
+def withdrawn(number: int, reason: Any = "retracted", *, revision: int = 2, bucket: str = BUCKET) -> bytes:
+    data = Withdrawal(
+        example_id=derive_id("example", f"i{number}"),
+        revision=revision,
+        interaction_id=f"i{number}",
+        bucket=bucket,
+        reason=reason,
+    )
+    return encode(ExampleWithdrawn(specversion="1.0", id=f"w{number}-{revision}", source="headrace:reward", data=data))
+
+
+def tracked(satisfied: bool, release_id: str = "r1", bucket: str = BUCKET) -> bytes:
+    required = [Requirement(name="good", metric="success", target=0.9, direction="at_least", satisfied=satisfied, current=0.95)]
+    data = Tracking(bucket=bucket, release_id=release_id, satisfied=satisfied, requirements=required)
+    return encode(RequirementsTracked(specversion="1.0", id=f"t-{release_id}", source="headrace:release", data=data))
+
+
+def tick(bucket: str = BUCKET) -> bytes:
+    data = Tick(bucket=bucket, time=at(0))
+    return encode(ClockTicked(specversion="1.0", id="tick", source="headrace:curate", time=at(0), data=data))
+
+
+class Curated(Tape):
+    """A tape over the curate fold under a policy. `days` is fold time since the start, for the test to set."""
+
+    def __init__(self, *, through_dump: bool = False, **policy: Any) -> None:
+        self.policy = CuratePolicy(**policy)
+        super().__init__(build(self.policy.body()), "examples", through_dump=through_dump)
+        self.days = 0.0
+
+    def feed(self, *values: bytes | None, **ignored: Any) -> list[Any]:
+        before = len(self.outputs)
+        for value in values:
+            now = START_MS + int(self.days * DAY_MS)
+            self.apply(self.fold.step(self.state, Record("examples", 3, self.records, now, now, b"sql/tiny", value)))
+            assert sum(self.counts.values()) == self.records, self.counts
+        return self.outputs[before:]
+
+    @property
+    def batches(self) -> list[Any]:
+        return [output.value.data for output in self.outputs if isinstance(output.value, BatchReady)]
+
+    @property
+    def reasons(self) -> list[str]:
+        return [output.value.data.reason for output in self.outputs if isinstance(output.value, ExampleRejected)]
+
+    @property
+    def superseded(self) -> list[Any]:
+        return [output.value.data for output in self.outputs if isinstance(output.value, ExampleSuperseded)]
+
+    @property
+    def bucket(self) -> Any:
+        return self.state[f"bucket:{BUCKET}"]
+
+
+def day(number: float) -> str:
+    """Event time, days after the start."""
+    return rfc3339(START_MS + int(number * DAY_MS))
