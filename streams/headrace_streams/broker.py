@@ -198,7 +198,7 @@ class LocalKafka:
     def _format(self, command: list[str]) -> None:
         if (self.data_dir / "log" / "meta.properties").is_file():
             return
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        cluster = "H" + base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()[1:]  # "-" first would be an option
         arguments = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", self._properties]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
