@@ -88,7 +88,7 @@ class Decoded:
 
     def tree(self) -> dict[str, Any]:
         """The event as plain JSON, a new one at each call: for whoever must look at, or replace, every string."""
-        tree: dict[str, Any] = msgspec.json.decode(self._value)
+        tree: dict[str, Any] = tree_of(self._value)
         tree.update(self._attributes)
         tree["data"].update(self._data)
         return tree

@@ -59,7 +59,8 @@ def test_binary_mode_says_the_same_as_structured_mode(event, traced):
 
 def tries(value, headers=()):
     _refusal(lambda: decode(value, headers))
-    _refusal(lambda: decode_input(value, headers))
+    _refusal(lambda: decode_input(value, headers).tree())
+    _refusal(lambda: decode_input(value, headers).passed({"added": 1}))
     refused = _refusal(lambda: decode(value, headers, append_time_ms=NOW))
     assert (_refusal(lambda: decode_input(value, headers, append_time_ms=NOW)) is None) is (refused is None)
     if refused is None:
