@@ -29,14 +29,19 @@ class Pattern(NamedTuple):
 
 
 def _is_address(match: Any, text: str) -> bool:
-    """Not a call or an index on a matrix product (`x@w.sum(`), nor the user of a git remote (`git@host.org:path`)."""
+    """Not a call on a matrix product (`x@w.sum(`), nor the user of a git remote (`git@host.org:path`)."""
     following = text[match.end() : match.end() + 1]
-    return following not in ("(", "[") and not (following == ":" and match.group().startswith("git@"))
+    return following != "(" and not (following == ":" and match.group().startswith("git@"))
 
 
 def _has_digit(match: Any, text: str) -> bool:
     """A word of prose or code has none; a key or token of this length practically always has one."""
     return any(char.isdigit() for char in match.group(1))
+
+
+def _has_long_run(match: Any, text: str) -> bool:
+    """Words are shorter, or have no digit."""
+    return any(len(run) >= 16 and _mixed(run) for run in match.group().replace("_", "-").split("-"))
 
 
 def _is_assigned(match: Any, text: str) -> bool:
@@ -51,17 +56,18 @@ def _mixed(value: str) -> bool:
     return any(char.isdigit() for char in value) and any(char.isalpha() for char in value)
 
 
-_NAMED = (  # keys that a provider's prefix gives away; long repeats are left open, since a bound would only cost states
-    r"(?:AKIA|ASIA|AGPA|AIDA|AROA|ANPA)[0-9A-Z]{16}",  # AWS
+# Keys that a provider's prefix gives away. No pattern asks what stands before it, and repeats are open at the end: a match next
+# to another one must not depend on whether that one has been replaced already (and a bound would only cost states).
+_NAMED = (
+    r"(?:AKIA|ASIA|AGPA|AIDA|AROA|ANPA)[0-9A-Z]{16,}",  # AWS
     r"gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}",
     r"glpat-[A-Za-z0-9_-]{20,}",
     r"xox[abeoprs]-[A-Za-z0-9-]{10,}",  # Slack
-    r"sk-[A-Za-z0-9_-]{20,}",  # OpenAI, Anthropic and who followed them
     r"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
-    r"AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,}",  # Google
-    r"hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}",
+    r"AIza[0-9A-Za-z_-]{35,}|ya29\.[0-9A-Za-z_-]{20,}",  # Google
+    r"hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36,}|pypi-[A-Za-z0-9_-]{50,}",
     r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",  # SendGrid
-    r"do[opr]_v1_[a-f0-9]{64}",  # DigitalOcean
+    r"do[opr]_v1_[a-f0-9]{64,}",  # DigitalOcean
 )
 _BEGIN = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
 _END = r"-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
@@ -74,20 +80,22 @@ PATTERNS = (
     Pattern("secret", "PRIVATE KEY", _BEGIN + r"(?:\s*[A-Za-z-]+:[^\n]*\n)*[A-Za-z0-9+/=\s\\]*(?:" + _END + ")?"),
     Pattern(
         "secret",
-        r"AKIA|ASIA|AGPA|AIDA|AROA|ANPA|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|sk-[A-Za-z0-9_-]{8}|[rs]k_(?:live|test)_"
+        r"AKIA|ASIA|AGPA|AIDA|AROA|ANPA|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|[rs]k_(?:live|test)_"
         r"|AIza|ya29\.|hf_[A-Za-z0-9]{8}|npm_[A-Za-z0-9]{8}|pypi-[A-Za-z0-9_-]{8}|SG\.[A-Za-z0-9_-]{8}|do[opr]_v1_",
-        r"\b(?:" + "|".join(_NAMED) + ")",
+        "|".join(_NAMED),
     ),
-    Pattern("secret", r"eyJ[A-Za-z0-9_-]{5}", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),  # JWT, RFC 7519
-    Pattern("secret", r"(?i)(?:bearer|basic)\s", r"(?i)\b(?:bearer|basic)\s{1,4}([A-Za-z0-9._~+/=-]{16,})", _has_digit),
+    # OpenAI, Anthropic and who followed them; task-names-like-this are told apart by the check
+    Pattern("secret", r"sk-[A-Za-z0-9_-]{8}", r"sk-[A-Za-z0-9_-]{20,}", _has_long_run),
+    Pattern("secret", r"eyJ[A-Za-z0-9_-]{5}", r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),  # JWT, RFC 7519
+    Pattern("secret", r"(?i)(?:bearer|basic)\s", r"(?i)(?:bearer|basic)\s{1,4}([A-Za-z0-9._~+/=-]{16,})", _has_digit),
     Pattern("secret", r":[^\s/@]+@", r"[a-z]://[^\s/:@]*:([^\s/@]+)@"),  # user:password in a URL
     Pattern(
         "secret",
-        r"(?i)(?:key|secret|token|passwd|password|passphrase|pwd)[\"']?\s?\s?\s?[:=]",
-        r"(?i)(" + _KEY_NAME + r")[\"']?\s{0,3}(?::=|=>|[:=])\s{0,3}([\"']?)([A-Za-z0-9_.~!$%^&*+/=-]{8,})",
+        r"(?i)(?:key|secret|token|passwd|password|passphrase|pwd)[\"']?[ \t]{0,3}[:=]",
+        r"(?i)(" + _KEY_NAME + r")[\"']?[ \t]{0,3}(?::=|=>|[:=])[ \t]{0,3}([\"']?)([A-Za-z0-9_.~!$%^&*+/=-]{8,})",
         _is_assigned,
     ),
-    Pattern("email", r"@[A-Za-z0-9-]+\.[A-Za-z]", r"[\pL\pN._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}", _is_address),
+    Pattern("email", r"@[A-Za-z0-9-]+\.[A-Za-z]", r"[\pL\pN_][\pL\pN._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}", _is_address),
 )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_processors import intake
+from headrace_processors.scrub import Scrubber
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, RecordRejected
 from headrace_schemas.inputs import COMMENT_LIMIT
 from headrace_streams.stage import Output
@@ -63,6 +66,40 @@ def test_what_is_missing_is_filled_in_and_the_rest_kept() -> None:
     assert tree_of(first)["data"]["mystery"] == 1
     other = run(value.replace(b"agent:x", b"agent:y")).outputs[0]
     assert other.key != first.key
+
+
+TEXTS = st.sampled_from(["bob@example.org", "token=ab12cd34ef56", "x", 'é\n"', ""]) | st.text(
+    st.characters(codec="utf-8"), max_size=5
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def cleaned(tree: Any) -> Any:
+    if isinstance(tree, str):
+        return Scrubber().clean(tree)
+    if isinstance(tree, list):
+        return [cleaned(item) for item in tree]
+    return {name: cleaned(item) for name, item in tree.items()} if isinstance(tree, dict) else tree
+
+
+@given(JSON)
+def test_unknown_fields_survive_scrubbed_and_otherwise_untouched(mystery: Any) -> None:
+    data = tree_of(run(interaction(mystery=mystery, prompt=[{"role": "user", "content": "x", "mystery": mystery}])).outputs[0])[
+        "data"
+    ]
+    assert data["mystery"] == data["prompt"][0]["mystery"] == cleaned(mystery)
+
+
+def test_binary_mode_becomes_structured_mode() -> None:
+    tree = msgspec.json.decode(interaction())
+    tape = Tape(intake.build({}), "interactions")
+    headers = [(f"ce_{name}", value.encode()) for name, value in tree.items() if name != "data"]
+    (output,) = tape.feed(msgspec.json.encode(tree["data"]), headers=headers)
+    assert tree_of(output) == tree
 
 
 def test_each_foreign_id_becomes_one_link() -> None:
