@@ -1,7 +1,7 @@
 """Release: what is served of a bucket, decided from evaluations and commands in one order. A pure fold over `outcomes`.
 
 Every evaluation and every command gets one answer on `releases.history`, with `request_id` = its event id and the next
-`sequence` of the bucket; a repeated event (same source and id) has been answered already and changes nothing. Answers that
+`sequence` of the bucket; a repeated event (same bucket, source and id) has been answered already and changes nothing. Answers that
 change what is served stand on `releases` too, and tell curate which requirements are met now.
 
 In an answer `release_id` names the answer itself; adapter, version, evaluation and batches are those served after it, and of a
@@ -103,7 +103,7 @@ class ReleaseFold:
         event = decode(record.value, record.headers)
         if not isinstance(event, Request):
             raise ValueError(f"{type(event).__name__}: not an event that release answers")
-        answered = f"answered:{derive_id('answered', event.source, event.id)}"
+        answered = f"answered:{derive_id('answered', event.data.bucket, event.source, event.id)}"
         if answered in state:
             return Step(counts={"answered": 1})
         turn = _Turn(self._policy, self._digests, state, record, event)

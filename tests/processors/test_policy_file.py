@@ -23,7 +23,16 @@ def test_without_a_file_there_are_the_defaults() -> None:
 
 
 def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
-    text = '[curate]\ntarget_effective_size = 300\n[curate.targets]\n"sql/tiny" = 40\n[release]\nmode = "manual"\n[trainer]\nseed = 3\n'
+    text = """
+[curate]
+target_effective_size = 300
+[curate.targets]
+"sql/tiny" = 40
+[release]
+mode = "manual"
+[trainer]
+seed = 3
+"""
     policies = load(written(tmp_path, text))
     assert (policies.curate.effective_target("sql/tiny"), policies.curate.effective_target("code/tiny")) == (40, 300)
     assert (policies.release.mode, policies.trainer) == ("manual", {"seed": 3})
