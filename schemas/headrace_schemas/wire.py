@@ -6,6 +6,8 @@ what looks suspicious is taken apart. Knows no event type.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +19,7 @@ from headrace_schemas.faults import DecodeError, clipped
 
 RECORD_LIMIT = 1024 * 1024  # bytes of an event in structured mode, uncompressed
 NESTING_LIMIT = 64
+_CLIP = 200  # characters of a path through fields that we do not know
 INT64 = range(-(2**63), 2**63)
 
 Headers = Iterable[tuple[str, bytes | None]]
@@ -115,15 +118,25 @@ def _has_exponent(alike: bytes) -> bool:
 
 
 def _check_numbers(raw: bytes) -> None:
-    todo: list[tuple[str, Any]] = [("", tree_of(raw))]
+    """Walks the whole record for the place of a number that is too large, with a reader that takes them all."""
+    try:
+        todo: list[tuple[str, Any]] = [("", json.loads(raw.decode(), parse_int=_integer))]
+    except ValueError as error:
+        raise unreadable(error) from None
     while todo:
         path, value = todo.pop()
         if isinstance(value, dict):
             todo.extend((f"{path}.{name}" if path else name, item) for name, item in value.items())
         elif isinstance(value, list):
             todo.extend((f"{path}[{index}]", item) for index, item in enumerate(value))
-        elif isinstance(value, int) and value not in INT64:
-            raise DecodeError("out_of_range", path or None, f"{path or 'record'}: an integer beyond 64 bits: {clipped(value)}")
+        elif value == math.inf or value == -math.inf or (isinstance(value, int) and value not in INT64):
+            what = "a number beyond all floats" if isinstance(value, float) else f"an integer beyond 64 bits: {clipped(value)}"
+            path = path[:_CLIP].encode(errors="replace").decode()  # a name may hold lone surrogates
+            raise DecodeError("out_of_range", path or None, f"{path or 'record'}: {what}")
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 1000 else float(digits)  # Python reads no integer of thousands of digits
 
 
 def _says_structured(headers: list[tuple[str, bytes | None]]) -> bool:

@@ -115,6 +115,7 @@ def test_an_interaction_that_is_none_names_field_and_code(path, value, code):
         (changed(INTERACTION, "data.refs", [REF, {"system": 1, "id": "x"}]), "data.refs[1].system", "wrong_type"),
         (changed(INTERACTION, "data.attributes", {"n": 10**30}), "data.attributes.n", "out_of_range"),
         (changed(INTERACTION, "data.unknown", [{"n": -(10**30)}]), "data.unknown[0].n", "out_of_range"),
+        (changed(INTERACTION, "data.unknown", {"a": {"b": 10**4000}}), "data.unknown.a.b", "out_of_range"),
         (changed(FEEDBACK, "data.interaction_id", ABSENT), "data.interaction_id", "missing"),
         (changed(FEEDBACK, "data.ref", REF), "data.ref", "bad_value"),
         (changed(FEEDBACK, "data.kind", "Success"), "data.kind", "bad_value"),
@@ -162,6 +163,13 @@ def test_records_that_are_no_events(value, code):
 def test_what_json_readers_disagree_on_is_refused_in_unknown_fields_too(piece, place):
     value = {"a": "@"} if place == "data.attributes" else "@"
     error_of(json.dumps(changed(INTERACTION, place, value)).replace('"@"', piece).encode())
+
+
+def test_numbers_beyond_all_floats_are_named():
+    assert error_of(b'{"\\ud800": 1e999}').message.encode()
+    for path in ("data.latency_ms", "data.unknown"):
+        error = error_of(json.dumps(changed(INTERACTION, path, "@")).replace('"@"', "-1e400").encode())
+        assert (error.code, error.field) == ("out_of_range", path)
 
 
 def test_nesting_of_64_is_fine_and_brackets_in_texts_do_not_count():
