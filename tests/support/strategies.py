@@ -68,9 +68,13 @@ def _interaction(drawn: tuple[inputs.Interaction, str, str]) -> inputs.Interacti
 def _feedback(drawn: tuple[inputs.Feedback, str, bool, float]) -> inputs.Feedback:
     data, word, foreign, share = drawn
     low, high = (min(data.scale), max(data.scale) + 1) if data.scale else (0.0, 100.0)
+    kind = data.kind
+    if share > 0.5 and (data.over or data.corrected_output is not None):
+        kind = "preference" if data.over else "user_correction"
     ref = (data.ref or inputs.Ref(system=word, id=word)) if foreign else None
     return msgspec.structs.replace(
         data,
+        kind=kind,
         ref=ref,
         interaction_id=None if foreign else (data.interaction_id or word),
         scale=(low, high) if data.scale else None,
