@@ -113,15 +113,19 @@ def test_rehearsal_is_a_share_of_all_rows_and_the_same_for_anybody() -> None:
 
 def test_rehearsal_follows_revisions_and_leaves_out_what_was_withdrawn() -> None:
     newest = Newest()
-    old = [lessons.made(number) for number in range(5)]
-    for made in old:
-        newest.saw(made.example, made.member.sha256, made.member.locator.offset)
+
+    def saw(made: lessons.Made, offset: int) -> None:
+        learnable = made.example.train and made.example.reward > 0
+        newest.saw(made.example.example_id, made.example.revision, learnable, offset, made.value)
+
+    old = [lessons.made(number) for number in range(6)]
+    for made in old[:5]:
+        saw(made, made.member.locator.offset)
     better = lessons.made(1, revision=2, offset=77)
-    newest.saw(better.example, better.member.sha256, 77)
+    saw(better, 77)
     newest.withdrew(old[2].example.example_id)
-    newest.saw(old[2].example, old[2].member.sha256, 90)  # a late repeat brings nothing back
-    worse = lessons.made(3, revision=2, reward=-0.4)
-    newest.saw(worse.example, worse.member.sha256, 91)
-    private = lessons.made(4, revision=2, train=False)
-    newest.saw(private.example, private.member.sha256, 92)
-    assert newest.current([made.member for made in old]) == [old[0].member, better.member]
+    saw(old[2], 90)  # a late repeat brings nothing back
+    saw(lessons.made(3, revision=2, reward=-0.4), 91)
+    saw(lessons.made(4, revision=2, train=False), 92)
+    saw(lessons.made(0), 93)  # an older or equal revision changes nothing
+    assert newest.current([made.member for made in (*old, old[0])]) == [old[0].member, better.member]

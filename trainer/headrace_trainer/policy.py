@@ -6,13 +6,20 @@ policy cannot change a run that has begun.
 
 from __future__ import annotations
 
+import tomllib
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace_schemas.derived import Requirement
 from headrace_schemas.ids import digest
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be used; one line that names the field and the value."""
+
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -91,7 +98,7 @@ class RequirementPolicy(_Policy):
 
 
 class TrainerPolicy(_Policy):
-    """The `[trainer]` table. Hyperparameters of a bucket: `defaults`, overridden field by field in `buckets`."""
+    """The `[train]` table. Hyperparameters of a bucket: `defaults`, overridden field by field in `buckets`."""
 
     bases: dict[str, BasePolicy] = {}
     defaults: Hyperparameters = Hyperparameters()
@@ -110,3 +117,30 @@ class TrainerPolicy(_Policy):
 
     def requirements_of(self, bucket: str) -> list[RequirementPolicy]:
         return [requirement for requirement in self.requirements if fnmatchcase(bucket, requirement.bucket)]
+
+
+def load(path: Path | None) -> TrainerPolicy:
+    """The policy in the `[train]` table of a TOML file; defaults without a file. Relative folders of weights are relative to
+    the file. PolicyError names file, field and value."""
+    if path is None:
+        return TrainerPolicy()
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("train", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PolicyError(f"policy = {str(path)!r}: {error}") from error
+    try:
+        policy = TrainerPolicy.model_validate(table)
+        for bucket in policy.buckets:
+            policy.hyperparameters(bucket)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise PolicyError(f"{path}: train.{field} = {first['input']!r}: {first['msg']}") from error
+    bases = {name: BasePolicy(weights=_absolute(base.weights, path.parent)) for name, base in policy.bases.items()}
+    return policy.model_copy(update={"bases": bases})
+
+
+def _absolute(weights: str, folder: Path) -> str:
+    """A folder beside the policy wins over a hub name of the same spelling."""
+    candidate = (folder / Path(weights).expanduser()).resolve()
+    return str(candidate) if candidate.is_dir() else weights

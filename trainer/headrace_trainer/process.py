@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 
@@ -48,11 +48,15 @@ class JobProcess:
         self._process = made.Process(target=_main, args=(theirs, spec), daemon=True, name=f"job {spec.start.run_id[:8]}")
         self._theirs = theirs
 
-    async def events(self) -> AsyncIterator[Moment | JobResult]:
+    async def events(self) -> AsyncGenerator[Moment | JobResult, None]:
         """Moments, at most five a second, then the result. Raises JobFailed. Leaving early kills the job."""
-        await asyncio.to_thread(self._process.start)  # the first one waits for the fork server to load torch
-        self._theirs.close()
+        starting = asyncio.ensure_future(asyncio.to_thread(self._process.start))  # the first waits for torch to be loaded
         try:
+            try:
+                await asyncio.shield(starting)
+            finally:
+                await asyncio.wait({starting})  # a start can't be cancelled, and what was started must be killed
+                self._theirs.close()
             while True:
                 try:
                     received = await asyncio.to_thread(self._connection.recv)

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import Batch, Example, Member
 from headrace_schemas.events import ExampleRewarded
@@ -98,40 +100,41 @@ def rehearsal_rows(batch: Batch, pool: Sequence[Member], share: float, whole: Se
 class Newest:
     """What `examples` says now of every example it saw, in the order of offsets: the newest revision, or withdrawn.
 
-    Feed it every record of a bucket's partition; `current` turns the members of an old batch into rows for today.
+    Feed it every record of a bucket's partition; `current` turns the members of an old batch into rows for today. It keeps a
+    digest only where a member's own would be out of date.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, _Standing | None] = {}
 
-    def saw(self, example: Example, digest: str, offset: int) -> None:
-        old = self._known.get(example.example_id)
-        if old is None and example.example_id in self._known:
+    def saw(self, example_id: str, revision: int, learnable: bool, offset: int, value: bytes) -> None:
+        """`learnable`: it may be trained on and is worth something; `value`: the record's."""
+        old = self._known.get(example_id)
+        if old is None and example_id in self._known:
             return  # withdrawn is for ever
-        if old is None or example.revision > old.revision:
-            learnable = example.train and example.reward > 0
-            self._known[example.example_id] = _Standing(example.revision, digest, offset, learnable)
+        if old is None or revision > old.revision:
+            self._known[example_id] = _Standing(revision, learnable, offset, sha256(value) if revision > 1 else None)
 
     def withdrew(self, example_id: str) -> None:
         self._known[example_id] = None
 
     def current(self, members: Iterable[Member]) -> list[Member]:
-        """Members at their newest revision (weight and split stay); without those withdrawn, not to be trained on or not good."""
+        """Members at their newest revision (weight and split stay), each example once; without those that were withdrawn, may
+        not be trained on any more or are no longer worth it."""
         found: dict[str, Member] = {}
         for member in members:
             standing = self._known.get(member.example_id)
             if standing is None or not standing.learnable:
                 continue
-            locator = type(member.locator)(topic=member.locator.topic, partition=member.locator.partition, offset=standing.offset)
-            found[member.example_id] = Member(
-                example_id=member.example_id, revision=standing.revision, sha256=standing.digest, role=member.role,
-                weight=member.weight, difficulty=member.difficulty, split=member.split, locator=locator,
-            )  # fmt: skip
+            if standing.digest is not None and standing.revision > member.revision:
+                locator = structs.replace(member.locator, offset=standing.offset)
+                member = structs.replace(member, revision=standing.revision, sha256=standing.digest, locator=locator)
+            found[member.example_id] = member
         return list(found.values())
 
 
 class _Standing(NamedTuple):
     revision: int
-    digest: str
-    offset: int
     learnable: bool
+    offset: int
+    digest: str | None

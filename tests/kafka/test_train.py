@@ -1,0 +1,230 @@
+"""The train stage on a real broker: a batch becomes one version and one evaluation, whoever trains it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from headrace_schemas.derived import Batch
+from headrace_schemas.events import (
+    EvaluationCompleted,
+    ModelVersionCreated,
+    RulesActivated,
+    TrainingCompleted,
+    TrainingFailed,
+    TrainingProgressed,
+    TrainingStarted,
+)
+from headrace_schemas.ids import sha256
+from headrace_streams import clients
+from headrace_streams.journal import Fenced
+from headrace_streams.partitioner import partition_for
+from headrace_streams.settings import Settings
+from headrace_streams.store import fetch
+from headrace_trainer import adapters
+from headrace_trainer.base import load_base
+from headrace_trainer.foreground import evaluate_version, train_batch
+from headrace_trainer.policy import RequirementPolicy, TrainerPolicy
+from headrace_trainer.service import Trainer, TrainTask
+from support import lessons, tiny
+from support.live import until
+from support.school import School, policy_of
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tiny.build(tmp_path_factory.mktemp("base"))
+
+
+def task(settings: Settings, policy: TrainerPolicy, bucket: str = lessons.BUCKET, *, once: bool = False) -> TrainTask:
+    return TrainTask(Trainer(settings, policy, "cpu"), partition_for(bucket.encode(), settings.partitions), once=once)
+
+
+@asynccontextmanager
+async def running(*tasks: TrainTask) -> AsyncIterator[list[asyncio.Task[None]]]:
+    started = [asyncio.create_task(task.run()) for task in tasks]
+    try:
+        yield started
+    finally:
+        for one in started:
+            one.cancel()
+        for one in started:
+            with contextlib.suppress(asyncio.CancelledError, Fenced):
+                await one
+
+
+def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: Path, tmp_path: Path) -> None:
+    school = School(settings)
+    policy = policy_of(base, requirements=(RequirementPolicy(name="low", metric="loss", target=0.001, direction="at_most"),))
+
+    async def scenario() -> None:
+        batch = await school.batch("b1", range(24))
+        await asyncio.wait_for(task(settings, policy, once=True).run(), 120)
+        (start,) = await school.all(TrainingStarted, "runs")
+        (version,) = await school.all(ModelVersionCreated, "versions")
+        (evaluation,) = await school.all(EvaluationCompleted, "outcomes")
+        (completion,) = await school.all(TrainingCompleted, "runs")
+        (rules, *_) = await school.all(RulesActivated, "rules")
+        assert (start.batch_id, start.parent_adapter, start.rehearsal) == (batch.batch_id, None, [])
+        assert start.policy_digests == {**batch.policy_digests, "train": policy.digest}
+        assert (rules.stage, rules.digest) == ("train", policy.digest)
+        assert rules.body == policy.model_dump(mode="json")
+        assert evaluation.adapter == version.adapter
+        assert evaluation.comparison.loss_gain.low > 0
+        assert evaluation.comparison.n == 32
+        assert [requirement.satisfied for requirement in evaluation.requirements] == [False]
+        assert (completion.version_id, completion.evaluation_id) == (version.version_id, evaluation.evaluation_id)
+        assert version.rows == 24
+        assert version.tokens > 0
+        steps = await school.all(TrainingProgressed, "runs")
+        assert {step.phase for step in steps} >= {"training", "evaluation"}
+        folder = fetch(version.adapter, tmp_path / "cache")
+        assert adapters.load(load_base(str(base)).model, folder)
+        assert {file.path for file in version.adapter.files} == {"adapter_config.json", "adapter_model.safetensors"}
+        assert not list((settings.data_dir / "trainer").rglob("checkpoint*"))
+        records = [record async for record in clients.read_topic(settings, "outcomes")]
+        headers = dict(records[0].headers)
+        assert records[0].key == batch.bucket.encode()
+        assert (headers["headrace-stage"], headers["headrace-topic"]) == (b"train", b"batches")
+        assert b"0af7651916cd43dd8448eb211c80319c" in records[0].value
+
+    asyncio.run(scenario())
+
+
+def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(settings: Settings, base: Path) -> None:
+    school = School(settings)
+
+    async def scenario() -> None:
+        first = await school.batch("b1", range(24))
+        learner = task(settings, policy_of(base, lessons.HYPER.model_copy(update={"rehearsal": 0.9})))
+        async with running(learner):
+            (evaluation,) = await school.wait(EvaluationCompleted, "outcomes")
+            gone = first.members[0]
+            await school.withdraw(lessons.made(0))
+            fixed = (await school.teach([lessons.made(1, revision=2)]))[0]
+            await school.batch("b2", range(100, 124))
+            await until(lambda: _phase(learner, "waiting for release"))
+            assert len(await school.all(TrainingStarted, "runs")) == 1
+            release = await school.answer(evaluation)
+            _, second = await school.wait(EvaluationCompleted, "outcomes", 2)
+            _, start = await school.all(TrainingStarted, "runs")
+        assert (start.parent_adapter, start.parent_release_id) == (evaluation.adapter.digest, release)
+        assert second.parent_release_id == release
+        assert second.incumbent["loss"].value < evaluation.incumbent["loss"].value
+        rehearsed = {member.example_id: member for member in start.rehearsal}
+        learnt = {member.example_id: member for member in first.members if member.split == "train"}
+        assert rehearsed.keys() == learnt.keys() - {gone.example_id}
+        assert rehearsed.pop(fixed.member.example_id) == fixed.member
+        assert all(member == learnt[name] for name, member in rehearsed.items())
+        (_, version) = await school.all(ModelVersionCreated, "versions")
+        assert version.hyperparameters["warm_started"] is True
+        assert version.rows == 24 + 23
+
+    asyncio.run(scenario())
+
+
+async def _phase(task: TrainTask, phase: str) -> bool:
+    return bool(task.describe()["phase"] == phase)
+
+
+def test_two_trainers_on_one_batch_make_one_result(settings: Settings, base: Path, tmp_path: Path) -> None:
+    """Each has a data folder of its own, so nothing but the log can hold them apart."""
+    school = School(settings)
+    hyper = lessons.HYPER.model_copy(update={"steps": 200})
+    other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+
+    async def scenario() -> None:
+        one, two = task(settings, policy_of(base, hyper)), task(other, policy_of(base, hyper))
+        async with running(one) as (first,):
+            await school.batch("b1", range(24))
+            await school.wait(TrainingProgressed, "runs")
+            async with running(two):
+                with pytest.raises(Fenced):
+                    await asyncio.wait_for(first, 60)
+                await school.wait(EvaluationCompleted, "outcomes")
+        assert len(await school.all(TrainingStarted, "runs")) == 1
+        assert len(await school.all(ModelVersionCreated, "versions")) == 1
+        assert len(await school.all(EvaluationCompleted, "outcomes")) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_wrong_member_fails_three_times_and_the_next_batch_is_trained(settings: Settings, base: Path) -> None:
+    school = School(settings)
+
+    def spoil(batch: Batch) -> Batch:
+        wrong = msgspec.structs.replace(batch.members[3], sha256=sha256(b"something else"))
+        return msgspec.structs.replace(batch, members=[*batch.members[:3], wrong, *batch.members[4:]])
+
+    async def scenario() -> None:
+        bad = await school.batch("b1", range(24), change=spoil)
+        good = await school.batch("b2", range(100, 124))
+        learner = task(settings, policy_of(base), once=True)
+        await asyncio.wait_for(learner.run(), 120)
+        (failure,) = await school.all(TrainingFailed, "runs")
+        assert (failure.batch_id, failure.attempts) == (bad.batch_id, 3)
+        assert f"member {bad.members[3].example_id} revision 1" in failure.error
+        assert sha256(b"something else") in failure.error
+        (version,) = await school.all(ModelVersionCreated, "versions")
+        assert version.batch_id == good.batch_id
+        assert learner.describe()["counters"] == {"in": 2, "failed": 1, "trained": 1}
+
+    asyncio.run(scenario())
+
+
+def test_without_weights_examples_wait_for_the_first_run_that_has_them(settings: Settings, base: Path) -> None:
+    school = School(settings)
+
+    async def scenario() -> None:
+        early = await school.batch("b1", range(24))
+        await task(settings, TrainerPolicy(), once=True).run()
+        (failure,) = await school.all(TrainingFailed, "runs")
+        assert failure.attempts == 0
+        assert failure.error.startswith("no_weights: no weights are mapped to base 'tiny'")
+        await school.batch("b2", range(100, 124))
+        await asyncio.wait_for(task(settings, policy_of(base), once=True).run(), 120)
+        (start,) = await school.all(TrainingStarted, "runs")
+        wanted = {member.example_id for member in early.members if member.split == "train"}
+        assert {member.example_id for member in start.rehearsal} == wanted
+        assert len(await school.all(EvaluationCompleted, "outcomes")) == 1
+
+    asyncio.run(scenario())
+
+
+def test_by_hand_gives_the_recorded_digest(settings: Settings, base: Path, tmp_path: Path) -> None:
+    school = School(settings)
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        f'[train]\nthreads = 1\n[train.bases.tiny]\nweights = "{base}"\n'
+        "[train.defaults]\nr = 4\nalpha = 8\nlearning_rate = 0.02\nepochs = 4\nbatch_rows = 8\nvalidation_rows = 2\n"
+        'precision = "fp32"\n'
+    )
+    ours = settings.model_copy(update={"policy": policy})
+
+    async def scenario() -> None:
+        from headrace_trainer.policy import load
+
+        batch = await school.batch("b1", range(24))
+        await task(ours, load(policy), once=True).run()
+        (version,) = await school.all(ModelVersionCreated, "versions")
+        said: list[str] = []
+        outcome = await train_batch(ours, batch.batch_id, "cpu", said.append)
+        assert outcome.adapter == outcome.recorded == version.adapter.digest
+        assert any(line.startswith("training ") for line in said)
+        again = await evaluate_version(ours, version.version_id, "cpu", said.append, publish=True)
+        recorded, published = await school.all(EvaluationCompleted, "outcomes")
+        assert again.report.candidate == recorded.candidate == published.candidate
+        assert published.evaluation_id == again.published != recorded.evaluation_id
+        assert len(await school.all(ModelVersionCreated, "versions")) == 1
+
+    asyncio.run(scenario())

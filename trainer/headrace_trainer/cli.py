@@ -1,0 +1,124 @@
+"""`headrace trainer`, `headrace train` and `headrace evaluate`. Torch is loaded when a command runs, not for `--help`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headrace_streams.cli.common import NO, CliError, common, emit, note, run
+from headrace_streams.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace_trainer.foreground import Outcome
+
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Train the batches that wait now, then exit.")
+@_device
+@common(json=False)
+def trainer(settings: Settings, once: bool, device: str) -> None:
+    """Run the train stage: each batch becomes an adapter and an evaluation, in order, exactly once."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    with contextlib.suppress(asyncio.CancelledError):
+        run(_serve(settings, once, device))
+
+
+async def _serve(settings: Settings, once: bool, device: str) -> None:
+    from headrace_streams import clients
+    from headrace_streams.supervisor import Supervisor
+    from headrace_trainer.grader import find
+    from headrace_trainer.policy import load
+    from headrace_trainer.service import Trainer, TrainTask
+
+    policy = load(settings.policy)
+    for grader in policy.graders.values():
+        find(grader.name)
+    shared = Trainer(settings, policy, device)
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    logging.getLogger("headrace").info("trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, shared.device)
+    if not once:
+        tasks = {"batches": lambda _topic, partition: TrainTask(shared, partition)}
+        return await Supervisor(settings, f"{settings.deployment}.trainer", tasks).run()
+    for partition in range((await clients.partition_counts(settings, ["batches"]))["batches"]):
+        await TrainTask(shared, partition, once=True).run()
+
+
+@click.command()
+@click.argument("batch")
+@_device
+@common
+def train(settings: Settings, as_json: bool, batch: str, device: str) -> int:
+    """Train one batch in the foreground and evaluate it. Nothing is published: with the pins that the log has for the batch, the
+    adapter's digest is that of the recorded version (exit 1 if not)."""
+    from headrace_trainer.foreground import train_batch
+
+    outcome = run(train_batch(settings, batch, device, _line))
+    return _print(outcome, as_json)
+
+
+@click.command()
+@click.argument("version")
+@_device
+@click.option("--publish", is_flag=True, help="Publish the evaluation, so that the release stage answers it.")
+@common
+def evaluate(settings: Settings, as_json: bool, version: str, device: str, publish: bool) -> int:
+    """Compare a model version with what its bucket serves now, on the newest test pool of the bucket."""
+    from headrace_trainer.foreground import evaluate_version
+
+    outcome = run(evaluate_version(settings, version, device, _line, publish=publish))
+    return _print(outcome, as_json)
+
+
+def _line(text: str) -> None:
+    """One line that is written over where people look at it."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", err=True, nl=False)
+    else:
+        note(text)
+
+
+def _print(outcome: Outcome, as_json: bool) -> int:
+    import msgspec
+
+    if sys.stderr.isatty():
+        click.echo(err=True)
+    if as_json:
+        emit(msgspec.to_builtins(outcome))
+    else:
+        rows: dict[str, Any] = {
+            "adapter": outcome.adapter, "recorded": outcome.recorded or "-", "rows": outcome.rows, "steps": outcome.steps,
+            "tokens": outcome.tokens, "seconds": round(outcome.seconds, 1), "evaluation": outcome.published or "not published",
+        }  # fmt: skip
+        for name, measure in outcome.report.candidate.items():
+            served = outcome.report.incumbent.get(name)
+            rows[name] = f"{measure.value:.4g} [{measure.low:.4g}, {measure.high:.4g}], n {measure.n}" + (
+                f"; served {served.value:.4g} [{served.low:.4g}, {served.high:.4g}]" if served else ""
+            )
+        gain = outcome.report.comparison.loss_gain
+        rows["loss gain"] = f"{gain.value:.4g} [{gain.low:.4g}, {gain.high:.4g}]"
+        if outcome.report.comparison.wins is not None:
+            versus = outcome.report.comparison
+            rows["wins"] = f"{versus.wins} : {versus.losses}, ties {versus.ties}, p {versus.p_value:.3g}"
+        for requirement in outcome.report.requirements:
+            verdict = "met" if requirement.satisfied else "not met"
+            rows[requirement.name] = (
+                f"{requirement.metric} {requirement.current} {requirement.direction} {requirement.target}: {verdict}"
+            )
+        for name, value in rows.items():
+            click.echo(f"{name:<12} {value}")
+    if outcome.recorded is not None and outcome.recorded != outcome.adapter:
+        raise CliError(
+            NO, f"the adapter is {outcome.adapter}, the log has {outcome.recorded}: other machine, library or weights?"
+        )
+    return 0
