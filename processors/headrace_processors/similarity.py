@@ -54,7 +54,8 @@ def overlap_similarity(output: str, corrected: str, overlap: Overlap) -> float:
     """The n-gram overlap of `output` with `corrected` as its reference, in [0, 1]."""
     metric = _metrics.get(overlap)
     if metric is None:
-        from sacrebleu.metrics import BLEU, CHRF  # late: takes 0.1 s, and many a worker never sees a correction
+        from sacrebleu.metrics.bleu import BLEU  # late: takes 0.1 s, and many a worker never sees a correction
+        from sacrebleu.metrics.chrf import CHRF
 
         metric = _metrics[overlap] = CHRF() if overlap == "chrf" else BLEU(effective_order=True)
     return min(1.0, max(0.0, float(metric.sentence_score(output, [corrected]).score) / 100))

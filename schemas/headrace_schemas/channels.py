@@ -20,7 +20,6 @@ CHANNELS: dict[str, tuple[type[Envelope], ...]] = {
         events.SubjectErased,
         events.FeedbackRecorded,
         events.FeedbackRetracted,
-        events.InteractionLinked,
     ),
     "examples": (events.ExampleRewarded, events.ExampleWithdrawn, events.ClockTicked, events.RequirementsTracked),
     "rejections": (events.ExampleRejected, events.SignalRejected, events.ExampleSuperseded),
