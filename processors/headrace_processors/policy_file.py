@@ -5,7 +5,7 @@
     [release]
     mode = "manual"
 
-A table or key that is not there keeps its default. `[trainer]` is passed on as it is: the trainer types it.
+A table or key that is not there keeps its default. `[train]` is passed on as it is: the trainer types it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class PolicyError(SettingsError):
 
 
 class Policies(Policy):
-    """All policies of a deployment. `trainer` is raw: the trainer's package knows what may stand in it."""
+    """All policies of a deployment. `train` is raw: the trainer's package knows what may stand in it."""
 
     intake: IntakePolicy = IntakePolicy()
     link: LinkPolicy = LinkPolicy()
     reward: RewardPolicy = RewardPolicy()
     curate: CuratePolicy = CuratePolicy()
     release: ReleasePolicy = ReleasePolicy()
-    trainer: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
 
     def bodies(self) -> dict[str, dict[str, Any]]:
-        """Stage name -> the JSON form of its policy, as `Stage.build` and `RulesActivated` take it; the trainer's too."""
+        """Stage name -> the JSON form of its policy, as `Stage.build` and `RulesActivated` take it; train's too."""
         stages = (self.intake, self.link, self.reward, self.curate, self.release)
         names = ("intake", "link", "reward", "curate", "release")
-        return {**{name: policy.body() for name, policy in zip(names, stages, strict=True)}, "trainer": dict(self.trainer)}
+        return {**{name: policy.body() for name, policy in zip(names, stages, strict=True)}, "train": dict(self.train)}
 
 
 def load(path: Path | str | None) -> Policies:

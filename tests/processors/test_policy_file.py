@@ -30,12 +30,12 @@ target_effective_size = 300
 "sql/tiny" = 40
 [release]
 mode = "manual"
-[trainer]
+[train]
 seed = 3
 """
     policies = load(written(tmp_path, text))
     assert (policies.curate.effective_target("sql/tiny"), policies.curate.effective_target("code/tiny")) == (40, 300)
-    assert (policies.release.mode, policies.trainer) == ("manual", {"seed": 3})
+    assert (policies.release.mode, policies.train) == ("manual", {"seed": 3})
     assert policies.reward == Policies().reward
     assert policies.curate.digest() != Policies().curate.digest()
 

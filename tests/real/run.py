@@ -40,10 +40,10 @@ POLICY = """
 [[reward.bases]]
 base = "small"
 
-[trainer.bases.small]
+[train.bases.small]
 weights = "{weights}"
 
-[trainer.defaults]
+[train.defaults]
 r = 16
 alpha = 32
 dropout = 0.0
@@ -51,7 +51,7 @@ learning_rate = 3e-3
 epochs = 3
 max_tokens = 512
 
-[trainer.evaluation]
+[train.evaluation]
 generate = "never"
 """
 
