@@ -28,6 +28,7 @@ log = logging.getLogger("headrace")
 
 WEB_HOST = "127.0.0.1"
 RETRY_SECONDS = 1.0
+SAY_SECONDS = 2.0  # without an answer, before the wait is mentioned
 
 
 class _Host(BootStrategy):
@@ -117,15 +118,23 @@ async def wait_for_topics(settings: Settings, stages: Sequence[Stage]) -> None:
     for stage in stages:
         topics |= {*stage.inputs, *stage.outputs, *(changelog(stage.name, topic).name for topic in stage.inputs)}
     said = False
+
+    def say(reason: object) -> None:
+        nonlocal said
+        if not said:
+            log.warning("waiting for the broker at %s: %s", settings.bootstrap, reason)
+        said = True
+
     while True:
+        later = asyncio.get_running_loop().call_later(SAY_SECONDS, say, "no answer yet")
         try:
             await clients.partition_counts(settings, sorted(topics))
             return
         except (clients.BrokerUnavailable, OSError) as error:
-            if not said:
-                log.warning("waiting for the broker at %s: %s", settings.bootstrap, error)
-            said = True
+            say(error)
             await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            later.cancel()
 
 
 async def serve(

@@ -141,6 +141,9 @@ class Journal:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(producer.abort_transaction(), ABORT_SECONDS)
         await stop(producer)
+        for left in (producer._sender.sender_task, producer._txn_manager._transaction_waiter):
+            if left is not None and left.done() and not left.cancelled():
+                left.exception()  # seen, or asyncio would report it as lost: what mattered of it has been raised
 
     async def _count_partitions(self) -> None:
         names = {topic: clients.full_name(self._settings, topic) for topic in (*self._outputs, self._changelog)}

@@ -1,0 +1,82 @@
+"""A worker process that runs the counting stage in the real host:
+
+`python -m support.counting_worker BOOTSTRAP DEPLOYMENT GROUP DEATH`; DEATH is `before:3` or `after:3` (the process kills itself
+before or after the commit of its third transaction takes effect) or `never`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+from headrace_processors.app import serve
+from headrace_streams.settings import Settings
+from support.counting import COUNTING
+
+BODY = {"step": 1}
+
+
+class Worker:
+    """The process, seen from a test. `stop` ends it for good; the log is in `folder`."""
+
+    def __init__(
+        self, settings: Settings, folder: Path, name: str = "worker", *, group: str = "counting", death: str = "never"
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / f"{name}.log"
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        command = [sys.executable, "-m", "support.counting_worker", settings.bootstrap, settings.deployment, group, death]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 30.0) -> int:
+        return self.process.wait(seconds)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def die_at(phase: str, number: int) -> None:
+    """SIGKILL to this process around the end of transaction `number`: its records are sent, and it is open or just committed."""
+    commit = AIOKafkaProducer.commit_transaction
+    ends = itertools.count(1)
+
+    async def commit_and_die(producer: Any) -> None:
+        last = next(ends) == number
+        if not (last and phase == "before"):
+            await commit(producer)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    AIOKafkaProducer.commit_transaction = commit_and_die
+
+
+def main(bootstrap: str, deployment: str, group: str, death: str) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    if death != "never":
+        phase, _, number = death.partition(":")
+        die_at(phase, int(number))
+    settings = Settings(bootstrap=bootstrap, deployment=deployment)
+    return asyncio.run(serve(settings, [COUNTING], {COUNTING.name: BODY}, group=group))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
