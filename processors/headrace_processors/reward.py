@@ -124,7 +124,6 @@ class Reward:
         if known is not None and known.said:
             return _again(record, event, key, case, known.digest, digest)
         retracted = known is not None
-        principal = data.principal
         statement = Statement(
             source=event.source,
             feedback_id=feedback_id,
@@ -133,7 +132,7 @@ class Reward:
             kind=data.kind,
             score=on_hundred(data),
             name=data.name,
-            principal=None if principal is None else f"{principal.kind}:{principal.id}",
+            principal=None if data.principal is None else data.principal.id,
             corrected=None if retracted else data.corrected_output,
             size=0 if retracted or data.corrected_output is None else len(record.value or b""),
             over=tuple(data.over or ()),

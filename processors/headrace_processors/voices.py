@@ -29,7 +29,7 @@ class Statement(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: str = ""
     score: float | None = None
     name: str | None = None
-    principal: str | None = None  # kind and id
+    principal: str | None = None  # its id
     corrected: Output | None = None
     size: int = 0  # bytes that `corrected` may take in the state
     over: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, FeedbackR
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import VOICE_LIMIT
 from headrace_streams.stage import Output
+from support.oracle import worth
 from support.signals import Tape, at, erased, event_of, events_on, feedback, interaction, retracted, unsaid
 
 
@@ -285,6 +286,33 @@ def test_trace_and_time_are_carried() -> None:
     made = run(msgspec.json.encode(tree), feedback("f1"))
     written = event_of(made.outputs[0])
     assert (written.traceparent, written.source, written.time) == (trace, "headrace:reward", at(0)[:-4] + "001Z")
+
+
+SAID = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["success", "explicit_negative", "rating", "validation_failure", "odd"])},
+    optional={
+        "score": st.integers(1, 5),
+        "name": st.sampled_from(["lint", "unit"]),
+        "principal": st.sampled_from([{"id": "u", "kind": "human"}, {"id": "ci", "kind": "test"}]),
+    },
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), SAID), min_size=1, max_size=6),
+    st.text(max_size=20).map(lambda text: "x" + text * 400),
+    st.sampled_from(["code", "erd", "sql"]),
+)
+def test_it_agrees_with_an_oracle_that_knows_only_the_published_rules(said: list[Any], prompt: str, artifact_type: str) -> None:
+    whole = {"artifact_type": artifact_type, "model": "tiny", "prompt": prompt, "context": prompt[::2]}
+    statements = [
+        (minute, "people:test", {**data, "scale": [1, 5], "feedback_id": f"f{number}"})
+        for number, (minute, data) in enumerate(said)
+    ]
+    made = run(interaction(**whole), *(feedback(data["feedback_id"], minute=minute, **data) for minute, _, data in statements))
+    example = msgspec.to_builtins(last(made))
+    for name, value in worth(whole, statements).items():
+        assert example[name] == (pytest.approx(value, abs=1e-9) if isinstance(value, float) else value), name
 
 
 VOCABULARY = [

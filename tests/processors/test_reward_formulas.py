@@ -84,7 +84,6 @@ def test_without_a_principal_each_feedback_and_with_one_each_check_is_a_voice() 
     assert (
         verdict(said("a", by="test:ci", name="lint"), said("b", by="test:ci", name="unit"), said("c", by="test:ci")).voices == 3
     )
-    assert verdict(said("a", by="test:ci"), said("b", by="human:ci")).voices == 2
 
 
 def test_across_voices_the_mean_counts_and_opposite_signs_contradict() -> None:

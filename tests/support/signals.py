@@ -51,7 +51,7 @@ def interaction(name: str = "i1", *, minute: float = 0, **data: Any) -> bytes:
     return event("interaction.recorded", fields, id=f"interaction-{name}", minute=minute)
 
 
-def feedback(name: str = "f1", about: str | None = "i1", kind: str = "success", *, minute: float = 1, **data: Any) -> bytes:
+def feedback(name: str = "f1", about: str | None = "i1", kind: str = "success", /, *, minute: float = 1, **data: Any) -> bytes:
     fields = {"feedback_id": name, "kind": kind, **data}
     if about is not None:
         fields["interaction_id"] = about
