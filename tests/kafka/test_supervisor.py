@@ -1,0 +1,145 @@
+"""The supervisor with tasks that only note what happens to them: sharing, restarts, refusals, and what it says of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from headrace_streams import clients, supervisor
+from headrace_streams.journal import Refused, Transport
+from headrace_streams.settings import Settings
+from headrace_streams.supervisor import Supervisor
+from support.live import until
+
+pytestmark = pytest.mark.kafka
+
+
+class Notes:
+    """Who runs what, over all supervisors of a test; `fates` are the exceptions that a partition's next tasks end with."""
+
+    def __init__(self, **fates: list[Exception | None]) -> None:
+        self.running: list[tuple[str, str, int]] = []
+        self.started: list[tuple[str, int]] = []
+        self.fates = fates
+
+    def make(self, owner: str) -> Any:
+        return lambda topic, partition: Noting(self, owner, topic, partition)
+
+    def owners(self) -> dict[tuple[str, int], list[str]]:
+        found: dict[tuple[str, int], list[str]] = {}
+        for owner, topic, partition in self.running:
+            found.setdefault((topic, partition), []).append(owner)
+        return found
+
+
+class Noting:
+    def __init__(self, notes: Notes, owner: str, topic: str, partition: int) -> None:
+        self.notes, self.place = notes, (owner, topic, partition)
+
+    async def run(self) -> None:
+        _, topic, partition = self.place
+        self.notes.started.append((topic, partition))
+        fates = self.notes.fates.get(f"{topic}{partition}", [])
+        if fates:
+            fate = fates.pop(0)
+            if fate is not None:
+                raise fate
+            return
+        self.notes.running.append(self.place)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.notes.running.remove(self.place)
+
+    def describe(self) -> dict[str, Any]:
+        return {"topic": self.place[1], "partition": self.place[2]}
+
+    @property
+    def progress(self) -> int | None:
+        return 40 + self.place[2]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", (0.05, 0.2))
+    monkeypatch.setattr(supervisor, "MONITOR_SECONDS", 0.3)
+
+
+@asynccontextmanager
+async def running(settings: Settings, notes: Notes, owner: str) -> AsyncIterator[Supervisor]:
+    topics = ("signals", "outcomes")
+    one = Supervisor(settings, f"{settings.deployment}.worker", {topic: notes.make(owner) for topic in topics})
+    task = asyncio.create_task(one.run())
+    try:
+        yield one
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+ALL = {(topic, partition) for topic in ("signals", "outcomes") for partition in (0, 1)}
+
+
+def test_members_share_partitions_and_take_over(settings: Settings) -> None:
+    notes = Notes()
+
+    async def each_has_one_owner(owners: set[str]) -> bool:
+        found = notes.owners()
+        return found.keys() == ALL and {name for names in found.values() for name in names} == owners and len(notes.running) == 4
+
+    async def main() -> None:
+        async with running(settings, notes, "a"):
+            await until(lambda: each_has_one_owner({"a"}))
+            async with running(settings, notes, "b"):
+                await until(lambda: each_has_one_owner({"a", "b"}))
+            await until(lambda: each_has_one_owner({"a"}))
+        assert notes.running == []
+
+    asyncio.run(main())
+
+
+def test_tasks_that_fail_start_again_and_those_refused_do_not(settings: Settings) -> None:
+    notes = Notes(
+        signals0=[Transport("away"), RuntimeError("a bug"), Transport("away")],
+        signals1=[Refused("position 3 is outside the log")],
+        outcomes0=[None],
+    )
+
+    async def main() -> None:
+        async with running(settings, notes, "a") as one:
+
+            async def settled() -> bool:
+                return notes.owners().keys() == {("signals", 0), ("outcomes", 1)} and len(notes.started) == 7
+
+            await until(settled)
+            said = one.describe()
+            assert said["away"] is None
+            tasks = {(task["topic"], task["partition"]): task for task in said["tasks"]}
+            assert tasks.keys() == ALL
+            assert tasks["signals", 0]["restarts"] == 3
+            assert tasks["signals", 0]["error"] == "away"
+            assert (tasks["signals", 1]["ended"], tasks["signals", 1]["error"]) == ("refused", "position 3 is outside the log")
+            assert (tasks["outcomes", 0]["ended"], tasks["outcomes", 0]["error"]) == ("done", None)
+            assert tasks["outcomes", 1]["ended"] is None
+
+    asyncio.run(main())
+
+
+def test_group_offsets_tell_where_the_tasks_stand(settings: Settings) -> None:
+    async def main() -> None:
+        async with running(settings, Notes(), "a"), clients.connected(clients.admin(settings)) as admin:
+
+            async def committed() -> bool:
+                found = await admin.list_consumer_group_offsets(f"{settings.deployment}.worker")
+                names = {topic: clients.full_name(settings, topic) for topic in ("signals", "outcomes")}
+                expected = {TopicPartition(names[topic], partition): 40 + partition for topic, partition in ALL}
+                return {tp: meta.offset for tp, meta in found.items()} == expected
+
+            await until(committed)
+
+    asyncio.run(main())
