@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator, Mapping
+from math import fsum
 from typing import Any, Literal
 
 from msgspec import Struct, json
@@ -233,12 +234,13 @@ class Shelf:
             self.put(DEADLINES, deadlines or None)
         return replace(bucket, opened_ms=None, aged=False, fill=0.0, removals=0, sums=(RunningSum(), RunningSum()))
 
-    def summed(self, bucket: Bucket) -> Bucket:
-        """The bucket with sums and fill computed anew from its members."""
-        times = [known.time_ns for _, known in self.members(bucket, "train")]
+    def summed(self, bucket: Bucket, members: Mapping[str, Known] | None = None) -> Bucket:
+        """The bucket with sums and fill computed anew from its filling members (`members`, when the caller has them)."""
+        found = dict(self.members(bucket, "train")) if members is None else members
+        times = [known.time_ns for known in found.values()]
         shares = weights(times, self.policy.decay_per_day)
         newest = max(times, default=0)
-        sums = RunningSum(sum(shares), newest), RunningSum(sum(share * share for share in shares), newest)
+        sums = RunningSum(fsum(shares), newest), RunningSum(fsum(share * share for share in shares), newest)
         return replace(bucket, sums=sums, fill=self._fill(sums, len(times)), removals=0)
 
     def _lessened(self, bucket: Bucket, time_ns: int) -> Bucket:

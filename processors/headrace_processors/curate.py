@@ -193,9 +193,13 @@ class _Turn:
         per_day = self.policy.decay_per_day
         judged, won = bucket.judged, bucket.won
         if old is not None and old.era == bucket.era:
-            judged, won = judged.add(old.time_ns, per_day, -1.0), won.add(old.time_ns, per_day, -float(old.success))
+            judged = judged.add(old.time_ns, per_day, -1.0)
+            won = won.add(old.time_ns, per_day, -1.0) if old.success else won
         if new.era == bucket.era:
-            judged, won = judged.add(new.time_ns, per_day), won.add(new.time_ns, per_day, float(new.success))
+            judged = judged.add(new.time_ns, per_day)
+            won = won.add(new.time_ns, per_day) if new.success else won
+        if judged is bucket.judged and won is bucket.won:
+            return bucket
         return replace(bucket, judged=judged, won=won)
 
     def _trimmed(self, bucket: Bucket) -> Bucket:
@@ -220,11 +224,11 @@ class _Turn:
         if bucket.opened_ms is None or bucket.fill < wanted or bucket.satisfied or self._good_enough(bucket):
             return self._store(bucket)
         shelf = self.shelf
-        bucket = shelf.summed(bucket)  # a running sum may decide when to look, not what is there
-        members = {**dict(shelf.members(bucket, "train")), **dict(shelf.members(bucket, "negative"))}
-        learnable = any(known.role == "train" and known.split == "train" for known in members.values())
-        if bucket.fill < wanted or not learnable:
+        train = dict(shelf.members(bucket, "train"))
+        bucket = shelf.summed(bucket, train)  # a running sum may decide when to look, not what is there
+        if bucket.fill < wanted or not any(known.split == "train" for known in train.values()):
             return self._store(bucket)
+        members = {**train, **dict(shelf.members(bucket, "negative"))}
         cause: Literal["target", "age"] = "target" if bucket.fill >= bucket.target else "age"
         batch = manifest.batch(
             bucket,

@@ -1,8 +1,8 @@
 """Release: what is served of a bucket, decided from evaluations and commands in one order. A pure fold over `outcomes`.
 
 Every evaluation and every command gets one answer on `releases.history`, with `request_id` = its event id and the next
-`sequence` of the bucket; a repeated event (same bucket, source and id) has been answered already and changes nothing. Answers that
-change what is served stand on `releases` too, and tell curate which requirements are met now.
+`sequence` of the bucket; a repeated event (same bucket, source and id) has been answered already and changes nothing.
+Answers that change what is served stand on `releases` too, and tell curate which requirements are met now.
 
 In an answer `release_id` names the answer itself; adapter, version, evaluation and batches are those served after it, and of a
 declined one those that were asked for. `parent_release_id` is what was served before. Only adapters that were evaluated are

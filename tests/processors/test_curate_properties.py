@@ -132,6 +132,8 @@ def test_a_state_value_is_never_changed_in_place(steps: list[tuple[bytes, float]
         kept, before = dict(tape.state), tape.dumped()
         tape.feed(value)
         assert {key: tape.fold.dump(key, stored) for key, stored in kept.items()} == before
+        again = {key: tape.fold.load(key, stored) for key, stored in tape.dumped().items()}
+        assert {key: tape.fold.dump(key, stored) for key, stored in again.items()} == tape.dumped()
 
 
 @settings(max_examples=100, deadline=None)
