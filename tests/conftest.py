@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from headrace_streams import admin
@@ -15,6 +16,10 @@ from headrace_streams.broker import LocalKafka
 from headrace_streams.settings import Settings
 
 _NUMBERS = itertools.count(1)
+
+# Wall time of one example says nothing on a machine that runs a broker and a trainer beside it.
+hypothesis.settings.register_profile("headrace", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("headrace")
 
 
 @pytest.fixture(autouse=True)
