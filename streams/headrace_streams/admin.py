@@ -17,7 +17,7 @@ from headrace_streams.settings import Settings
 from headrace_streams.topics import CHANGELOGS, GROWING, MIB, TOPICS, Topic
 
 ALL: tuple[Topic, ...] = TOPICS + CHANGELOGS
-_MISSING = 3  # Kafka's error code UNKNOWN_TOPIC_OR_PARTITION
+_MISSING, _NO_LEADER_YET = 3, 5  # Kafka's UNKNOWN_TOPIC_OR_PARTITION and LEADER_NOT_AVAILABLE
 
 
 class Declared(NamedTuple):
@@ -99,11 +99,15 @@ async def delete(settings: Settings, topics: Sequence[Topic] = ALL) -> None:
 
 async def _visible(client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]) -> None:
     """Waits until the broker tells of what the controller has just made; whoever comes next would else miss a topic."""
-    async with asyncio.timeout(DEADLINE):
-        while topics:
-            there = await _described(client, settings, topics)
-            topics = [topic for topic in topics if len(there.get(topic.name, ())) < partitions_of(settings, topic)]
-            await asyncio.sleep(0.02 if topics else 0)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while topics:
+                there = await _described(client, settings, topics)
+                topics = [topic for topic in topics if len(there.get(topic.name, ())) < partitions_of(settings, topic)]
+                await asyncio.sleep(0.02 if topics else 0)
+    except TimeoutError:
+        names = ", ".join(full_name(settings, topic.name) for topic in topics)
+        raise BrokerUnavailable(f"{names}: declared, but not to be seen after {DEADLINE:g} s") from None
 
 
 async def _described(client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]) -> dict[str, list[Any]]:
@@ -111,7 +115,7 @@ async def _described(client: AIOKafkaAdminClient, settings: Settings, topics: Se
     shorts = {full_name(settings, topic.name): topic.name for topic in topics}
     described = await describe(client, list(shorts))
     for topic in described:
-        if topic["error_code"] not in (0, _MISSING):
+        if topic["error_code"] not in (0, _MISSING, _NO_LEADER_YET):
             raise BrokerUnavailable(f"{topic['topic']}: {for_code(topic['error_code']).__name__}")
     return {shorts[topic["topic"]]: topic["partitions"] for topic in described if not topic["error_code"]}
 

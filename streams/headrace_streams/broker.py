@@ -202,8 +202,7 @@ class LocalKafka:
         arguments = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", self._properties]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
-            lines = (done.stdout + done.stderr).strip().splitlines()
-            raise KafkaFailed(f"{self.data_dir} can't be made Kafka's: {' | '.join(lines[-3:])}")
+            raise KafkaFailed(f"{self.data_dir} can't be made Kafka's: {_telling(done.stdout + done.stderr)}")
 
     def _launch(self, command: list[str], lock: IO[bytes], detach: bool) -> None:
         with (self.data_dir / "kafka.log").open("ab") as log:
@@ -234,13 +233,17 @@ class LocalKafka:
         """What the log of this start says last, errors first; on one line."""
         with (self.data_dir / "kafka.log").open("rb") as log:
             log.seek(self._log_start)
-            lines = log.read().decode(errors="replace").splitlines()
-        telling = [line for line in lines if "Exception" in line or " ERROR " in line or " FATAL " in line] or lines
-        return " | ".join(line.strip() for line in telling[-3:]) or f"no answer within {self.wait:g} s"
+            return _telling(log.read().decode(errors="replace")) or f"no answer within {self.wait:g} s"
 
     @property
     def _properties(self) -> str:
         return str(self.data_dir / "kafka.properties")
+
+
+def _telling(text: str) -> str:
+    """The last lines of a log that name an error, or else just the last lines; on one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(([line for line in lines if "Exception" in line or " ERROR " in line] or lines)[-3:])
 
 
 def _try_lock(file: IO[bytes]) -> bool:
