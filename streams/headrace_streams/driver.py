@@ -79,9 +79,9 @@ def provenance(stage: str, record: Record, ordinal: int) -> tuple[tuple[str, byt
         ("content-type", b"application/cloudevents+json"),
         ("headrace-stage", stage.encode()),
         ("headrace-topic", record.topic.encode()),
-        ("headrace-partition", str(record.partition).encode()),
-        ("headrace-offset", str(record.offset).encode()),
-        ("headrace-ordinal", str(ordinal).encode()),
+        ("headrace-partition", b"%d" % record.partition),
+        ("headrace-offset", b"%d" % record.offset),
+        ("headrace-ordinal", b"%d" % ordinal),
     )
 
 

@@ -219,9 +219,12 @@ class PartitionTask:
                     self._state.pop(key, None)
                 else:
                     self._state[key] = value
+            for data in done.dumped.values():
+                size += len(data or b"")
             produced += done.produced
             changes.update(done.dumped)
-            size += sum(len(item.value) for item in done.produced) + sum(len(data or b"") for data in done.dumped.values())
+            for item in done.produced:
+                size += len(item.value)
             for name, count in done.counts.items():
                 counters[name] = counters.get(name, 0) + count
             records += 1
