@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -57,6 +58,7 @@ class Reward:
 
     def __init__(self, policy: RewardPolicy) -> None:
         self._policy = policy
+        self._bonus = partial(bonus_of, policy)
 
     def dump(self, key: str, value: Any) -> bytes:
         return _ENCODER.encode(value)
@@ -227,7 +229,7 @@ class Reward:
         facts = case.facts
         if facts is None or facts.original is None or case.ended:
             return None, None
-        verdict = hear(case.statements, lambda statement: bonus_of(self._policy, statement))
+        verdict = hear(case.statements, self._bonus)
         if verdict is None:
             return None, None
         target, correction, digest = facts.original.output, None, ""

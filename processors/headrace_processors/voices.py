@@ -9,7 +9,7 @@ Scores are 0-100, in units of the verdict: validation in (-1, 1), feedback in th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -83,16 +83,25 @@ def hear(statements: Sequence[Statement], bonus: Callable[[Statement], float]) -
         corrected = corrected if statement.corrected is None else statement.corrected
     if not voices:
         return None
-    heard = [_voice(statements, bonus) for statements in voices.values()]
-    speaking = [(validation, feedback) for validation, feedback, _, speaks in heard if speaks]
-    scores = [score for _, _, score, _ in heard if score is not None]
-    signs = {math.copysign(1, validation + feedback) for validation, feedback in speaking if validation + feedback}
+    validations: list[float] = []
+    feedbacks: list[float] = []
+    scores: list[float] = []
+    praise = blame = False
+    for said in voices.values():
+        validation, feedback, score, speaks = _voice(said, bonus)
+        if score is not None:
+            scores.append(score)
+        if speaks:
+            validations.append(validation)
+            feedbacks.append(feedback)
+            praise = praise or validation + feedback > 0
+            blame = blame or validation + feedback < 0
     return Verdict(
-        validation=_mean(validation for validation, _ in speaking) or 0.0,
-        feedback=_mean(feedback for _, feedback in speaking) or 0.0,
+        validation=_mean(validations) if validations else 0.0,
+        feedback=_mean(feedbacks) if feedbacks else 0.0,
         voices=len(voices),
-        contradicted=len(signs) == 2,
-        score=_mean(scores),
+        contradicted=praise and blame,
+        score=_mean(scores) if scores else None,
         corrected=corrected,
     )
 
@@ -105,6 +114,6 @@ def _voice(statements: Sequence[Statement], bonus: Callable[[Statement], float])
     return validation, 0.0 if kind is None else bonus(kind), score, kind is not None or score is not None
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return math.fsum(values) / len(values) if values else None
+def _mean(values: Sequence[float]) -> float:
+    """By exact summation, so that the order of the voices doesn't show."""
+    return math.fsum(values) / len(values)
