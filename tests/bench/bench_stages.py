@@ -1,7 +1,7 @@
 """CPU per event of intake, reward and curate on a real broker, one process, beside a bare aiokafka loop over the same records.
 
 The bare loop is what any stage on aiokafka pays: getmany, create_batch, send_batch, wait. `rusage` of this process only, so the
-broker's share is left out. Figures are microseconds of CPU per input record; ratios are what lasts.
+broker's share is left out; a stage's start and restore are in. Microseconds of CPU per input record; ratios are what lasts.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import random
 import resource
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
 
 from aiokafka import TopicPartition
-from headrace_processors.stages import STAGES
 
 from bench import common, events
 from headrace_processors import policy_file
+from headrace_processors.stages import STAGES
 from headrace_streams import admin, clients
 from headrace_streams.broker import LocalKafka
 from headrace_streams.settings import Settings
 from headrace_streams.task import PartitionTask
 
-COUNT = 10_000
-MEASURED = (("intake", "interactions"), ("intake", "feedback"), ("link", "refs"), ("reward", "signals"), ("curate", "examples"))
+MEASURED = (("intake", "interactions"), ("intake", "feedback"), ("reward", "signals"), ("curate", "examples"))
+DEADLINE = 300.0  # seconds for one stage over one topic
 
 
 def cpu() -> float:
@@ -34,24 +36,27 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def fill(settings: Settings) -> None:
+async def fill(settings: Settings, count: int) -> None:
     draw = random.Random(1)
-    async with clients.connected(clients.producer(settings)) as producer:
-        for topic, make in (("interactions", events.interaction), ("feedback", events.feedback)):
-            name, sent = clients.full_name(settings, topic), []
-            batch = producer.create_batch()
-            for number in range(COUNT):
-                value = make(draw, number)
-                if batch.append(key=None, value=value, timestamp=None) is None:
-                    sent.append(await producer.send_batch(batch, name, partition=0))
-                    batch = producer.create_batch()
-                    batch.append(key=None, value=value, timestamp=None)
+    for topic, make in (("interactions", events.interaction), ("feedback", events.feedback)):
+        async with clients.connected(clients.producer(settings)) as producer:
+            await send(producer, clients.full_name(settings, topic), [(None, make(draw, number)) for number in range(count)])
+
+
+async def send(producer: Any, name: str, records: Iterable[tuple[bytes | None, bytes]]) -> None:
+    """Keys and values to partition 0, in batches as large as they may be; returns when all are acknowledged."""
+    batch, sent = producer.create_batch(), []
+    for key, value in records:
+        if batch.append(key=key, value=value, timestamp=None) is None:
             sent.append(await producer.send_batch(batch, name, partition=0))
-            await asyncio.gather(*sent)
+            batch = producer.create_batch()
+            batch.append(key=key, value=value, timestamp=None)
+    sent.append(await producer.send_batch(batch, name, partition=0))
+    await asyncio.gather(*sent)
 
 
-async def bare(settings: Settings, topic: str, out: str) -> float:
-    """Microseconds of CPU per record of a loop that passes records on and does nothing else."""
+async def bare(settings: Settings, topic: str, out: str) -> tuple[float, int]:
+    """Microseconds of CPU per record of a loop that passes records on and does nothing else, and how many there were."""
     place = TopicPartition(clients.full_name(settings, topic), 0)
     async with (
         clients.connected(clients.consumer(settings)) as consumer,
@@ -63,57 +68,58 @@ async def bare(settings: Settings, topic: str, out: str) -> float:
         began = cpu()
         while await consumer.position(place) < end:
             for records in (await consumer.getmany(place, timeout_ms=500, max_records=2000)).values():
-                batch, sent = producer.create_batch(), []
-                for record in records:
-                    if batch.append(key=record.key, value=record.value, timestamp=None) is None:
-                        sent.append(await producer.send_batch(batch, clients.full_name(settings, out), partition=0))
-                        batch = producer.create_batch()
-                        batch.append(key=record.key, value=record.value, timestamp=None)
-                sent.append(await producer.send_batch(batch, clients.full_name(settings, out), partition=0))
-                await asyncio.gather(*sent)
+                await send(producer, clients.full_name(settings, out), ((record.key, record.value) for record in records))
                 done += len(records)
-        return (cpu() - began) / done * 1e6
+        return (cpu() - began) / done * 1e6, done
 
 
-async def staged(settings: Settings, stage_name: str, topic: str) -> float:
-    """Microseconds of CPU per record of a stage's own task, start and restore included."""
+async def staged(settings: Settings, stage_name: str, topic: str, records: int) -> tuple[float, dict[str, int]]:
+    """Microseconds of CPU per record of a stage's own task over all `records`, and its boxes."""
     stage = next(stage for stage in STAGES if stage.name == stage_name)
-    body = policy_file.load(None).bodies()[stage_name]
-    spans = await clients.offsets(settings, [topic])
-    task = PartitionTask(stage, body, topic, 0, settings)
+    task = PartitionTask(stage, policy_file.load(None).bodies()[stage_name], topic, 0, settings)
+
+    def counters() -> dict[str, int]:
+        return dict(task.describe()["counters"])
+
     began = cpu()
     running = asyncio.create_task(task.run())
-    while not running.done():
-        await asyncio.sleep(0.05)
-        shown = task.describe()
-        if shown["phase"] == "running" and shown["next_offset"] >= spans[topic, 0].end - 1:
-            break
-    used = cpu() - began
-    records = task.describe()["counters"]["in"]
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    return used / records * 1e6
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while counters().get("in", 0) < records:
+                if running.done():
+                    await running  # raises what ended it
+                await asyncio.sleep(0.02)
+        return (cpu() - began) / records * 1e6, counters()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
-async def once(bootstrap: str, number: int) -> dict[str, float]:
+async def once(bootstrap: str, number: int, count: int) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, int]]]:
+    """Figures of the stages, of the bare loop over the same records, and the boxes, by name of the measurement."""
     settings = Settings(bootstrap=bootstrap, deployment=f"bench{number}", partitions=1)
     await admin.declare(settings)
-    await fill(settings)
-    found = {"bare aiokafka loop": await bare(settings, "interactions", "runs")}
+    await fill(settings, count)
+    found, loops, boxes = {}, {}, {}
     for stage, topic in MEASURED:
-        if stage == "link":
-            continue  # no foreign ids in this load
-        found[f"{stage} over {topic}"] = await staged(settings, stage, topic)
-    return found
+        name = f"{stage} over {topic}"
+        loops[name], records = await bare(settings, topic, "runs")
+        found[name], boxes[name] = await staged(settings, stage, topic, records)
+    await admin.delete(settings)
+    return found, loops, boxes
 
 
 def main() -> None:
+    runs, count = common.arguments(__doc__, count=10_000)
     with tempfile.TemporaryDirectory() as folder, LocalKafka(Path(folder)) as kafka:
-        runs = [asyncio.run(once(kafka.bootstrap, number)) for number in range(common.RUNS)]
-    baseline = ("the bare loop", [run["bare aiokafka loop"] for run in runs])
-    print(f"CPU per event, {COUNT} events a topic, median of {common.RUNS} runs")
-    for name in runs[0]:
-        common.line(name, [run[name] for run in runs], "us/event", baseline)
+        done = [asyncio.run(once(kafka.bootstrap, number, count)) for number in range(runs)]
+    print(f"CPU per event: {count} interactions, {count} feedback; median [least .. most] of {runs} runs")
+    for name in done[0][0]:
+        loop = [loops[name] for _, loops, _ in done]
+        common.line(f"{name}, bare loop", loop, "us/event")
+        common.line(name, [found[name] for found, _, _ in done], "us/event", ("the bare loop", loop))
+    for name, boxes in done[0][2].items():
+        print(f"  {name}: {', '.join(f'{box} {number}' for box, number in sorted(boxes.items()))}")
 
 
 if __name__ == "__main__":

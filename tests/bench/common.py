@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
-from collections.abc import Callable
 
 RUNS = 5
 
 
-def repeated(measure: Callable[[], float], runs: int = RUNS) -> list[float]:
-    return [measure() for _ in range(runs)]
+def arguments(about: str | None, count: int) -> tuple[int, int]:
+    """(runs, count) of a script: what its command line says, or 5 runs of `count`; less is for seeing that it works."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=RUNS, help="how often everything is repeated (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=count, help="how much is measured in one run (default: %(default)s)")
+    given = parser.parse_args()
+    return given.runs, given.count
 
 
 def line(name: str, values: list[float], unit: str, baseline: tuple[str, list[float]] | None = None) -> None:
