@@ -1,0 +1,325 @@
+"""Commands that ask: the real release stage answers them on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import headrace as door
+from headrace.background import Background
+from headrace_processors.stages import STAGES
+from headrace_schemas.derived import (
+    Adapter,
+    Batch,
+    BatchStatistics,
+    Comparison,
+    Components,
+    Content,
+    Evaluation,
+    Example,
+    Gain,
+    Locator,
+    Measure,
+    Member,
+    ModelVersion,
+    RollbackRequest,
+    TrainingStart,
+    Weights,
+)
+from headrace_schemas.events import (
+    BatchReady,
+    EvaluationCompleted,
+    ExampleRewarded,
+    ModelVersionCreated,
+    RollbackRequested,
+    TrainingStarted,
+)
+from headrace_schemas.inputs import Agent
+from headrace_streams import clients, requests
+from headrace_streams.cli.main import invoke
+from headrace_streams.settings import Settings
+from headrace_streams.task import PartitionTask
+from support.released import BUCKET, adapter, event, write
+
+pytestmark = pytest.mark.kafka
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def headrace(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line on the test's deployment: exit code, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = invoke([*arguments, "--bootstrap", settings.bootstrap, "--deployment", settings.deployment])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[None]:
+    """The release stage, running."""
+    stage = next(stage for stage in STAGES if stage.name == "release")
+    policy = stage.policy().model_dump(mode="json")
+
+    async def work() -> None:
+        await asyncio.gather(*(PartitionTask(stage, policy, "outcomes", number, settings).run() for number in (0, 1)))
+
+    running = Background("release-stage", work)
+    yield
+    assert running.stop(30)
+
+
+def member(example_id: str) -> Member:
+    return Member(
+        example_id=example_id,
+        revision=1,
+        sha256="sha256:" + "0" * 64,
+        role="train",
+        weight=1.0,
+        difficulty=0.5,
+        split="train",
+        locator=Locator(topic="examples", partition=0, offset=0),
+    )
+
+
+def train(settings: Settings, number: int, made: Adapter, *, members: tuple[str, ...], parent: Adapter | None = None,
+          rehearsal: tuple[str, ...] = (), gain: float = 0.1, parent_release: str | None = None) -> None:  # fmt: skip
+    """What curate and the trainer write for one batch: its manifest, the run's pins, a version and its evaluation."""
+    common = {"bucket": BUCKET, "artifact_type": "sql", "base": "tiny-sql"}
+    statistics = BatchStatistics(examples=len(members), negatives=0, effective_size=1.0, mean_reward=1.0)
+    batch = Batch(
+        batch_id=f"b{number}",
+        cause="target",
+        target=1,
+        members=[member(one) for one in members],
+        test_pool=[member("held-out")],
+        statistics=statistics,
+        policy_digests={},
+        **common,
+    )
+    start = TrainingStart(
+        run_id=f"r{number}",
+        batch_id=f"b{number}",
+        bucket=BUCKET,
+        base="tiny-sql",
+        seed=1,
+        method="lora",
+        hyperparameters={},
+        rehearsal=[member(one) for one in rehearsal],
+        policy_digests={},
+    )
+    version = ModelVersion(
+        version_id=f"v{number}",
+        adapter=made,
+        batch_id=f"b{number}",
+        run_id=f"r{number}",
+        method="lora",
+        hyperparameters={},
+        rows=1,
+        tokens=1,
+        seconds=1.0,
+        parent_adapter=parent.digest if parent else None,
+        **common,
+    )
+    measure = Measure(value=1.0, low=0.9, high=1.1, n=100)
+    evaluation = Evaluation(
+        evaluation_id=f"e{number}",
+        version_id=f"v{number}",
+        batch_id=f"b{number}",
+        run_id=f"r{number}",
+        adapter=made,
+        candidate={"loss": measure},
+        incumbent={"loss": measure},
+        comparison=Comparison(loss_gain=Gain(value=gain, low=gain - 0.01, high=gain + 0.01), n=100),
+        requirements=[],
+        policy_digests={},
+        parent_adapter=parent.digest if parent else None,
+        parent_release_id=parent_release,
+        **common,
+    )
+    write(settings, "batches", BUCKET, event(BatchReady, batch, f"b{number}"))
+    write(settings, "runs", BUCKET, event(TrainingStarted, start, f"r{number}"))
+    write(settings, "versions", BUCKET, event(ModelVersionCreated, version, f"v{number}"))
+    write(settings, "outcomes", BUCKET, event(EvaluationCompleted, evaluation, f"e{number}"))
+
+
+def example(number: int, data_subject: str | None = None) -> Example:
+    return Example(
+        example_id=f"x{number}",
+        revision=1,
+        interaction_id=f"i{number}",
+        bucket=BUCKET,
+        artifact_type="sql",
+        model="tiny-sql",
+        agent=Agent(name="bot"),
+        prompt_group=f"g{number}",
+        content=Content(prompt="p", output="o", target="o"),
+        quality=1.0,
+        reward=1.0,
+        components=Components(validation=1, feedback=1, difficulty=1, multiplier=1),
+        weights=Weights(balance=1),
+        contradicted=False,
+        voices=1,
+        event_time="2026-11-21T10:00:00Z",
+        train=True,
+        data_subject=data_subject,
+    )
+
+
+class Followed:
+    """What a `Releases` sees, in a thread."""
+
+    def __init__(self, releases: door.Releases) -> None:
+        self._seen: queue.Queue[door.Release] = queue.Queue()
+        threading.Thread(target=self._run, args=(releases,), daemon=True).start()
+
+    def _run(self, releases: door.Releases) -> None:
+        for one in releases.follow():
+            self._seen.put(one)
+
+    def next(self) -> door.Release:
+        return self._seen.get(timeout=60)
+
+
+@pytest.mark.usefixtures("worker")
+def test_promote_roll_back_revoke_pause_and_what_agents_see(headrace: Run, settings: Settings, tmp_path: Path) -> None:
+    one, two = adapter(settings, tmp_path / "1", 1), adapter(settings, tmp_path / "2", 2)
+    with door.Releases(settings.bootstrap, deployment=settings.deployment, cache=tmp_path / "cache") as served:
+        seen = Followed(served)
+        train(settings, 1, one, members=("x1",))
+        first = seen.next()
+        assert (first.sequence, first.kind, first.digest) == (1, "promoted", one.digest)
+        train(settings, 2, two, members=("x2",), parent=one, gain=-0.1, parent_release=first.id)
+
+        code, out, _ = headrace("promote", "v2", "--reason", "we looked at it")
+        assert (code, "promoted" in out, "we looked at it" in out) == (0, True, True)
+        assert seen.next().digest == two.digest
+
+        code, out, _ = headrace("promote", "v2", "--json")
+        answer = json.loads(out)
+        assert (code, answer["kind"], answer["reason"].split(":")[0]) == (1, "declined", "already_served")
+
+        code, out, _ = headrace("rollback", BUCKET)
+        assert (code, "rolled_back" in out) == (0, True)
+        back = seen.next()
+        assert (back.digest, back.kind) == (one.digest, "rolled_back")
+
+        code, out, _ = headrace("revoke", one.digest, "--reason", "leaks")
+        assert (code, "revoked" in out) == (0, True)
+        assert (last := seen.next()).kind == "revoked"
+        assert last.digest != one.digest
+        assert headrace("rollback", BUCKET, "--to", first.id)[0] == 1, "what was revoked is never served again"
+
+        assert headrace("rollback", BUCKET, "--to", "base")[0] in (0, 1)
+        assert headrace("pause", BUCKET)[0] == 0
+        assert headrace("resume", BUCKET)[0] == 0
+
+    code, out, _ = headrace("releases", "--json", "--all")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["sequence"] for row in rows] == list(range(1, len(rows) + 1))
+    assert {"promoted", "declined", "rolled_back", "revoked", "paused", "resumed"} == {row["kind"] for row in rows}
+    assert sum(row["served"] for row in rows) == 1
+    code, out, _ = headrace("releases")
+    assert code == 0
+    assert out.count("*") == 1
+    assert "declined" not in out
+    assert headrace("releases", "list")[1] == out
+    code, out, _ = headrace("releases", "show", first.id)
+    assert code == 0
+    assert one.digest in out
+    assert "evaluation loss: 1 [0.9, 1.1] of 100 -> 1 [0.9, 1.1] of 100" in out
+    shown = json.loads(headrace("releases", "show", first.id, "--json")[1])
+    assert (shown["release_id"], shown["evaluation"]["evaluation_id"]) == (first.id, "e1")
+
+
+def test_what_is_not_there_is_said(headrace: Run) -> None:
+    for arguments in (("promote", "v9"), ("revoke", "sha256:" + "0" * 64), ("releases", "show", "nothing")):
+        code, out, error = headrace(*arguments)
+        assert (code, out) == (1, "")
+        assert arguments[-1] in error
+    assert headrace("releases") == (0, "", "")
+    code, _, error = headrace("rollback", "x" * 201, "--timeout", "1")
+    assert (code, "bucket" in error) == (2, True)
+
+
+def test_without_a_worker_there_is_no_answer(headrace: Run, settings: Settings) -> None:
+    code, out, error = headrace("pause", BUCKET, "--timeout", "0.5")
+    assert (code, out) == (4, "")
+    assert "is a worker running?" in error
+
+
+def test_without_a_broker(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["pause", BUCKET, "--bootstrap", "127.0.0.1:1"]) == 3
+    assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("worker")
+def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings: Settings, tmp_path: Path) -> None:
+    one, two, three = (adapter(settings, tmp_path / str(seed), seed) for seed in (1, 2, 3))
+    write(
+        settings,
+        "examples",
+        BUCKET,
+        *(event(ExampleRewarded, example(number, "user-7" if number == 2 else None), f"x{number}") for number in (1, 2, 3)),
+    )
+    with door.Releases(settings.bootstrap, deployment=settings.deployment) as served:
+        seen = Followed(served)
+        train(settings, 1, one, members=("x1",))
+        first = seen.next()
+        train(settings, 2, two, members=("x2",), parent=one, parent_release=first.id)
+        second = seen.next()
+        train(settings, 3, three, members=("x3",), parent=None, rehearsal=("x2",), parent_release=second.id)
+        third = seen.next()
+
+    code, out, error = headrace("retract", "i1", "--json")
+    touched = json.loads(out)
+    assert (code, error) == (0, "")
+    assert (touched["examples"], touched["batches"]) == (["x1"], ["b1"])
+    assert [row["release_id"] for row in touched["releases"]] == [first.id]
+    assert [row["release_id"] for row in touched["inherited"]] == [second.id], "it was trained on top of the first"
+
+    code, out, error = headrace("forget", "user-7")
+    assert code == 0
+    assert "1 examples, 2 batches" in error
+    assert [line.startswith("*") for line in out.splitlines()] == [False, True]
+    assert second.id in out
+    assert third.id in out, "x2 was a rehearsal row of the third"
+
+    code, out, error = headrace("retract", "never-seen")
+    assert (code, out) == (0, "")
+    assert "0 examples" in error
+    assert headrace("retract", "x" * 201)[0] == 2
+
+    async def published() -> list[tuple[bytes, str]]:
+        return [(r.key, json.loads(r.value)["type"]) async for r in clients.read_topic(settings, "interactions")]
+
+    assert sorted(asyncio.run(published())) == [
+        (b"i1", "headrace.interaction.retracted.v1"),
+        (b"never-seen", "headrace.interaction.retracted.v1"),
+        (b"user-7", "headrace.subject.erased.v1"),
+    ]
+
+
+def test_follow_prints_each_answer_as_it_comes(settings: Settings, worker: None, tmp_path: Path) -> None:
+    train(settings, 1, adapter(settings, tmp_path / "1", 1), members=("x1",))
+
+    async def two() -> list[str]:
+        kinds: list[str] = []
+        async for answer in requests.follow(settings):
+            kinds.append(answer.kind)
+            if len(kinds) == 2:
+                return kinds
+            asked = requests.request(RollbackRequested, RollbackRequest(bucket=BUCKET))
+            await requests.publish(settings, "outcomes", BUCKET, asked)
+        raise AssertionError("it never ends by itself")
+
+    assert asyncio.run(asyncio.wait_for(two(), 60)) == ["promoted", "rolled_back"]
