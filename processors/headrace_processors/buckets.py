@@ -266,7 +266,8 @@ class Shelf:
     def _fill(self, sums: Sums, count: int) -> float:
         if self.policy.threshold == "tiered":
             return float(count)
-        return rounded(sums[0].value ** 2 / sums[1].value) if sums[1].value > 0 else 0.0
+        # To a thousandth: 64 examples of one hour are worth 64, although decay sees them a little apart.
+        return round(sums[0].value ** 2 / sums[1].value, 3) if sums[1].value > 0 else 0.0
 
 
 def _added(sums: Sums, time_ns: int, per_day: float, amount: float = 1.0) -> Sums:
@@ -314,7 +315,7 @@ def _described(bucket: Bucket) -> dict[str, Any]:
     elif bucket.opened_ms is None:
         note = "nothing to learn from yet" if not bucket.batches else "no new example since the last batch"
     elif bucket.fill >= bucket.target:
-        note = "full, not cut: good enough already, or all of it in the validation split"
+        note = "full, not cut: good enough already, or too few rows in the test pool or the train split"
     elif bucket.aged:
         note = "past its age limit: cut when there is just enough"
     else:

@@ -221,7 +221,9 @@ class _Turn:
     def _settle(self, bucket: Bucket) -> None:
         """Stores the bucket; cuts it when it is worth it."""
         wanted = min(bucket.target, self.policy.aged_target) if bucket.aged else bucket.target
-        if bucket.opened_ms is None or bucket.fill < wanted or bucket.satisfied or self._good_enough(bucket):
+        judgeable = bucket.aged or bucket.test.size >= self.policy.min_test_pool
+        ready = bucket.opened_ms is not None and bucket.fill >= wanted and judgeable
+        if not ready or bucket.satisfied or self._good_enough(bucket):
             return self._store(bucket)
         shelf = self.shelf
         train = dict(shelf.members(bucket, "train"))

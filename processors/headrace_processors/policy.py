@@ -150,6 +150,7 @@ class CuratePolicy(Policy):
     generic_chars: Annotated[int, Field(ge=0)] = 160  # a longer text with such an opening may still say something
     min_chars: Annotated[int, Field(ge=0)] = 1  # of a target, blanks at its ends not counted
     test_pool: Annotated[int, Field(ge=0, le=5000)] = 200
+    min_test_pool: Annotated[int, Field(ge=0, le=5000)] = 0  # test rows that a cut waits for, until the bucket is aged
     open_limit: Annotated[int, Field(ge=1, le=5000)] = 1000  # open members of a bucket, of each role
 
     @model_validator(mode="after")
@@ -158,6 +159,8 @@ class CuratePolicy(Policy):
         wanted = max(sizes)
         if wanted > self.open_limit:
             raise ValueError(f"open_limit: {self.open_limit} examples can never reach a target of {wanted:g}")
+        if self.min_test_pool > self.test_pool:
+            raise ValueError(f"min_test_pool: {self.min_test_pool} rows are never in a pool of {self.test_pool}")
         return self
 
     def effective_target(self, bucket: str) -> float:

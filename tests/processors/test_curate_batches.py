@@ -32,6 +32,12 @@ def test_the_default_target_is_an_effective_size_of_64() -> None:
     assert len(tape.batches) == 1
 
 
+def test_examples_of_one_hour_are_worth_their_number() -> None:
+    tape = Curated()
+    tape.feed(*(rewarded(number, event_time=day(number / 64 / 24)) for number in range(64)))
+    assert len(tape.batches) == 1
+
+
 def test_a_bucket_may_have_its_own_target() -> None:
     tape = Curated(targets={BUCKET: 3})
     tape.feed(*(rewarded(number) for number in range(3)))
@@ -42,7 +48,7 @@ def test_examples_of_different_age_are_worth_less_together() -> None:
     tape = Curated(target_effective_size=4)
     tape.feed(*(rewarded(number, event_time=day(-10 * number)) for number in range(4)))
     weights = [0.95 ** (10 * number) for number in range(4)]
-    assert tape.bucket.fill == pytest.approx(sum(weights) ** 2 / sum(weight**2 for weight in weights))
+    assert tape.bucket.fill == round(sum(weights) ** 2 / sum(weight**2 for weight in weights), 3)
     assert tape.batches == []
 
 
@@ -61,6 +67,18 @@ def test_a_bucket_with_nothing_in_the_train_split_waits() -> None:
     assert tape.batches == []
     tape.feed(rewarded(2))
     assert len(tape.batches[0].members) == 2
+
+
+def test_a_cut_may_wait_for_enough_test_rows_to_judge_it_by() -> None:
+    tape = Curated(target_effective_size=2, min_test_pool=2, aged_target=1)
+    tape.feed(*(rewarded(number) for number in range(5)), rewarded(5, split="test"))
+    assert tape.batches == []
+    tape.feed(rewarded(6, split="test"))
+    assert [(len(batch.members), len(batch.test_pool)) for batch in tape.batches] == [(5, 2)]
+    tape.feed(withdrawn(5), rewarded(7), rewarded(8))
+    tape.days = 7.0
+    tape.feed(tick())
+    assert [len(batch.test_pool) for batch in tape.batches] == [2, 1]
 
 
 def test_the_manifest_names_records_by_digest_and_place() -> None:
