@@ -61,14 +61,16 @@ class Intake:
         return Step(_routed(event, self._scrubbed(decoded)), {}, {"signals": 1})
 
     def _scrubbed(self, decoded: Decoded) -> bytes:
-        """The event as it is passed on, always written anew: a name that a publisher gave twice hides nothing unseen in it."""
+        """The event as it is passed on. Always written anew from what was looked at: of a name that occurs twice in an object
+        only the last value is, so the bytes as they came could hold more."""
         tree = decoded.tree()
         places = texts(tree)
         rules = self._scrubber.suspects("\n".join([place.text for place in places]))
-        for holder, key, text in places if rules else ():
-            clean = self._scrubber.clean(text, rules)
-            # a placeholder may be longer than what it stands for, and a comment must stay a valid one
-            holder[key] = clean[:COMMENT_LIMIT] if key == "comment" and holder is tree["data"] else clean
+        if rules:
+            for holder, key, text in places:
+                clean = self._scrubber.clean(text, rules)
+                # a placeholder may be longer than what it stands for, and a comment must stay a valid one
+                holder[key] = clean[:COMMENT_LIMIT] if key == "comment" and holder is tree["data"] else clean
         return encode_tree(tree)
 
 

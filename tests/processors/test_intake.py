@@ -185,6 +185,13 @@ def test_a_name_given_twice_hides_nothing() -> None:
     assert b"bob@example" not in output.value
 
 
+def test_a_name_that_occurs_twice_hides_nothing() -> None:
+    value = interaction(mystery="x").replace(b'"mystery"', b'"mystery":"bob@example.org","mystery"')
+    (output,) = run(value).outputs
+    assert isinstance(output.value, bytes)
+    assert b"bob@example.org" not in output.value
+
+
 def test_a_comment_that_grew_by_scrubbing_stays_a_valid_one() -> None:
     value = feedback("f1", "i1", comment="a@b.cd " * (COMMENT_LIMIT // 7))
     (output,) = run(value, topic="feedback").outputs
