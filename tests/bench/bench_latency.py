@@ -1,0 +1,184 @@
+"""Feedback-to-example latency of a real `headrace worker` at half of what it can do, beside two bare hops over the same topics.
+
+Capacity first: pairs published as fast as they go, over the time until the last example is there. Then pairs at half that rate;
+latency = append time of the example minus append time of its feedback, both the broker's. The bare hops are a process that passes
+`feedback` on to `signals` and `signals` on to `examples`, acknowledged but without transactions, at the same rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+import numpy as np
+import orjson
+
+from bench import common, events
+from headrace_streams import admin, clients
+from headrace_streams.broker import LocalKafka
+from headrace_streams.settings import Settings
+from support.ring import Ring
+
+SECONDS = 5.0  # of publishing in one run
+BEHIND = 50  # pairs that an interaction is ahead of its feedback
+RUN = 1_000_000  # numbers between the pairs of two runs
+DEADLINE = 180.0
+
+
+async def relay(settings: Settings, source: str, target: str) -> None:
+    """Passes every record on, for ever."""
+    name = clients.full_name(settings, target)
+    async with (
+        clients.connected(clients.consumer(settings, source, group=f"{settings.deployment}.{source}")) as consumer,
+        clients.connected(clients.producer(settings)) as producer,
+    ):
+        while True:
+            for place, records in (await consumer.getmany(timeout_ms=500)).items():
+                sent = [await producer.send(name, value=r.value, key=r.key, partition=place.partition) for r in records]
+                await asyncio.gather(*sent)
+
+
+def hops(settings: Settings) -> None:
+    async def both() -> None:
+        await asyncio.gather(relay(settings, "feedback", "signals"), relay(settings, "signals", "examples"))
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(both())
+
+
+@contextmanager
+def bare(settings: Settings) -> Iterator[None]:
+    process = multiprocessing.get_context("spawn").Process(target=hops, args=(settings,), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+class Publisher:
+    """Interactions, and their feedback a little later, each number once."""
+
+    def __init__(self, settings: Settings, producer: Any) -> None:
+        self.settings, self.producer = settings, producer
+        self.draw, self.next = random.Random(1), 0
+
+    async def publish(self, pairs: int, rate: float | None) -> range:
+        """The numbers that were published; `rate` in pairs a second, None as fast as they are acknowledged."""
+        numbers = range(self.next, self.next + pairs)
+        self.next += pairs
+        began, waiting = time.monotonic(), set()
+        for done, number in enumerate([*numbers, *[None] * BEHIND]):
+            if number is not None:
+                waiting.add(await self._send("interactions", events.interaction(self.draw, number)))
+            if done >= BEHIND:
+                waiting.add(await self._send("feedback", events.feedback(self.draw, numbers[done - BEHIND])))
+            ahead = 0.0 if rate is None else began + done / rate - time.monotonic()
+            if ahead > 0.002:
+                await asyncio.sleep(ahead)
+            waiting = {sent for sent in waiting if not sent.done()} if done % 500 == 0 else waiting
+        await asyncio.gather(*waiting)
+        return numbers
+
+    async def _send(self, topic: str, value: bytes) -> Any:
+        partition = random.randrange(self.settings.partitions)
+        return await self.producer.send(clients.full_name(self.settings, topic), value=value, partition=partition)
+
+
+@asynccontextmanager
+async def publisher(settings: Settings) -> AsyncIterator[Publisher]:
+    async with clients.connected(clients.producer(settings)) as producer:
+        yield Publisher(settings, producer)
+
+
+async def appended(settings: Settings, topic: str, since: dict[int, int]) -> dict[int, int]:
+    """Append time in ms by number of the pair, of the first record in `topic` from offsets `since` (by partition) on."""
+    found: dict[int, int] = {}
+    for partition in range(settings.partitions):
+        async for record in clients.read_partition(settings, topic, partition, since[partition]):
+            number = int(orjson.loads(record.value)["data"]["interaction_id"][1:])
+            found.setdefault(number, record.timestamp)
+    return found
+
+
+async def through(settings: Settings, publish: Callable[[], Any]) -> tuple[dict[int, int], dict[int, int]]:
+    """Publishes, waits until every pair has an example; append times of feedback and examples by number."""
+    begin = {topic: await _ends(settings, topic) for topic in ("feedback", "examples")}
+    numbers = await publish()
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        examples = await appended(settings, "examples", begin["examples"])
+        if set(numbers) <= examples.keys():
+            return await appended(settings, "feedback", begin["feedback"]), examples
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{len(set(numbers) - examples.keys())} of {len(numbers)} pairs have no example")
+        await asyncio.sleep(0.5)
+
+
+async def _ends(settings: Settings, topic: str) -> dict[int, int]:
+    return {partition: span.end for (_, partition), span in (await clients.offsets(settings, [topic])).items()}
+
+
+async def capacity(settings: Settings, pairs: int, first: int) -> float:
+    """Pairs a second, from the first feedback to the last example."""
+    async with publisher(settings) as source:
+        source.next = first
+        feedback, examples = await through(settings, lambda: source.publish(pairs, None))
+    return pairs / max(0.001, (max(examples.values()) - min(feedback.values())) / 1000)
+
+
+async def latencies(settings: Settings, rate: float, first: int) -> Any:
+    """Milliseconds of every pair published in one run at `rate`."""
+    async with publisher(settings) as source:
+        source.next = first
+        feedback, examples = await through(settings, lambda: source.publish(max(BEHIND * 2, round(rate * SECONDS)), rate))
+    return np.array([examples[number] - feedback[number] for number in feedback])
+
+
+def measured(settings: Settings, rate: float, runs: int, first: int) -> list[tuple[float, float]]:
+    """p50 and p99 of each run, after one that is not counted."""
+    found = []
+    for run in range(runs + 1):
+        taken = asyncio.run(latencies(settings, rate, first + run * RUN))
+        found.append((float(np.percentile(taken, 50)), float(np.percentile(taken, 99))))
+    return found[1:]
+
+
+def main() -> None:
+    runs, count = common.arguments(__doc__, count=10_000)
+    with tempfile.TemporaryDirectory() as folder, LocalKafka(Path(folder) / "kafka") as kafka:
+        settings = Settings(bootstrap=kafka.bootstrap, deployment="bench", partitions=2, data_dir=Path(folder) / "data")
+        plain = settings.model_copy(update={"deployment": "bare"})
+        for one in (settings, plain):
+            asyncio.run(admin.declare(one))
+        with Ring(settings, Path(folder) / "ring") as ring:
+            ring.start("worker")
+            asyncio.run(capacity(settings, 1000, 0))  # everything started, everything loaded
+            pace = [asyncio.run(capacity(settings, count, run * RUN)) for run in range(1, runs + 1)]
+            rate = statistics.median(pace) / 2
+            ours = measured(settings, rate, runs, (runs + 1) * RUN)
+        with bare(plain):
+            theirs = measured(plain, rate, runs, 0)
+    print(f"Feedback to example, {rate:.0f} interactions and {rate:.0f} feedback a second, {runs} runs of {SECONDS:g} s")
+    common.line("capacity of one worker process", pace, "pairs/s")
+    for place, name in enumerate(("p50", "p99")):
+        loop = [run[place] for run in theirs]
+        common.line(f"two bare hops, {name}", loop, "ms")
+        common.line(f"feedback to example, {name}", [run[place] for run in ours], "ms", ("two bare hops", loop))
+
+
+if __name__ == "__main__":
+    main()
