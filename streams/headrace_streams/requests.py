@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -110,8 +110,8 @@ async def history(settings: Settings) -> list[Answer]:
     return sorted(answers, key=lambda answer: (answer.data.bucket, answer.data.sequence))
 
 
-async def follow(settings: Settings) -> AsyncIterator[Answer]:
-    """Every answer from the first one on, then each as it comes; never ends by itself."""
+async def follow(settings: Settings) -> AsyncGenerator[Answer, None]:
+    """Every answer from the first one on, then each as it comes; never ends by itself. Close it (`aclosing`) to stop earlier."""
     counts = await clients.partition_counts(settings, ["releases.history"])
     name = clients.full_name(settings, "releases.history")
     partitions = [TopicPartition(name, number) for number in range(counts["releases.history"])]

@@ -7,6 +7,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -313,13 +314,10 @@ def test_follow_prints_each_answer_as_it_comes(settings: Settings, worker: None,
     train(settings, 1, adapter(settings, tmp_path / "1", 1), members=("x1",))
 
     async def two() -> list[str]:
-        kinds: list[str] = []
-        async for answer in requests.follow(settings):
-            kinds.append(answer.kind)
-            if len(kinds) == 2:
-                return kinds
+        async with aclosing(requests.follow(settings)) as answers:
+            kinds = [(await anext(answers)).kind]
             asked = requests.request(RollbackRequested, RollbackRequest(bucket=BUCKET))
             await requests.publish(settings, "outcomes", BUCKET, asked)
-        raise AssertionError("it never ends by itself")
+            return [*kinds, (await anext(answers)).kind]
 
     assert asyncio.run(asyncio.wait_for(two(), 60)) == ["promoted", "rolled_back"]
