@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from math import fsum
 from typing import Literal
 
-import msgspec
-
 from headrace_processors import decay
 from headrace_processors.buckets import Bucket, Known
 from headrace_schemas.derived import Batch, BatchStatistics, Locator, Member
@@ -65,10 +63,8 @@ def batch_id(bucket: str, members: Sequence[Member], test_pool: Sequence[Member]
     return derive_id("batch", bucket, digest([[_identity(member) for member in members], [_identity(row) for row in test_pool]]))
 
 
-def _identity(member: Member) -> dict[str, object]:
-    named: dict[str, object] = msgspec.to_builtins(member)
-    del named["locator"]
-    return named
+def _identity(row: Member) -> tuple[object, ...]:
+    return row.example_id, row.revision, row.sha256, row.role, row.weight, row.difficulty, row.split
 
 
 def _member(example_id: str, known: Known, weight: float, place: tuple[str, int]) -> Member:
