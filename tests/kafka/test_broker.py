@@ -25,6 +25,12 @@ pytestmark = pytest.mark.kafka
 HEADRACE = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()"]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for several starts, so that it is formatted once."""
+    return tmp_path_factory.mktemp("kept")
+
+
 def _until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -72,10 +78,10 @@ def test_data_survives_a_stop_and_a_kill_and_a_folder_has_one_broker(tmp_path: P
         assert asyncio.run(_all(Settings(bootstrap=last.bootstrap))) == [b"one", b"two"]
 
 
-def test_in_the_background_it_starts_tells_and_stops(tmp_path: Path) -> None:
+def test_in_the_background_it_starts_tells_and_stops(kept: Path) -> None:
     def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*HEADRACE, "kafka", *arguments], env=_environment(tmp_path), capture_output=True, text=True, check=False
+            [*HEADRACE, "kafka", *arguments], env=_environment(kept), capture_output=True, text=True, check=False
         )
 
     try:
@@ -87,29 +93,29 @@ def test_in_the_background_it_starts_tells_and_stops(tmp_path: Path) -> None:
             pass
         second = headrace("start", "--port", "0")
         assert second.returncode == 4
-        assert second.stderr == f"headrace: Kafka already runs on {tmp_path / 'kafka'}: pid {told['pid']}, port {told['port']}\n"
+        assert second.stderr == f"headrace: Kafka already runs on {kept / 'kafka'}: pid {told['pid']}, port {told['port']}\n"
     finally:
         stopped = headrace("stop")
-    assert (stopped.returncode, stopped.stdout) == (0, f"Kafka on {tmp_path / 'kafka'} is stopped\n")
+    assert (stopped.returncode, stopped.stdout) == (0, f"Kafka on {kept / 'kafka'} is stopped\n")
     assert headrace("status").returncode == 1
     assert headrace("stop").returncode == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
-def test_in_the_foreground_it_ends_with_its_parent(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_in_the_foreground_it_ends_with_its_parent(kept: Path, number: signal.Signals, code: int) -> None:
     with subprocess.Popen(
         [*HEADRACE, "kafka", "run", "--port", "0"],
-        env=_environment(tmp_path),
+        env=_environment(kept),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     ) as parent:
         assert parent.stdout is not None
         assert b"Kafka answers on 127.0.0.1:" in parent.stdout.readline()
-        assert broker.status(tmp_path / "kafka") is not None
+        assert broker.status(kept / "kafka") is not None
         parent.send_signal(number)
         assert parent.wait(30) == code
-    _until(lambda: broker.status(tmp_path / "kafka") is None)
+    _until(lambda: broker.status(kept / "kafka") is None)
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
