@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from headrace_demo import corpus, questions, shop, tokens
 from headrace_demo.muon import Muon
-from headrace_schemas import ids
+from headrace_demo.recipe import Recipe
 
 POOL = 16  # batches that are sorted by length together
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides the base's bytes on one kind of CPU."""
-
-    seed: int = 0
-    steps: int = 800
-    batch: int = 32
-    hidden: int = 128
-    layers: int = 2
-    matrix_rate: float = 0.02
-    embedding_rate: float = 5e-3
-    version: int = 1  # raised when corpus, tokenizer or loop change
-
-    @property
-    def pairs(self) -> int:
-        """How many pairs are made: each is seen once."""
-        return self.steps * self.batch
-
-    @property
-    def digest(self) -> str:
-        return ids.digest(asdict(self))
 
 
 Progress = Callable[[int, int, float], None]  # (step, steps, loss)
@@ -64,8 +42,8 @@ def corpus_of(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def build(folder: Path, recipe: Recipe, progress: Progress = lambda step, steps, loss: None) -> Path:
-    """The folder of the recipe's base, `folder`/base-<digest>; built when it is not there yet, whole or not at all."""
-    target = folder / f"base-{recipe.digest.removeprefix('sha256:')[:12]}"
+    """The folder of the recipe's base in `folder`; built when it is not there yet, whole or not at all."""
+    target = recipe.folder(folder)
     if target.exists():
         return target
     unfinished = target.with_name(target.name + ".new")
@@ -162,3 +140,15 @@ def _batches(
                 columns += range(len(prompt) - 1, len(prompt) + len(answer) - 1)
                 targets += answer
             yield inputs, torch.tensor(rows), torch.tensor(columns), torch.tensor(targets)
+
+
+def main() -> None:
+    """`python -m headrace_demo.base SEED FOLDER THREADS`: builds it, and prints a line `step steps loss` now and then."""
+    seed, folder, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    build(Path(folder), Recipe(seed=int(seed)), lambda step, steps, loss: print(step, steps, f"{loss:.4f}", flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,7 @@ class Question:
     family: str
     level: int
     combination: str  # family and slot values; the interaction's prompt group
+    description: str  # what the SQL finds out, in the family's own words
 
     @property
     def held_out(self) -> bool:
@@ -75,7 +76,8 @@ def ask(family: Family, combination: str, filled: Sequence[str], paraphrase: int
     if "most" in slots:
         slots["most_word"] = _MOST_WORDS[slots["most"]]
     text = family.paraphrases[paraphrase % len(family.paraphrases)].format(**slots)
-    return Question(text, family.sql.format(**slots), family.name, family.level, combination)
+    description = family.paraphrases[0].format(**slots)
+    return Question(text, family.sql.format(**slots), family.name, family.level, combination, description)
 
 
 def training_questions(values: Mapping[str, Sequence[str]], seed: int) -> Iterator[Question]:

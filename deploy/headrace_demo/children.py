@@ -1,0 +1,104 @@
+"""The demo's child processes: started in groups of their own, watched, and ended with all that they started. Knows no stage.
+
+A child gets SIGTERM when this process dies, however it dies (on Linux); its output goes to a log of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+PATIENCE = 8.0  # seconds between SIGTERM and SIGKILL
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class ChildDied(Exception):
+    """A child that should run has ended: its name, exit code and last log lines."""
+
+
+class Children:
+    """Use as a context manager: at its end nothing that was started runs any more."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(
+        self, name: str, *command: str, environment: Mapping[str, str] | None = None, output: int | IO[bytes] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Runs `python command…`; its log is `name`.log, standard output too unless `output` is given."""
+        with (self._logs / f"{name}.log").open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, *command],
+                env={**_without_settings(), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log if output is None else output,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if _LIBC else None,
+            )
+        self._running[name] = child
+        return child
+
+    def check(self) -> None:
+        """ChildDied when one has ended that nobody `forgot`."""
+        for name, child in self._running.items():
+            if child.poll() is not None:
+                raise ChildDied(f"{name} ended with {child.returncode}: {self.last_lines(name)}")
+
+    def forget(self, name: str) -> None:
+        """The child may end from here on."""
+        self._running.pop(name).wait()
+
+    def last_lines(self, name: str, count: int = 5) -> str:
+        path = self._logs / f"{name}.log"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return " | ".join(line.strip() for line in lines[-count:]) or f"nothing in {path}"
+
+    def stop(self) -> None:
+        """SIGTERM to all, then SIGKILL to every group: also what a child has left behind ends."""
+        for child in self._running.values():
+            if child.poll() is None:
+                child.terminate()
+        deadline = time.monotonic() + PATIENCE
+        for child in self._running.values():
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                _kill_group(child.pid)
+                child.wait()
+        self._running.clear()
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+
+def _without_settings() -> dict[str, str]:
+    """This process's environment less HEADRACE_*: the run's settings are in its file, and variables would win over it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return

@@ -1,0 +1,93 @@
+"""The referee: what counts as right, and that nothing an answer does can hurt."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace_demo import shop
+from headrace_demo.grade import Referee, grade
+
+REFERENCE = "select count(*) from customers where city = 'Paris'"
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shop.create(tmp_path_factory.mktemp("shop") / "shop.duckdb", seed=0)
+
+
+@pytest.fixture(scope="module")
+def referee(database: Path) -> Referee:
+    return Referee(database)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        (REFERENCE, True),
+        ("SELECT count(customer_id) FROM customers WHERE city IN ('Paris')", True),  # other text, same result
+        (f"{REFERENCE};", True),
+        ("select count(*) from customers", False),
+        ("select count(*) from nowhere", False),
+        ("selekt", False),
+        ("", False),
+        (f"{REFERENCE}; {REFERENCE}", False),  # one statement only
+        ("delete from customers", False),
+        ("attach '/tmp/other.db'", False),
+        ("select * from read_csv('/etc/passwd')", False),
+        ("copy customers to '/tmp/stolen.csv'", False),
+        ("set threads = 8", False),
+    ],
+)
+def test_an_answer_is_right_when_it_gives_what_the_reference_gives(referee: Referee, answer: str, right: bool) -> None:
+    assert referee.right(answer, REFERENCE) is right
+
+
+def test_rows_are_a_multiset_unless_the_reference_has_a_limit(referee: Referee) -> None:
+    names = "select product_name from products where price < 60"
+    assert referee.right(f"{names} order by price", names)
+    assert not referee.right(f"{names} union all {names}", names)
+    top = "select product_name from products order by price desc limit 3"
+    assert not referee.right(f"select * from ({top}) order by 1", top) or not referee.right(
+        f"select * from ({top}) order by 1 desc", top
+    )
+    assert referee.right(top.replace("desc", "DESC"), top)
+
+
+def test_an_endless_answer_is_interrupted(referee: Referee) -> None:
+    began = time.monotonic()
+    assert not referee.right("select count(*) from range(1000000000) a, range(1000000000) b", REFERENCE)
+    assert time.monotonic() - began < 30
+    assert referee.right(REFERENCE, REFERENCE)
+
+
+def test_a_flood_of_rows_is_wrong(referee: Referee) -> None:
+    assert not referee.right("select * from range(1000000)", REFERENCE)
+
+
+def test_a_reference_that_cannot_be_executed_is_an_error(referee: Referee) -> None:
+    with pytest.raises(ValueError, match="reference"):
+        referee.right(REFERENCE, "select nothing from nowhere")
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=60))
+def test_no_answer_raises(referee: Referee, answer: str) -> None:
+    assert referee.right(answer, REFERENCE) in (True, False)
+
+
+def test_the_entry_point_grades_0_or_100(database: Path) -> None:
+    example = {"content": {"prompt": "?", "output": "", "target": REFERENCE}}
+    assert grade("?", REFERENCE, example, database=str(database)) == 100.0
+    assert grade("?", "select 1", example, database=str(database)) == 0.0
+
+
+def test_the_entry_point_is_installed() -> None:
+    from importlib.metadata import entry_points
+
+    (entry,) = entry_points(group="headrace.graders", name="demo-sql")
+    assert entry.load() is grade
