@@ -64,7 +64,7 @@ class Voice:
     def interaction(self, fields: Mapping[str, Any], moment: Moment, traceparent: str | None) -> tuple[Statement, Call]:
         """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs."""
         data = {"interaction_id": uuid7(), "agent": self._agent, **_given(fields)}
-        if "refs" in data:
+        if isinstance(data.get("refs"), list | tuple):  # what is no list, the decoder names
             data["refs"] = [_ref(ref) for ref in data["refs"]]
         call = Call(str(data["interaction_id"]))
         return self._say("interactions", call.interaction_id, "interaction.recorded", data, moment, traceparent), call
@@ -81,7 +81,7 @@ class Voice:
             del data["interaction_id"]
             data["ref"] = _ref(ref)
             key = _ref_key(data["ref"])
-        if "over" in data:
+        if isinstance(data.get("over"), list | tuple):
             data["over"] = [interaction_id(other) for other in data["over"]]
         return self._say("feedback", key, "feedback.recorded", data, moment, traceparent)
 
@@ -126,7 +126,7 @@ class Voice:
 
 
 def interaction_id(target: Call | str) -> str:
-    return target if isinstance(target, str) else target.interaction_id
+    return target.interaction_id if isinstance(target, Call) else target
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

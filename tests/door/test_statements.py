@@ -110,6 +110,7 @@ def test_link_retract_and_forget(voice: Voice) -> None:
         ({"turn": 10**30}, "turn"),
         ({"attributes": {"x": {1, 2}}}, "attributes"),
         ({"refs": ["jira"]}, "ref"),
+        ({"refs": False}, "refs"),
         ({"adapter": "sha256:zz"}, "adapter"),
     ],
 )
@@ -138,6 +139,14 @@ def test_too_large_too_early_too_deep(voice: Voice) -> None:
 def test_feedback_needs_exactly_one_target(voice: Voice, target: str | None, ref: tuple[str, str] | None) -> None:
     with pytest.raises(InvalidEvent, match="exactly one"):
         voice.feedback(target, ref, {"kind": "success"}, None, None)
+
+
+@pytest.mark.parametrize(("fields", "field"), [({"over": 7}, "over"), ({"over": [7]}, "over"), ({"score": "x"}, "score")])
+def test_feedback_that_breaks_the_contract_is_named(voice: Voice, fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidEvent, match=field):
+        voice.feedback("i-1", None, {"kind": "preference", **fields}, None, None)
+    with pytest.raises(InvalidEvent, match="interaction_id"):
+        voice.feedback(7, None, {"kind": "success"}, None, None)  # type: ignore[arg-type]
 
 
 def test_a_correction_needs_its_text(voice: Voice) -> None:

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+
+def _span(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """First and next offset. A new topic's leader is not known everywhere at once: asked again for ten seconds."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        except KafkaException as error:
+            if not error.args[0].retriable() and "NOT_LEADER" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return low, high
 
 
 def consume(bootstrap: str, topic: str) -> list[tuple[str, dict[str, Any]]]:
@@ -16,7 +33,7 @@ def consume(bootstrap: str, topic: str) -> list[tuple[str, dict[str, Any]]]:
     found = []
     try:
         for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            low, high = _span(consumer, topic, partition)
             consumer.assign([TopicPartition(topic, partition, low)])
             position = low
             while position < high:
