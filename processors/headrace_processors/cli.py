@@ -36,6 +36,7 @@ def worker(settings: Settings, stages: str | None, processes: int, web_port: int
     _policies(settings)  # what is wrong with them is said once, here
     if processes == 1:
         return run(_serve(settings, names, web_port))
+    run(_wait(settings, names))
     return _supervise(settings, names, processes, web_port)
 
 
@@ -54,6 +55,14 @@ def _policies(settings: Settings) -> Any:
     from headrace_processors.policy_file import load
 
     return load(settings.policy)
+
+
+async def _wait(settings: Settings, names: tuple[str, ...]) -> None:
+    from headrace_processors.app import wait_for_topics
+    from headrace_processors.stages import STAGES
+
+    _log_to_stderr()
+    await wait_for_topics(settings, [stage for stage in STAGES if stage.name in names])
 
 
 async def _serve(settings: Settings, names: tuple[str, ...], web_port: int | None) -> int:
@@ -79,7 +88,6 @@ def _child(settings: Settings, names: tuple[str, ...], web_port: int | None) -> 
 
 def _supervise(settings: Settings, names: tuple[str, ...], processes: int, web_port: int | None) -> int:
     """Keeps `processes` children running until a signal; a child that dies is started again. They end when this process does."""
-    _log_to_stderr()
     context = multiprocessing.get_context("spawn")
     ended: list[int] = []
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):

@@ -26,7 +26,7 @@ log = logging.getLogger("headrace")
 POLL_MS = 500
 MONITOR_SECONDS = 3.0
 PATIENCE_SECONDS = 5.0  # without an answer to a commit: the broker counts as away
-BACKOFF_SECONDS = (0.25, 30.0)  # first and longest wait before a failed task is started again
+BACKOFF_SECONDS = (0.25, 10.0)  # first and longest wait before a failed task is started again
 FENCED_SECONDS = 2.0  # a revived member needs that long to learn that the group has moved on without it
 HEALTHY_SECONDS = 60.0  # a task that ran this long starts its back-off anew
 
@@ -60,6 +60,12 @@ class _Slot:
         self.restarts = 0
         self.error: str | None = None
         self.ended: str | None = None  # "done" or "refused"
+
+    def note(self, level: int, error: str, *, traceback: bool = False) -> None:
+        """Keeps what a task ended with; logs it unless the one before ended with the same."""
+        if error != self.error:
+            log.log(level, "%s", error, exc_info=traceback)
+        self.error = error
 
 
 class Supervisor:
@@ -152,19 +158,16 @@ class Supervisor:
                 slot.ended = "done"
                 return
             except Refused as error:
-                slot.ended, slot.error = "refused", str(error)
-                log.error("%s", error)
+                slot.ended = "refused"
+                slot.note(logging.ERROR, str(error))
                 return
             except Fenced as error:
-                slot.error = str(error)
-                log.warning("%s", error)
+                slot.note(logging.WARNING, str(error))
                 delay = max(delay, FENCED_SECONDS)
             except JournalError as error:
-                slot.error = str(error)
-                log.warning("%s", error)
+                slot.note(logging.WARNING, str(error))
             except Exception as error:  # a bug must not take the other partitions with it
-                slot.error = f"{place}: {type(error).__name__}: {error}"
-                log.exception("%s: the task failed", place)
+                slot.note(logging.ERROR, f"{place}: {type(error).__name__}: {error}", traceback=True)
             slot.restarts += 1
             if time.monotonic() - started > HEALTHY_SECONDS:
                 delay = BACKOFF_SECONDS[0]

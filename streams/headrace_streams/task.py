@@ -33,7 +33,7 @@ BATCH_SECONDS = 0.05
 BATCH_BYTES = 8 * 1024 * 1024  # of outputs and state, before a transaction is closed early
 POLL_MS = 500
 TICK_SECONDS = 60.0
-SETTLE_SECONDS = 5.0  # idle time after which a position that moved over transaction markers only is committed too
+SETTLE_SECONDS = 1.0  # idle time after which a position that moved over transaction markers only is committed too
 LOAD_CHUNK = 2000  # state values decoded before other tasks get a turn
 
 

@@ -129,6 +129,7 @@ def test_children_end_when_their_parent_is_killed(settings: Settings, tmp_path: 
         (["--stages", "intake,polish"], 2, "--stages: there is no stage 'polish'; known: intake, link"),
         (["--processes", "0"], 2, "'--processes'"),
         (["--deployment", "nobody-made-its-topics"], 4, "`headrace topics create`"),
+        (["--deployment", "nobody-made-its-topics", "--processes", "2"], 4, "`headrace topics create`"),
     ],
 )
 def test_refusals_are_one_line(settings: Settings, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_streams import clients
 from headrace_streams import task as task_module
 from headrace_streams.driver import Produced, process
-from headrace_streams.journal import Position, Transport
+from headrace_streams.journal import Position, Refused, Transport
 from headrace_streams.settings import Settings
 from headrace_streams.stage import Record
 from headrace_streams.task import PartitionTask
@@ -173,3 +174,16 @@ def test_borders_and_deaths_do_not_show(messages: list[Message], chunks: list[in
     assert world.position.next_offset == messages[-1].offset + 1
     assert sum(item.topic == "rules" for item in world.produced) == 1
     assert counters["in"] == counters.get("counted", 0) + counters.get("dead", 0)
+
+
+def test_log_that_loses_what_is_not_read_yet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World([Message(0, 1_790_000_000_000, b"a", b"x")], [], [])
+
+    async def gone(*_: Any, **__: Any) -> Any:
+        raise OffsetOutOfRangeError({TopicPartition("signals", 0): 0})
+
+    monkeypatch.setattr(FakeConsumer, "getmany", gone)
+    monkeypatch.setattr(task_module, "Journal", world.journal)
+    monkeypatch.setattr(clients, "consumer", world.consumer)
+    with pytest.raises(Refused, match="counting/signals/0: position 0 is outside the log"):
+        asyncio.run(PartitionTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run())

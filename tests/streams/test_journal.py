@@ -1,0 +1,66 @@
+"""Which end a journal comes to for which answer of the broker, however aiokafka wraps it; and its position record."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    InvalidTxnState,
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    UnknownProducerId,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace_streams.journal import Fenced, Journal, Position, ProducerLost, Rules, Transport, decode_position, encode_position
+from headrace_streams.settings import Settings
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+def wrapped(error: Exception) -> Exception:
+    outer = KafkaError("Unexpected error during batch delivery")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, wrapped], ids=["plain", "wrapped"])
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (ProducerFenced(), Fenced),
+        (InvalidProducerEpoch(), Fenced),
+        (InvalidProducerIdMapping(), ProducerLost),
+        (UnknownProducerId(), ProducerLost),
+        (OutOfOrderSequenceNumber(), ProducerLost),
+        (InvalidTxnState(), ProducerLost),
+        (KafkaConnectionError(), Transport),
+        (MessageSizeTooLargeError(), Transport),
+        (ConnectionResetError(), Transport),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.__name__,
+)
+def test_errors_have_the_end_that_the_supervisor_acts_on(wrap: object, error: Exception, end: type[Exception]) -> None:
+    assert callable(wrap)
+    with pytest.raises(end, match=r"reward/signals/3"):
+        Journal(Settings(), "reward", "signals", 3)._fail(wrap(error))
+
+
+POSITIONS = st.builds(
+    Position,
+    next_offset=INT64,
+    now=INT64,
+    partitions=st.integers(0, 1000),
+    counters=st.dictionaries(st.text(), INT64),
+    rules=st.none() | st.builds(Rules, INT64, st.text()),
+)
+
+
+@given(POSITIONS)
+def test_position_survives_its_record(position: Position) -> None:
+    assert decode_position(encode_position(position)) == position
