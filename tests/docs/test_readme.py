@@ -1,0 +1,121 @@
+"""The README says what is: every topic, setting and policy table, with the values that the code has; its commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from headrace_processors import policy_file
+from headrace_processors.stages import STAGES
+from headrace_streams.cli.main import COMMANDS, headrace
+from headrace_streams.settings import Settings, load
+from headrace_streams.topics import DAY_MS, FOREVER, TOPICS
+from headrace_trainer import policy as trainer_policy
+from support import readme
+
+
+def kept(topic_retention_ms: int, compacted: bool) -> str:
+    if compacted:
+        return "compacted"
+    return "for ever" if topic_retention_ms == FOREVER else f"{topic_retention_ms // DAY_MS} days"
+
+
+def test_every_topic_is_in_its_table() -> None:
+    rows = [(readme.names(row[0])[0], row[1], row[2]) for row in readme.table("**Topics.**")]
+    assert rows == [(topic.name, topic.key, kept(topic.retention_ms, topic.compacted)) for topic in TOPICS]
+    assert all(row[3] for row in readme.table("**Topics.**"))
+
+
+def test_every_setting_is_in_its_table_with_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = readme.table("**Settings.**")
+    named = [name for row in rows for name in readme.names(row[0])]
+    assert named == list(load().origins)
+    settings = Settings()
+    for row in rows:
+        said = readme.names(row[1])
+        for name in readme.names(row[0]):
+            value: object = settings
+            for part in name.split("."):
+                value = getattr(value, part)
+            if name == "data_dir":
+                assert not said
+            elif name == "store":
+                assert value == str(settings.data_dir / said[0].rstrip("/"))
+            else:
+                assert said == ([] if value is None else [str(value)]), name
+
+
+def test_every_policy_table_is_named() -> None:
+    named = [readme.names(row[0])[0].strip("[]") for row in readme.table("**Policy.**")]
+    assert named == [*(stage.name for stage in STAGES), "train"] == list(policy_file.Policies.model_fields)
+
+
+def test_the_policy_shown_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(readme.block("# policy.toml", "toml"))
+    (tmp_path / "models" / "tiny-sql").mkdir(parents=True)
+    policies = policy_file.load(path)
+    assert (policies.curate.target_effective_size, policies.release.mode) == (32, "auto")
+    assert trainer_policy.load(path).bases["tiny-sql"].weights == str(tmp_path / "models" / "tiny-sql")
+
+
+def test_every_command_line_that_is_shown_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed by the command itself, not run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "events.jsonl").touch()
+    inline = re.findall(r"`(headrace [a-z][^`]*)`", readme.README)
+    shown = [line for body in readme.blocks() for line in readme.commands(body) if line.startswith("headrace ")]
+    assert len(shown) >= 10
+    for line in [*shown, *inline]:
+        words = shlex.split(line.rstrip("& "))[1:]
+        context = click.Context(headrace)
+        command: click.Command | None = headrace
+        while isinstance(command, click.Group) and words:
+            name, *words = words
+            command, context = command.get_command(context, name), click.Context(command, info_name=name, parent=context)
+            assert command is not None, line
+        assert command is not None
+        if line in shown:
+            command.make_context(name, words)
+
+
+def test_make_targets_that_are_shown_exist() -> None:
+    makefile = (readme.ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", readme.README, re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    done = subprocess.run(["make", "-n", "help"], cwd=readme.ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_links_and_folders_that_are_named_exist() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", readme.README)
+    folders = [readme.names(row[0])[0] for row in readme.table("## The folders")]
+    assert folders
+    for target in [*targets, *folders]:
+        assert "://" in target or (readme.ROOT / target).exists(), target
+    packages = {path.parent.relative_to(readme.ROOT) for path in readme.ROOT.glob("[a-z]*/headrace*/__init__.py")}
+    assert packages <= {Path(folder) for folder in folders}
+
+
+def test_every_command_and_option_has_a_help_text() -> None:
+    def walk(name: str, command: click.Command) -> None:
+        assert command.help, name
+        for parameter in command.params:
+            assert not isinstance(parameter, click.Option) or parameter.help, f"{name} {parameter.opts}"
+        if isinstance(command, click.Group):
+            for child, inner in command.commands.items():
+                walk(f"{name} {child}", inner)
+
+    for name, entry in COMMANDS.items():
+        assert entry.help
+        command = headrace.get_command(click.Context(headrace), name)
+        assert command is not None
+        walk(name, command)
