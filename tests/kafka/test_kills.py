@@ -32,7 +32,7 @@ POLICY = """
 base = "tiny"
 
 [curate]
-target_effective_size = 150.0
+target_effective_size = 300.0
 decay_per_day = 1.0
 good_enough = 1.0
 
@@ -48,12 +48,12 @@ weights = "{weights}"
 
 [train.defaults]
 r = 16
-steps = 40
+steps = 24
 learning_rate = 1e-3
 batch_rows = 8
 patience = 0
 """
-PAIRS = 1500
+PAIRS = 1000
 WORKER_KILLS = 7
 TRAINER_KILLS = 3
 
@@ -95,7 +95,7 @@ class Load(threading.Thread):
                     recorder.feedback(call, kind="success" if good else "validation_failure", score=100 if good else 0)
                     number += 1
                     self.published += 2
-                    self.enough.wait(0.004)
+                    self.enough.wait(0.01)
                 assert recorder.flush(120), recorder.trouble
         except BaseException as error:
             self.error = error
@@ -113,7 +113,7 @@ async def open_transactions(settings: Settings) -> int:
     return sum(stable[place] < high[place] for place in places)
 
 
-def wait_for_checkpoint_write(folder: Path, seconds: float = 60) -> None:
+def wait_for_checkpoint_write(folder: Path, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not any(folder.rglob("*.safetensors.tmp")):
         assert time.monotonic() < until, "no checkpoint was written"
