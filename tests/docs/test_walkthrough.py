@@ -125,7 +125,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         **os.environ,
         "PATH": f"{scripts}:{os.environ['PATH']}",
         "HEADRACE_BOOTSTRAP": f"127.0.0.1:{port}",
-        "HEADRACE_DATA_DIR": str(tmp_path / "data"),
+        "HEADRACE_DATA_DIR": str(tmp_path / "state"),
         "OMP_NUM_THREADS": "1",
     }
     shell = Shell(tmp_path, environment)
@@ -164,7 +164,7 @@ def test_step_by_step_from_an_empty_folder(shell: Shell) -> None:
         said[line] = shell.line(line)
         if line.startswith("headrace publish"):
             wait_for_an_answer(shell)
-    assert "200" in said["headrace publish events.jsonl"]
+    assert said["headrace publish events.jsonl"] == "100 interactions, 100 feedback\n"
     assert "sql/tiny-sql" in said["headrace status"]
     assert "NOT ACCOUNTED FOR" not in said["headrace status"]
     assert "outputs equal" in said["headrace replay --verify"]
