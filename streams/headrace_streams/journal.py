@@ -141,7 +141,8 @@ class Journal:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(producer.abort_transaction(), ABORT_SECONDS)
         await stop(producer)
-        for left in (producer._sender.sender_task, producer._txn_manager._transaction_waiter):
+        unsent = [batch._drain_waiter for batches in producer._message_accumulator._batches.values() for batch in batches]
+        for left in (producer._sender.sender_task, producer._txn_manager._transaction_waiter, *unsent):
             if left is not None and left.done() and not left.cancelled():
                 left.exception()  # seen, or asyncio would report it as lost: what mattered of it has been raised
 
