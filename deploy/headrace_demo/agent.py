@@ -11,11 +11,12 @@ import itertools
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers.utils.logging
 
 import headrace
 from headrace_demo import questions, shop
@@ -44,15 +45,18 @@ class Standing:
 class Agent:
     """Asks, answers, judges, publishes. `stop` ends it after the batch in hand."""
 
-    def __init__(self, recorder: headrace.Recorder, base: Path, database: Path, seed: int) -> None:
+    def __init__(
+        self, recorder: headrace.Recorder, base: Path, database: Path, seed: int, load: Callable[..., Model] = Model
+    ) -> None:
+        """`load(base, adapter=None)` gives the model of folders."""
         own = shop.shop_of(seed)
         values = questions.slot_values(own.cities, own.people, own.products)
-        self._recorder, self._base = recorder, base
+        self._recorder, self._base, self._load = recorder, base, load
         self._referee = Referee(database)
         self._exam = questions.held_out_questions(values, seed, EXAM)
         rounds = (questions.training_questions(values, seed + 1000 * turn) for turn in itertools.count())
         self._questions: Iterator[Question] = itertools.chain.from_iterable(rounds)
-        plain = Standing(Model(base))
+        plain = Standing(load(base))
         self._standing = {SQL: plain, DOCS: plain}
         self._arrived: dict[str, Standing] = {}
         self._news = threading.Event()
@@ -69,7 +73,7 @@ class Agent:
             kind = release.bucket.partition("/")[0]
             try:
                 folder = release.fetch() if release.adapter else None
-                arrived = Standing(Model(self._base, folder), release.digest)
+                arrived = Standing(self._load(self._base, folder), release.digest)
             except Exception as error:  # damaged, missing or not for this base: whatever it is, the old one goes on answering
                 log.error("%s release %d is not taken, the old one stays: %s", release.bucket, release.sequence, error)
                 continue
@@ -174,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     buckets = [f"{kind}/{MODEL}" for kind in (SQL, DOCS)]
     with (
         headrace.Recorder(given.bootstrap, deployment=given.deployment, agent="sql-bot", outbox=given.outbox) as recorder,

@@ -38,10 +38,10 @@ r = 16
 alpha = 32
 dropout = 0.0
 learning_rate = 5e-3
-steps = 100
+steps = 120
 batch_rows = 16
 rehearsal = 0.75                   # up to three old rows for each new one: nearly all there are
-patience = 0                       # 100 steps are too few to stop early
+patience = 0                       # 120 steps are too few to stop early
 precision = "fp32"                 # bf16 gains nothing on matrices this small
 """
 _SETTINGS = """\

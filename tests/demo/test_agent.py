@@ -1,0 +1,160 @@
+"""What the agent publishes, and what becomes of it: through the real folds, no held-out combination is ever learnt from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from headrace.statements import Call, Voice
+from headrace_demo import questions, shop
+from headrace_demo.agent import Agent
+from headrace_demo.names import EXAM
+from headrace_demo.place import MAIN, OTHER, Place
+from headrace_demo.questions import is_held_out
+from headrace_processors.policy_file import load
+from headrace_processors.stages import STAGES
+from headrace_schemas.codec import decode
+from headrace_schemas.derived import Batch
+from headrace_schemas.events import BatchReady, ExampleRewarded, FeedbackRecorded, InteractionRecorded
+from headrace_trainer.rows import rehearsal_rows
+from support.memory_log import MemoryLog
+
+SEED = 2
+ASKED = 1400
+
+
+class Learner:
+    """Knows every third answer; says when it was asked enough."""
+
+    def __init__(self, sql: dict[str, str]) -> None:
+        self.sql, self.asked, self.enough = sql, 0, lambda: None
+
+    def answers(self, prompts: Sequence[str]) -> list[str]:
+        self.asked += len(prompts)
+        if self.asked >= ASKED:
+            self.enough()
+        return [self.sql.get(prompt, "") if place % 3 == 0 else "select 1" for place, prompt in enumerate(prompts)]
+
+
+class Notebook:
+    """A Recorder whose outbox is a log in memory."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self.log, self.voice = log, Voice("sql-bot")
+
+    def interaction(self, **fields: Any) -> Call:
+        statement, call = self.voice.interaction(fields, None, None)
+        self.log.append(statement.topic, 0, statement.key, statement.value)
+        return call
+
+    def feedback(self, call: Call, **fields: Any) -> str:
+        statement = self.voice.feedback(call, None, fields, None, None)
+        self.log.append(statement.topic, 0, statement.key, statement.value)
+        return statement.id
+
+
+def events(log: MemoryLog, topic: str) -> list[Any]:
+    return [decode(record.value, record.headers) for record in log.records.get((topic, 0), [])]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurried() -> Iterator[None]:
+    """A lull takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace_demo.agent.LULL_SECONDS", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> MemoryLog:
+    place = Place(tmp_path_factory.mktemp("demo"), SEED)
+    shop.create(place.database, SEED)
+    own = shop.shop_of(SEED)
+    values = questions.slot_values(own.cities, own.people, own.products)
+    known = {question.text: question.sql for question in questions.training_questions(values, SEED)}
+    learner = Learner(known | {question.text: question.sql for question in questions.held_out_questions(values, SEED, EXAM)})
+    log = MemoryLog(count=1)
+    log.time = time.time_ns() // 1_000_000
+    notebook: Any = Notebook(log)
+    agent = Agent(notebook, place.base, place.database, SEED, load=lambda base: learner)  # type: ignore[arg-type, return-value]
+    learner.enough = agent.stop
+    agent.run()
+    bodies = load(place.settings("127.0.0.1:1").policy).bodies()
+    for name in ("intake", "link", "reward", "curate"):
+        (stage,) = (stage for stage in STAGES if stage.name == name)
+        log.run(stage, bodies[name])
+    return log
+
+
+def test_what_is_held_out_is_published_for_no_training_and_never_corrected(log: MemoryLog) -> None:
+    said = {event.data.interaction_id: event.data for event in events(log, "interactions")}
+    held = {name for name, data in said.items() if is_held_out(data.prompt_group)}
+    assert len(held) == EXAM
+    for name, data in said.items():
+        assert isinstance(data.prompt_group, str)
+        assert data.train is (name not in held)
+    judged = [event.data for event in events(log, "feedback") if isinstance(event, FeedbackRecorded)]
+    assert {feedback.interaction_id for feedback in judged} == set(said)
+    assert not [feedback for feedback in judged if feedback.interaction_id in held and feedback.corrected_output is not None]
+
+
+def test_wrong_answers_are_corrected_with_the_reference(log: MemoryLog) -> None:
+    said = {event.data.interaction_id: event.data for event in events(log, "interactions")}
+    right = {event.data.interaction_id for event in events(log, "feedback") if event.data.kind == "success"}
+    corrected = {
+        event.data.interaction_id: event.data for event in events(log, "feedback") if event.data.kind == "user_correction"
+    }
+    taught = {name for name, data in said.items() if data.train}
+    assert taught == (right | set(corrected)) & taught
+    assert not right & set(corrected)
+    for name, feedback in corrected.items():
+        assert feedback.corrected_output != said[name].output
+
+
+def test_no_held_out_combination_is_in_a_batch_or_in_rehearsal(log: MemoryLog) -> None:
+    groups = {
+        event.data.example_id: event.data.prompt_group for event in events(log, "examples") if isinstance(event, ExampleRewarded)
+    }
+    batches: list[Batch] = [event.data for event in events(log, "batches") if isinstance(event, BatchReady)]
+    assert [batch.bucket for batch in batches].count(MAIN) >= 2
+    seen: list[Any] = []
+    for batch in batches:
+        rehearsal = rehearsal_rows(batch, seen, 0.75)
+        for member in (*batch.members, *batch.test_pool, *rehearsal):
+            assert not is_held_out(groups[member.example_id])
+        seen += batch.members
+        assert len(batch.test_pool) >= 30  # enough for the gate, from the first batch on
+    assert len({member.example_id for batch in batches for member in batch.members}) >= 800
+    assert any(is_held_out(group) for group in groups.values())
+
+
+def test_both_buckets_fill_and_the_main_one_faster(log: MemoryLog) -> None:
+    counts = {MAIN: 0, OTHER: 0}
+    for event in events(log, "interactions"):
+        assert isinstance(event, InteractionRecorded)
+        if event.data.train:
+            counts[f"{event.data.artifact_type}/{event.data.model}"] += 1
+    assert counts[MAIN] > 3 * counts[OTHER] > 0
+
+
+def test_a_release_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
+    shop.create(tmp_path / "shop.duckdb", SEED)
+    learner = Learner({})
+    book = Notebook(MemoryLog(count=1))
+
+    def refuse(base: Path, adapter: Path | None = None) -> Any:
+        if adapter is not None:
+            raise OSError("adapter_model.safetensors is damaged")
+        return learner
+
+    agent = Agent(book, tmp_path, tmp_path / "shop.duckdb", SEED, load=refuse)  # type: ignore[arg-type]
+    broken = SimpleNamespace(bucket=MAIN, sequence=1, adapter=object(), digest="sha256:" + "b" * 64, fetch=lambda: tmp_path)
+    agent.follow(SimpleNamespace(follow=lambda: iter([broken])))  # type: ignore[arg-type]
+    learner.enough = agent.stop
+    agent.run()
+    assert {event.data.adapter for event in events(book.log, "interactions")} == {None}

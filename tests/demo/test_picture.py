@@ -1,0 +1,132 @@
+"""What the demo shows: a fold over events, and how it looks."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from headrace_demo.picture import Exam, Picture, worse
+from headrace_demo.place import MAIN, OTHER, TARGETS
+from headrace_demo.view import Json, Lines, dashboard, sparkline, summary, summary_table
+from headrace_schemas.codec import decode
+from headrace_schemas.events import Event
+from headrace_schemas.ids import split_of
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def event(kind: str, data: dict[str, Any]) -> Event:
+    value = {"specversion": "1.0", "id": "1", "source": "test", "time": "2026-11-21T10:00:00Z", "type": kind, "data": data}
+    return decode(json.dumps(value).encode())
+
+
+def example(
+    number: int, *, right: bool | None = True, train: bool = True, adapter: str | None = None, bucket: str = MAIN
+) -> Event:
+    data = {
+        "example_id": f"e{number}", "revision": 1, "interaction_id": f"i{number}", "bucket": bucket, "artifact_type": "sql",
+        "model": "tiny-sql", "agent": {"name": "sql-bot"}, "prompt_group": f"g{number}",
+        "content": {"prompt": f"question {number}", "output": "select 1", "target": "select 1"}, "quality": 0.5, "reward": 0.5,
+        "components": {"validation": 0.5, "feedback": 0.3, "difficulty": 0.2, "multiplier": 1.3}, "weights": {"balance": 1.0},
+        "contradicted": False, "voices": 1, "event_time": "2026-11-21T10:00:00Z", "train": train,
+    }  # fmt: skip
+    if right is not None:
+        data["score"] = 100.0 if right else 0.0
+    if adapter is not None:
+        data["adapter"] = adapter
+    return event("headrace.example.rewarded.v1", data)
+
+
+def promoted(sequence: int = 1, digest: str = DIGEST) -> Event:
+    adapter = {"digest": digest, "uri": "file:///x", "format": "peft", "size_bytes": 1, "files": []}
+    data = {
+        "release_id": f"r{sequence}", "sequence": sequence, "bucket": MAIN, "artifact_type": "sql", "base": "tiny-sql",
+        "adapter": adapter, "batch_ids": ["b1"], "reason": "gate", "policy_digests": {}, "request_id": "q", "evaluation_id": "v",
+    }  # fmt: skip
+    return event("headrace.release.promoted.v1", data)
+
+
+def progressed(step: int) -> Event:
+    data = {"run_id": "r", "bucket": MAIN, "step": step, "steps": 100, "loss": 0.5, "attempt": 1}
+    return event("headrace.training.progressed.v1", data)
+
+
+def test_success_of_a_release_is_counted_from_its_exam() -> None:
+    picture = Picture(MAIN, TARGETS)
+    for number in range(10):
+        picture.take(example(number, right=number < 1, train=False), 1.0)
+    picture.take(promoted(), 60.0)
+    assert not picture.complete(1, 10)
+    for number in range(10):
+        picture.take(example(number, right=number < 8, train=False, adapter=DIGEST), 70.0)
+        picture.take(example(number, right=number < 8, train=False, adapter=DIGEST), 71.0)  # a later revision counts once
+    assert picture.complete(1, 10)
+    assert not picture.complete(2, 10)
+    base, first = summary(picture)
+    assert (base["right"], base["total"], base["success"]) == (1, 10, 0.1)
+    assert (first["right"], first["total"], first["seconds"], first["served_seconds"]) == (8, 10, 60.0, 70.0)
+    assert first["p_worse"] == 1.0
+
+
+def test_a_bucket_fills_with_what_is_learnt_from_and_not_with_the_test_split() -> None:
+    picture = Picture(MAIN, TARGETS)
+    for number in range(100):
+        picture.take(example(number), 1.0)
+        picture.take(example(1000 + number, right=False), 1.0)  # a failure that nobody has corrected
+        picture.take(example(2000 + number, train=False), 1.0)
+    expected = {f"e{number}" for number in range(100) if split_of(MAIN, f"g{number}") != "test"}
+    assert picture.open[MAIN] == expected
+    assert picture.open[OTHER] == set()
+
+
+def test_a_worse_release_shows_in_the_sign_test() -> None:
+    before = Exam({str(number): True for number in range(200)})
+    after = Exam({str(number): number >= 10 for number in range(200)})
+    assert worse(before, after) < 0.01
+    assert worse(after, before) > 0.99
+    assert worse(before, before) == 1.0
+
+
+def test_the_view_renders_at_every_moment() -> None:
+    picture = Picture(MAIN, TARGETS)
+    console = Console(file=io.StringIO(), width=120)
+
+    def shown() -> str:
+        with console.capture() as capture:
+            console.print(dashboard(picture, 75.0, picture.news))
+        return capture.get()
+
+    assert "0 questions answered" in shown()
+    for number in range(40):
+        picture.take(example(number), 1.0)
+    picture.take(progressed(50), 2.0)
+    picture.take(promoted(), 60.0)
+    picture.take(example(7, train=False, adapter=DIGEST), 61.0)
+    text = shown()
+    for part in ("40", "questions answered", "step 50 of 100", "promoted", "swapped to release 1", "of 400", "1:15"):
+        assert part in text, part
+
+
+def test_lines_and_json_tell_the_news_once(capsys: pytest.CaptureFixture[str]) -> None:
+    picture = Picture(MAIN, TARGETS)
+    picture.take(promoted(), 60.0)
+    said: list[str] = []
+    lines = Lines(said.append)
+    for _ in range(2):
+        lines.draw(picture, 61.0)
+    assert said == [f"  1:00  {MAIN}: release 1 is promoted (gate)"]
+    screen = Json()
+    for _ in range(2):
+        screen.draw(picture, 61.0)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"seconds": 60.0, "note": f"{MAIN}: release 1 is promoted (gate)"}
+    console = Console(file=io.StringIO(), width=120)
+    console.print(summary_table(picture))
+
+
+def test_a_sparkline_has_a_block_per_rate() -> None:
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"

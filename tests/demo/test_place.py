@@ -1,0 +1,100 @@
+"""Where a run lives, that all of Headrace accepts what is set for it, and that children end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import headrace_processors.policy_file
+import headrace_trainer.policy
+from headrace_demo.children import ChildDied, Children
+from headrace_demo.place import MAIN, OTHER, Place
+from headrace_streams.settings import load
+
+
+def test_settings_and_policy_are_accepted(tmp_path: Path) -> None:
+    place = Place(tmp_path, seed=7)
+    settings = place.settings("127.0.0.1:1234")
+    assert load({}, place.config).settings == settings
+    decided = headrace_processors.policy_file.load(settings.policy)
+    assert decided.curate.effective_target(MAIN) == 400
+    assert decided.curate.effective_target(OTHER) == 320
+    trained = headrace_trainer.policy.load(place.policy)
+    assert trained.bases["tiny-sql"].weights == str(place.base)
+    assert trained.graders["sql"].options == {"database": str(place.database)}
+    assert (trained.hyperparameters(MAIN).steps, trained.hyperparameters(MAIN).r, trained.seed) == (120, 16, 7)
+
+
+def test_each_run_is_a_deployment_of_its_own(tmp_path: Path) -> None:
+    assert [Place(tmp_path, seed=0).deployment for _ in range(3)] == ["demo-1", "demo-2", "demo-3"]
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists() or not path.read_text().endswith("\n"):
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+STUBBORN = """
+import pathlib, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(sys.argv[1]).write_text(f"{child.pid}\\n")
+child.wait()
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_nothing_is_left_of_a_child_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace_demo.children.PATIENCE", 0.2)
+    note = tmp_path / "pid"
+    with Children(tmp_path) as children:
+        child = children.start("stubborn", "-c", STUBBORN, str(note))
+        wait_for(note)
+        children.check()
+    assert child.returncode == -signal.SIGKILL
+    grandchild = int(note.read_text())
+    deadline = time.monotonic() + 10
+    while not gone(grandchild):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_child_that_dies_is_told_with_its_last_lines(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        child = children.start("doomed", "-c", "raise SystemExit('out of luck')")
+        child.wait(30)
+        with pytest.raises(ChildDied, match="doomed ended with 1: out of luck"):
+            children.check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told on Linux only")
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = f"""
+import pathlib, time
+from headrace_demo.children import Children
+child = Children(pathlib.Path({str(tmp_path)!r})).start("left", "-c", "import time; time.sleep(600)")
+pathlib.Path({str(note)!r}).write_text(f"{{child.pid}}\\n")
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    wait_for(note)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while not gone(int(note.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
