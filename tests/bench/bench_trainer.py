@@ -32,9 +32,10 @@ from headrace_streams import admin, clients
 from headrace_streams.broker import LocalKafka
 from headrace_streams.settings import Settings
 from headrace_trainer import adapters
-from headrace_trainer.base import Base, Row, autocast, precision_for
+from headrace_trainer.base import Base, autocast, precision_for
 from headrace_trainer.loop import rate, train
 from headrace_trainer.policy import Hyperparameters
+from headrace_trainer.spec import Row
 from support import tiny
 from support.ring import Ring
 from support.school import School
@@ -145,7 +146,7 @@ def plain(count: int) -> float:
 
 
 def main() -> None:
-    runs, count = common.arguments(__doc__, count=64)
+    runs, count = common.arguments(__doc__, count=48)
     first, fresh = starts(runs)
     print(f"Training, median of {runs} runs")
     common.line("a fresh Python with torch loaded", fresh, "s")
