@@ -32,6 +32,7 @@ from headrace_trainer import adapters
 from headrace_trainer.base import load_base
 from headrace_trainer.foreground import evaluate_version, train_batch
 from headrace_trainer.policy import RequirementPolicy, TrainerPolicy
+from headrace_trainer.process import Surroundings
 from headrace_trainer.service import Trainer, TrainTask
 from support import lessons, tiny
 from support.live import until
@@ -47,7 +48,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def task(settings: Settings, policy: TrainerPolicy, bucket: str = lessons.BUCKET, *, once: bool = False) -> TrainTask:
-    return TrainTask(Trainer(settings, policy, "cpu"), partition_for(bucket.encode(), settings.partitions), once=once)
+    return TrainTask(
+        Trainer(settings, policy, Surroundings("cpu", "fp32")), partition_for(bucket.encode(), settings.partitions), once=once
+    )
 
 
 @asynccontextmanager

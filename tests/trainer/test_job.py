@@ -16,11 +16,11 @@ from headrace_schemas.ids import sha256
 from headrace_streams.store import Store
 from headrace_trainer import adapters
 from headrace_trainer.adapters import AdapterInvalid
-from headrace_trainer.job import JobResult, JobSpec, run
-from headrace_trainer.loop import Moment
+from headrace_trainer.job import run
 from headrace_trainer.policy import GraderPolicy, RequirementPolicy
 from headrace_trainer.process import JobFailed, JobProcess
 from headrace_trainer.rows import MemberRefused
+from headrace_trainer.spec import JobResult, JobSpec, Moment
 from support import lessons
 
 TRAIN = [lessons.made(number) for number in range(24)]

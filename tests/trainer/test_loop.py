@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from headrace_trainer import adapters
-from headrace_trainer.base import Base, BaseMissing, Row, collate, load_base, token_losses
+from headrace_trainer.base import Base, BaseMissing, collate, load_base, token_losses
 from headrace_trainer.loop import accumulate, plan, rate, row_losses, split_by_tokens, train
 from headrace_trainer.policy import Hyperparameters
+from headrace_trainer.spec import Row
 
 HYPER = Hyperparameters(
     r=4, alpha=8, learning_rate=1e-2, epochs=2, batch_rows=8, batch_tokens=200, validation_rows=2, precision="fp32"

@@ -18,24 +18,13 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from headrace_trainer.spec import Row
+
 Precision = Literal["bf16", "fp32"]
 
 
 class BaseMissing(Exception):
     """The weights of a base cannot be loaded."""
-
-
-class Row(NamedTuple):
-    """One example as tokens; `weight` > 0 counts on each completion token's loss."""
-
-    example_id: str
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-    weight: float = 1.0
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.completion)
 
 
 @dataclass(frozen=True)

@@ -37,16 +37,19 @@ async def _serve(settings: Settings, once: bool, device: str) -> None:
     from headrace_streams.supervisor import Supervisor
     from headrace_trainer.grader import find
     from headrace_trainer.policy import load
+    from headrace_trainer.process import surroundings
     from headrace_trainer.service import Trainer, TrainTask
 
     policy = load(settings.policy)
     for grader in policy.graders.values():
         find(grader.name)
-    shared = Trainer(settings, policy, device)
+    shared = Trainer(settings, policy, await surroundings(device))
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    logging.getLogger("headrace").info("trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, shared.device)
+    logging.getLogger("headrace").info(
+        "trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, shared.around.device
+    )
     if not once:
         tasks = {"batches": lambda _topic, partition: TrainTask(shared, partition)}
         return await Supervisor(settings, f"{settings.deployment}.trainer", tasks).run()

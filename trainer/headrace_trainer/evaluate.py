@@ -13,29 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from msgspec import Struct
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from headrace_schemas.derived import Comparison, Gain, Measure, Requirement
+from headrace_schemas.derived import Comparison, Gain, Measure
 from headrace_schemas.ids import rounded
-from headrace_trainer.base import Base, Precision, Row, autocast
+from headrace_trainer.base import Base, Precision, autocast
 from headrace_trainer.grader import Grader
 from headrace_trainer.loop import row_losses
 from headrace_trainer.policy import EvaluationPolicy, RequirementPolicy
 from headrace_trainer.rows import Lesson
+from headrace_trainer.spec import Report, Row
 
 CANDIDATE, INCUMBENT = "default", "incumbent"  # names of adapters in the model; no incumbent adapter: the base itself
 Floats = NDArray[np.float64]
-
-
-class Report(Struct, frozen=True):
-    """What an evaluation says: the fields of the same names of `EvaluationCompleted`."""
-
-    candidate: dict[str, Measure]
-    incumbent: dict[str, Measure]
-    comparison: Comparison
-    requirements: list[Requirement]
 
 
 class Interval(NamedTuple):

@@ -31,9 +31,8 @@ from headrace_schemas.times import rfc3339
 from headrace_streams.driver import Produced, provenance
 from headrace_streams.partitioner import partition_for
 from headrace_streams.stage import Record
-from headrace_trainer.job import JobResult
-from headrace_trainer.loop import Moment
 from headrace_trainer.policy import TrainerPolicy
+from headrace_trainer.spec import JobResult, Moment
 
 STAGE = "train"
 _ORDINALS = {

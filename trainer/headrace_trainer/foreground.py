@@ -22,12 +22,11 @@ from headrace_streams.settings import Settings
 from headrace_streams.stage import Record
 from headrace_streams.store import fetch
 from headrace_trainer import events, source
-from headrace_trainer.evaluate import Report
 from headrace_trainer.events import Origin
-from headrace_trainer.job import JobResult, JobSpec
 from headrace_trainer.policy import load
-from headrace_trainer.process import JobFailed, JobProcess
+from headrace_trainer.process import JobFailed, JobProcess, surroundings
 from headrace_trainer.service import Trainer
+from headrace_trainer.spec import JobResult, JobSpec, Report
 
 Say = Callable[[str], None]
 
@@ -47,7 +46,7 @@ class Outcome(Struct, frozen=True):
 
 async def train_batch(settings: Settings, batch_id: str, device: str, say: Say) -> Outcome:
     """Trains a batch with its recorded pins, or with pins as of now when it was never begun. CliError, JobFailed, StoreError."""
-    trainer = Trainer(settings, load(settings.policy), device)
+    trainer = Trainer(settings, load(settings.policy), await surroundings(device))
     origin = await _batch(settings, lambda batch: batch.data.batch_id == batch_id)
     if origin is None:
         raise CliError(NO, f"no batch {batch_id}: `headrace tail batches` shows all")
@@ -64,7 +63,7 @@ async def train_batch(settings: Settings, batch_id: str, device: str, say: Say) 
 
 async def evaluate_version(settings: Settings, version_id: str, device: str, say: Say, *, publish: bool = False) -> Outcome:
     """Evaluates a version against what its bucket serves now, on the test pool of the bucket's newest batch."""
-    trainer = Trainer(settings, load(settings.policy), device)
+    trainer = Trainer(settings, load(settings.policy), await surroundings(device))
     version = await _version(settings, lambda version: version.version_id == version_id)
     if version is None:
         raise CliError(NO, f"no version {version_id}: `headrace tail versions` shows all")

@@ -8,54 +8,21 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from headrace_schemas.derived import Batch, Member, TrainingStart
+from headrace_schemas.derived import Member
 from headrace_trainer import adapters
 from headrace_trainer.base import Base, Precision, load_base, precision_for
-from headrace_trainer.evaluate import INCUMBENT, Report, evaluate
+from headrace_trainer.evaluate import INCUMBENT, evaluate
 from headrace_trainer.grader import Grader
-from headrace_trainer.loop import Moment, Progress, Trained, train
-from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, Hyperparameters, RequirementPolicy
-from headrace_trainer.rows import Lesson, Name, lessons, to_learn, to_watch
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """`values`: record values by (example id, revision) of every member the job uses; `parent`: folder of the adapter that is
-    served, None for the base; `folder`: this run's own, kept between attempts. `candidate`: evaluate this adapter, train none."""
-
-    start: TrainingStart
-    batch: Batch
-    weights: str
-    values: Mapping[Name, bytes]
-    folder: Path
-    parent: Path | None = None
-    candidate: Path | None = None
-    evaluation: EvaluationPolicy = field(default_factory=EvaluationPolicy)
-    requirements: Sequence[RequirementPolicy] = ()
-    grader: GraderPolicy | None = None
-    device: str = "cpu"
-    threads: int | None = None
-    checkpoint_seconds: float = 30.0
-
-
-class JobResult(NamedTuple):
-    """`folder` holds the adapter; `rows` were trained on; `warm` tells whether it went on from the parent; `trained` is None
-    when the job only evaluated."""
-
-    folder: Path
-    rows: int
-    warm: bool
-    seconds: float
-    report: Report
-    trained: Trained | None
+from headrace_trainer.loop import Progress, train
+from headrace_trainer.policy import Hyperparameters
+from headrace_trainer.rows import Lesson, lessons, to_learn, to_watch
+from headrace_trainer.spec import JobResult, JobSpec, Moment, Report, Trained
 
 
 def run(spec: JobSpec, progress: Progress = lambda moment: None) -> JobResult:

@@ -10,41 +10,20 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from headrace_trainer import checkpoint
-from headrace_trainer.base import Base, Precision, Row, autocast, collate, token_losses
+from headrace_trainer.base import Base, Precision, autocast, collate, token_losses
 from headrace_trainer.checkpoint import Checkpoint
 from headrace_trainer.policy import Hyperparameters
+from headrace_trainer.spec import Moment, Row, Trained
 
-Progress = Callable[["Moment"], None]
+Progress = Callable[[Moment], None]
 _WINDOW = 8  # optimiser steps whose rows are sorted by length together
-
-
-class Moment(NamedTuple):
-    """What a run tells while it goes. `loss` in nats per completion token; `tokens_per_second` are real ones, not padding."""
-
-    step: int
-    steps: int
-    loss: float
-    tokens_per_second: float
-    phase: str = "training"
-
-
-class Trained(NamedTuple):
-    """`loss` of the last step; `validation` the best loss seen on that split (None: too few rows to look); `kept` its step."""
-
-    steps: int
-    loss: float
-    validation: float | None
-    kept: int
-    tokens: int
-    seconds: float
-    first_step_at: float  # time.monotonic() when the first optimiser step of this process was done
 
 
 def plan(lengths: Sequence[int], hyper: Hyperparameters, seed: int) -> list[list[int]]:
@@ -199,7 +178,7 @@ def train(
     if saved:
         state.load(saved)
     started = written = time.monotonic()
-    before, tokens_before, first = state.seconds, state.tokens, 0.0
+    before, tokens_before = state.seconds, state.tokens
     while state.step < len(planned) and not (looks and hyper.patience and state.stale >= hyper.patience):
         chosen = [rows[index] for index in planned[state.step]]
         model.train()
@@ -216,7 +195,6 @@ def train(
         state.step += 1
         state.tokens += sum(row.length for row in chosen)
         now = time.monotonic()
-        first = first or now
         state.seconds = before + now - started
         pace = (state.tokens - tokens_before) / max(now - started, 1e-9)
         progress(Moment(state.step, len(planned), state.loss, pace))
@@ -232,4 +210,4 @@ def train(
                 parameter.copy_(state.best[name])
     best = None if math.isinf(state.best_loss) else state.best_loss
     kept = state.best_step or state.step
-    return Trained(state.step, state.loss, best, kept, state.tokens, state.seconds, first or time.monotonic())
+    return Trained(state.step, state.loss, best, kept, state.tokens, state.seconds)

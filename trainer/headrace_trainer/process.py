@@ -14,11 +14,11 @@ import time
 from collections.abc import AsyncGenerator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from typing import NamedTuple
 
 from msgspec import Struct
 
-from headrace_trainer.job import JobResult, JobSpec, run
-from headrace_trainer.loop import Moment
+from headrace_trainer.spec import JobResult, JobSpec, Moment
 
 PROGRESS_SECONDS = 0.2
 _ORPHANED = 70
@@ -35,8 +35,44 @@ class Failure(Struct, frozen=True):
 def context() -> ForkServerContext:
     """The fork server loads the libraries once; a job then starts in 0.2 s instead of 3."""
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["headrace_trainer.process", "transformers.models.auto.modeling_auto"])
+    made.set_forkserver_preload(["headrace_trainer.job", "transformers.models.auto.modeling_auto"])
     return made
+
+
+class Surroundings(NamedTuple):
+    """What jobs will run on."""
+
+    device: str
+    precision: str
+
+
+async def surroundings(device: str) -> Surroundings:
+    """The device and the precision that "auto" means on it, found out where jobs run; this also makes the fork server load the
+    libraries, so that the first batch need not wait for them."""
+    made = context()
+    ours, theirs = made.Pipe(duplex=False)
+    process = made.Process(target=_probe, args=(theirs, device), daemon=True)
+    await asyncio.to_thread(process.start)
+    theirs.close()
+    try:
+        found = await asyncio.to_thread(ours.recv)
+    except EOFError:
+        raise JobFailed("the job processes do not start: is torch installed and working?") from None
+    finally:
+        await asyncio.to_thread(process.join)
+    if isinstance(found, Failure):
+        raise JobFailed(found.message)
+    return Surroundings(*found)
+
+
+def _probe(connection: Connection, device: str) -> None:
+    from headrace_trainer.base import device_for, precision_for
+
+    try:
+        chosen = device_for(device)
+        connection.send((chosen, precision_for("auto", chosen)))
+    except Exception as error:
+        connection.send(Failure(f"device {device}: {type(error).__name__}: {error}"))
 
 
 class JobProcess:
@@ -81,6 +117,8 @@ class JobProcess:
 
 
 def _main(connection: Connection, spec: JobSpec) -> None:
+    from headrace_trainer.job import run  # loaded already, in the fork server
+
     threading.Thread(target=_watch, args=(connection,), daemon=True).start()
     told = 0.0
 

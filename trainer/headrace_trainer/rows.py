@@ -13,10 +13,8 @@ from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import Batch, Example, Member
 from headrace_schemas.events import ExampleRewarded
 from headrace_schemas.ids import derive_id, sha256
-from headrace_trainer.base import Row
 from headrace_trainer.rendering import render
-
-Name = tuple[str, int]  # example id and revision
+from headrace_trainer.spec import Name, Row
 
 
 class MemberRefused(Exception):

@@ -33,13 +33,11 @@ from headrace_streams.settings import Settings
 from headrace_streams.stage import Record
 from headrace_streams.store import AdapterRefused, Store, fetch
 from headrace_trainer import events, source
-from headrace_trainer.base import device_for, precision_for
 from headrace_trainer.events import STAGE, Origin
-from headrace_trainer.job import JobResult, JobSpec
-from headrace_trainer.loop import Moment
 from headrace_trainer.policy import TrainerPolicy
-from headrace_trainer.process import JobFailed, JobProcess
-from headrace_trainer.rows import MemberRefused, Name, name_of, rehearsal_rows, verify
+from headrace_trainer.process import JobFailed, JobProcess, Surroundings
+from headrace_trainer.rows import MemberRefused, name_of, rehearsal_rows, verify
+from headrace_trainer.spec import JobResult, JobSpec, Moment, Name
 
 log = logging.getLogger("headrace")
 
@@ -65,10 +63,10 @@ class Bucket(Struct, frozen=True, omit_defaults=True):
 
 
 class Trainer:
-    """What all tasks of a process share: settings, policy, device, store, and one job at a time."""
+    """What all tasks of a process share: settings, policy, surroundings, store, and one job at a time."""
 
-    def __init__(self, settings: Settings, policy: TrainerPolicy, device: str = "auto") -> None:
-        self.settings, self.policy, self.device = settings, policy, device_for(device)
+    def __init__(self, settings: Settings, policy: TrainerPolicy, around: Surroundings) -> None:
+        self.settings, self.policy, self.around = settings, policy, around
         self.store = Store(settings.store)
         self.turn = asyncio.Semaphore(1)
         self.folder = settings.data_dir / "trainer" / settings.deployment
@@ -87,7 +85,7 @@ class Trainer:
         return JobSpec(
             start=start, batch=batch, weights=policy.bases[batch.base].weights, values=values, parent=parent,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
-            grader=policy.graders.get(batch.artifact_type), device=self.device, threads=policy.threads,
+            grader=policy.graders.get(batch.artifact_type), device=self.around.device, threads=policy.threads,
             checkpoint_seconds=policy.checkpoint_seconds,
         )  # fmt: skip
 
@@ -107,9 +105,10 @@ class Trainer:
             batch, catalogue.earlier(batch.bucket, origin.record.offset), hyper.rehearsal, catalogue.of(untrained)
         )
         values = await source.values_of(self.settings, rows)
+        precision = self.around.precision if hyper.precision == "auto" else hyper.precision
         now = await source.served(self.settings, batch.bucket)
         return events.pins(
-            batch, self.policy, precision_for(hyper.precision, self.device), parent_adapter=now.adapter,
+            batch, self.policy, precision, parent_adapter=now.adapter,
             parent_release_id=now.release_id, rehearsal=[member for member in rows if _sound(member, values)],
         )  # fmt: skip
 

@@ -17,7 +17,8 @@ from headrace_schemas.events import BatchReady, Event, TrainingStarted
 from headrace_streams import clients
 from headrace_streams.partitioner import partition_for
 from headrace_streams.settings import Settings
-from headrace_trainer.rows import Name, Newest, name_of, to_learn
+from headrace_trainer.rows import Newest, name_of, to_learn
+from headrace_trainer.spec import Name
 
 _NEAR = 200  # offsets between two wanted records that are read over instead of sought
 _FETCH_BYTES = 256 * 1024

@@ -1,0 +1,140 @@
+"""`headrace trainer` killed at any moment, checkpoint writes included: one result, with the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace_schemas.events import (
+    EvaluationCompleted,
+    ModelVersionCreated,
+    TrainingCompleted,
+    TrainingProgressed,
+    TrainingStarted,
+)
+from headrace_streams.settings import Settings
+from headrace_trainer.foreground import train_batch
+from support import lessons, tiny
+from support.school import School, policy_of
+
+pytestmark = pytest.mark.kafka
+WRITING = "*.tmp*"  # the library writes to a hidden file of this kind, we to checkpoint.safetensors.tmp
+HYPER = lessons.HYPER.model_copy(update={"steps": 200, "patience": 0})
+
+
+def start(settings: Settings, policy: Path, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ, "HEADRACE_BOOTSTRAP": settings.bootstrap, "HEADRACE_DEPLOYMENT": settings.deployment,
+        "HEADRACE_DATA_DIR": str(settings.data_dir), "HEADRACE_POLICY": str(policy), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", "trainer", *arguments]
+    with log.open("ab") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    torch.set_num_threads(1)
+    base = tiny.build(tmp_path / "base")
+    body = policy_of(base, HYPER).model_dump(mode="json", exclude_none=True)
+    lines = ["[train]", "threads = 1", "checkpoint_seconds = 0.0", "[train.bases.tiny]", f"weights = {json.dumps(str(base))}"]
+    lines += ["[train.defaults]", *(f"{name} = {json.dumps(value)}" for name, value in body["defaults"].items())]
+    (tmp_path / "policy.toml").write_text("\n".join(lines))
+    return tmp_path / "policy.toml"
+
+
+def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path, tmp_path: Path) -> None:
+    school = School(settings)
+    draw = random.Random(7)
+    log = tmp_path / "trainer.log"
+
+    def checkpoint(pattern: str) -> bool:
+        return any((settings.data_dir / "trainer").rglob(pattern))
+
+    def writing() -> None:
+        """Until a checkpoint is being written, a few seconds at most."""
+        watched = time.monotonic() + 5
+        while not checkpoint(WRITING) and time.monotonic() < watched:
+            time.sleep(0.001)
+
+    async def scenario() -> None:
+        batch = await school.batch("b1", range(24))
+        writes = 0
+        child = start(settings, policy, log)
+        for kill in range(3):
+            # Kill 0 as soon as the pins are in the log, the others while a checkpoint is being written, some steps further on.
+            if kill == 0:
+                await school.wait(TrainingStarted, "runs")
+            else:
+                deadline = time.monotonic() + 90
+                while not checkpoint("checkpoint.safetensors"):
+                    assert time.monotonic() < deadline, log.read_text()
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(draw.uniform(0.0, 0.2))
+                await asyncio.to_thread(writing)
+            child.kill()
+            child.wait()
+            writes += checkpoint(WRITING)
+            child = start(settings, policy, log)
+        try:
+            await school.wait(EvaluationCompleted, "outcomes")
+        finally:
+            child.terminate()
+            assert child.wait(30) == 0, log.read_text()
+        (begun,) = await school.all(TrainingStarted, "runs")
+        (version,) = await school.all(ModelVersionCreated, "versions")
+        (evaluation,) = await school.all(EvaluationCompleted, "outcomes")
+        assert len(await school.all(TrainingCompleted, "runs")) == 1
+        assert begun.batch_id == version.batch_id == batch.batch_id
+        assert evaluation.version_id == version.version_id
+        assert max(step.attempt for step in await school.all(TrainingProgressed, "runs")) == 1  # a kill is no failed attempt
+        assert writes >= 1
+        ours = settings.model_copy(update={"policy": policy})
+        assert (await train_batch(ours, batch.batch_id, "cpu", lambda line: None)).adapter == version.adapter.digest
+
+    asyncio.run(scenario())
+
+
+def test_once_trains_what_waits_and_ends(settings: Settings, policy: Path, tmp_path: Path) -> None:
+    school = School(settings)
+
+    async def scenario() -> None:
+        await school.batch("b1", range(24))
+        other = next(f"sums{n}/tiny" for n in range(99) if _elsewhere(settings, f"sums{n}/tiny"))
+        await school.batch("b2", range(100, 124), bucket=other)
+        child = start(settings, policy, tmp_path / "log", "--once", "--device", "cpu")
+        assert await asyncio.to_thread(child.wait, 120) == 0, (tmp_path / "log").read_text()
+        assert len(await school.all(EvaluationCompleted, "outcomes")) == 2
+
+    asyncio.run(scenario())
+
+
+def _elsewhere(settings: Settings, bucket: str) -> bool:
+    from headrace_streams.partitioner import partition_for
+
+    count = settings.partitions
+    return partition_for(bucket.encode(), count) != partition_for(lessons.BUCKET.encode(), count)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("[train]\nattempts = 0", "train.attempts = 0"),
+        ("[train.graders.sql]\nname = 'nobody'", "grader 'nobody' is not installed"),
+        ("[train.buckets.'a/b']\nrr = 4", "rr"),
+    ],
+)
+def test_a_wrong_policy_is_refused_at_the_start(settings: Settings, tmp_path: Path, body: str, said: str) -> None:
+    (tmp_path / "p.toml").write_text(body)
+    child = start(settings, tmp_path / "p.toml", tmp_path / "log")
+    assert child.wait(60) == 2
+    assert said in (tmp_path / "log").read_text().splitlines()[-1]
