@@ -62,6 +62,7 @@ class Agent:
         self._news = threading.Event()
         self._stopped = False
         self._asked = 0
+        self._described: set[str] = set()
 
     def stop(self) -> None:
         self._stopped = True
@@ -116,7 +117,9 @@ class Agent:
         self._answer(batch, train=True)
         first = -self._asked % NOTE_EVERY
         self._asked += len(batch)
-        if notes := batch[first::NOTE_EVERY]:
+        notes = [question for question in batch[first::NOTE_EVERY] if question.sql not in self._described]
+        self._described |= {question.sql for question in notes}
+        if notes:
             self._describe(notes)
 
     def _answer(self, batch: Sequence[Question], *, train: bool) -> None:

@@ -43,9 +43,9 @@ def demo(releases: int, minutes: float, seed: int, data_dir: Path | None, as_jso
     """
     from headrace_demo.children import ChildDied
     from headrace_demo.place import Place
-    from headrace_streams.settings import Settings
+    from headrace_streams.settings import load
 
-    folder = data_dir or Settings().data_dir / "demo"
+    folder = data_dir or load().settings.data_dir / "demo"
     place = Place(folder, seed)
     try:
         return asyncio.run(_demo(place, releases, minutes * 60, as_json))
@@ -67,6 +67,8 @@ async def _demo(place: Place, releases: int, limit: float, as_json: bool) -> int
 
     began = time.monotonic()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
     screen: Screen = Json() if as_json else Dashboard(console) if console.is_terminal else Lines()
     picture = Picture(MAIN, TARGETS)
 

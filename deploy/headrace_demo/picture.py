@@ -71,6 +71,8 @@ class Picture:
         self.open: dict[str, set[str]] = {bucket: set() for bucket in targets}
         self.batches: dict[str, int] = dict.fromkeys(targets, 0)
         self._cut: set[str] = set()
+        self._newest: dict[str, int] = {}  # example -> revision
+        self._unfit: dict[str, int] = {}  # example -> revision that was rejected; topics come in no order between them
         self.exams: dict[str | None, Exam] = {}
         self.training: Training | None = None
         self.verdict = ""
@@ -83,6 +85,11 @@ class Picture:
         match event:
             case events.ExampleRewarded(data=example):
                 self._example(example, seconds)
+            case events.ExampleRejected(data=rejection):  # a duplicate, say
+                name, revision = rejection.example_id, rejection.revision
+                self._unfit[name] = max(revision, self._unfit.get(name, 0))
+                if self._newest.get(name, 0) <= revision:
+                    self.open.setdefault(rejection.bucket, set()).discard(name)
             case events.BatchReady(data=batch):
                 self.batches[batch.bucket] = self.batches.get(batch.bucket, 0) + 1
                 gone = {member.example_id for member in (*batch.members, *batch.test_pool)}
@@ -128,8 +135,10 @@ class Picture:
                 self.exams.setdefault(example.adapter, Exam()).answers[str(example.content.prompt)] = right
             self._seen(example, seconds)
             return
+        self._newest[example.example_id] = example.revision
         learnt = example.components.correction is not None or right
-        if learnt and example.example_id not in self._cut and split_of(example.bucket, example.prompt_group) != "test":
+        fits = example.example_id not in self._cut and example.revision > self._unfit.get(example.example_id, 0)
+        if learnt and fits and split_of(example.bucket, example.prompt_group) != "test":
             self.open.setdefault(example.bucket, set()).add(example.example_id)
         if example.bucket == self.main and right is not None and example.interaction_id not in self.scores:
             self.scores[example.interaction_id] = right

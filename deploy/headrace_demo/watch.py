@@ -11,7 +11,7 @@ from headrace_schemas.events import Event
 from headrace_streams import clients
 from headrace_streams.settings import Settings
 
-TOPICS = ("examples", "batches", "runs", "outcomes", "releases.history")
+TOPICS = ("examples", "rejections", "batches", "runs", "outcomes", "releases.history")
 WAIT_MS = 250
 
 

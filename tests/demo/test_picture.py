@@ -25,10 +25,10 @@ def event(kind: str, data: dict[str, Any]) -> Event:
 
 
 def example(
-    number: int, *, right: bool | None = True, train: bool = True, adapter: str | None = None, bucket: str = MAIN
+    number: int, *, right: bool | None = True, train: bool = True, adapter: str | None = None, revision: int = 1
 ) -> Event:
     data = {
-        "example_id": f"e{number}", "revision": 1, "interaction_id": f"i{number}", "bucket": bucket, "artifact_type": "sql",
+        "example_id": f"e{number}", "revision": revision, "interaction_id": f"i{number}", "bucket": MAIN, "artifact_type": "sql",
         "model": "tiny-sql", "agent": {"name": "sql-bot"}, "prompt_group": f"g{number}",
         "content": {"prompt": f"question {number}", "output": "select 1", "target": "select 1"}, "quality": 0.5, "reward": 0.5,
         "components": {"validation": 0.5, "feedback": 0.3, "difficulty": 0.2, "multiplier": 1.3}, "weights": {"balance": 1.0},
@@ -81,6 +81,19 @@ def test_a_bucket_fills_with_what_is_learnt_from_and_not_with_the_test_split() -
     expected = {f"e{number}" for number in range(100) if split_of(MAIN, f"g{number}") != "test"}
     assert picture.open[MAIN] == expected
     assert picture.open[OTHER] == set()
+
+
+def test_a_rejected_revision_leaves_the_bucket_and_a_later_one_comes_back() -> None:
+    picture = Picture(MAIN, TARGETS)
+    number = next(number for number in range(100) if split_of(MAIN, f"g{number}") == "train")
+    data = {"example_id": f"e{number}", "interaction_id": f"i{number}", "bucket": MAIN, "reason": "duplicate", "rule": "content"}
+    rejected = event("headrace.example.rejected.v1", {**data, "revision": 1})
+    for first, second in ((example(number), rejected), (rejected, example(number))):
+        picture.take(first, 1.0)
+        picture.take(second, 1.0)
+        assert picture.open[MAIN] == set()
+    picture.take(example(number, revision=2), 1.0)
+    assert picture.open[MAIN] == {f"e{number}"}
 
 
 def test_a_worse_release_shows_in_the_sign_test() -> None:
