@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from headrace_trainer import adapters
-from headrace_trainer.base import Base, BaseMissing, collate, load_base, token_losses
+from headrace_trainer import base as base_module
+from headrace_trainer.base import Base, BaseMissing, collate, load_base, precision_for, token_losses
 from headrace_trainer.loop import accumulate, plan, rate, row_losses, split_by_tokens, train
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import Row
@@ -172,6 +173,15 @@ def test_no_rows_and_a_diverged_loss_are_errors(base: Base) -> None:
         next(value for value in model.parameters() if value.requires_grad).fill_(math.inf)
     with pytest.raises(ArithmeticError, match="step 1"):
         train(model, base, rows_of(4), [], HYPER, seed=0, precision="fp32")
+
+
+@pytest.mark.parametrize(("flag", "faster", "chosen"), [(True, 3.0, "bf16"), (True, 0.6, "fp32"), (False, 3.0, "fp32")])
+def test_bf16_is_taken_where_it_is_fast(monkeypatch: pytest.MonkeyPatch, flag: bool, faster: float, chosen: str) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: flag)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(base_module, "_product_seconds", lambda dtype: 1.0 if dtype == torch.float32 else 1.0 / faster)
+    assert precision_for("auto", "cpu") == chosen
+    assert (precision_for("bf16", "cpu"), precision_for("fp32", "cpu")) == ("bf16", "fp32")
 
 
 def test_missing_weights_say_so(tmp_path: Path) -> None:
