@@ -22,7 +22,7 @@ RECORD_LIMIT = MIB  # uncompressed bytes of a value on input and signals; larger
 _ROOM = 64 * 1024  # that the broker's own limit leaves for key and headers
 DERIVED_LIMIT = 8 * MIB - _ROOM  # bytes of a value that we write, where the topic takes it
 STATE_LIMIT = DERIVED_LIMIT
-CARRIED_LIMIT = 5 * MIB  # bytes of a record that fit into a dead letter in base64
+CARRIED_SURELY = MIB  # bytes of a record that fit into a dead letter in any case, headers written as JSON and all
 _LIMITS = {topic.name: min(DERIVED_LIMIT, topic.max_bytes - _ROOM) for topic in TOPICS}
 
 
@@ -46,15 +46,22 @@ class Processed(NamedTuple):
 
 
 def dead_letter(stage: str, record: Record, error: RecordError) -> Output:
-    """The whole record, its coordinates and the error, addressed to `dead-letters`. A record over CARRIED_LIMIT, which no
-    dead letter can hold, stays behind at its coordinates, and the message says so."""
+    """The whole record, its coordinates and the error, addressed to `dead-letters`. A record that no dead letter can hold
+    stays behind at its coordinates, and the message says so."""
     coordinates = f"{record.topic}/{record.partition}/{record.offset}"
-    size = len(record.key or b"") + len(record.value or b"") + sum(len(value or b"") for _, value in record.headers)
-    if size > CARRIED_LIMIT:
+    event = _letter(stage, coordinates, record, error)
+    # A header costs what is around it too: a million empty ones are a few bytes for a publisher and ten million as JSON.
+    headers = sum(2 + len(name.encode()) + len(value or b"") for name, value in record.headers)
+    size = len(record.key or b"") + len(record.value or b"") + headers
+    if size > CARRIED_SURELY and len(encode(event)) > _LIMITS["dead-letters"]:
         message = f"{error.message} (record of {size} bytes not carried)"
-        record = record._replace(key=None, value=None, headers=())
-        error = RecordError(code=error.code, message=message, field=error.field)
-    event: Event = RecordRejected(
+        bare = record._replace(key=None, value=None, headers=())
+        event = _letter(stage, coordinates, bare, RecordError(code=error.code, message=message, field=error.field))
+    return Output("dead-letters", coordinates, event)
+
+
+def _letter(stage: str, coordinates: str, record: Record, error: RecordError) -> Event:
+    return RecordRejected(
         specversion="1.0",
         id=derive_id("dead-letter", stage, coordinates),
         source=f"headrace:{stage}",
@@ -70,7 +77,6 @@ def dead_letter(stage: str, record: Record, error: RecordError) -> Output:
             error=error,
         ),
     )
-    return Output("dead-letters", coordinates, event)
 
 
 def provenance(stage: str, record: Record, ordinal: int) -> tuple[tuple[str, bytes], ...]:

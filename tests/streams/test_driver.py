@@ -10,9 +10,10 @@ import pytest
 
 from headrace_schemas.codec import decode
 from headrace_schemas.events import RecordRejected
-from headrace_streams.driver import CARRIED_LIMIT, STATE_LIMIT, process
+from headrace_streams.driver import STATE_LIMIT, process
 from headrace_streams.partitioner import partition_for
-from headrace_streams.stage import Output, Record, Step
+from headrace_streams.stage import Headers, Output, Record, Step
+from headrace_streams.topics import MIB
 from support.counting import COUNTING, CountingFold
 
 COUNTS = {"signals": 2, "rejections": 4, "dead-letters": 3}
@@ -90,9 +91,27 @@ def test_stage_error_is_a_dead_letter_and_changes_nothing(fold: Odd, says: str) 
     assert (event.data.topic, event.data.partition, event.data.offset) == ("signals", 1, 7)
 
 
-def test_record_that_no_dead_letter_can_hold_stays_where_it_is() -> None:
-    done = process("odd", Odd(RuntimeError("no")), {}, record(b"x" * (CARRIED_LIMIT + 1)), COUNTS)
-    event = decode(done.produced[0].value)
+@pytest.mark.parametrize(
+    ("value", "headers", "size"),
+    [
+        (b"x" * (7 * MIB), (), 7 * MIB),
+        (b"x", [("a" * (9 * MIB), b"")], 9 * MIB + 3),
+        (b"x", [("\x01" * (2 * MIB), b"")], 2 * MIB + 3),
+        (b"x", [("", None)] * 1_000_000, 2_000_001),
+    ],
+    ids=["value", "header's name", "name that JSON escapes", "headers without number"],
+)
+def test_record_that_no_dead_letter_can_hold_stays_where_it_is(value: bytes, headers: Headers, size: int) -> None:
+    too_large = record(value)._replace(headers=headers)
+    [produced] = process("odd", Odd(RuntimeError("no")), {}, too_large, COUNTS).produced
+    event = decode(produced.value)
     assert isinstance(event, RecordRejected)
-    assert event.data.value_base64 is None
-    assert event.data.error.message.endswith(f"(record of {CARRIED_LIMIT + 3} bytes not carried)")
+    assert (event.data.key_base64, event.data.value_base64, event.data.headers) == (None, None, [])
+    assert event.data.error.message == f"RuntimeError: no (record of {size + 1} bytes not carried)"
+
+
+def test_large_record_is_carried_whole_where_a_dead_letter_holds_it() -> None:
+    [produced] = process("odd", Odd(RuntimeError("no")), {}, record(b"x" * (5 * MIB)), COUNTS).produced
+    event = decode(produced.value)
+    assert isinstance(event, RecordRejected)
+    assert base64.b64decode(event.data.value_base64 or "") == b"x" * (5 * MIB)
