@@ -21,7 +21,8 @@ def milliseconds(*command: str) -> float:
 def main() -> None:
     cases = {
         "python -c pass": ("-c", "pass"),
-        "import headrace": ("-c", "import headrace; headrace.Recorder"),
+        "import headrace": ("-c", "import headrace"),
+        "import headrace, headrace.Recorder": ("-c", "import headrace; headrace.Recorder"),
         "headrace --help": ("-c", "from headrace_streams.cli.main import invoke; invoke(['--help'])"),
     }
     found: dict[str, list[float]] = {name: [] for name in cases}

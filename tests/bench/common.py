@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 
 RUNS = 5
+
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the first records to a new topic always meet a retry or two
 
 
 def arguments(about: str | None, count: int) -> tuple[int, int]:
