@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from headrace_processors.replay import Verified, verify
+from headrace_processors.stages import STAGES
 from support.counting import COUNTING
 from support.memory_log import MemoryLog
 
@@ -100,3 +101,42 @@ def test_expired_rejections_are_counted_not_missed(log: MemoryLog) -> None:
     report = check(log)
     assert report.differences == []
     assert report.expired == 2
+
+
+def test_nothing_expires_after_what_is_still_there(log: MemoryLog) -> None:
+    place = partition_with(log, "rejections")
+    log.starts[place] = 2
+    del log.records[place][3]
+    report = check(log)
+    assert [difference.field for difference in report.differences] == ["missing"]
+    assert report.expired == 2
+
+
+def test_what_came_of_expired_input_is_not_called_unexpected() -> None:
+    [intake] = [stage for stage in STAGES if stage.name == "intake"]
+    log = MemoryLog()
+    for number in range(8):
+        log.append("interactions", 0, None, b"junk %d" % number)
+    log.run(intake, intake.policy().model_dump(mode="json"))
+    log.starts["interactions", 0] = 4
+    report = asyncio.run(verify(log, [intake]))["intake"]
+    assert (report.records, report.outputs, report.differences) == (4, 4, [])
+    assert report.notes == [
+        "intake over interactions/0: input before 4 has expired: what came of it, and the counters, are not compared"
+    ]
+    place = partition_with(log, "dead-letters")
+    log.records[place] = [record for record in log.records[place] if not (record.key or b"").endswith(b"/6")]
+    other = ("dead-letters", 1 - place[1])
+    log.records[other] = [record for record in log.records.get(other, []) if not (record.key or b"").endswith(b"/6")]
+    report = asyncio.run(verify(log, [intake]))["intake"]
+    assert [(difference.field, difference.offset) for difference in report.differences] == [("missing", 6)]
+
+
+def test_a_log_that_differs_everywhere_is_not_read_to_its_end() -> None:
+    log = MemoryLog(1)
+    for number in range(100):
+        log.append("signals", 0, b"k%d" % number, b"{}")
+    log.run(COUNTING, {"step": 2})
+    log.records["rejections", 0] = [record._replace(key=b"other") for record in log.records["rejections", 0]]
+    report = check(log)
+    assert (report.records, len(report.differences)) == (20, 20)
