@@ -28,12 +28,15 @@ class Signal(NamedTuple):
 
 
 async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Signal]:
-    """All signals appended up to `until_ms`, by (event time, event id); the place on the log decides between equals."""
+    """All signals from outside the chain that were appended up to `until_ms`, by (event time, event id); the place on the log
+    decides between equals."""
     found: list[Signal] = []
     for partition in range(await log.partitions("signals")):
         async for record in log.read("signals", partition):
             if until_ms is not None and record.timestamp > until_ms:
                 continue
+            if dict(record.headers).get("headrace-stage", b"").decode() in CHAIN:
+                continue  # the chain writes it again
             try:
                 event: Event = decode(record.value, record.headers, append_time_ms=record.timestamp)
             except DecodeError:

@@ -1,0 +1,48 @@
+"""The chain rebuilt from signals says what the live stages said, each thing once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from headrace_processors.rebuild import rebuild
+from headrace_processors.stages import STAGES
+from support.memory_log import MemoryLog
+
+STAGE = {stage.name: stage for stage in STAGES}
+BODIES = {stage.name: stage.policy().model_dump(mode="json") for stage in STAGES}
+
+
+def event(number: int, kind: str, data: dict[str, Any]) -> bytes:
+    envelope = {"specversion": "1.0", "id": f"e{number}", "source": "agent:test", "type": f"headrace.{kind}.v1"}
+    return json.dumps({**envelope, "time": f"2026-09-01T00:00:{number:02}Z", "data": data}).encode()
+
+
+def test_what_the_chain_writes_to_its_own_input_is_not_applied_twice() -> None:
+    """A preference that is retracted is retracted on the other side too: by reward, on signals, which it also reads."""
+    log = MemoryLog(1)
+    for number, name in enumerate("ab"):
+        said = {
+            "interaction_id": name,
+            "agent": {"name": "x"},
+            "artifact_type": "sql",
+            "model": "m",
+            "prompt": name,
+            "output": "o",
+        }
+        log.append("interactions", 0, None, event(number, "interaction.recorded", said))
+    log.append("feedback", 0, None, event(2, "feedback.recorded", {"interaction_id": "a", "kind": "preference", "over": ["b"]}))
+    log.append("feedback", 0, None, event(3, "feedback.retracted", {"interaction_id": "a", "feedback_id": "e2"}))
+    for name in ("intake", "reward"):
+        log.run(STAGE[name], BODIES[name])
+    live = [record.value for topic in ("examples", "rejections") for record in log.records.get((topic, 0), [])]
+
+    async def everything() -> list[bytes]:
+        return [made.value async for made in rebuild(log, [STAGE["reward"]], BODIES) if made.topic != "signals"]
+
+    rebuilt = asyncio.run(everything())
+    kinds = [json.loads(value or b"")["type"].split(".", 1)[1] for value in rebuilt]
+    assert kinds == ["example.rewarded.v1", "example.rewarded.v1", "example.withdrawn.v1", "example.withdrawn.v1"]
+    ids = [sorted(json.loads(value or b"")["id"] for value in values) for values in (rebuilt, live)]
+    assert ids[0] == ids[1]
