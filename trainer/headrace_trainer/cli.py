@@ -109,13 +109,13 @@ def _print(outcome: Outcome, as_json: bool) -> int:
                 f"; served {served.value:.4g} [{served.low:.4g}, {served.high:.4g}]" if served else ""
             )
         gain = outcome.report.comparison.loss_gain
-        rows["loss gain"] = f"{gain.value:.4g} [{gain.low:.4g}, {gain.high:.4g}]"
+        rows["gain"] = f"{gain.value:.4g} [{gain.low:.4g}, {gain.high:.4g}]"
         if outcome.report.comparison.wins is not None:
             versus = outcome.report.comparison
             rows["wins"] = f"{versus.wins} : {versus.losses}, ties {versus.ties}, p {versus.p_value:.3g}"
         for requirement in outcome.report.requirements:
             verdict = "met" if requirement.satisfied else "not met"
-            rows[requirement.name] = (
+            rows[f"require:{requirement.name}"] = (
                 f"{requirement.metric} {requirement.current} {requirement.direction} {requirement.target}: {verdict}"
             )
         for name, value in rows.items():
