@@ -1,19 +1,22 @@
 """A preference speaks of several interactions: each that was not preferred gets a signal of its own. Knows one feedback.
 
 The copies have the source and the feedback id of the original, say `under` instead of `over`, and carry no score and no text:
-those are about what was preferred.
+those are about what was preferred. Feedback of another kind says nothing of others, whatever it names in `over`.
 """
 
 from __future__ import annotations
 
 from msgspec import structs
 
+from headrace_processors.voices import PREFERENCE
 from headrace_schemas.events import FeedbackRecorded
 from headrace_schemas.ids import derive_id
 
 
 def fan_out(event: FeedbackRecorded) -> list[tuple[str, FeedbackRecorded]]:
     """(interaction id, event) of each interaction that `event`, whose own interaction id is known, prefers something to."""
+    if event.data.kind != PREFERENCE:
+        return []
     preferred = event.data.interaction_id
     return [
         (

@@ -19,7 +19,7 @@ from msgspec import structs
 from headrace_processors.cases import Case, Facts, Forgotten, Original, Outcome, Shares, ended, textless
 from headrace_processors.policy import RewardPolicy
 from headrace_processors.similarity import similarity
-from headrace_processors.voices import Statement, hear, on_hundred
+from headrace_processors.voices import PREFERENCE, Statement, hear, on_hundred
 from headrace_processors.worth import balance_of, bonus_of, counted, difficulty_of, worth_of
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Content, Example, SignalRejection, Weights, Withdrawal
@@ -166,7 +166,7 @@ class Reward:
     ) -> Step:
         after, dropped = case.tell(statement)
         outputs = [_rejected(record, event, key, "voice_limit", "voices", one.feedback_id) for one in dropped]
-        if statement.said and statement.retracted:
+        if statement.said and statement.retracted and statement.kind == PREFERENCE:
             outputs += _taken_back(event, key, statement)
         return self._settle(state, record, event, key, case, after, outputs)
 

@@ -146,6 +146,11 @@ def test_a_preference_speaks_to_everything_that_it_was_over() -> None:
     assert len({one.id for one in (original, *copies)}) == 3
 
 
+def test_only_a_preference_speaks_to_others() -> None:
+    praise = feedback("f1", "i1", "success", over=["i2"])
+    assert addresses(run(praise, topic="feedback").outputs) == [("signals", "i1")]
+
+
 def test_private_text_is_scrubbed_wherever_it_stands_and_handles_never() -> None:
     mail, clean = "bob@example.org", "[email]"
     value = interaction(

@@ -217,6 +217,8 @@ def test_a_retracted_preference_is_retracted_on_the_other_side() -> None:
     for key, one in taken:
         assert isinstance(one, FeedbackRetracted)
         assert (one.data.interaction_id, one.data.feedback_id, one.source) == (key, "f1", "people:test")
+    plain = run(interaction(), feedback("f1", "i1", "success", over=["i2"]))
+    assert [output.topic for output in plain.feed(unsaid("f1"))] == ["examples"]
     other = run(interaction("i2"), feedback("f1", "i2", "preference", under="i1"))
     assert last(other).components.feedback == -0.4
     other.feed(
