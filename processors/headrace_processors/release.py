@@ -2,7 +2,8 @@
 
 Every evaluation and every command gets one answer on `releases.history`, with `request_id` = its event id and the next
 `sequence` of the bucket; a repeated event (same bucket, source and id) has been answered already and changes nothing.
-Answers that change what is served stand on `releases` too, and tell curate which requirements are met now.
+Answers that change what is served stand on `releases` too, and tell curate which requirements are met now; so does another
+evaluation of what is served.
 
 In an answer `release_id` names the answer itself; adapter, version, evaluation and batches are those served after it, and of a
 declined one those that were asked for. `parent_release_id` is what was served before. Only adapters that were evaluated are
@@ -166,6 +167,8 @@ class _Turn:
         parent = self.served(evaluation.parent_release_id)
         if (reason := self._unservable(candidate)) is not None:
             self._decline(candidate, reason)
+            if candidate.digest == self.serving.candidate.digest:
+                self._remeasured(candidate)
         elif parent is None or parent.candidate.digest != self.serving.candidate.digest:
             compared, now = evaluation.parent_release_id or BASE, self.bucket.serving or BASE
             self._decline(candidate, f"stale: it was compared with {compared}, and {now} is served now")
@@ -260,7 +263,20 @@ class _Turn:
         self._answer(kind, candidate, reason)
         answer = self.outputs[-1]
         self.outputs.append(answer._replace(topic="releases"))
-        required = candidate.requirements
+        self._track(self.release_id, candidate.requirements)
+
+    def _remeasured(self, candidate: Candidate) -> None:
+        """What is served was evaluated again: it may meet other requirements now, or there may be others. Without this a
+        bucket that satisfied all would never be cut again, whatever is required of it later."""
+        if candidate.requirements == self.serving.candidate.requirements:
+            return
+        known = replace(self.serving.candidate, requirements=candidate.requirements)
+        served = replace(self.serving, candidate=known)
+        self.changes[f"release:{served.release_id}:{self.bucket.name}"] = served
+        self._track(served.release_id, candidate.requirements)
+
+    def _track(self, release_id: str, required: list[Requirement]) -> None:
+        """Tells curate which requirements the served release meets."""
         tracking = RequirementsTracked(
             specversion="1.0",
             id=derive_id("requirements.tracked", self.release_id),
@@ -269,7 +285,7 @@ class _Turn:
             traceparent=self.event.traceparent,
             data=Tracking(
                 bucket=self.bucket.name,
-                release_id=self.release_id,
+                release_id=release_id,
                 satisfied=bool(required) and all(requirement.satisfied for requirement in required),
                 requirements=required,
             ),

@@ -189,6 +189,16 @@ def test_curate_is_told_the_requirements_of_what_is_served() -> None:
     assert {output.key for output in tape.outputs} == {BUCKET}
 
 
+def test_curate_is_told_when_what_is_served_is_measured_again() -> None:
+    tape, [first] = promoted("v1")
+    tape.feed(evaluation("v1", first, satisfied=True, id="b"), evaluation("v1", first, satisfied=True, id="c"))
+    tape.feed(evaluation("v2", first), roll_back(id="d"), evaluation("v2", satisfied=True, id="e"))
+    served = [release.release_id for release in tape.said("releases")]
+    assert [(tracking.release_id, tracking.satisfied) for tracking in tape.said("examples")] == [
+        (first, False), (first, True), (served[1], False), (served[2], True),
+    ]  # fmt: skip
+
+
 def test_sequences_count_the_answers_of_a_bucket() -> None:
     tape = Released()
     tape.feed(evaluation("v1", n=1), pause(), evaluation("v1", bucket="code/x"), resume(), evaluation("v2"))
