@@ -63,7 +63,8 @@ def row_of(example: Example, member: Member) -> Row:
 
 
 async def bucket_rows(log: Log, bucket: str) -> list[Row]:
-    """All that was ever cut for training, at its newest revision; what was withdrawn since is left out."""
+    """All that was ever cut for training, at its newest revision; what was withdrawn since, or turned out to be worth nothing, is
+    left out, as in rehearsal."""
     members: dict[str, Member] = {}
     async for event in _events(log, "batches", bucket):
         if isinstance(event, BatchReady) and event.data.bucket == bucket:
@@ -74,7 +75,7 @@ async def bucket_rows(log: Log, bucket: str) -> list[Row]:
             newest[event.data.example_id] = event.data
         elif isinstance(event, ExampleWithdrawn):
             newest.pop(event.data.example_id, None)
-    return [row_of(newest[name], members[name]) for name in sorted(newest)]
+    return [row_of(newest[name], members[name]) for name in sorted(newest) if newest[name].train and newest[name].reward > 0]
 
 
 async def release_rows(log: Log, bucket: str, release_id: str) -> list[Row]:

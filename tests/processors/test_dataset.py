@@ -48,7 +48,9 @@ class Story:
         value = encode(event)
         return self.log.append(topic, self.partition, BUCKET.encode(), value).offset, value
 
-    def example(self, name: str, split: str = "train", revision: int = 1, target: str = "select 1") -> Member:
+    def example(
+        self, name: str, split: str = "train", revision: int = 1, target: str = "select 1", reward: float = 0.5
+    ) -> Member:
         data = Example(
             example_id=name,
             revision=revision,
@@ -60,7 +62,7 @@ class Story:
             prompt_group="g",
             content=Content(prompt=f"question {name}", output="select 0", target=target),
             quality=0.5,
-            reward=0.5,
+            reward=reward,
             components=Components(validation=0, feedback=0, difficulty=0, multiplier=1),
             weights=Weights(balance=1),
             contradicted=False,
@@ -146,6 +148,11 @@ def test_a_bucket_gets_newest_revisions_without_what_was_withdrawn(story: Story)
     story.say("examples", ExampleWithdrawn(**envelope(data=gone)))
     rows = asyncio.run(bucket_rows(story.log, BUCKET))
     assert [(row.example_id, row.revision) for row in rows] == [("a", 2)]
+
+
+def test_what_turned_out_to_be_wrong_is_no_training_data_any_more(story: Story) -> None:
+    story.example("a", revision=3, reward=-0.4)
+    assert [row.example_id for row in asyncio.run(bucket_rows(story.log, BUCKET))] == ["b"]
 
 
 def test_a_row_that_is_not_what_was_trained_on_is_refused(story: Story) -> None:
