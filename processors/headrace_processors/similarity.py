@@ -2,7 +2,7 @@
 
 similarity = 0.4 edit + 0.3 overlap + 0.3 embedding; there is no embedding in a stream step, so the other two share its weight
 (4/7 and 3/7). *edit* = 1 - Levenshtein distance / longer length (rapidfuzz). *overlap* is chrF (Popović 2015) or sentence BLEU
-(Papineni et al. 2002, effective order), both by sacrebleu; it costs milliseconds, hence the ways out below.
+(Papineni et al. 2002, effective order), both by sacrebleu; it costs milliseconds, hence the way out for long texts below.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from rapidfuzz.distance import Levenshtein
 
 EDIT_WEIGHT = 0.4
 OVERLAP_WEIGHT = 0.3
-UNRELATED = 0.3  # below this edit similarity n-gram overlap is what any two texts of a language share: edit alone counts
-OVERLAP_LIMIT = 4_000  # characters of the longer text above which overlap is left out: it would cost more than 10 ms
+OVERLAP_LIMIT = 4_000  # characters of the longer text above which overlap is left out: it would cost more than 30 ms
 EDIT_LIMIT = 20_000  # characters of the differing middle that are compared; the rest is estimated in proportion
 
 Overlap = Literal["chrf", "bleu"]
@@ -26,7 +25,7 @@ def similarity(output: str, corrected: str, overlap: Overlap = "chrf") -> float:
     if output == corrected:
         return 1.0
     edit = edit_similarity(output, corrected)
-    if edit < UNRELATED or max(len(output), len(corrected)) > OVERLAP_LIMIT:
+    if max(len(output), len(corrected)) > OVERLAP_LIMIT:
         return edit
     shared = overlap_similarity(output, corrected, overlap)
     return (EDIT_WEIGHT * edit + OVERLAP_WEIGHT * shared) / (EDIT_WEIGHT + OVERLAP_WEIGHT)
