@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.append(str(Path(__file__).parent.parent))
 
@@ -66,10 +66,14 @@ def main() -> int:
     files = corpora.corpora(given.data)
     names = [name for name in files if not given.only or name in given.only]
     reports: dict[str, Any] = {}
+    bases: dict[str, Base] = {}
     with tempfile.TemporaryDirectory() as scratch, LocalKafka(Path(scratch) / "kafka") as kafka:
         for name in names:
             began = time.monotonic()
-            reports[name] = Corpus(name, files, kafka.bootstrap, Path(scratch) / name, given.steps).run()
+            teacher = TAUGHT_BY.get(artifact_type(name, files[name]), OTHERWISE)
+            if teacher not in bases:
+                bases[teacher] = taught(teacher, files[teacher], Path(scratch) / f"base-{teacher}", given.steps)
+            reports[name] = Corpus(name, files[name], kafka.bootstrap, Path(scratch) / name, bases[teacher]).run()
             show(name, reports[name], time.monotonic() - began)
     if given.json:
         given.json.write_text(json.dumps(reports, indent=1))
@@ -78,11 +82,33 @@ def main() -> int:
     return 1 if bad else 0
 
 
+class Base(NamedTuple):
+    """Weights on disk, and what they were taught."""
+
+    weights: Path
+    story: str
+
+
+def artifact_type(name: str, path: Path) -> str:
+    return str(next(corpora.said(name, path)).fields["artifact_type"])
+
+
+def taught(teacher: str, path: Path, folder: Path, steps: int) -> Base:
+    say(teacher, "teaches a base")
+    lines = [said.fields for said in corpora.said(teacher, path) if said.kind == "interaction"]
+    loss = base.build([f"{fields['prompt']}\n{fields['output']}" for fields in lines], folder, steps=steps)
+    return Base(folder, f"{teacher}, loss {loss:.2f}")
+
+
+def say(name: str, what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {name}: {what}", file=sys.stderr, flush=True)
+
+
 class Corpus:
     """One corpus, from its file to its table."""
 
-    def __init__(self, name: str, files: dict[str, Path], bootstrap: str, folder: Path, steps: int) -> None:
-        self.name, self.files, self.folder, self.steps = name, files, folder, steps
+    def __init__(self, name: str, path: Path, bootstrap: str, folder: Path, base: Base) -> None:
+        self.name, self.path, self.folder, self.base = name, path, folder, base
         folder.mkdir(parents=True)
         self.policy = folder / "policy.toml"
         self.settings = Settings(
@@ -94,22 +120,17 @@ class Corpus:
         )
 
     def run(self) -> dict[str, Any]:
-        weights = self.folder / "base"
-        artifact = next(said for said in corpora.said(self.name, self.files[self.name])).fields["artifact_type"]
-        teacher = TAUGHT_BY.get(artifact, OTHERWISE)
-        texts = [
-            f"{said.fields['prompt']}\n{said.fields['output']}"
-            for said in corpora.said(teacher, self.files[teacher])
-            if said.kind == "interaction"
-        ]
-        loss = base.build(texts, weights, steps=self.steps)
-        self.policy.write_text(POLICY.format(weights=weights))
+        self.policy.write_text(POLICY.format(weights=self.base.weights))
         asyncio.run(admin.declare(self.settings))
         with Ring(self.settings, self.folder) as ring:
             ring.start("worker", "trainer")
+            say(self.name, "publishing")
             good, raw = self.publish()
+            say(self.name, "waiting for the stages")
             ring.wait(published=good + len(raw), deadline=600)
+            say(self.name, "waiting for the trainer")
             boxes = ring.wait(published=good + len(raw), trained=True, deadline=3600)
+        say(self.name, "verifying")
         report = asyncio.run(self.collect(boxes, raw))
         verified = subprocess.run(
             [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", "replay", "--verify"],
@@ -120,7 +141,7 @@ class Corpus:
         )
         if verified.returncode:
             report["problems"].append(f"replay --verify exits {verified.returncode}: {verified.stderr.strip()}")
-        return {"base": f"{teacher}, loss {loss:.2f}", "published": good, "published raw": len(raw), **report}
+        return {"base": self.base.story, "published": good, "published raw": len(raw), **report}
 
     def publish(self) -> tuple[int, list[tuple[str, bytes]]]:
         """Everything in order: what the Recorder accepts, and raw what it refuses."""
@@ -128,7 +149,7 @@ class Corpus:
         with headrace.Recorder(
             self.settings.bootstrap, deployment=self.settings.deployment, agent="corpus", outbox=self.folder / "outbox.db"
         ) as recorder:
-            for said in corpora.said(self.name, self.files[self.name]):
+            for said in corpora.said(self.name, self.path):
                 try:
                     getattr(recorder, said.kind)(**said.fields, time=said.time)
                     good += 1
