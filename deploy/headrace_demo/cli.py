@@ -174,7 +174,7 @@ async def _base(children: Children, place: Place, note: Callable[[str], None]) -
         return note("the base model is there from an earlier start")
     threads = str(min(2, os.cpu_count() or 1))
     command = ("-m", "headrace_demo.base", str(place.seed), str(place.data_dir), threads)
-    child = children.start("base", *command, environment={"OMP_NUM_THREADS": threads}, output=subprocess.PIPE)
+    child = children.start("base", *command, environment=_threads(threads), output=subprocess.PIPE)
     began = time.monotonic()
     tenth = 0
     while child.stdout is not None and (line := await asyncio.to_thread(child.stdout.readline)):
@@ -192,7 +192,7 @@ async def _base(children: Children, place: Place, note: Callable[[str], None]) -
 
 def _start(children: Children, place: Place, command: str, *arguments: str) -> None:
     """One of our own commands, with the run's settings and nobody else's."""
-    children.start(command, "-c", _RUN, command, "--config", str(place.config), *arguments, environment={"OMP_NUM_THREADS": "1"})
+    children.start(command, "-c", _RUN, command, "--config", str(place.config), *arguments, environment=_threads("1"))
 
 
 def _start_agent(children: Children, place: Place, bootstrap: str) -> None:
@@ -201,4 +201,9 @@ def _start_agent(children: Children, place: Place, bootstrap: str) -> None:
         "--outbox": place.run / "outbox.db", "--cache": place.data_dir / "cache", "--seed": place.seed,
     }  # fmt: skip
     flat = [str(part) for pair in arguments.items() for part in pair]
-    children.start("agent", "-m", "headrace_demo.agent", *flat, environment={"OMP_NUM_THREADS": "1"})
+    children.start("agent", "-m", "headrace_demo.agent", *flat, environment=_threads("1"))
+
+
+def _threads(count: str) -> dict[str, str]:
+    """Threads of torch that sleep while they wait: spinning ones made pretraining ten times slower beside other work."""
+    return {"OMP_NUM_THREADS": count, "OMP_WAIT_POLICY": "PASSIVE"}
