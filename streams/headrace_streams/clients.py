@@ -17,8 +17,11 @@ from aiokafka.errors import KafkaError, for_code
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
+from headrace_streams import wire
 from headrace_streams.settings import Security, Settings
 from headrace_streams.topics import MIB
+
+wire.install()
 
 DEADLINE = 10.0  # seconds until a broker that doesn't answer counts as unreachable
 REQUEST_LIMIT = 9 * MIB  # the largest record of the topics table, and its headers

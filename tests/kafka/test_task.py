@@ -11,6 +11,8 @@ import pytest
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError
+from aiokafka.producer import message_accumulator
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import TopicPartition
 
 from headrace_schemas.codec import decode
@@ -35,6 +37,7 @@ from support.live import (
     run_until_read,
     until,
 )
+from support.odd_headers import name
 
 pytestmark = pytest.mark.kafka
 BODY = {"step": 1}
@@ -56,6 +59,25 @@ def test_outputs_state_and_counters_are_the_folds(settings: Settings) -> None:
         position = await assert_exact(settings, COUNTING, "signals", [0], BODY)
         assert position.counters == {"in": 5000, "counted": 4500, "dead": 500}
         assert position.partitions == 2
+
+    asyncio.run(main())
+
+
+def test_header_name_of_any_bytes_stops_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brokers take it, aiokafka's consumer does not."""
+
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        async with clients.connected(clients.producer(settings)) as producer:
+            with monkeypatch.context() as patched:
+                patched.setattr(message_accumulator, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+                batch = producer.create_batch()
+                for headers in ([], [(name(b"\xff\xfe"), b"v")], []):
+                    assert batch.append(key=b"k", value=b"x", timestamp=None, headers=headers)
+                await (await producer.send_batch(batch, clients.full_name(settings, "signals"), partition=0))
+        await run_until_read(task(settings), 20)
+        position = await assert_exact(settings, COUNTING, "signals", [0], BODY)
+        assert position.counters == {"in": 3, "counted": 3}
 
     asyncio.run(main())
 

@@ -1,0 +1,52 @@
+"""A header's name is any bytes: what a consumer hands out of such a batch, and of those around it."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace_streams.wire import Batches
+from support.odd_headers import builder, name
+
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+
+
+def records(data: bytes) -> list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]:
+    """As the fetcher goes through them: by batch, and no offset twice."""
+    batches, found = Batches(data), {}
+    while batches.has_next():
+        batch = batches.next_batch()
+        assert batch.validate_crc()
+        for record in batch:
+            found.setdefault(record.offset, record)
+        assert batch.next_offset == max(found) + 1
+    return [(record.offset, record.key, record.value, list(record.headers)) for record in found.values()]
+
+
+def batch(first: bytes, second: bytes, codec: int = 0) -> bytes:
+    made = builder(codec)
+    made.append(0, 1, b"a", b"1" * 300, [("plain", b"\xff")])
+    made.append(1, 1, None, None, [(name(first), None), ("é", b"v"), (name(second), b"")])
+    made.append(2, 1, b"", b"3", [])
+    return bytes(made.build())
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_odd_names_are_readable_and_nothing_else_changes(codec: int) -> None:
+    expected = [
+        (0, b"a", b"1" * 300, [("plain", b"\xff")]),
+        (1, None, None, [("??x", None), ("é", b"v"), ("?", b"")]),
+        (2, b"", b"3", []),
+    ]
+    assert records(batch(b"\xff\xfex", b"\xc3", codec)) == expected
+
+
+def test_batches_beside_it_are_read_as_ever() -> None:
+    good, odd = batch(b"x", b"y"), batch(b"\xff", b"y")
+    names = [[header for header, _ in headers] for _, _, _, headers in records(good)]
+    assert names == [["plain"], ["x", "é", "y"], []]
+    found = Batches(good + odd + good)
+    assert found.size_in_bytes() == 2 * len(good) + len(odd)
+    seen = []
+    while found.has_next():
+        seen.append({record.offset: [header for header, _ in record.headers] for record in found.next_batch()})
+    assert [batch[1] for batch in seen] == [["x", "é", "y"], ["?", "é", "y"], ["x", "é", "y"]]
