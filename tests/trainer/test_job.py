@@ -72,6 +72,22 @@ def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> No
     assert store.put(other.folder).digest not in digests
 
 
+def test_a_checkpoint_of_other_pins_is_not_gone_on_from(spec: JobSpec, tmp_path: Path) -> None:
+    """A log that was begun anew on kept data: the same batch and so the same run id, under another policy."""
+
+    def stop(moment: Moment) -> None:
+        if moment.step == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(spec, stop)
+    assert (spec.folder / "checkpoint.safetensors").exists()
+    other = replace(spec, start=lessons.start(BATCH, seed=8))
+    store = Store(tmp_path / "store")
+    mixed, clean = run(other), run(replace(other, folder=tmp_path / "clean"))
+    assert store.put(mixed.folder).digest == store.put(clean.folder).digest
+
+
 def test_it_goes_on_from_what_is_served_unless_the_shape_changed(spec: JobSpec, tmp_path: Path) -> None:
     first = run(spec)
     more = replace(spec, parent=first.folder, folder=tmp_path / "second", start=lessons.start(BATCH, run_id="r2"))

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import torch
 
 from headrace_schemas.derived import Member
+from headrace_schemas.ids import digest
 from headrace_trainer import adapters
 from headrace_trainer.base import Base, Precision, load_base, precision_for
 from headrace_trainer.evaluate import INCUMBENT, evaluate
@@ -44,7 +46,7 @@ def run(spec: JobSpec, progress: Progress = lambda moment: None) -> JobResult:
             model, warm = adapters.attach(base.model, hyper, spec.start.seed, spec.parent)
             trained = train(
                 model, base, [lesson.row for lesson in learning], [lesson.row for lesson in watching], hyper,
-                seed=spec.start.seed, precision=precision, folder=spec.folder, run=spec.start.run_id,
+                seed=spec.start.seed, precision=precision, folder=spec.folder, run=_pinned(spec),
                 checkpoint_seconds=spec.checkpoint_seconds, progress=progress,
             )  # fmt: skip
             rows, folder = len(learning), adapters.save(model, spec.folder / "adapter")
@@ -78,6 +80,12 @@ def _evaluate(
 
 def _lessons(base: Base, members: Sequence[Member], spec: JobSpec, hyper: Hyperparameters) -> list[Lesson]:
     return lessons(base.tokenizer, members, spec.values, hyper.max_tokens)
+
+
+def _pinned(spec: JobSpec) -> str:
+    """Names what a checkpoint belongs to. A run's id follows from its batch alone: with other pins (a log that was begun anew, a
+    job by hand under another policy) or weights it must begin at the beginning."""
+    return digest([msgspec.to_builtins(spec.start), spec.weights])
 
 
 def _prepare(spec: JobSpec) -> None:
