@@ -55,6 +55,18 @@ def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return adapters.save(model, tmp_path_factory.mktemp("trained") / "adapter")
 
 
+def test_broken_weights_lose_in_figures_that_are_numbers(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    model, _ = adapters.attach(base.model, lessons.HYPER, 1)
+    adapters.add(model, trained, INCUMBENT)
+    with torch.no_grad():
+        next(value for name, value in model.named_parameters() if "lora_B.default" in name).fill_(math.nan)
+    report = evaluate(model, base, held_out(base, range(50, 55)), policy=POLICY)
+    gain = report.comparison.loss_gain
+    assert gain.low <= gain.value <= gain.high < 0
+    assert all(math.isfinite(measure.value) for measure in report.candidate.values())
+
+
 def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     tests = held_out(base, range(50, 80))

@@ -175,6 +175,15 @@ def test_no_rows_and_a_diverged_loss_are_errors(base: Base) -> None:
         train(model, base, rows_of(4), [], HYPER, seed=0, precision="fp32")
 
 
+def test_a_gradient_without_end_is_an_error_and_not_weights_that_are_no_numbers(base: Base) -> None:
+    model, _ = adapters.attach(base.model, HYPER, 1)
+    last = [value for value in model.parameters() if value.requires_grad][-1]
+    last.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(ArithmeticError, match=r"gradient norm is .* at step 1"):
+        train(model, base, rows_of(8), [], HYPER.model_copy(update={"steps": 1}), seed=0, precision="fp32")
+    assert all(torch.isfinite(value).all() for value in model.parameters())
+
+
 @pytest.mark.parametrize(("flag", "faster", "chosen"), [(True, 3.0, "bf16"), (True, 0.6, "fp32"), (False, 3.0, "fp32")])
 def test_bf16_is_taken_where_it_is_fast(monkeypatch: pytest.MonkeyPatch, flag: bool, faster: float, chosen: str) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: flag)

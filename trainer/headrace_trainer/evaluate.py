@@ -26,6 +26,7 @@ from headrace_trainer.rows import Lesson
 from headrace_trainer.spec import Report, Row
 
 CANDIDATE, INCUMBENT = "default", "incumbent"  # names of adapters in the model; no incumbent adapter: the base itself
+WORST = 1e4  # nats a token: what counts for a loss that is no number, so that broken weights lose and every figure is one
 Floats = NDArray[np.float64]
 
 
@@ -75,7 +76,8 @@ def evaluate(
     losses: dict[str, list[float]] = {}
     for side, adapter in (("candidate", CANDIDATE), ("incumbent", incumbent)):
         with serving(model, adapter, merged=False):
-            losses[side] = row_losses(model, rows, base, batch_tokens, precision)
+            found = row_losses(model, rows, base, batch_tokens, precision)
+        losses[side] = [value if math.isfinite(value) else WORST for value in found]
     measured = {side: _loss_measures(values, policy, seed) for side, values in losses.items()}
     gain = bootstrap(np.subtract(losses["incumbent"], losses["candidate"]).tolist(), policy.resamples, seed)
     comparison = Comparison(loss_gain=Gain(value=gain.value, low=gain.low, high=gain.high), n=len(rows))

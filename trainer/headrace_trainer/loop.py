@@ -185,11 +185,9 @@ def train(
         for group in state.optimiser.param_groups:
             group["lr"] = hyper.learning_rate * rate(state.step, len(planned), hyper.warmup)
         state.loss = accumulate(model, chosen, base, hyper.batch_tokens, precision)
-        if not math.isfinite(state.loss):
-            raise ArithmeticError(
-                f"loss is {state.loss} at step {state.step + 1}: the learning rate {hyper.learning_rate} is too high?"
-            )
-        torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.clip)
+        _finite("loss", state.loss, state.step + 1, hyper)
+        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.clip))
+        _finite("gradient norm", norm, state.step + 1, hyper)  # clipping would make NaN of infinity
         state.optimiser.step()
         state.optimiser.zero_grad()
         state.step += 1
@@ -199,7 +197,9 @@ def train(
         pace = (state.tokens - tokens_before) / max(now - started, 1e-9)
         progress(Moment(state.step, len(planned), state.loss, pace))
         if looks and (state.step % look_every == 0 or state.step == len(planned)):
-            state.keep(float(np.mean(row_losses(model, validation, base, hyper.batch_tokens, precision))))
+            watched = float(np.mean(row_losses(model, validation, base, hyper.batch_tokens, precision)))
+            _finite("validation loss", watched, state.step, hyper)
+            state.keep(watched)
             progress(Moment(state.step, len(planned), state.best_loss, pace, "validation"))
         if folder and (now - written >= checkpoint_seconds or state.step == len(planned)):
             checkpoint.write(folder, state.dump(run))
@@ -211,3 +211,8 @@ def train(
     best = None if math.isinf(state.best_loss) else state.best_loss
     kept = state.best_step or state.step
     return Trained(state.step, state.loss, best, kept, state.tokens, state.seconds)
+
+
+def _finite(what: str, value: float, step: int, hyper: Hyperparameters) -> None:
+    if not math.isfinite(value):
+        raise ArithmeticError(f"{what} is {value} at step {step}: the learning rate {hyper.learning_rate} is too high?")
