@@ -5,13 +5,28 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from transformers import AutoTokenizer
 
+from headrace_schemas.codec import encode
 from headrace_schemas.derived import Content
+from headrace_schemas.events import TrainingStarted
 from headrace_schemas.ids import sha256
 from headrace_schemas.inputs import ContextItem, Message, TextPart, Tool
+from headrace_streams.driver import DERIVED_LIMIT
 from headrace_trainer.rendering import render
-from headrace_trainer.rows import MemberRefused, Newest, rehearsal_rows, row_of, to_learn, to_watch, verify
+from headrace_trainer.rows import (
+    PINNED_LIMIT,
+    MemberRefused,
+    Newest,
+    RowUnfit,
+    rehearsal_rows,
+    row_of,
+    to_learn,
+    to_watch,
+    verify,
+)
+from headrace_trainer.rows import lessons as lessons_of
 from support import lessons
 
 
@@ -123,9 +138,51 @@ def test_rehearsal_follows_revisions_and_leaves_out_what_was_withdrawn() -> None
         saw(made, made.member.locator.offset)
     better = lessons.made(1, revision=2, offset=77)
     saw(better, 77)
-    newest.withdrew(old[2].example.example_id)
+    newest.withdrew(old[2].example.example_id, 2, for_ever=True)
     saw(old[2], 90)  # a late repeat brings nothing back
     saw(lessons.made(3, revision=2, reward=-0.4), 91)
     saw(lessons.made(4, revision=2, train=False), 92)
     saw(lessons.made(0), 93)  # an older or equal revision changes nothing
     assert newest.current([made.member for made in (*old, old[0])]) == [old[0].member, better.member]
+
+
+def test_feedback_that_was_taken_back_may_come_again_and_an_erased_subject_not() -> None:
+    newest, first, second = Newest(), lessons.made(1), lessons.made(1, revision=3, offset=9)
+    name = first.example.example_id
+    newest.saw(name, 1, True, 1, first.value)
+    newest.withdrew(name, 2, for_ever=False)
+    assert newest.current([first.member]) == []
+    newest.saw(name, 3, True, 9, second.value)
+    assert newest.current([first.member]) == [second.member]
+    newest.withdrew(name, 4, for_ever=True)
+    newest.withdrew(name, 5, for_ever=False)
+    newest.saw(name, 6, True, 10, second.value)
+    assert newest.current([first.member]) == []
+
+
+def test_pins_fit_into_a_record_however_much_waited_for_weights() -> None:
+    batch, member = lessons.batch(lessons.made(number).member for number in range(10)), lessons.made(99).member
+    place = structs.replace(member.locator, partition=1000, offset=10**12)
+    longest = structs.replace(member, weight=0.123456789012, difficulty=0.123456789012, split="train", locator=place)
+    waited = [structs.replace(longest, example_id=f"{number:032}") for number in range(40_000)]
+    rows = rehearsal_rows(batch, waited[:5000], 0.9, whole=waited)
+    assert {row.example_id for row in rows} == {member.example_id for member in waited[-PINNED_LIMIT:]}
+    start = lessons.start(batch, rehearsal=rows)
+    event = TrainingStarted(specversion="1.0", id="s", source="headrace:train", data=start)
+    assert len(encode(event)) < 0.9 * DERIVED_LIMIT
+    assert len(rehearsal_rows(batch, waited, 0.9999)) == PINNED_LIMIT
+
+
+def test_what_the_template_refuses_is_left_out(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% if message.role == 'developer' %}{{ raise_exception('no such role') }}{% endif %}"
+        "{{ message.content }}{% endfor %}"
+    )
+    odd = lessons.made(1, content=Content(prompt=[Message(role="developer", content="a")], output="", target="2"))
+    plain = lessons.made(2)
+    with pytest.raises(RowUnfit, match=f"{odd.example.example_id} revision 1: .* TemplateError: no such role"):
+        row_of(tokenizer, odd.example, 1.0, 100)
+    values = {(made.member.example_id, 1): made.value for made in (odd, plain)}
+    made = lessons_of(tokenizer, [odd.member, plain.member], values, 100)
+    assert [lesson.example for lesson in made] == [plain.example]

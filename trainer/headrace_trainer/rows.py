@@ -4,6 +4,7 @@ Kafka; tokens come from the base's tokenizer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,9 +17,18 @@ from headrace_schemas.ids import derive_id, sha256
 from headrace_trainer.rendering import render
 from headrace_trainer.spec import Name, Row
 
+log = logging.getLogger("headrace")
+
+# Pinned rows of a run: as many as a record of `runs` holds, with room. A base may be without weights for a long time.
+PINNED_LIMIT = 16_000
+
 
 class MemberRefused(Exception):
-    """A record that is not the one that the manifest names, or that cannot be learnt from."""
+    """A record that is not the one that the manifest names."""
+
+
+class RowUnfit(Exception):
+    """An example that this base's tokenizer and chat template make no row of: a role that it does not know, no tokens …"""
 
 
 class Lesson(NamedTuple):
@@ -60,36 +70,46 @@ def to_watch(members: Iterable[Member]) -> list[Member]:
 
 
 def lessons(tokenizer: Any, members: Iterable[Member], values: Mapping[Name, bytes], max_tokens: int) -> list[Lesson]:
-    """Verified and tokenised, in the order of `members`."""
+    """Verified and tokenised, in the order of `members`, without those that the base cannot take: one odd example must not
+    fail its batch, nor by rehearsal all later ones."""
     made = []
     for member in members:
         example = verify(member, values.get(name_of(member)))
-        made.append(Lesson(row_of(tokenizer, example, member.weight, max_tokens), example))
+        try:
+            made.append(Lesson(row_of(tokenizer, example, member.weight, max_tokens), example))
+        except RowUnfit as error:
+            log.warning("left out: %s", error)
     return made
 
 
 def row_of(tokenizer: Any, example: Example, weight: float, max_tokens: int) -> Row:
     """Prompt and completion are tokenised apart, as generation will meet them. Of a row over `max_tokens` the head of the
-    prompt goes first, then the end of the completion; at least one token of the prompt stays."""
-    text = render(tokenizer, example.content)
+    prompt goes first, then the end of the completion; at least one token of the prompt stays. RowUnfit when it makes none."""
+    named = f"example {example.example_id} revision {example.revision}"
+    try:
+        text = render(tokenizer, example.content)
+    except Exception as error:  # a template is somebody's program
+        raise RowUnfit(f"{named}: the chat template says {type(error).__name__}: {error}") from error
     prompt = tokenizer(text.prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     if not tokenizer.chat_template and prompt and prompt[-1] == tokenizer.eos_token_id:
         prompt = prompt[:-1]  # some tokenizers end every text
     completion = tokenizer(text.completion, add_special_tokens=False)["input_ids"][: max_tokens - 1]
     if not prompt or not completion:
-        raise MemberRefused(f"member {example.example_id} revision {example.revision}: its prompt or target has no tokens")
+        raise RowUnfit(f"{named}: its prompt or target has no tokens")
     return Row(example.example_id, tuple(prompt[-(max_tokens - len(completion)) :]), tuple(completion), weight)
 
 
 def rehearsal_rows(batch: Batch, pool: Sequence[Member], share: float, whole: Sequence[Member] = ()) -> list[Member]:
-    """Rows of earlier batches to train on again: all of `whole`, and of `pool` so many that they make `share` of all rows.
+    """Rows of earlier batches to train on again: all of `whole`, and of `pool` so many that they make `share` of all rows; no
+    more than `PINNED_LIMIT`, of `whole` the last.
 
     Chosen by a digest of batch and example, so that anybody chooses the same; rows that are in the batch anyway are left out.
     """
     present = {member.example_id for member in batch.members}
-    chosen = {member.example_id: member for member in to_learn(whole) if member.example_id not in present}
+    kept = [member for member in to_learn(whole) if member.example_id not in present]
+    chosen = {member.example_id: member for member in kept[-PINNED_LIMIT:]}
     rows = len(to_learn(batch.members)) + len(chosen)
-    wanted = round(rows * share / (1 - share))
+    wanted = min(round(rows * share / (1 - share)), PINNED_LIMIT - len(chosen))
     rest = [member for member in to_learn(pool) if member.example_id not in present and member.example_id not in chosen]
     rest.sort(key=lambda member: derive_id("rehearsal", batch.batch_id, member.example_id))
     return sorted([*chosen.values(), *rest[:wanted]], key=lambda member: member.example_id)
@@ -109,12 +129,16 @@ class Newest:
         """`learnable`: it may be trained on and is worth something; `value`: the record's."""
         old = self._known.get(example_id)
         if old is None and example_id in self._known:
-            return  # withdrawn is for ever
+            return  # retracted or erased: for ever
         if old is None or revision > old.revision:
             self._known[example_id] = _Standing(revision, learnable, offset, sha256(value) if revision > 1 else None)
 
-    def withdrew(self, example_id: str) -> None:
-        self._known[example_id] = None
+    def withdrew(self, example_id: str, revision: int, *, for_ever: bool) -> None:
+        """`for_ever`: retracted or erased; else only its feedback was taken back, and a later revision brings it back."""
+        if for_ever:
+            self._known[example_id] = None
+        elif example_id not in self._known or self._known[example_id] is not None:
+            self._known[example_id] = _Standing(revision, False, -1, None)
 
     def current(self, members: Iterable[Member]) -> list[Member]:
         """Members at their newest revision (weight and split stay), each example once; without those that were withdrawn, may

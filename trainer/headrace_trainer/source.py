@@ -82,6 +82,7 @@ class _Head(msgspec.Struct):
     revision: int
     reward: float = 0.0
     train: bool = False
+    reason: str | None = None
 
 
 class _Record(msgspec.Struct):
@@ -126,7 +127,8 @@ class Catalogue:
                 data = _heads.decode(head.data)
                 self._newest.saw(data.example_id, data.revision, data.train and data.reward > 0, record.offset, record.value)
             elif head.type == "headrace.example.withdrawn.v1":
-                self._newest.withdrew(_heads.decode(head.data).example_id)
+                gone = _heads.decode(head.data)
+                self._newest.withdrew(gone.example_id, gone.revision, for_ever=gone.reason != "feedback_retracted")
         except (msgspec.MsgspecError, TypeError):
             return  # not written by us; the members that a manifest names are verified when they are loaded
 
