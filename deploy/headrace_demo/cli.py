@@ -10,17 +10,18 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from headrace_streams.cli.common import FAILED, INTERRUPTED, NO, OK, CliError
+from headrace_streams.cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings
 
 if TYPE_CHECKING:
     from headrace_demo.children import Children
     from headrace_demo.picture import Picture
     from headrace_demo.place import Place
     from headrace_demo.view import Screen
+    from headrace_streams.settings import Settings
 
 _RUN = "from headrace_streams.cli.main import main; main()"
 
@@ -34,28 +35,29 @@ _RUN = "from headrace_streams.cli.main import main; main()"
 @click.option(
     "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps it all; default: demo/ in data_dir."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of the view.")
-def demo(releases: int, minutes: float, seed: int, data_dir: Path | None, as_json: bool) -> int:
+@common
+def demo(settings: Settings, as_json: bool, releases: int, minutes: float, seed: int, data_dir: Path | None) -> int:
     """The whole loop on this machine: Kafka, worker, trainer and a small SQL agent that gets better while you watch.
 
-    Needs no data, no GPU and no running broker. The log, the adapters and the base model stay in the data folder; each run is a
-    deployment of its own there. Exit 1: not enough releases in time.
+    Needs no data, no GPU and no running broker: it starts one of its own, unless --bootstrap names one. The log, the adapters and
+    the base model stay in the data folder; each run is a deployment of its own there (demo-1, demo-2 …, or --deployment).
+    Exit 1: not enough releases in time.
     """
     from headrace_demo.children import ChildDied
     from headrace_demo.place import Place
-    from headrace_streams.settings import load
 
-    folder = data_dir or load().settings.data_dir / "demo"
-    place = Place(folder, seed)
+    flags = [name for name, origin in loaded_settings().origins.items() if origin.startswith("--")]
+    place = Place(data_dir or settings.data_dir / "demo", seed, settings.deployment if "deployment" in flags else None)
+    bootstrap = settings.bootstrap if "bootstrap" in flags else None
     try:
-        return asyncio.run(_demo(place, releases, minutes * 60, as_json))
+        return asyncio.run(_demo(place, bootstrap, releases, minutes * 60, as_json))
     except asyncio.CancelledError:
         return INTERRUPTED
     except ChildDied as error:
         raise CliError(FAILED, f"demo: {error}; logs are in {place.run}") from error
 
 
-async def _demo(place: Place, releases: int, limit: float, as_json: bool) -> int:
+async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float, as_json: bool) -> int:
     from rich.console import Console
 
     from headrace_demo import shop
@@ -86,7 +88,7 @@ async def _demo(place: Place, releases: int, limit: float, as_json: bool) -> int
             building = asyncio.ensure_future(_base(children, place, note))
             shop.create(place.database, place.seed)
             try:
-                async with _ring(children, place, note) as settings:
+                async with _ring(children, place, bootstrap, note) as settings:
                     await building
                     _start(children, place, "trainer", "--device", "cpu")
                     _start_agent(children, place, settings.bootstrap)
@@ -120,7 +122,7 @@ def _end_on_signals() -> None:
 
 
 async def _watch(
-    settings: Any,
+    settings: Settings,
     picture: Picture,
     screen: Screen,
     children: Children,
@@ -145,22 +147,35 @@ async def _watch(
 
 
 @asynccontextmanager
-async def _ring(children: Children, place: Place, note: Callable[[str], None]) -> AsyncIterator[Any]:
-    """Kafka with all topics, and a worker; ends in the other order. Yields the settings."""
+async def _ring(children: Children, place: Place, bootstrap: str | None, note: Callable[[str], None]) -> AsyncIterator[Settings]:
+    """A broker with all topics, and a worker; ends in the other order. Yields the settings."""
     from headrace_streams import admin
+
+    async with _broker(place, bootstrap, note) as address:
+        settings = place.settings(address)
+        await admin.declare(settings)
+        _start(children, place, "worker")
+        try:
+            yield settings
+        finally:
+            children.stop()
+
+
+@asynccontextmanager
+async def _broker(place: Place, bootstrap: str | None, note: Callable[[str], None]) -> AsyncIterator[str]:
+    """Where a broker answers: the one of `bootstrap`, or one of our own on the data folder, which is stopped at the end."""
     from headrace_streams.broker import LocalKafka
 
+    if bootstrap is not None:
+        yield bootstrap
+        return
     kafka = LocalKafka(place.kafka, say=note)
     starting = asyncio.ensure_future(asyncio.to_thread(kafka.start))
     try:
         await asyncio.shield(starting)
         note(f"Kafka answers on {kafka.bootstrap}")
-        settings = place.settings(kafka.bootstrap)
-        await admin.declare(settings)
-        _start(children, place, "worker")
-        yield settings
+        yield kafka.bootstrap
     finally:
-        children.stop()
         with suppress(Exception):  # what went wrong is under way already
             await starting  # a broker that is half started cannot be stopped
         await asyncio.to_thread(kafka.stop)

@@ -56,9 +56,11 @@ partitions = 1
 
 
 class Place:
-    """One run in a data folder; the deployment is the first of `demo-1`, `demo-2` … that was never used there."""
+    """One run in a data folder; the deployment, unless named, is the first of `demo-1`, `demo-2` … never used there.
 
-    def __init__(self, data_dir: Path, seed: int) -> None:
+    FileExistsError when a run of that name has been there."""
+
+    def __init__(self, data_dir: Path, seed: int, deployment: str | None = None) -> None:
         self.data_dir, self.seed = data_dir.resolve(), seed
         self.recipe = Recipe(seed=seed)
         runs = self.data_dir / "runs"
@@ -66,7 +68,7 @@ class Place:
         number = 1
         while (runs / f"demo-{number}").exists():
             number += 1
-        self.deployment = f"demo-{number}"
+        self.deployment = deployment or f"demo-{number}"
         self.run = runs / self.deployment
         self.run.mkdir()
         self.kafka = self.data_dir / "kafka"
@@ -105,9 +107,9 @@ class Place:
 
     @property
     def afterwards(self) -> str:
-        """The command line that starts the broker on the kept data and looks around."""
-        config = f"--config {self.config}"
-        return f"headrace kafka start {config} && headrace status {config} && headrace releases {config}"
+        """The command line that starts the broker on the kept data (if it was ours) and looks around."""
+        commands = ["kafka start"] * self.kafka.exists() + ["status", "releases"]
+        return " && ".join(f"headrace {command} --config {self.config}" for command in commands)
 
 
 def _toml(text: str | Path) -> str:
