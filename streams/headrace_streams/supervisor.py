@@ -125,6 +125,11 @@ class Supervisor:
         except KafkaError as error:  # the group refuses us: somebody has to look, but tasks that run may go on
             self._says_away(f"group {self._group}: {error!r}")
             await asyncio.sleep(1.0)
+            if self._member._coordinator._coordination_task.done():
+                # It will never join again by itself, and meanwhile it claims partitions that the group gives to others.
+                member, self._member = self._member, None
+                await stop(member)
+                await self._join()
 
     async def _reconcile(self) -> None:
         assigned = {(clients.short_name(self._settings, tp.topic), tp.partition): tp for tp in self._member.assignment()}

@@ -103,6 +103,31 @@ def test_members_share_partitions_and_take_over(settings: Settings) -> None:
     asyncio.run(main())
 
 
+def test_member_whose_coordination_died_joins_again(settings: Settings) -> None:
+    """Or it would hold on to partitions that the group has given to others, and both would fence each other for ever."""
+    notes = Notes()
+
+    async def shared_by(owners: set[str]) -> bool:
+        found = notes.owners()
+        return len(notes.running) == 4 and found.keys() == ALL and {name for names in found.values() for name in names} == owners
+
+    async def broken() -> None:
+        raise RuntimeError("a bug of the library")
+
+    async def main() -> None:
+        async with running(settings, notes, "a") as one:
+            await until(lambda: shared_by({"a"}))
+            coordinator = one._member._coordinator
+            coordinator.ensure_coordinator_known = broken
+            coordinator.request_rejoin()
+            async with running(settings, notes, "b"):
+                await until(lambda: shared_by({"a", "b"}), 30)
+                assert one.describe()["away"] is None
+            await until(lambda: shared_by({"a"}))
+
+    asyncio.run(main())
+
+
 def test_tasks_that_fail_start_again_and_those_refused_do_not(settings: Settings) -> None:
     notes = Notes(
         signals0=[Transport("away"), RuntimeError("a bug"), Transport("away")],
