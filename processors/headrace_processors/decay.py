@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 DAY_NS = 86_400 * 1_000_000_000
+LEAST = 1e-250  # a weight that would underflow: a batch divides by the mean of what may all be old beside one new event
 
 
 def weight(per_day: float, age_ns: int) -> float:
@@ -22,7 +23,7 @@ def weight(per_day: float, age_ns: int) -> float:
 def weights(times_ns: Sequence[int], per_day: float) -> list[float]:
     """Weights in (0, 1] of events at `times_ns`, seen from the newest of them, so that nothing overflows; [] for none."""
     newest = max(times_ns, default=0)
-    return [weight(per_day, newest - time) for time in times_ns]
+    return [max(LEAST, weight(per_day, newest - time)) for time in times_ns]
 
 
 def effective_size(values: Iterable[float]) -> float:

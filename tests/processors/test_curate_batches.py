@@ -98,6 +98,14 @@ def test_the_manifest_names_records_by_digest_and_place() -> None:
     assert batch.batch_id == batch_id(batch.bucket, batch.members, batch.test_pool)
 
 
+def test_the_weights_of_old_examples_beside_a_new_negative_are_numbers() -> None:
+    tape = Curated(target_effective_size=2, decay_per_day=0.1)
+    tape.feed(negative(9), *(rewarded(number, event_time=day(-400)) for number in range(2)))
+    weights = [member.weight for member in tape.batches[0].members]
+    assert weights[:2] == [1.0, 1.0]
+    assert 1 < weights[2] < float("inf")
+
+
 def test_the_id_of_a_batch_covers_its_members_and_not_where_they_lie() -> None:
     one, moved, other = (Curated(target_effective_size=2) for _ in range(3))
     one.feed(rewarded(1), rewarded(2))
