@@ -73,7 +73,7 @@ async def evaluate_version(settings: Settings, version_id: str, device: str, say
         raise CliError(NO, f"version {version_id}: its batch or run is not in the log")
     _check_weights(trainer, origin)
     served = await source.served(settings, version.bucket)
-    identity = derive_id("evaluation", version_id, served.release_id or "base", origin.batch.batch_id)
+    identity = derive_id("evaluation", version_id, served.release_id or "base", origin.batch.batch_id, trainer.policy.digest)
     start = TrainingStart(
         run_id=identity, batch_id=origin.batch.batch_id, bucket=version.bucket, base=version.base, seed=recorded.seed,
         method=recorded.method, hyperparameters=recorded.hyperparameters, rehearsal=[],
