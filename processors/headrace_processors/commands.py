@@ -154,7 +154,7 @@ async def _rebuild(settings: Settings, out: Path, until: str | None, as_json: bo
 async def _moment(log: Any, until: str) -> int:
     """ms since the epoch of an RFC 3339 time, or of the record that answered with release `until`."""
     from headrace_processors.replay import LogRecord
-    from headrace_schemas.codec import decode
+    from headrace_schemas.codec import DecodeError, decode
     from headrace_schemas.times import parse_ns
 
     try:
@@ -164,7 +164,10 @@ async def _moment(log: Any, until: str) -> int:
     for partition in range(await log.partitions("releases.history")):
         record: LogRecord
         async for record in log.read("releases.history", partition):
-            event = decode(record.value, record.headers)
+            try:
+                event = decode(record.value, record.headers)
+            except DecodeError:
+                continue
             if getattr(event.data, "release_id", None) == until:
                 return record.timestamp
     raise CliError(NO, f"{until!r} is neither an RFC 3339 time nor a release of this deployment")

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from headrace_processors.kafka_log import KafkaLog
 from headrace_processors.replay import changelog_of
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import Release
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
 from headrace_streams import clients
@@ -78,9 +78,10 @@ async def served(log: KafkaLog) -> dict[str, Release]:
     """Bucket -> the release that is served now."""
     found: dict[str, Release] = {}
     async for record in clients.read_topic(log.settings, "releases"):
-        if record.value is None:
-            continue
-        event = decode(record.value, tuple(record.headers))
+        try:
+            event = decode(record.value, tuple(record.headers))
+        except DecodeError:
+            continue  # a tombstone, or what somebody else put there
         if isinstance(event, ReleasePromoted | ReleaseRolledBack | ReleaseRevoked):
             found[event.data.bucket] = event.data
     return found

@@ -33,6 +33,7 @@ from headrace_schemas.events import (
     SubjectErased,
     TrainingStarted,
 )
+from headrace_schemas.faults import DecodeError
 from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.times import rfc3339
 from headrace_streams import clients
@@ -207,12 +208,20 @@ async def _events(settings: Settings, topic: str, containing: str | None = None)
     """The events of a topic; with `containing`, only those in whose text that string occurs."""
     needle = msgspec.json.encode(containing)[1:-1] if containing is not None else b""  # as it stands in what we wrote
     async for record in clients.read_topic(settings, topic):
-        if record.value is not None and needle in record.value:
-            yield decode(record.value, record.headers)
+        if record.value is not None and needle in record.value and (event := _event(record)) is not None:
+            yield event
+
+
+def _event(record: ConsumerRecord) -> Event | None:
+    """None for a record that somebody else put there: no junk may keep people from what is on the log."""
+    try:
+        return decode(record.value, record.headers)
+    except DecodeError:
+        return None
 
 
 def _answer(record: ConsumerRecord) -> Answer | None:
-    event = decode(record.value, record.headers)
+    event = _event(record)
     if not isinstance(event, ANSWERS):
         return None
     kind = str(type(event).__struct_config__.tag).split(".")[-2]

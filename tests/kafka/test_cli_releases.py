@@ -38,6 +38,7 @@ from headrace_schemas.events import (
     EvaluationCompleted,
     ExampleRewarded,
     ModelVersionCreated,
+    ReleasePromoted,
     RollbackRequested,
     TrainingStarted,
 )
@@ -46,7 +47,7 @@ from headrace_streams import clients, requests
 from headrace_streams.cli.main import invoke
 from headrace_streams.settings import Settings
 from headrace_streams.task import PartitionTask
-from support.released import BUCKET, adapter, event, write
+from support.released import BUCKET, adapter, event, release, write
 
 pytestmark = pytest.mark.kafka
 
@@ -256,6 +257,28 @@ def test_without_a_worker_there_is_no_answer(headrace: Run, settings: Settings) 
     code, out, error = headrace("pause", BUCKET, "--timeout", "0.5")
     assert (code, out) == (4, "")
     assert "is a worker running?" in error
+
+
+def test_every_bucket_is_asked_to_revoke_although_nobody_answers_the_first(headrace: Run, settings: Settings) -> None:
+    made = adapter(settings, settings.data_dir / "made")
+    for bucket in (BUCKET, "code/other"):
+        write(settings, "releases.history", bucket, event(ReleasePromoted, release(1, made, bucket)))
+    code, out, error = headrace("revoke", made.digest, "--timeout", "0.5")
+    assert (code, out, error.count("is a worker running?")) == (4, "", 2)
+    asked = headrace("tail", "outcomes", "--from", "start", "--no-follow", "--json")[1].splitlines()
+    assert {json.loads(line)["event"]["data"]["bucket"] for line in asked} == {BUCKET, "code/other"}
+
+
+def test_junk_on_the_log_keeps_nobody_from_what_is_there(headrace: Run, settings: Settings) -> None:
+    async def litter() -> None:
+        async with clients.connected(clients.producer(settings)) as producer:
+            for topic in ("releases", "releases.history", "versions", "examples", "batches", "runs", "dead-letters"):
+                await producer.send_and_wait(clients.full_name(settings, topic), b"junk", b"k", partition=0)
+
+    asyncio.run(litter())
+    for arguments in (("releases",), ("status",), ("dead-letters", "list"), ("retract", "i1"), ("replay", "--verify")):
+        code, _, error = headrace(*arguments)
+        assert (arguments, code, "Error" in error) == (arguments, 0, False), error
 
 
 def test_without_a_broker(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,12 +67,15 @@ def show(settings: Settings, as_json: bool, at: str) -> None:
 
 async def _read(settings: Settings) -> list[Rejection]:
     """All dead letters that are kept, by the append time of the record that they hold."""
-    from headrace_schemas.codec import decode
+    from headrace_schemas.codec import DecodeError, decode
     from headrace_schemas.events import RecordRejected
     from headrace_streams.clients import read_topic
 
-    events = [decode(record.value) async for record in read_topic(settings, "dead-letters")]
-    letters = [event.data for event in events if isinstance(event, RecordRejected)]
+    letters: list[Rejection] = []
+    async for record in read_topic(settings, "dead-letters"):
+        with contextlib.suppress(DecodeError):  # what somebody else put there
+            if isinstance(event := decode(record.value, record.headers), RecordRejected):
+                letters.append(event.data)
     return sorted(letters, key=lambda letter: (letter.timestamp, letter.topic, letter.partition, letter.offset))
 
 

@@ -144,16 +144,14 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, t
     }
     if not buckets:
         raise CliError(NO, f"no version and no release has the adapter {digest} (sha256: and 64 hex digits)")
-    codes = [
-        _ask(
-            settings,
-            as_json,
-            timeout,
-            RevokeRequested,
-            RevokeRequest(bucket=bucket, adapter=digest, reason=reason, requested_by=_who()),
-        )
-        for bucket in sorted(buckets)
-    ]
+    codes = []
+    for bucket in sorted(buckets):  # each is asked, whatever became of those before: nobody may go on serving it
+        data = RevokeRequest(bucket=bucket, adapter=digest, reason=reason, requested_by=_who())
+        try:
+            codes.append(_ask(settings, as_json, timeout, RevokeRequested, data))
+        except CliError as error:
+            note(f"headrace: {error.message}")
+            codes.append(error.code)
     return max(codes)
 
 
