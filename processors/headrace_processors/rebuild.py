@@ -38,7 +38,7 @@ async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Sig
             if dict(record.headers).get("headrace-stage", b"").decode() in CHAIN:
                 continue  # the chain writes it again
             try:
-                event: Event = decode(record.value, record.headers, append_time_ms=record.timestamp)
+                event: Event = decode(record.value, record.headers)  # as reward does: it may have grown since it came in
             except DecodeError:
                 continue  # nobody but intake writes there; what is no event is in dead letters by now
             time_ns = record.timestamp * 1_000_000 if event.time is None else parse_ns(event.time)

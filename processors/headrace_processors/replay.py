@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import Rules
 from headrace_schemas.events import RulesActivated
 from headrace_streams.driver import Produced, process
@@ -124,7 +124,10 @@ async def rules_of(log: Log) -> dict[tuple[str, str, int], list[Rules]]:
     found: dict[tuple[str, str, int], list[Rules]] = {}
     for partition in range(await log.partitions("rules")):
         async for record in log.read("rules", partition):
-            event = decode(record.value, record.headers, append_time_ms=record.timestamp)
+            try:
+                event = decode(record.value, record.headers)
+            except DecodeError:
+                continue  # what somebody else put there
             if isinstance(event, RulesActivated):
                 found.setdefault((event.data.stage, event.data.topic, event.data.partition), []).append(event.data)
     for activations in found.values():

@@ -8,6 +8,7 @@ from typing import Any
 
 from headrace_processors.rebuild import rebuild
 from headrace_processors.stages import STAGES
+from headrace_schemas.codec import RECORD_LIMIT
 from support.memory_log import MemoryLog
 
 STAGE = {stage.name: stage for stage in STAGES}
@@ -17,6 +18,19 @@ BODIES = {stage.name: stage.policy().model_dump(mode="json") for stage in STAGES
 def event(number: int, kind: str, data: dict[str, Any]) -> bytes:
     envelope = {"specversion": "1.0", "id": f"e{number}", "source": "agent:test", "type": f"headrace.{kind}.v1"}
     return json.dumps({**envelope, "time": f"2026-09-01T00:00:{number:02}Z", "data": data}).encode()
+
+
+def test_signal_that_grew_beyond_what_publishers_may_send_counts() -> None:
+    """Scrubbing may lengthen a record."""
+    log = MemoryLog(1)
+    said = {"interaction_id": "a", "agent": {"name": "x"}, "artifact_type": "sql", "model": "m", "prompt": "p"}
+    log.append("signals", 0, b"a", event(0, "interaction.recorded", {**said, "output": "o" * RECORD_LIMIT}))
+    log.append("signals", 0, b"a", event(1, "feedback.recorded", {"interaction_id": "a", "kind": "success", "score": 100}))
+
+    async def examples() -> list[str]:
+        return [made.topic async for made in rebuild(log, [STAGE["reward"]], BODIES)]
+
+    assert asyncio.run(examples()) == ["examples"]
 
 
 def test_what_the_chain_writes_to_its_own_input_is_not_applied_twice() -> None:

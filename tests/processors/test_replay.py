@@ -95,6 +95,15 @@ def test_rules_of_another_version_are_not_comparable(log: MemoryLog) -> None:
     assert "not comparable" in report.notes[0]
 
 
+def test_activation_of_a_worker_whose_clock_is_ahead_counts_and_junk_beside_it_does_not(log: MemoryLog) -> None:
+    rules = log.records["rules", 0]
+    for place, record in enumerate(rules):
+        rules[place] = record._replace(value=(record.value or b"").replace(b'"data":', b'"time":"2100-01-01T00:00:00Z","data":'))
+    log.append("rules", 0, None, b"junk")
+    report = check(log)
+    assert (report.records, report.differences, report.notes) == (12, [], [])
+
+
 def test_expired_rejections_are_counted_not_missed(log: MemoryLog) -> None:
     place = partition_with(log, "rejections")
     log.starts[place] = 2
