@@ -1,0 +1,71 @@
+"""`headrace demo` as a person runs it, up to the first release; then what its last line says, on the data that it kept."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace_demo.questions import is_held_out
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
+
+MINUTES = 12
+
+
+def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def said(*arguments: str) -> list[dict[str, Any]]:
+    done = headrace(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def events(topic: str, *config: str) -> list[dict[str, Any]]:
+    return [line["event"] for line in said("tail", topic, "--from", "start", "--no-follow", *config)]
+
+
+def test_the_demo_learns_and_what_it_kept_can_be_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    shown = said("demo", "--releases", "1", "--minutes", str(MINUTES), "--seed", "3", "--data-dir", str(folder))
+    end = shown[-1]
+    base, first = end["releases"]
+    assert end["done"] is True
+    assert base["total"] == first["total"] >= 200
+    assert 0.01 <= base["success"] <= 0.25 < first["success"]
+
+    config = ("--config", str(folder / "headrace.toml"))
+    start, status, releases = (shlex.split(command)[1:] for command in end["afterwards"].split(" && "))
+    assert headrace(*start).returncode == 0
+    try:
+        (now,) = said(*status)
+        assert all(stage["accounted"] for stage in now["stages"])
+        assert [one["adapter"] for one in now["served"]] == [first["adapter"]]
+        assert headrace(*releases).returncode == 0
+        verified = headrace("replay", "--verify", *config)
+        assert (verified.returncode, verified.stderr) == (0, "")
+        groups = {}
+        for event in events("examples", *config):
+            if event["type"] == "headrace.example.rewarded.v1":
+                groups[event["data"]["example_id"]] = event["data"]["prompt_group"]
+        assert sum(is_held_out(group) for group in groups.values()) >= 200
+        named = [
+            member["example_id"]
+            for event in events("batches", *config) + events("runs", *config)
+            for field in ("members", "test_pool", "rehearsal")
+            for member in event["data"].get(field, ())
+        ]
+        assert len(named) > 300
+        assert not [name for name in named if is_held_out(groups[name])]
+        (written,) = said("dataset", "sql/tiny-sql", "--release", now["served"][0]["release_id"], "--out", str(tmp_path), *config)
+        assert written["rows"] > 300
+    finally:
+        headrace("kafka", "stop", *config)
