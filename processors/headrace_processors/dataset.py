@@ -98,7 +98,8 @@ async def release_rows(log: Log, bucket: str, release_id: str) -> list[Row]:
             start = start or event.data
     if batch is None or start is None:
         raise DatasetError(f"the {'batch' if batch is None else 'run'} of release {release_id!r} is no longer on the log")
-    return [await _exact(log, member) for member in [*_training(batch.members), *_training(start.rehearsal)]]
+    used = [member for member in batch.members if member.example_id not in (start.withdrawn or ())]
+    return [await _exact(log, member) for member in [*_training(used), *_training(start.rehearsal)]]
 
 
 def _training(members: Sequence[Member]) -> list[Member]:

@@ -116,6 +116,7 @@ def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(settings: Setti
             await school.withdraw(lessons.made(0))
             fixed = (await school.teach([lessons.made(1, revision=2)]))[0]
             await school.batch("b2", range(100, 124))
+            await school.withdraw(erased := lessons.made(100))
             await until(lambda: _phase(learner, "waiting for release"))
             assert len(await school.all(TrainingStarted, "runs")) == 1
             release = await school.answer(evaluation)
@@ -131,7 +132,8 @@ def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(settings: Setti
         assert all(member == learnt[name] for name, member in rehearsed.items())
         (_, version) = await school.all(ModelVersionCreated, "versions")
         assert version.hyperparameters["warm_started"] is True
-        assert version.rows == 24 + 23
+        assert start.withdrawn == [erased.example.example_id], "cut already, but not begun"
+        assert version.rows == 23 + 23
 
     asyncio.run(scenario())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet
@@ -82,7 +83,7 @@ class Story:
             locator=Locator(topic="examples", partition=self.partition, offset=offset),
         )
 
-    def release(self, batch: list[Member], rehearsal: list[Member]) -> None:
+    def release(self, batch: list[Member], rehearsal: list[Member], withdrawn: Sequence[str] = ()) -> None:
         statistics = BatchStatistics(examples=len(batch), negatives=0, effective_size=1, mean_reward=0)
         cut = Batch(
             batch_id="b1",
@@ -107,6 +108,7 @@ class Story:
             hyperparameters={},
             rehearsal=rehearsal,
             policy_digests={},
+            withdrawn=list(withdrawn),
         )
         self.say("runs", TrainingStarted(**envelope(data=start)))
         answer = Release(
@@ -141,6 +143,12 @@ def test_a_release_gets_exactly_its_revisions_and_its_rehearsal(story: Story) ->
         ("old", 1, "train"),
     ]
     assert rows[0].messages == [{"role": "user", "content": "question a"}, {"role": "assistant", "content": "select 1"}]
+
+
+def test_a_release_was_not_trained_on_what_was_withdrawn_before_its_run() -> None:
+    story = Story()
+    story.release([story.example("a"), story.example("b")], [], withdrawn=["a"])
+    assert [row.example_id for row in asyncio.run(release_rows(story.log, BUCKET, "rel1"))] == ["b"]
 
 
 def test_a_bucket_gets_newest_revisions_without_what_was_withdrawn(story: Story) -> None:

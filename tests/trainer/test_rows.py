@@ -25,6 +25,7 @@ from headrace_trainer.rows import (
     to_learn,
     to_watch,
     verify,
+    without,
 )
 from headrace_trainer.rows import lessons as lessons_of
 from support import lessons
@@ -158,6 +159,15 @@ def test_feedback_that_was_taken_back_may_come_again_and_an_erased_subject_not()
     newest.withdrew(name, 5, for_ever=False)
     newest.saw(name, 6, True, 10, second.value)
     assert newest.current([first.member]) == []
+    assert newest.gone([lessons.made(2).member, first.member, first.member]) == [name]
+
+
+def test_a_run_reads_nothing_of_what_was_withdrawn_since_the_cut() -> None:
+    members, tests = [lessons.made(number).member for number in range(3)], [lessons.made(7, "test").member]
+    batch = lessons.batch(members, tests)
+    left = without(batch, [members[1].example_id, tests[0].example_id])
+    assert (left.members, left.test_pool, left.batch_id) == ([members[0], members[2]], [], batch.batch_id)
+    assert without(batch, None) == batch
 
 
 def test_pins_fit_into_a_record_however_much_waited_for_weights() -> None:

@@ -62,6 +62,7 @@ def pins(
     parent_adapter: str | None,
     parent_release_id: str | None,
     rehearsal: Sequence[Member],
+    withdrawn: Sequence[str] = (),
 ) -> TrainingStart:
     """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy."""
     hyper = policy.hyperparameters(batch.bucket).model_copy(update={"precision": precision})
@@ -77,6 +78,7 @@ def pins(
         policy_digests={**batch.policy_digests, STAGE: policy.digest},
         parent_adapter=parent_adapter,
         parent_release_id=parent_release_id,
+        withdrawn=list(withdrawn) or None,
     )
 
 

@@ -25,6 +25,7 @@ from headrace_trainer import events, source
 from headrace_trainer.events import Origin
 from headrace_trainer.policy import load
 from headrace_trainer.process import JobFailed, JobProcess, surroundings
+from headrace_trainer.rows import without
 from headrace_trainer.service import Trainer
 from headrace_trainer.spec import JobResult, JobSpec, Report
 
@@ -73,12 +74,15 @@ async def evaluate_version(settings: Settings, version_id: str, device: str, say
         raise CliError(NO, f"version {version_id}: its batch or run is not in the log")
     _check_weights(trainer, origin)
     served = await source.served(settings, version.bucket)
+    catalogue = source.Catalogue(settings, origin.record.partition)
+    await catalogue.refresh(version.bucket)
     identity = derive_id("evaluation", version_id, served.release_id or "base", origin.batch.batch_id, trainer.policy.digest)
     start = TrainingStart(
         run_id=identity, batch_id=origin.batch.batch_id, bucket=version.bucket, base=version.base, seed=recorded.seed,
         method=recorded.method, hyperparameters=recorded.hyperparameters, rehearsal=[],
         policy_digests={**origin.batch.policy_digests, events.STAGE: trainer.policy.digest},
         parent_adapter=served.adapter, parent_release_id=served.release_id,
+        withdrawn=catalogue.gone(origin.batch) or None,
     )  # fmt: skip
     candidate = fetch(version.adapter, trainer.folder / "cache")
     result = await _run(trainer, origin, start, say, lambda spec: replace(spec, candidate=candidate))
@@ -103,7 +107,7 @@ async def _run(
     trainer: Trainer, origin: Origin, start: TrainingStart, say: Say, change: Callable[[JobSpec], JobSpec]
 ) -> JobResult:
     parent = await trainer.adapter(start.parent_adapter)
-    batch = origin.batch
+    batch = without(origin.batch, start.withdrawn)
     values = await source.values_of(trainer.settings, [*batch.members, *batch.test_pool, *start.rehearsal])
     spec = change(replace(trainer.spec(origin, start, values, parent), folder=_folder(trainer, start)))
     async with aclosing(JobProcess(spec).events()) as stream:

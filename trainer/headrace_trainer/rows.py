@@ -140,6 +140,10 @@ class Newest:
         elif example_id not in self._known or self._known[example_id] is not None:
             self._known[example_id] = _Standing(revision, False, -1, None)
 
+    def gone(self, members: Iterable[Member]) -> list[str]:
+        """Ids of those that were retracted or erased."""
+        return sorted({m.example_id for m in members if m.example_id in self._known and self._known[m.example_id] is None})
+
     def current(self, members: Iterable[Member]) -> list[Member]:
         """Members at their newest revision (weight and split stay), each example once; without those that were withdrawn, may
         not be trained on any more or are no longer worth it."""
@@ -153,6 +157,13 @@ class Newest:
                 member = structs.replace(member, revision=standing.revision, sha256=standing.digest, locator=locator)
             found[member.example_id] = member
         return list(found.values())
+
+
+def without(batch: Batch, withdrawn: Sequence[str] | None) -> Batch:
+    """The batch as a run uses it: the manifest stays as it was cut, but what was retracted or erased since is not read."""
+    gone = frozenset(withdrawn or ())
+    members, pool = ([row for row in rows if row.example_id not in gone] for rows in (batch.members, batch.test_pool))
+    return structs.replace(batch, members=members, test_pool=pool)
 
 
 class _Standing(NamedTuple):

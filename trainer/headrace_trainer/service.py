@@ -36,7 +36,7 @@ from headrace_trainer import events, source
 from headrace_trainer.events import STAGE, Origin
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.process import JobFailed, JobProcess, Surroundings
-from headrace_trainer.rows import MemberRefused, name_of, rehearsal_rows, verify
+from headrace_trainer.rows import MemberRefused, name_of, rehearsal_rows, verify, without
 from headrace_trainer.spec import JobResult, JobSpec, Moment, Name
 
 log = logging.getLogger("headrace")
@@ -81,7 +81,7 @@ class Trainer:
 
     def spec(self, origin: Origin, start: TrainingStart, values: dict[Name, bytes], parent: Path | None) -> JobSpec:
         """The job of pinned `start`. KeyError when the base has no weights."""
-        policy, batch = self.policy, origin.batch
+        policy, batch = self.policy, without(origin.batch, start.withdrawn)
         return JobSpec(
             start=start, batch=batch, weights=policy.bases[batch.base].weights, values=values, parent=parent,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
@@ -110,6 +110,7 @@ class Trainer:
         return events.pins(
             batch, self.policy, precision, parent_adapter=now.adapter,
             parent_release_id=now.release_id, rehearsal=[member for member in rows if _sound(member, values)],
+            withdrawn=catalogue.gone(batch),
         )  # fmt: skip
 
 
@@ -247,7 +248,8 @@ class TrainTask:
 
     async def _attempt(self, origin: Origin, run: Run) -> JobResult:
         """One attempt. JobFailed or AdapterRefused when it fails; progress is published at most once a second."""
-        batch, start, attempt = origin.batch, run.start, len(run.errors) + 1
+        start, attempt = run.start, len(run.errors) + 1
+        batch = without(origin.batch, start.withdrawn)
         parent = await self._trainer.adapter(start.parent_adapter)
         values = await source.values_of(self._settings, [*batch.members, *batch.test_pool, *start.rehearsal])
         job = JobProcess(self._trainer.spec(origin, start, values, parent))

@@ -137,6 +137,10 @@ class Catalogue:
         batches = [batch for offset, batch in self._batches if offset < before and batch.bucket == bucket]
         return self._newest.current(member for batch in batches for member in to_learn(batch.members))
 
+    def gone(self, batch: Batch) -> list[str]:
+        """Members and test rows of a batch that were retracted or erased since it was cut."""
+        return self._newest.gone((*batch.members, *batch.test_pool))
+
     def of(self, batch_ids: Sequence[str]) -> list[Member]:
         """The same of the named batches."""
         batches = [batch for _, batch in self._batches if batch.batch_id in batch_ids]
