@@ -6,6 +6,7 @@ Knows topic names and offsets, nothing of what is in a record. Topics are short 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
 from headrace_streams import wire
-from headrace_streams.settings import Security, Settings
+from headrace_streams.settings import Security, Settings, SettingsError
 from headrace_streams.topics import MIB
 
 wire.install()
@@ -58,7 +59,7 @@ def short_name(settings: Settings, topic: str) -> str:
 
 
 def security_options(security: Security) -> dict[str, Any]:
-    """The settings' security as arguments of an aiokafka client. OSError or ssl.SSLError when a file can't be used."""
+    """The settings' security as arguments of an aiokafka client. SettingsError when a file can't be used."""
     options: dict[str, Any] = {"security_protocol": security.protocol}
     if security.protocol.endswith("SSL"):
         options["ssl_context"] = _ssl_context(security)
@@ -70,9 +71,15 @@ def security_options(security: Security) -> dict[str, Any]:
 
 
 def _ssl_context(security: Security) -> ssl.SSLContext:
-    context: ssl.SSLContext = create_ssl_context(
-        cafile=security.ssl_cafile, certfile=security.ssl_certfile, keyfile=security.ssl_keyfile
-    )
+    files = {name: getattr(security, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")}
+    for name, path in files.items():
+        if path is not None and not os.access(path, os.R_OK):  # of OpenSSL's errors not one names the file
+            raise SettingsError(f"security.{name} = {str(path)!r}: there is no such file, or it can't be read")
+    try:
+        context: ssl.SSLContext = create_ssl_context(**{name.removeprefix("ssl_"): path for name, path in files.items()})
+    except OSError as error:  # an SSLError is one
+        given = ", ".join(f"{name} = {str(path)!r}" for name, path in files.items() if path is not None)
+        raise SettingsError(f"security: {given} can't be used: {error}") from error
     return context
 
 
@@ -156,11 +163,15 @@ async def close(client: Client) -> None:
 
 
 async def describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What the broker says of each topic: `topic`, `error_code`, `partitions`. Never makes a broker create one."""
+    """What the broker says of each topic: `topic`, `error_code`, `partitions`. Never makes a broker create one. Raises
+    BrokerUnavailable."""
     if not names:
         return []
     request = MetadataRequest(list(names), allow_auto_topic_creation=False)
-    response = await client._send_request(request)  # the public describe_topics lets brokers create what it asks for
+    try:
+        response = await client._send_request(request)  # the public describe_topics lets brokers create what it asks for
+    except KafkaError as error:  # it has gone since it was connected to
+        raise BrokerUnavailable(f"{_address(client)} does not tell of its topics: {error!r}") from error
     topics: list[dict[str, Any]] = response.to_object()["topics"]
     return topics
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import NodeNotReadyError
 
 from headrace_streams import clients
 from headrace_streams.clients import BrokerUnavailable, Span, TopicMissing
@@ -115,5 +116,21 @@ def test_a_broker_that_is_not_there_is_unavailable_after_the_deadline() -> None:
         for client in (clients.consumer(nobody), clients.producer(nobody), clients.admin(nobody)):
             with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1"):
                 await clients.start(client, within=0.5)
+
+    asyncio.run(scenario())
+
+
+def test_a_broker_that_goes_between_two_questions_is_unavailable(settings: Settings) -> None:
+    """So that whoever waits for brokers waits, instead of ending with an error of the library."""
+
+    async def scenario() -> None:
+        async with clients.connected(clients.admin(settings)) as admin:
+
+            async def gone(_request: object) -> None:
+                raise NodeNotReadyError("closed")
+
+            admin._send_request = gone
+            with pytest.raises(BrokerUnavailable, match=settings.bootstrap):
+                await clients.describe(admin, ["anything"])
 
     asyncio.run(scenario())

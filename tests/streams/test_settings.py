@@ -123,3 +123,12 @@ def test_security_reaches_clients_as_their_own_arguments() -> None:
         "sasl_plain_username": "u",
         "sasl_plain_password": "p",
     }
+
+
+def test_security_file_that_cannot_be_used_is_named_with_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^security\.ssl_cafile = '/nowhere/ca\.pem': there is no such file"):
+        security_options(Security(protocol="SSL", ssl_cafile=Path("/nowhere/ca.pem")))
+    empty = tmp_path / "ca.pem"
+    empty.write_text("no certificate")
+    with pytest.raises(SettingsError, match=r"ca\.pem' can't be used: "):
+        security_options(Security(protocol="SSL", ssl_cafile=empty))
