@@ -152,7 +152,7 @@ class TrainingStart(Value, frozen=True, kw_only=True):
     policy_digests: dict[str, str]
     parent_adapter: str | None = None
     parent_release_id: str | None = None
-    withdrawn: list[str] | None = None  # examples of the batch that were retracted or erased before the run began: none is used
+    withdrawn: list[str] | None = None  # examples of the batch that were withdrawn before the run began: none is used
 
 
 class TrainingProgress(Value, frozen=True, kw_only=True):

@@ -153,8 +153,10 @@ def test_feedback_that_was_taken_back_may_come_again_and_an_erased_subject_not()
     newest.saw(name, 1, True, 1, first.value)
     newest.withdrew(name, 2, for_ever=False)
     assert newest.current([first.member]) == []
+    assert newest.gone([first.member]) == [name]
     newest.saw(name, 3, True, 9, second.value)
     assert newest.current([first.member]) == [second.member]
+    assert newest.gone([first.member]) == []
     newest.withdrew(name, 4, for_ever=True)
     newest.withdrew(name, 5, for_ever=False)
     newest.saw(name, 6, True, 10, second.value)

@@ -141,8 +141,10 @@ class Newest:
             self._known[example_id] = _Standing(revision, False, -1, None)
 
     def gone(self, members: Iterable[Member]) -> list[str]:
-        """Ids of those that were retracted or erased."""
-        return sorted({m.example_id for m in members if m.example_id in self._known and self._known[m.example_id] is None})
+        """Ids of those that are withdrawn now, for whatever reason: where only the feedback was taken back, an erasure that
+        comes later finds nothing to withdraw and is not told."""
+        known = {member.example_id: self._known[member.example_id] for member in members if member.example_id in self._known}
+        return sorted(name for name, standing in known.items() if standing is None or standing.offset < 0)
 
     def current(self, members: Iterable[Member]) -> list[Member]:
         """Members at their newest revision (weight and split stay), each example once; without those that were withdrawn, may
@@ -160,7 +162,7 @@ class Newest:
 
 
 def without(batch: Batch, withdrawn: Sequence[str] | None) -> Batch:
-    """The batch as a run uses it: the manifest stays as it was cut, but what was retracted or erased since is not read."""
+    """The batch as a run uses it: the manifest stays as it was cut, but what was withdrawn since is not read."""
     gone = frozenset(withdrawn or ())
     members, pool = ([row for row in rows if row.example_id not in gone] for rows in (batch.members, batch.test_pool))
     return structs.replace(batch, members=members, test_pool=pool)

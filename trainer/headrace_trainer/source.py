@@ -138,7 +138,7 @@ class Catalogue:
         return self._newest.current(member for batch in batches for member in to_learn(batch.members))
 
     def gone(self, batch: Batch) -> list[str]:
-        """Members and test rows of a batch that were retracted or erased since it was cut."""
+        """Members and test rows of a batch that were withdrawn since it was cut."""
         return self._newest.gone((*batch.members, *batch.test_pool))
 
     def of(self, batch_ids: Sequence[str]) -> list[Member]:
