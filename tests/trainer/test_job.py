@@ -72,6 +72,13 @@ def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> No
     assert store.put(other.folder).digest not in digests
 
 
+def test_what_a_kill_left_of_an_adapter_is_no_part_of_the_next(spec: JobSpec, tmp_path: Path) -> None:
+    (spec.folder / "adapter").mkdir(parents=True)
+    (spec.folder / "adapter" / ".tmpXchULx").write_bytes(b"half")  # as the library names what it is writing
+    stored = Store(tmp_path / "store").put(run(spec).folder)
+    assert {file.path for file in stored.files} == {"adapter_config.json", "adapter_model.safetensors"}
+
+
 def test_a_checkpoint_of_other_pins_is_not_gone_on_from(spec: JobSpec, tmp_path: Path) -> None:
     """A log that was begun anew on kept data: the same batch and so the same run id, under another policy."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ def run(spec: JobSpec, progress: Progress = lambda moment: None) -> JobResult:
                 seed=spec.start.seed, precision=precision, folder=spec.folder, run=_pinned(spec),
                 checkpoint_seconds=spec.checkpoint_seconds, progress=progress,
             )  # fmt: skip
+            shutil.rmtree(spec.folder / "adapter", ignore_errors=True)  # left of a kill: the store takes no half files
             rows, folder = len(learning), adapters.save(model, spec.folder / "adapter")
         report = _evaluate(model, base, spec, hyper, precision, progress, trained)
     return JobResult(folder, rows, warm, time.monotonic() - began, report, trained)
