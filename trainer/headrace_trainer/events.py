@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from msgspec import structs
+
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import (
     Adapter,
@@ -116,8 +118,11 @@ def failed(origin: Origin, run_id: str, attempts: int, error: str, now: int) -> 
     return TrainingFailed(**_envelope(origin, "training-failed", run_id, now), data=data)  # type: ignore[arg-type]
 
 
-def completed(origin: Origin, start: TrainingStart, adapter: Adapter, result: JobResult, now: int) -> list[Event]:
-    """Version, evaluation and completion of a run."""
+def completed(
+    origin: Origin, start: TrainingStart, adapter: Adapter, result: JobResult, now: int, policy: TrainerPolicy
+) -> list[Event]:
+    """Version, evaluation and completion of a run. `policy` is the one that it was evaluated by: not pinned, so that after a
+    restart the figures are judged by today's requirements, and the evaluation names whose they are."""
     batch = origin.batch
     tokens = result.trained.tokens if result.trained else 0
     version = ModelVersion(
@@ -143,9 +148,10 @@ def completed(origin: Origin, start: TrainingStart, adapter: Adapter, result: Jo
         evaluation_id=evaluation_id(start.run_id),
         seconds=rounded(result.seconds),
     )
+    judged = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
     return [
         ModelVersionCreated(**_envelope(origin, "version", start.run_id, now), data=version),  # type: ignore[arg-type]
-        evaluated(origin, start, version, result, evaluation_id(start.run_id), now),
+        evaluated(origin, judged, version, result, evaluation_id(start.run_id), now),
         TrainingCompleted(**_envelope(origin, "training-completed", start.run_id, now), data=completion),  # type: ignore[arg-type]
     ]
 
@@ -153,7 +159,7 @@ def completed(origin: Origin, start: TrainingStart, adapter: Adapter, result: Jo
 def evaluated(
     origin: Origin, start: TrainingStart, version: ModelVersion, result: JobResult, identity: str, now: int
 ) -> EvaluationCompleted:
-    """`start` names what the candidate was compared with."""
+    """`start` names what the candidate was compared with, and by which policies."""
     data = Evaluation(
         evaluation_id=identity,
         version_id=version.version_id,

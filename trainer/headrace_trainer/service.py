@@ -243,7 +243,7 @@ class TrainTask:
                 await self._say(origin, [], run)
                 continue
             adapter = await asyncio.to_thread(self._trainer.store.put, result.folder)
-            done = events.completed(origin, run.start, adapter, result, _now())
+            done = events.completed(origin, run.start, adapter, result, _now(), self._trainer.policy)
             return await self._end(origin, done, Bucket(waits_for=events.evaluation_id(run.start.run_id)), "trained")
 
     async def _attempt(self, origin: Origin, run: Run) -> JobResult:
