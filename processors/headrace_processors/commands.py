@@ -59,7 +59,15 @@ async def _status(settings: Settings) -> dict[str, Any]:
             {"stage": one.stage, "lag": one.lag, "records": one.records, "boxes": one.boxes, "accounted": one.accounted}
             for one in stages
         ]
-        + [{"stage": "train", "lag": sum(t.lag for t in train), "records": batches, "boxes": counted, "accounted": True}],
+        + [
+            {
+                "stage": "train",
+                "lag": sum(t.lag for t in train),
+                "records": batches,
+                "boxes": counted,
+                "accounted": batches == sum(counted.values()),
+            }
+        ],
         "buckets": [bucket for state in curate for bucket in describe_buckets(state)],
         "served": [
             {
