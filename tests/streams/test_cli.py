@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from headrace_streams.cli.common import CliError, fail
 from headrace_streams.cli.main import COMMANDS, Command, invoke
 from headrace_streams.clients import BrokerUnavailable
 from headrace_streams.jars import MissingLibrary, MissingPiece
+from headrace_streams.outbox import Outbox
 from headrace_streams.settings import SettingsError
 
 NOBODY = ["--bootstrap", "127.0.0.1:1"]
@@ -31,6 +33,20 @@ def _leaves(name: str, command: click.Command) -> list[tuple[str, click.Command]
     if isinstance(command, click.Group):
         return [leaf for child, inner in command.commands.items() for leaf in _leaves(f"{name} {child}", inner)]
     return [(name, command)]
+
+
+def test_publish_notices_that_another_process_empties_the_outbox(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "outbox.db"
+    other = Outbox(path)
+    for number in range(3):
+        other.append("feedback", b"k", b"%d" % number)
+    assert other.try_to_send()
+    emptying = threading.Timer(0.5, lambda: other.delivered(other.waiting()))
+    emptying.start()
+    assert invoke(["publish", "--outbox", str(path), "--json", *NOBODY]) == 0
+    assert json.loads(capsys.readouterr().out) == {"delivered": 3, "refused": 0}
+    emptying.join()
+    other.close()
 
 
 def test_help_names_every_command_and_loads_none() -> None:

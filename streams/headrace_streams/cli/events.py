@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SHOWN_ERRORS = 20
 CLIPPED = 300  # characters of an event in a line for people
 PATIENCE = 15.0  # seconds without progress until an outbox counts as stuck
+LOOK = 0.5  # seconds between looks at it
 _AGO = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -133,14 +134,17 @@ async def _drain(settings: Settings, path: Path) -> dict[str, int]:
     sender = Sender(settings, outbox, progress.set)
     task = asyncio.create_task(sender.run())
     try:
-        while outbox.pending:
-            progress.clear()
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await progress.wait()
-            except TimeoutError:
+        first, since = outbox.oldest, time.monotonic()
+        while (oldest := outbox.oldest) is not None:
+            if oldest != first:
+                first, since = oldest, time.monotonic()
+            elif time.monotonic() - since > PATIENCE:
                 reason = sender.trouble or "another process sends from it and makes no progress"
-                raise CliError(UNREACHABLE, f"{outbox.pending} records still wait in {path}: {reason}") from None
+                raise CliError(UNREACHABLE, f"{outbox.pending} records still wait in {path}: {reason}")
+            progress.clear()
+            with contextlib.suppress(TimeoutError):  # nobody tells us when the sender is another process
+                async with asyncio.timeout(LOOK):
+                    await progress.wait()
         return {"delivered": before - (outbox.refused - refused), "refused": outbox.refused - refused}
     finally:
         task.cancel()
