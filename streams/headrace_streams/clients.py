@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -177,10 +177,14 @@ async def describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> list[di
 
 
 async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
-    """Partition counts by short name. Raises TopicMissing naming all that the broker does not have."""
+    """Partition counts by short name. Raises TopicMissing naming all that the broker does not have, or BrokerUnavailable."""
     names = [full_name(settings, topic) for topic in topics]
     async with connected(admin(settings)) as client:
         described = await describe(client, names)
+    for topic in described:
+        error = for_code(topic["error_code"])
+        if topic["error_code"] and error.retriable and error is not UnknownTopicOrPartitionError:
+            raise BrokerUnavailable(f"{topic['topic']}: {error.__name__}")  # its leader is being elected: it is there
     missing = sorted(topic["topic"] for topic in described if topic["error_code"])
     if missing:
         reasons = sorted({for_code(topic["error_code"]).__name__ for topic in described if topic["error_code"]})

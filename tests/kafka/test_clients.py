@@ -134,3 +134,15 @@ def test_a_broker_that_goes_between_two_questions_is_unavailable(settings: Setti
                 await clients.describe(admin, ["anything"])
 
     asyncio.run(scenario())
+
+
+def test_topic_without_a_leader_is_not_missing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that starts meanwhile waits for it."""
+    code, name = 5, clients.full_name(settings, "signals")  # LEADER_NOT_AVAILABLE
+
+    async def describe(*_: object) -> list[dict[str, object]]:
+        return [{"topic": name, "error_code": code, "partitions": []}]
+
+    monkeypatch.setattr(clients, "describe", describe)
+    with pytest.raises(BrokerUnavailable, match="signals: LeaderNotAvailableError"):
+        asyncio.run(clients.partition_counts(settings, ["signals"]))
