@@ -113,9 +113,17 @@ async def open_transactions(settings: Settings) -> int:
     return sum(stable[place] < high[place] for place in places)
 
 
+def writing(folder: Path) -> bool:
+    """Whether a checkpoint is being written, or was when its writer was killed."""
+    try:
+        return any(folder.rglob("*.safetensors.tmp"))
+    except FileNotFoundError:  # a folder that went while it was being looked through
+        return False
+
+
 def wait_for_checkpoint_write(folder: Path, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
-    while not any(folder.rglob("*.safetensors.tmp")):
+    while not writing(folder):
         assert time.monotonic() < until, "no checkpoint was written"
 
 
@@ -131,7 +139,7 @@ def test_ten_kills_under_load_change_nothing(ring: Ring, settings: Settings, tmp
             trainer_kills += 1
             wait_for_checkpoint_write(settings.data_dir)
             ring.kill("trainer")
-            in_checkpoint += any(settings.data_dir.rglob("*.safetensors.tmp"))
+            in_checkpoint += writing(settings.data_dir)
             ring.start("trainer")
             continue
         wait_for_position(settings, load)
