@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 
+from headrace_schemas.derived import Content
 from headrace_schemas.ids import sha256
 from headrace_streams.store import Store
 from headrace_trainer import adapters
 from headrace_trainer.adapters import AdapterInvalid
 from headrace_trainer.job import run
-from headrace_trainer.policy import GraderPolicy, RequirementPolicy
+from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
 from headrace_trainer.process import JobFailed, JobProcess
 from headrace_trainer.rows import MemberRefused
 from headrace_trainer.spec import JobResult, JobSpec, Moment
@@ -70,6 +72,25 @@ def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> No
     assert {moment.phase for moment in moments} >= {"training", "validation", "evaluation"}
     other = run(replace(spec, start=lessons.start(BATCH, seed=8), folder=tmp_path / "seed"))
     assert store.put(other.folder).digest not in digests
+
+
+def test_rows_are_cut_to_what_the_model_reaches(spec: JobSpec, tmp_path: Path) -> None:
+    """Learnt positions end: a longer row would be an index error in every batch that it comes into."""
+    folder = tmp_path / "opt"
+    tokenizer = AutoTokenizer.from_pretrained(spec.weights)
+    tokenizer.save_pretrained(folder)
+    config = OPTConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=40, hidden_size=16, ffn_dim=32, num_hidden_layers=1,
+        num_attention_heads=2, word_embed_proj_dim=16, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    OPTForCausalLM(config).save_pretrained(folder)
+    long = lessons.made(99, content=Content(prompt="a b c d e f g " * 20, output="", target="1 2 3 4"))
+    start = lessons.start(BATCH, rehearsal=[long.member])
+    values = {**VALUES, (long.member.example_id, 1): long.value}
+    grader = GraderPolicy(name="support.graders:same")
+    evaluation = EvaluationPolicy(generate="always")
+    result = run(replace(spec, weights=str(folder), start=start, values=values, grader=grader, evaluation=evaluation))
+    assert result.rows == 25
 
 
 def test_what_a_kill_left_of_an_adapter_is_no_part_of_the_next(spec: JobSpec, tmp_path: Path) -> None:

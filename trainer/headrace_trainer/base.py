@@ -42,6 +42,12 @@ class Base:
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
 
+    @property
+    def positions(self) -> int | None:
+        """The most tokens that the model was made for, where it says so. Some fail beyond, the others make no sense there."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
 
 def device_for(wanted: str = "auto") -> str:
     if wanted != "auto":

@@ -147,10 +147,12 @@ def serving(model: Any, adapter: str | None, *, merged: bool = True) -> Iterator
 @torch.no_grad()
 def generate(model: Any, rows: Sequence[Row], base: Base, policy: EvaluationPolicy, precision: Precision) -> list[str]:
     """Greedy answers to the prompts of `rows`, in their order, without special tokens. Each may be up to twice as long as the
-    longest reference of `rows` and 16 tokens more."""
+    longest reference of `rows` and 16 tokens more, as far as the model reaches."""
     model.eval()
     causal = model.get_base_model()
     room = min(policy.max_new_tokens, 2 * max(len(row.completion) for row in rows) + 16)
+    if base.positions is not None:
+        room = max(1, min(room, base.positions - max(len(row.prompt) for row in rows)))
     stops = {base.tokenizer.eos_token_id, *_listed(getattr(causal.generation_config, "eos_token_id", None))}
     settings: Any = GenerationConfig
     config = settings(do_sample=False, max_new_tokens=room, eos_token_id=sorted(stops), pad_token_id=base.pad)

@@ -81,7 +81,7 @@ def _evaluate(
 
 
 def _lessons(base: Base, members: Sequence[Member], spec: JobSpec, hyper: Hyperparameters) -> list[Lesson]:
-    return lessons(base.tokenizer, members, spec.values, hyper.max_tokens)
+    return lessons(base.tokenizer, members, spec.values, min(hyper.max_tokens, base.positions or hyper.max_tokens))
 
 
 def _pinned(spec: JobSpec) -> str:
