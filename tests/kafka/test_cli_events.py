@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import RecordError
@@ -146,6 +147,25 @@ def test_tail_follows_shows_what_is_no_json_and_ends_with_130(settings: Settings
         os.kill(follower.pid, signal.SIGINT)
         assert follower.wait(20) == 130
         assert follower.stderr.read() == b""
+
+
+def test_tail_to_the_end_gives_up_on_a_broker_that_stops_answering(
+    headrace: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def put() -> None:
+        async with clients.connected(clients.producer(settings)) as sender:
+            await sender.send_and_wait(clients.full_name(settings, "signals"), b"{}", partition=0)
+
+    async def nothing(*_: object, **__: object) -> dict[object, object]:
+        await asyncio.sleep(0.05)
+        return {}
+
+    asyncio.run(put())
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", nothing)
+    monkeypatch.setattr(clients, "DEADLINE", 2.0)
+    code, out, err = headrace("tail", "signals", "--from", "start", "--no-follow")
+    assert (code, out) == (3, "")
+    assert "stopped answering before the end of signals" in err
 
 
 def test_a_topic_that_is_not_there_is_named(headrace: Run) -> None:

@@ -194,9 +194,14 @@ async def _tail(
             starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
         for tp, offset in starts.items():
             client.seek(tp, offset)
-        left = limit
+        left, heard = limit, time.monotonic()
         while follow or any([await client.position(tp) < ends[tp] for tp in partitions]):
-            for tp, records in (await client.getmany(timeout_ms=250)).items():
+            fetched = await client.getmany(timeout_ms=250)
+            if fetched:
+                heard = time.monotonic()
+            elif not follow and time.monotonic() - heard > clients.DEADLINE:
+                raise clients.BrokerUnavailable(f"{settings.bootstrap} stopped answering before the end of {', '.join(counts)}")
+            for tp, records in fetched.items():
                 for record in records:
                     if not follow and record.offset >= ends[tp]:
                         break
