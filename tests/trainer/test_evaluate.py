@@ -39,6 +39,21 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
         bootstrap([], 100, 0)
 
 
+def test_rows_of_one_task_count_together() -> None:
+    draw = np.random.default_rng(2)
+    groups = [f"g{number // 20}" for number in range(200)]
+    passed = alone = 0
+    for number in range(150):  # no gain at all, but each of ten tasks has its own luck
+        gains = (np.repeat(draw.normal(0, 1.0, 10), 20) + draw.normal(0, 0.3, 200)).tolist()
+        passed += bootstrap(gains, 300, number, groups).low > 0
+        alone += bootstrap(gains, 300, number).low > 0
+    assert passed <= 15 < 30 <= alone
+    few = bootstrap([1.0, 2.0, 4.0], 300, 9)
+    assert bootstrap([1.0, 2.0, 4.0], 300, 9, ["a", "b", "c"]) == few
+    assert bootstrap([1.0, 1.0, 4.0], 300, 9, ["a", "a", "b"]).value == 2.0
+    assert bootstrap([-0.1, 0.2, 0.1], 300, 9, ["a"] * 3).low < 0, "one task is no evidence"
+
+
 def test_the_sign_test() -> None:
     assert sign_test(0, 0) == 1.0
     assert sign_test(5, 0) == 1 / 32

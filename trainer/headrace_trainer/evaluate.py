@@ -1,7 +1,8 @@
 """Candidate against incumbent on the same held-out rows: loss first, then success by a grader. Decides nothing about release.
 
-Intervals are 95 % percentile bootstraps over rows (Efron 1979); the gain is paired: candidate and incumbent are resampled by
-the same rows.
+Intervals are 95 % percentile bootstraps (Efron 1979) over prompt groups: rows of one task rise and fall together, and counted one
+by one ten tasks of twenty rows would pass the gate by chance every third time. The gain is paired: candidate and incumbent are
+resampled by the same rows.
 """
 
 from __future__ import annotations
@@ -36,14 +37,26 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap(values: Sequence[float], resamples: int, seed: int) -> Interval:
-    """Mean and its 95 % interval. ValueError without values."""
+def bootstrap(values: Sequence[float], resamples: int, seed: int, groups: Sequence[str] | None = None) -> Interval:
+    """Mean and its 95 % interval; `groups` names what each value belongs to, by default each to itself. ValueError without
+    values."""
     if not len(values):
         raise ValueError("no rows to measure on")
     data: Floats = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(data), size=(resamples, len(data)))
-    low, high = np.percentile(data[picks].mean(axis=1), [2.5, 97.5])
-    return Interval(rounded(float(data.mean())), rounded(float(low)), rounded(float(high)))
+    low, high = _resampled(data, np.ones(len(data)), resamples, seed)
+    places = {name: place for place, name in enumerate(dict.fromkeys(groups or ()))}
+    if groups is not None and len(places) < len(data):
+        owners = [places[name] for name in groups]
+        ends = _resampled(np.bincount(owners, weights=data), np.bincount(owners).astype(float), resamples, seed)
+        low, high = min(low, ends[0]), max(high, ends[1])  # of one group alone the interval would be a point
+    return Interval(rounded(float(data.mean())), rounded(low), rounded(high))
+
+
+def _resampled(sums: Floats, sizes: Floats, resamples: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean over units of so many values each, with these sums."""
+    picks = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
+    low, high = np.percentile(sums[picks].sum(axis=1) / sizes[picks].sum(axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -78,8 +91,9 @@ def evaluate(
         with serving(model, adapter, merged=False):
             found = row_losses(model, rows, base, batch_tokens, precision)
         losses[side] = [value if math.isfinite(value) else WORST for value in found]
-    measured = {side: _loss_measures(values, policy, seed) for side, values in losses.items()}
-    gain = bootstrap(np.subtract(losses["incumbent"], losses["candidate"]).tolist(), policy.resamples, seed)
+    groups = [test.example.prompt_group for test in tests]
+    measured = {side: _loss_measures(values, groups, policy, seed) for side, values in losses.items()}
+    gain = bootstrap(np.subtract(losses["incumbent"], losses["candidate"]).tolist(), policy.resamples, seed, groups)
     comparison = Comparison(loss_gain=Gain(value=gain.value, low=gain.low, high=gain.high), n=len(rows))
     wanted = policy.generate == "always" or (policy.generate == "passable" and gain.low > 0)
     if grader is not None and wanted:
@@ -89,25 +103,27 @@ def evaluate(
                 outputs = generate(model, rows, base, policy, precision)
             grades[side] = [grader.grade(output, test.example).value for output, test in zip(outputs, tests, strict=True)]
             passed = [100.0 if grade >= grader.policy.pass_mark else 0.0 for grade in grades[side]]
-            measured[side] |= _grade_measures(grades[side], passed, policy, seed)
+            measured[side] |= _grade_measures(grades[side], passed, groups, policy, seed)
         comparison = _with_wins(comparison, grades["candidate"], grades["incumbent"])
     values = {name: measure.value for name, measure in measured["candidate"].items()} | {"loss_gain": gain.value}
     met = [requirement.check(values.get(requirement.metric)) for requirement in requirements]
     return Report(measured["candidate"], measured["incumbent"], comparison, met)
 
 
-def _loss_measures(losses: Sequence[float], policy: EvaluationPolicy, seed: int) -> dict[str, Measure]:
-    loss, n = bootstrap(losses, policy.resamples, seed), len(losses)
+def _loss_measures(losses: Sequence[float], groups: Sequence[str], policy: EvaluationPolicy, seed: int) -> dict[str, Measure]:
+    loss, n = bootstrap(losses, policy.resamples, seed, groups), len(losses)
     perplexity = Interval(*(rounded(math.exp(min(value, 700.0))) for value in loss))
     return {"loss": _measure(loss, n), "perplexity": _measure(perplexity, n)}
 
 
-def _grade_measures(grades: Sequence[float], passed: Sequence[float], policy: EvaluationPolicy, seed: int) -> dict[str, Measure]:
+def _grade_measures(
+    grades: Sequence[float], passed: Sequence[float], groups: Sequence[str], policy: EvaluationPolicy, seed: int
+) -> dict[str, Measure]:
     """`success` is the share of rows that pass, 0-1; `score` the mean grade, 0-100."""
-    success = bootstrap([value / 100 for value in passed], policy.resamples, seed)
+    success = bootstrap([value / 100 for value in passed], policy.resamples, seed, groups)
     return {
         "success": _measure(success, len(passed)),
-        "score": _measure(bootstrap(grades, policy.resamples, seed), len(grades)),
+        "score": _measure(bootstrap(grades, policy.resamples, seed, groups), len(grades)),
     }
 
 
