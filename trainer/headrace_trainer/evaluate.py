@@ -47,7 +47,8 @@ def bootstrap(values: Sequence[float], resamples: int, seed: int, groups: Sequen
     places = {name: place for place, name in enumerate(dict.fromkeys(groups or ()))}
     if groups is not None and len(places) < len(data):
         owners = [places[name] for name in groups]
-        ends = _resampled(np.bincount(owners, weights=data), np.bincount(owners).astype(float), resamples, seed)
+        sums, sizes = np.bincount(owners, weights=data).astype(np.float64), np.bincount(owners).astype(np.float64)
+        ends = _resampled(sums, sizes, resamples, seed)
         low, high = min(low, ends[0]), max(high, ends[1])  # of one group alone the interval would be a point
     return Interval(rounded(float(data.mean())), rounded(low), rounded(high))
 
