@@ -11,9 +11,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from headrace_processors.stages import STAGES
-
 from headrace_processors.kafka_log import KafkaLog
+from headrace_processors.stages import STAGES
 from headrace_processors.status import TaskStatus, summed, task_statuses
 from headrace_streams import clients
 from headrace_streams.settings import Settings
