@@ -60,8 +60,8 @@ class Store:
     def put(self, folder: str | Path) -> Adapter:
         """Stores the files of `folder` (a `manifest.json` in it is ignored). Doing it again changes nothing and gives the same.
 
-        The manifest is written last: an adapter without one, or with files of another size, is written again. AdapterRefused names
-        a file that is not safetensors, JSON or text, or a link; StoreError when the store cannot be written.
+        The manifest is written last: an adapter without one, or with files of another size, is written again. AdapterRefused
+        names a file that is not safetensors, JSON or text, or a link; StoreError when the store cannot be written.
         """
         source = Path(folder)
         files = sorted(_describe_all(source), key=lambda file: file.path)
