@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from support.school import School, policy_of
 pytestmark = pytest.mark.kafka
 WRITING = "*.tmp*"  # the library writes to a hidden file of this kind, we to checkpoint.safetensors.tmp
 HYPER = lessons.HYPER.model_copy(update={"steps": 200, "patience": 0})
+KILLS = 5
 
 
 def start(settings: Settings, policy: Path, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -38,7 +40,7 @@ def start(settings: Settings, policy: Path, log: Path, *arguments: str) -> subpr
     }  # fmt: skip
     command = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", "trainer", *arguments]
     with log.open("ab") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
 
 
 @pytest.fixture
@@ -58,31 +60,36 @@ def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path,
     log = tmp_path / "trainer.log"
 
     def checkpoint(pattern: str) -> bool:
-        return any((settings.data_dir / "trainer").rglob(pattern))
+        try:
+            return any((settings.data_dir / "trainer").rglob(pattern))
+        except FileNotFoundError:  # a folder that went while it was being looked through
+            return False
 
-    def writing() -> None:
-        """Until a checkpoint is being written, a few seconds at most."""
+    def strike(child: subprocess.Popen[bytes]) -> None:
+        """Kills it, with its job, while a checkpoint is being written, or after a few seconds in which none was."""
         watched = time.monotonic() + 5
         while not checkpoint(WRITING) and time.monotonic() < watched:
-            time.sleep(0.001)
+            pass  # a write takes about a millisecond
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
     async def scenario() -> None:
         batch = await school.batch("b1", range(24))
         writes = 0
         child = start(settings, policy, log)
-        for kill in range(3):
+        for kill in range(KILLS):
             # Kill 0 as soon as the pins are in the log, the others while a checkpoint is being written, some steps further on.
             if kill == 0:
                 await school.wait(TrainingStarted, "runs")
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
             else:
                 deadline = time.monotonic() + 90
                 while not checkpoint("checkpoint.safetensors"):
                     assert time.monotonic() < deadline, log.read_text()
                     await asyncio.sleep(0.02)
                 await asyncio.sleep(draw.uniform(0.0, 0.2))
-                await asyncio.to_thread(writing)
-            child.kill()
-            child.wait()
+                await asyncio.to_thread(strike, child)
             writes += checkpoint(WRITING)
             child = start(settings, policy, log)
         try:
