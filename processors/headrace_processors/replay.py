@@ -187,7 +187,12 @@ async def _verify_partition(
 ) -> Verified:
     raw = kept.pop(POSITION_KEY, None)
     if raw is None:
-        return Verified(0, 0, 0, [], [])
+        lost = (
+            []
+            if await _never_ran(log, stage.name, topic, partition, live)
+            else [Difference(stage.name, topic, partition, None, "position", "a position record on the changelog", "none")]
+        )
+        return Verified(0, 0, 0, lost, [])
     position = decode_position(raw)
     unknown = sorted({entry.version for entry in rules if entry.version != stage.version})
     if unknown:
@@ -201,6 +206,13 @@ async def _verify_partition(
         return Verified(0, 0, 0, [], [f"{stage.name} over {topic}/{partition}: not comparable: input before {start} has expired"])
     counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
     return await _Comparison(log, stage, topic, partition, position, kept, live, counts, limit).run(rules, start)
+
+
+async def _never_ran(log: Log, stage: str, topic: str, partition: int, live: dict[Provenance, list[_Live]]) -> bool:
+    """Whether a task without a position has written nothing either, or has begun only after positions were read."""
+    if not any(source[:3] == (stage, topic, partition) for source in live):
+        return True
+    return POSITION_KEY in await changelog_of(log, stage, topic, partition)
 
 
 class _Comparison:

@@ -149,3 +149,10 @@ def test_a_log_that_differs_everywhere_is_not_read_to_its_end() -> None:
     log.records["rejections", 0] = [record._replace(key=b"other") for record in log.records["rejections", 0]]
     report = check(log)
     assert (report.records, len(report.differences)) == (20, 20)
+
+
+def test_a_lost_position_is_found(log: MemoryLog) -> None:
+    kept = log.records["state.counting.signals", 0]
+    kept[:] = [record for record in kept if record.key != b"@position"]
+    (difference,) = check(log).differences
+    assert (difference.partition, difference.field, difference.found) == (0, "position", "none")
