@@ -37,8 +37,12 @@ def parse_ns(text: str) -> int:
     return whole * NANOS + (0 if leap or fraction is None else int(fraction.ljust(9, "0")))
 
 
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # 0001-01-01 and 9999-12-31T23:59:59.999
+
+
 @lru_cache(maxsize=256)  # a micro-batch has few append times
 def rfc3339(ms: int) -> str:
-    """`2026-11-21T10:00:00.123Z` for milliseconds since the epoch."""
-    moment = _EPOCH + timedelta(milliseconds=ms)
+    """`2026-11-21T10:00:00.123Z` for milliseconds since the epoch. What no calendar year from 1 to 9999 holds is the nearest
+    that one does: a broker hands on any timestamp that a client made up, and a dead letter must be written even then."""
+    moment = _EPOCH + timedelta(milliseconds=min(max(ms, _FIRST_MS), _LAST_MS))
     return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

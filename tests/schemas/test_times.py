@@ -42,3 +42,8 @@ def test_known_times(text, ns):
 def test_what_is_no_time(text):
     with pytest.raises(ValueError, match=r"time|year|month|day"):
         parse_ns(text)
+
+
+def test_absurd_timestamps_are_the_nearest_time_that_can_be_written() -> None:
+    assert rfc3339(2**63 - 1) == "9999-12-31T23:59:59.999Z"
+    assert rfc3339(-(2**63)) == "0001-01-01T00:00:00.000Z"
