@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +13,7 @@ import pytest
 
 from headrace_streams import admin
 from headrace_streams.broker import LocalKafka
+from headrace_streams.cli.main import invoke
 from headrace_streams.settings import Settings
 
 _NUMBERS = itertools.count(1)
@@ -49,3 +50,14 @@ def settings(broker: str, deployment: str, tmp_path: Path) -> Iterator[Settings]
     asyncio.run(admin.declare(settings))
     yield settings
     asyncio.run(admin.delete(settings))
+
+
+@pytest.fixture
+def headrace(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line on the test's deployment: exit code, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = invoke([*arguments, "--bootstrap", settings.bootstrap, "--deployment", settings.deployment])
+        return code, *capsys.readouterr()
+
+    return run

@@ -47,11 +47,12 @@ async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Sig
 
 
 class _Task:
-    """One partition of one stage: its state, the next offset and the fold time."""
+    """One partition of one stage: its state, its counters, the next offset and the fold time."""
 
     def __init__(self, stage: Stage, fold: Fold, topic: str, partition: int) -> None:
         self.stage, self.fold, self.topic, self.partition = stage, fold, topic, partition
         self.state: dict[str, Any] = {}
+        self.counters: dict[str, int] = {}
         self.next_offset = self.now = 0
 
     def step(self, time_ms: int, record: LogRecord | Produced, partitions: Mapping[str, int]) -> Processed:
@@ -61,11 +62,7 @@ class _Task:
         )
         self.next_offset += 1
         done = process(self.stage.name, self.fold, self.state, given, partitions)
-        for key, value in done.changes.items():
-            if value is None:
-                self.state.pop(key, None)
-            else:
-                self.state[key] = value
+        done.apply(self.state, self.counters)
         return done
 
 

@@ -258,13 +258,7 @@ class _Comparison:
             now = max(now, found.timestamp)
             record = Record(self.topic, self.partition, found.offset, found.timestamp, now, found.key, found.value, found.headers)
             done = process(self.stage.name, fold, state, record, self.counts)
-            for key, value in done.changes.items():
-                if value is None:
-                    state.pop(key, None)
-                else:
-                    state[key] = value
-            for name, count in done.counts.items():
-                counters[name] = counters.get(name, 0) + count
+            done.apply(state, counters)
             for produced in done.produced:
                 await self._compare(produced, found.offset)
             records += 1

@@ -44,6 +44,16 @@ class Processed(NamedTuple):
     dumped: Mapping[str, bytes | None]
     counts: Mapping[str, int]
 
+    def apply(self, state: dict[str, Any], counters: dict[str, int]) -> None:
+        """Takes the step into a driver's own `state` and `counters`."""
+        for key, value in self.changes.items():
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
+        for name, count in self.counts.items():
+            counters[name] = counters.get(name, 0) + count
+
 
 def dead_letter(stage: str, record: Record, error: RecordError) -> Output:
     """The whole record, its coordinates and the error, addressed to `dead-letters`. A record that no dead letter can hold

@@ -214,19 +214,13 @@ class PartitionTask:
                 message.headers,
             )
             done = process(self._stage.name, self._fold, self._state, record, self._journal.partitions)
-            for key, value in done.changes.items():
-                if value is None:
-                    self._state.pop(key, None)
-                else:
-                    self._state[key] = value
+            done.apply(self._state, counters)
             for data in done.dumped.values():
                 size += len(data or b"")
             produced += done.produced
             changes.update(done.dumped)
             for item in done.produced:
                 size += len(item.value)
-            for name, count in done.counts.items():
-                counters[name] = counters.get(name, 0) + count
             records += 1
             if records >= BATCH_RECORDS or size >= BATCH_BYTES or time.monotonic() >= deadline:
                 break

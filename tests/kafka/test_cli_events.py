@@ -19,7 +19,6 @@ from aiokafka import AIOKafkaConsumer
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import RecordError
 from headrace_streams import clients
-from headrace_streams.cli.main import invoke
 from headrace_streams.driver import dead_letter
 from headrace_streams.outbox import Outbox
 from headrace_streams.partitioner import partition_for
@@ -40,17 +39,6 @@ def event(type_: str, number: int, **data: object) -> bytes:
 def interaction(number: int) -> bytes:
     fields = {"agent": {"name": "a"}, "artifact_type": "sql", "model": "m", "prompt": "p", "output": "o"}
     return event("interaction.recorded", number, interaction_id=f"i{number}", **fields)
-
-
-@pytest.fixture
-def headrace(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line on the test's deployment: exit code, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = invoke([*arguments, "--bootstrap", settings.bootstrap, "--deployment", settings.deployment])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @contextlib.contextmanager

@@ -55,17 +55,6 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def headrace(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line on the test's deployment: exit code, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = invoke([*arguments, "--bootstrap", settings.bootstrap, "--deployment", settings.deployment])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def worker(settings: Settings) -> Iterator[None]:
     """The release stage, running."""
     stage = next(stage for stage in STAGES if stage.name == "release")

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace_schemas.derived import Requirement
 from headrace_schemas.ids import digest
+from headrace_streams.settings import SettingsError
 
 
-class PolicyError(ValueError):
+class PolicyError(SettingsError):
     """A policy that cannot be used; one line that names the field and the value."""
 
 

@@ -27,7 +27,6 @@ EXIT_CODES: tuple[tuple[str, str, int], ...] = (
     ("headrace_streams.store", "StoreError", UNREACHABLE),
     ("headrace_streams.outbox", "OutboxError", FAILED),
     ("headrace_streams.broker", "KafkaFailed", FAILED),
-    ("headrace_trainer.policy", "PolicyError", USAGE),
     ("headrace_trainer.grader", "GraderMissing", USAGE),
     ("headrace_trainer.process", "JobFailed", FAILED),
     ("aiokafka.errors", "KafkaConnectionError", UNREACHABLE),
