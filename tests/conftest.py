@@ -11,9 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from headrace_streams import admin
-from headrace_streams.broker import LocalKafka
-from headrace_streams.cli.main import invoke
+from headrace_cli.main import invoke
+from headrace_streams.kafka import admin
+from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 
 _NUMBERS = itertools.count(1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from headrace_streams.cli.common import USAGE, CliError, common, run
+from headrace_cli.common import USAGE, CliError, common, run
 from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace")
@@ -58,16 +58,16 @@ def _policies(settings: Settings) -> Any:
 
 
 async def _wait(settings: Settings, names: tuple[str, ...]) -> None:
-    from headrace_processors.app import wait_for_topics
     from headrace_processors.stages import STAGES
+    from headrace_processors.worker import wait_for_topics
 
     _log_to_stderr()
     await wait_for_topics(settings, [stage for stage in STAGES if stage.name in names])
 
 
 async def _serve(settings: Settings, names: tuple[str, ...], web_port: int | None) -> int:
-    from headrace_processors.app import serve
     from headrace_processors.stages import STAGES
+    from headrace_processors.worker import serve
 
     stages = [stage for stage in STAGES if stage.name in names]
     policies = _policies(settings)

@@ -1,4 +1,4 @@
-"""The policy file: one TOML file with a table per stage, read once at the edge. Knows TOML and the policies; no fold.
+"""The policy file: one TOML file with a table per stage, read once at the edge. Knows the policies; no fold.
 
     [curate]
     target_effective_size = 300
@@ -10,18 +10,19 @@ A table or key that is not there keeps its default. `[train]` is passed on as it
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from headrace_processors.policy import CuratePolicy, IntakePolicy, LinkPolicy, Policy, ReleasePolicy, RewardPolicy
-from headrace_streams.settings import SettingsError
+from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.intake.policy import IntakePolicy
+from headrace_processors.link.policy import LinkPolicy
+from headrace_processors.release.policy import ReleasePolicy
+from headrace_processors.reward.policy import RewardPolicy
+from headrace_streams.policy import Policy, PolicyError, parse_policy, read_policy_file
 
-
-class PolicyError(SettingsError):
-    """The policy file can't be read or says something wrong. One line: file, field, value."""
+__all__ = ["Policies", "PolicyError", "load"]
 
 
 class Policies(Policy):
@@ -43,22 +44,4 @@ class Policies(Policy):
 
 def load(path: Path | str | None) -> Policies:
     """The policies of a file, or the defaults without one. PolicyError when the file is missing or wrong."""
-    if path is None:
-        return Policies()
-    try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PolicyError(f"policy = {str(path)!r}: {' '.join(str(error).split())}") from error
-    try:
-        return Policies.model_validate(given)
-    except ValidationError as error:
-        raise PolicyError(f"policy file {path}: {_line(error)}") from error
-
-
-def _line(error: ValidationError) -> str:
-    """The first fault as `curate.age_limit_days = -1: Input should be greater than 0`."""
-    fault = error.errors(include_url=False)[0]
-    unknown = fault["type"] == "extra_forbidden"
-    message = "there is no such field" if unknown else fault["msg"].removeprefix("Value error, ")
-    value = repr(fault["input"])
-    return f"{'.'.join(map(str, fault['loc']))} = {value if len(value) <= 80 else value[:77] + '...'}: {message}"
+    return parse_policy(Policies, read_policy_file(path), f"policy file {path}")

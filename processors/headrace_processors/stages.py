@@ -6,9 +6,17 @@ a stage, and `dead`, add up to its input records.
 
 from __future__ import annotations
 
-from headrace_processors import curate, intake, link, release, reward
-from headrace_processors.policy import CuratePolicy, IntakePolicy, LinkPolicy, ReleasePolicy, RewardPolicy
-from headrace_streams.stage import Stage
+from headrace_processors.curate import fold as curate
+from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.intake import fold as intake
+from headrace_processors.intake.policy import IntakePolicy
+from headrace_processors.link import fold as link
+from headrace_processors.link.policy import LinkPolicy
+from headrace_processors.release import fold as release
+from headrace_processors.release.policy import ReleasePolicy
+from headrace_processors.reward import fold as reward
+from headrace_processors.reward.policy import RewardPolicy
+from headrace_streams.runtime.stage import Stage
 
 STAGES: tuple[Stage, ...] = (
     Stage(

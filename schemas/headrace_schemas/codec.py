@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
+from headrace_schemas.cloudevents import Headers, structured
+from headrace_schemas.constraints import check_event
+from headrace_schemas.errors import DecodeError, fault, whole_number
 from headrace_schemas.events import Event, FeedbackRecorded, InputEvent, InteractionRecorded
-from headrace_schemas.faults import DecodeError, fault, whole_number
 from headrace_schemas.ids import derive_id
-from headrace_schemas.rules import check_event
+from headrace_schemas.json_limits import RECORD_LIMIT, check_limits, tree_of, unreadable
 from headrace_schemas.times import rfc3339
 from headrace_schemas.upcast import upcast
-from headrace_schemas.wire import RECORD_LIMIT, Headers, check_wire, structured, tree_of, unreadable
 
 __all__ = ["RECORD_LIMIT", "DecodeError", "Decoded", "decode", "decode_input", "encode", "encode_tree"]
 
@@ -105,7 +106,7 @@ def _read(value: bytes | None, headers: Headers, append_time_ms: int | None) -> 
     if append_time_ms is not None:
         if len(raw) > RECORD_LIMIT:
             raise DecodeError("over_limit", None, f"record: {len(raw)} bytes, at most {RECORD_LIMIT} are allowed")
-        check_wire(raw)
+        check_limits(raw)
     return raw
 
 

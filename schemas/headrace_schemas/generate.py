@@ -1,4 +1,4 @@
-"""Writes json/*.json and asyncapi.yaml from the structs, the table of channels and the rules between fields.
+"""Writes json/*.json and asyncapi.yaml from the structs, the table of topics and the rules between fields.
 
 `python -m headrace_schemas.generate` writes, `--check` only says (exit 1) which files are not current. Needs pyyaml, which is
 a tool of development: nothing at run time imports this module.
@@ -14,38 +14,22 @@ import msgspec
 import orjson
 import yaml
 
-from headrace_schemas.channels import CHANNELS
 from headrace_schemas.events import EVENT_TYPES, Envelope
+from headrace_schemas.topics import ANYBODY, BY_NAME, DAY_MS, FOREVER, OPERATOR, Topic
 
 HERE = Path(__file__).parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Json = dict[str, Any]
 
-# What each topic is for, in the words of the AsyncAPI document: (who writes it, what the record key is).
-_ABOUT: dict[str, tuple[str, str]] = {
-    "interactions": ("What agents did. Anybody may publish.", "anything; not trusted"),
-    "feedback": ("What people, tests and validators say about it. Anybody may publish.", "anything; not trusted"),
-    "refs": ("Links of foreign ids, and feedback that names one.", "system:id"),
-    "signals": ("The same facts, validated, scrubbed, re-keyed: the source of truth.", "interaction id"),
-    "examples": ("What interactions are worth, revision by revision.", "bucket"),
-    "rejections": ("What was left out, and why.", "interaction id"),
-    "batches": ("Manifests of cut buckets.", "bucket"),
-    "runs": ("How trainings go.", "bucket"),
-    "versions": ("Adapters that were trained.", "bucket"),
-    "outcomes": ("Everything that decides a release, in one order. Commands may be published by operators.", "bucket"),
-    "releases": ("What to serve now. Compacted.", "bucket"),
-    "releases.history": ("Every answer of the release stage.", "bucket"),
-    "rules": ("Which policy was in force from which offset.", "stage/topic/partition"),
-    "dead-letters": ("Records that could not be processed, whole, with the error.", "topic/partition/offset"),
-}
-_RECEIVED = ("interactions", "feedback", "outcomes")  # where others publish too; the first two are theirs alone
+_RECEIVED = [topic.name for topic in BY_NAME.values() if {ANYBODY, OPERATOR} & set(topic.writers)]  # where others publish
+_SENT = [topic.name for topic in BY_NAME.values() if set(topic.writers) - {ANYBODY, OPERATOR}]  # what stages write
 
 
 def _given(field: str) -> Json:
     return {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
 
 
-# The rules of headrace_schemas.rules that JSON Schema can say, laid over the structs' schemas.
+# The rules of headrace_schemas.constraints that JSON Schema can say, laid over the structs' schemas.
 _OVERLAYS: dict[str, Json] = {
     "Interaction": {"properties": {"prompt": {"minLength": 1, "minItems": 1}}},
     "Feedback": {
@@ -85,10 +69,10 @@ def asyncapi() -> Json:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/cloudevents+json",
-        "channels": {topic: _channel(topic) for topic in CHANNELS},
+        "channels": {name: _channel(topic) for name, topic in BY_NAME.items()},
         "operations": {
             **{f"receive.{topic}": _operation("receive", topic) for topic in _RECEIVED},
-            **{f"send.{topic}": _operation("send", topic) for topic in CHANNELS if topic not in _RECEIVED[:2]},
+            **{f"send.{topic}": _operation("send", topic) for topic in _SENT},
         },
         "components": {
             "messages": {
@@ -118,16 +102,29 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _channel(topic: str) -> Json:
-    about, key = _ABOUT[topic]
-    names = [str(cls.__struct_config__.tag) for cls in CHANNELS[topic]]
+def _channel(topic: Topic) -> Json:
+    names = [str(cls.__struct_config__.tag) for cls in topic.events]
+    writers = {ANYBODY: "Anybody may publish.", OPERATOR: "Operators publish their requests here."}
+    said = " ".join([*(writers[name] for name in topic.writers if name in writers), *_stages_of(topic)])
+    key = f"{topic.key}{'' if topic.trusted_key else '; not trusted'}"
+    kept = "Compacted" if topic.compacted else f"Kept {kept_for(topic)}"
     return {
-        "address": "{deployment}." + topic,
-        "description": f"{about} Record key: {key}.",
+        "address": "{deployment}." + topic.name,
+        "description": f"{topic.description[:1].upper()}{topic.description[1:]}. {said} {kept}. Record key: {key}.",
         "parameters": {"deployment": {"description": "The deployment's name.", "default": "headrace"}},
         "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
         "bindings": {"kafka": {"bindingVersion": "0.5.0"}},
     }
+
+
+def _stages_of(topic: Topic) -> list[str]:
+    stages = [name for name in topic.writers if name not in (ANYBODY, OPERATOR)]
+    return [f"Written by {', '.join(stages)}."] if stages else []
+
+
+def kept_for(topic: Topic) -> str:
+    """`for ever`, or `7 days`."""
+    return "for ever" if topic.retention_ms == FOREVER else f"{topic.retention_ms // DAY_MS} days"
 
 
 def _operation(action: str, topic: str) -> Json:

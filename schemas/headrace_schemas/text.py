@@ -9,7 +9,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from headrace_schemas.ids import canonical, derive_id
+from headrace_schemas.canonical import canonical
+from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Context, ContextItem, Interaction, Message, Output, RefPart, Text, TextPart, ToolCall
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headrace_schemas.faults import DecodeError
+from headrace_schemas.errors import DecodeError
 
 Tree = dict[str, Any]
 Upcaster = Callable[[Tree], Tree]

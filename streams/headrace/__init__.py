@@ -9,25 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headrace.publishing import Call, InvalidEvent
     from headrace.recorder import AsyncRecorder, Recorder, Undelivered
     from headrace.releases import AsyncRelease, AsyncReleases, Release, Releases
-    from headrace.statements import Call, InvalidEvent
-    from headrace_streams.outbox import OutboxError, OutboxFull
-    from headrace_streams.store import AdapterRefused, StoreError
+    from headrace_streams.adapter_store import AdapterRefused, StoreError
+    from headrace_streams.outbox.outbox import OutboxError, OutboxFull
 
 _HOMES = {
-    "AdapterRefused": "headrace_streams.store",
+    "AdapterRefused": "headrace_streams.adapter_store",
     "AsyncRecorder": "headrace.recorder",
     "AsyncRelease": "headrace.releases",
     "AsyncReleases": "headrace.releases",
-    "Call": "headrace.statements",
-    "InvalidEvent": "headrace.statements",
-    "OutboxError": "headrace_streams.outbox",
-    "OutboxFull": "headrace_streams.outbox",
+    "Call": "headrace.publishing",
+    "InvalidEvent": "headrace.publishing",
+    "OutboxError": "headrace_streams.outbox.outbox",
+    "OutboxFull": "headrace_streams.outbox.outbox",
     "Recorder": "headrace.recorder",
     "Release": "headrace.releases",
     "Releases": "headrace.releases",
-    "StoreError": "headrace_streams.store",
+    "StoreError": "headrace_streams.adapter_store",
     "Undelivered": "headrace.recorder",
 }
 

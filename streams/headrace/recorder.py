@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from headrace.background import Background
-from headrace.statements import Call, Moment, Ref, Statement, Voice
-from headrace_streams.outbox import MAX_BYTES, MAX_ROWS, Outbox, Refusal
+from headrace.publishing import Call, Moment, Ref, Statement, Voice
+from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Outbox, Refusal
 from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace.recorder")
@@ -47,7 +47,7 @@ class _Engine:
         self._background = Background("headrace-recorder", self._main)
 
     async def _main(self) -> None:
-        from headrace_streams.sender import Sender
+        from headrace_streams.outbox.sender import Sender
 
         self._sender = Sender(self._settings, self.outbox, self._progressed)
         await self._sender.run()

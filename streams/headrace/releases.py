@@ -32,8 +32,8 @@ from headrace.background import Background
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Adapter
 from headrace_schemas.derived import Release as Answer
+from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
-from headrace_schemas.faults import DecodeError
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Served:
         return self.adapter.digest if self.adapter else None
 
     def _fetch(self) -> Path:
-        from headrace_streams.store import fetch
+        from headrace_streams.adapter_store import fetch
 
         if self.adapter is None:
             raise ValueError(f"release {self.id} serves the base {self.base}: there is no adapter to fetch")
@@ -176,7 +176,7 @@ class _Feed(Generic[R]):
         from aiokafka import TopicPartition
         from aiokafka.errors import OffsetOutOfRangeError
 
-        from headrace_streams import clients
+        from headrace_streams.kafka import clients
 
         topic = clients.full_name(self._settings, "releases")
         counts = await clients.partition_counts(self._settings, ["releases"])

@@ -17,6 +17,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Evaluation, ModelVersion, Release
+from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import (
     BatchReady,
     EvaluationCompleted,
@@ -33,11 +34,10 @@ from headrace_schemas.events import (
     SubjectErased,
     TrainingStarted,
 )
-from headrace_schemas.faults import DecodeError
 from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.times import rfc3339
-from headrace_streams import clients
-from headrace_streams.partitioner import partition_for
+from headrace_streams.kafka import clients
+from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
 
 SOURCE = "headrace:command"

@@ -152,6 +152,14 @@ def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
+def first_fault(error: ValidationError) -> str:
+    """The first fault as `curate.age_limit_days = -1: Input should be greater than 0`."""
+    fault = error.errors(include_url=False)[0]
+    message = "there is no such field" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+    value = repr(fault["input"])
+    return f"{'.'.join(map(str, fault['loc']))} = {value if len(value) <= 80 else value[:77] + '...'}: {message}"
+
+
 def _line(error: ValidationError, origins: Mapping[str, str]) -> str:
     """`partitions = 0 (from HEADRACE_PARTITIONS): Input should be greater than or equal to 1`; no secret is shown."""
     first = error.errors(include_url=False)[0]

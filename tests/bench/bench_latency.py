@@ -26,8 +26,8 @@ import numpy as np
 import orjson
 
 from bench import common, events
-from headrace_streams import admin, clients
-from headrace_streams.broker import LocalKafka
+from headrace_streams.kafka import admin, clients
+from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.ring import Ring
 

@@ -22,10 +22,10 @@ from aiokafka import TopicPartition
 from bench import common, events
 from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
-from headrace_streams import admin, clients
-from headrace_streams.broker import LocalKafka
+from headrace_streams.kafka import admin, clients
+from headrace_streams.local_kafka.process import LocalKafka
+from headrace_streams.runtime.fold_task import PartitionTask
 from headrace_streams.settings import Settings
-from headrace_streams.task import PartitionTask
 
 MEASURED = (("intake", "interactions"), ("intake", "feedback"), ("reward", "signals"), ("curate", "examples"))
 DEADLINE = 300.0  # seconds for one stage over one topic

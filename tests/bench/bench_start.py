@@ -23,7 +23,7 @@ def main() -> None:
         "python -c pass": ("-c", "pass"),
         "import headrace": ("-c", "import headrace"),
         "import headrace, headrace.Recorder": ("-c", "import headrace; headrace.Recorder"),
-        "headrace --help": ("-c", "from headrace_streams.cli.main import invoke; invoke(['--help'])"),
+        "headrace --help": ("-c", "from headrace_cli.main import invoke; invoke(['--help'])"),
     }
     found: dict[str, list[float]] = {name: [] for name in cases}
     for command in cases.values():

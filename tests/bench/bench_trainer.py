@@ -28,12 +28,12 @@ from bench import common
 from headrace_schemas.codec import decode
 from headrace_schemas.events import EvaluationCompleted
 from headrace_schemas.ids import derive_id
-from headrace_streams import admin, clients
-from headrace_streams.broker import LocalKafka
+from headrace_streams.kafka import admin, clients
+from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
-from headrace_trainer import adapters
-from headrace_trainer.base import Base, autocast, precision_for
-from headrace_trainer.loop import rate, train
+from headrace_trainer.learning.loop import rate, train
+from headrace_trainer.model import lora as adapters
+from headrace_trainer.model.base import Base, autocast, precision_for
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import Row
 from support import tiny

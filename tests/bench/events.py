@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from headrace_schemas.ids import canonical
+from headrace_schemas.canonical import canonical
 
 WORDS = """select from where order customer total join on group by having limit count name city product price""".split()  # noqa: SIM905
 

@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from headrace.statements import Call, Voice
-from headrace_demo import questions, shop
-from headrace_demo.agent import Agent
+from headrace.publishing import Call, Voice
+from headrace_demo.agent.agent import Agent
 from headrace_demo.names import EXAM
-from headrace_demo.place import MAIN, OTHER, Place
-from headrace_demo.questions import is_held_out
+from headrace_demo.run.folder import MAIN, OTHER, Place
+from headrace_demo.shop import database as shop
+from headrace_demo.shop import questions
+from headrace_demo.shop.questions import is_held_out
 from headrace_processors.policy_file import load
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch
 from headrace_schemas.events import BatchReady, ExampleRewarded, FeedbackRecorded, InteractionRecorded
-from headrace_trainer.rows import rehearsal_rows
+from headrace_trainer.data.rows import rehearsal_rows
 from support.memory_log import MemoryLog
 
 SEED = 2
@@ -66,7 +67,7 @@ def events(log: MemoryLog, topic: str) -> list[Any]:
 def hurried() -> Iterator[None]:
     """A lull takes no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headrace_demo.agent.LULL_SECONDS", 0.0)
+        patch.setattr("headrace_demo.agent.agent.LULL_SECONDS", 0.0)
         yield
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from headrace_demo import base, corpus, tokens
-from headrace_demo.muon import orthogonalised
-from headrace_demo.recipe import Recipe
-from headrace_demo.serve import Model
-from headrace_trainer.base import load_base
+from headrace_demo.agent.serve import Model
+from headrace_demo.base_model import build as base
+from headrace_demo.base_model import corpus, tokens
+from headrace_demo.base_model.muon import orthogonalised
+from headrace_demo.base_model.recipe import Recipe
+from headrace_trainer.model.base import load_base
 
 QUICK = Recipe(seed=1, steps=30, batch=16, hidden=64)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace_demo import shop
-from headrace_demo.grade import Referee, grade
+from headrace_demo.shop import database as shop
+from headrace_demo.shop.grade import Referee, grade
 
 REFERENCE = "select count(*) from customers where city = 'Paris'"
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace_demo import base, questions, shop
-from headrace_demo.families import FAMILIES
-from headrace_demo.questions import is_held_out
-from headrace_demo.recipe import Recipe
+from headrace_demo.base_model import build as base
+from headrace_demo.base_model.recipe import Recipe
+from headrace_demo.shop import database as shop
+from headrace_demo.shop import questions
+from headrace_demo.shop.families import FAMILIES
+from headrace_demo.shop.questions import is_held_out
 
 SEED = 3
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from headrace_demo.picture import Exam, Picture, worse
-from headrace_demo.place import MAIN, OTHER, TARGETS
-from headrace_demo.view import Json, Lines, dashboard, sparkline, summary, summary_table
+from headrace_demo.run.folder import MAIN, OTHER, TARGETS
+from headrace_demo.show.picture import Exam, Picture, worse
+from headrace_demo.show.view import Json, Lines, dashboard, sparkline, summary, summary_table
 from headrace_schemas.codec import decode
 from headrace_schemas.events import Event
-from headrace_schemas.ids import split_of
+from headrace_schemas.splits import split_of
 
 DIGEST = "sha256:" + "a" * 64
 

@@ -12,8 +12,8 @@ import pytest
 
 import headrace_processors.policy_file
 import headrace_trainer.policy
-from headrace_demo.children import ChildDied, Children
-from headrace_demo.place import MAIN, OTHER, Place
+from headrace_demo.run.children import ChildDied, Children
+from headrace_demo.run.folder import MAIN, OTHER, Place
 from headrace_streams.settings import load
 
 
@@ -58,7 +58,7 @@ def gone(pid: int) -> bool:
 
 
 def test_nothing_is_left_of_a_child_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace_demo.children.PATIENCE", 0.2)
+    monkeypatch.setattr("headrace_demo.run.children.PATIENCE", 0.2)
     note = tmp_path / "pid"
     with Children(tmp_path) as children:
         child = children.start("stubborn", "-c", STUBBORN, str(note))
@@ -85,7 +85,7 @@ def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     script = f"""
 import pathlib, time
-from headrace_demo.children import Children
+from headrace_demo.run.children import Children
 child = Children(pathlib.Path({str(tmp_path)!r})).start("left", "-c", "import time; time.sleep(600)")
 pathlib.Path({str(note)!r}).write_text(f"{{child.pid}}\\n")
 time.sleep(600)

@@ -20,7 +20,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", *arguments]
+    return [sys.executable, "-c", "from headrace_cli.main import main; main()", *arguments]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
+from headrace_cli.main import COMMANDS, headrace
 from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
-from headrace_streams.cli.main import COMMANDS, headrace
+from headrace_schemas.topics import DAY_MS, FOREVER, TOPICS
 from headrace_streams.settings import Settings, load
-from headrace_streams.topics import DAY_MS, FOREVER, TOPICS
 from headrace_trainer import policy as trainer_policy
 from support import readme
 

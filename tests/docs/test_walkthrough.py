@@ -18,7 +18,7 @@ import pytest
 
 from headrace_schemas.codec import decode
 from headrace_schemas.events import FeedbackRecorded, InteractionRecorded, ReleasePromoted
-from headrace_streams import admin, clients
+from headrace_streams.kafka import admin, clients
 from headrace_streams.settings import Settings
 from support import lessons, readme, tiny
 from support.released import BUCKET, adapter, event, release, write

@@ -34,7 +34,7 @@ def test_it_holds_every_file_of_every_package_and_nothing_else(wheel: zipfile.Zi
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert shipped == sources
     assert {f"{package.name}/py.typed" for package in PACKAGES} <= shipped
-    assert {"headrace_streams/kafka.lock", "headrace_schemas/asyncapi.yaml"} <= shipped
+    assert {"headrace_streams/local_kafka/kafka.lock", "headrace_schemas/asyncapi.yaml"} <= shipped
     assert sum(name.startswith("headrace_schemas/json/") for name in shipped) == len(list(ROOT.glob("tests/goldens/*.json")))
 
 
@@ -42,16 +42,16 @@ def test_it_brings_the_command_and_the_demos_grader(wheel: zipfile.ZipFile) -> N
     (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     entries = configparser.ConfigParser()
     entries.read_string(wheel.read(name).decode())
-    assert dict(entries["console_scripts"]) == {"headrace": "headrace_streams.cli.main:main"}
-    assert dict(entries["headrace.graders"]) == {"demo-sql": "headrace_demo.grade:grade"}
+    assert dict(entries["console_scripts"]) == {"headrace": "headrace_cli.main:main"}
+    assert dict(entries["headrace.graders"]) == {"demo-sql": "headrace_demo.shop.grade:grade"}
 
 
 def test_it_works_from_where_it_was_unpacked(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     """Imported from the wheel itself, away from the source tree."""
     wheel.extractall(tmp_path / "site")
     program = (
-        "import headrace, headrace_schemas, headrace_streams.jars as jars; "
-        "from headrace_streams.cli.main import invoke; assert invoke(['config', '--json']) == 0; "
+        "import headrace, headrace_schemas, headrace_streams.local_kafka.jars as jars; "
+        "from headrace_cli.main import invoke; assert invoke(['config', '--json']) == 0; "
         "print(headrace.__file__, headrace_schemas.__file__, jars.__file__)"
     )
     done = subprocess.run(

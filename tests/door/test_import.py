@@ -29,7 +29,7 @@ import sys, headrace
 for name in headrace.__all__:
     getattr(headrace, name)
 with headrace.Recorder("127.0.0.1:1", agent="bot") as recorder, headrace.Releases("127.0.0.1:1") as releases:
-    import headrace_streams.sender
+    import headrace_streams.outbox.sender
     recorder.flush(0)
 print([m for m in {HEAVY!r} if m in sys.modules])
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_streams.outbox import Outbox, OutboxError, OutboxFull
+from headrace_streams.outbox.outbox import Outbox, OutboxError, OutboxFull
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -117,7 +117,7 @@ def test_one_sends_and_another_takes_over(tmp_path: Path) -> None:
 def test_the_lock_goes_with_a_killed_process(tmp_path: Path) -> None:
     program = """
 import sys, time
-from headrace_streams.outbox import Outbox
+from headrace_streams.outbox.outbox import Outbox
 outbox = Outbox(sys.argv[1])
 assert outbox.try_to_send()
 outbox.append("feedback", b"k", b"from the other")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.statements import Call, InvalidEvent, Statement, Voice, uuid7
+from headrace.publishing import Call, InvalidEvent, Statement, Voice, uuid7
 from headrace_schemas.codec import decode
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, InteractionRecorded, InteractionRetracted, SubjectErased
 from headrace_schemas.times import parse_ns

@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Adapter, AdapterFile
-from headrace_schemas.ids import sha256
-from headrace_streams.store import AdapterRefused, Store, StoreError, fetch, manifest_of
+from headrace_streams.adapter_store import AdapterRefused, Store, StoreError, fetch, manifest_of
 
 
 def safetensors(payload: bytes = b"\0" * 16) -> bytes:

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from headrace_streams import broker, clients
-from headrace_streams.broker import AlreadyRunning, KafkaFailed, LocalKafka
+from headrace_schemas.topics import TOPICS
+from headrace_streams.kafka import clients
+from headrace_streams.local_kafka import process as broker
+from headrace_streams.local_kafka.process import AlreadyRunning, KafkaFailed, LocalKafka
 from headrace_streams.settings import Settings
-from headrace_streams.topics import TOPICS
 
 pytestmark = pytest.mark.kafka
 
-HEADRACE = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()"]
+HEADRACE = [sys.executable, "-c", "from headrace_cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ async def _all(settings: Settings) -> list[bytes]:
 
 
 def test_data_survives_a_stop_and_a_kill_and_a_folder_has_one_broker(tmp_path: Path) -> None:
-    from headrace_streams import admin
+    from headrace_streams.kafka import admin
 
     signals = [topic for topic in TOPICS if topic.name == "signals"]
     with LocalKafka(tmp_path) as kafka:
@@ -154,7 +155,7 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_passwords_reach_every_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that asks for SASL lets our clients in with the right password only."""
-    from headrace_streams import admin
+    from headrace_streams.kafka import admin
 
     login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
     users = 'username="us" password="inside" user_us="inside" user_ann="secret"'
@@ -183,7 +184,7 @@ def test_passwords_reach_every_client(tmp_path: Path, monkeypatch: pytest.Monkey
 async def _declare_when_ready(settings: Settings) -> None:
     from aiokafka.errors import KafkaError
 
-    from headrace_streams import admin
+    from headrace_streams.kafka import admin
 
     deadline = time.monotonic() + 30
     while True:

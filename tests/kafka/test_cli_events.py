@@ -18,12 +18,12 @@ from aiokafka import AIOKafkaConsumer
 
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import RecordError
-from headrace_streams import clients
-from headrace_streams.driver import dead_letter
-from headrace_streams.outbox import Outbox
-from headrace_streams.partitioner import partition_for
+from headrace_streams.kafka import clients
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.outbox.outbox import Outbox
+from headrace_streams.runtime.stage import Record
+from headrace_streams.runtime.step import dead_letter
 from headrace_streams.settings import Settings
-from headrace_streams.stage import Record
 
 pytestmark = pytest.mark.kafka
 
@@ -73,7 +73,7 @@ def test_published_lines_arrive_as_they_are_with_our_key_and_partition(headrace:
 
 
 def test_standard_input_is_a_file_too(settings: Settings) -> None:
-    command = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", "publish", "-"]
+    command = [sys.executable, "-c", "from headrace_cli.main import main; main()", "publish", "-"]
     options = ["--bootstrap", settings.bootstrap, "--deployment", settings.deployment]
     done = subprocess.run([*command, *options], input=interaction(1) + b"\n", capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"1 interactions, 0 feedback\n"), done.stderr
@@ -115,7 +115,7 @@ def test_tail_prints_what_is_there_and_stops(headrace: Run, tmp_path: Path) -> N
 
 
 def test_tail_follows_shows_what_is_no_json_and_ends_with_130(settings: Settings) -> None:
-    command = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", "tail", "signals", "--json"]
+    command = [sys.executable, "-c", "from headrace_cli.main import main; main()", "tail", "signals", "--json"]
     options = ["--from", "start", "--bootstrap", settings.bootstrap, "--deployment", settings.deployment]
 
     async def put(value: bytes | None) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import headrace as door
 from headrace.background import Background
+from headrace_cli.main import invoke
 from headrace_processors.stages import STAGES
 from headrace_schemas.derived import (
     Adapter,
@@ -43,10 +44,10 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.inputs import Agent
-from headrace_streams import clients, requests
-from headrace_streams.cli.main import invoke
+from headrace_streams import requests
+from headrace_streams.kafka import clients
+from headrace_streams.runtime.fold_task import PartitionTask
 from headrace_streams.settings import Settings
-from headrace_streams.task import PartitionTask
 from support.released import BUCKET, adapter, event, release, write
 
 pytestmark = pytest.mark.kafka

@@ -9,8 +9,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import NodeNotReadyError
 
-from headrace_streams import clients
-from headrace_streams.clients import BrokerUnavailable, Span, TopicMissing
+from headrace_streams.kafka import clients
+from headrace_streams.kafka.clients import BrokerUnavailable, Span, TopicMissing
 from headrace_streams.settings import Settings
 
 pytestmark = pytest.mark.kafka

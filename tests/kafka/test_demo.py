@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace_demo.questions import is_held_out
+from headrace_demo.shop.questions import is_held_out
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
@@ -19,7 +19,7 @@ MINUTES = 12
 
 
 def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", *arguments]
+    command = [sys.executable, "-c", "from headrace_cli.main import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

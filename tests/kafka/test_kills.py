@@ -14,14 +14,14 @@ import pytest
 from aiokafka import TopicPartition
 
 import headrace
-from headrace_processors.kafka_log import KafkaLog
-from headrace_processors.replay import verify
+from headrace_lake.kafka_log import KafkaLog
+from headrace_lake.verify import verify
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import EvaluationCompleted, ModelVersionCreated
-from headrace_streams import clients
+from headrace_schemas.topics import TOPIC_NAMES
+from headrace_streams.kafka import clients
 from headrace_streams.settings import Settings
-from headrace_streams.topics import TOPIC_NAMES
 from support.ring import Ring, count
 from support.tiny import build
 

@@ -19,8 +19,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
 
 import headrace
-from headrace_streams import admin, clients
-from headrace_streams.broker import LocalKafka
+from headrace_streams.kafka import admin, clients
+from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.recording import consume
 

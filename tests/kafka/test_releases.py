@@ -13,8 +13,8 @@ import pytest
 
 import headrace
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
-from headrace_streams import admin, clients
-from headrace_streams.broker import LocalKafka
+from headrace_streams.kafka import admin, clients
+from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.released import BUCKET, adapter, awrite, event, release, write
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from headrace_streams import clients, supervisor
-from headrace_streams.journal import Refused, Transport
+from headrace_streams.kafka import clients
+from headrace_streams.runtime import supervisor
+from headrace_streams.runtime.journal import Refused, Transport
+from headrace_streams.runtime.supervisor import Supervisor
 from headrace_streams.settings import Settings
-from headrace_streams.supervisor import Supervisor
 from support.live import until
 
 pytestmark = pytest.mark.kafka

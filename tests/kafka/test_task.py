@@ -15,16 +15,17 @@ from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import TopicPartition
 
+from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ClockTicked, RulesActivated
-from headrace_schemas.ids import digest
-from headrace_streams import admin, clients
-from headrace_streams.driver import Produced
-from headrace_streams.journal import Fenced, Journal, Position, Refused
+from headrace_schemas.topics import Topic
+from headrace_schemas.topology import changelog
+from headrace_streams.kafka import admin, clients
+from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.runtime.journal import Fenced, Journal, Position, Refused
+from headrace_streams.runtime.stage import Record, Step
+from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
-from headrace_streams.stage import Record, Step
-from headrace_streams.task import PartitionTask
-from headrace_streams.topics import Topic, changelog
 from support.counting import COUNTING, CountingFold
 from support.live import (
     assert_exact,
@@ -220,7 +221,7 @@ def test_only_inputs_from_outside_may_grow(settings: Settings, topic: str, goes_
 
 
 def test_missing_topic_says_what_to_do(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace_streams.journal.APPEAR_SECONDS", 0.5)
+    monkeypatch.setattr("headrace_streams.runtime.journal.APPEAR_SECONDS", 0.5)
     with pytest.raises(Refused, match=r"state\.counting\.signals is missing: run `headrace topics create`"):
         asyncio.run(run_until_read(task(settings)))
 
@@ -284,7 +285,7 @@ def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings)
 
 
 def test_idle_position_moves_over_transaction_markers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace_streams.task.SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr("headrace_streams.runtime.fold_task.SETTLE_SECONDS", 0.2)
 
     async def main() -> None:
         await declare(settings, COUNTING)

@@ -8,10 +8,11 @@ import json
 import pytest
 from aiokafka.admin import NewTopic
 
-from headrace_streams import admin, clients
-from headrace_streams.cli.main import invoke
+from headrace_cli.main import invoke
+from headrace_schemas.topics import TOPIC_NAMES
+from headrace_schemas.topology import ALL_TOPICS, CHANGELOGS
+from headrace_streams.kafka import admin, clients
 from headrace_streams.settings import Settings
-from headrace_streams.topics import CHANGELOGS, GROWING, TOPIC_NAMES
 
 pytestmark = pytest.mark.kafka
 
@@ -23,7 +24,7 @@ def bare(broker: str, deployment: str) -> Settings:
 
 
 def test_every_topic_is_declared_once(bare: Settings) -> None:
-    names = [topic.name for topic in admin.ALL]
+    names = [topic.name for topic in ALL_TOPICS]
     assert names == [*TOPIC_NAMES, *(topic.name for topic in CHANGELOGS)]
     assert asyncio.run(admin.check(bare)) == [f"{bare.deployment}.{name}: missing" for name in names]
     assert asyncio.run(admin.declare(bare)).created == names
@@ -59,7 +60,7 @@ def test_every_difference_is_named(bare: Settings) -> None:
 def test_only_input_topics_and_their_changelogs_grow(bare: Settings) -> None:
     asyncio.run(admin.declare(bare))
     wider = bare.model_copy(update={"partitions": 3})
-    assert asyncio.run(admin.declare(wider)).grown == list(GROWING)
+    assert asyncio.run(admin.declare(wider)).grown == [topic.name for topic in ALL_TOPICS if topic.may_grow]
     counts = asyncio.run(clients.partition_counts(bare, ["interactions", "feedback", "signals"]))
     assert counts == {"interactions": 3, "feedback": 3, "signals": 2}
     assert asyncio.run(admin.declare(bare)).grown == []  # and never shrink
@@ -68,9 +69,9 @@ def test_only_input_topics_and_their_changelogs_grow(bare: Settings) -> None:
 def test_the_command_creates_and_checks(bare: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--bootstrap", bare.bootstrap, "--deployment", bare.deployment, "--partitions", "2"]
     assert invoke(["topics", "check", *options, "--json"]) == 1
-    assert len(json.loads(capsys.readouterr().out)["differences"]) == len(admin.ALL)
+    assert len(json.loads(capsys.readouterr().out)["differences"]) == len(ALL_TOPICS)
     assert invoke(["topics", "create", *options]) == 0
-    assert capsys.readouterr().out == f"{len(admin.ALL)} created, 0 grown, 0 were there\n"
+    assert capsys.readouterr().out == f"{len(ALL_TOPICS)} created, 0 grown, 0 were there\n"
     assert invoke(["topics", "check", *options]) == 0
     assert invoke(["topics", "check", *options[:-1], "5"]) == 1
     assert f"{bare.deployment}.signals: partitions = 2, expected 5" in capsys.readouterr().out

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import torch
 
+from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Batch
 from headrace_schemas.events import (
     EvaluationCompleted,
@@ -22,18 +23,17 @@ from headrace_schemas.events import (
     TrainingProgressed,
     TrainingStarted,
 )
-from headrace_schemas.ids import sha256
-from headrace_streams import clients
-from headrace_streams.journal import Fenced
-from headrace_streams.partitioner import partition_for
+from headrace_streams.adapter_store import fetch
+from headrace_streams.kafka import clients
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime.journal import Fenced
 from headrace_streams.settings import Settings
-from headrace_streams.store import fetch
-from headrace_trainer import adapters
-from headrace_trainer.base import load_base
-from headrace_trainer.foreground import evaluate_version, train_batch
+from headrace_trainer.job.process import Surroundings
+from headrace_trainer.model import lora as adapters
+from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import RequirementPolicy, TrainerPolicy
-from headrace_trainer.process import Surroundings
-from headrace_trainer.service import Trainer, TrainTask
+from headrace_trainer.stage.by_hand import evaluate_version, train_batch
+from headrace_trainer.stage.task import Trainer, TrainTask
 from support import lessons, tiny
 from support.live import until
 from support.school import School, policy_of

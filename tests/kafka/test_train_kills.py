@@ -23,7 +23,7 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_streams.settings import Settings
-from headrace_trainer.foreground import train_batch
+from headrace_trainer.stage.by_hand import train_batch
 from support import lessons, tiny
 from support.school import School, policy_of
 
@@ -38,7 +38,7 @@ def start(settings: Settings, policy: Path, log: Path, *arguments: str) -> subpr
         **os.environ, "HEADRACE_BOOTSTRAP": settings.bootstrap, "HEADRACE_DEPLOYMENT": settings.deployment,
         "HEADRACE_DATA_DIR": str(settings.data_dir), "HEADRACE_POLICY": str(policy), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    command = [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", "trainer", *arguments]
+    command = [sys.executable, "-c", "from headrace_cli.main import main; main()", "trainer", *arguments]
     with log.open("ab") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
 
@@ -126,7 +126,7 @@ def test_once_trains_what_waits_and_ends(settings: Settings, policy: Path, tmp_p
 
 
 def _elsewhere(settings: Settings, bucket: str) -> bool:
-    from headrace_streams.partitioner import partition_for
+    from headrace_streams.kafka.partitioner import partition_for
 
     count = settings.partitions
     return partition_for(bucket.encode(), count) != partition_for(lessons.BUCKET.encode(), count)

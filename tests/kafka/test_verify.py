@@ -15,8 +15,8 @@ from aiokafka.admin import RecordsToDelete
 from aiokafka.record.util import calc_crc32c
 
 import headrace
-from headrace_streams import admin, clients
-from headrace_streams.broker import LocalKafka
+from headrace_streams.kafka import admin, clients
+from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.ring import Ring
 
@@ -28,7 +28,7 @@ HEADER = struct.Struct(">qiibI")  # base offset, length, leader epoch, magic, cr
 
 def headrace_command(settings: Settings, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", *arguments],
+        [sys.executable, "-c", "from headrace_cli.main import main; main()", *arguments],
         env=Ring(settings, folder).environment,
         capture_output=True,
         text=True,

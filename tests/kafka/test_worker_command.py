@@ -27,7 +27,7 @@ pytestmark = pytest.mark.kafka
 @contextmanager
 def command(settings: Settings, folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     log = folder / "worker.log"
-    start = "from headrace_streams.cli.main import main; main()"
+    start = "from headrace_cli.main import main; main()"
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", start, "worker", "--deployment", settings.deployment, *arguments],

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace_streams import admin
-from headrace_streams.broker import LocalKafka
+from headrace_streams.kafka import admin
+from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.counting import COUNTING
 from support.counting_worker import BODY, Worker

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_processors.stages import STAGES
-from headrace_streams.driver import Processed, process
-from headrace_streams.stage import Fold, Record, Stage
-from headrace_streams.topics import TOPIC_NAMES
+from headrace_schemas.topics import TOPIC_NAMES
+from headrace_streams.runtime.stage import Fold, Record, Stage
+from headrace_streams.runtime.step import Processed, process
 from support.inputs_of import inputs_of
 from support.signals import START_MS
 

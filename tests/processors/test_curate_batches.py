@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_processors.buckets import describe_buckets
-from headrace_processors.manifest import batch_id
+from headrace_processors.curate.manifest import batch_id
+from headrace_processors.curate.state import describe_buckets
+from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Locator, Weights
-from headrace_schemas.ids import sha256
 from support.examples import BUCKET, Curated, day, rewarded, tick, tracked, withdrawn
 
 
@@ -90,7 +90,7 @@ def test_the_manifest_names_records_by_digest_and_place() -> None:
     assert (row.revision, row.sha256, row.difficulty, row.split) == (1, sha256(first), 0.25, "train")
     assert row.locator == Locator(topic="examples", partition=3, offset=1)
     assert (batch.bucket, batch.artifact_type, batch.base) == (BUCKET, "sql", "tiny")
-    assert batch.policy_digests == {"curate": tape.policy.digest()}
+    assert batch.policy_digests == {"curate": tape.policy.digest}
     raw = [0.8, 0.4 * 0.95, 0.4]
     mean = (raw[0] + raw[1]) / 2
     assert [member.weight for member in batch.members] == pytest.approx([value / mean for value in raw])

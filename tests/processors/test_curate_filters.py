@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from headrace_processors.filters import REJECTIONS, is_generic, rules
-from headrace_processors.policy import CuratePolicy
+from headrace_processors.curate.filters import REJECTIONS, is_generic, rules
+from headrace_processors.curate.policy import CuratePolicy
 from headrace_schemas.events import ExampleRejected
 from headrace_schemas.inputs import Message, RefPart, TextPart, ToolCall
 from support.examples import BUCKET, GROUPS, Curated, rewarded, withdrawn

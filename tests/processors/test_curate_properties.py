@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_processors.buckets import Shelf
+from headrace_processors.curate.state import Shelf
+from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch
 from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn
-from headrace_schemas.ids import sha256
 from support.examples import BUCKET, Curated, day, rewarded, tick, tracked, withdrawn
 
 OTHER = "code/other"

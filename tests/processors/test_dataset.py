@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from headrace_processors.dataset import DatasetError, bucket_rows, release_rows, rows_digest, write
+from headrace_lake.dataset import DatasetError, bucket_rows, release_rows, rows_digest, write
+from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import (
     Batch,
@@ -26,9 +27,8 @@ from headrace_schemas.derived import (
     Withdrawal,
 )
 from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
-from headrace_schemas.ids import sha256
 from headrace_schemas.inputs import Agent
-from headrace_streams.partitioner import partition_for
+from headrace_streams.kafka.partitioner import partition_for
 from support.memory_log import MemoryLog
 
 BUCKET = "sql/tiny"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_processors import intake
-from headrace_processors.scrub import Scrubber
+from headrace_processors.intake import fold as intake
+from headrace_processors.intake.scrub import Scrubber
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, RecordRejected
 from headrace_schemas.inputs import COMMENT_LIMIT
-from headrace_streams.stage import Output
+from headrace_streams.runtime.stage import Output
 from support.signals import (
     START_MS,
     Tape,

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_processors import link
-from headrace_processors.link import WAITING_BYTES
+from headrace_processors.link import fold as link
+from headrace_processors.link.fold import WAITING_BYTES
 from headrace_schemas.events import RecordRejected
-from headrace_streams.stage import Output
+from headrace_streams.runtime.stage import Output
 from support.signals import Tape, event, event_of, feedback, tree_of
 
 JIRA = {"system": "jira", "id": "OPS-7"}

@@ -37,7 +37,7 @@ seed = 3
     assert (policies.curate.effective_target("sql/tiny"), policies.curate.effective_target("code/tiny")) == (40, 300)
     assert (policies.release.mode, policies.train) == ("manual", {"seed": 3})
     assert policies.reward == Policies().reward
-    assert policies.curate.digest() != Policies().curate.digest()
+    assert policies.curate.digest != Policies().curate.digest
 
 
 def test_bodies_build_every_stage() -> None:

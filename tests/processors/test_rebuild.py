@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from headrace_processors.rebuild import rebuild
+from headrace_lake.rebuild import rebuild
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import RECORD_LIMIT
 from support.memory_log import MemoryLog

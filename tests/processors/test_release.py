@@ -29,7 +29,7 @@ def test_a_version_that_is_surely_better_is_promoted() -> None:
     assert (answer.batch_ids, answer.parent_release_id, answer.request_id) == (["batch-v1"], None, "evaluated-v1")
     assert answer.reason == "gate: loss gain 0.2 [0.1, 0.3] on 200 rows, 30 wins, 12 losses"
     assert answer.policy_digests == {
-        "curate": digest("curate"), "trainer": digest("trainer"), "release": tape.policy.digest()
+        "curate": digest("curate"), "trainer": digest("trainer"), "release": tape.policy.digest
     }  # fmt: skip
     assert tape.said("releases") == [answer]
     _, second = tape.answer(evaluation("v2", answer.release_id))

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from headrace_processors.replay import Verified, verify
+from headrace_lake.verify import Verified, verify
 from headrace_processors.stages import STAGES
 from support.counting import COUNTING
 from support.memory_log import MemoryLog

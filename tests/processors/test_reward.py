@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_processors import reward
-from headrace_processors.reward import Reward
+from headrace_processors.reward import fold as reward
+from headrace_processors.reward.fold import Reward
 from headrace_schemas.derived import Example, Withdrawal
 from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import VOICE_LIMIT
-from headrace_streams.stage import Output
+from headrace_streams.runtime.stage import Output
 from support.oracle import worth
 from support.signals import Tape, at, erased, event_of, events_on, feedback, interaction, retracted, unsaid
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_processors.decay import DAY_NS, RunningSum
-from headrace_processors.policy import RewardPolicy
-from headrace_processors.voices import Statement, Verdict, hear, on_hundred
-from headrace_processors.worth import KNOWN_TYPES, balance_of, bonus_of, counted, difficulty_of, squash, worth_of
+from headrace_processors.reward.feedback import Statement, Verdict, hear, on_hundred
+from headrace_processors.reward.formula import KNOWN_TYPES, balance_of, bonus_of, counted, difficulty_of, squash, worth_of
+from headrace_processors.reward.policy import RewardPolicy
 from headrace_schemas.inputs import Feedback
 
 POLICY = RewardPolicy()

@@ -9,8 +9,8 @@ import re2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from headrace_processors.places import texts
-from headrace_processors.scrub import PATTERNS, Scrubber
+from headrace_processors.intake.scrub import PATTERNS, Scrubber
+from headrace_processors.intake.text_fields import texts
 
 SCRUBBER = Scrubber()
 HEX = "0123456789abcdef"

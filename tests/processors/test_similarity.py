@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu import sentence_bleu, sentence_chrf
 
-from headrace_processors import similarity as module
-from headrace_processors.similarity import edit_similarity, similarity
+from headrace_processors.reward import similarity as module
+from headrace_processors.reward.similarity import edit_similarity, similarity
 
 
 def test_equal_texts_are_one_and_texts_with_nothing_in_common_are_zero() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_processors.policy import CuratePolicy, TieredPolicy
-from headrace_processors.thresholds import target, tiered
+from headrace_processors.curate.policy import CuratePolicy, TieredPolicy
+from headrace_processors.curate.thresholds import target, tiered
 from support.examples import Curated, rewarded
 
 

@@ -28,8 +28,8 @@ import corpora
 import headrace
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Release
-from headrace_streams import admin, clients
-from headrace_streams.broker import LocalKafka
+from headrace_streams.kafka import admin, clients
+from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.ring import Ring
 
@@ -133,7 +133,7 @@ class Corpus:
         say(self.name, "verifying")
         report = asyncio.run(self.collect(boxes, raw))
         verified = subprocess.run(
-            [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", "replay", "--verify"],
+            [sys.executable, "-c", "from headrace_cli.main import main; main()", "replay", "--verify"],
             env=ring.environment,
             capture_output=True,
             text=True,

@@ -9,8 +9,8 @@ import pickle
 import pytest
 
 from headrace_schemas.codec import RECORD_LIMIT, DecodeError, decode, decode_input, encode
+from headrace_schemas.errors import CODES
 from headrace_schemas.events import FeedbackRecorded, InteractionRecorded
-from headrace_schemas.faults import CODES
 from headrace_schemas.times import parse_ns, rfc3339
 
 NOW = parse_ns("2026-11-21T10:00:00Z") // 1_000_000

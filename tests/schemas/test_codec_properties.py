@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headrace_schemas.codec import DecodeError, decode, decode_input, encode, encode_tree
+from headrace_schemas.errors import CODES
 from headrace_schemas.events import EVENT_TYPES, InputEvent, InteractionRecorded
-from headrace_schemas.faults import CODES
 from support.strategies import JSON, TEXTS, events
 
 NOW = 4_102_444_800_000

@@ -9,10 +9,10 @@ import jsonschema
 import msgspec
 import pytest
 
+from headrace_schemas.canonical import canonical
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import EVENT_TYPES
 from headrace_schemas.generate import event_schema
-from headrace_schemas.ids import canonical
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 SAMPLES = sorted(GOLDENS.glob("*.json"))

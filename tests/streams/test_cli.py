@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 import pytest
 
-from headrace_streams.broker import KafkaFailed
-from headrace_streams.cli import main
-from headrace_streams.cli.common import CliError, fail
-from headrace_streams.cli.main import COMMANDS, Command, invoke
-from headrace_streams.clients import BrokerUnavailable
-from headrace_streams.jars import MissingLibrary, MissingPiece
-from headrace_streams.outbox import Outbox
+from headrace_cli import main
+from headrace_cli.common import CliError, fail
+from headrace_cli.main import COMMANDS, Command, invoke
+from headrace_streams.kafka.clients import BrokerUnavailable
+from headrace_streams.local_kafka.jars import MissingLibrary, MissingPiece
+from headrace_streams.local_kafka.process import KafkaFailed
+from headrace_streams.outbox.outbox import Outbox
 from headrace_streams.settings import SettingsError
 
 NOBODY = ["--bootstrap", "127.0.0.1:1"]
@@ -51,7 +51,7 @@ def test_publish_notices_that_another_process_empties_the_outbox(tmp_path: Path,
 
 def test_help_names_every_command_and_loads_none() -> None:
     code = (
-        "import sys; from headrace_streams.cli.main import invoke; invoke(['--help']); "
+        "import sys; from headrace_cli.main import invoke; invoke(['--help']); "
         "sys.exit(', '.join({'aiokafka', 'pydantic', 'torch', 'faust', 'duckdb', 'msgspec'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_an_unreachable_broker_is_exit_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("headrace_streams.clients.DEADLINE", 0.3)
+    monkeypatch.setattr("headrace_streams.kafka.clients.DEADLINE", 0.3)
     assert invoke(["topics", "check", *NOBODY]) == 3
     assert "no broker answers at 127.0.0.1:1" in capsys.readouterr().err
 
@@ -178,8 +178,8 @@ def test_publish_names_each_bad_line_and_sends_nothing(tmp_path: Path, capsys: p
 
 
 def test_doctor_names_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    monkeypatch.setattr("headrace_streams.clients.DEADLINE", 0.3)
-    monkeypatch.setattr("headrace_streams.cli.doctor._gpu", lambda settings: iter(()))  # importing torch takes seconds
+    monkeypatch.setattr("headrace_streams.kafka.clients.DEADLINE", 0.3)
+    monkeypatch.setattr("headrace_cli.doctor._gpu", lambda settings: iter(()))  # importing torch takes seconds
     (tmp_path / "data").write_text("a file where a folder should be")
     assert invoke(["doctor", "--json", *NOBODY]) == 1
     findings = {row["what"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
@@ -190,7 +190,7 @@ def test_doctor_names_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    command = f"{sys.executable} -c 'from headrace_streams.cli.main import main; main()'"
+    command = f"{sys.executable} -c 'from headrace_cli.main import main; main()'"
     done = subprocess.run(
         ["/bin/sh", "-c", f"({command} config --json; echo $? >&2) | true"], capture_output=True, text=True, check=False
     )

@@ -10,10 +10,10 @@ import pytest
 
 from headrace_schemas.codec import decode
 from headrace_schemas.events import RecordRejected
-from headrace_streams.driver import STATE_LIMIT, process
-from headrace_streams.partitioner import partition_for
-from headrace_streams.stage import Headers, Output, Record, Step
-from headrace_streams.topics import MIB
+from headrace_schemas.topics import MIB
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime.stage import Headers, Output, Record, Step
+from headrace_streams.runtime.step import STATE_LIMIT, process
 from support.counting import COUNTING, CountingFold
 
 COUNTS = {"signals": 2, "rejections": 4, "dead-letters": 3}

@@ -12,13 +12,13 @@ from aiokafka.errors import OffsetOutOfRangeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_streams import clients
-from headrace_streams import task as task_module
-from headrace_streams.driver import Produced, process
-from headrace_streams.journal import Position, Refused, Transport
+from headrace_streams.kafka import clients
+from headrace_streams.runtime import fold_task as task_module
+from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.runtime.journal import Position, Refused, Transport
+from headrace_streams.runtime.stage import Record
+from headrace_streams.runtime.step import Produced, process
 from headrace_streams.settings import Settings
-from headrace_streams.stage import Record
-from headrace_streams.task import PartitionTask
 from support.counting import COUNTING
 
 COUNTS = {"signals": 1, "rejections": 3, "dead-letters": 2, "rules": 1}

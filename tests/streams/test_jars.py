@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace_streams import jars
-from headrace_streams.jars import Jar, MissingPiece
+from headrace_streams.local_kafka import jars
+from headrace_streams.local_kafka.jars import Jar, MissingPiece
 
 
 def _java(folder: Path, version: str) -> Path:

@@ -17,7 +17,16 @@ from aiokafka.errors import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_streams.journal import Fenced, Journal, Position, ProducerLost, Rules, Transport, decode_position, encode_position
+from headrace_streams.runtime.journal import (
+    Fenced,
+    Journal,
+    Position,
+    ProducerLost,
+    Rules,
+    Transport,
+    decode_position,
+    encode_position,
+)
 from headrace_streams.settings import Settings
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

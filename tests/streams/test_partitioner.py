@@ -6,7 +6,7 @@ from aiokafka.partitioner import murmur2 as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_streams.partitioner import murmur2, partition_for
+from headrace_streams.kafka.partitioner import murmur2, partition_for
 
 
 @given(st.binary(max_size=80))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from headrace_streams.clients import full_name, security_options, short_name
+from headrace_streams.kafka.clients import full_name, security_options, short_name
 from headrace_streams.settings import Security, Settings, SettingsError, load
 
 

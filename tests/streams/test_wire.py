@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace_streams.wire import Batches
+from headrace_streams.kafka.compat import Batches
 from support.odd_headers import builder, name
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}

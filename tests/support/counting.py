@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from headrace_schemas.derived import SignalRejection
 from headrace_schemas.events import SignalRejected
 from headrace_schemas.ids import derive_id
-from headrace_streams.stage import Output, Record, Stage, Step
+from headrace_streams.runtime.stage import Output, Record, Stage, Step
 
 
 class CountingPolicy(BaseModel):

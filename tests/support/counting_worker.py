@@ -18,7 +18,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from headrace_processors.app import serve
+from headrace_processors.worker import serve
 from headrace_streams.settings import Settings
 from support.counting import COUNTING
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from headrace_processors.curate import build
-from headrace_processors.policy import CuratePolicy
+from headrace_processors.curate.fold import build
+from headrace_processors.curate.policy import CuratePolicy
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Components, Content, Example, Requirement, Tick, Tracking, Weights, Withdrawal
 from headrace_schemas.events import (
@@ -19,10 +19,11 @@ from headrace_schemas.events import (
     ExampleWithdrawn,
     RequirementsTracked,
 )
-from headrace_schemas.ids import derive_id, split_of
+from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Agent
+from headrace_schemas.splits import split_of
 from headrace_schemas.times import rfc3339
-from headrace_streams.stage import Record
+from headrace_streams.runtime.stage import Record
 from support.signals import START_MS, Tape, at
 
 BUCKET = "sql/tiny"

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from headrace_processors import reward
+from headrace_processors.reward import fold as reward
 from headrace_schemas.codec import encode
 from support.signals import Tape, at, erased, event, feedback, interaction, retracted, unsaid
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import (
     Batch,
@@ -18,7 +19,7 @@ from headrace_schemas.derived import (
     Weights,
 )  # fmt: skip
 from headrace_schemas.events import ExampleRewarded
-from headrace_schemas.ids import derive_id, sha256
+from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Agent
 from headrace_trainer.policy import Hyperparameters
 

@@ -10,13 +10,13 @@ from aiokafka import ConsumerRecord
 
 from headrace_schemas.codec import decode
 from headrace_schemas.events import Event, RulesActivated
-from headrace_streams import admin, clients
-from headrace_streams.driver import Produced, process
-from headrace_streams.journal import POSITION_KEY, Position, decode_position
+from headrace_schemas.topology import changelog
+from headrace_streams.kafka import admin, clients
+from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
+from headrace_streams.runtime.stage import Record, Stage
+from headrace_streams.runtime.step import Produced, process
 from headrace_streams.settings import Settings
-from headrace_streams.stage import Record, Stage
-from headrace_streams.task import PartitionTask
-from headrace_streams.topics import changelog
 
 Input = tuple[bytes | None, bytes | None]  # key, value
 

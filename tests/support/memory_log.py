@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
-from headrace_processors.replay import LogRecord
+from headrace_lake.verify import LogRecord
+from headrace_schemas.canonical import digest
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Rules
 from headrace_schemas.events import RulesActivated
-from headrace_schemas.ids import digest
-from headrace_streams.driver import Produced, process
-from headrace_streams.journal import POSITION_KEY, Position, encode_position
-from headrace_streams.stage import Record, Stage
-from headrace_streams.topics import changelog
+from headrace_schemas.topology import changelog
+from headrace_streams.runtime.journal import POSITION_KEY, Position, encode_position
+from headrace_streams.runtime.stage import Record, Stage
+from headrace_streams.runtime.step import Produced, process
 
 
 class MemoryLog:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from headrace_processors.policy import ReleasePolicy
-from headrace_processors.release import build
+from headrace_processors.release.fold import build
+from headrace_processors.release.policy import ReleasePolicy
 from headrace_schemas import derived, events
+from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Adapter, Comparison, Evaluation, Gain, Release, Requirement
-from headrace_schemas.ids import sha256
 from support.examples import BUCKET
 from support.signals import Tape, at
 

@@ -11,10 +11,10 @@ from typing import Any
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Adapter, Release
 from headrace_schemas.events import Event
-from headrace_streams import clients
-from headrace_streams.partitioner import partition_for
+from headrace_streams.adapter_store import Store
+from headrace_streams.kafka import clients
+from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
-from headrace_streams.store import Store
 
 BUCKET = "sql/tiny-sql"
 

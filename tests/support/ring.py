@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from headrace_processors.kafka_log import KafkaLog
+from headrace_lake.kafka_log import KafkaLog
+from headrace_lake.status import TaskStatus, summed, task_statuses
 from headrace_processors.stages import STAGES
-from headrace_processors.status import TaskStatus, summed, task_statuses
-from headrace_streams import clients
+from headrace_streams.kafka import clients
 from headrace_streams.settings import Settings
 
 INPUTS = [(stage.name, topic) for stage in STAGES for topic in stage.inputs]
@@ -48,7 +48,7 @@ class Ring:
                 continue
             with (self.folder / f"{command}.log").open("ab") as log:
                 self.children[command] = subprocess.Popen(
-                    [sys.executable, "-c", "from headrace_streams.cli.main import main; main()", command],
+                    [sys.executable, "-c", "from headrace_cli.main import main; main()", command],
                     env=self.environment,
                     stdout=log,
                     stderr=log,

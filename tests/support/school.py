@@ -12,8 +12,8 @@ from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Adapter, Batch, Evaluation, Release, Withdrawal
 from headrace_schemas.events import BatchReady, Event, ExampleWithdrawn, ReleaseDeclined, ReleasePromoted
 from headrace_schemas.ids import derive_id
-from headrace_streams import clients
-from headrace_streams.partitioner import partition_for
+from headrace_streams.kafka import clients
+from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
 from headrace_trainer.policy import BasePolicy, Hyperparameters, TrainerPolicy
 from support import lessons

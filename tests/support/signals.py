@@ -11,7 +11,7 @@ import msgspec
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import Event
 from headrace_schemas.times import rfc3339
-from headrace_streams.stage import Fold, Output, Record, Step
+from headrace_streams.runtime.stage import Fold, Output, Record, Step
 
 START_MS = 1_790_000_000_000
 MINUTE_MS = 60_000

@@ -1,7 +1,7 @@
 """Hypothesis strategies for every event type, read off the structs themselves: a field that is added is covered at once.
 
 `events(InteractionRecorded)` gives valid events of a type, `events()` of any; `values(Struct)` gives any struct. The rules
-between fields (headrace_schemas.rules) are met by construction.
+between fields (headrace_schemas.constraints) are met by construction.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from headrace_cli.common import CliError
 from headrace_schemas.derived import Comparison, Gain, Measure, Requirement
-from headrace_streams.cli.common import CliError
 from headrace_trainer.cli import _print
-from headrace_trainer.foreground import Outcome
 from headrace_trainer.spec import Report
+from headrace_trainer.stage.by_hand import Outcome
 
 MEASURE = Measure(value=0.5, low=0.4, high=0.6, n=40)
 GAIN = Gain(value=0.1, low=0.05, high=0.2)

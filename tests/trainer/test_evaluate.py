@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from headrace_trainer import adapters
-from headrace_trainer.base import Base, load_base
-from headrace_trainer.evaluate import INCUMBENT, bootstrap, evaluate, generate, serving, sign_test
-from headrace_trainer.grader import Grader
-from headrace_trainer.loop import row_losses, train
+from headrace_trainer.data.rows import Lesson, row_of
+from headrace_trainer.evaluation.evaluate import INCUMBENT, bootstrap, evaluate, generate, serving, sign_test
+from headrace_trainer.evaluation.grader import Grader
+from headrace_trainer.learning.loop import row_losses, train
+from headrace_trainer.model import lora as adapters
+from headrace_trainer.model.base import Base, load_base
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
-from headrace_trainer.rows import Lesson, row_of
 from support import lessons
 
 POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from headrace_schemas.derived import Adapter, Comparison, Gain
 from headrace_schemas.events import EvaluationCompleted
-from headrace_streams.stage import Record
-from headrace_trainer.events import Origin, completed, pins
+from headrace_streams.runtime.stage import Record
 from headrace_trainer.policy import RequirementPolicy, TrainerPolicy
 from headrace_trainer.spec import JobResult, Report
+from headrace_trainer.stage.events import Origin, completed, pins
 from support import lessons
 
 

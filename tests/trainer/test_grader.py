@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_trainer.grader import Grader, GraderMissing
+from headrace_trainer.evaluation.grader import Grader, GraderMissing
 from headrace_trainer.policy import GraderPolicy
 from support import lessons
 

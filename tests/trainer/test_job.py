@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 
+from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Content
-from headrace_schemas.ids import sha256
-from headrace_streams.store import Store
-from headrace_trainer import adapters
-from headrace_trainer.adapters import AdapterInvalid
-from headrace_trainer.job import run
+from headrace_streams.adapter_store import Store
+from headrace_trainer.data.rows import MemberRefused
+from headrace_trainer.job.process import JobFailed, JobProcess
+from headrace_trainer.job.run import run
+from headrace_trainer.model import lora as adapters
+from headrace_trainer.model.lora import AdapterInvalid
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
-from headrace_trainer.process import JobFailed, JobProcess
-from headrace_trainer.rows import MemberRefused
 from headrace_trainer.spec import JobResult, JobSpec, Moment
 from support import lessons
 
@@ -164,7 +164,7 @@ def test_failures_say_what_is_wrong(spec: JobSpec, tmp_path: Path) -> None:
 
 ORPHAN = """
 import asyncio, pickle, sys
-from headrace_trainer.process import JobProcess
+from headrace_trainer.job.process import JobProcess
 
 async def follow():
     async for event in JobProcess(pickle.load(open(sys.argv[1], "rb"))).events():

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from headrace_trainer import adapters
-from headrace_trainer import base as base_module
-from headrace_trainer.base import Base, BaseMissing, collate, load_base, precision_for, token_losses
-from headrace_trainer.loop import accumulate, plan, rate, row_losses, split_by_tokens, train
+from headrace_trainer.learning.loop import accumulate, plan, rate, row_losses, split_by_tokens, train
+from headrace_trainer.model import base as base_module
+from headrace_trainer.model import lora as adapters
+from headrace_trainer.model.base import Base, BaseMissing, collate, load_base, precision_for, token_losses
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import Row
 
@@ -203,9 +203,9 @@ import sys, pathlib, torch
 torch.set_num_threads(int(sys.argv[3]))
 sys.path.insert(0, {here!r})
 from test_loop import HYPER, rows_of
-from headrace_trainer import adapters
-from headrace_trainer.base import load_base
-from headrace_trainer.loop import train
+from headrace_trainer.model import lora as adapters
+from headrace_trainer.model.base import load_base
+from headrace_trainer.learning.loop import train
 base = load_base(sys.argv[1])
 hyper = HYPER.model_copy(update={{"steps": 60, "evaluations": 12, "patience": 0}})
 model, _ = adapters.attach(base.model, hyper, 5)

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from msgspec import structs
 from transformers import AutoTokenizer
 
+from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Content
 from headrace_schemas.events import TrainingStarted
-from headrace_schemas.ids import sha256
 from headrace_schemas.inputs import ContextItem, Message, TextPart, Tool
-from headrace_streams.driver import DERIVED_LIMIT
-from headrace_trainer.rendering import render
-from headrace_trainer.rows import (
+from headrace_streams.runtime.step import DERIVED_LIMIT
+from headrace_trainer.data.rendering import render
+from headrace_trainer.data.rows import (
     PINNED_LIMIT,
     MemberRefused,
     Newest,
@@ -27,7 +27,7 @@ from headrace_trainer.rows import (
     verify,
     without,
 )
-from headrace_trainer.rows import lessons as lessons_of
+from headrace_trainer.data.rows import lessons as lessons_of
 from support import lessons
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace_streams.cli.common import NO, CliError, common, emit, note, run
+from headrace_cli.common import NO, CliError, common, emit, note, run
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
-    from headrace_trainer.foreground import Outcome
+    from headrace_trainer.stage.by_hand import Outcome
 
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
@@ -33,12 +33,12 @@ def trainer(settings: Settings, once: bool, device: str) -> None:
 
 
 async def _serve(settings: Settings, once: bool, device: str) -> None:
-    from headrace_streams import clients
-    from headrace_streams.supervisor import Supervisor
-    from headrace_trainer.grader import find
+    from headrace_streams.kafka import clients
+    from headrace_streams.runtime.supervisor import Supervisor
+    from headrace_trainer.evaluation.grader import find
+    from headrace_trainer.job.process import surroundings
     from headrace_trainer.policy import load
-    from headrace_trainer.process import surroundings
-    from headrace_trainer.service import Trainer, TrainTask
+    from headrace_trainer.stage.task import Trainer, TrainTask
 
     policy = load(settings.policy)
     for grader in policy.graders.values():
@@ -64,7 +64,7 @@ async def _serve(settings: Settings, once: bool, device: str) -> None:
 def train(settings: Settings, as_json: bool, batch: str, device: str) -> int:
     """Train one batch in the foreground and evaluate it. Nothing is published: with the pins that the log has for the batch, the
     adapter's digest is that of the recorded version (exit 1 if not)."""
-    from headrace_trainer.foreground import train_batch
+    from headrace_trainer.stage.by_hand import train_batch
 
     outcome = run(train_batch(settings, batch, device, _line))
     return _print(outcome, as_json)
@@ -77,7 +77,7 @@ def train(settings: Settings, as_json: bool, batch: str, device: str) -> int:
 @common
 def evaluate(settings: Settings, as_json: bool, version: str, device: str, publish: bool) -> int:
     """Compare a model version with what its bucket serves now, on the newest test pool of the bucket."""
-    from headrace_trainer.foreground import evaluate_version
+    from headrace_trainer.stage.by_hand import evaluate_version
 
     outcome = run(evaluate_version(settings, version, device, _line, publish=publish))
     return _print(outcome, as_json)

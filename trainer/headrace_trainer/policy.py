@@ -6,34 +6,20 @@ policy cannot change a run that has begun.
 
 from __future__ import annotations
 
-import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from headrace_schemas.derived import Requirement
-from headrace_schemas.ids import digest
-from headrace_streams.settings import SettingsError
-
-
-class PolicyError(SettingsError):
-    """A policy that cannot be used; one line that names the field and the value."""
-
+from headrace_streams.policy import Policy, PolicyError, parse_policy, read_policy_file
+from headrace_streams.settings import first_fault
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Policy(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @property
-    def digest(self) -> str:
-        return digest(self.model_dump(mode="json"))
-
-
-class Hyperparameters(_Policy):
+class Hyperparameters(Policy):
     """How an adapter is trained. Lengths are in tokens; `epochs` counts passes over all rows unless `steps` is given."""
 
     method: Literal["lora"] = "lora"
@@ -58,30 +44,30 @@ class Hyperparameters(_Policy):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
 
-class BasePolicy(_Policy):
+class BasePolicy(Policy):
     """Where the weights of a base are: a local folder or a hub name, as `from_pretrained` takes it."""
 
     weights: str
 
 
-class GraderPolicy(_Policy):
+class GraderPolicy(Policy):
     """Who decides whether an output is right: an entry point of `headrace.graders`, or `module:function`."""
 
     name: str
-    options: dict[str, Any] = {}  # keyword arguments of every call
+    options: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of every call
     seconds: Annotated[float, Field(gt=0)] = 5.0  # wall time of one call
     memory_mb: Annotated[int, Field(ge=16)] = 2048  # address space above what the empty grader process has
     pass_mark: Annotated[float, Field(ge=0, le=100)] = 50.0  # a grade from here on is a success
 
 
-class EvaluationPolicy(_Policy):
+class EvaluationPolicy(Policy):
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
     generate: Literal["passable", "always", "never"] = "passable"  # passable: only if the loss interval is above zero
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
     batch_rows: Annotated[int, Field(ge=1)] = 32
 
 
-class RequirementPolicy(_Policy):
+class RequirementPolicy(Policy):
     """A target for a metric of the candidate: loss, perplexity, success, score, loss_gain."""
 
     name: str
@@ -98,13 +84,13 @@ class RequirementPolicy(_Policy):
         )
 
 
-class TrainerPolicy(_Policy):
+class TrainerPolicy(Policy):
     """The `[train]` table. Hyperparameters of a bucket: `defaults`, overridden field by field in `buckets`."""
 
-    bases: dict[str, BasePolicy] = {}
+    bases: dict[str, BasePolicy] = Field(default_factory=dict)
     defaults: Hyperparameters = Hyperparameters()
-    buckets: dict[str, dict[str, Any]] = {}
-    graders: dict[str, GraderPolicy] = {}  # by artifact type
+    buckets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    graders: dict[str, GraderPolicy] = Field(default_factory=dict)  # by artifact type
     evaluation: EvaluationPolicy = EvaluationPolicy()
     requirements: tuple[RequirementPolicy, ...] = ()
     attempts: Annotated[int, Field(ge=1)] = 3
@@ -125,18 +111,12 @@ def load(path: Path | None) -> TrainerPolicy:
     the file. PolicyError names file, field and value."""
     if path is None:
         return TrainerPolicy()
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("train", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PolicyError(f"policy = {str(path)!r}: {error}") from error
-    try:
-        policy = TrainerPolicy.model_validate(table)
-        for bucket in policy.buckets:
+    policy = parse_policy(TrainerPolicy, read_policy_file(path).get("train", {}), f"policy file {path}", "train.")
+    for bucket in policy.buckets:
+        try:
             policy.hyperparameters(bucket)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise PolicyError(f"{path}: train.{field} = {first['input']!r}: {first['msg']}") from error
+        except ValidationError as error:
+            raise PolicyError(f"policy file {path}: train.buckets.{bucket}.{first_fault(error)}") from error
     bases = {name: BasePolicy(weights=_absolute(base.weights, path.parent)) for name, base in policy.bases.items()}
     return policy.model_copy(update={"bases": bases})
 

@@ -1,0 +1,224 @@
+"""`headrace demo`: puts the whole ring on this machine, shows it, and ends when the model has learnt. Decides nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings
+
+if TYPE_CHECKING:
+    from headrace_demo.run.children import Children
+    from headrace_demo.run.folder import Place
+    from headrace_demo.show.picture import Picture
+    from headrace_demo.show.view import Screen
+    from headrace_streams.settings import Settings
+
+_RUN = "from headrace_cli.main import main; main()"
+
+
+@click.command()
+@click.option(
+    "--releases", default=3, show_default=True, type=click.IntRange(1, 100), help="End after so many promoted releases."
+)
+@click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Give up after so long (exit 1).")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31), help="Which shop, questions and base model.")
+@click.option(
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps it all; default: demo/ in data_dir."
+)
+@common
+def demo(settings: Settings, as_json: bool, releases: int, minutes: float, seed: int, data_dir: Path | None) -> int:
+    """The whole loop on this machine: Kafka, worker, trainer and a small SQL agent that gets better while you watch.
+
+    Needs no data, no GPU and no running broker: it starts one of its own, unless --bootstrap names one. The log, the adapters and
+    the base model stay in the data folder; each run is a deployment of its own there (demo-1, demo-2 …, or --deployment).
+    Exit 1: not enough releases in time.
+    """
+    from headrace_demo.run.children import ChildDied
+    from headrace_demo.run.folder import Place
+
+    flags = [name for name, origin in loaded_settings().origins.items() if origin.startswith("--")]
+    place = Place(data_dir or settings.data_dir / "demo", seed, settings.deployment if "deployment" in flags else None)
+    bootstrap = settings.bootstrap if "bootstrap" in flags else None
+    try:
+        return asyncio.run(_demo(place, bootstrap, releases, minutes * 60, as_json))
+    except asyncio.CancelledError:
+        return INTERRUPTED
+    except ChildDied as error:
+        raise CliError(FAILED, f"demo: {error}; logs are in {place.run}") from error
+
+
+async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float, as_json: bool) -> int:
+    from rich.console import Console
+
+    from headrace_demo.names import EXAM
+    from headrace_demo.run.children import Children
+    from headrace_demo.run.folder import MAIN, TARGETS
+    from headrace_demo.shop import database as shop
+    from headrace_demo.show.picture import Picture
+    from headrace_demo.show.view import Dashboard, Json, Lines, summary, summary_table
+
+    began = time.monotonic()
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    screen: Screen = Json() if as_json else Dashboard(console) if console.is_terminal else Lines()
+    picture = Picture(MAIN, TARGETS)
+
+    def seconds() -> float:
+        return time.monotonic() - began
+
+    def note(line: str) -> None:
+        screen.note(seconds(), line)
+
+    _end_on_signals()
+    done = False
+    try:
+        with Children(place.run) as children:
+            note(f"run {place.deployment} in {place.data_dir}, seed {place.seed}")
+            building = asyncio.ensure_future(_base(children, place, note))
+            shop.create(place.database, place.seed)
+            try:
+                async with _ring(children, place, bootstrap, note) as settings:
+                    await building
+                    _start(children, place, "trainer", "--device", "cpu")
+                    _start_agent(children, place, settings.bootstrap)
+                    note("the agent answers questions; wrong answers are corrected, and learnt from")
+                    done = await _watch(
+                        settings, picture, screen, children, seconds, lambda: picture.complete(releases, EXAM), limit
+                    )
+            finally:
+                building.cancel()
+                children.stop()
+    finally:
+        screen.close()
+    table = summary(picture)
+    if isinstance(screen, Json):
+        screen.emit({"releases": table, "done": done, "seconds": round(seconds(), 1), "afterwards": place.afterwards})
+        return OK if done else NO
+    console.print(summary_table(picture))
+    if not done:
+        console.print(f"{len(table) - 1} of {releases} releases in {limit / 60:g} minutes", highlight=False)
+    console.print("Everything is kept. To look around:", highlight=False)
+    print(place.afterwards)
+    return OK if done else NO
+
+
+def _end_on_signals() -> None:
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does."""
+    task = asyncio.current_task()
+    if task is not None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+async def _watch(
+    settings: Settings,
+    picture: Picture,
+    screen: Screen,
+    children: Children,
+    seconds: Callable[[], float],
+    complete: Callable[[], bool],
+    limit: float,
+) -> bool:
+    """Shows the log until `complete` (True) or `limit` seconds are over (False). ChildDied when a part of the ring ends."""
+    from headrace_demo.show.watch import follow
+
+    async with aclosing(follow(settings)) as news:
+        async for events in news:
+            for event in events:
+                picture.take(event, seconds())
+            screen.draw(picture, seconds())
+            if complete():
+                return True
+            if seconds() > limit:
+                return False
+            children.check()
+    return False
+
+
+@asynccontextmanager
+async def _ring(children: Children, place: Place, bootstrap: str | None, note: Callable[[str], None]) -> AsyncIterator[Settings]:
+    """A broker with all topics, and a worker; ends in the other order. Yields the settings."""
+    from headrace_streams.kafka import admin
+
+    async with _broker(place, bootstrap, note) as address:
+        settings = place.settings(address)
+        await admin.declare(settings)
+        _start(children, place, "worker")
+        try:
+            yield settings
+        finally:
+            children.stop()
+
+
+@asynccontextmanager
+async def _broker(place: Place, bootstrap: str | None, note: Callable[[str], None]) -> AsyncIterator[str]:
+    """Where a broker answers: the one of `bootstrap`, or one of our own on the data folder, which is stopped at the end."""
+    from headrace_streams.local_kafka.process import LocalKafka
+
+    if bootstrap is not None:
+        yield bootstrap
+        return
+    kafka = LocalKafka(place.kafka, say=note)
+    starting = asyncio.ensure_future(asyncio.to_thread(kafka.start))
+    try:
+        await asyncio.shield(starting)
+        note(f"Kafka answers on {kafka.bootstrap}")
+        yield kafka.bootstrap
+    finally:
+        with suppress(Exception):  # what went wrong is under way already
+            await starting  # a broker that is half started cannot be stopped
+        await asyncio.to_thread(kafka.stop)
+
+
+async def _base(children: Children, place: Place, note: Callable[[str], None]) -> None:
+    """Builds the base model in a process of its own, or finds it from an earlier start."""
+    from headrace_demo.run.children import ChildDied
+
+    if place.base.exists():
+        return note("the base model is there from an earlier start")
+    threads = str(min(2, os.cpu_count() or 1))
+    command = ("-m", "headrace_demo.base_model.build", str(place.seed), str(place.data_dir), threads)
+    child = children.start("base", *command, environment=_threads(threads), output=subprocess.PIPE)
+    began = time.monotonic()
+    tenth = 0
+    while child.stdout is not None and (line := await asyncio.to_thread(child.stdout.readline)):
+        step, steps, loss = line.split()
+        if int(step) * 10 // int(steps) > tenth:
+            tenth = int(step) * 10 // int(steps)
+            note(f"building the base model … step {int(step)} of {int(steps)}, loss {float(loss):.2f}")
+    if child.stdout is not None:
+        child.stdout.close()
+    children.forget("base")
+    if child.returncode:
+        raise ChildDied(f"base ended with {child.returncode}: {children.last_lines('base')}")
+    note(f"the base model is built, in {time.monotonic() - began:.0f} s")
+
+
+def _start(children: Children, place: Place, command: str, *arguments: str) -> None:
+    """One of our own commands, with the run's settings and nobody else's."""
+    children.start(command, "-c", _RUN, command, "--config", str(place.config), *arguments, environment=_threads("1"))
+
+
+def _start_agent(children: Children, place: Place, bootstrap: str) -> None:
+    arguments = {
+        "--bootstrap": bootstrap, "--deployment": place.deployment, "--base": place.base, "--database": place.database,
+        "--outbox": place.run / "outbox.db", "--cache": place.data_dir / "cache", "--seed": place.seed,
+    }  # fmt: skip
+    flat = [str(part) for pair in arguments.items() for part in pair]
+    children.start("agent", "-m", "headrace_demo.agent.agent", *flat, environment=_threads("1"))
+
+
+def _threads(count: str) -> dict[str, str]:
+    """Threads of torch that sleep while they wait: spinning ones made pretraining ten times slower beside other work."""
+    return {"OMP_NUM_THREADS": count, "OMP_WAIT_POLICY": "PASSIVE"}

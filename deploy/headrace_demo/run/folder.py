@@ -1,0 +1,116 @@
+"""Where a run of the demo lives and what is set for it: folders, `headrace.toml`, `policy.toml`. Starts nothing.
+
+<data-dir>/headrace.toml      settings of the newest run: `headrace status --config <data-dir>/headrace.toml`
+<data-dir>/kafka/             the broker's data, kept
+<data-dir>/store/, cache/     adapters, as published and as fetched by the agent
+<data-dir>/base-<digest>/     base models by recipe: a second start needs no pretraining
+<data-dir>/runs/<deployment>/ policy, shop, outbox and logs of one run
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from headrace_demo.base_model.recipe import Recipe
+from headrace_demo.names import DOCS, MODEL, SQL
+from headrace_streams.settings import Settings
+
+MAIN = f"{SQL}/{MODEL}"
+OTHER = f"{DOCS}/{MODEL}"
+TARGETS = {MAIN: 400, OTHER: 320}  # effective sizes at which a bucket is cut
+_POLICY = """\
+# Written by `headrace demo`. What is not here keeps its default.
+[curate]
+good_enough = 0.99                 # this model gets good fast; go on until the gate finds nothing better
+
+[curate.targets]
+{targets}
+
+[train]
+threads = 1
+seed = {seed}
+bases = {{ "{model}" = {{ weights = {weights} }} }}
+graders = {{ sql = {{ name = "demo-sql", options = {{ database = {database} }} }} }}
+
+[train.defaults]
+r = 16
+alpha = 32
+dropout = 0.0
+learning_rate = 5e-3
+steps = 120
+batch_rows = 16
+rehearsal = 0.75                   # up to three old rows for each new one: nearly all there are
+patience = 0                       # 120 steps are too few to stop early
+precision = "fp32"                 # bf16 gains nothing on matrices this small
+"""
+_SETTINGS = """\
+# Written by `headrace demo`.
+bootstrap = "{bootstrap}"
+deployment = "{deployment}"
+data_dir = {data_dir}
+store = {store}
+policy = {policy}
+partitions = 1
+"""
+
+
+class Place:
+    """One run in a data folder; the deployment, unless named, is the first of `demo-1`, `demo-2` … never used there.
+
+    FileExistsError when a run of that name has been there."""
+
+    def __init__(self, data_dir: Path, seed: int, deployment: str | None = None) -> None:
+        self.data_dir, self.seed = data_dir.resolve(), seed
+        self.recipe = Recipe(seed=seed)
+        runs = self.data_dir / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while (runs / f"demo-{number}").exists():
+            number += 1
+        self.deployment = deployment or f"demo-{number}"
+        self.run = runs / self.deployment
+        self.run.mkdir()
+        self.kafka = self.data_dir / "kafka"
+        self.database = self.run / "shop.duckdb"
+        self.policy = self.run / "policy.toml"
+        self.config = self.data_dir / "headrace.toml"
+
+    @property
+    def base(self) -> Path:
+        return self.recipe.folder(self.data_dir)
+
+    def settings(self, bootstrap: str) -> Settings:
+        """Writes policy and settings, and returns the settings."""
+        targets = "\n".join(f"{_toml(bucket)} = {target}" for bucket, target in TARGETS.items())
+        policy = _POLICY.format(
+            targets=targets, seed=self.seed, model=MODEL, weights=_toml(self.base), database=_toml(self.database)
+        )
+        self.policy.write_text(policy, encoding="utf-8")
+        store = self.data_dir / "store"
+        text = _SETTINGS.format(
+            bootstrap=bootstrap,
+            deployment=self.deployment,
+            data_dir=_toml(self.data_dir),
+            store=_toml(store),
+            policy=_toml(self.policy),
+        )
+        self.config.write_text(text, encoding="utf-8")
+        return Settings(
+            bootstrap=bootstrap,
+            deployment=self.deployment,
+            data_dir=self.data_dir,
+            store=str(store),
+            policy=self.policy,
+            partitions=1,
+        )
+
+    @property
+    def afterwards(self) -> str:
+        """The command line that starts the broker on the kept data (if it was ours) and looks around."""
+        commands = ["kafka start"] * self.kafka.exists() + ["status", "releases"]
+        return " && ".join(f"headrace {command} --config {self.config}" for command in commands)
+
+
+def _toml(text: str | Path) -> str:
+    return json.dumps(str(text))  # a JSON string is a TOML basic string

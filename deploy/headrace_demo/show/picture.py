@@ -1,0 +1,193 @@
+"""What the demo shows, as a fold over the topics' events: questions, buckets, training, releases. Knows no Kafka, no screen.
+
+Everything shown comes from the log. Success of a release is counted from its exam: the held-out questions (`train` false) that
+its adapter answered, right when DuckDB said so (score 100).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import comb
+
+from headrace_schemas import derived, events
+from headrace_schemas.splits import split_of
+
+RECENT = 64  # answers that the rolling rate looks at
+
+
+@dataclass
+class Exam:
+    """Held-out questions that one adapter answered: question -> was it right."""
+
+    answers: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def right(self) -> int:
+        return sum(self.answers.values())
+
+    @property
+    def total(self) -> int:
+        return len(self.answers)
+
+    @property
+    def rate(self) -> float:
+        return self.right / self.total if self.total else 0.0
+
+
+@dataclass
+class Row:
+    """A promoted release of any bucket; the base is row 0 of the main bucket."""
+
+    bucket: str
+    sequence: int
+    digest: str | None
+    seconds: float
+    gate: str = ""
+    served: float | None = None  # seconds when its first answer was seen
+
+
+@dataclass
+class Training:
+    """The run under way, or the last one."""
+
+    bucket: str
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    phase: str = "starting"
+    losses: list[float] = field(default_factory=list)
+
+
+class Picture:
+    """Feed it `take(event, seconds since start)`. Times are seconds since the demo's start."""
+
+    def __init__(self, main: str, targets: Mapping[str, float]) -> None:
+        self.main, self.targets = main, dict(targets)
+        self.scores: dict[str, bool] = {}  # interaction -> right, of answers of the main bucket that are no exam
+        self.recent: deque[bool] = deque(maxlen=RECENT)
+        self.rates: deque[float] = deque(maxlen=48)
+        self.open: dict[str, set[str]] = {bucket: set() for bucket in targets}
+        self.batches: dict[str, int] = dict.fromkeys(targets, 0)
+        self._cut: set[str] = set()
+        self._newest: dict[str, int] = {}  # example -> revision
+        self._unfit: dict[str, int] = {}  # example -> revision that was rejected; topics come in no order between them
+        self.exams: dict[str | None, Exam] = {}
+        self.training: Training | None = None
+        self.verdict = ""
+        self.rows: list[Row] = [Row(main, 0, None, 0.0, "the base model")]
+        self._gates: dict[str, str] = {}
+        self.news: list[tuple[float, str]] = []
+
+    def take(self, event: events.Event, seconds: float) -> None:
+        """Events that say nothing for the picture are ignored."""
+        match event:
+            case events.ExampleRewarded(data=example):
+                self._example(example, seconds)
+            case events.ExampleRejected(data=rejection):  # a duplicate, say
+                name, revision = rejection.example_id, rejection.revision
+                self._unfit[name] = max(revision, self._unfit.get(name, 0))
+                if self._newest.get(name, 0) <= revision:
+                    self.open.setdefault(rejection.bucket, set()).discard(name)
+            case events.BatchReady(data=batch):
+                self.batches[batch.bucket] = self.batches.get(batch.bucket, 0) + 1
+                gone = {member.example_id for member in (*batch.members, *batch.test_pool)}
+                self._cut |= gone
+                self.open.setdefault(batch.bucket, set()).difference_update(gone)
+                counted = f"{batch.statistics.examples} examples, {len(batch.test_pool)} test rows"
+                self._say(seconds, f"{batch.bucket}: batch {self.batches[batch.bucket]} is cut ({counted})")
+            case events.TrainingStarted(data=started):
+                self.training = Training(started.bucket)
+            case events.TrainingProgressed(data=moment):
+                self._progress(moment)
+            case events.TrainingFailed(data=failure):
+                self._say(seconds, f"{failure.bucket}: training failed: {failure.error}")
+            case events.EvaluationCompleted(data=evaluation):
+                self._gates[evaluation.evaluation_id] = gate_of(evaluation)
+                if self.training is not None:
+                    self.training.phase = "evaluated"
+            case events.ReleasePromoted(data=release):
+                self._promoted(release, seconds)
+            case events.ReleaseDeclined(data=release):
+                self.verdict = f"{release.bucket}: declined, {release.reason}"
+                self._say(seconds, self.verdict)
+            case _:
+                pass
+
+    def exam(self, row: Row) -> Exam:
+        return self.exams.get(row.digest, Exam()) if row.bucket == self.main else Exam()
+
+    @property
+    def main_rows(self) -> list[Row]:
+        """The base and the promoted releases of the main bucket, in order."""
+        return [row for row in self.rows if row.bucket == self.main]
+
+    def complete(self, releases: int, exam: int) -> bool:
+        """True when that many releases of the main bucket were promoted and the last one's exam of `exam` questions is over."""
+        rows = self.main_rows
+        return len(rows) > releases and self.exam(rows[releases]).total >= exam
+
+    def _example(self, example: derived.Example, seconds: float) -> None:
+        right = None if example.score is None else example.score > 70
+        if not example.train:
+            if right is not None:
+                self.exams.setdefault(example.adapter, Exam()).answers[str(example.content.prompt)] = right
+            self._seen(example, seconds)
+            return
+        self._newest[example.example_id] = example.revision
+        learnt = example.components.correction is not None or right
+        fits = example.example_id not in self._cut and example.revision > self._unfit.get(example.example_id, 0)
+        if learnt and fits and split_of(example.bucket, example.prompt_group) != "test":
+            self.open.setdefault(example.bucket, set()).add(example.example_id)
+        if example.bucket == self.main and right is not None and example.interaction_id not in self.scores:
+            self.scores[example.interaction_id] = right
+            self.recent.append(right)
+            if len(self.scores) % 16 == 0:
+                self.rates.append(sum(self.recent) / len(self.recent))
+        self._seen(example, seconds)
+
+    def _seen(self, example: derived.Example, seconds: float) -> None:
+        for row in self.rows:
+            if row.bucket == example.bucket and row.digest == example.adapter and row.served is None:
+                row.served = seconds
+                if row.digest is not None:
+                    self._say(seconds, f"{row.bucket}: the agent has swapped to release {row.sequence}")
+
+    def _progress(self, moment: derived.TrainingProgress) -> None:
+        if self.training is None or self.training.bucket != moment.bucket:
+            self.training = Training(moment.bucket)
+        run = self.training
+        run.step, run.steps, run.loss, run.phase = moment.step, moment.steps, moment.loss, moment.phase
+        if moment.phase == "training":
+            run.losses.append(moment.loss)
+
+    def _promoted(self, release: derived.Release, seconds: float) -> None:
+        digest = release.adapter.digest if release.adapter else None
+        if any(row.bucket == release.bucket and row.sequence == release.sequence for row in self.rows):
+            return
+        gate = self._gates.get(release.evaluation_id or "", release.reason)
+        self.rows.append(Row(release.bucket, release.sequence, digest, seconds, gate))
+        self.verdict = f"{release.bucket}: promoted, {gate}"
+        self._say(seconds, f"{release.bucket}: release {release.sequence} is promoted ({gate})")
+
+    def _say(self, seconds: float, line: str) -> None:
+        self.news.append((seconds, line))
+
+
+def gate_of(evaluation: derived.Evaluation) -> str:
+    """The gate's figures on one line."""
+    compared = evaluation.comparison
+    text = f"loss gain {compared.loss_gain.value:.3f} [{compared.loss_gain.low:.3f}, {compared.loss_gain.high:.3f}]"
+    if compared.wins is not None and compared.losses is not None:
+        text += f", {compared.wins} wins, {compared.losses} losses"
+    return f"{text} on {compared.n} rows"
+
+
+def worse(before: Exam, after: Exam) -> float:
+    """One-sided exact sign test over the questions that both answered: the chance of so many losses if neither were better.
+    Below 0.05 `after` is significantly worse."""
+    both = before.answers.keys() & after.answers.keys()
+    lost = sum(before.answers[question] and not after.answers[question] for question in both)
+    won = sum(after.answers[question] and not before.answers[question] for question in both)
+    return float(sum(comb(lost + won, k) for k in range(lost, lost + won + 1)) / 2 ** (lost + won))

@@ -1,0 +1,174 @@
+"""How the demo looks: the picture as a live dashboard, as plain lines, or as JSON. Knows rich and the picture, no Kafka."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import orjson
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from headrace_demo.show.picture import Picture, Row, worse
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(rates: Iterable[float]) -> str:
+    """One block per rate in [0, 1]."""
+    return "".join(_BARS[min(len(_BARS) - 1, max(0, int(rate * len(_BARS))))] for rate in rates)
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def summary(picture: Picture) -> list[dict[str, Any]]:
+    """One object per row of the main bucket: release, seconds, held-out success, the gate's figures, and whether it is worse."""
+    found: list[dict[str, Any]] = []
+    before: Row | None = None
+    for row in picture.main_rows:
+        exam = picture.exam(row)
+        found.append(
+            {
+                "release": row.sequence,
+                "bucket": row.bucket,
+                "adapter": row.digest,
+                "seconds": round(row.seconds, 1),
+                "served_seconds": None if row.served is None else round(row.served, 1),
+                "right": exam.right,
+                "total": exam.total,
+                "success": round(exam.rate, 4),
+                "p_worse": None if before is None else round(worse(picture.exam(before), exam), 4),
+                "gate": row.gate,
+            }
+        )
+        before = row
+    return found
+
+
+def summary_table(picture: Picture) -> Table:
+    """The same for people."""
+    table = Table(title=f"{picture.main}: success on held-out questions, counted from executed SQL", title_justify="left")
+    for name, side in (("release", "left"), ("after", "right"), ("right", "right"), ("success", "right"), ("gate", "left")):
+        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for row in summary(picture):
+        name = "base" if row["adapter"] is None else str(row["release"])
+        after = "" if row["adapter"] is None else f"{row['seconds']:.0f} s"
+        table.add_row(name, after, f"{row['right']} / {row['total']}", f"{row['success']:.1%}", row["gate"])
+    return table
+
+
+class Screen(Protocol):
+    """Where the demo is shown."""
+
+    def note(self, seconds: float, line: str) -> None: ...
+    def draw(self, picture: Picture, seconds: float) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lines:
+    """Plain lines: for logs and pipes. `say` prints one."""
+
+    def __init__(self, say: Callable[[str], None] = lambda line: print(line, flush=True)) -> None:
+        self._say = say
+        self._told = 0
+        self._quarter = 0
+
+    def note(self, seconds: float, line: str) -> None:
+        self._say(f"{clock(seconds):>6}  {line}")
+
+    def draw(self, picture: Picture, seconds: float) -> None:
+        for when, line in picture.news[self._told :]:
+            self.note(when, line)
+        self._told = len(picture.news)
+        if len(picture.scores) // 250 > self._quarter:
+            self._quarter = len(picture.scores) // 250
+            rate = sum(picture.recent) / max(1, len(picture.recent))
+            fill = ", ".join(f"{name} {len(got)}/{picture.targets[name]:g}" for name, got in picture.open.items())
+            self.note(seconds, f"{len(picture.scores)} questions answered, {rate:.0%} right of late; {fill}")
+
+    def close(self) -> None:
+        pass
+
+
+class Json:
+    """One JSON object per line on standard output."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def note(self, seconds: float, line: str) -> None:
+        self.emit({"seconds": round(seconds, 1), "note": line})
+
+    def draw(self, picture: Picture, seconds: float) -> None:
+        for when, line in picture.news[self._told :]:
+            self.note(when, line)
+        self._told = len(picture.news)
+
+    def emit(self, value: dict[str, Any]) -> None:
+        sys.stdout.write(orjson.dumps(value).decode() + "\n")
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        pass
+
+
+class Dashboard:
+    """The live view in a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._notes: list[tuple[float, str]] = []
+        self._told = 0
+        self._drawn = 0.0
+        self._live = Live(console=console, refresh_per_second=4, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def note(self, seconds: float, line: str) -> None:
+        if self._notes and self._notes[-1][1].split("…")[0] == line.split("…")[0] and "…" in line:
+            self._notes.pop()
+        self._notes.append((seconds, line))
+        self._live.update(Panel(_notes(self._notes), title="headrace demo", title_align="left"), refresh=True)
+
+    def draw(self, picture: Picture, seconds: float) -> None:
+        self._notes += picture.news[self._told :]
+        self._told = len(picture.news)
+        if time.monotonic() - self._drawn >= 0.25:
+            self._drawn = time.monotonic()
+            self._live.update(dashboard(picture, seconds, self._notes), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def dashboard(picture: Picture, seconds: float, notes: list[tuple[float, str]]) -> RenderableType:
+    """The whole view at one moment."""
+    rate = sum(picture.recent) / len(picture.recent) if picture.recent else 0.0
+    head = Text.assemble(
+        (f"{len(picture.scores)}", "bold"), " questions answered   ",
+        (f"{rate:4.0%}", "bold green" if rate > 0.75 else "bold yellow"), " right of late  ",
+        (sparkline(picture.rates), "green"), f"   {clock(seconds)}",
+    )  # fmt: skip
+    body = Table.grid(padding=(0, 2))
+    for bucket, target in picture.targets.items():
+        filled = len(picture.open.get(bucket, ()))
+        bar = ProgressBar(total=target, completed=min(filled, target), width=40)
+        body.add_row(f"bucket {bucket}", bar, f"{filled} of {target:g}, {picture.batches.get(bucket, 0)} cut")
+    run = picture.training
+    if run is not None:
+        bar = ProgressBar(total=max(1, run.steps), completed=run.step, width=40)
+        body.add_row(f"training {run.bucket}", bar, f"step {run.step} of {run.steps}, loss {run.loss:.3f}, {run.phase}")
+    if picture.verdict:
+        body.add_row("gate", Text(picture.verdict, overflow="fold"), "")
+    parts: list[RenderableType] = [head, Text(), body, Text(), summary_table(picture), Text(), _notes(notes)]
+    return Panel(Group(*parts), title="headrace demo", title_align="left")
+
+
+def _notes(notes: list[tuple[float, str]]) -> Text:
+    return Text("\n".join(f"{clock(when):>6}  {line}" for when, line in notes[-8:]), overflow="fold")

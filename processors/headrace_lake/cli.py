@@ -1,0 +1,209 @@
+"""`headrace status`, `replay` and `dataset`: what the log says, for people. Knows the readers of this package."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from headrace_cli.common import FAILED, NO, USAGE, CliError, common, emit, note, run
+from headrace_lake.dataset import DatasetError, Format
+from headrace_streams.settings import Settings
+
+TRAIN = ("train", "batches")  # not a fold of this package, but a task with a position like all others
+
+
+@click.command()
+@common
+def status(settings: Settings, as_json: bool) -> None:
+    """Every stage: lag and each counter; every bucket and how full it is; what is served.
+
+    Reads the log, so it works with no worker running."""
+    found = run(_status(settings))
+    if as_json:
+        return emit(found)
+    for stage in found["stages"]:
+        boxes = "  ".join(f"{box} {count}" for box, count in stage["boxes"].items())
+        warning = "" if stage["accounted"] else "  NOT ACCOUNTED FOR"
+        click.echo(f"{stage['stage']:8} lag {stage['lag']:<7} in {stage['records']:<9} {boxes}{warning}")
+    click.echo("\nbuckets" if found["buckets"] else "\nno bucket yet")
+    for bucket in found["buckets"]:
+        full = f"{bucket['fill']:.1f} of {bucket['target']:.0f}"
+        click.echo(f"  {bucket['bucket']:30} {full:16} batches {bucket['batches']:<4} {bucket['note']}")
+    click.echo("\nserved" if found["served"] else "\nnothing is released yet: every bucket serves its base")
+    for release in found["served"]:
+        click.echo(f"  {release['bucket']:30} #{release['sequence']:<4} {release['adapter'] or 'the base'}  {release['reason']}")
+
+
+async def _status(settings: Settings) -> dict[str, Any]:
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.status import served, summed, task_statuses
+    from headrace_processors.curate.state import describe_buckets
+    from headrace_processors.stages import STAGES
+
+    log = KafkaLog(settings)
+    tasks = await task_statuses(log, [(stage.name, topic) for stage in STAGES for topic in stage.inputs] + [TRAIN])
+    stages = [summed(stage, tasks) for stage in STAGES]
+    train = [task for task in tasks if task.stage == TRAIN[0]]
+    counted: Counter[str] = Counter()
+    for task in train:
+        counted.update(task.counters)
+    batches = counted.pop("in", 0)
+    curate = [task.state for task in tasks if task.stage == "curate"]
+    return {
+        "deployment": settings.deployment,
+        "stages": [
+            {"stage": one.stage, "lag": one.lag, "records": one.records, "boxes": one.boxes, "accounted": one.accounted}
+            for one in stages
+        ]
+        + [
+            {
+                "stage": "train",
+                "lag": sum(t.lag for t in train),
+                "records": batches,
+                "boxes": counted,
+                "accounted": batches == sum(counted.values()),
+            }
+        ],
+        "buckets": [bucket for state in curate for bucket in describe_buckets(state)],
+        "served": [
+            {
+                "bucket": bucket,
+                "release_id": release.release_id,
+                "sequence": release.sequence,
+                "adapter": release.adapter.digest if release.adapter else None,
+                "reason": release.reason,
+            }
+            for bucket, release in sorted((await served(log)).items())
+        ],
+    }
+
+
+@click.command()
+@click.option("--verify", "verifying", is_flag=True, help="Fold the recorded inputs again and compare: exit 1 on a difference.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Rebuild from signals into this folder.")
+@click.option("--until", metavar="RELEASE-OR-TIME", help="With --out: only signals appended up to this release or RFC 3339 time.")
+@common
+def replay(settings: Settings, as_json: bool, verifying: bool, out: Path | None, until: str | None) -> int:
+    """Repeat what the stages decided, from the log alone.
+
+    --verify runs each stage over its recorded input and demands its outputs byte for byte. --out chains the stages from
+    signals in the order of event time, under the policy of the settings, and writes what they say as JSON lines."""
+    if verifying == (out is not None):
+        raise CliError(USAGE, "headrace replay takes either --verify or --out DIR")
+    if out is not None:
+        return run(_rebuild(settings, out, until, as_json))
+    if until is not None:
+        raise CliError(USAGE, "--until goes with --out")
+    return run(_verify(settings, as_json))
+
+
+async def _verify(settings: Settings, as_json: bool) -> int:
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.verify import verify
+    from headrace_processors.stages import STAGES
+
+    differences = []
+    for stage, report in (await verify(KafkaLog(settings), STAGES)).items():
+        differences += report.differences
+        if as_json:
+            emit(
+                {
+                    "stage": stage,
+                    "records": report.records,
+                    "equal": report.outputs,
+                    "expired": report.expired,
+                    "notes": report.notes,
+                    "differences": [difference._asdict() for difference in report.differences],
+                }
+            )
+            continue
+        expired = f", {report.expired} no longer kept" if report.expired else ""
+        click.echo(f"{stage:8} {report.records} records folded, {report.outputs} outputs equal{expired}")
+        for text in report.notes:
+            click.echo(f"         {text}")
+    if differences:
+        note(f"headrace: the log is not what its rules make of it, first difference: {differences[0]}")
+        return NO
+    return 0
+
+
+async def _rebuild(settings: Settings, out: Path, until: str | None, as_json: bool) -> int:
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.rebuild import rebuild
+    from headrace_processors import policy_file
+    from headrace_processors.stages import STAGES
+
+    log = KafkaLog(settings)
+    until_ms = None if until is None else await _moment(log, until)
+    out.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    bodies = policy_file.load(settings.policy).bodies()
+    files: dict[str, Any] = {}
+    try:
+        async for produced in rebuild(log, STAGES, bodies, until_ms=until_ms):
+            if produced.topic not in files:
+                files[produced.topic] = (out / f"{produced.topic}.jsonl").open("wb")
+            await asyncio.to_thread(files[produced.topic].write, produced.value + b"\n")
+            counts[produced.topic] += 1
+    finally:
+        for file in files.values():
+            file.close()
+    if as_json:
+        emit(dict(counts))
+    else:
+        click.echo(f"{out}: " + (", ".join(f"{count} {topic}" for topic, count in sorted(counts.items())) or "no signals"))
+    return 0
+
+
+async def _moment(log: Any, until: str) -> int:
+    """ms since the epoch of an RFC 3339 time, or of the record that answered with release `until`."""
+    from headrace_lake.verify import LogRecord
+    from headrace_schemas.codec import DecodeError, decode
+    from headrace_schemas.times import parse_ns
+
+    try:
+        return parse_ns(until) // 1_000_000
+    except ValueError:
+        pass
+    for partition in range(await log.partitions("releases.history")):
+        record: LogRecord
+        async for record in log.read("releases.history", partition):
+            try:
+                event = decode(record.value, record.headers)
+            except DecodeError:
+                continue
+            if getattr(event.data, "release_id", None) == until:
+                return record.timestamp
+    raise CliError(NO, f"{until!r} is neither an RFC 3339 time nor a release of this deployment")
+
+
+@click.command()
+@click.argument("bucket")
+@click.option("--format", "form", type=click.Choice(get_args(Format)), default="chat", show_default=True, help="Kind of file.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write into.")
+@click.option("--release", metavar="R", help="Exactly the rows that trained this release.")
+@common
+def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: Path, release: str | None) -> None:
+    """Write the training data of BUCKET (artifact_type/base) to a file and print its digest.
+
+    Without --release: all that was ever cut into a batch, at its newest revision, without what was withdrawn since."""
+    from headrace_lake.dataset import bucket_rows, release_rows, rows_digest, write
+    from headrace_lake.kafka_log import KafkaLog
+
+    log = KafkaLog(settings)
+    try:
+        rows = run(bucket_rows(log, bucket) if release is None else release_rows(log, bucket, release))
+    except DatasetError as error:
+        raise CliError(FAILED, str(error)) from error
+    if not rows:
+        raise CliError(NO, f"bucket {bucket!r} has no batch yet: `headrace status` lists the buckets")
+    written = write(rows, out, form)
+    found = {"file": str(written), "rows": len(rows), "digest": rows_digest(rows)}
+    if as_json:
+        emit(found)
+    else:
+        click.echo(f"{found['file']}: {found['rows']} rows, {found['digest']}")

@@ -1,0 +1,95 @@
+"""Rebuild: reward and curate chained offline from the recorded signals, in the order (event time, event id). No Kafka client.
+
+Unlike verify, which repeats what happened, this says what would be if everything had come in order: it depends on what the
+signals say only, so it is equal to itself on any machine and for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from headrace_lake.verify import Log, LogRecord
+from headrace_schemas.codec import DecodeError, decode
+from headrace_schemas.events import Event
+from headrace_schemas.times import parse_ns
+from headrace_streams.runtime.stage import Fold, Record, Stage
+from headrace_streams.runtime.step import Processed, Produced, process
+
+CHAIN = ("reward", "curate")  # the stages between signals and batches; what is released depends on runs, which are not repeated
+
+
+class Signal(NamedTuple):
+    """A recorded signal with what it is ordered by."""
+
+    time_ns: int
+    event_id: str
+    record: LogRecord
+
+
+async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Signal]:
+    """All signals from outside the chain that were appended up to `until_ms`, by (event time, event id); the place on the log
+    decides between equals."""
+    found: list[Signal] = []
+    for partition in range(await log.partitions("signals")):
+        async for record in log.read("signals", partition):
+            if until_ms is not None and record.timestamp > until_ms:
+                continue
+            if dict(record.headers).get("headrace-stage", b"").decode() in CHAIN:
+                continue  # the chain writes it again
+            try:
+                event: Event = decode(record.value, record.headers)  # as reward does: it may have grown since it came in
+            except DecodeError:
+                continue  # nobody but intake writes there; what is no event is in dead letters by now
+            time_ns = record.timestamp * 1_000_000 if event.time is None else parse_ns(event.time)
+            found.append(Signal(time_ns, event.id, record))
+    return sorted(found, key=lambda signal: (signal.time_ns, signal.event_id, signal.record.partition, signal.record.offset))
+
+
+class _Task:
+    """One partition of one stage: its state, its counters, the next offset and the fold time."""
+
+    def __init__(self, stage: Stage, fold: Fold, topic: str, partition: int) -> None:
+        self.stage, self.fold, self.topic, self.partition = stage, fold, topic, partition
+        self.state: dict[str, Any] = {}
+        self.counters: dict[str, int] = {}
+        self.next_offset = self.now = 0
+
+    def step(self, time_ms: int, record: LogRecord | Produced, partitions: Mapping[str, int]) -> Processed:
+        self.now = max(self.now, time_ms)
+        given = Record(
+            self.topic, self.partition, self.next_offset, time_ms, self.now, record.key, record.value, tuple(record.headers)
+        )
+        self.next_offset += 1
+        done = process(self.stage.name, self.fold, self.state, given, partitions)
+        done.apply(self.state, self.counters)
+        return done
+
+
+async def rebuild(
+    log: Log, stages: Sequence[Stage], policies: Mapping[str, Mapping[str, Any]], *, until_ms: int | None = None
+) -> AsyncIterator[Produced]:
+    """Yields what the chain writes, in order, offsets counted from 0. `policies`: stage name -> policy body.
+
+    Signals of one interaction stay on one partition as they are recorded, so shares are counted as they were live.
+    """
+    chain = [stage for name in CHAIN for stage in stages if stage.name == name]
+    partitions = {topic: await log.partitions(topic) for stage in chain for topic in (*stage.outputs, "dead-letters")}
+    tasks: dict[tuple[str, int], _Task] = {}
+    by_input = {stage.inputs[0]: stage for stage in chain}
+
+    def follow(topic: str, partition: int, time_ms: int, record: LogRecord | Produced) -> list[Produced]:
+        stage = by_input[topic]
+        task = tasks.get((topic, partition))
+        if task is None:
+            task = tasks[topic, partition] = _Task(stage, stage.build(policies[stage.name]), topic, partition)
+        written: list[Produced] = []
+        for produced in task.step(time_ms, record, partitions).produced:
+            written.append(produced)
+            if produced.topic in by_input:
+                written += follow(produced.topic, produced.partition, time_ms, produced)
+        return written
+
+    for signal in await signals_in_order(log, until_ms=until_ms):
+        for produced in follow("signals", signal.record.partition, signal.time_ns // 1_000_000, signal.record):
+            yield produced

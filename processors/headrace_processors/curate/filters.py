@@ -1,0 +1,73 @@
+"""What an example is good for, or why it is good for nothing: roles and the one table of rejections. Pure; knows no state.
+
+A rejection says `reason`, a name of this table, and `rule`, the sentence beside it with the policy's figures.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from headrace_processors.curate.policy import CuratePolicy
+from headrace_schemas.derived import Example
+from headrace_schemas.text import has_text, normalise, render
+
+Role = Literal["train", "negative"]
+
+REJECTIONS: dict[str, str] = {
+    "stale_revision": "a revision is newer than the one known",
+    "retracted": "the interaction was not retracted",
+    "erased": "the data subject was not erased",
+    "not_for_training": "the publisher allows training (train is not false)",
+    "no_text_target": "the target has text, or a tool call",
+    "generic": "the target has a letter or digit, at least {min_chars} characters, and up to {generic_chars} no empty phrase",
+    "low_score": "a target that nobody corrected has a score above {train_above:g}",
+    "no_reward": "there is a reward, above or below 0",
+    "held_out": "a negative example is not in the test split",
+    "duplicate": "no other example of the bucket has the same prompt, context and target",
+    "overflow": "an open bucket keeps the newest {open_limit} of each role",
+}
+
+
+class Verdict(NamedTuple):
+    """`reason` is None exactly when `role` is given."""
+
+    role: Role | None
+    reason: str | None
+
+
+def rules(policy: CuratePolicy) -> dict[str, str]:
+    """The table with the figures of `policy`."""
+    return {reason: rule.format(**policy.model_dump()) for reason, rule in REJECTIONS.items()}
+
+
+def judge(policy: CuratePolicy, example: Example, split: str) -> Verdict:
+    """The role of an example by itself: what needs no knowledge of others."""
+    if not example.train:
+        return Verdict(None, "not_for_training")
+    target = example.content.target
+    if not has_text(target):
+        return Verdict(None, "no_text_target")
+    if is_generic(policy, render(target)):
+        return Verdict(None, "generic")
+    verdict = role_of(policy, example)
+    return Verdict(None, "held_out") if verdict.role == "negative" and split == "test" else verdict
+
+
+def role_of(policy: CuratePolicy, example: Example) -> Verdict:
+    """Train: corrected, or a score above `train_above`, or no score; and a reward above 0, for it becomes the weight.
+    Negative: a reward below 0. What the score calls good and the reward calls bad (somebody objected) is negative."""
+    score = example.score
+    good = example.components.correction is not None or score is None or score > policy.train_above
+    if example.reward > 0:
+        return Verdict("train", None) if good else Verdict(None, "low_score")
+    return Verdict("negative", None) if example.reward < 0 else Verdict(None, "no_reward")
+
+
+def is_generic(policy: CuratePolicy, text: str) -> bool:
+    """Whether a text would be the same whatever was asked: punctuation only, too short, or a stock phrase and little more."""
+    text = text.strip()
+    if len(text) < policy.min_chars or not any(map(str.isalnum, text)):
+        return True
+    if len(text) > policy.generic_chars:
+        return False
+    return normalise(text).casefold().replace("’", "'").startswith(policy.generic)

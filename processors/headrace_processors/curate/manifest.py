@@ -1,0 +1,82 @@
+"""What a batch is made of: members, weights, statistics and the id that covers them. Pure; knows no state and no policy file.
+
+Weight of a train member: reward·decay·balance over their mean, so that the train members weigh 1 on average. A negative member
+weighs |reward|·decay·balance on the same scale. Decay is seen from the newest member (decay.py). Test rows weigh 1 each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import fsum
+from typing import Literal
+
+from headrace_processors import decay
+from headrace_processors.curate.state import Bucket, Known
+from headrace_schemas.canonical import digest, rounded
+from headrace_schemas.derived import Batch, BatchStatistics, Locator, Member
+from headrace_schemas.ids import derive_id
+
+Members = Mapping[str, Known]  # by example id
+
+
+def batch(
+    bucket: Bucket,
+    members: Members,
+    pool: Members,
+    *,
+    cause: Literal["target", "age"],
+    target: float,
+    per_day: float,
+    place: tuple[str, int],
+    policy_digests: Mapping[str, str],
+) -> Batch:
+    """The manifest of `bucket` with its open `members` and its test `pool`. `place`: topic and partition of the examples;
+    `target`: the fill that was asked for when it was cut; `per_day`: the decay."""
+    shares = dict(zip(members, decay.weights([known.time_ns for known in members.values()], per_day), strict=True))
+    raw = {name: abs(known.reward) * shares[name] * known.balance for name, known in members.items()}
+    train = [name for name, known in members.items() if known.role == "train"]
+    mean = fsum(raw[name] for name in train) / len(train)
+    listed = [_member(name, known, raw[name] / mean, place) for name, known in members.items()]
+    tests = [_member(name, known, 1.0, place) for name, known in pool.items()]
+    statistics = BatchStatistics(
+        examples=len(train),
+        negatives=len(members) - len(train),
+        effective_size=rounded(decay.effective_size([shares[name] for name in train])),
+        mean_reward=rounded(fsum(members[name].reward for name in train) / len(train)),
+        success_rate=bucket.success(per_day)[0],
+    )
+    return Batch(
+        batch_id=batch_id(bucket.name, listed, tests),
+        bucket=bucket.name,
+        artifact_type=bucket.artifact_type,
+        base=bucket.base,
+        cause=cause,
+        target=target,
+        members=listed,
+        test_pool=tests,
+        statistics=statistics,
+        policy_digests=dict(policy_digests),
+    )
+
+
+def batch_id(bucket: str, members: Sequence[Member], test_pool: Sequence[Member]) -> str:
+    """32 hex digits over the bucket, its members and its test rows; not over where they lie."""
+    return derive_id("batch", bucket, digest([[_identity(member) for member in members], [_identity(row) for row in test_pool]]))
+
+
+def _identity(row: Member) -> tuple[object, ...]:
+    return row.example_id, row.revision, row.sha256, row.role, row.weight, row.difficulty, row.split
+
+
+def _member(example_id: str, known: Known, weight: float, place: tuple[str, int]) -> Member:
+    assert known.role is not None
+    return Member(
+        example_id=example_id,
+        revision=known.revision,
+        sha256=known.sha256,
+        role=known.role,
+        weight=rounded(weight),
+        difficulty=known.difficulty,
+        split=known.split,
+        locator=Locator(topic=place[0], partition=place[1], offset=known.offset),
+    )

@@ -1,0 +1,110 @@
+"""The link stage: foreign ids become interaction ids. Pure fold over refs, one state value per foreign id.
+
+A link says which interaction a foreign id means; the latest one counts, by event time, for feedback that comes after it.
+Feedback whose foreign id nobody has linked yet waits, up to a limit beyond which it is a dead letter, for the first link.
+Boxes: resolved (links too), waiting, dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from headrace_processors.intake.preference import fan_out
+from headrace_processors.link.policy import LinkPolicy
+from headrace_schemas.codec import Decoded, decode_input
+from headrace_schemas.derived import RecordError
+from headrace_schemas.events import FeedbackRecorded, InteractionLinked
+from headrace_schemas.inputs import Ref
+from headrace_schemas.times import parse_ns
+from headrace_streams.runtime.stage import Output, Record, Step
+from headrace_streams.runtime.step import dead_letter
+
+STAGE = "link"
+WAITING_BYTES = 3 * 1024 * 1024  # of all that waits for one foreign id: what a changelog record holds, with room for escapes
+
+
+class Waiting(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A foreign id: what it means, as of `time_ns`, or the events (JSON, in order of arrival) that wait to be told."""
+
+    interaction_id: str = ""
+    time_ns: int = 0
+    events: tuple[str, ...] = ()
+    size: int = 0  # bytes of the events
+
+
+_UNKNOWN = Waiting()
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Waiting)
+
+
+class Linker:
+    """`headrace_streams.runtime.stage.Fold` under one policy."""
+
+    def __init__(self, policy: LinkPolicy) -> None:
+        self._policy = policy
+
+    def dump(self, key: str, value: Any) -> bytes:
+        return _ENCODER.encode(value)
+
+    def load(self, key: str, value: bytes) -> Any:
+        return _DECODER.decode(value)
+
+    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
+        return ()
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        decoded = decode_input(record.value, record.headers)
+        event = decoded.event
+        if isinstance(event, InteractionLinked):
+            return self._linked(state, event)
+        if isinstance(event, FeedbackRecorded) and event.data.ref is not None:
+            return self._referred(state, record, decoded, event.data.ref)
+        raise ValueError(f"type: {type(event).__name__} names no foreign id")
+
+    def _linked(self, state: Mapping[str, Any], event: InteractionLinked) -> Step:
+        key = _state_key(event.data.ref)
+        before: Waiting = state.get(key, _UNKNOWN)
+        time_ns = parse_ns(event.time or "")
+        if before.interaction_id and time_ns < before.time_ns:
+            return Step((), {}, {"resolved": 1})
+        interaction_id = event.data.interaction_id
+        outputs = [output for waiting in before.events for output in _resolved(decode_input(waiting.encode()), interaction_id)]
+        counts = {"resolved": 1 + len(before.events)}
+        if before.events:
+            counts["waiting"] = -len(before.events)
+        return Step(outputs, {key: Waiting(interaction_id=interaction_id, time_ns=time_ns)}, counts)
+
+    def _referred(self, state: Mapping[str, Any], record: Record, decoded: Decoded, ref: Ref) -> Step:
+        key = _state_key(ref)
+        before: Waiting = state.get(key, _UNKNOWN)
+        if before.interaction_id:
+            return Step(_resolved(decoded, before.interaction_id), {}, {"resolved": 1})
+        event = decoded.passed()
+        size = before.size + len(event)
+        if len(before.events) >= self._policy.waiting or size > WAITING_BYTES:
+            message = f"data.ref: {len(before.events)} feedbacks wait for a link of {ref.system}:{ref.id} already"
+            error = RecordError(code="waiting_limit", field="data.ref", message=message)
+            return Step([dead_letter(STAGE, record, error)], {}, {"dead": 1})
+        return Step((), {key: Waiting(events=(*before.events, event.decode()), size=size)}, {"waiting": 1})
+
+
+def _resolved(decoded: Decoded, interaction_id: str) -> list[Output]:
+    """The feedback as if it had named the interaction itself, and its copies if it is a preference."""
+    event = decoded.event
+    assert isinstance(event, FeedbackRecorded)  # nothing else waits
+    named = structs.replace(event, data=structs.replace(event.data, interaction_id=interaction_id, ref=None))
+    value = decoded.passed({"interaction_id": interaction_id, "ref": None})
+    return [Output("signals", interaction_id, value), *(Output("signals", other, copy) for other, copy in fan_out(named))]
+
+
+def _state_key(ref: Ref) -> str:
+    """Unlike the record key, of one foreign id only, whatever colons its parts hold."""
+    return msgspec.json.encode([ref.system, ref.id]).decode()
+
+
+def build(body: Mapping[str, Any]) -> Linker:
+    return Linker(LinkPolicy.model_validate(body))

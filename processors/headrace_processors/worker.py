@@ -1,0 +1,186 @@
+"""The worker process: Faust hosts it (application, services, web page); the supervisor's tasks do the work. Decides nothing.
+
+Faust's own consumer, producer and tables stay switched off: every stage runs on partition tasks (ARCHITECTURE.md says why).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import multiprocessing
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import faust
+from faust.app import BootStrategy
+from mode import Service
+
+from headrace_schemas.topology import changelog
+from headrace_streams.kafka import clients
+from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.runtime.stage import Stage
+from headrace_streams.runtime.supervisor import MakeTask, Supervisor
+from headrace_streams.settings import Settings
+
+log = logging.getLogger("headrace")
+
+WEB_HOST = "127.0.0.1"
+RETRY_SECONDS = 1.0
+SAY_SECONDS = 2.0  # without an answer, before the wait is mentioned
+
+
+class _Host(BootStrategy):
+    """Faust's services without its Kafka clients."""
+
+    enable_kafka = False
+
+
+class App(faust.App):
+    """A Faust application that keeps nothing on disk."""
+
+    BootStrategy = _Host
+
+    async def on_first_start(self) -> None:
+        """Faust would make folders for tables here; there are none."""
+
+
+class Pipeline(Service):
+    """A supervisor as a service. `stopping` ends its tasks after the transaction that each is in."""
+
+    def __init__(self, supervisor: Supervisor, **options: Any) -> None:
+        self._work = supervisor  # `supervisor` means something else to mode
+        self._running: asyncio.Task[None] | None = None
+        super().__init__(**options)
+
+    async def on_start(self) -> None:
+        self._running = asyncio.create_task(self._work.run(), name="supervisor")
+        self._running.add_done_callback(self._ended)
+
+    async def on_stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        error = None if running.cancelled() else running.exception()
+        if error is not None:
+            self.add_future(self.crash(error))
+
+
+def tasks_of(settings: Settings, stages: Sequence[Stage], bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, MakeTask]:
+    """What makes the task of each input topic: `bodies` are policy bodies by stage name."""
+    return {topic: functools.partial(_make, stage, bodies[stage.name], settings) for stage in stages for topic in stage.inputs}
+
+
+def _make(stage: Stage, body: Mapping[str, Any], settings: Settings, topic: str, partition: int) -> PartitionTask:
+    return PartitionTask(stage, body, topic, partition, settings)
+
+
+def make_app(settings: Settings, supervisor: Supervisor, *, web_port: int | None = None) -> App:
+    """The Faust application around `supervisor`; `web_port` serves what it says of itself as JSON at /status."""
+    app = App(
+        f"{settings.deployment}-worker",
+        broker=f"kafka://{settings.bootstrap.split(',')[0]}",
+        key_serializer="raw",
+        value_serializer="raw",
+        autodiscover=False,
+        store="memory://",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        stream_wait_empty=False,
+        consumer_auto_offset_reset="earliest",
+        web_enabled=web_port is not None,
+        web_host=WEB_HOST,
+        web_bind=WEB_HOST,
+        web_port=web_port or 6066,  # Faust wants a port even where it serves nothing
+        loop=asyncio.get_running_loop(),
+        worker_redirect_stdouts=False,
+    )
+
+    @app.service
+    class Running(Pipeline):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(supervisor, **options)
+
+    @app.page("/status")
+    async def status(view: Any, request: Any) -> Any:
+        return view.json(supervisor.describe())
+
+    return app
+
+
+async def wait_for_topics(settings: Settings, stages: Sequence[Stage]) -> None:
+    """Returns when the broker has every topic of `stages`; a broker that is away is waited for. Raises TopicMissing."""
+    topics = {"rules", "dead-letters"}
+    for stage in stages:
+        topics |= {*stage.inputs, *stage.outputs, *(changelog(stage.name, topic).name for topic in stage.inputs)}
+    said = False
+
+    def say(reason: object) -> None:
+        nonlocal said
+        if not said:
+            log.warning("waiting for the broker at %s: %s", settings.bootstrap, reason)
+        said = True
+
+    while True:
+        later = asyncio.get_running_loop().call_later(SAY_SECONDS, say, "no answer yet")
+        try:
+            await clients.partition_counts(settings, sorted(topics))
+            return
+        except (clients.BrokerUnavailable, OSError) as error:
+            say(error)
+            await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            later.cancel()
+
+
+async def serve(
+    settings: Settings,
+    stages: Sequence[Stage],
+    bodies: Mapping[str, Mapping[str, Any]],
+    *,
+    web_port: int | None = None,
+    group: str | None = None,
+) -> int:
+    """Runs a worker until SIGTERM (returns 0) or SIGINT (returns 130), or until the process that started it is gone."""
+    stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    _listen(stop)
+    for noisy in ("faust", "mode", __name__):  # mode logs every service's start and stop under the name of its module
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    waiting = asyncio.create_task(wait_for_topics(settings, stages))
+    either: list[asyncio.Future[Any]] = [stop, waiting]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if stop.done():
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return stop.result()
+    await waiting
+    supervisor = Supervisor(settings, group or f"{settings.deployment}.worker", tasks_of(settings, stages, bodies))
+    app = make_app(settings, supervisor, web_port=web_port)
+    try:
+        await app.start()
+        names = ", ".join(stage.name for stage in stages)
+        log.info("worker runs %s on %s as %s", names, settings.bootstrap, settings.deployment)
+        await app.wait(stop)
+    finally:
+        await app.stop()
+    if app.crash_reason is not None:
+        raise app.crash_reason
+    return stop.result()
+
+
+def _listen(stop: asyncio.Future[int]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def end(code: int) -> None:
+        if not stop.done():
+            stop.set_result(code)
+
+    loop.add_signal_handler(signal.SIGTERM, end, 0)
+    loop.add_signal_handler(signal.SIGINT, end, 130)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        loop.add_reader(parent.sentinel, end, 0)

@@ -1,0 +1,223 @@
+"""The one table of topics: name, key, retention, compaction, size, event types, who writes. And `route`: where an event goes.
+
+README's table of topics, AsyncAPI and what is declared on a broker are drawn from it. Knows no client.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from headrace_schemas import events
+from headrace_schemas.events import Envelope, Event
+from headrace_schemas.inputs import Ref
+
+DAY_MS = 24 * 3600 * 1000
+MIB = 1024 * 1024
+FOREVER = -1
+
+
+class Topic(Struct, frozen=True, kw_only=True):
+    """`name` is short; on the broker it is `{deployment}.{name}`. `retention_ms` -1 keeps for ever; `max_bytes` of a record.
+
+    `key` says in words what the record key is; of a topic with `trusted_key` False it is whatever its publisher chose."""
+
+    name: str
+    key: str
+    description: str
+    events: tuple[type[Envelope], ...] = ()
+    writers: tuple[str, ...] = ()  # stages; "anybody": outsiders, "operator": people's commands
+    retention_ms: int = FOREVER
+    compacted: bool = False
+    max_bytes: int = 2 * MIB
+    fixed_partitions: int | None = None
+    may_grow: bool = False  # in partitions, once it has records
+    trusted_key: bool = True
+
+
+ANYBODY, OPERATOR = "anybody", "operator"
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(
+        name="interactions",
+        key="any",
+        trusted_key=False,
+        description="what agents publish: interactions, links, retractions, erasures",
+        events=(events.InteractionRecorded, events.InteractionLinked, events.InteractionRetracted, events.SubjectErased),
+        writers=(ANYBODY,),
+        retention_ms=7 * DAY_MS,
+        max_bytes=4 * MIB,
+        may_grow=True,
+    ),
+    Topic(
+        name="feedback",
+        key="any",
+        trusted_key=False,
+        description="what people, tests and validators publish",
+        events=(events.FeedbackRecorded, events.FeedbackRetracted),
+        writers=(ANYBODY,),
+        retention_ms=7 * DAY_MS,
+        max_bytes=4 * MIB,
+        may_grow=True,
+    ),
+    Topic(
+        name="refs",
+        key="foreign id",
+        description="links, and feedback that names a foreign id",
+        events=(events.InteractionLinked, events.FeedbackRecorded),
+        writers=("intake",),
+        max_bytes=4 * MIB,
+    ),
+    Topic(
+        name="signals",
+        key="interaction id",
+        description="the same facts validated, scrubbed and re-keyed: the source of truth",
+        events=(
+            events.InteractionRecorded,
+            events.InteractionRetracted,
+            events.SubjectErased,
+            events.FeedbackRecorded,
+            events.FeedbackRetracted,
+        ),
+        writers=("intake", "link", "reward"),
+        max_bytes=4 * MIB,
+    ),
+    Topic(
+        name="examples",
+        key="bucket",
+        description="what each interaction is worth, revision by revision; withdrawals; ticks",
+        events=(events.ExampleRewarded, events.ExampleWithdrawn, events.ClockTicked, events.RequirementsTracked),
+        writers=("reward", "curate", "release"),
+        max_bytes=8 * MIB,
+    ),
+    Topic(
+        name="rejections",
+        key="interaction id",
+        description="what was not taken, and why",
+        events=(events.ExampleRejected, events.SignalRejected, events.ExampleSuperseded),
+        writers=("reward", "curate"),
+        retention_ms=90 * DAY_MS,
+    ),
+    Topic(
+        name="batches",
+        key="bucket",
+        description="manifests of what is to be trained",
+        events=(events.BatchReady,),
+        writers=("curate",),
+        max_bytes=8 * MIB,
+    ),
+    Topic(
+        name="runs",
+        key="bucket",
+        description="training started, progressed, completed, failed",
+        events=(events.TrainingStarted, events.TrainingProgressed, events.TrainingCompleted, events.TrainingFailed),
+        writers=("train",),
+        retention_ms=90 * DAY_MS,
+        max_bytes=8 * MIB,
+    ),
+    Topic(
+        name="versions",
+        key="bucket",
+        description="adapters with their lineage",
+        events=(events.ModelVersionCreated,),
+        writers=("train",),
+    ),
+    Topic(
+        name="outcomes",
+        key="bucket",
+        description="evaluations and people's requests, in one order",
+        events=(
+            events.EvaluationCompleted,
+            events.PromoteRequested,
+            events.RollbackRequested,
+            events.RevokeRequested,
+            events.PauseRequested,
+            events.ResumeRequested,
+        ),
+        writers=("train", OPERATOR),
+    ),
+    Topic(
+        name="releases",
+        key="bucket",
+        description="what to serve now",
+        events=(events.ReleasePromoted, events.ReleaseRolledBack, events.ReleaseRevoked),
+        writers=("release",),
+        compacted=True,
+    ),
+    Topic(
+        name="releases.history",
+        key="bucket",
+        description="every answer of the release stage",
+        events=(
+            events.ReleasePromoted,
+            events.ReleaseDeclined,
+            events.ReleaseRolledBack,
+            events.ReleaseRevoked,
+            events.ReleasePaused,
+            events.ReleaseResumed,
+        ),
+        writers=("release",),
+    ),
+    Topic(
+        name="rules",
+        key="stage/topic/partition",
+        description="which policy holds from which offset on",
+        events=(events.RulesActivated,),
+        writers=("intake", "link", "reward", "curate", "train", "release"),
+        fixed_partitions=1,
+    ),
+    Topic(
+        name="dead-letters",
+        key="topic/partition/offset",
+        description="what could not be processed, whole, with the error",
+        events=(events.RecordRejected,),
+        writers=("intake", "link", "reward", "curate", "train", "release"),
+        retention_ms=30 * DAY_MS,
+        max_bytes=8 * MIB,
+    ),
+)
+BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
+TOPIC_NAMES = tuple(BY_NAME)
+
+# The first topic in the table that an event stands on is where it is first written; a compacted one only repeats what is said.
+_HOME: dict[type[Envelope], str] = {}
+for _topic in TOPICS:
+    for _event in _topic.events:
+        if not _topic.compacted:
+            _HOME.setdefault(_event, _topic.name)
+
+
+def route(event: Event) -> tuple[str, str]:
+    """(short topic, record key) of an event where it is first written. Ids that intake fills in must be there."""
+    topic = _HOME[type(event)]
+    return topic, key_of(topic, event)
+
+
+def key_of(topic: str, event: Event) -> str:
+    """The record key of `event` on `topic`, a short name."""
+    data: Any = event.data
+    match BY_NAME[topic].key:
+        case "bucket":
+            return str(data.bucket)
+        case "foreign id":
+            return ref_key(data.ref)
+        case "stage/topic/partition":
+            return f"{data.stage}/{data.topic}/{data.partition}"
+        case "topic/partition/offset":
+            return f"{data.topic}/{data.partition}/{data.offset}"
+    if isinstance(event, events.SubjectErased):
+        return event.data.data_subject
+    if data.interaction_id is None and isinstance(event, events.FeedbackRecorded) and event.data.ref is not None:
+        return ref_key(event.data.ref)
+    return data.interaction_id or ""
+
+
+def may_grow(topic: str) -> bool:
+    """Whether a topic that has records may get more partitions; others keep the count that keys were laid out for."""
+    return topic in BY_NAME and BY_NAME[topic].may_grow
+
+
+def ref_key(ref: Ref) -> str:
+    """The record key of a foreign id. Two ids may share one; whoever joins by them compares both parts."""
+    return f"{ref.system}:{ref.id}"

@@ -1,0 +1,89 @@
+"""The one table of stages: name, inputs, outputs, further reads, counters. Changelogs follow from it. Knows no stage's code.
+
+README's ring, AsyncAPI's writers, the worker, `status` and `replay --verify` are drawn from it.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from headrace_schemas.topics import MIB, TOPICS, Topic, may_grow
+
+
+class StageTopology(Struct, frozen=True, kw_only=True):
+    """One stage. The `counters`, and `dead`, add up to its input records; `lookups` are topics that it reads beside its input."""
+
+    name: str
+    description: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    counters: tuple[str, ...]
+    lookups: tuple[str, ...] = ()
+
+
+DEAD = "dead"  # the counter of dead letters, which every stage has
+RECORDS = "in"  # the counter of input records
+
+TOPOLOGY: tuple[StageTopology, ...] = (
+    StageTopology(
+        name="intake",
+        description="validate, scrub, re-key",
+        inputs=("interactions", "feedback"),
+        outputs=("signals", "refs"),
+        counters=("signals",),
+    ),
+    StageTopology(
+        name="link",
+        description="foreign ids become interaction ids",
+        inputs=("refs",),
+        outputs=("signals",),
+        counters=("resolved", "waiting"),
+    ),
+    StageTopology(
+        name="reward",
+        description="an interaction and all that is said of it become an example",
+        inputs=("signals",),
+        outputs=("examples", "rejections", "signals"),
+        counters=("applied", "duplicate", "conflict", "waiting"),
+    ),
+    StageTopology(
+        name="curate",
+        description="what is worth learning, and when a bucket is worth a run",
+        inputs=("examples",),
+        outputs=("batches", "rejections"),
+        counters=("admitted", "replaced", "rejected", "withdrawn", "ticks", "tracked"),
+    ),
+    StageTopology(
+        name="train",
+        description="a batch becomes an adapter and its evaluation",
+        inputs=("batches",),
+        outputs=("runs", "versions", "outcomes"),
+        counters=("trained", "failed", "held", "strange"),
+        lookups=("examples", "releases", "releases.history"),
+    ),
+    StageTopology(
+        name="release",
+        description="what is served, by policy and request",
+        inputs=("outcomes",),
+        outputs=("releases", "releases.history", "examples"),
+        counters=("answered",),
+    ),
+)
+STAGES_BY_NAME: dict[str, StageTopology] = {stage.name: stage for stage in TOPOLOGY}
+
+
+def changelog(stage: str, topic: str) -> Topic:
+    """The compacted topic with the state and position of `stage` over `topic`; same partition count as its input."""
+    return Topic(
+        name=f"state.{stage}.{topic}",
+        key="state key",
+        description=f"state and position of {stage} over {topic}",
+        writers=(stage,),
+        compacted=True,
+        max_bytes=8 * MIB,
+        may_grow=may_grow(topic),
+    )
+
+
+CHANGELOGS: tuple[Topic, ...] = tuple(changelog(stage.name, topic) for stage in TOPOLOGY for topic in stage.inputs)
+ALL_TOPICS: tuple[Topic, ...] = TOPICS + CHANGELOGS

@@ -1,0 +1,180 @@
+"""What an agent says, as the records that carry it: ids, time, CloudEvents envelope, validated. Knows no outbox and no broker.
+
+The same decoder that will judge the event at the other end judges it here, so what is accepted is not refused there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.parse import quote
+from uuid import UUID
+
+from headrace_schemas.codec import decode_input
+from headrace_schemas.errors import DecodeError
+
+InvalidEvent = DecodeError
+"""What was said breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
+
+
+class Call(NamedTuple):
+    """An interaction that was recorded: what feedback refers to."""
+
+    interaction_id: str
+
+
+class Statement(NamedTuple):
+    """A record to publish: short topic, key, value; and the event's id."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    id: str
+
+
+Ref = tuple[str, str] | Mapping[str, str]
+Moment = str | datetime | None
+
+
+def uuid7() -> str:
+    """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random; sorts by time of creation."""
+    bits = int.from_bytes(os.urandom(10), "big") | (time.time_ns() // 1_000_000) << 80
+    bits = bits & ~(0xF << 76) | 7 << 76
+    bits = bits & ~(0x3 << 62) | 2 << 62
+    return str(UUID(int=bits))
+
+
+class Voice:
+    """Who speaks: the agent's attributes and the CloudEvents source of all its events.
+
+    `agent` is a name or {name, role?, version?}; `source` defaults to `agent:<name>` or `agent:<name>/<version>`.
+    """
+
+    def __init__(self, agent: str | Mapping[str, Any], source: str | None = None) -> None:
+        self._agent = {"name": agent} if isinstance(agent, str) else dict(agent)
+        name, version = self._agent.get("name"), self._agent.get("version")
+        if not isinstance(name, str) or not name:
+            raise InvalidEvent("missing", "data.agent.name", f"agent: a name or an object with a name, not {agent!r}")
+        self._source = source or "agent:" + quote(f"{name}/{version}" if version else name, safe="/:@+~.")
+
+    def interaction(self, fields: Mapping[str, Any], moment: Moment, traceparent: str | None) -> tuple[Statement, Call]:
+        """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs."""
+        data = {"interaction_id": uuid7(), "agent": self._agent, **_given(fields)}
+        if isinstance(data.get("refs"), list | tuple):  # what is no list, the decoder names
+            data["refs"] = [_ref(ref) for ref in data["refs"]]
+        call = Call(str(data["interaction_id"]))
+        return self._say("interactions", call.interaction_id, "interaction.recorded", data, moment, traceparent), call
+
+    def feedback(
+        self, target: Call | str | None, ref: Ref | None, fields: Mapping[str, Any], moment: Moment, traceparent: str | None
+    ) -> Statement:
+        """CONTRACT §2's `feedback.recorded` on an interaction (`target`) or on a foreign id (`ref`), exactly one of them."""
+        data = _given(fields)
+        if (target is None) == (ref is None):
+            raise InvalidEvent("bad_value", "data.interaction_id", "feedback: give exactly one of interaction_id and ref")
+        key = data["interaction_id"] = interaction_id(target) if target is not None else ""
+        if ref is not None:
+            del data["interaction_id"]
+            data["ref"] = _ref(ref)
+            key = _ref_key(data["ref"])
+        if isinstance(data.get("over"), list | tuple):
+            data["over"] = [interaction_id(other) for other in data["over"]]
+        return self._say("feedback", key, "feedback.recorded", data, moment, traceparent)
+
+    def link(self, target: Call | str, ref: Ref, moment: Moment, traceparent: str | None) -> Statement:
+        """A foreign id of an interaction, learnt later."""
+        key = interaction_id(target)
+        data = {"interaction_id": key, "ref": _ref(ref)}
+        return self._say("interactions", key, "interaction.linked", data, moment, traceparent)
+
+    def retract(self, target: Call | str, reason: str | None, moment: Moment, traceparent: str | None) -> Statement:
+        """The interaction is not to be learnt from any more."""
+        data = _given({"interaction_id": interaction_id(target), "reason": reason})
+        return self._say("interactions", data["interaction_id"], "interaction.retracted", data, moment, traceparent)
+
+    def retract_feedback(
+        self, feedback_id: str, target: Call | str, reason: str | None, moment: Moment, traceparent: str | None
+    ) -> Statement:
+        """One feedback does not count any more. It must come from the same source as the feedback."""
+        data = _given({"feedback_id": feedback_id, "interaction_id": interaction_id(target), "reason": reason})
+        return self._say("feedback", data["interaction_id"], "feedback.retracted", data, moment, traceparent)
+
+    def forget(self, data_subject: str, moment: Moment, traceparent: str | None) -> Statement:
+        """Everything of this person or account is to be erased."""
+        return self._say("interactions", data_subject, "subject.erased", {"data_subject": data_subject}, moment, traceparent)
+
+    def _say(
+        self, topic: str, key: str, kind: str, data: Mapping[str, Any], moment: Moment, traceparent: str | None
+    ) -> Statement:
+        identity = uuid7()
+        event = {
+            "specversion": "1.0",
+            "id": identity,
+            "source": self._source,
+            "type": f"headrace.{kind}.v1",
+            "time": _time(moment),
+            **_given({"traceparent": traceparent}),
+            "data": data,
+        }
+        value = _encode(event)
+        decode_input(value, append_time_ms=time.time_ns() // 1_000_000)
+        return Statement(topic, key.encode(), value, identity)
+
+
+def interaction_id(target: Call | str) -> str:
+    return target.interaction_id if isinstance(target, Call) else target
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _ref(ref: Any) -> dict[str, Any]:
+    if isinstance(ref, Mapping):
+        return dict(ref)
+    if isinstance(ref, Iterable) and not isinstance(ref, str) and len(pair := list(ref)) == 2:
+        return {"system": pair[0], "id": pair[1]}
+    raise InvalidEvent("wrong_type", "data.ref", f"ref: (system, id), not {ref!r}")
+
+
+def _ref_key(ref: Mapping[str, Any]) -> str:
+    return f"{ref.get('system')}:{ref.get('id')}"
+
+
+def _time(moment: Moment) -> str:
+    if isinstance(moment, str):
+        return moment
+    moment = moment or datetime.now(UTC)
+    if moment.tzinfo is None:
+        raise InvalidEvent("bad_time", "time", f"time: {moment.isoformat()} has no offset from UTC")
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _encode(event: Mapping[str, Any]) -> bytes:
+    try:
+        return _json(event)
+    except (TypeError, ValueError, RecursionError) as error:
+        for name, value in event["data"].items():
+            try:
+                _json(value)
+            except (TypeError, ValueError, RecursionError) as cause:
+                raise InvalidEvent("not_json", f"data.{name}", f"{name}: no JSON: {cause}") from None
+        raise InvalidEvent("not_json", None, f"event: no JSON: {error}") from None
+
+
+def _json(value: Any) -> bytes:
+    # Of the standard library because the fast encoders write NaN as null: a lost score instead of an error.
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    """Messages and tool calls as model libraries return them (pydantic), and numpy's numbers."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", exclude_none=True)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

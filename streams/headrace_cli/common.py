@@ -1,0 +1,115 @@
+"""What all commands share: the common options, output, and which error is which exit code. Knows no command.
+
+Exit: 0 done; 1 the answer is no; 2 wrong usage or settings; 3 broker or store unreachable; 4 the work failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import click
+
+OK, NO, USAGE, UNREACHABLE, FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+# By name, so that no module is imported to handle an error that it can't have raised.
+EXIT_CODES: tuple[tuple[str, str, int], ...] = (
+    ("headrace_streams.settings", "SettingsError", USAGE),
+    ("headrace_streams.local_kafka.jars", "MissingLibrary", USAGE),
+    ("headrace_streams.local_kafka.jars", "MissingPiece", UNREACHABLE),
+    ("headrace_streams.kafka.clients", "BrokerUnavailable", UNREACHABLE),
+    ("headrace_streams.kafka.clients", "TopicMissing", FAILED),
+    ("headrace_streams.adapter_store", "AdapterRefused", FAILED),
+    ("headrace_streams.adapter_store", "StoreError", UNREACHABLE),
+    ("headrace_streams.outbox.outbox", "OutboxError", FAILED),
+    ("headrace_streams.local_kafka.process", "KafkaFailed", FAILED),
+    ("headrace_trainer.evaluation.grader", "GraderMissing", USAGE),
+    ("headrace_trainer.job.process", "JobFailed", FAILED),
+    ("aiokafka.errors", "KafkaConnectionError", UNREACHABLE),
+    ("aiokafka.errors", "NodeNotReadyError", UNREACHABLE),
+    ("aiokafka.errors", "KafkaTimeoutError", UNREACHABLE),
+    ("aiokafka.errors", "RequestTimedOutError", UNREACHABLE),
+    ("aiokafka.errors", "KafkaError", FAILED),
+)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
+
+
+class CliError(Exception):
+    """Ends a command: `code` is the exit code, `message` one line for standard error that says what to do."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@overload
+def common(function: Function) -> Function: ...
+@overload
+def common(*, json: bool) -> Callable[[Function], Function]: ...
+def common(function: Any = None, *, json: bool = True) -> Any:
+    """Gives a command --bootstrap, --deployment, --config and, unless `json` is False, --json.
+
+    The function is called with `settings: Settings` and (with `json`) `as_json: bool`; `settings_of()` has the origins too.
+    """
+    if function is None:
+        return functools.partial(common, json=json)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, bootstrap: str | None, deployment: str | None, config: Path | None, **kwargs: Any) -> Any:
+        from headrace_streams.settings import load  # pydantic takes its time, and `--help` needs none
+
+        loaded = load({"bootstrap": bootstrap, "deployment": deployment}, config)
+        click.get_current_context().meta["headrace.loaded"] = loaded
+        return function(*args, settings=loaded.settings, **kwargs)
+
+    decorated: Any = wrapper
+    if json:
+        decorated = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")(decorated)
+    config_file = click.Path(dir_okay=False, path_type=Path)
+    decorated = click.option("--config", type=config_file, help="Settings file (TOML); ./headrace.toml if it is there.")(
+        decorated
+    )
+    decorated = click.option("--deployment", help="First part of every topic name.")(decorated)
+    return click.option("--bootstrap", help="Kafka, host:port[,host:port ...].")(decorated)
+
+
+def loaded_settings() -> Any:
+    """The `settings.Loaded` (settings and origins) of the running command."""
+    return click.get_current_context().meta["headrace.loaded"]
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Runs a command's coroutine to its end; Ctrl-C cancels it."""
+    return asyncio.run(work)
+
+
+def emit(data: Any) -> None:
+    """Prints one JSON value on a line of standard output."""
+    import orjson
+
+    click.echo(orjson.dumps(data, default=str, option=orjson.OPT_NON_STR_KEYS))
+
+
+def note(message: str) -> None:
+    """Prints a line for people, on standard error, so that standard output stays data."""
+    click.echo(message, err=True)
+
+
+def fail(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, one line) for an error that a command may end with; None for one that is a bug of ours."""
+    if isinstance(error, CliError):
+        return error.code, error.message
+    for module, name, code in EXIT_CODES:
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
+            return code, str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        return FAILED, f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return None

@@ -1,0 +1,289 @@
+"""`headrace releases` and the commands that ask for something: promote, rollback, revoke, pause, resume, retract, forget.
+
+Knows requests and their answers; the decision is the release stage's.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headrace_cli.common import FAILED, NO, OK, USAGE, CliError, common, emit, note, run
+from headrace_streams.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace_schemas.derived import Measure, ModelVersion
+    from headrace_streams.requests import Answer, Touched
+
+CHANGES = ("promoted", "rolled_back", "revoked")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--follow", is_flag=True, help="Go on with each answer as it comes.")
+@click.option("--all", "everything", is_flag=True, help="Also what was declined, paused and resumed.")
+@common
+@click.pass_context
+def releases(ctx: click.Context, settings: Settings, as_json: bool, follow: bool, everything: bool) -> None:
+    """List releases, oldest first per bucket; what is served now is marked with *."""
+    if ctx.invoked_subcommand is None:
+        _list(settings, as_json, follow, everything)
+
+
+@releases.command("list")
+@click.option("--follow", is_flag=True, help="Go on with each answer as it comes.")
+@click.option("--all", "everything", is_flag=True, help="Also what was declined, paused and resumed.")
+@common
+def list_(settings: Settings, as_json: bool, follow: bool, everything: bool) -> None:
+    """The same as `headrace releases`."""
+    _list(settings, as_json, follow, everything)
+
+
+@releases.command()
+@click.argument("release", metavar="RELEASE")
+@common
+def show(settings: Settings, as_json: bool, release: str) -> None:
+    """One answer of the release stage with the evaluation behind it."""
+    import msgspec
+
+    from headrace_streams import requests
+
+    answer = next((one for one in run(requests.history(settings)) if one.data.release_id == release), None)
+    if answer is None:
+        raise CliError(NO, f"no release {release}: `headrace releases --all` names all")
+    found = run(requests.evaluation(settings, answer.data.evaluation_id)) if answer.data.evaluation_id else None
+    if as_json:
+        return emit({**_row(answer), "evaluation": msgspec.to_builtins(found)})
+    for name, value in _row(answer).items():
+        if name == "adapter" and value:
+            click.echo(f"adapter: {value['digest']} ({value['size_bytes']} bytes, {value['uri']})")
+        else:
+            click.echo(f"{name}: {_plain(value)}")
+    if found is not None:
+        for metric in sorted({*found.candidate, *found.incumbent}):
+            then, now = _measure(found.incumbent.get(metric)), _measure(found.candidate.get(metric))
+            click.echo(f"evaluation {metric}: {then} -> {now}")
+
+
+def _list(settings: Settings, as_json: bool, follow: bool, everything: bool) -> None:
+    from headrace_streams import requests
+
+    async def show_all() -> None:
+        if follow:  # what is served changes while we print: no marks
+            async for answer in requests.follow(settings):
+                say(answer, None)
+            return
+        now = {one.release_id for one in (await requests.served(settings)).values()}
+        for answer in await requests.history(settings):
+            say(answer, answer.data.release_id in now)
+
+    def say(answer: Answer, served: bool | None) -> None:
+        if not everything and answer.kind not in CHANGES:
+            return
+        if as_json:
+            emit(_row(answer) if served is None else {**_row(answer), "served": served})
+        else:
+            click.echo(f"{'*' if served else ' '} {_line(answer)}")
+
+    run(show_all())
+
+
+Function = Callable[..., Any]
+
+
+def _asking(function: Function) -> Function:
+    """Options of all commands that wait for an answer."""
+    function = click.option("--reason", help="Why; it stands in the answer.")(function)
+    function = click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds.")(function)
+    return functools.wraps(function)(common(function))
+
+
+@click.command()
+@click.argument("version", metavar="VERSION")
+@_asking
+def promote(settings: Settings, as_json: bool, version: str, reason: str | None, timeout: float) -> int:
+    """Ask that a model version be served. Exit 1 when it is declined."""
+    from headrace_schemas.derived import PromoteRequest
+    from headrace_schemas.events import PromoteRequested
+
+    made = [one for one in _versions(settings) if one.version_id == version]
+    if not made:
+        raise CliError(NO, f"no model version {version}: `headrace tail versions --from start --no-follow` shows all")
+    data = PromoteRequest(bucket=made[0].bucket, version_id=version, reason=reason, requested_by=_who())
+    return _ask(settings, as_json, timeout, PromoteRequested, data)
+
+
+@click.command()
+@click.argument("bucket", metavar="BUCKET")
+@click.option("--to", metavar="RELEASE", help='A release that was served before, or "base". Default: the one before.')
+@_asking
+def rollback(settings: Settings, as_json: bool, bucket: str, to: str | None, reason: str | None, timeout: float) -> int:
+    """Ask that an earlier release, or the base, be served again. Exit 1 when it is declined."""
+    from headrace_schemas.derived import RollbackRequest
+    from headrace_schemas.events import RollbackRequested
+
+    data = RollbackRequest(bucket=bucket, release_id=to, reason=reason, requested_by=_who())
+    return _ask(settings, as_json, timeout, RollbackRequested, data)
+
+
+@click.command()
+@click.argument("digest", metavar="DIGEST")
+@_asking
+def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, timeout: float) -> int:
+    """Ask that an adapter never be served again; if it is served, the release before it takes its place."""
+    from headrace_schemas.derived import RevokeRequest
+    from headrace_schemas.events import RevokeRequested
+    from headrace_streams import requests
+
+    buckets = {version.bucket for version in _versions(settings) if version.adapter.digest == digest}
+    buckets |= {
+        one.data.bucket for one in run(requests.history(settings)) if one.data.adapter and one.data.adapter.digest == digest
+    }
+    if not buckets:
+        raise CliError(NO, f"no version and no release has the adapter {digest} (sha256: and 64 hex digits)")
+    codes = []
+    for bucket in sorted(buckets):  # each is asked, whatever became of those before: nobody may go on serving it
+        data = RevokeRequest(bucket=bucket, adapter=digest, reason=reason, requested_by=_who())
+        try:
+            codes.append(_ask(settings, as_json, timeout, RevokeRequested, data))
+        except CliError as error:
+            note(f"headrace: {error.message}")
+            codes.append(error.code)
+    return max(codes)
+
+
+@click.command()
+@click.argument("bucket", metavar="BUCKET")
+@_asking
+def pause(settings: Settings, as_json: bool, bucket: str, reason: str | None, timeout: float) -> int:
+    """Ask that nothing be promoted in a bucket until it is resumed; what a person asks for still is."""
+    from headrace_schemas.derived import SwitchRequest
+    from headrace_schemas.events import PauseRequested
+
+    return _ask(settings, as_json, timeout, PauseRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=_who()))
+
+
+@click.command()
+@click.argument("bucket", metavar="BUCKET")
+@_asking
+def resume(settings: Settings, as_json: bool, bucket: str, reason: str | None, timeout: float) -> int:
+    """Ask that promotions of a bucket go on."""
+    from headrace_schemas.derived import SwitchRequest
+    from headrace_schemas.events import ResumeRequested
+
+    return _ask(settings, as_json, timeout, ResumeRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=_who()))
+
+
+@click.command()
+@click.argument("interaction", metavar="INTERACTION")
+@click.option("--reason", help="Why.")
+@common
+def retract(settings: Settings, as_json: bool, interaction: str, reason: str | None) -> None:
+    """Take an interaction back: it is not learnt from any more. Lists the releases that have learnt from it."""
+    from headrace_streams import requests
+
+    _show_touched(settings, as_json, f"interaction {interaction}", requests.retract, interaction, reason)
+
+
+@click.command()
+@click.argument("subject", metavar="SUBJECT")
+@common
+def forget(settings: Settings, as_json: bool, subject: str) -> None:
+    """Erase a person's data (the `data_subject` of interactions). Lists the releases that have learnt from it."""
+    from headrace_streams import requests
+
+    _show_touched(settings, as_json, f"data subject {subject}", requests.forget, subject)
+
+
+def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[..., Any], *arguments: Any) -> None:
+    from headrace_schemas.errors import DecodeError
+
+    try:
+        touched: Touched = run(work(settings, *arguments))
+    except DecodeError as error:
+        raise CliError(USAGE, error.message) from error
+    if as_json:
+        return emit(
+            {
+                "examples": touched.example_ids,
+                "batches": touched.batch_ids,
+                "releases": [_touched_row(answer, touched) for answer in touched.releases],
+                "inherited": [_touched_row(answer, touched) for answer in touched.inherited],
+            }
+        )
+    note(f"{what}: published; {len(touched.example_ids)} examples, {len(touched.batch_ids)} batches so far")
+    for answers, how in ((touched.releases, "trained on it"), (touched.inherited, "built on an adapter that was")):
+        for answer in answers:
+            click.echo(f"{'*' if answer.data.release_id in touched.served else ' '} {_line(answer)}  ({how})")
+    if touched.served:
+        note("those with * are served now; `headrace revoke DIGEST` takes an adapter out of service")
+
+
+def _touched_row(answer: Answer, touched: Touched) -> dict[str, Any]:
+    data = answer.data
+    row = {"release_id": data.release_id, "bucket": data.bucket, "sequence": data.sequence, "kind": answer.kind}
+    return {**row, "adapter": data.adapter.digest if data.adapter else None, "served": data.release_id in touched.served}
+
+
+def _ask(settings: Settings, as_json: bool, timeout: float, kind: type[Any], data: Any) -> int:
+    """Publishes the request, prints the answer; the exit code."""
+    from headrace_schemas.codec import decode, encode
+    from headrace_schemas.errors import DecodeError
+    from headrace_streams import requests
+
+    event = requests.request(kind, data)
+    try:
+        decode(encode(event))
+    except DecodeError as error:
+        raise CliError(USAGE, error.message) from error
+    try:
+        answer = run(requests.ask(settings, data.bucket, event, timeout))
+    except requests.NoAnswer as error:
+        raise CliError(FAILED, str(error)) from error
+    if as_json:
+        emit(_row(answer))
+    else:
+        click.echo(_line(answer))
+    return NO if answer.kind == "declined" else OK
+
+
+def _versions(settings: Settings) -> list[ModelVersion]:
+    from headrace_streams import requests
+
+    return run(requests.versions(settings))
+
+
+def _who() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return None
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    import msgspec
+
+    data: dict[str, Any] = msgspec.to_builtins(answer.data)
+    return {"kind": answer.kind, "time": answer.time, **data}
+
+
+def _line(answer: Answer) -> str:
+    data = answer.data
+    adapter = data.adapter.digest.removeprefix("sha256:")[:12] if data.adapter else "base"
+    columns = (f"{data.bucket} #{data.sequence}", f"{answer.kind:<11}", data.release_id, f"{adapter:<12}", answer.time)
+    return "  ".join((*columns, " ".join(data.reason.split())))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
+
+
+def _measure(measure: Measure | None) -> str:
+    return f"{measure.value:g} [{measure.low:g}, {measure.high:g}] of {measure.n}" if measure else "-"

@@ -1,0 +1,253 @@
+"""Kafka clients as all of Headrace uses them: raw bytes, read committed, the table's sizes, the settings' security.
+
+Knows topic names and offsets, nothing of what is in a record. Topics are short names here; `full_name` makes the broker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
+from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.metadata import MetadataRequest
+
+from headrace_schemas.topics import MIB
+from headrace_streams.kafka import compat as wire
+from headrace_streams.settings import Security, Settings, SettingsError
+
+wire.install()
+
+DEADLINE = 10.0  # seconds until a broker that doesn't answer counts as unreachable
+REQUEST_LIMIT = 9 * MIB  # the largest record of the topics table, and its headers
+FETCH_LIMIT = 9 * MIB  # per partition and request
+TRANSACTION_TIMEOUT_MS = 10_000
+
+Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
+
+
+class BrokerUnavailable(ConnectionError):
+    """No broker answered in time, or it refused us; one line that says where and why."""
+
+
+class TopicMissing(LookupError):
+    """A topic that the broker does not have."""
+
+
+class Span(NamedTuple):
+    """Offsets of a partition: `begin` is the first that is kept, `end` the first that committed readers don't see yet."""
+
+    begin: int
+    end: int
+
+
+def full_name(settings: Settings, topic: str) -> str:
+    """`signals` -> `headrace.signals`; a name that is already full stays."""
+    prefix = f"{settings.deployment}."
+    return topic if topic.startswith(prefix) else prefix + topic
+
+
+def short_name(settings: Settings, topic: str) -> str:
+    """`headrace.signals` -> `signals`; a name that is already short stays."""
+    return topic.removeprefix(f"{settings.deployment}.")
+
+
+def security_options(security: Security) -> dict[str, Any]:
+    """The settings' security as arguments of an aiokafka client. SettingsError when a file can't be used."""
+    options: dict[str, Any] = {"security_protocol": security.protocol}
+    if security.protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(security)
+    if security.protocol.startswith("SASL"):
+        options["sasl_mechanism"] = security.sasl_mechanism
+        options["sasl_plain_username"] = security.sasl_username
+        options["sasl_plain_password"] = security.sasl_password.get_secret_value() if security.sasl_password else None
+    return options
+
+
+def _ssl_context(security: Security) -> ssl.SSLContext:
+    files = {name: getattr(security, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")}
+    for name, path in files.items():
+        if path is not None and not os.access(path, os.R_OK):  # of OpenSSL's errors not one names the file
+            raise SettingsError(f"security.{name} = {str(path)!r}: there is no such file, or it can't be read")
+    try:
+        context: ssl.SSLContext = create_ssl_context(**{name.removeprefix("ssl_"): path for name, path in files.items()})
+    except OSError as error:  # an SSLError is one
+        given = ", ".join(f"{name} = {str(path)!r}" for name, path in files.items() if path is not None)
+        raise SettingsError(f"security: {given} can't be used: {error}") from error
+    return context
+
+
+def _base(settings: Settings) -> dict[str, Any]:
+    return {"bootstrap_servers": settings.bootstrap, "client_id": "headrace", **security_options(settings.security)}
+
+
+def consumer(settings: Settings, *topics: str, group: str | None = None, **options: Any) -> AIOKafkaConsumer:
+    """A consumer, not started, that reads committed and never commits offsets by itself. Without `topics`: use `assign`.
+
+    An offset outside the log raises OffsetOutOfRangeError unless `auto_offset_reset` says otherwise."""
+    defaults: dict[str, Any] = {
+        "group_id": group,
+        "isolation_level": "read_committed",
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest" if topics else "none",
+        "max_partition_fetch_bytes": FETCH_LIMIT,
+        "session_timeout_ms": 6_000,
+        "heartbeat_interval_ms": 1_500,
+    }
+    return AIOKafkaConsumer(*(full_name(settings, topic) for topic in topics), **{**_base(settings), **defaults, **options})
+
+
+def producer(settings: Settings, *, transactional_id: str | None = None, **options: Any) -> AIOKafkaProducer:
+    """An idempotent producer, not started, acknowledged by all replicas; transactional when it has an id."""
+    defaults: dict[str, Any] = {"acks": "all", "enable_idempotence": True, "max_request_size": REQUEST_LIMIT}
+    if transactional_id is not None:
+        defaults |= {"transactional_id": transactional_id, "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS}
+    return AIOKafkaProducer(**{**_base(settings), **defaults, **options})
+
+
+def admin(settings: Settings, **options: Any) -> AIOKafkaAdminClient:
+    """An admin client, not started."""
+    return AIOKafkaAdminClient(**{**_base(settings), **options})
+
+
+@asynccontextmanager
+async def connected(client: Client, *, within: float | None = None) -> AsyncIterator[Client]:
+    """Starts `client`, waiting `within` (default: DEADLINE) seconds for the broker, and closes it. Raises BrokerUnavailable."""
+    await start(client, within=within)
+    try:
+        yield client
+    finally:
+        await close(client)
+
+
+async def start(client: Client, *, within: float | None = None) -> None:
+    """Starts `client`, retrying until `within` seconds are over; then it is closed and BrokerUnavailable raised."""
+    within = DEADLINE if within is None else within
+    reason: BaseException | None = None
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                try:
+                    await client.start()
+                    return
+                except KafkaError as error:
+                    reason = error
+                    if not error.retriable and "onnect" not in type(error).__name__:
+                        break
+                    await asyncio.sleep(0.2)
+    except TimeoutError:
+        pass
+    except BaseException:
+        await close(client)
+        raise
+    await close(client)
+    cause = "" if reason is None or "bootstrap from" in str(reason) else f" ({reason})"  # that one only repeats the address
+    where = _address(client)
+    raise BrokerUnavailable(f"no broker answers at {where} in {within:g} s{cause}: check --bootstrap and security") from reason
+
+
+def _address(client: Any) -> str:
+    inner = getattr(client, "_client", None) or client.client
+    return ",".join(f"{host}:{port}" for host, port, _family in inner.hosts)
+
+
+async def close(client: Client) -> None:
+    """Closes a client of any of the three kinds, started or not."""
+    await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+
+
+async def describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What the broker says of each topic: `topic`, `error_code`, `partitions`. Never makes a broker create one. Raises
+    BrokerUnavailable."""
+    if not names:
+        return []
+    request = MetadataRequest(list(names), allow_auto_topic_creation=False)
+    try:
+        response = await client._send_request(request)  # the public describe_topics lets brokers create what it asks for
+    except KafkaError as error:  # it has gone since it was connected to
+        raise BrokerUnavailable(f"{_address(client)} does not tell of its topics: {error!r}") from error
+    topics: list[dict[str, Any]] = response.to_object()["topics"]
+    return topics
+
+
+async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
+    """Partition counts by short name. Raises TopicMissing naming all that the broker does not have, or BrokerUnavailable."""
+    names = [full_name(settings, topic) for topic in topics]
+    async with connected(admin(settings)) as client:
+        described = await describe(client, names)
+    for topic in described:
+        error = for_code(topic["error_code"])
+        if topic["error_code"] and error.retriable and error is not UnknownTopicOrPartitionError:
+            raise BrokerUnavailable(f"{topic['topic']}: {error.__name__}")  # its leader is being elected: it is there
+    missing = sorted(topic["topic"] for topic in described if topic["error_code"])
+    if missing:
+        reasons = sorted({for_code(topic["error_code"]).__name__ for topic in described if topic["error_code"]})
+        raise TopicMissing(f"{', '.join(missing)}: {', '.join(reasons)}; `headrace topics create` declares all topics")
+    return {short_name(settings, topic["topic"]): len(topic["partitions"]) for topic in described}
+
+
+async def offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], Span]:
+    """The committed span of every partition of `topics`, by (short name, partition)."""
+    counts = await partition_counts(settings, topics)
+    partitions = [TopicPartition(full_name(settings, topic), p) for topic, count in counts.items() for p in range(count)]
+    if not partitions:
+        return {}
+    async with connected(consumer(settings)) as client:
+        client.assign(partitions)
+        begins, ends = await _spans(client, partitions)
+    return {(short_name(settings, tp.topic), tp.partition): Span(begins[tp], ends[tp]) for tp in partitions}
+
+
+async def _spans(client: AIOKafkaConsumer, partitions: list[TopicPartition]) -> tuple[dict[Any, int], dict[Any, int]]:
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await client.beginning_offsets(partitions), await client.end_offsets(partitions)
+    except (TimeoutError, KafkaError) as error:
+        raise BrokerUnavailable(f"offsets of {partitions[0].topic} can't be read: {error or 'no reply'}") from error
+
+
+async def read_partition(
+    settings: Settings, topic: str, partition: int, start: int = 0, end: int | None = None
+) -> AsyncIterator[ConsumerRecord]:
+    """The committed records of a partition from offset `start` (or the first that is kept) up to `end`, then stops.
+
+    `end` None: what is committed when reading begins. Aborted records and transaction markers take up offsets but are not
+    yielded. Raises TopicMissing, BrokerUnavailable."""
+    counts = await partition_counts(settings, [topic])
+    if partition >= counts[short_name(settings, topic)]:
+        raise TopicMissing(f"{full_name(settings, topic)} has no partition {partition}")
+    tp = TopicPartition(full_name(settings, topic), partition)
+    async with connected(consumer(settings)) as client:
+        client.assign([tp])
+        begins, ends = await _spans(client, [tp])
+        last = ends[tp] if end is None else min(end, ends[tp])
+        position = max(start, begins[tp])
+        client.seek(tp, position)
+        patience = asyncio.get_running_loop().time() + DEADLINE
+        while position < last:
+            for records in (await client.getmany(tp, timeout_ms=200)).values():
+                for record in records:
+                    if record.offset >= last:
+                        return
+                    yield record
+            before, position = position, await client.position(tp)  # moves over markers too
+            now = asyncio.get_running_loop().time()
+            if position > before:
+                patience = now + DEADLINE
+            elif now > patience:
+                raise BrokerUnavailable(
+                    f"{tp.topic}/{partition} stands at offset {position} of {last}: the broker stopped answering"
+                )
+
+
+async def read_topic(settings: Settings, topic: str) -> AsyncIterator[ConsumerRecord]:
+    """All committed records of a topic, one partition after the other, each in its order. Raises as `read_partition`."""
+    for partition in range((await partition_counts(settings, [topic]))[short_name(settings, topic)]):
+        async for record in read_partition(settings, topic, partition):
+            yield record

@@ -1,0 +1,292 @@
+"""A real single-node Apache Kafka (KRaft) as a child process: starts, waits, stops, says what runs. Knows no topic and no client.
+
+The data folder holds `kafka.properties`, `kafka.json` (what runs), `kafka.log` and `log/`. Whoever runs on a folder holds a lock
+(flock) on `kafka.lock` there: the Java process inherits it, so it lives exactly as long as the broker does, however that ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+from headrace_streams.local_kafka.jars import KAFKA_VERSION, MissingPiece, classpath, find_java
+
+# The quick compiler alone: the thorough one costs 1.8 s of CPU at each start, and twice the CPU for the first 100,000 records.
+JVM = ("-XX:TieredStopAtLevel=1", "-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+LOGGING = ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ")
+PROPERTIES = """\
+# Written by headrace at each start; edit nothing here.
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+log.dirs={logs}
+auto.create.topics.enable=false
+num.partitions=1
+num.network.threads=2
+num.io.threads=4
+background.threads=2
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+log.cleaner.dedupe.buffer.size=33554432
+log.index.size.max.bytes=1048576
+"""
+_GUARD = 'read line; kill -TERM "$0" 2>/dev/null && sleep 10 && kill -KILL "$0" 2>/dev/null'
+
+
+class KafkaFailed(RuntimeError):
+    """The broker didn't start, or is not there to be stopped; with its last log lines where there are any."""
+
+
+class AlreadyRunning(KafkaFailed):
+    """Another broker runs on this data folder."""
+
+
+class Running(NamedTuple):
+    """What runs on a data folder."""
+
+    pid: int
+    port: int
+    data_dir: str
+    version: str
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+def status(data_dir: Path) -> Running | None:
+    """What runs on `data_dir`; None when nothing does. Reads only."""
+    with suppress(OSError), (data_dir / "kafka.lock").open("rb") as lock:
+        if _try_lock(lock):
+            return None
+        with suppress(OSError, ValueError, TypeError):
+            return Running(**json.loads((data_dir / "kafka.json").read_bytes()))
+    return None
+
+
+def stop(data_dir: Path, timeout: float = 30.0) -> bool:
+    """Ends the broker of `data_dir`: SIGTERM, and after `timeout` seconds SIGKILL. False when none was running."""
+    running = status(data_dir)
+    if running is None:
+        return False
+    for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 10.0)):
+        with suppress(ProcessLookupError):
+            os.kill(running.pid, number)
+        if _wait_until(lambda: status(data_dir) is None, patience):
+            return True
+    raise KafkaFailed(f"Kafka (pid {running.pid}) on {data_dir} did not end")
+
+
+class LocalKafka:
+    """A broker on `data_dir`, which keeps its data over restarts. `port` 0 takes a free one.
+
+    As a context manager the broker lives no longer than this process, however that ends. Raises MissingPiece (no Java, no jars),
+    AlreadyRunning, KafkaFailed (with the last log lines)."""
+
+    def __init__(
+        self, data_dir: Path, port: int = 0, *, wait: float = 60.0, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.data_dir = Path(data_dir).resolve()
+        self.port = port
+        self.wait = wait
+        self._say = say
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise KafkaFailed("Kafka was not started")
+        return self._process.pid
+
+    def start(self, *, detach: bool = False) -> Self:
+        """Starts and waits until it answers. `detach`: it outlives this process and is ended by `stop(data_dir)`."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with (self.data_dir / "kafka.lock").open("ab") as lock:
+            if not _wait_until(lambda: _try_lock(lock), 0.5):  # `status` holds it for an instant
+                raise AlreadyRunning(_already(self.data_dir))
+            (self.data_dir / "kafka.json").unlink(missing_ok=True)  # of the last run: its pid may be somebody else's now
+            java, jars = find_java(), classpath(say=self._say)
+            command = [str(java), *JVM, *LOGGING, "-cp", os.pathsep.join(map(str, jars))]
+            try:
+                self._start(command, lock, detach)
+            except BaseException:
+                self.stop(timeout=0)
+                raise
+        return self
+
+    def _start(self, command: list[str], lock: IO[bytes], detach: bool) -> None:
+        fixed = self.port != 0
+        for attempt in (1, 2, 3):  # between finding a free port and Kafka's binding it, another process may take it
+            self._configure(fixed)
+            self._format(command)
+            self._launch(command, lock, detach)
+            if self._answers():
+                return
+            reason = self.last_lines()
+            self.stop(timeout=0)
+            if fixed or attempt == 3 or "BindException" not in reason:
+                raise KafkaFailed(f"Kafka did not start on port {self.port}: {reason}")
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Ends it: SIGTERM, and after `timeout` seconds SIGKILL. Nothing happens when it is not running."""
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            if self._guard.stdin is not None:
+                self._guard.stdin.close()
+            self._guard = None
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _configure(self, fixed: bool) -> None:
+        with socket.socket() as one, socket.socket() as two:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                one.bind(("127.0.0.1", self.port if fixed else 0))
+            except OSError as error:
+                raise KafkaFailed(f"port {self.port} can't be used: {error.strerror}; choose another with --port") from error
+            two.bind(("127.0.0.1", 0))
+            self.port, controller = one.getsockname()[1], two.getsockname()[1]
+        text = PROPERTIES.format(port=self.port, controller=controller, logs=self.data_dir / "log")
+        (self.data_dir / "kafka.properties").write_text(text, encoding="utf-8")
+
+    def _format(self, command: list[str]) -> None:
+        if (self.data_dir / "log" / "meta.properties").is_file():
+            return
+        cluster = "H" + base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()[1:]  # "-" first would be an option
+        arguments = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", self._properties]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise KafkaFailed(f"{self.data_dir} can't be made Kafka's: {_telling(done.stdout + done.stderr)}")
+
+    def _launch(self, command: list[str], lock: IO[bytes], detach: bool) -> None:
+        with (self.data_dir / "kafka.log").open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [*command, "kafka.Kafka", self._properties],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.data_dir,
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,  # Ctrl-C is ours to handle; it must not reach the broker before its clients
+            )
+        if not detach:
+            self._guard = subprocess.Popen(  # ends the broker when our end of the pipe closes, even if we are killed
+                ["/bin/sh", "-c", _GUARD, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
+            )
+        running = Running(self.pid, self.port, str(self.data_dir), KAFKA_VERSION)
+        replacement = self.data_dir / "kafka.json.new"
+        replacement.write_text(json.dumps(running._asdict()), encoding="utf-8")
+        replacement.replace(self.data_dir / "kafka.json")
+
+    def _answers(self) -> bool:
+        _wait_until(lambda: not self.alive() or _has_broker(self.port), self.wait)
+        return self.alive() and _has_broker(self.port)
+
+    def last_lines(self) -> str:
+        """What the log of this start says last, errors first; on one line."""
+        with (self.data_dir / "kafka.log").open("rb") as log:
+            log.seek(self._log_start)
+            return _telling(log.read().decode(errors="replace")) or f"no answer within {self.wait:g} s"
+
+    @property
+    def _properties(self) -> str:
+        return str(self.data_dir / "kafka.properties")
+
+
+def _telling(text: str) -> str:
+    """The last lines of a log that name an error, or else just the last lines; on one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(([line for line in lines if "Exception" in line or " ERROR " in line] or lines)[-3:])
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """False when another process holds the lock. What is taken here goes when `file` closes, unless a child inherited it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _already(data_dir: Path) -> str:
+    running = status(data_dir)
+    if running is None:
+        return f"another start on {data_dir} is under way"
+    return f"Kafka already runs on {data_dir}: pid {running.pid}, port {running.port}"
+
+
+def _wait_until(condition: Callable[[], Any], patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def _has_broker(port: int) -> bool:
+    """True once a metadata request (version 1, about no topic) is answered with at least one broker."""
+    body = struct.pack(">hhih", 3, 1, 1, -1) + struct.pack(">i", 0)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            connection.sendall(struct.pack(">i", len(body)) + body)
+            answer = b""
+            while len(answer) < 12:  # size, correlation id, number of brokers
+                chunk = connection.recv(4096)
+                if not chunk:
+                    return False
+                answer += chunk
+    except OSError:
+        return False
+    return bool(struct.unpack(">i", answer[8:12])[0] > 0)
+
+
+__all__ = ["AlreadyRunning", "KafkaFailed", "LocalKafka", "MissingPiece", "Running", "status", "stop"]

@@ -1,0 +1,141 @@
+"""What a step becomes on the log: bytes, partitions and provenance headers; errors become dead letters. Knows no client.
+
+Both drivers (the live partition task and replay) call `process`, so what they write for one record is the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import RecordError, Rejection
+from headrace_schemas.events import Event, RecordRejected
+from headrace_schemas.ids import derive_id
+from headrace_schemas.times import rfc3339
+from headrace_schemas.topics import MIB, TOPICS
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime.stage import Fold, Output, Record, Step
+
+RECORD_LIMIT = MIB  # uncompressed bytes of a value on input and signals; larger input is poison
+_ROOM = 64 * 1024  # that the broker's own limit leaves for key and headers
+DERIVED_LIMIT = 8 * MIB - _ROOM  # bytes of a value that we write, where the topic takes it
+STATE_LIMIT = DERIVED_LIMIT
+CARRIED_SURELY = MIB  # bytes of a record that fit into a dead letter in any case, headers written as JSON and all
+_LIMITS = {topic.name: min(DERIVED_LIMIT, topic.max_bytes - _ROOM) for topic in TOPICS}
+
+
+class Produced(NamedTuple):
+    """One record as it is written. `topic` is the short name."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class Processed(NamedTuple):
+    """What one record does: records to write, state changes (`None` deletes) as values and in changelog form, counters."""
+
+    produced: list[Produced]
+    changes: Mapping[str, Any]
+    dumped: Mapping[str, bytes | None]
+    counts: Mapping[str, int]
+
+    def apply(self, state: dict[str, Any], counters: dict[str, int]) -> None:
+        """Takes the step into a driver's own `state` and `counters`."""
+        for key, value in self.changes.items():
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
+        for name, count in self.counts.items():
+            counters[name] = counters.get(name, 0) + count
+
+
+def dead_letter(stage: str, record: Record, error: RecordError) -> Output:
+    """The whole record, its coordinates and the error, addressed to `dead-letters`. A record that no dead letter can hold
+    stays behind at its coordinates, and the message says so."""
+    coordinates = f"{record.topic}/{record.partition}/{record.offset}"
+    event = _letter(stage, coordinates, record, error)
+    # A header costs what is around it too: a million empty ones are a few bytes for a publisher and ten million as JSON.
+    headers = sum(2 + len(name.encode()) + len(value or b"") for name, value in record.headers)
+    size = len(record.key or b"") + len(record.value or b"") + headers
+    if size > CARRIED_SURELY and len(encode(event)) > _LIMITS["dead-letters"]:
+        message = f"{error.message} (record of {size} bytes not carried)"
+        bare = record._replace(key=None, value=None, headers=())
+        event = _letter(stage, coordinates, bare, RecordError(code=error.code, message=message, field=error.field))
+    return Output("dead-letters", coordinates, event)
+
+
+def _letter(stage: str, coordinates: str, record: Record, error: RecordError) -> Event:
+    return RecordRejected(
+        specversion="1.0",
+        id=derive_id("dead-letter", stage, coordinates),
+        source=f"headrace:{stage}",
+        time=rfc3339(record.now),
+        data=Rejection(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp=record.timestamp,
+            headers=[(name, None if value is None else base64.b64encode(value).decode()) for name, value in record.headers],
+            key_base64=None if record.key is None else base64.b64encode(record.key).decode(),
+            value_base64=None if record.value is None else base64.b64encode(record.value).decode(),
+            error=error,
+        ),
+    )
+
+
+def provenance(stage: str, record: Record, ordinal: int) -> tuple[tuple[str, bytes], ...]:
+    """Headers of a derived record: where it came from. `ordinal` numbers the outputs of one input record from 0."""
+    return (
+        ("content-type", b"application/cloudevents+json"),
+        ("headrace-stage", stage.encode()),
+        ("headrace-topic", record.topic.encode()),
+        ("headrace-partition", b"%d" % record.partition),
+        ("headrace-offset", b"%d" % record.offset),
+        ("headrace-ordinal", b"%d" % ordinal),
+    )
+
+
+def address(stage: str, record: Record, step: Step, partitions: Mapping[str, int]) -> list[Produced]:
+    """The records of a step, in order. ValueError when one is over its limit."""
+    produced: list[Produced] = []
+    for output in step.outputs:
+        value = output.value if isinstance(output.value, bytes) else encode(output.value)
+        limit = _LIMITS.get(output.topic, DERIVED_LIMIT)
+        if len(value) > limit:
+            raise ValueError(f"output to {output.topic} has {len(value)} bytes, more than {limit}")
+        key = output.key.encode()
+        count = partitions[output.topic]
+        for partition in range(count) if output.everywhere else (partition_for(key, count),):
+            produced.append(Produced(output.topic, partition, key, value, provenance(stage, record, len(produced))))
+    return produced
+
+
+def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
+    """The changelog form of state changes. ValueError when a value is over its limit."""
+    dumped: dict[str, bytes | None] = {}
+    for key, value in changes.items():
+        data = None if value is None else fold.dump(key, value)
+        if data is not None and len(data) > STATE_LIMIT:
+            raise ValueError(f"state of {key[:200]!r} has {len(data)} bytes, more than {STATE_LIMIT}")
+        dumped[key] = data
+    return dumped
+
+
+def process(stage: str, fold: Fold, state: Mapping[str, Any], record: Record, partitions: Mapping[str, int]) -> Processed:
+    """Runs `fold` on one record. An exception of the fold, or an output or state value over its limit, becomes a dead letter
+    (`stage_error`) with state unchanged: nothing bad stops the stream. `partitions`: short topic name -> count."""
+    try:
+        step = fold.step(state, record)
+        produced = address(stage, record, step, partitions)
+        return Processed(produced, step.changes, dump(fold, step.changes), {"in": 1, **step.counts})
+    except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
+        message = f"{type(error).__name__}: {error}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
+        reason = RecordError(code="stage_error", message=message)
+        step = Step([dead_letter(stage, record, reason)])
+        return Processed(address(stage, record, step, partitions), {}, {}, {"in": 1, "dead": 1})

@@ -1,0 +1,202 @@
+"""What the train stage says: its events and how they are addressed. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from msgspec import structs
+
+from headrace_schemas.canonical import rounded
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import (
+    Adapter,
+    Batch,
+    Evaluation,
+    Member,
+    ModelVersion,
+    TrainingCompletion,
+    TrainingFailure,
+    TrainingProgress,
+    TrainingStart,
+)
+from headrace_schemas.events import (
+    EvaluationCompleted,
+    Event,
+    ModelVersionCreated,
+    TrainingCompleted,
+    TrainingFailed,
+    TrainingProgressed,
+    TrainingStarted,
+)
+from headrace_schemas.ids import derive_id
+from headrace_schemas.times import rfc3339
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime.stage import Record
+from headrace_streams.runtime.step import Produced, provenance
+from headrace_trainer.policy import TrainerPolicy
+from headrace_trainer.spec import JobResult, Moment
+
+STAGE = "train"
+_ORDINALS = {
+    TrainingStarted: 0,
+    ModelVersionCreated: 1,
+    EvaluationCompleted: 2,
+    TrainingCompleted: 3,
+    TrainingFailed: 4,
+    TrainingProgressed: 5,
+}
+_TOPICS = {ModelVersionCreated: "versions", EvaluationCompleted: "outcomes"}
+
+
+class Origin(NamedTuple):
+    """The `BatchReady` that everything here is derived from: its record, data and trace."""
+
+    record: Record
+    batch: Batch
+    traceparent: str | None = None
+
+
+def pins(
+    batch: Batch,
+    policy: TrainerPolicy,
+    precision: str,
+    *,
+    parent_adapter: str | None,
+    parent_release_id: str | None,
+    rehearsal: Sequence[Member],
+    withdrawn: Sequence[str] = (),
+) -> TrainingStart:
+    """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy."""
+    hyper = policy.hyperparameters(batch.bucket).model_copy(update={"precision": precision})
+    return TrainingStart(
+        run_id=derive_id("run", batch.batch_id),
+        batch_id=batch.batch_id,
+        bucket=batch.bucket,
+        base=batch.base,
+        seed=int(derive_id("seed", batch.batch_id, policy.seed)[:8], 16),
+        method=hyper.method,
+        hyperparameters=hyper.model_dump(mode="json"),
+        rehearsal=list(rehearsal),
+        policy_digests={**batch.policy_digests, STAGE: policy.digest},
+        parent_adapter=parent_adapter,
+        parent_release_id=parent_release_id,
+        withdrawn=list(withdrawn) or None,
+    )
+
+
+def evaluation_id(run_id: str) -> str:
+    return derive_id("evaluation", run_id)
+
+
+def version_id(run_id: str) -> str:
+    return derive_id("version", run_id)
+
+
+def started(origin: Origin, start: TrainingStart, now: int) -> TrainingStarted:
+    return TrainingStarted(**_envelope(origin, "training-started", start.run_id, now), data=start)  # type: ignore[arg-type]
+
+
+def progressed(origin: Origin, start: TrainingStart, moment: Moment, attempt: int, now: int) -> TrainingProgressed:
+    data = TrainingProgress(
+        run_id=start.run_id,
+        bucket=start.bucket,
+        step=moment.step,
+        steps=moment.steps,
+        loss=rounded(moment.loss),
+        attempt=attempt,
+        phase=moment.phase,  # type: ignore[arg-type]
+        tokens_per_second=rounded(moment.tokens_per_second) if moment.tokens_per_second else None,
+    )
+    identity = derive_id("training-progressed", start.run_id, attempt, moment.phase, moment.step)
+    return TrainingProgressed(**_envelope(origin, "training-progressed", identity, now), data=data)  # type: ignore[arg-type]
+
+
+def failed(origin: Origin, run_id: str, attempts: int, error: str, now: int) -> TrainingFailed:
+    data = TrainingFailure(
+        run_id=run_id, batch_id=origin.batch.batch_id, bucket=origin.batch.bucket, attempts=attempts, error=error[:2000]
+    )
+    return TrainingFailed(**_envelope(origin, "training-failed", run_id, now), data=data)  # type: ignore[arg-type]
+
+
+def completed(
+    origin: Origin, start: TrainingStart, adapter: Adapter, result: JobResult, now: int, policy: TrainerPolicy
+) -> list[Event]:
+    """Version, evaluation and completion of a run. `policy` is the one that it was evaluated by: not pinned, so that after a
+    restart the figures are judged by today's requirements, and the evaluation names whose they are."""
+    batch = origin.batch
+    tokens = result.trained.tokens if result.trained else 0
+    version = ModelVersion(
+        version_id=version_id(start.run_id),
+        bucket=batch.bucket,
+        artifact_type=batch.artifact_type,
+        base=batch.base,
+        adapter=adapter,
+        batch_id=batch.batch_id,
+        run_id=start.run_id,
+        method=start.method,
+        hyperparameters={**start.hyperparameters, "warm_started": result.warm, "seed": start.seed},
+        rows=result.rows,
+        tokens=tokens,
+        seconds=rounded(result.seconds),
+        parent_adapter=start.parent_adapter,
+    )
+    completion = TrainingCompletion(
+        run_id=start.run_id,
+        batch_id=batch.batch_id,
+        bucket=batch.bucket,
+        version_id=version.version_id,
+        evaluation_id=evaluation_id(start.run_id),
+        seconds=rounded(result.seconds),
+    )
+    judged = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
+    return [
+        ModelVersionCreated(**_envelope(origin, "version", start.run_id, now), data=version),  # type: ignore[arg-type]
+        evaluated(origin, judged, version, result, evaluation_id(start.run_id), now),
+        TrainingCompleted(**_envelope(origin, "training-completed", start.run_id, now), data=completion),  # type: ignore[arg-type]
+    ]
+
+
+def evaluated(
+    origin: Origin, start: TrainingStart, version: ModelVersion, result: JobResult, identity: str, now: int
+) -> EvaluationCompleted:
+    """`start` names what the candidate was compared with, and by which policies."""
+    data = Evaluation(
+        evaluation_id=identity,
+        version_id=version.version_id,
+        bucket=version.bucket,
+        artifact_type=version.artifact_type,
+        base=version.base,
+        batch_id=version.batch_id,
+        run_id=version.run_id,
+        adapter=version.adapter,
+        candidate=result.report.candidate,
+        incumbent=result.report.incumbent,
+        comparison=result.report.comparison,
+        requirements=result.report.requirements,
+        policy_digests=start.policy_digests,
+        parent_adapter=start.parent_adapter,
+        parent_release_id=start.parent_release_id,
+    )
+    return EvaluationCompleted(**_envelope(origin, "evaluation", identity, now), data=data)  # type: ignore[arg-type]
+
+
+def _envelope(origin: Origin, kind: str, identity: str, now: int) -> dict[str, str | None]:
+    return {
+        "specversion": "1.0",
+        "id": derive_id(kind, identity),
+        "source": f"headrace:{STAGE}",
+        "time": rfc3339(now),
+        "traceparent": origin.traceparent,
+    }
+
+
+def address(origin: Origin, events: Sequence[Event], partitions: Mapping[str, int]) -> list[Produced]:
+    """The records of events: keyed by bucket, with the batch's coordinates. `partitions`: count by short topic name."""
+    key = origin.batch.bucket.encode()
+    produced = []
+    for event in events:
+        topic = _TOPICS.get(type(event), "runs")
+        headers = provenance(STAGE, origin.record, _ORDINALS[type(event)])
+        produced.append(Produced(topic, partition_for(key, partitions[topic]), key, encode(event), headers))
+    return produced
