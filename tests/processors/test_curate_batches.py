@@ -24,6 +24,12 @@ def test_a_bucket_is_cut_when_it_is_full_and_starts_anew() -> None:
     assert (tape.bucket.fill, tape.bucket.batches, tape.bucket.admitted) == (4.0, 2, 20)
 
 
+def test_a_batch_names_the_policy_by_the_digest_of_its_body_as_recorded() -> None:
+    tape = Curated(target_effective_size=2, recorded=sha256(b"a body of another year"))
+    tape.feed(rewarded(1), rewarded(2))
+    assert tape.batches[0].policy_digests == {"curate": sha256(b"a body of another year")}
+
+
 def test_the_default_target_is_an_effective_size_of_64() -> None:
     tape = Curated()
     tape.feed(*(rewarded(number) for number in range(63)))

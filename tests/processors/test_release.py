@@ -36,6 +36,11 @@ def test_a_version_that_is_surely_better_is_promoted() -> None:
     assert (second.sequence, second.parent_release_id) == (2, answer.release_id)
 
 
+def test_an_answer_names_the_policy_by_the_digest_of_its_body_as_recorded() -> None:
+    _, answer = Released(recorded=digest("another year")).answer(evaluation("v1"))
+    assert answer.policy_digests["release"] == digest("another year")
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

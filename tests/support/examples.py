@@ -108,9 +108,10 @@ def tick(bucket: str = BUCKET) -> bytes:
 class Curated(Tape):
     """A tape over the curate fold under a policy. `days` is fold time since the start, for the test to set."""
 
-    def __init__(self, *, through_dump: bool = False, **policy: Any) -> None:
+    def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
+        """`recorded`: the digest that the log names the policy by, if not today's."""
         self.policy = CuratePolicy(**policy)
-        super().__init__(build(self.policy.body()), "examples", through_dump=through_dump)
+        super().__init__(build(self.policy.body(), recorded), "examples", through_dump=through_dump)
         self.days = 0.0
 
     def feed(self, *values: bytes | None, **ignored: Any) -> list[Any]:

@@ -90,9 +90,10 @@ def resume(*, id: str = "resume") -> bytes:
 class Released(Tape):
     """A tape over the release fold under a policy."""
 
-    def __init__(self, *, through_dump: bool = False, **policy: Any) -> None:
+    def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
+        """`recorded`: the digest that the log names the policy by, if not today's."""
         self.policy = ReleasePolicy(**policy)
-        super().__init__(build(self.policy.body()), "outcomes", through_dump=through_dump)
+        super().__init__(build(self.policy.body(), recorded), "outcomes", through_dump=through_dump)
 
     def answer(self, value: bytes) -> tuple[str, Release]:
         """(kind of answer, answer) to one record, which must have exactly one."""

@@ -45,12 +45,13 @@ _GONE: dict[str, Status] = {"retracted": "retracted", "erased": "erased", "feedb
 
 
 class CurateFold:
-    """The fold under one policy body, as `stage.Fold` describes it. `examples` in; `rejections` and `batches` out."""
+    """The fold under one policy, as `stage.Fold` describes it. `examples` in; `rejections` and `batches` out."""
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        self._policy = CuratePolicy.model_validate(body)
+    def __init__(self, policy: CuratePolicy, digest: str) -> None:
+        """`digest` is that of the policy body as recorded, which today's model need not have."""
+        self._policy = policy
         self._rules = filters.rules(self._policy)
-        self._digests = {"curate": self._policy.digest}
+        self._digests = {"curate": digest}
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
@@ -313,6 +314,7 @@ def _split(example: Example) -> Literal["train", "validation", "test"]:
     return split_of(example.bucket, example.prompt_group)  # type: ignore[return-value]
 
 
-def build(body: Mapping[str, Any]) -> CurateFold:
-    """What the stage table names."""
-    return CurateFold(body)
+def build(body: Mapping[str, Any], digest: str | None = None) -> CurateFold:
+    """The fold under a policy body. `digest` names it in what is written; None: as today's model writes the body."""
+    policy = CuratePolicy.model_validate(body)
+    return CurateFold(policy, policy.digest if digest is None else digest)

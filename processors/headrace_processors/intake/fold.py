@@ -113,5 +113,6 @@ def _dead(record: Record, code: str, field: str | None, message: str) -> Step:
     return Step([dead_letter(STAGE, record, RecordError(code=code, field=field, message=message))], {}, {"dead": 1})
 
 
-def build(body: Mapping[str, Any]) -> Intake:
+def build(body: Mapping[str, Any], digest: str | None = None) -> Intake:
+    """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return Intake(IntakePolicy.model_validate(body))

@@ -106,5 +106,6 @@ def _state_key(ref: Ref) -> str:
     return msgspec.json.encode([ref.system, ref.id]).decode()
 
 
-def build(body: Mapping[str, Any]) -> Linker:
+def build(body: Mapping[str, Any], digest: str | None = None) -> Linker:
+    """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return Linker(LinkPolicy.model_validate(body))

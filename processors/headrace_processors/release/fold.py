@@ -93,12 +93,13 @@ class Mark(Struct, frozen=True):
 
 
 class ReleaseFold:
-    """The fold under one policy body, as `stage.Fold` describes it. `outcomes` in; `releases`, `releases.history` and, for
+    """The fold under one policy, as `stage.Fold` describes it. `outcomes` in; `releases`, `releases.history` and, for
     the requirements, `examples` out."""
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        self._policy = ReleasePolicy.model_validate(body)
-        self._digests = {"release": self._policy.digest}
+    def __init__(self, policy: ReleasePolicy, digest: str) -> None:
+        """`digest` is that of the policy body as recorded, which today's model need not have."""
+        self._policy = policy
+        self._digests = {"release": digest}
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
@@ -330,6 +331,7 @@ def _revoked(digest: str, bucket: str) -> str:
 _TYPES: dict[str, Any] = {"bucket": Bucket, "version": Candidate, "release": Served, "revoked": Mark, "answered": Mark}
 
 
-def build(body: Mapping[str, Any]) -> ReleaseFold:
-    """What the stage table names."""
-    return ReleaseFold(body)
+def build(body: Mapping[str, Any], digest: str | None = None) -> ReleaseFold:
+    """The fold under a policy body. `digest` names it in what is written; None: as today's model writes the body."""
+    policy = ReleasePolicy.model_validate(body)
+    return ReleaseFold(policy, policy.digest if digest is None else digest)

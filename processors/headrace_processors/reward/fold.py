@@ -389,5 +389,6 @@ def _rewarded(
 _NEW = Case()
 
 
-def build(body: Mapping[str, Any]) -> Reward:
+def build(body: Mapping[str, Any], digest: str | None = None) -> Reward:
+    """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return Reward(RewardPolicy.model_validate(body))
