@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 import orjson
 
-from headrace_lake.verify import Log
+from headrace_lake.log import Log
 from headrace_schemas.canonical import canonical, digest, sha256
 from headrace_schemas.chat import answer_dict, messages_of
 from headrace_schemas.codec import decode

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,15 +66,10 @@ def show(settings: Settings, as_json: bool, at: str) -> None:
 
 async def _read(settings: Settings) -> list[Rejection]:
     """All dead letters that are kept, by the append time of the record that they hold."""
-    from headrace_schemas.codec import DecodeError, decode
     from headrace_schemas.events import RecordRejected
-    from headrace_streams.kafka.clients import read_topic
+    from headrace_streams.kafka.reader import Reader
 
-    letters: list[Rejection] = []
-    async for record in read_topic(settings, "dead-letters"):
-        with contextlib.suppress(DecodeError):  # what somebody else put there
-            if isinstance(event := decode(record.value, record.headers), RecordRejected):
-                letters.append(event.data)
+    letters = [event.data async for event in Reader(settings).events("dead-letters") if isinstance(event, RecordRejected)]
     return sorted(letters, key=lambda letter: (letter.timestamp, letter.topic, letter.partition, letter.offset))
 
 

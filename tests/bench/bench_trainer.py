@@ -28,7 +28,8 @@ from bench import common
 from headrace_schemas.codec import decode
 from headrace_schemas.events import EvaluationCompleted
 from headrace_schemas.ids import derive_id
-from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka import admin
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from headrace_trainer.learning.loop import rate, train
@@ -65,7 +66,7 @@ async def started(settings: Settings, school: School, number: int) -> float:
 
 async def _appended(settings: Settings, topic: str, wanted: Callable[[Any], bool]) -> int:
     """Append time in ms of the first record whose data is `wanted`."""
-    return min([record.timestamp async for record in clients.read_topic(settings, topic) if wanted(decode(record.value).data)])
+    return min([record.timestamp async for record in Reader(settings).read_topic(topic) if wanted(decode(record.value).data)])
 
 
 def starts(runs: int) -> tuple[list[float], list[float]]:

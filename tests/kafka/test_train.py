@@ -24,8 +24,8 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_streams.adapter_store import fetch
-from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.journal import Fenced
 from headrace_streams.settings import Settings
 from headrace_trainer.job.process import Surroundings
@@ -95,7 +95,7 @@ def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: P
         assert adapters.load(load_base(str(base)).model, folder)
         assert {file.path for file in version.adapter.files} == {"adapter_config.json", "adapter_model.safetensors"}
         assert not list((settings.data_dir / "trainer").rglob("checkpoint*"))
-        records = [record async for record in clients.read_topic(settings, "outcomes")]
+        records = [record async for record in Reader(settings).read_topic("outcomes")]
         headers = dict(records[0].headers)
         assert records[0].key == batch.bucket.encode()
         assert (headers["headrace-stage"], headers["headrace-topic"]) == (b"train", b"batches")

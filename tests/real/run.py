@@ -29,6 +29,7 @@ import headrace
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Release
 from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.ring import Ring
@@ -174,7 +175,7 @@ class Corpus:
                 await producer.send_and_wait(clients.full_name(self.settings, topic), value)
 
     async def events(self, topic: str) -> list[Any]:
-        return [decode(record.value, tuple(record.headers)) async for record in clients.read_topic(self.settings, topic)]
+        return [decode(record.value, tuple(record.headers)) async for record in Reader(self.settings).read_topic(topic)]
 
     async def collect(self, boxes: dict[str, Counter[str]], raw: list[tuple[str, bytes]]) -> dict[str, Any]:
         problems = []

@@ -93,7 +93,7 @@ class Released(Tape):
     def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
         self.policy = ReleasePolicy(**policy)
-        super().__init__(build(self.policy.body(), recorded), "outcomes", through_dump=through_dump)
+        super().__init__(build(self.policy.body(), recorded or self.policy.digest), "outcomes", through_dump=through_dump)
 
     def answer(self, value: bytes) -> tuple[str, Release]:
         """(kind of answer, answer) to one record, which must have exactly one."""

@@ -14,6 +14,7 @@ from headrace_schemas.events import BatchReady, Event, ExampleWithdrawn, Release
 from headrace_schemas.ids import derive_id
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 from headrace_trainer.policy import BasePolicy, Hyperparameters, TrainerPolicy
 from support import lessons
@@ -96,7 +97,7 @@ class School:
 
     async def all(self, kind: type, topic: str) -> list[Any]:
         """Data of all events of a kind in a topic, read committed."""
-        events: list[Event] = [decode(record.value) async for record in clients.read_topic(self.settings, topic)]
+        events: list[Event] = [decode(record.value) async for record in Reader(self.settings).read_topic(topic)]
         return [event.data for event in events if isinstance(event, kind)]
 
     async def wait(self, kind: type, topic: str, count: int = 1, seconds: float = 120.0) -> list[Any]:

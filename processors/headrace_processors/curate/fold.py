@@ -36,15 +36,13 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.splits import split_of
 from headrace_schemas.text import normalise, render
 from headrace_schemas.times import parse_ns, rfc3339
-from headrace_streams.runtime.stage import Output, Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-BOXES = ("admitted", "replaced", "rejected", "withdrawn", "ticks", "tracked")
 SOURCE = "headrace:curate"
-VERSION = 1
 _GONE: dict[str, Status] = {"retracted": "retracted", "erased": "erased", "feedback_retracted": "withdrawn"}
 
 
-class CurateFold:
+class CurateFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `examples` in; `rejections` and `batches` out."""
 
     def __init__(self, policy: CuratePolicy, digest: str) -> None:
@@ -72,9 +70,6 @@ class CurateFold:
         turn.age()
         return Step(turn.outputs, turn.shelf.changes, {box: count for box, count in turn.counts.items() if count})
 
-    def dump(self, key: str, value: Any) -> bytes:
-        return buckets.dump(key, value)
-
     def load(self, key: str, value: bytes) -> Any:
         return buckets.load(key, value)
 
@@ -101,7 +96,7 @@ class _Turn:
         self.record = record
         self.traceparent = traceparent
         self.shelf = Shelf(policy, state, record.now)
-        self.outputs: list[Output] = []
+        self.outputs: list[Write] = []
         self.counts: dict[str, int] = {}
 
     def count(self, box: str, by: int = 1) -> None:
@@ -254,7 +249,7 @@ class _Turn:
             traceparent=self.traceparent,
             data=batch,
         )
-        self.outputs.append(Output("batches", bucket.name, event))
+        self.outputs.append(Write("batches", bucket.name, event))
         self._store(shelf.cut(bucket, members, batch.batch_id, batch.statistics.mean_reward))
 
     def _good_enough(self, bucket: Bucket) -> bool:
@@ -285,7 +280,7 @@ class _Turn:
                 rule=self.rules[reason],
             ),
         )
-        self.outputs.append(Output("rejections", interaction_id, event))
+        self.outputs.append(Write("rejections", interaction_id, event))
 
     def _superseded(self, bucket: str, example_id: str, interaction_id: str, revision: int, old: Known) -> None:
         batch_id = old.batch_id or ""
@@ -299,7 +294,7 @@ class _Turn:
                 example_id=example_id, revision=revision, interaction_id=interaction_id, bucket=bucket, batch_id=batch_id
             ),
         )
-        self.outputs.append(Output("rejections", interaction_id, event))
+        self.outputs.append(Write("rejections", interaction_id, event))
 
 
 def left_of(shelf: Shelf, bucket: Bucket, example_id: str, old: Known | None, left: Known) -> Bucket:
@@ -314,7 +309,6 @@ def _split(example: Example) -> Literal["train", "validation", "test"]:
     return split_of(example.bucket, example.prompt_group)  # type: ignore[return-value]
 
 
-def build(body: Mapping[str, Any], digest: str | None = None) -> CurateFold:
-    """The fold under a policy body. `digest` names it in what is written; None: as today's model writes the body."""
-    policy = CuratePolicy.model_validate(body)
-    return CurateFold(policy, policy.digest if digest is None else digest)
+def build(body: Mapping[str, Any], digest: str) -> CurateFold:
+    """The fold under a policy body; `digest` names it in what is written."""
+    return CurateFold(CuratePolicy.model_validate(body), digest)

@@ -12,7 +12,7 @@ ever served, and none that was revoked. Pausing stops what the system would do b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct, json
@@ -41,11 +41,9 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
-from headrace_streams.runtime.stage import Output, Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-BOXES = ("answered",)
 SOURCE = "headrace:release"
-VERSION = 1
 BASE = "base"  # names the base in a roll-back, as a release id would
 
 Request = EvaluationCompleted | PromoteRequested | RollbackRequested | RevokeRequested | PauseRequested | ResumeRequested
@@ -92,7 +90,7 @@ class Mark(Struct, frozen=True):
     release_id: str
 
 
-class ReleaseFold:
+class ReleaseFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `outcomes` in; `releases`, `releases.history` and, for
     the requirements, `examples` out."""
 
@@ -107,7 +105,7 @@ class ReleaseFold:
             raise ValueError(f"{type(event).__name__}: not an event that release answers")
         answered = f"answered:{derive_id('answered', event.data.bucket, event.source, event.id)}"
         if answered in state:
-            return Step(counts={"answered": 1})
+            return Step(counters={"answered": 1})
         turn = _Turn(self._policy, self._digests, state, record, event)
         match event:
             case EvaluationCompleted(data=evaluation):
@@ -123,18 +121,12 @@ class ReleaseFold:
         turn.changes[answered] = Mark(turn.release_id)
         return Step(turn.outputs, turn.changes, {"answered": 1})
 
-    def dump(self, key: str, value: Any) -> bytes:
-        return json.encode(value)
-
     def load(self, key: str, value: bytes) -> Any:
         """ValueError when the key is none of release's or the value is not what belongs to it."""
         kind = _TYPES.get(key.partition(":")[0])
         if kind is None:
             raise ValueError(f"state key: {key!r} is none of release's")
         return json.decode(value, type=kind)
-
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        return ()
 
 
 class _Turn:
@@ -149,7 +141,7 @@ class _Turn:
         self.sequence = self.bucket.sequence + 1
         self.release_id = derive_id("release", name, self.sequence, event.id)
         self.changes: dict[str, Any] = {}
-        self.outputs: list[Output] = []
+        self.outputs: list[Write] = []
         self.said = getattr(event.data, "reason", None)
         self.serving = self.served(self.bucket.serving) or Served("", Candidate())
 
@@ -291,7 +283,7 @@ class _Turn:
                 requirements=required,
             ),
         )
-        self.outputs.append(Output("examples", self.bucket.name, tracking))
+        self.outputs.append(Write("examples", self.bucket.name, tracking))
 
     def _answer(self, kind: type[Envelope], candidate: Candidate, reason: str) -> None:
         name = self.bucket.name
@@ -321,7 +313,7 @@ class _Turn:
                 requested_by=getattr(self.event.data, "requested_by", None),
             ),
         )
-        self.outputs.append(Output("releases.history", name, event))
+        self.outputs.append(Write("releases.history", name, event))
 
 
 def _revoked(digest: str, bucket: str) -> str:
@@ -331,7 +323,6 @@ def _revoked(digest: str, bucket: str) -> str:
 _TYPES: dict[str, Any] = {"bucket": Bucket, "version": Candidate, "release": Served, "revoked": Mark, "answered": Mark}
 
 
-def build(body: Mapping[str, Any], digest: str | None = None) -> ReleaseFold:
-    """The fold under a policy body. `digest` names it in what is written; None: as today's model writes the body."""
-    policy = ReleasePolicy.model_validate(body)
-    return ReleaseFold(policy, policy.digest if digest is None else digest)
+def build(body: Mapping[str, Any], digest: str) -> ReleaseFold:
+    """The fold under a policy body; `digest` names it in what is written."""
+    return ReleaseFold(ReleasePolicy.model_validate(body), digest)

@@ -9,7 +9,7 @@ waiting; what waited moves to applied when its other half comes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -39,8 +39,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import FeedbackRetraction, Output
 from headrace_schemas.text import prompt_group, render
 from headrace_schemas.times import parse_ns, rfc3339
-from headrace_streams.runtime.stage import Output as Out
-from headrace_streams.runtime.stage import Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
 SOURCE = "headrace:reward"
 SHARES = "shares"
@@ -54,21 +53,15 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 }
 
 
-class Reward:
+class Reward(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
     def __init__(self, policy: RewardPolicy) -> None:
         self._policy = policy
         self._bonus = partial(bonus_of, policy)
 
-    def dump(self, key: str, value: Any) -> bytes:
-        return _ENCODER.encode(value)
-
     def load(self, key: str, value: bytes) -> Any:
         return _DECODERS[key[: key.find("/") + 1] or key].decode(value)
-
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        return ()
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
@@ -110,7 +103,7 @@ class Reward:
             traceparent=event.traceparent,
         )
         after = structs.replace(case, facts=facts)
-        outputs: list[Out] = []
+        outputs: list[Write] = []
         if _forgotten(state, data.data_subject, time_ns):
             after = ended(after, "erased")
             outputs.append(_rejected(record, event, key, "erased", "subject"))
@@ -182,7 +175,7 @@ class Reward:
         subject = event.data.data_subject
         mark = _SUBJECT + derive_id("subject", subject)
         changes: dict[str, Any] = {}
-        outputs: list[Out] = []
+        outputs: list[Write] = []
         before = state.get(mark)
         time_ns = _time_ns(event)
         if before is None or before.time_ns < time_ns:
@@ -202,7 +195,7 @@ class Reward:
         key: str,
         before: Case,
         after: Case,
-        outputs: list[Out],
+        outputs: list[Write],
     ) -> Step:
         """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
         changes: dict[str, Any] = {}
@@ -290,7 +283,7 @@ def _again(record: Record, event: Event, key: str, case: Case, first: str, diges
     return Step([_rejected(record, event, key, box, "identity")], {}, {box: 1})
 
 
-def _rejected(record: Record, event: Event, key: str, reason: str, rule: str, feedback_id: str | None = None) -> Out:
+def _rejected(record: Record, event: Event, key: str, reason: str, rule: str, feedback_id: str | None = None) -> Write:
     """`feedback_id` names what was rejected when that is not the event at hand."""
     interaction_id = key.removeprefix(_CASE)
     coordinates = f"{record.topic}/{record.partition}/{record.offset}"
@@ -302,14 +295,14 @@ def _rejected(record: Record, event: Event, key: str, reason: str, rule: str, fe
         traceparent=event.traceparent,
         data=SignalRejection(interaction_id=interaction_id, event_id=feedback_id or event.id, reason=reason, rule=rule),
     )
-    return Out("rejections", interaction_id, rejected)
+    return Write("rejections", interaction_id, rejected)
 
 
-def _taken_back(event: Event, key: str, statement: Statement) -> list[Out]:
+def _taken_back(event: Event, key: str, statement: Statement) -> list[Write]:
     """A preference that is retracted is retracted on the other side too: its copies have the same source and feedback id."""
     own = key.removeprefix(_CASE)
     return [
-        Out(
+        Write(
             "signals",
             other,
             FeedbackRetracted(
@@ -326,7 +319,7 @@ def _taken_back(event: Event, key: str, statement: Statement) -> list[Out]:
     ]
 
 
-def _withdrawn(record: Record, key: str, case: Case, traceparent: str | None) -> Out:
+def _withdrawn(record: Record, key: str, case: Case, traceparent: str | None) -> Write:
     interaction_id = key.removeprefix(_CASE)
     event = ExampleWithdrawn(
         specversion="1.0",
@@ -342,12 +335,12 @@ def _withdrawn(record: Record, key: str, case: Case, traceparent: str | None) ->
             reason=case.ended or "feedback_retracted",
         ),
     )
-    return Out("examples", case.bucket, event)
+    return Write("examples", case.bucket, event)
 
 
 def _rewarded(
     record: Record, key: str, case: Case, facts: Facts, outcome: Outcome, target: Output | None, traceparent: str | None
-) -> Out:
+) -> Write:
     interaction_id = key.removeprefix(_CASE)
     original = facts.original
     assert original is not None  # else there would be no outcome
@@ -383,12 +376,12 @@ def _rewarded(
             data_subject=facts.data_subject,
         ),
     )
-    return Out("examples", case.bucket, event)
+    return Write("examples", case.bucket, event)
 
 
 _NEW = Case()
 
 
-def build(body: Mapping[str, Any], digest: str | None = None) -> Reward:
+def build(body: Mapping[str, Any], digest: str) -> Reward:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return Reward(RewardPolicy.model_validate(body))

@@ -19,6 +19,7 @@ from headrace_schemas.ids import derive_id
 from headrace_streams.adapter_store import fetch
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
 from headrace_trainer.data.rows import without
@@ -142,7 +143,7 @@ async def _version(settings: Settings, wanted: Callable[[ModelVersion], bool]) -
 
 
 async def _events(settings: Settings, topic: str) -> AsyncIterator[tuple[Record, Event]]:
-    async for record in clients.read_topic(settings, topic):
+    async for record in Reader(settings).read_topic(topic):
         event = source.decode_known(record.value)
         if event is not None:
             made = Record(topic, record.partition, record.offset, record.timestamp, record.timestamp, record.key, record.value)

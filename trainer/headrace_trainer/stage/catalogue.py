@@ -16,6 +16,7 @@ from headrace_schemas.derived import Batch, Member, Release, TrainingStart
 from headrace_schemas.events import BatchReady, Event, TrainingStarted
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import Reader, Span
 from headrace_streams.settings import Settings
 from headrace_trainer.data.rows import Newest, name_of, to_learn
 from headrace_trainer.spec import Name
@@ -48,7 +49,7 @@ async def values_of(settings: Settings, members: Iterable[Member]) -> dict[Name,
 async def _records_at(settings: Settings, topic: str, partition: int, offsets: Sequence[int]) -> AsyncIterator[ConsumerRecord]:
     """The committed records at `offsets` (ascending) of a partition."""
     tp = TopicPartition(clients.full_name(settings, topic), partition)
-    span = (await clients.offsets(settings, [topic])).get((topic, partition), clients.Span(0, 0))
+    span = (await Reader(settings).offsets([topic])).get((topic, partition), Span(0, 0))
     left = [offset for offset in offsets if span.begin <= offset < span.end]
     async with clients.connected(clients.consumer(settings, max_partition_fetch_bytes=_FETCH_BYTES)) as client:
         client.assign([tp])
@@ -116,7 +117,7 @@ class Catalogue:
 
     async def _news(self, topic: str, partition: int) -> AsyncIterator[ConsumerRecord]:
         key = f"{topic}/{partition}"
-        async for record in clients.read_partition(self._settings, topic, partition, self._next.get(key, 0)):
+        async for record in Reader(self._settings).read_partition(topic, partition, self._next.get(key, 0)):
             yield record
             self._next[key] = record.offset + 1
 
@@ -176,7 +177,7 @@ async def started(settings: Settings, bucket: str, batch_id: str) -> TrainingSta
 async def _of_bucket(settings: Settings, topic: str, bucket: str) -> AsyncIterator[Event]:
     """All events in the partition of a bucket."""
     count = (await clients.partition_counts(settings, [topic]))[topic]
-    async for record in clients.read_partition(settings, topic, partition_for(bucket.encode(), count)):
+    async for record in Reader(settings).read_partition(topic, partition_for(bucket.encode(), count)):
         event = decode_known(record.value)
         if event is not None:
             yield event
