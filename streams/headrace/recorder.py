@@ -19,6 +19,7 @@ from typing import Any
 
 from headrace.background import Background
 from headrace.publishing import Call, Moment, Ref, Statement, Voice
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Outbox, Refusal
 from headrace_streams.settings import Settings
 
@@ -28,7 +29,7 @@ CLOSE = 5.0  # seconds that a close waits for the broker unless told otherwise
 STOP = 5.0  # seconds for the thread to end; it needs some milliseconds
 
 
-class Undelivered(Exception):
+class Undelivered(HeadraceError):
     """A Recorder without an outbox was closed with events that no broker had acknowledged: they are lost."""
 
 

@@ -126,8 +126,10 @@ class _Feed(Generic[R]):
                 if self._closed:
                     raise RuntimeError("these Releases are closed")
                 if (left := deadline - time.monotonic()) <= 0:
+                    from headrace_streams.kafka.clients import BrokerUnavailable
+
                     why = self.trouble or "no answer yet"
-                    raise ConnectionError(f"releases can't be read from {self._settings.bootstrap} within {timeout:g} s: {why}")
+                    raise BrokerUnavailable(f"releases can't be read from {self._settings.bootstrap} within {timeout:g} s: {why}")
                 self._changed.wait(left)
             return self._table.get(bucket)
 
@@ -291,7 +293,7 @@ class Releases(_Base[Release]):
     _make = Release
 
     def current(self, bucket: str, timeout: float = WAIT) -> Release | None:
-        """What to serve for `bucket`; None when nothing was ever released. ConnectionError when the broker can't be read within
+        """What to serve for `bucket`; None when nothing was ever released. BrokerUnavailable when the broker can't be read within
         `timeout` seconds; once it was read, the last known answer is given at once."""
         return self._feed.current(bucket, timeout)
 

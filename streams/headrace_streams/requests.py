@@ -35,6 +35,7 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.times import rfc3339
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
@@ -45,7 +46,7 @@ ANSWERS = (ReleasePromoted, ReleaseDeclined, ReleaseRolledBack, ReleaseRevoked, 
 SERVING = (ReleasePromoted, ReleaseRolledBack, ReleaseRevoked)  # answers that say what is served from then on
 
 
-class NoAnswer(TimeoutError):
+class NoAnswer(HeadraceError, TimeoutError):
     """The request stands in the log, but nobody has answered it yet. Whoever starts a worker later still gets it answered."""
 
 

@@ -14,13 +14,17 @@ from platformdirs import user_data_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from headrace_schemas.root_error import USAGE, HeadraceError
+
 PREFIX = "HEADRACE_"
 CONFIG_FILE = "headrace.toml"
 Origin = Callable[[str], str]
 
 
-class SettingsError(ValueError):
+class SettingsError(HeadraceError, ValueError):
     """A setting that can't be used; one line that names the field, the value and where it came from."""
+
+    exit_code = USAGE
 
 
 def _servers(text: str) -> str:
