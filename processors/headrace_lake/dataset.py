@@ -20,12 +20,13 @@ from headrace_schemas.chat import answer_dict, messages_of
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch, Example, Member, Release, TrainingStart
 from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.kafka.partitioner import partition_for
 
 Format = Literal["chat", "parquet"]
 
 
-class DatasetError(ValueError):
+class DatasetError(HeadraceError, ValueError):
     """The data asked for is not on the log; the message says what is missing."""
 
 

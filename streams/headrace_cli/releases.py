@@ -157,7 +157,7 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, t
             codes.append(_ask(settings, as_json, timeout, RevokeRequested, data))
         except CliError as error:
             note(f"headrace: {error.message}")
-            codes.append(error.code)
+            codes.append(error.exit_code)
     return max(codes)
 
 

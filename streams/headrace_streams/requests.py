@@ -28,6 +28,7 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.times import rfc3339
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader
@@ -37,7 +38,7 @@ from headrace_streams.settings import Settings
 SOURCE = "headrace:command"
 
 
-class NoAnswer(TimeoutError):
+class NoAnswer(HeadraceError, TimeoutError):
     """The request stands in the log, but nobody has answered it yet. Whoever starts a worker later still gets it answered."""
 
 

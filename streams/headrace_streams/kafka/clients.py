@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
+from headrace_schemas.root_error import UNREACHABLE, HeadraceError
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka import compat as wire
 from headrace_streams.settings import Security, Settings, SettingsError
@@ -32,11 +33,13 @@ TRANSACTION_TIMEOUT_MS = 10_000
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
 
 
-class BrokerUnavailable(ConnectionError):
+class BrokerUnavailable(HeadraceError, ConnectionError):
     """No broker answered in time, or it refused us; one line that says where and why."""
 
+    exit_code = UNREACHABLE
 
-class TopicMissing(LookupError):
+
+class TopicMissing(HeadraceError, LookupError):
     """A topic that the broker does not have."""
 
 

@@ -27,6 +27,7 @@ from aiokafka.errors import (
 )
 from msgspec import Struct
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime.step import Produced
@@ -41,7 +42,7 @@ APPEAR_SECONDS = 5.0
 _LOST = (InvalidProducerIdMapping, UnknownProducerId, OutOfOrderSequenceNumber, InvalidTxnState)
 
 
-class JournalError(Exception):
+class JournalError(HeadraceError):
     """A journal can't go on; the message says which one and why."""
 
 

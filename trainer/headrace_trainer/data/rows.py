@@ -15,6 +15,7 @@ from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import Batch, Example, Member
 from headrace_schemas.events import ExampleRewarded
 from headrace_schemas.ids import derive_id
+from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.data.rendering import render
 from headrace_trainer.spec import Name, Row
 
@@ -24,11 +25,11 @@ log = logging.getLogger("headrace")
 PINNED_LIMIT = 16_000
 
 
-class MemberRefused(Exception):
+class MemberRefused(HeadraceError):
     """A record that is not the one that the manifest names."""
 
 
-class RowUnfit(Exception):
+class RowUnfit(HeadraceError):
     """An example that this base's tokenizer and chat template make no row of: a role that it does not know, no tokens …"""
 
 

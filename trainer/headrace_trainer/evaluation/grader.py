@@ -21,14 +21,17 @@ import msgspec
 import orjson
 
 from headrace_schemas.derived import Example
+from headrace_schemas.root_error import USAGE, HeadraceError
 from headrace_trainer.policy import GraderPolicy
 
 GROUP = "headrace.graders"
 _START_SECONDS = 60.0  # a grader may import a lot
 
 
-class GraderMissing(Exception):
+class GraderMissing(HeadraceError):
     """A grader that no installed package offers, or that does not load."""
+
+    exit_code = USAGE
 
 
 class Grade(NamedTuple):

@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.spec import JobResult, JobSpec, Moment
 
 PROGRESS_SECONDS = 0.2
 _ORPHANED = 70
 
 
-class JobFailed(Exception):
+class JobFailed(HeadraceError):
     """What ended a job, in one line: the exception's type and message, or the signal."""
 
 

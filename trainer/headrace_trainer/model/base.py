@@ -20,12 +20,13 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.spec import Row
 
 Precision = Literal["bf16", "fp32"]
 
 
-class BaseMissing(Exception):
+class BaseMissing(HeadraceError):
     """The weights of a base cannot be loaded."""
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.policy import Hyperparameters
 
 WEIGHTS = "adapter_model.safetensors"
@@ -24,7 +25,7 @@ _KEPT = (
 )  # fmt: skip
 
 
-class AdapterInvalid(Exception):
+class AdapterInvalid(HeadraceError):
     """An adapter folder that is no LoRA adapter in safetensors for this base."""
 
 
