@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple, Protocol
 
 from headrace_schemas.codec import DecodeError, decode
-from headrace_schemas.derived import Rules
+from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.runtime.stage import Headers
@@ -51,9 +51,9 @@ async def changelog_of(log: Log, stage: str, topic: str, partition: int) -> dict
     return newest
 
 
-async def rules_of(log: Log) -> dict[tuple[str, str, int], list[Rules]]:
+async def rules_of(log: Log) -> dict[tuple[str, str, int], list[RulesActivation]]:
     """Per (stage, topic, partition): the policies that were in force, by first offset."""
-    activations: dict[tuple[str, str, int], list[Rules]] = {}
+    activations: dict[tuple[str, str, int], list[RulesActivation]] = {}
     for partition in range(await log.partitions("rules")):
         async for record in log.read("rules", partition):
             try:

@@ -17,7 +17,7 @@ import msgspec
 from headrace_lake.lineage import Provenance, provenance_of
 from headrace_lake.log import Log, changelog_of, rules_of
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import Rules
+from headrace_schemas.derived import RulesActivation
 from headrace_schemas.topics import TOPICS
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
@@ -142,7 +142,7 @@ async def _verify_partition(
     stage: FoldStage,
     task: _Task,
     changelog: dict[str, bytes],
-    rules: list[Rules],
+    rules: list[RulesActivation],
     live: LiveOutputs,
     limit: int,
 ) -> Verified:
@@ -203,7 +203,7 @@ class _Comparison:
         self.absent: dict[Provenance, Produced] = {}  # expected on a compacted topic, not there
         self.begun: set[tuple[str, int]] = set()  # output partitions of which something was found: only what is older expires
 
-    async def run(self, rules: list[Rules], start: int) -> Verified:
+    async def run(self, rules: list[RulesActivation], start: int) -> Verified:
         pending = list(rules)
         notes: list[str] = []
         if start:
@@ -236,7 +236,7 @@ class _Comparison:
     def _report(self, notes: list[str]) -> Verified:
         return Verified(1, self.records, self.equal, self.expired, self.differences, self.not_comparable, notes)
 
-    def _activate(self, rules: Rules) -> None:
+    def _activate(self, rules: RulesActivation) -> None:
         """Switches to the rules that held from here on. State that was made by rules which are not known stays unknown."""
         if digest(rules.body) != rules.digest:
             self._differ(rules.from_offset, "rules", f"digest {digest(rules.body)} of the recorded policy", rules.digest)

@@ -353,7 +353,7 @@ class SwitchRequest(Value, frozen=True, kw_only=True):
     requested_by: RequestedBy = None
 
 
-class Release(Value, frozen=True, kw_only=True):
+class ReleaseDecision(Value, frozen=True, kw_only=True):
     """An answer of the release stage. On `releases`: what to serve now; `adapter` null means the base."""
 
     release_id: Annotated[str, doc("Id of this answer.")]
@@ -383,7 +383,7 @@ class Tracking(Value, frozen=True, kw_only=True):
     requirements: Annotated[list[Requirement], doc("Each with its current value.")]
 
 
-class Rules(Value, frozen=True, kw_only=True):
+class RulesActivation(Value, frozen=True, kw_only=True):
     """The policy that holds for a stage from an offset of its input on."""
 
     stage: Annotated[str, doc("The stage.")]
@@ -403,7 +403,7 @@ class RecordError(Value, frozen=True, kw_only=True):
     field: Annotated[str | None, doc("Path of the field, such as data.prompt; absent: the whole record.")] = None
 
 
-class Rejection(Value, frozen=True, kw_only=True):
+class DeadLetter(Value, frozen=True, kw_only=True):
     """A record that could not be processed, whole, and why: the `data` of `headrace.record.rejected.v1`."""
 
     topic: Annotated[str, doc("Short name of the topic that it came on.")]

@@ -12,16 +12,16 @@ from msgspec import Meta, Struct
 
 from headrace_schemas.derived import (
     Batch,
+    DeadLetter,
     Evaluation,
     Example,
     ExampleRejection,
     ModelVersion,
     PromoteRequest,
-    Rejection,
-    Release,
+    ReleaseDecision,
     RevokeRequest,
     RollbackRequest,
-    Rules,
+    RulesActivation,
     SignalRejection,
     Supersession,
     SwitchRequest,
@@ -216,49 +216,49 @@ class ResumeRequested(Envelope, frozen=True, kw_only=True, tag="headrace.resume.
 class ReleasePromoted(Envelope, frozen=True, kw_only=True, tag="headrace.release.promoted.v1"):
     """A version is served from now on."""
 
-    data: Release
+    data: ReleaseDecision
 
 
 class ReleaseDeclined(Envelope, frozen=True, kw_only=True, tag="headrace.release.declined.v1"):
     """What was asked for is not served; what was, still is."""
 
-    data: Release
+    data: ReleaseDecision
 
 
 class ReleaseRolledBack(Envelope, frozen=True, kw_only=True, tag="headrace.release.rolled_back.v1"):
     """An earlier release is served again."""
 
-    data: Release
+    data: ReleaseDecision
 
 
 class ReleaseRevoked(Envelope, frozen=True, kw_only=True, tag="headrace.release.revoked.v1"):
     """An adapter is never served again."""
 
-    data: Release
+    data: ReleaseDecision
 
 
 class ReleasePaused(Envelope, frozen=True, kw_only=True, tag="headrace.release.paused.v1"):
     """Automatic releases of a bucket have stopped."""
 
-    data: Release
+    data: ReleaseDecision
 
 
 class ReleaseResumed(Envelope, frozen=True, kw_only=True, tag="headrace.release.resumed.v1"):
     """Automatic releases of a bucket go on."""
 
-    data: Release
+    data: ReleaseDecision
 
 
 class RulesActivated(Envelope, frozen=True, kw_only=True, tag="headrace.rules.activated.v1"):
     """A policy holds for a stage from an offset on."""
 
-    data: Rules
+    data: RulesActivation
 
 
 class RecordRejected(Envelope, frozen=True, kw_only=True, tag="headrace.record.rejected.v1"):
     """A record could not be processed."""
 
-    data: Rejection
+    data: DeadLetter
 
 
 InputEvent = InteractionRecorded | InteractionLinked | InteractionRetracted | SubjectErased | FeedbackRecorded | FeedbackRetracted

@@ -31,7 +31,7 @@ from platformdirs import user_cache_path
 from headrace.background import Background
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Adapter
-from headrace_schemas.derived import Release as Answer
+from headrace_schemas.derived import ReleaseDecision as Answer
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
 from headrace_streams.settings import Settings, from_arguments

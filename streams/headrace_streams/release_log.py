@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Literal, NamedTuple
 
-from headrace_schemas.derived import Release
+from headrace_schemas.derived import ReleaseDecision
 from headrace_schemas.events import (
     Event,
     ReleaseDeclined,
@@ -42,7 +42,7 @@ class Decision(NamedTuple):
 
     kind: Kind
     time: str
-    data: Release
+    data: ReleaseDecision
 
 
 def decision_of(event: Event | None) -> Decision | None:
@@ -74,9 +74,9 @@ async def follow(
         yield [decision for record in records if (decision := decision_of(event_of(record))) is not None]
 
 
-async def served(settings: Settings, bucket: str | None = None) -> dict[str, Release]:
+async def served(settings: Settings, bucket: str | None = None) -> dict[str, ReleaseDecision]:
     """What is served now, by bucket; of one bucket only when `bucket` is given. A bucket that is not in it serves its base."""
-    now: dict[str, Release] = {}
+    now: dict[str, ReleaseDecision] = {}
     async for event in Reader(settings).events("releases", key=bucket):
         if isinstance(event, ReleasePromoted | ReleaseRolledBack | ReleaseRevoked) and bucket in (None, event.data.bucket):
             now[event.data.bucket] = event.data

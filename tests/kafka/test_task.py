@@ -194,7 +194,7 @@ def test_position_beyond_the_log_is_refused(settings: Settings) -> None:
 
 @pytest.mark.parametrize(("topic", "goes_on"), [("signals", False), ("interactions", True)])
 def test_only_inputs_from_outside_may_grow(settings: Settings, topic: str, goes_on: bool) -> None:
-    stage = msgspec.structs.replace(COUNTING, inputs=(topic,))
+    stage = msgspec.structs.replace(COUNTING, topology=msgspec.structs.replace(COUNTING.topology, inputs=(topic,)))
 
     async def main() -> None:
         await declare(settings, stage)

@@ -27,7 +27,7 @@ import corpora
 
 import headrace
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Release
+from headrace_schemas.derived import ReleaseDecision
 from headrace_streams.kafka import admin, clients
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
@@ -210,7 +210,7 @@ class Corpus:
         """Each evaluation with its answer, in order."""
         answers: dict[str, Any] = {}
         for event in await self.events("releases.history"):
-            release: Release = event.data
+            release: ReleaseDecision = event.data
             if release.evaluation_id is not None:
                 answers[release.evaluation_id] = (type(event).__name__.removeprefix("Release").lower(), release.reason)
         found = []

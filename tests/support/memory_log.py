@@ -8,7 +8,7 @@ from typing import Any
 from headrace_lake.log import LogRecord
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import Rules
+from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.runtime.journal import POSITION_KEY, Position, encode_position
@@ -58,7 +58,7 @@ class MemoryLog:
     def _run_partition(
         self, stage: FoldStage, body: Mapping[str, Any], topic: str, partition: int, counts: Mapping[str, int]
     ) -> None:
-        rules = Rules(
+        rules = RulesActivation(
             stage=stage.name,
             topic=topic,
             partition=partition,

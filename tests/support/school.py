@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from headrace_schemas.codec import decode, encode
-from headrace_schemas.derived import Adapter, Batch, Evaluation, Release, Withdrawal
+from headrace_schemas.derived import Adapter, Batch, Evaluation, ReleaseDecision, Withdrawal
 from headrace_schemas.events import BatchReady, Event, ExampleWithdrawn, ReleaseDeclined, ReleasePromoted
 from headrace_schemas.ids import derive_id
 from headrace_streams.kafka import clients
@@ -83,7 +83,7 @@ class School:
         kind = ReleasePromoted if promote else ReleaseDeclined
         identity = derive_id("release", evaluation.evaluation_id)
         adapter: Adapter | None = evaluation.adapter
-        data = Release(
+        data = ReleaseDecision(
             release_id=identity, sequence=1, bucket=evaluation.bucket, artifact_type=evaluation.artifact_type,
             base=evaluation.base, batch_ids=[evaluation.batch_id], reason="by hand", policy_digests={}, adapter=adapter,
             request_id=derive_id("evaluation", evaluation.evaluation_id), evaluation_id=evaluation.evaluation_id,

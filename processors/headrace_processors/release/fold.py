@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from headrace_processors.release.gate import figures, refusal
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Adapter, Evaluation, Release, Requirement, Tracking
+from headrace_schemas.derived import Adapter, Evaluation, ReleaseDecision, Requirement, Tracking
 from headrace_schemas.events import (
     Envelope,
     EvaluationCompleted,
@@ -296,7 +296,7 @@ class _Turn:
             source=SOURCE,
             time=rfc3339(self.record.now),
             traceparent=self.event.traceparent,
-            data=Release(
+            data=ReleaseDecision(
                 release_id=self.release_id,
                 sequence=self.sequence,
                 bucket=name,

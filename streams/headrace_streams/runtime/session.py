@@ -171,7 +171,7 @@ class Session:
             id=derive_id("rules", name, self.topic, self.partition, offset, rules.version, rules.digest),
             source=f"headrace:{name}",
             time=rfc3339(now_ms()),
-            data=derived.Rules(
+            data=derived.RulesActivation(
                 stage=name,
                 topic=self.topic,
                 partition=self.partition,

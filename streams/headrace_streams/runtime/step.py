@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import RecordError, Rejection
+from headrace_schemas.derived import DeadLetter, RecordError
 from headrace_schemas.events import Event, RecordRejected
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
@@ -76,7 +76,7 @@ def _letter(stage: str, coordinates: str, record: Record, error: RecordError) ->
         id=derive_id("dead-letter", stage, coordinates),
         source=f"headrace:{stage}",
         time=rfc3339(record.now),
-        data=Rejection(
+        data=DeadLetter(
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,

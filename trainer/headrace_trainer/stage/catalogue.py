@@ -12,7 +12,7 @@ import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
 
 from headrace_schemas.codec import DecodeError, decode
-from headrace_schemas.derived import Batch, Member, Release, TrainingStart
+from headrace_schemas.derived import Batch, Member, ReleaseDecision, TrainingStart
 from headrace_schemas.events import BatchReady, Event, TrainingStarted
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
@@ -161,7 +161,7 @@ async def served(settings: Settings, bucket: str) -> Served:
     found = Served(None, None)
     async for event in _of_bucket(settings, "releases", bucket):
         release = getattr(event, "data", None)
-        if isinstance(release, Release) and release.bucket == bucket:
+        if isinstance(release, ReleaseDecision) and release.bucket == bucket:
             found = Served(release.release_id, release.adapter.digest if release.adapter else None)
     return found
 
@@ -194,5 +194,5 @@ async def answered(settings: Settings, bucket: str, evaluation_id: str) -> None:
             for record in (await client.getmany(tp, timeout_ms=500)).get(tp, []):
                 event = decode_known(record.value)
                 data = getattr(event, "data", None)
-                if isinstance(data, Release) and evaluation_id in (data.evaluation_id, data.request_id):
+                if isinstance(data, ReleaseDecision) and evaluation_id in (data.evaluation_id, data.request_id):
                     return

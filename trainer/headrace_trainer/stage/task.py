@@ -193,7 +193,7 @@ class TrainTask:
             id=derive_id("rules", STAGE, "batches", self._partition, offset, rules.version, rules.digest),
             source=f"headrace:{STAGE}",
             time=rfc3339(_now()),
-            data=derived.Rules(
+            data=derived.RulesActivation(
                 stage=STAGE, topic="batches", partition=self._partition, from_offset=offset, version=rules.version,
                 digest=rules.digest, body=self._trainer.policy.model_dump(mode="json"),
             ),
