@@ -18,12 +18,11 @@ from aiokafka.structs import TopicPartition
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ClockTicked, RulesActivated
-from headrace_schemas.topics import Topic
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import admin, clients
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import Fenced, Journal, Position, Refused
-from headrace_streams.runtime.stage import Record, Step
+from headrace_streams.runtime.stage import Record, RuleVersion, Step
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 from support.counting import COUNTING, CountingFold
@@ -246,15 +245,22 @@ class TickingFold(CountingFold):
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         if record.value is not None and b"clock.ticked" in record.value:
-            return Step(changes={(record.key or b"").decode(): None}, counts={"ticks": 1})
+            return Step(changes={(record.key or b"").decode(): None}, counters={"ticks": 1})
         return super().step(state, record)
 
     def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
         return sorted(state)
 
 
+TICKING = msgspec.structs.replace(
+    COUNTING,
+    topology=msgspec.structs.replace(COUNTING.topology, name="ticking"),
+    versions={1: RuleVersion(TickingFold)},
+)
+
+
 def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings) -> None:
-    stage = msgspec.structs.replace(COUNTING, name="ticking", build=TickingFold)
+    stage = TICKING
 
     async def main() -> None:
         await declare(settings, stage)
@@ -309,10 +315,10 @@ def test_idle_position_moves_over_transaction_markers(settings: Settings, monkey
 
 
 def test_compacted_and_tombstoned_changelog_restores_the_same_state(settings: Settings) -> None:
-    stage = msgspec.structs.replace(COUNTING, name="ticking", build=TickingFold)
+    stage = TICKING
 
     async def main() -> None:
-        await admin.declare(settings, [Topic(changelog("ticking", "signals").name, "state key", compacted=True)])
+        await admin.declare(settings, [changelog("ticking", "signals")])
         await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"clock.ticked"), (b"b", b"x")])
         await run_until_read(FoldTask(stage, BODY, "signals", 0, settings))
         await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x")])
