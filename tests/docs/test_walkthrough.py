@@ -21,7 +21,7 @@ from headrace_schemas.events import FeedbackRecorded, InteractionRecorded, Relea
 from headrace_streams.kafka import admin
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
-from support import lessons, readme, tiny
+from support import readme, tiny, training_data
 from support.released import BUCKET, adapter, event, release, write
 
 pytestmark = pytest.mark.kafka
@@ -138,7 +138,7 @@ def events(count: int) -> str:
     """Questions of `tiny-sql` that its answers are right about, as other publishers write them."""
     lines = []
     for number in range(count):
-        said = lessons.example(number).content
+        said = training_data.example(number).content
         data = {
             "interaction_id": f"i{number}", "agent": {"name": "adder"}, "artifact_type": "sql", "model": "tiny-sql",
             "prompt": said.prompt, "output": said.target,

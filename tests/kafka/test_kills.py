@@ -51,7 +51,7 @@ weights = "{weights}"
 r = 16
 steps = 24
 learning_rate = 1e-3
-batch_rows = 8
+rows_per_step = 8
 patience = 0
 """
 PAIRS = 1000

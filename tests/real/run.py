@@ -50,7 +50,7 @@ alpha = 32
 dropout = 0.0
 learning_rate = 3e-3
 epochs = 3
-max_tokens = 512
+max_sequence_tokens = 512
 
 [train.evaluation]
 generate = "never"
