@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "tail": Command("headrace_cli.tail:tail", "", "Print events as they come."),
     "status": Command("headrace_lake.cli:status", "worker", "Every stage's lag and counts, buckets, releases."),
     "replay": Command("headrace_lake.cli:replay", "worker", "Verify what the stages wrote, or rebuild it from signals."),
+    "positions": Command("headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."),
     "dataset": Command("headrace_lake.cli:dataset", "worker", "Write a bucket's training data to files."),
     "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
     "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version in the foreground."),

@@ -268,9 +268,16 @@ def test_junk_on_the_log_keeps_nobody_from_what_is_there(headrace: Run, settings
                 await producer.send_and_wait(clients.full_name(settings, topic), b"junk", b"k", partition=0)
 
     asyncio.run(litter())
-    for arguments in (("releases",), ("status",), ("dead-letters", "list"), ("retract", "i1"), ("replay", "--verify")):
+    for arguments in (("releases",), ("status",), ("dead-letters", "list"), ("retract", "i1"), ("positions", "list")):
         code, _, error = headrace(*arguments)
         assert (arguments, code, "Error" in error) == (arguments, 0, False), error
+    code, _, error = headrace("replay", "--verify")
+    assert (code, error) == (
+        1,
+        f"headrace: deployment {settings.deployment!r}: no stage has ever run here, so there is nothing to verify\n",
+    )
+    code, _, error = headrace("dataset", BUCKET, "--out", str(settings.data_dir / "rows"))
+    assert (code, error) == (1, f"headrace: bucket {BUCKET!r} has no batch yet: `headrace status` lists the buckets\n")
 
 
 def test_without_a_broker(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,9 @@ import logging
 from pathlib import Path
 
 from headrace_schemas.derived import Member, TrainingStart
+from headrace_streams import release_log
 from headrace_streams.adapter_store import Store, fetch
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 from headrace_trainer.data.members import MemberRefused, RecordValues, key_of, verify
 from headrace_trainer.job.process import Hardware
@@ -29,7 +31,7 @@ class TrainerContext:
 
     def __init__(self, settings: Settings, policy: TrainerPolicy, hardware: Hardware) -> None:
         self.settings, self.policy, self.hardware = settings, policy, hardware
-        self.store = Store(settings.store)
+        self.store, self.reader = Store(settings.store), Reader(settings)
         self.job_slot = asyncio.Semaphore(1)
         self.folder = settings.data_dir / "trainer" / settings.deployment
 
@@ -66,11 +68,12 @@ class TrainerContext:
         rows = rehearsal_rows(
             batch, known.earlier_members(batch.bucket, origin.record.offset), hyper.rehearsal, known.members_of(untrained)
         )
-        values = await catalogue.values_of(self.settings, rows)
+        values = await catalogue.values_of(self.reader, rows)
         precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
-        served = await catalogue.served(self.settings, batch.bucket)
+        served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
         return events.pins(
-            batch, self.policy, precision, parent_adapter=served.digest, parent_release_id=served.release_id,
+            batch, self.policy, precision, parent_adapter=release_log.adapter_digest(served),
+            parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
         )  # fmt: skip
 
