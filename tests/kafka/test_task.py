@@ -362,7 +362,7 @@ def test_a_state_value_that_cannot_be_read_is_refused_and_a_rebuild_from_the_log
         await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"x")])
         await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings))
         await publish(settings, "state.counting.signals", 0, [(b"a", b"no number"), (b"c", b"9")])
-        with pytest.raises(Refused, match="state 'a' can't be read: invalid literal.*positions rebuild counting/signals/0"):
+        with pytest.raises(Refused, match=r"state 'a' can't be read: invalid literal.*positions rebuild counting/signals/0"):
             await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings))
         rebuilt = await rebuild_state(settings, KafkaLog(settings), COUNTING, "signals", 0)
         assert rebuilt == Rebuilt(records=3, keys=2, changed=1, removed=1)
