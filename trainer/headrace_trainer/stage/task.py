@@ -20,17 +20,17 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from headrace_schemas import derived
-from headrace_schemas.codec import encode
+from headrace_schemas.codec import DecodeError, decode, encode
 from headrace_schemas.derived import TrainingStart
 from headrace_schemas.events import BatchReady, Event, RulesActivated
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import run_members
 from headrace_schemas.times import rfc3339
 from headrace_streams.adapter_store import AdapterRefused
 from headrace_streams.kafka import clients
 from headrace_streams.runtime.journal import Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import Produced
+from headrace_trainer.data.members import RecordValues
 from headrace_trainer.job.process import JobFailed, JobProcess
 from headrace_trainer.spec import JobProgress, JobResult
 from headrace_trainer.stage import catalogue, events
@@ -69,7 +69,7 @@ class TrainTask:
         self._context, self._partition, self._once = context, partition, once
         self._settings = context.settings
         self._journal = Journal(context.settings, STAGE, "batches", partition, OUTPUTS)
-        self._catalogue = Catalogue(context.settings, partition)
+        self._catalogue = Catalogue(context.reader, partition)
         self._runs: dict[str, TrainingRun] = {}
         self._buckets: dict[str, TrainBucket] = {}
         self._position = Position()
@@ -153,7 +153,7 @@ class TrainTask:
 
     async def _handle_batch(self, record: Record) -> None:
         """One record of `batches`, to its end."""
-        event = catalogue.decode_known(record.value)
+        event = _event_of(record)
         if not isinstance(event, BatchReady):
             log.warning("%s: the record at offset %d is no BatchReady", self.label, record.offset)
             return await self._commit([], {}, self._after(record, "strange"))
@@ -163,7 +163,7 @@ class TrainTask:
             return await self._without_weights(origin, bucket)
         if bucket.waits_for is not None:
             self._activity = {"phase": "waiting for release", "bucket": event.data.bucket, "evaluation": bucket.waits_for}
-            await catalogue.answered(self._settings, event.data.bucket, bucket.waits_for)
+            await catalogue.wait_until_answered(self._context.reader, event.data.bucket, bucket.waits_for)
         await self._train(origin, bucket)
 
     async def _without_weights(self, origin: Origin, bucket: TrainBucket) -> None:
@@ -176,15 +176,16 @@ class TrainTask:
 
     async def _train(self, origin: Origin, bucket: TrainBucket) -> None:
         batch = origin.batch
-        run = self._runs.get(batch.batch_id)
+        run, rehearsed = self._runs.get(batch.batch_id), RecordValues()
         if run is None:
             self._activity = {"phase": "pinning", "bucket": batch.bucket, "batch": batch.batch_id}
-            run = TrainingRun(await self._context.choose_pins(origin, self._catalogue, bucket.untrained))
+            start, rehearsed = await self._context.choose_pins(origin, self._catalogue, bucket.untrained)
+            run = TrainingRun(start)
             await self._publish(origin, [events.started(origin, run.start, _now())], run)
         while True:
             try:
                 async with self._context.job_slot:
-                    result = await self._attempt(origin, run)
+                    result = await self._attempt(origin, run, rehearsed)
             except (JobFailed, AdapterRefused) as error:
                 run = TrainingRun(run.start, (*run.errors, str(error)))
                 log.warning("%s: attempt %d on batch %s failed: %s", self.label, len(run.errors), batch.batch_id, error)
@@ -197,12 +198,12 @@ class TrainTask:
             completed = events.completed(origin, run.start, adapter, result, _now(), self._context.policy)
             return await self._finish(origin, completed, TrainBucket(waits_for=events.evaluation_id(run.start.run_id)), "trained")
 
-    async def _attempt(self, origin: Origin, run: TrainingRun) -> JobResult:
+    async def _attempt(self, origin: Origin, run: TrainingRun, rehearsed: RecordValues) -> JobResult:
         """One attempt. JobFailed or AdapterRefused when it fails; progress is published at most once a second."""
         start, attempt = run.start, len(run.errors) + 1
         batch = origin.batch
         parent = await self._context.adapter_folder(start.parent_adapter)
-        values = await catalogue.values_of(self._settings, run_members(batch, start).all())
+        values = await self._context.values_of(batch, start, rehearsed)
         job = JobProcess(self._context.job_spec(origin, start, values, parent))
         published_at, phase = 0.0, ""
         async with aclosing(job.events()) as stream:
@@ -248,6 +249,14 @@ class TrainTask:
     async def _commit(self, produced: list[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
         await self._journal.commit(produced, changes, position)
         self._position = position
+
+
+def _event_of(record: Record) -> Event | None:
+    """None for what is no event of ours: others may have written to the topic."""
+    try:
+        return decode(record.value)
+    except DecodeError:
+        return None
 
 
 def _moved(position: Position, **changed: Any) -> Position:
