@@ -1,7 +1,7 @@
 """Training data as files, from the log: what trained a release, or all that was cut for a bucket. Knows no Kafka client.
 
-Rows are members of role `train` on the train and validation side; the test side is never training data. The digest covers the
-rows (ids, revisions, texts, weights), not the format they are written in, so that two exports of one release are equal.
+Which members are rows is said in `headrace_schemas.selection`; the test side is never training data. The digest covers the rows
+(ids, revisions, texts, weights), not the format they are written in, so that two exports of one release are equal.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import orjson
 from headrace_lake.log import Log
 from headrace_schemas.canonical import canonical, digest, sha256
 from headrace_schemas.chat import answer_dict, messages_of
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, TrainingStart
 from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
 from headrace_schemas.root_error import HeadraceError
+from headrace_schemas.selection import dataset_members, is_training, is_validation
 from headrace_streams.kafka.partitioner import partition_for
 
 Format = Literal["chat", "parquet"]
@@ -30,7 +31,7 @@ class DatasetError(HeadraceError, ValueError):
     """The data asked for is not on the log; the message says what is missing."""
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class DatasetRow(msgspec.Struct, frozen=True, kw_only=True):
     """One training example. `weight` is the one of the batch that it was cut in."""
 
     example_id: str
@@ -46,9 +47,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     messages: list[dict[str, Any]]
 
 
-def row_of(example: Example, member: Member) -> Row:
+def row_of(example: Example, member: Member) -> DatasetRow:
     content = example.content
-    return Row(
+    return DatasetRow(
         example_id=example.example_id,
         revision=example.revision,
         interaction_id=example.interaction_id,
@@ -63,13 +64,14 @@ def row_of(example: Example, member: Member) -> Row:
     )
 
 
-async def bucket_rows(log: Log, bucket: str) -> list[Row]:
+async def bucket_rows(log: Log, bucket: str) -> list[DatasetRow]:
     """All that was ever cut for training, at its newest revision; what was withdrawn since, or turned out to be worth nothing, is
     left out, as in rehearsal."""
     members: dict[str, Member] = {}
     async for event in _events(log, "batches", bucket):
         if isinstance(event, BatchReady) and event.data.bucket == bucket:
-            members |= {member.example_id: member for member in _training(event.data.members)}
+            cut = (member for member in event.data.members if is_training(member) or is_validation(member))
+            members |= {member.example_id: member for member in cut}
     newest: dict[str, Example] = {}
     async for event in _events(log, "examples", bucket):
         if isinstance(event, ExampleRewarded) and event.data.example_id in members:
@@ -79,7 +81,7 @@ async def bucket_rows(log: Log, bucket: str) -> list[Row]:
     return [row_of(newest[name], members[name]) for name in sorted(newest) if newest[name].train and newest[name].reward > 0]
 
 
-async def release_rows(log: Log, bucket: str, release_id: str) -> list[Row]:
+async def release_rows(log: Log, bucket: str, release_id: str) -> list[DatasetRow]:
     """Exactly what trained a release: its batch's members and the rehearsal rows that its run pinned, each verified by digest.
 
     Raises DatasetError when the release, its batch, its run or one of the rows is not on the log."""
@@ -99,45 +101,44 @@ async def release_rows(log: Log, bucket: str, release_id: str) -> list[Row]:
             start = start or event.data
     if batch is None or start is None:
         raise DatasetError(f"the {'batch' if batch is None else 'run'} of release {release_id!r} is no longer on the log")
-    used = [member for member in batch.members if member.example_id not in (start.withdrawn or ())]
-    return [await _exact(log, member) for member in [*_training(used), *_training(start.rehearsal)]]
+    return [await _exact(log, member) for member in dataset_members(batch, start)]
 
 
-def _training(members: Sequence[Member]) -> list[Member]:
-    return [member for member in members if member.role == "train" and member.split != "test"]
-
-
-async def _exact(log: Log, member: Member) -> Row:
-    place = member.locator
-    async for record in log.read(place.topic, place.partition, place.offset, place.offset + 1):
+async def _exact(log: Log, member: Member) -> DatasetRow:
+    locator = member.locator
+    async for record in log.read(locator.topic, locator.partition, locator.offset, locator.offset + 1):
         if record.value is not None and sha256(record.value) == member.sha256:
             event = decode(record.value, record.headers)
             if isinstance(event, ExampleRewarded):
                 return row_of(event.data, member)
-    where = f"{place.topic}/{place.partition}@{place.offset}"
+    where = f"{locator.topic}/{locator.partition}@{locator.offset}"
     raise DatasetError(f"example {member.example_id!r} revision {member.revision} with {member.sha256} is not at {where}")
 
 
 async def _events(log: Log, topic: str, bucket: str) -> AsyncIterator[Event]:
     partition = partition_for(bucket.encode(), await log.partitions(topic))
     async for record in log.read(topic, partition):
-        yield decode(record.value, record.headers)
+        try:
+            event = decode(record.value, record.headers)
+        except DecodeError:
+            continue  # what somebody else put there
+        yield event
 
 
-def rows_digest(rows: Sequence[Row]) -> str:
+def rows_digest(rows: Sequence[DatasetRow]) -> str:
     return digest([msgspec.to_builtins(row) for row in rows])
 
 
-def write(rows: Sequence[Row], out: Path, form: Format) -> Path:
+def write(rows: Sequence[DatasetRow], out: Path, form: Format) -> Path:
     """Writes `rows` as `out/train.jsonl` (one {"messages": […], …} a line) or `out/train.parquet`, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     lines = b"".join(canonical(msgspec.to_builtins(row)) + b"\n" for row in rows)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
-        made = Path(scratch) / "train.jsonl"
-        made.write_bytes(lines)
+        file = Path(scratch) / "train.jsonl"
+        file.write_bytes(lines)
         if form == "parquet":
-            made = _parquet(made, Path(scratch) / "train.parquet")
-        return made.replace(out / made.name)
+            file = _parquet(file, Path(scratch) / "train.parquet")
+        return file.replace(out / file.name)
 
 
 def _parquet(lines: Path, made: Path) -> Path:
@@ -157,7 +158,7 @@ def _parquet(lines: Path, made: Path) -> Path:
         ]
     text, number = pyarrow.string(), pyarrow.float64()
     message = pyarrow.struct([("role", text), ("content", text), ("extra", text)])
-    types: dict[str, Any] = dict.fromkeys(Row.__struct_fields__, text)
+    types: dict[str, Any] = dict.fromkeys(DatasetRow.__struct_fields__, text)
     types |= {"revision": pyarrow.int64(), "weight": number, "reward": number, "quality": number}
     types["messages"] = pyarrow.list_(message)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(list(types.items()))), made)
