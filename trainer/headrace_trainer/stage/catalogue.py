@@ -110,7 +110,7 @@ async def started(reader: Reader, bucket: str, batch_id: str) -> TrainingStart |
     return None
 
 
-async def answered(reader: Reader, bucket: str, evaluation_id: str) -> None:
+async def wait_until_answered(reader: Reader, bucket: str, evaluation_id: str) -> None:
     """Waits until `releases.history` answers an evaluation."""
     async with aclosing(release_log.follow(reader, bucket)) as batches:
         async for batch in batches:
