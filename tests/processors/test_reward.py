@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_processors.reward import fold as reward
-from headrace_processors.reward.fold import Reward
+from headrace_processors.reward.fold import RewardFold
 from headrace_schemas.derived import Example, Withdrawal
 from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected
 from headrace_schemas.ids import derive_id
@@ -264,7 +264,7 @@ def test_the_base_comes_from_policy_and_stays_what_it_was_at_first() -> None:
         bases=rows,
     )
     assert [one.bucket for one in examples(made.outputs)] == ["sql/large", "sql/small", "code/tiny"]
-    made.fold = Reward(reward.RewardPolicy())
+    made.fold = RewardFold(reward.RewardPolicy())
     made.feed(feedback("f4", "i1", kind="explicit_negative"))
     assert last(made).bucket == "sql/large"
 
