@@ -14,18 +14,19 @@ from typing import Any, Literal
 import msgspec
 import orjson
 
-from headrace_lake.verify import Log
+from headrace_lake.log import Log
 from headrace_schemas.canonical import canonical, digest, sha256
 from headrace_schemas.chat import answer_dict, messages_of
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Batch, Example, Member, Release, TrainingStart
+from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, TrainingStart
 from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.kafka.partitioner import partition_for
 
 Format = Literal["chat", "parquet"]
 
 
-class DatasetError(ValueError):
+class DatasetError(HeadraceError, ValueError):
     """The data asked for is not on the log; the message says what is missing."""
 
 
@@ -82,7 +83,7 @@ async def release_rows(log: Log, bucket: str, release_id: str) -> list[Row]:
     """Exactly what trained a release: its batch's members and the rehearsal rows that its run pinned, each verified by digest.
 
     Raises DatasetError when the release, its batch, its run or one of the rows is not on the log."""
-    release: Release | None = None
+    release: ReleaseDecision | None = None
     async for event in _events(log, "releases.history", bucket):
         if isinstance(event, ReleasePromoted) and event.data.release_id == release_id:
             release = event.data

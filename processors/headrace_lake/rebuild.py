@@ -6,15 +6,17 @@ signals say only, so it is equal to itself on any machine and for any number of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from headrace_lake.verify import Log, LogRecord
+from headrace_lake.log import Log, LogRecord
 from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.events import Event
 from headrace_schemas.times import parse_ns
-from headrace_streams.runtime.stage import Fold, Record, Stage
-from headrace_streams.runtime.step import Processed, Produced, process
+from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.stage import FoldStage
+from headrace_streams.runtime.step import Produced
 
 CHAIN = ("reward", "curate")  # the stages between signals and batches; what is released depends on runs, which are not repeated
 
@@ -30,7 +32,7 @@ class Signal(NamedTuple):
 async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Signal]:
     """All signals from outside the chain that were appended up to `until_ms`, by (event time, event id); the place on the log
     decides between equals."""
-    found: list[Signal] = []
+    signals: list[Signal] = []
     for partition in range(await log.partitions("signals")):
         async for record in log.read("signals", partition):
             if until_ms is not None and record.timestamp > until_ms:
@@ -42,32 +44,12 @@ async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Sig
             except DecodeError:
                 continue  # nobody but intake writes there; what is no event is in dead letters by now
             time_ns = record.timestamp * 1_000_000 if event.time is None else parse_ns(event.time)
-            found.append(Signal(time_ns, event.id, record))
-    return sorted(found, key=lambda signal: (signal.time_ns, signal.event_id, signal.record.partition, signal.record.offset))
-
-
-class _Task:
-    """One partition of one stage: its state, its counters, the next offset and the fold time."""
-
-    def __init__(self, stage: Stage, fold: Fold, topic: str, partition: int) -> None:
-        self.stage, self.fold, self.topic, self.partition = stage, fold, topic, partition
-        self.state: dict[str, Any] = {}
-        self.counters: dict[str, int] = {}
-        self.next_offset = self.now = 0
-
-    def step(self, time_ms: int, record: LogRecord | Produced, partitions: Mapping[str, int]) -> Processed:
-        self.now = max(self.now, time_ms)
-        given = Record(
-            self.topic, self.partition, self.next_offset, time_ms, self.now, record.key, record.value, tuple(record.headers)
-        )
-        self.next_offset += 1
-        done = process(self.stage.name, self.fold, self.state, given, partitions)
-        done.apply(self.state, self.counters)
-        return done
+            signals.append(Signal(time_ns, event.id, record))
+    return sorted(signals, key=lambda signal: (signal.time_ns, signal.event_id, signal.record.partition, signal.record.offset))
 
 
 async def rebuild(
-    log: Log, stages: Sequence[Stage], policies: Mapping[str, Mapping[str, Any]], *, until_ms: int | None = None
+    log: Log, stages: Sequence[FoldStage], policies: Mapping[str, Mapping[str, Any]], *, until_ms: int | None = None
 ) -> AsyncIterator[Produced]:
     """Yields what the chain writes, in order, offsets counted from 0. `policies`: stage name -> policy body.
 
@@ -75,16 +57,19 @@ async def rebuild(
     """
     chain = [stage for name in CHAIN for stage in stages if stage.name == name]
     partitions = {topic: await log.partitions(topic) for stage in chain for topic in (*stage.outputs, "dead-letters")}
-    tasks: dict[tuple[str, int], _Task] = {}
+    runners: dict[tuple[str, int], FoldRunner] = {}
+    offsets: Counter[tuple[str, int]] = Counter()
     by_input = {stage.inputs[0]: stage for stage in chain}
 
     def follow(topic: str, partition: int, time_ms: int, record: LogRecord | Produced) -> list[Produced]:
-        stage = by_input[topic]
-        task = tasks.get((topic, partition))
-        if task is None:
-            task = tasks[topic, partition] = _Task(stage, stage.build(policies[stage.name]), topic, partition)
+        stage, task = by_input[topic], (topic, partition)
+        if task not in runners:
+            runners[task] = FoldRunner(stage, topic, partition, partitions)
+            runners[task].activate_newest(policies[stage.name])
+        given = LogRecord(topic, partition, offsets[task], time_ms, record.key, record.value, tuple(record.headers))
+        offsets[task] += 1
         written: list[Produced] = []
-        for produced in task.step(time_ms, record, partitions).produced:
+        for produced in runners[task].run(given).produced:
             written.append(produced)
             if produced.topic in by_input:
                 written += follow(produced.topic, produced.partition, time_ms, produced)

@@ -1,55 +1,31 @@
-"""The offline driver: folds recorded input partitions again and compares with what is on the log. Decides nothing itself.
+"""Verify: folds recorded input partitions again and compares with what is on the log. Decides nothing itself, knows no client.
 
-`verify` runs each stage alone over each of its input partitions, from offset 0 to the task's recorded position, switching
-policies at the offsets that `rules` names, and demands that keys, values and headers of the outputs, the counters and the
-state are the live ones, byte for byte. Outputs are aligned by their provenance headers.
+Each stage runs alone over each of its input partitions, from offset 0 to the task's recorded position, switching rule version and
+policy at the offsets that `rules` names; keys, values and headers of the outputs, the counters and the state must be the live
+ones, byte for byte. Outputs are aligned by their provenance headers. Where the code does not have a rule version, or can't read a
+recorded policy, that span is not comparable, which is neither equal nor different: it is listed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace_schemas.codec import DecodeError, decode
-from headrace_schemas.derived import Rules
-from headrace_schemas.events import RulesActivated
+from headrace_lake.lineage import Provenance, provenance_of
+from headrace_lake.log import Log, changelog_of, rules_of
+from headrace_schemas.canonical import digest
+from headrace_schemas.derived import RulesActivation
 from headrace_schemas.topics import TOPICS
-from headrace_schemas.topology import changelog
+from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
-from headrace_streams.runtime.stage import Fold, Headers, Record, Stage
-from headrace_streams.runtime.step import Produced, process
+from headrace_streams.runtime.stage import FoldStage, Headers, InvalidBody, StatelessFold, UnknownVersion
+from headrace_streams.runtime.step import Produced
 
 _COMPACTED = {topic.name for topic in TOPICS if topic.compacted}
 _EXPIRING = {topic.name for topic in TOPICS if topic.retention_ms > 0}
-
-Provenance = tuple[str, str, int, int, int]  # stage, input topic, partition, offset, ordinal
-
-
-class LogRecord(NamedTuple):
-    """A record as it lies on the log; `topic` is short, `timestamp` is the append time in ms."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-
-
-class Log(Protocol):
-    """What replay needs of a log. Reads committed records only."""
-
-    async def partitions(self, topic: str) -> int: ...
-
-    async def start(self, topic: str, partition: int) -> int:
-        """The first offset that is still there."""
-        ...
-
-    def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]: ...
 
 
 class Difference(NamedTuple):
@@ -64,18 +40,49 @@ class Difference(NamedTuple):
     found: str
 
     def __str__(self) -> str:
-        place = f"{self.stage} over {self.topic}/{self.partition}" + ("" if self.offset is None else f"@{self.offset}")
-        return f"{place}: {self.field}: expected {self.expected}, found {self.found}"
+        where = f"{self.stage} over {self.topic}/{self.partition}" + ("" if self.offset is None else f"@{self.offset}")
+        return f"{where}: {self.field}: expected {self.expected}, found {self.found}"
+
+
+class NotComparable(NamedTuple):
+    """Input records [start, end) of a task, `records` of them, that could not be folded again, or whose state can't be read."""
+
+    stage: str
+    topic: str
+    partition: int
+    start: int
+    end: int
+    records: int
+    reason: str
+
+    def __str__(self) -> str:
+        span = f"[{self.start}, {self.end})"
+        return f"{self.stage} over {self.topic}/{self.partition}{span}: not comparable: {self.records} records: {self.reason}"
 
 
 class Verified(NamedTuple):
-    """What was compared: input records folded, outputs equal, outputs no longer on the log, and what differs."""
+    """What was compared: tasks that have a position, input records folded, outputs equal, outputs no longer on the log, what
+    differs, and what could not be compared."""
 
-    records: int
-    outputs: int
-    expired: int
-    differences: list[Difference]
-    notes: list[str]
+    tasks: int = 0
+    records: int = 0
+    outputs: int = 0
+    expired: int = 0
+    differences: Sequence[Difference] = ()
+    not_comparable: Sequence[NotComparable] = ()
+    notes: Sequence[str] = ()
+
+    def plus(self, other: Verified, limit: int) -> Verified:
+        """Both together, with at most `limit` differences."""
+        return Verified(
+            self.tasks + other.tasks,
+            self.records + other.records,
+            self.outputs + other.outputs,
+            self.expired + other.expired,
+            [*self.differences, *other.differences][:limit],
+            [*self.not_comparable, *other.not_comparable],
+            [*self.notes, *other.notes],
+        )
 
 
 class _Live(NamedTuple):
@@ -87,19 +94,8 @@ class _Live(NamedTuple):
     print: bytes
 
 
-def provenance_of(headers: Headers) -> Provenance | None:
-    """Coordinates of the input that a derived record came from; None for records that no stage derived from an input."""
-    found = dict(headers)
-    try:
-        return (
-            found["headrace-stage"].decode(),
-            found["headrace-topic"].decode(),
-            int(found["headrace-partition"]),
-            int(found["headrace-offset"]),
-            int(found["headrace-ordinal"]),
-        )
-    except (KeyError, ValueError):
-        return None
+LiveOutputs = dict[Provenance, list[_Live]]
+_Task = tuple[str, str, int]  # stage, input topic, partition
 
 
 def fingerprint(partition: int, key: bytes, value: bytes, headers: Headers) -> bytes:
@@ -108,48 +104,20 @@ def fingerprint(partition: int, key: bytes, value: bytes, headers: Headers) -> b
     return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
 
 
-async def changelog_of(log: Log, stage: str, topic: str, partition: int) -> dict[str, bytes]:
-    """The newest value of each state key of a task, its position record included."""
-    found: dict[str, bytes] = {}
-    async for record in log.read(changelog(stage, topic).name, partition):
-        key = (record.key or b"").decode()
-        if record.value is None:
-            found.pop(key, None)
-        else:
-            found[key] = record.value
-    return found
-
-
-async def rules_of(log: Log) -> dict[tuple[str, str, int], list[Rules]]:
-    """Per (stage, topic, partition): the policies that were in force, by first offset."""
-    found: dict[tuple[str, str, int], list[Rules]] = {}
-    for partition in range(await log.partitions("rules")):
-        async for record in log.read("rules", partition):
-            try:
-                event = decode(record.value, record.headers)
-            except DecodeError:
-                continue  # what somebody else put there
-            if isinstance(event, RulesActivated):
-                found.setdefault((event.data.stage, event.data.topic, event.data.partition), []).append(event.data)
-    for activations in found.values():
-        activations.sort(key=lambda rules: rules.from_offset)
-    return found
-
-
-async def live_outputs(log: Log, topics: Iterable[str]) -> dict[Provenance, list[_Live]]:
+async def live_outputs(log: Log, topics: Iterable[str]) -> LiveOutputs:
     """Every derived record of `topics` by where it came from; several under one provenance is itself a difference."""
-    found: dict[Provenance, list[_Live]] = {}
+    live: LiveOutputs = {}
     for topic in sorted(set(topics)):
         for partition in range(await log.partitions(topic)):
             async for record in log.read(topic, partition):
                 source = provenance_of(record.headers)
                 if source is not None:
                     print_ = fingerprint(partition, record.key or b"", record.value or b"", record.headers)
-                    found.setdefault(source, []).append(_Live(topic, partition, record.offset, print_))
-    return found
+                    live.setdefault(source, []).append(_Live(topic, partition, record.offset, print_))
+    return live
 
 
-async def verify(log: Log, stages: Sequence[Stage], *, limit: int = 20) -> dict[str, Verified]:
+async def verify(log: Log, stages: Sequence[FoldStage], *, limit: int = 20) -> dict[str, Verified]:
     """Every stage against the log: short name -> what was compared. Stops collecting after `limit` differences a stage."""
     tasks = [
         (stage, topic, partition)
@@ -158,62 +126,50 @@ async def verify(log: Log, stages: Sequence[Stage], *, limit: int = 20) -> dict[
         for partition in range(await log.partitions(topic))
     ]
     # Positions before outputs: a live worker may go on meanwhile, and what it adds is beyond these positions.
-    kept = {(stage.name, topic, part): await changelog_of(log, stage.name, topic, part) for stage, topic, part in tasks}
+    changelogs = {(stage.name, topic, part): await changelog_of(log, stage.name, topic, part) for stage, topic, part in tasks}
     rules = await rules_of(log)
     live = await live_outputs(log, (topic for stage in stages for topic in (*stage.outputs, "dead-letters")))
-    report = {stage.name: Verified(0, 0, 0, [], []) for stage in stages}
+    report = {stage.name: Verified() for stage in stages}
     for stage, topic, partition in tasks:
         task = (stage.name, topic, partition)
-        part = await _verify_partition(log, stage, topic, partition, kept[task], rules.get(task, []), live, limit)
-        total = report[stage.name]
-        report[stage.name] = Verified(
-            total.records + part.records,
-            total.outputs + part.outputs,
-            total.expired + part.expired,
-            (total.differences + part.differences)[:limit],
-            total.notes + part.notes,
-        )
+        part = await _verify_partition(log, stage, task, changelogs[task], rules.get(task, []), live, limit)
+        report[stage.name] = report[stage.name].plus(part, limit)
     return report
 
 
 async def _verify_partition(
     log: Log,
-    stage: Stage,
-    topic: str,
-    partition: int,
-    kept: dict[str, bytes],
-    rules: list[Rules],
-    live: dict[Provenance, list[_Live]],
+    stage: FoldStage,
+    task: _Task,
+    changelog: dict[str, bytes],
+    rules: list[RulesActivation],
+    live: LiveOutputs,
     limit: int,
 ) -> Verified:
-    raw = kept.pop(POSITION_KEY, None)
+    _, topic, partition = task
+    raw = changelog.pop(POSITION_KEY, None)
     if raw is None:
-        lost = (
-            []
-            if await _never_ran(log, stage.name, topic, partition, live)
-            else [Difference(stage.name, topic, partition, None, "position", "a position record on the changelog", "none")]
-        )
-        return Verified(0, 0, 0, lost, [])
+        if await _never_ran(log, task, live):
+            return Verified()
+        return Verified(differences=[Difference(*task, None, "position", "a position record on the changelog", "none")])
     position = decode_position(raw)
-    unknown = sorted({entry.version for entry in rules if entry.version != stage.version})
-    if unknown:
-        note = (
-            f"{stage.name} over {topic}/{partition}: not comparable: rule version {unknown[0]} is not the code's {stage.version}"
-        )
-        return Verified(0, 0, 0, [], [note])
     start = await log.start(topic, partition)
-    stateful = any(not key.startswith("@") for key in kept)
-    if start and stateful:
-        return Verified(0, 0, 0, [], [f"{stage.name} over {topic}/{partition}: not comparable: input before {start} has expired"])
+    if start and any(not key.startswith("@") for key in changelog):
+        reason = f"input before {start} has expired, and with it what the state was made of"
+        claims = [source for source in live if source[:3] == task]
+        for source in claims:
+            live.pop(source)
+        span = NotComparable(*task, start, position.next_offset, max(0, position.next_offset - start), reason)
+        return Verified(tasks=1, not_comparable=[span])
     counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
-    return await _Comparison(log, stage, topic, partition, position, kept, live, counts, limit).run(rules, start)
+    return await _Comparison(log, FoldRunner(stage, topic, partition, counts), position, changelog, live, limit).run(rules, start)
 
 
-async def _never_ran(log: Log, stage: str, topic: str, partition: int, live: dict[Provenance, list[_Live]]) -> bool:
+async def _never_ran(log: Log, task: _Task, live: LiveOutputs) -> bool:
     """Whether a task without a position has written nothing either, or has begun only after positions were read."""
-    if not any(source[:3] == (stage, topic, partition) for source in live):
+    if not any(source[:3] == task for source in live):
         return True
-    return POSITION_KEY in await changelog_of(log, stage, topic, partition)
+    return POSITION_KEY in await changelog_of(log, *task)
 
 
 class _Comparison:
@@ -222,62 +178,99 @@ class _Comparison:
     def __init__(
         self,
         log: Log,
-        stage: Stage,
-        topic: str,
-        partition: int,
+        runner: FoldRunner,
         position: Position,
-        kept: Mapping[str, bytes],
-        live: dict[Provenance, list[_Live]],
-        counts: Mapping[str, int],
+        changelog: Mapping[str, bytes],
+        live: LiveOutputs,
         limit: int,
     ) -> None:
-        self.limit = limit
-        self.log, self.stage, self.topic, self.partition = log, stage, topic, partition
-        self.position, self.kept, self.live, self.counts = position, kept, live, counts
-        self.equal = self.expired = 0
+        self.log, self.runner, self.position, self.changelog, self.live, self.limit = (
+            log,
+            runner,
+            position,
+            changelog,
+            live,
+            limit,
+        )
+        self.task: _Task = (runner.stage.name, runner.topic, runner.partition)
+        self.equal = self.expired = self.records = 0
         self.differences: list[Difference] = []
-        self.last: dict[tuple[str, bytes], Provenance] = {}  # newest expected record of each key of a compacted topic
+        self.not_comparable: list[NotComparable] = []
+        self.blocked: str | None = None  # why the records from here on can't be folded
+        self.new_span = True  # the next of them begins a span
+        self.claims: dict[int, list[Provenance]] | None = None  # live outputs by the offset that they claim to come from
+        self.newest: dict[tuple[str, bytes], Provenance] = {}  # newest expected record of each key of a compacted topic
         self.absent: dict[Provenance, Produced] = {}  # expected on a compacted topic, not there
         self.begun: set[tuple[str, int]] = set()  # output partitions of which something was found: only what is older expires
 
-    async def run(self, rules: list[Rules], start: int) -> Verified:
-        state: dict[str, Any] = {}
-        counters: dict[str, int] = {}
-        fold: Fold | None = None
+    async def run(self, rules: list[RulesActivation], start: int) -> Verified:
         pending = list(rules)
-        now = records = 0
-        place = f"{self.stage.name} over {self.topic}/{self.partition}"
-        notes = (
-            [f"{place}: input before {start} has expired: what came of it, and the counters, are not compared"] if start else []
-        )
-        async for found in self.log.read(self.topic, self.partition, start, self.position.next_offset):
-            while pending and pending[0].from_offset <= found.offset:
-                fold = self.stage.build(pending.pop(0).body)
-            if fold is None:
-                self._differ(found.offset, "rules", "an activation before this record", "none")
+        notes: list[str] = []
+        if start:
+            name, topic, partition = self.task
+            notes.append(
+                f"{name} over {topic}/{partition}: input before {start} has expired: what came of it, and the counters, are not "
+                "compared"
+            )
+        async for record in self.log.read(self.runner.topic, self.runner.partition, start, self.position.next_offset):
+            while pending and pending[0].from_offset <= record.offset:
+                self._activate(pending.pop(0))
+            if self.blocked is not None:
+                self._skip(record.offset)
+                continue
+            if self.runner.fold is None:
+                self._differ(record.offset, "rules", "an activation before this record", "none")
                 break
-            now = max(now, found.timestamp)
-            record = Record(self.topic, self.partition, found.offset, found.timestamp, now, found.key, found.value, found.headers)
-            done = process(self.stage.name, fold, state, record, self.counts)
-            done.apply(state, counters)
-            for produced in done.produced:
-                await self._compare(produced, found.offset)
-            records += 1
+            processed = self.runner.run(record)
+            for produced in processed.produced:
+                await self._compare(produced, record.offset)
+            self.records += 1
             if len(self.differences) >= self.limit:  # each takes a look at the log, and what follows is mostly their doing
-                return Verified(records, self.equal, self.expired, self.differences, notes)
+                return self._report(notes)
         self._close_compacted()
-        self.differences += _unexpected(
-            (self.stage.name, self.topic, self.partition), start, self.position.next_offset, self.live
-        )
-        if fold is not None and not start:
-            self._compare_ends(fold, state, {name: count for name, count in counters.items() if count})
-        return Verified(records, self.equal, self.expired, self.differences, notes)
+        self.differences += _unexpected(self.task, start, self.position.next_offset, self.live)
+        if self.runner.fold is not None and not start and not self.not_comparable:
+            self._compare_ends()
+        return self._report(notes)
+
+    def _report(self, notes: list[str]) -> Verified:
+        return Verified(1, self.records, self.equal, self.expired, self.differences, self.not_comparable, notes)
+
+    def _activate(self, rules: RulesActivation) -> None:
+        """Switches to the rules that held from here on. State that was made by rules which are not known stays unknown."""
+        if digest(rules.body) != rules.digest:
+            self._differ(rules.from_offset, "rules", f"digest {digest(rules.body)} of the recorded policy", rules.digest)
+        lost = bool(self.not_comparable)
+        self.new_span = True
+        try:
+            self.runner.activate(rules.version, rules.body, rules.digest)
+        except (UnknownVersion, InvalidBody) as error:
+            self.blocked = str(error)
+        else:
+            stateless = isinstance(self.runner.fold, StatelessFold)
+            self.blocked = None if stateless or not lost else "its state was made by rules that are not known to this code"
+
+    def _skip(self, offset: int) -> None:
+        """Counts a record that can't be folded; what came of it is not unexpected."""
+        if self.claims is None:
+            self.claims = {}
+            for source in self.live:
+                if source[:3] == self.task:
+                    self.claims.setdefault(source.offset, []).append(source)
+        for source in self.claims.get(offset, ()):
+            self.live.pop(source, None)
+        assert self.blocked is not None
+        if self.new_span:
+            self.not_comparable.append(NotComparable(*self.task, offset, offset, 0, self.blocked))
+            self.new_span = False
+        span = self.not_comparable.pop()
+        self.not_comparable.append(span._replace(end=offset + 1, records=span.records + 1))
 
     async def _compare(self, produced: Produced, offset: int) -> None:
         source = provenance_of(produced.headers)
         assert source is not None
         if produced.topic in _COMPACTED:
-            self.last[(produced.topic, produced.key)] = source
+            self.newest[(produced.topic, produced.key)] = source
         found = self.live.pop(source, [])
         if not found:
             if produced.topic in _COMPACTED:
@@ -299,8 +292,8 @@ class _Comparison:
 
     async def _may_have_expired(self, produced: Produced) -> bool:
         """A task writes in the order of its input and retention takes the oldest: nothing after a record that is still there."""
-        place = produced.topic, produced.partition
-        return produced.topic in _EXPIRING and place not in self.begun and await self.log.start(*place) > 0
+        output = produced.topic, produced.partition
+        return produced.topic in _EXPIRING and output not in self.begun and await self.log.start(*output) > 0
 
     async def _explain(self, produced: Produced, where: _Live, offset: int) -> None:
         if where.topic != produced.topic or where.partition != produced.partition:
@@ -316,27 +309,33 @@ class _Comparison:
 
     def _close_compacted(self) -> None:
         """Compaction may take any record but the newest of its key."""
-        newest = set(self.last.values())
+        newest = set(self.newest.values())
         for source, produced in self.absent.items():
             if source in newest:
                 self._differ(source[3], "missing", _brief(produced.topic, produced.key, produced.value), "nothing")
             else:
                 self.expired += 1
 
-    def _compare_ends(self, fold: Fold, state: Mapping[str, Any], counters: Mapping[str, int]) -> None:
+    def _compare_ends(self) -> None:
+        counters = {name: count for name, count in self.runner.counters.items() if count}
         recorded = {name: count for name, count in self.position.counters.items() if count}
         if recorded != counters:
             self._differ(None, "counters", str(dict(sorted(counters.items()))), str(dict(sorted(recorded.items()))))
-        for key in sorted(state.keys() | self.kept.keys()):
-            expected = fold.dump(key, state[key]) if key in state else None
-            if expected != self.kept.get(key):
-                self._differ(None, f"state {key}", repr(expected)[:200], repr(self.kept.get(key))[:200])
+        try:
+            state = self.runner.stage.upcast_state(self.position.state_version, self.changelog)
+        except UnknownVersion as error:
+            self.not_comparable.append(NotComparable(*self.task, 0, self.position.next_offset, self.records, str(error)))
+            return
+        expected = self.runner.dumped()
+        for key in sorted(expected.keys() | state.keys()):
+            if expected.get(key) != state.get(key):
+                self._differ(None, f"state {key}", repr(expected.get(key))[:200], repr(state.get(key))[:200])
 
     def _differ(self, offset: int | None, field: str, expected: str, found: str) -> None:
-        self.differences.append(Difference(self.stage.name, self.topic, self.partition, offset, field, expected, found))
+        self.differences.append(Difference(*self.task, offset, field, expected, found))
 
 
-def _unexpected(task: tuple[str, str, int], start: int, end: int, live: dict[Provenance, list[_Live]]) -> list[Difference]:
+def _unexpected(task: _Task, start: int, end: int, live: LiveOutputs) -> list[Difference]:
     """Live records that claim to come from [start, end) of a task's input partition, but that the fold did not make."""
     claimed = sorted(source for source in live if source[:3] == task and start <= source[3] < end)
     return [
@@ -366,7 +365,7 @@ def _walk(path: str, expected: Any, found: Any) -> Iterable[tuple[str, str, str]
         for name in sorted(expected.keys() | found.keys()):
             yield from _walk(f"{path}.{name}", expected.get(name), found.get(name))
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        for place, (one, other) in enumerate(zip(expected, found, strict=True)):
-            yield from _walk(f"{path}[{place}]", one, other)
+        for index, (left, right) in enumerate(zip(expected, found, strict=True)):
+            yield from _walk(f"{path}[{index}]", left, right)
     elif expected != found:
         yield path, repr(expected)[:200], repr(found)[:200]

@@ -1,7 +1,7 @@
-"""The stage table: which fold reads which topics and writes which. Both drivers (live tasks and replay) run this table.
+"""The stages of this package: the topology's rows with their policies and folds. Live tasks and replay run this table.
 
-`version` is raised when the code would decide otherwise under the same policy; replay then says "not comparable". The boxes of
-a stage, and `dead`, add up to its input records.
+A rule version is raised when the code would decide otherwise under the same policy; the one before stays, so that logs that it
+wrote still verify, and a recorded history of each version is in tests/histories.
 """
 
 from __future__ import annotations
@@ -16,52 +16,13 @@ from headrace_processors.release import fold as release
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
 from headrace_processors.reward.policy import RewardPolicy
-from headrace_streams.runtime.stage import Stage
+from headrace_schemas.topology import STAGES_BY_NAME
+from headrace_streams.runtime.stage import FoldStage, RuleVersion
 
-STAGES: tuple[Stage, ...] = (
-    Stage(
-        name="intake",
-        inputs=("interactions", "feedback"),
-        outputs=("signals", "refs"),
-        version=1,
-        policy=IntakePolicy,
-        build=intake.build,
-        boxes=("signals",),
-    ),
-    Stage(
-        name="link",
-        inputs=("refs",),
-        outputs=("signals",),
-        version=1,
-        policy=LinkPolicy,
-        build=link.build,
-        boxes=("resolved", "waiting"),
-    ),
-    Stage(
-        name="reward",
-        inputs=("signals",),
-        outputs=("examples", "rejections", "signals"),
-        version=1,
-        policy=RewardPolicy,
-        build=reward.build,
-        boxes=("applied", "duplicate", "conflict", "waiting"),
-    ),
-    Stage(
-        name="curate",
-        inputs=("examples",),
-        outputs=("batches", "rejections"),
-        version=curate.VERSION,
-        policy=CuratePolicy,
-        build=curate.build,
-        boxes=curate.BOXES,
-    ),
-    Stage(
-        name="release",
-        inputs=("outcomes",),
-        outputs=("releases", "releases.history", "examples"),
-        version=release.VERSION,
-        policy=ReleasePolicy,
-        build=release.build,
-        boxes=release.BOXES,
-    ),
+STAGES: tuple[FoldStage, ...] = (
+    FoldStage(topology=STAGES_BY_NAME["intake"], policy=IntakePolicy, versions={1: RuleVersion(intake.build)}),
+    FoldStage(topology=STAGES_BY_NAME["link"], policy=LinkPolicy, versions={1: RuleVersion(link.build)}),
+    FoldStage(topology=STAGES_BY_NAME["reward"], policy=RewardPolicy, versions={1: RuleVersion(reward.build)}),
+    FoldStage(topology=STAGES_BY_NAME["curate"], policy=CuratePolicy, versions={1: RuleVersion(curate.build)}),
+    FoldStage(topology=STAGES_BY_NAME["release"], policy=ReleasePolicy, versions={1: RuleVersion(release.build)}),
 )

@@ -19,8 +19,8 @@ from mode import Service
 
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import clients
-from headrace_streams.runtime.fold_task import PartitionTask
-from headrace_streams.runtime.stage import Stage
+from headrace_streams.runtime.fold_task import FoldTask
+from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.supervisor import MakeTask, Supervisor
 from headrace_streams.settings import Settings
 
@@ -69,13 +69,13 @@ class Pipeline(Service):
             self.add_future(self.crash(error))
 
 
-def tasks_of(settings: Settings, stages: Sequence[Stage], bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, MakeTask]:
+def tasks_of(settings: Settings, stages: Sequence[FoldStage], bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, MakeTask]:
     """What makes the task of each input topic: `bodies` are policy bodies by stage name."""
     return {topic: functools.partial(_make, stage, bodies[stage.name], settings) for stage in stages for topic in stage.inputs}
 
 
-def _make(stage: Stage, body: Mapping[str, Any], settings: Settings, topic: str, partition: int) -> PartitionTask:
-    return PartitionTask(stage, body, topic, partition, settings)
+def _make(stage: FoldStage, body: Mapping[str, Any], settings: Settings, topic: str, partition: int) -> FoldTask:
+    return FoldTask(stage, body, topic, partition, settings)
 
 
 def make_app(settings: Settings, supervisor: Supervisor, *, web_port: int | None = None) -> App:
@@ -112,7 +112,7 @@ def make_app(settings: Settings, supervisor: Supervisor, *, web_port: int | None
     return app
 
 
-async def wait_for_topics(settings: Settings, stages: Sequence[Stage]) -> None:
+async def wait_for_topics(settings: Settings, stages: Sequence[FoldStage]) -> None:
     """Returns when the broker has every topic of `stages`; a broker that is away is waited for. Raises TopicMissing."""
     topics = {"rules", "dead-letters"}
     for stage in stages:
@@ -139,7 +139,7 @@ async def wait_for_topics(settings: Settings, stages: Sequence[Stage]) -> None:
 
 async def serve(
     settings: Settings,
-    stages: Sequence[Stage],
+    stages: Sequence[FoldStage],
     bodies: Mapping[str, Mapping[str, Any]],
     *,
     web_port: int | None = None,

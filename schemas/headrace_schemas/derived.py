@@ -5,346 +5,412 @@ Times are RFC 3339 strings, scores 0-100, rewards and qualities in [-1, 1], dige
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from headrace_schemas.inputs import Agent, Context, Digest, Key, Output, Text, Tool, Value
+from headrace_schemas.inputs import Agent, Context, Digest, Key, Output, Text, Tool, Value, doc
+
+# Fields that mean the same wherever they stand.
+ExampleId = Annotated[str, doc("Id of the example, derived from its interaction's.")]
+Revision = Annotated[int, doc("Revision of the example: 1, 2, 3 …")]
+InteractionId = Annotated[str, doc("The interaction.")]
+BucketName = Annotated[str, doc("The bucket: artifact type and base, such as sql/tiny-sql.")]
+ArtifactTypeName = Annotated[str, doc("Kind of work, the first part of the bucket's name.")]
+BaseName = Annotated[str, doc("Name of the base that learns, the second part of the bucket's name.")]
+BatchId = Annotated[str, doc("Id of the batch, derived from what is in it.")]
+RunId = Annotated[str, doc("Id of the training run, derived from the batch's.")]
+VersionId = Annotated[str, doc("Id of the model version, derived from the run's.")]
+EvaluationId = Annotated[str, doc("Id of the evaluation.")]
+PolicyDigests = Annotated[dict[str, str], doc("Digest of each policy that took part, by stage.")]
+Hyperparameters = Annotated[dict[str, Any], doc("Hyperparameters of the run, all of them.")]
+Seconds = Annotated[float, doc("How long the run took, in s.")]
+RequestedBucket = Annotated[Key, doc("The bucket that is meant.")]
+Because = Annotated[str | None, doc("Why, for people.")]
+RequestedBy = Annotated[str | None, doc("Who asked.")]
 
 
 class Locator(Value, frozen=True, kw_only=True):
-    topic: str
-    partition: int
-    offset: int
+    """Where an example's record lies. It only helps to find it: the digest decides."""
+
+    topic: Annotated[str, doc("Short name of the topic.")]
+    partition: Annotated[int, doc("Partition.")]
+    offset: Annotated[int, doc("Offset in it.")]
 
 
 class Content(Value, frozen=True, kw_only=True):
     """All texts of an example sit here and nowhere else, so that they can be sealed or erased together."""
 
-    prompt: Text
-    output: Output
-    target: Output
-    context: Context = None
-    tools: list[Tool] | None = None
+    prompt: Annotated[Text, doc("What was asked.")]
+    output: Annotated[Output, doc("What was answered.")]
+    target: Annotated[Output, doc("What should be learnt: the corrected output where there is one, else the output.")]
+    context: Annotated[Context, doc("What was retrieved or attached.")] = None
+    tools: Annotated[list[Tool] | None, doc("Tools that the model could call.")] = None
 
 
 class Components(Value, frozen=True, kw_only=True):
     """Raw terms of the reward, before squashing; `correction` is absent without a corrected output."""
 
-    validation: float
-    feedback: float
-    difficulty: float
-    multiplier: float
-    correction: float | None = None
+    validation: Annotated[float, doc("Mean over the voices of tanh((score - 50) / 50); 0 without a score.")]
+    feedback: Annotated[float, doc("Mean over the voices of the bonus of their kind.")]
+    difficulty: Annotated[float, doc("Prior difficulty in [0, 1]: complexity of the kind of work, length of prompt and context.")]
+    multiplier: Annotated[float, doc("By what the terms were multiplied: 1 + slope x difficulty.")]
+    correction: Annotated[float | None, doc("1 - similarity of output and corrected output.")] = None
 
 
 class Weights(Value, frozen=True, kw_only=True):
-    balance: float
+    """Factors of an example's weight in training, beside its reward and its age."""
+
+    balance: Annotated[float, doc("Makes up for kinds of work that are rarer or more frequent than wanted. Fixed at revision 1.")]
 
 
 class Example(Value, frozen=True, kw_only=True):
-    """`data` of `headrace.example.rewarded.v1`: one interaction and what it is worth, revision n."""
+    """One interaction and what it is worth, revision n: the `data` of `headrace.example.rewarded.v1`."""
 
-    example_id: str
-    revision: int
-    interaction_id: str
-    bucket: str
-    artifact_type: str
-    model: str
-    agent: Agent
-    prompt_group: str
-    content: Content
-    quality: float
-    reward: float
-    components: Components
-    weights: Weights
-    contradicted: bool
-    voices: int
-    event_time: str
-    train: bool
-    score: float | None = None  # mean score of the voices, 0-100; absent when nobody gave one
-    adapter: str | None = None
-    data_subject: str | None = None
+    example_id: ExampleId
+    revision: Revision
+    interaction_id: InteractionId
+    bucket: BucketName
+    artifact_type: ArtifactTypeName
+    model: Annotated[str, doc("Who answered: name of the model as the agent knows it.")]
+    agent: Annotated[Agent, doc("Who acted.")]
+    prompt_group: Annotated[str, doc("The task that it is a try at. All of a group stand on one side of the split.")]
+    content: Annotated[Content, doc("The texts.")]
+    quality: Annotated[float, doc("How good the output was, in [-1, 1].")]
+    reward: Annotated[float, doc("How much is to be learnt from the target, in [-1, 1].")]
+    components: Annotated[Components, doc("The raw terms of the reward.")]
+    weights: Annotated[Weights, doc("Factors of its weight in training.")]
+    contradicted: Annotated[bool, doc("Whether voices of opposite sign were heard.")]
+    voices: Annotated[int, doc("How many voices were heard.")]
+    event_time: Annotated[str, doc("When the output was complete, RFC 3339.")]
+    train: Annotated[bool, doc("False: the publisher doesn't allow training.")]
+    score: Annotated[float | None, doc("Mean score of the voices, 0-100; absent when nobody gave one.")] = None
+    adapter: Annotated[str | None, doc("Digest of the adapter that answered; absent: the base alone.")] = None
+    data_subject: Annotated[str | None, doc("Whose personal data this may hold.")] = None
 
 
 class Withdrawal(Value, frozen=True, kw_only=True):
-    example_id: str
-    revision: int
-    interaction_id: str
-    bucket: str
-    reason: Literal["retracted", "erased", "feedback_retracted"]
+    """An example that holds no more."""
+
+    example_id: ExampleId
+    revision: Revision
+    interaction_id: InteractionId
+    bucket: BucketName
+    reason: Annotated[Literal["retracted", "erased", "feedback_retracted"], doc("What was taken back.")]
 
 
 class Tick(Value, frozen=True, kw_only=True):
-    bucket: str
-    time: str
+    """Time passed on a partition where nothing else happened."""
+
+    bucket: Annotated[str, doc("An open bucket of the partition.")]
+    time: Annotated[str, doc("The time that passed until now, RFC 3339.")]
 
 
 class ExampleRejection(Value, frozen=True, kw_only=True):
-    example_id: str
-    revision: int
-    interaction_id: str
-    bucket: str
-    reason: str
-    rule: str
+    """An example that curate did not take."""
+
+    example_id: ExampleId
+    revision: Revision
+    interaction_id: InteractionId
+    bucket: BucketName
+    reason: Annotated[str, doc("Name of the rule that it broke, such as low_score or duplicate.")]
+    rule: Annotated[str, doc("The rule in words, with the policy's figures.")]
 
 
 class SignalRejection(Value, frozen=True, kw_only=True):
-    interaction_id: str
-    event_id: str
-    reason: str  # duplicate, conflict, erased, voice_limit …
-    rule: str
+    """An event that reward did not take."""
+
+    interaction_id: InteractionId
+    event_id: Annotated[str, doc("Id of the event, or of the feedback, that was not taken.")]
+    reason: Annotated[str, doc("duplicate, conflict, erased or voice_limit.")]
+    rule: Annotated[str, doc("Which rule it broke: identity, subject or voices.")]
 
 
 class Supersession(Value, frozen=True, kw_only=True):
-    example_id: str
-    revision: int
-    interaction_id: str
-    bucket: str
-    batch_id: str
+    """A batch holds a revision of an example that is no longer the newest."""
+
+    example_id: ExampleId
+    revision: Revision
+    interaction_id: InteractionId
+    bucket: BucketName
+    batch_id: BatchId
 
 
 class Member(Value, frozen=True, kw_only=True):
     """One row that a batch names. `sha256` is of the example record's value; the locator only helps to find it."""
 
-    example_id: str
-    revision: int
-    sha256: str
-    role: Literal["train", "negative"]
-    weight: float
-    difficulty: float
-    split: Literal["train", "validation", "test"]
-    locator: Locator
+    example_id: ExampleId
+    revision: Revision
+    sha256: Annotated[str, doc("Digest of the example record's value: what a reader checks.")]
+    role: Annotated[Literal["train", "negative"], doc("train: its target is to be learnt; negative: an answer to be avoided.")]
+    weight: Annotated[float, doc("Weight in training; the train members of a batch weigh 1 on average.")]
+    difficulty: Annotated[float, doc("Prior difficulty, in [0, 1].")]
+    split: Annotated[Literal["train", "validation", "test"], doc("Side of its prompt group, for ever.")]
+    locator: Annotated[Locator, doc("Where the record lies.")]
 
 
 class BatchStatistics(Value, frozen=True, kw_only=True):
-    examples: int
-    negatives: int
-    effective_size: float
-    mean_reward: float
-    success_rate: float | None = None
+    """What is in a batch, in figures."""
+
+    examples: Annotated[int, doc("Members to be learnt.")]
+    negatives: Annotated[int, doc("Members to be avoided.")]
+    effective_size: Annotated[float, doc("Effective sample size of the train members under decay.")]
+    mean_reward: Annotated[float, doc("Mean reward of the train members.")]
+    success_rate: Annotated[float | None, doc("Decayed success rate of the bucket's base, 0-1; absent without evidence.")] = None
 
 
 class Batch(Value, frozen=True, kw_only=True):
-    """`data` of `headrace.batch.ready.v1`: the manifest of a cut bucket. `batch_id` covers the members, not their locators."""
+    """The manifest of a cut bucket, `data` of `headrace.batch.ready.v1`. `batch_id` covers the members, not their locators."""
 
-    batch_id: str
-    bucket: str
-    artifact_type: str
-    base: str
-    cause: Literal["target", "age", "drift"]
-    target: float
-    members: list[Member]
-    test_pool: list[Member]
-    statistics: BatchStatistics
-    policy_digests: dict[str, str]
+    batch_id: BatchId
+    bucket: BucketName
+    artifact_type: ArtifactTypeName
+    base: BaseName
+    cause: Annotated[Literal["target", "age", "drift"], doc("Why it was cut.")]
+    target: Annotated[float, doc("The fill that was asked for when it was cut.")]
+    members: Annotated[list[Member], doc("What is trained and validated on.")]
+    test_pool: Annotated[list[Member], doc("What versions are compared on; never trained on.")]
+    statistics: Annotated[BatchStatistics, doc("What is in it, in figures.")]
+    policy_digests: PolicyDigests
 
 
 class TrainingStart(Value, frozen=True, kw_only=True):
     """Pins of a run: everything that decides the bytes of the adapter. The first one of a batch wins; retries reuse it."""
 
-    run_id: str
-    batch_id: str
-    bucket: str
-    base: str
-    seed: int
-    method: str
-    hyperparameters: dict[str, Any]
-    rehearsal: list[Member]
-    policy_digests: dict[str, str]
-    parent_adapter: str | None = None
-    parent_release_id: str | None = None
-    withdrawn: list[str] | None = None  # examples of the batch that were withdrawn before the run began: none is used
+    run_id: RunId
+    batch_id: BatchId
+    bucket: BucketName
+    base: BaseName
+    seed: Annotated[int, doc("Seed of everything random in the run.")]
+    method: Annotated[str, doc("Method of training, such as lora.")]
+    hyperparameters: Hyperparameters
+    rehearsal: Annotated[list[Member], doc("Members of earlier batches that are repeated.")]
+    policy_digests: PolicyDigests
+    parent_adapter: Annotated[str | None, doc("Digest of the adapter that was served when it began; absent: the base.")] = None
+    parent_release_id: Annotated[str | None, doc("The release that was served when it began.")] = None
+    withdrawn: Annotated[list[str] | None, doc("Examples of the batch that were withdrawn before it began: none is used.")] = None
 
 
 class TrainingProgress(Value, frozen=True, kw_only=True):
-    run_id: str
-    bucket: str
-    step: int
-    steps: int
-    loss: float
-    attempt: int
-    phase: Literal["training", "validation", "evaluation"] = "training"
-    tokens_per_second: float | None = None
+    """How far a run is. For people: a run may say it again after a restart."""
+
+    run_id: RunId
+    bucket: BucketName
+    step: Annotated[int, doc("Optimiser steps done.")]
+    steps: Annotated[int, doc("Optimiser steps that are planned.")]
+    loss: Annotated[float, doc("Loss of the latest step, or the best one on the validation rows.")]
+    attempt: Annotated[int, doc("The n-th attempt at the run.")]
+    phase: Annotated[Literal["training", "validation", "evaluation"], doc("What the run is doing.")] = "training"
+    tokens_per_second: Annotated[float | None, doc("Tokens a second.")] = None
 
 
 class TrainingCompletion(Value, frozen=True, kw_only=True):
-    run_id: str
-    batch_id: str
-    bucket: str
-    version_id: str
-    evaluation_id: str
-    seconds: float
+    """A run that ended with a version and its evaluation."""
+
+    run_id: RunId
+    batch_id: BatchId
+    bucket: BucketName
+    version_id: VersionId
+    evaluation_id: EvaluationId
+    seconds: Seconds
 
 
 class TrainingFailure(Value, frozen=True, kw_only=True):
-    run_id: str
-    batch_id: str
-    bucket: str
-    attempts: int
-    error: str
+    """A run that was given up."""
+
+    run_id: RunId
+    batch_id: BatchId
+    bucket: BucketName
+    attempts: Annotated[int, doc("How often it was tried.")]
+    error: Annotated[str, doc("What went wrong the last time.")]
 
 
 class AdapterFile(Value, frozen=True, kw_only=True):
-    path: str
-    size_bytes: int
-    sha256: str
+    """One file of an adapter."""
+
+    path: Annotated[str, doc("Its path below the adapter's folder.")]
+    size_bytes: Annotated[int, doc("Its size.")]
+    sha256: Annotated[str, doc("Its digest.")]
 
 
 class Adapter(Value, frozen=True, kw_only=True):
-    digest: str
-    uri: str
-    format: str
-    size_bytes: int
-    files: list[AdapterFile]
+    """An adapter and what it consists of."""
+
+    digest: Annotated[str, doc("Digest over its files: its name everywhere.")]
+    uri: Annotated[str, doc("Where the trainer put it. Readers fetch by digest from a store of their own.")]
+    format: Annotated[str, doc("Format of the files, such as peft.")]
+    size_bytes: Annotated[int, doc("Size of all files together.")]
+    files: Annotated[list[AdapterFile], doc("Its files.")]
 
 
 class ModelVersion(Value, frozen=True, kw_only=True):
-    version_id: str
-    bucket: str
-    artifact_type: str
-    base: str
-    adapter: Adapter
-    batch_id: str
-    run_id: str
-    method: str
-    hyperparameters: dict[str, Any]
-    rows: int
-    tokens: int
-    seconds: float
-    parent_adapter: str | None = None
+    """An adapter with its lineage."""
+
+    version_id: VersionId
+    bucket: BucketName
+    artifact_type: ArtifactTypeName
+    base: BaseName
+    adapter: Annotated[Adapter, doc("What was learnt.")]
+    batch_id: BatchId
+    run_id: RunId
+    method: Annotated[str, doc("Method of training, such as lora.")]
+    hyperparameters: Hyperparameters
+    rows: Annotated[int, doc("Rows that it was trained on.")]
+    tokens: Annotated[int, doc("Tokens that it was trained on, repetitions counted.")]
+    seconds: Seconds
+    parent_adapter: Annotated[str | None, doc("Digest of the adapter that was served when the run began.")] = None
 
 
 class Measure(Value, frozen=True, kw_only=True):
     """A metric with its 95 % interval over `n` rows."""
 
-    value: float
-    low: float
-    high: float
-    n: int
+    value: Annotated[float, doc("The metric's value.")]
+    low: Annotated[float, doc("Lower end of the interval.")]
+    high: Annotated[float, doc("Upper end of the interval.")]
+    n: Annotated[int, doc("Rows that it was measured on.")]
 
 
 class Gain(Value, frozen=True, kw_only=True):
-    value: float
-    low: float
-    high: float
+    """A difference with its interval."""
+
+    value: Annotated[float, doc("The difference.")]
+    low: Annotated[float, doc("Lower end of the interval.")]
+    high: Annotated[float, doc("Upper end of the interval.")]
 
 
 class Comparison(Value, frozen=True, kw_only=True):
     """Candidate against incumbent on the same rows: `loss_gain` > 0 means the candidate loses less; wins by a grader."""
 
-    loss_gain: Gain
-    n: int
-    wins: int | None = None
-    losses: int | None = None
-    ties: int | None = None
-    p_value: float | None = None
+    loss_gain: Annotated[Gain, doc("Loss of the incumbent minus loss of the candidate, in nats a token.")]
+    n: Annotated[int, doc("Rows that both were compared on.")]
+    wins: Annotated[int | None, doc("Rows on which the grader gave the candidate more. Absent without a grader.")] = None
+    losses: Annotated[int | None, doc("Rows on which it gave the incumbent more.")] = None
+    ties: Annotated[int | None, doc("Rows on which it gave both the same.")] = None
+    p_value: Annotated[float | None, doc("One-sided sign test: chance of so many wins if both were equally good.")] = None
 
 
 class Requirement(Value, frozen=True, kw_only=True):
-    name: str
-    metric: str
-    target: float
-    direction: Literal["at_least", "at_most"]
-    satisfied: bool
-    current: float | None = None
+    """A target for a metric of the candidate, and whether it is met."""
+
+    name: Annotated[str, doc("Its name in the policy.")]
+    metric: Annotated[str, doc("The metric: loss, perplexity, success, score or loss_gain.")]
+    target: Annotated[float, doc("The value that is asked for.")]
+    direction: Annotated[Literal["at_least", "at_most"], doc("On which side of the target the value has to be.")]
+    satisfied: Annotated[bool, doc("Whether it is. A metric that was not measured is not.")]
+    current: Annotated[float | None, doc("The value now; absent: not measured.")] = None
 
 
 class Evaluation(Value, frozen=True, kw_only=True):
-    evaluation_id: str
-    version_id: str
-    bucket: str
-    artifact_type: str
-    base: str
-    batch_id: str
-    run_id: str
-    adapter: Adapter
-    candidate: dict[str, Measure]
-    incumbent: dict[str, Measure]
-    comparison: Comparison
-    requirements: list[Requirement]
-    policy_digests: dict[str, str]
-    parent_adapter: str | None = None
-    parent_release_id: str | None = None
+    """A version compared with what was served."""
+
+    evaluation_id: EvaluationId
+    version_id: VersionId
+    bucket: BucketName
+    artifact_type: ArtifactTypeName
+    base: BaseName
+    batch_id: BatchId
+    run_id: RunId
+    adapter: Annotated[Adapter, doc("The candidate's adapter.")]
+    candidate: Annotated[dict[str, Measure], doc("Metrics of the candidate.")]
+    incumbent: Annotated[dict[str, Measure], doc("Metrics of what was served.")]
+    comparison: Annotated[Comparison, doc("Both on the same rows.")]
+    requirements: Annotated[list[Requirement], doc("The policy's requirements with their current values.")]
+    policy_digests: PolicyDigests
+    parent_adapter: Annotated[str | None, doc("Digest of the incumbent's adapter; absent: the base.")] = None
+    parent_release_id: Annotated[str | None, doc("The release that it was compared with; absent: the base.")] = None
 
 
 class PromoteRequest(Value, frozen=True, kw_only=True):
-    bucket: Key
-    version_id: Key
-    reason: str | None = None
-    requested_by: str | None = None
+    """Somebody wants a version served."""
+
+    bucket: RequestedBucket
+    version_id: Annotated[Key, doc("The version, which must have been evaluated.")]
+    reason: Because = None
+    requested_by: RequestedBy = None
 
 
 class RollbackRequest(Value, frozen=True, kw_only=True):
-    bucket: Key
-    release_id: Key | None = None  # absent: the release before; "base": back to the base
-    reason: str | None = None
-    requested_by: str | None = None
+    """Somebody wants an earlier release back."""
+
+    bucket: RequestedBucket
+    release_id: Annotated[Key | None, doc("Which one. Absent: the release before; base: back to the base.")] = None
+    reason: Because = None
+    requested_by: RequestedBy = None
 
 
 class RevokeRequest(Value, frozen=True, kw_only=True):
-    bucket: Key
-    adapter: Digest
-    reason: str | None = None
-    requested_by: str | None = None
+    """Somebody wants an adapter never to be served again."""
+
+    bucket: RequestedBucket
+    adapter: Annotated[Digest, doc("Digest of the adapter.")]
+    reason: Because = None
+    requested_by: RequestedBy = None
 
 
 class SwitchRequest(Value, frozen=True, kw_only=True):
-    bucket: Key
-    reason: str | None = None
-    requested_by: str | None = None
+    """Somebody wants automatic releases of a bucket to stop, or to go on."""
+
+    bucket: RequestedBucket
+    reason: Because = None
+    requested_by: RequestedBy = None
 
 
-class Release(Value, frozen=True, kw_only=True):
+class ReleaseDecision(Value, frozen=True, kw_only=True):
     """An answer of the release stage. On `releases`: what to serve now; `adapter` null means the base."""
 
-    release_id: str
-    sequence: int
-    bucket: str
-    artifact_type: str
-    base: str
-    batch_ids: list[str]
-    reason: str
-    policy_digests: dict[str, str]
-    request_id: str  # the evaluation's or the command's event id that this answers
-    adapter: Adapter | None = None
-    version_id: str | None = None
-    parent_release_id: str | None = None
-    evaluation_id: str | None = None
-    requested_by: str | None = None
+    release_id: Annotated[str, doc("Id of this answer.")]
+    sequence: Annotated[int, doc("Number of this answer in its bucket: 1, 2, 3 …")]
+    bucket: BucketName
+    artifact_type: ArtifactTypeName
+    base: BaseName
+    batch_ids: Annotated[list[str], doc("Batches that the run of its adapter was about.")]
+    reason: Annotated[str, doc("Why, in words that begin with a name such as gate, stale or requested.")]
+    policy_digests: PolicyDigests
+    request_id: Annotated[str, doc("Id of the evaluation's or the command's event that this answers.")]
+    adapter: Annotated[Adapter | None, doc("What to serve; null: back to the base. Of a declined one: what was asked for.")] = (
+        None
+    )
+    version_id: Annotated[str | None, doc("Version of the adapter.")] = None
+    parent_release_id: Annotated[str | None, doc("The release that was served before.")] = None
+    evaluation_id: Annotated[str | None, doc("Evaluation of the version.")] = None
+    requested_by: Annotated[str | None, doc("Who asked; absent: nobody, the gate decided.")] = None
 
 
 class Tracking(Value, frozen=True, kw_only=True):
     """Which requirements the served release of a bucket meets; curate cuts no more while all are satisfied."""
 
-    bucket: str
-    release_id: str
-    satisfied: bool
-    requirements: list[Requirement]
+    bucket: BucketName
+    release_id: Annotated[str, doc("The release that is served.")]
+    satisfied: Annotated[bool, doc("Whether there are requirements and all are met.")]
+    requirements: Annotated[list[Requirement], doc("Each with its current value.")]
 
 
-class Rules(Value, frozen=True, kw_only=True):
-    stage: str
-    topic: str
-    partition: int
-    from_offset: int
-    version: int
-    digest: str
-    body: Any
+class RulesActivation(Value, frozen=True, kw_only=True):
+    """The policy that holds for a stage from an offset of its input on."""
+
+    stage: Annotated[str, doc("The stage.")]
+    topic: Annotated[str, doc("Short name of its input topic.")]
+    partition: Annotated[int, doc("Partition of the input.")]
+    from_offset: Annotated[int, doc("Offset of the first input record that is decided by it.")]
+    version: Annotated[int, doc("Version of the stage's rules.")]
+    digest: Annotated[str, doc("Digest of the policy.")]
+    body: Annotated[Any, doc("The policy, whole.")]
 
 
 class RecordError(Value, frozen=True, kw_only=True):
-    code: str
-    message: str
-    field: str | None = None
+    """What is wrong with a record."""
+
+    code: Annotated[str, doc("For machines: missing, wrong_type, out_of_range, bad_time, stage_error …")]
+    message: Annotated[str, doc("For people: one line that names field and value.")]
+    field: Annotated[str | None, doc("Path of the field, such as data.prompt; absent: the whole record.")] = None
 
 
-class Rejection(Value, frozen=True, kw_only=True):
-    """`data` of `headrace.record.rejected.v1`: a record that could not be processed, whole, and why."""
+class DeadLetter(Value, frozen=True, kw_only=True):
+    """A record that could not be processed, whole, and why: the `data` of `headrace.record.rejected.v1`."""
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int  # ms since the epoch, the record's append time
-    headers: list[tuple[str, str | None]]  # values in base64
-    error: RecordError
-    key_base64: str | None = None
-    value_base64: str | None = None
+    topic: Annotated[str, doc("Short name of the topic that it came on.")]
+    partition: Annotated[int, doc("Partition.")]
+    offset: Annotated[int, doc("Offset in it.")]
+    timestamp: Annotated[int, doc("The record's append time, in ms since the epoch.")]
+    headers: Annotated[list[tuple[str, str | None]], doc("Its headers, values in base64.")]
+    error: Annotated[RecordError, doc("What is wrong with it.")]
+    key_base64: Annotated[str | None, doc("Its key in base64; absent: none.")] = None
+    value_base64: Annotated[str | None, doc("Its value in base64; absent: none.")] = None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from headrace_schemas.inputs import NO_CONTROL
+from headrace_schemas.root_error import USAGE, HeadraceError
 
 CODES: dict[str, str] = {
     "null_value": "the record has no value",
@@ -34,8 +35,10 @@ _REQUIRED = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 _CLIP = 80  # characters of a value that a message repeats
 
 
-class DecodeError(ValueError):
+class DecodeError(HeadraceError, ValueError):
     """An event that is none. `code` is one of CODES, `field` a dotted path (`data.prompt`) or None for the whole record."""
+
+    exit_code = USAGE
 
     def __init__(self, code: str, field: str | None, message: str) -> None:
         super().__init__(message)

@@ -12,16 +12,16 @@ from msgspec import Meta, Struct
 
 from headrace_schemas.derived import (
     Batch,
+    DeadLetter,
     Evaluation,
     Example,
     ExampleRejection,
     ModelVersion,
     PromoteRequest,
-    Rejection,
-    Release,
+    ReleaseDecision,
     RevokeRequest,
     RollbackRequest,
-    Rules,
+    RulesActivation,
     SignalRejection,
     Supersession,
     SwitchRequest,
@@ -42,6 +42,7 @@ from headrace_schemas.inputs import (
     Key,
     Link,
     SubjectErasure,
+    doc,
 )
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339 with offset: rules.check_time
@@ -50,146 +51,214 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 33
 class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """CloudEvents 1.0 attributes. `time` is absent only on what others publish; intake fills it with the append time."""
 
-    specversion: Literal["1.0"]
-    id: Key
-    source: Key
-    time: Time | None = None
-    subject: str | None = None
-    dataschema: str | None = None
-    datacontenttype: str | None = None
-    traceparent: Annotated[str, Meta(max_length=KEY_LIMIT)] | None = None
+    specversion: Annotated[Literal["1.0"], doc("Version of CloudEvents.")]
+    id: Annotated[Key, doc("Unique per source: the publisher's promise.")]
+    source: Annotated[Key, doc("Who says it: a URI reference, such as agent:review-bot/7.")]
+    time: Annotated[Time | None, doc("When it happened, RFC 3339 with an offset. Absent: the record's append time.")] = None
+    subject: Annotated[str | None, doc("What it is about, if the publisher says so. Not read.")] = None
+    dataschema: Annotated[str | None, doc("URI of the schema of data. Not read.")] = None
+    datacontenttype: Annotated[str | None, doc("Media type of data: application/json.")] = None
+    traceparent: Annotated[
+        Annotated[str, Meta(max_length=KEY_LIMIT)] | None, doc("W3C trace context; carried to all that is derived.")
+    ] = None
 
 
 class InteractionRecorded(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.recorded.v1"):
+    """An agent did something."""
+
     data: Interaction
 
 
 class InteractionLinked(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.linked.v1"):
+    """A foreign id of an interaction was learnt."""
+
     data: Link
 
 
 class InteractionRetracted(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.retracted.v1"):
+    """An interaction is to be forgotten."""
+
     data: InteractionRetraction
 
 
 class SubjectErased(Envelope, frozen=True, kw_only=True, tag="headrace.subject.erased.v1"):
+    """A person's data is to be forgotten."""
+
     data: SubjectErasure
 
 
 class FeedbackRecorded(Envelope, frozen=True, kw_only=True, tag="headrace.feedback.recorded.v1"):
+    """Somebody said how good an interaction was."""
+
     data: Feedback
 
 
 class FeedbackRetracted(Envelope, frozen=True, kw_only=True, tag="headrace.feedback.retracted.v1"):
+    """Feedback was taken back."""
+
     data: FeedbackRetraction
 
 
 class ExampleRewarded(Envelope, frozen=True, kw_only=True, tag="headrace.example.rewarded.v1"):
+    """An interaction and what it is worth, one revision."""
+
     data: Example
 
 
 class ExampleWithdrawn(Envelope, frozen=True, kw_only=True, tag="headrace.example.withdrawn.v1"):
+    """An example holds no more."""
+
     data: Withdrawal
 
 
 class ClockTicked(Envelope, frozen=True, kw_only=True, tag="headrace.clock.ticked.v1"):
+    """Time passed on a partition where nothing else happened."""
+
     data: Tick
 
 
 class RequirementsTracked(Envelope, frozen=True, kw_only=True, tag="headrace.requirements.tracked.v1"):
+    """Which requirements the served release of a bucket meets."""
+
     data: Tracking
 
 
 class ExampleRejected(Envelope, frozen=True, kw_only=True, tag="headrace.example.rejected.v1"):
+    """Curate did not take an example."""
+
     data: ExampleRejection
 
 
 class SignalRejected(Envelope, frozen=True, kw_only=True, tag="headrace.signal.rejected.v1"):
+    """Reward did not take an event."""
+
     data: SignalRejection
 
 
 class ExampleSuperseded(Envelope, frozen=True, kw_only=True, tag="headrace.example.superseded.v1"):
+    """A batch holds a revision of an example that is no longer the newest."""
+
     data: Supersession
 
 
 class BatchReady(Envelope, frozen=True, kw_only=True, tag="headrace.batch.ready.v1"):
+    """A bucket was cut: the manifest of what is to be trained."""
+
     data: Batch
 
 
 class TrainingStarted(Envelope, frozen=True, kw_only=True, tag="headrace.training.started.v1"):
+    """A run began, with everything that decides its result."""
+
     data: TrainingStart
 
 
 class TrainingProgressed(Envelope, frozen=True, kw_only=True, tag="headrace.training.progressed.v1"):
+    """A run got further."""
+
     data: TrainingProgress
 
 
 class TrainingCompleted(Envelope, frozen=True, kw_only=True, tag="headrace.training.completed.v1"):
+    """A run ended with a version and its evaluation."""
+
     data: TrainingCompletion
 
 
 class TrainingFailed(Envelope, frozen=True, kw_only=True, tag="headrace.training.failed.v1"):
+    """A run was given up."""
+
     data: TrainingFailure
 
 
 class ModelVersionCreated(Envelope, frozen=True, kw_only=True, tag="headrace.model_version.created.v1"):
+    """A run made an adapter."""
+
     data: ModelVersion
 
 
 class EvaluationCompleted(Envelope, frozen=True, kw_only=True, tag="headrace.evaluation.completed.v1"):
+    """A version was compared with what is served."""
+
     data: Evaluation
 
 
 class PromoteRequested(Envelope, frozen=True, kw_only=True, tag="headrace.promote.requested.v1"):
+    """Somebody wants a version served."""
+
     data: PromoteRequest
 
 
 class RollbackRequested(Envelope, frozen=True, kw_only=True, tag="headrace.rollback.requested.v1"):
+    """Somebody wants an earlier release back."""
+
     data: RollbackRequest
 
 
 class RevokeRequested(Envelope, frozen=True, kw_only=True, tag="headrace.revoke.requested.v1"):
+    """Somebody wants an adapter never to be served again."""
+
     data: RevokeRequest
 
 
 class PauseRequested(Envelope, frozen=True, kw_only=True, tag="headrace.pause.requested.v1"):
+    """Somebody wants automatic releases of a bucket to stop."""
+
     data: SwitchRequest
 
 
 class ResumeRequested(Envelope, frozen=True, kw_only=True, tag="headrace.resume.requested.v1"):
+    """Somebody wants automatic releases of a bucket to go on."""
+
     data: SwitchRequest
 
 
 class ReleasePromoted(Envelope, frozen=True, kw_only=True, tag="headrace.release.promoted.v1"):
-    data: Release
+    """A version is served from now on."""
+
+    data: ReleaseDecision
 
 
 class ReleaseDeclined(Envelope, frozen=True, kw_only=True, tag="headrace.release.declined.v1"):
-    data: Release
+    """What was asked for is not served; what was, still is."""
+
+    data: ReleaseDecision
 
 
 class ReleaseRolledBack(Envelope, frozen=True, kw_only=True, tag="headrace.release.rolled_back.v1"):
-    data: Release
+    """An earlier release is served again."""
+
+    data: ReleaseDecision
 
 
 class ReleaseRevoked(Envelope, frozen=True, kw_only=True, tag="headrace.release.revoked.v1"):
-    data: Release
+    """An adapter is never served again."""
+
+    data: ReleaseDecision
 
 
 class ReleasePaused(Envelope, frozen=True, kw_only=True, tag="headrace.release.paused.v1"):
-    data: Release
+    """Automatic releases of a bucket have stopped."""
+
+    data: ReleaseDecision
 
 
 class ReleaseResumed(Envelope, frozen=True, kw_only=True, tag="headrace.release.resumed.v1"):
-    data: Release
+    """Automatic releases of a bucket go on."""
+
+    data: ReleaseDecision
 
 
 class RulesActivated(Envelope, frozen=True, kw_only=True, tag="headrace.rules.activated.v1"):
-    data: Rules
+    """A policy holds for a stage from an offset on."""
+
+    data: RulesActivation
 
 
 class RecordRejected(Envelope, frozen=True, kw_only=True, tag="headrace.record.rejected.v1"):
-    data: Rejection
+    """A record could not be processed."""
+
+    data: DeadLetter
 
 
 InputEvent = InteractionRecorded | InteractionLinked | InteractionRetracted | SubjectErased | FeedbackRecorded | FeedbackRetracted

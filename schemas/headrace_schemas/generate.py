@@ -52,8 +52,9 @@ def files() -> dict[str, bytes]:
 def event_schema(cls: type[Envelope]) -> Json:
     """The JSON Schema of one event, whole: envelope, data and all that they use."""
     (root,), parts = msgspec.json.schema_components([cls], ref_template="#/$defs/{name}")
+    parts = _overlaid(parts)
     own = root["$ref"].rpartition("/")[2]
-    return {"$schema": DIALECT, **parts.pop(own), "title": str(cls.__struct_config__.tag), "$defs": _overlaid(parts)}
+    return {"$schema": DIALECT, **parts.pop(own), "title": str(cls.__struct_config__.tag), "$defs": parts}
 
 
 def asyncapi() -> Json:
@@ -135,13 +136,22 @@ def _overlaid(parts: Json) -> Json:
     out = {}
     for name, schema in sorted(parts.items()):
         overlay = _OVERLAYS.get(name, {})
-        fields = {
-            field: {**sub, **overlay.get("properties", {}).get(field, {})} for field, sub in schema.get("properties", {}).items()
-        }
-        out[name] = {**schema, **{key: value for key, value in overlay.items() if key != "properties"}}
-        if fields:
-            out[name]["properties"] = fields
+        rules = overlay.get("properties", {})
+        fields = {field: _described(field, {**sub, **rules.get(field, {})}, parts) for field, sub in schema["properties"].items()}
+        out[name] = {**schema, **{key: value for key, value in overlay.items() if key != "properties"}, "properties": fields}
     return out
+
+
+def _described(field: str, schema: Json, parts: Json) -> Json:
+    """A tag says that it is one; a field that is a struct and says nothing itself says what the struct does."""
+    if "description" in schema:
+        return schema
+    if field == "type" and "enum" in schema:
+        return {"description": "Says what this is.", **schema}
+    if "$ref" in schema:
+        said = parts[schema["$ref"].rpartition("/")[2]].get("description", "")
+        return {"description": said.partition("\n")[0], **schema} if said else schema
+    return schema
 
 
 def _pretty(schema: Json) -> bytes:

@@ -12,21 +12,27 @@ if TYPE_CHECKING:
     from headrace.publishing import Call, InvalidEvent
     from headrace.recorder import AsyncRecorder, Recorder, Undelivered
     from headrace.releases import AsyncRelease, AsyncReleases, Release, Releases
+    from headrace_schemas.root_error import HeadraceError
     from headrace_streams.adapter_store import AdapterRefused, StoreError
+    from headrace_streams.kafka.clients import BrokerUnavailable
     from headrace_streams.outbox.outbox import OutboxError, OutboxFull
+    from headrace_streams.settings import SettingsError
 
 _HOMES = {
     "AdapterRefused": "headrace_streams.adapter_store",
     "AsyncRecorder": "headrace.recorder",
     "AsyncRelease": "headrace.releases",
     "AsyncReleases": "headrace.releases",
+    "BrokerUnavailable": "headrace_streams.kafka.clients",
     "Call": "headrace.publishing",
+    "HeadraceError": "headrace_schemas.root_error",
     "InvalidEvent": "headrace.publishing",
     "OutboxError": "headrace_streams.outbox.outbox",
     "OutboxFull": "headrace_streams.outbox.outbox",
     "Recorder": "headrace.recorder",
     "Release": "headrace.releases",
     "Releases": "headrace.releases",
+    "SettingsError": "headrace_streams.settings",
     "StoreError": "headrace_streams.adapter_store",
     "Undelivered": "headrace.recorder",
 }
@@ -36,13 +42,16 @@ __all__ = [
     "AsyncRecorder",
     "AsyncRelease",
     "AsyncReleases",
+    "BrokerUnavailable",
     "Call",
+    "HeadraceError",
     "InvalidEvent",
     "OutboxError",
     "OutboxFull",
     "Recorder",
     "Release",
     "Releases",
+    "SettingsError",
     "StoreError",
     "Undelivered",
 ]

@@ -19,8 +19,9 @@ from typing import Any
 
 from headrace.background import Background
 from headrace.publishing import Call, Moment, Ref, Statement, Voice
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Outbox, Refusal
-from headrace_streams.settings import Settings
+from headrace_streams.settings import Settings, from_arguments
 
 log = logging.getLogger("headrace.recorder")
 
@@ -28,7 +29,7 @@ CLOSE = 5.0  # seconds that a close waits for the broker unless told otherwise
 STOP = 5.0  # seconds for the thread to end; it needs some milliseconds
 
 
-class Undelivered(Exception):
+class Undelivered(HeadraceError):
     """A Recorder without an outbox was closed with events that no broker had acknowledged: they are lost."""
 
 
@@ -127,10 +128,10 @@ class _Base:
         max_rows: int = MAX_ROWS,
     ) -> None:
         """`kafka`: security settings {protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile,
-        ssl_keyfile}. `max_bytes`, `max_rows`: how much may wait before OutboxFull. Raises ValueError for settings that can't be,
-        OutboxError for an outbox file that can't be used; a broker that is away is no error."""
+        ssl_keyfile}. `max_bytes`, `max_rows`: how much may wait before OutboxFull. Raises SettingsError for settings that can't
+        be, OutboxError for an outbox file that can't be used; a broker that is away is no error."""
         self._voice = Voice(agent, source)
-        settings = Settings.model_validate({"bootstrap": bootstrap, "deployment": deployment, "security": dict(kafka or {})})
+        settings = from_arguments(bootstrap, deployment, kafka)
         self._engine = _Engine(settings, Outbox(outbox, max_bytes=max_bytes, max_rows=max_rows))
         self._finalizer = weakref.finalize(self, _forgotten, self._engine, os.getpid())
 

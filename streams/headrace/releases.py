@@ -31,10 +31,10 @@ from platformdirs import user_cache_path
 from headrace.background import Background
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Adapter
-from headrace_schemas.derived import Release as Answer
+from headrace_schemas.derived import ReleaseDecision as Answer
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
-from headrace_streams.settings import Settings
+from headrace_streams.settings import Settings, from_arguments
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord, TopicPartition
@@ -126,8 +126,10 @@ class _Feed(Generic[R]):
                 if self._closed:
                     raise RuntimeError("these Releases are closed")
                 if (left := deadline - time.monotonic()) <= 0:
+                    from headrace_streams.kafka.clients import BrokerUnavailable
+
                     why = self.trouble or "no answer yet"
-                    raise ConnectionError(f"releases can't be read from {self._settings.bootstrap} within {timeout:g} s: {why}")
+                    raise BrokerUnavailable(f"releases can't be read from {self._settings.bootstrap} within {timeout:g} s: {why}")
                 self._changed.wait(left)
             return self._table.get(bucket)
 
@@ -257,10 +259,11 @@ class _Base(Generic[R]):
         cache: str | Path | None = None,
     ) -> None:
         """`buckets`: which to follow (`artifact_type/base`); None: all. `kafka`: security settings, as the Recorder's. `cache`:
-        where adapters are kept, default the user's cache folder. Reading begins at once; a broker that is away is no error."""
+        where adapters are kept, default the user's cache folder. Reading begins at once; a broker that is away is no error.
+        Raises SettingsError for settings that can't be."""
         if isinstance(buckets, str):
             raise TypeError(f"buckets: a list of buckets, not the text {buckets!r}")
-        settings = Settings.model_validate({"bootstrap": bootstrap, "deployment": deployment, "security": dict(kafka or {})})
+        settings = from_arguments(bootstrap, deployment, kafka)
         folder = Path(cache) if cache is not None else user_cache_path("headrace", appauthor=False)
         self._arguments = (settings, None if buckets is None else frozenset(buckets), self._make, folder)
         self._start()
@@ -291,7 +294,7 @@ class Releases(_Base[Release]):
     _make = Release
 
     def current(self, bucket: str, timeout: float = WAIT) -> Release | None:
-        """What to serve for `bucket`; None when nothing was ever released. ConnectionError when the broker can't be read within
+        """What to serve for `bucket`; None when nothing was ever released. BrokerUnavailable when the broker can't be read within
         `timeout` seconds; once it was read, the last known answer is given at once."""
         return self._feed.current(bucket, timeout)
 

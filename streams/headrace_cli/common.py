@@ -14,21 +14,27 @@ from typing import Any, TypeVar, overload
 
 import click
 
-OK, NO, USAGE, UNREACHABLE, FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+from headrace_schemas.root_error import FAILED, INTERRUPTED, NO, OK, UNREACHABLE, USAGE, HeadraceError
 
-# By name, so that no module is imported to handle an error that it can't have raised.
-EXIT_CODES: tuple[tuple[str, str, int], ...] = (
-    ("headrace_streams.settings", "SettingsError", USAGE),
-    ("headrace_streams.local_kafka.jars", "MissingLibrary", USAGE),
-    ("headrace_streams.local_kafka.jars", "MissingPiece", UNREACHABLE),
-    ("headrace_streams.kafka.clients", "BrokerUnavailable", UNREACHABLE),
-    ("headrace_streams.kafka.clients", "TopicMissing", FAILED),
-    ("headrace_streams.adapter_store", "AdapterRefused", FAILED),
-    ("headrace_streams.adapter_store", "StoreError", UNREACHABLE),
-    ("headrace_streams.outbox.outbox", "OutboxError", FAILED),
-    ("headrace_streams.local_kafka.process", "KafkaFailed", FAILED),
-    ("headrace_trainer.evaluation.grader", "GraderMissing", USAGE),
-    ("headrace_trainer.job.process", "JobFailed", FAILED),
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "NO",
+    "OK",
+    "UNREACHABLE",
+    "USAGE",
+    "CliError",
+    "common",
+    "emit",
+    "fail",
+    "loaded_settings",
+    "note",
+    "run",
+]
+
+# Errors of others that a command may end with; ours carry their code. By name, so that no module is imported to handle an error
+# that it can't have raised.
+FOREIGN_EXIT_CODES: tuple[tuple[str, str, int], ...] = (
     ("aiokafka.errors", "KafkaConnectionError", UNREACHABLE),
     ("aiokafka.errors", "NodeNotReadyError", UNREACHABLE),
     ("aiokafka.errors", "KafkaTimeoutError", UNREACHABLE),
@@ -40,12 +46,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
 
-class CliError(Exception):
+class CliError(HeadraceError):
     """Ends a command: `code` is the exit code, `message` one line for standard error that says what to do."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.exit_code = code
         self.message = message
 
 
@@ -104,9 +110,9 @@ def note(message: str) -> None:
 
 def fail(error: BaseException) -> tuple[int, str] | None:
     """(exit code, one line) for an error that a command may end with; None for one that is a bug of ours."""
-    if isinstance(error, CliError):
-        return error.code, error.message
-    for module, name, code in EXIT_CODES:
+    if isinstance(error, HeadraceError):
+        return error.exit_code, str(error) or type(error).__name__
+    for module, name, code in FOREIGN_EXIT_CODES:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
             return code, str(error) or type(error).__name__

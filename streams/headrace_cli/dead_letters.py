@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ from headrace_cli.common import NO, CliError, common, emit, run
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
-    from headrace_schemas.derived import Rejection
+    from headrace_schemas.derived import DeadLetter
 
 
 @click.group("dead-letters")
@@ -65,25 +64,20 @@ def show(settings: Settings, as_json: bool, at: str) -> None:
     click.echo(_text(letter.value_base64))
 
 
-async def _read(settings: Settings) -> list[Rejection]:
+async def _read(settings: Settings) -> list[DeadLetter]:
     """All dead letters that are kept, by the append time of the record that they hold."""
-    from headrace_schemas.codec import DecodeError, decode
     from headrace_schemas.events import RecordRejected
-    from headrace_streams.kafka.clients import read_topic
+    from headrace_streams.kafka.reader import Reader
 
-    letters: list[Rejection] = []
-    async for record in read_topic(settings, "dead-letters"):
-        with contextlib.suppress(DecodeError):  # what somebody else put there
-            if isinstance(event := decode(record.value, record.headers), RecordRejected):
-                letters.append(event.data)
+    letters = [event.data async for event in Reader(settings).events("dead-letters") if isinstance(event, RecordRejected)]
     return sorted(letters, key=lambda letter: (letter.timestamp, letter.topic, letter.partition, letter.offset))
 
 
-def _at(letter: Rejection) -> str:
+def _at(letter: DeadLetter) -> str:
     return f"{letter.topic}/{letter.partition}/{letter.offset}"
 
 
-def _error(letter: Rejection) -> dict[str, Any]:
+def _error(letter: DeadLetter) -> dict[str, Any]:
     return {"code": letter.error.code, "field": letter.error.field, "message": letter.error.message}
 
 

@@ -11,15 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
 from headrace_cli.common import FAILED, NO, UNREACHABLE, USAGE, CliError, common, emit, note, run
 from headrace_streams.settings import Settings
-
-if TYPE_CHECKING:
-    from headrace_schemas.events import InputEvent
 
 SHOWN_ERRORS = 20
 PATIENCE = 15.0  # seconds without progress until an outbox counts as stuck
@@ -82,32 +79,18 @@ def _faults(name: str, stream: BinaryIO) -> Iterator[str]:
             yield f"{name}:{number}: {error.code}: {error.message}"
 
 
-def destination(event: InputEvent) -> tuple[str, str]:
-    """(short topic name, key) of an event that others may publish; its ids are filled in, as `decode_input` gives it."""
-    from headrace_schemas.events import FeedbackRecorded, FeedbackRetracted, SubjectErased
-
-    if isinstance(event, SubjectErased):
-        return "interactions", event.data.data_subject
-    if isinstance(event, FeedbackRecorded):
-        ref = event.data.ref
-        return "feedback", event.data.interaction_id or (f"{ref.system}:{ref.id}" if ref else "")
-    return "feedback" if isinstance(event, FeedbackRetracted) else "interactions", event.data.interaction_id or ""
-
-
 async def _send(settings: Settings, streams: Sequence[BinaryIO]) -> dict[str, int]:
     from headrace_schemas.codec import decode_input
-    from headrace_streams.kafka import clients
-    from headrace_streams.kafka.partitioner import partition_for
+    from headrace_schemas.topics import route
+    from headrace_streams.kafka.publisher import publishing
 
-    counts = await clients.partition_counts(settings, ["interactions", "feedback"])
     sent: Counter[str] = Counter({"interactions": 0, "feedback": 0})
-    async with clients.connected(clients.producer(settings, linger_ms=5, max_batch_size=256 * 1024)) as producer:
+    async with publishing(settings, *sent, linger_ms=5, max_batch_size=256 * 1024) as publisher:
         waiting: list[asyncio.Future[Any]] = []
         for stream in streams:
             for _, line in _lines(stream):
-                topic, text = destination(decode_input(line).event)
-                key, name = text.encode(), clients.full_name(settings, topic)
-                waiting.append(await producer.send(name, line, key=key, partition=partition_for(key, counts[topic])))
+                topic, key = route(decode_input(line).event)
+                waiting.append(await publisher.send(topic, key, line))
                 sent[topic] += 1
                 if len(waiting) >= 2000:
                     await asyncio.gather(*waiting)

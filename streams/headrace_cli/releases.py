@@ -17,7 +17,8 @@ from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
     from headrace_schemas.derived import Measure, ModelVersion
-    from headrace_streams.requests import Answer, Touched
+    from headrace_streams.release_log import Decision
+    from headrace_streams.requests import Touched
 
 CHANGES = ("promoted", "rolled_back", "revoked")
 
@@ -49,44 +50,47 @@ def show(settings: Settings, as_json: bool, release: str) -> None:
     """One answer of the release stage with the evaluation behind it."""
     import msgspec
 
-    from headrace_streams import requests
+    from headrace_streams import release_log, requests
 
-    answer = next((one for one in run(requests.history(settings)) if one.data.release_id == release), None)
-    if answer is None:
+    decision = next((found for found in run(release_log.history(settings)) if found.data.release_id == release), None)
+    if decision is None:
         raise CliError(NO, f"no release {release}: `headrace releases --all` names all")
-    found = run(requests.evaluation(settings, answer.data.evaluation_id)) if answer.data.evaluation_id else None
+    evaluation_id = decision.data.evaluation_id
+    evaluation = run(requests.evaluation(settings, evaluation_id)) if evaluation_id else None
     if as_json:
-        return emit({**_row(answer), "evaluation": msgspec.to_builtins(found)})
-    for name, value in _row(answer).items():
+        return emit({**_row(decision), "evaluation": msgspec.to_builtins(evaluation)})
+    for name, value in _row(decision).items():
         if name == "adapter" and value:
             click.echo(f"adapter: {value['digest']} ({value['size_bytes']} bytes, {value['uri']})")
         else:
             click.echo(f"{name}: {_plain(value)}")
-    if found is not None:
-        for metric in sorted({*found.candidate, *found.incumbent}):
-            then, now = _measure(found.incumbent.get(metric)), _measure(found.candidate.get(metric))
+    if evaluation is not None:
+        for metric in sorted({*evaluation.candidate, *evaluation.incumbent}):
+            then, now = _measure(evaluation.incumbent.get(metric)), _measure(evaluation.candidate.get(metric))
             click.echo(f"evaluation {metric}: {then} -> {now}")
 
 
 def _list(settings: Settings, as_json: bool, follow: bool, everything: bool) -> None:
-    from headrace_streams import requests
+    from headrace_streams import release_log
+    from headrace_streams.kafka.reader import Reader
 
     async def show_all() -> None:
         if follow:  # what is served changes while we print: no marks
-            async for answer in requests.follow(settings):
-                say(answer, None)
+            async for batch in release_log.follow(Reader(settings)):
+                for decision in batch:
+                    show_one(decision, None)
             return
-        now = {one.release_id for one in (await requests.served(settings)).values()}
-        for answer in await requests.history(settings):
-            say(answer, answer.data.release_id in now)
+        now = {release.release_id for release in (await release_log.served(settings)).values()}
+        for decision in await release_log.history(settings):
+            show_one(decision, decision.data.release_id in now)
 
-    def say(answer: Answer, served: bool | None) -> None:
-        if not everything and answer.kind not in CHANGES:
+    def show_one(decision: Decision, served: bool | None) -> None:
+        if not everything and decision.kind not in CHANGES:
             return
         if as_json:
-            emit(_row(answer) if served is None else {**_row(answer), "served": served})
+            emit(_row(decision) if served is None else {**_row(decision), "served": served})
         else:
-            click.echo(f"{'*' if served else ' '} {_line(answer)}")
+            click.echo(f"{'*' if served else ' '} {_line(decision)}")
 
     run(show_all())
 
@@ -109,7 +113,7 @@ def promote(settings: Settings, as_json: bool, version: str, reason: str | None,
     from headrace_schemas.derived import PromoteRequest
     from headrace_schemas.events import PromoteRequested
 
-    made = [one for one in _versions(settings) if one.version_id == version]
+    made = [known for known in _versions(settings) if known.version_id == version]
     if not made:
         raise CliError(NO, f"no model version {version}: `headrace tail versions --from start --no-follow` shows all")
     data = PromoteRequest(bucket=made[0].bucket, version_id=version, reason=reason, requested_by=_who())
@@ -136,11 +140,13 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, t
     """Ask that an adapter never be served again; if it is served, the release before it takes its place."""
     from headrace_schemas.derived import RevokeRequest
     from headrace_schemas.events import RevokeRequested
-    from headrace_streams import requests
+    from headrace_streams import release_log
 
     buckets = {version.bucket for version in _versions(settings) if version.adapter.digest == digest}
     buckets |= {
-        one.data.bucket for one in run(requests.history(settings)) if one.data.adapter and one.data.adapter.digest == digest
+        decision.data.bucket
+        for decision in run(release_log.history(settings))
+        if decision.data.adapter and decision.data.adapter.digest == digest
     }
     if not buckets:
         raise CliError(NO, f"no version and no release has the adapter {digest} (sha256: and 64 hex digits)")
@@ -151,7 +157,7 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, t
             codes.append(_ask(settings, as_json, timeout, RevokeRequested, data))
         except CliError as error:
             note(f"headrace: {error.message}")
-            codes.append(error.code)
+            codes.append(error.exit_code)
     return max(codes)
 
 
@@ -210,21 +216,21 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
             {
                 "examples": touched.example_ids,
                 "batches": touched.batch_ids,
-                "releases": [_touched_row(answer, touched) for answer in touched.releases],
-                "inherited": [_touched_row(answer, touched) for answer in touched.inherited],
+                "releases": [_touched_row(decision, touched) for decision in touched.releases],
+                "inherited": [_touched_row(decision, touched) for decision in touched.inherited],
             }
         )
     note(f"{what}: published; {len(touched.example_ids)} examples, {len(touched.batch_ids)} batches so far")
-    for answers, how in ((touched.releases, "trained on it"), (touched.inherited, "built on an adapter that was")):
-        for answer in answers:
-            click.echo(f"{'*' if answer.data.release_id in touched.served else ' '} {_line(answer)}  ({how})")
+    for decisions, how in ((touched.releases, "trained on it"), (touched.inherited, "built on an adapter that was")):
+        for decision in decisions:
+            click.echo(f"{'*' if decision.data.release_id in touched.served else ' '} {_line(decision)}  ({how})")
     if touched.served:
         note("those with * are served now; `headrace revoke DIGEST` takes an adapter out of service")
 
 
-def _touched_row(answer: Answer, touched: Touched) -> dict[str, Any]:
-    data = answer.data
-    row = {"release_id": data.release_id, "bucket": data.bucket, "sequence": data.sequence, "kind": answer.kind}
+def _touched_row(decision: Decision, touched: Touched) -> dict[str, Any]:
+    data = decision.data
+    row = {"release_id": data.release_id, "bucket": data.bucket, "sequence": data.sequence, "kind": decision.kind}
     return {**row, "adapter": data.adapter.digest if data.adapter else None, "served": data.release_id in touched.served}
 
 
@@ -240,14 +246,14 @@ def _ask(settings: Settings, as_json: bool, timeout: float, kind: type[Any], dat
     except DecodeError as error:
         raise CliError(USAGE, error.message) from error
     try:
-        answer = run(requests.ask(settings, data.bucket, event, timeout))
+        decision = run(requests.ask(settings, data.bucket, event, timeout))
     except requests.NoAnswer as error:
         raise CliError(FAILED, str(error)) from error
     if as_json:
-        emit(_row(answer))
+        emit(_row(decision))
     else:
-        click.echo(_line(answer))
-    return NO if answer.kind == "declined" else OK
+        click.echo(_line(decision))
+    return NO if decision.kind == "declined" else OK
 
 
 def _versions(settings: Settings) -> list[ModelVersion]:
@@ -263,17 +269,17 @@ def _who() -> str | None:
         return None
 
 
-def _row(answer: Answer) -> dict[str, Any]:
+def _row(decision: Decision) -> dict[str, Any]:
     import msgspec
 
-    data: dict[str, Any] = msgspec.to_builtins(answer.data)
-    return {"kind": answer.kind, "time": answer.time, **data}
+    data: dict[str, Any] = msgspec.to_builtins(decision.data)
+    return {"kind": decision.kind, "time": decision.time, **data}
 
 
-def _line(answer: Answer) -> str:
-    data = answer.data
+def _line(decision: Decision) -> str:
+    data = decision.data
     adapter = data.adapter.digest.removeprefix("sha256:")[:12] if data.adapter else "base"
-    columns = (f"{data.bucket} #{data.sequence}", f"{answer.kind:<11}", data.release_id, f"{adapter:<12}", answer.time)
+    columns = (f"{data.bucket} #{data.sequence}", f"{decision.kind:<11}", data.release_id, f"{adapter:<12}", decision.time)
     return "  ".join((*columns, " ".join(data.reason.split())))
 
 

@@ -7,7 +7,8 @@ import contextlib
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,8 +16,9 @@ from headrace_cli.common import USAGE, CliError, common, emit, run
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord, TopicPartition
+    from aiokafka import ConsumerRecord
 
+POLL_MS = 250
 CLIPPED = 300  # characters of an event in a line for people
 _AGO = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -30,7 +32,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @common
 def tail(settings: Settings, as_json: bool, topics: tuple[str, ...], since: str, limit: int | None, follow: bool) -> None:
     """Print committed events of topics as they come; order holds within a partition."""
-    begin = since if since in ("start", "end") else _moment(since)
+    begin: Literal["start", "end"] | int = "start" if since == "start" else "end" if since == "end" else _moment(since)
     run(_tail(settings, topics, begin, limit, follow, as_json))
 
 
@@ -47,37 +49,22 @@ def _moment(text: str) -> int:
 
 
 async def _tail(
-    settings: Settings, topics: Sequence[str], since: str | int, limit: int | None, follow: bool, as_json: bool
+    settings: Settings,
+    topics: Sequence[str],
+    since: Literal["start", "end"] | int,
+    limit: int | None,
+    follow: bool,
+    as_json: bool,
 ) -> None:
-    from aiokafka import TopicPartition
+    from headrace_streams.kafka.reader import Reader
 
-    from headrace_streams.kafka import clients
-
-    counts = await clients.partition_counts(settings, topics)
-    partitions = [TopicPartition(clients.full_name(settings, t), p) for t, count in counts.items() for p in range(count)]
-    async with clients.connected(clients.consumer(settings, auto_offset_reset="earliest")) as client:
-        client.assign(partitions)
-        ends: dict[TopicPartition, int] = await client.end_offsets(partitions)
-        starts = ends if since == "end" else await client.beginning_offsets(partitions)
-        if isinstance(since, int):
-            found = await client.offsets_for_times(dict.fromkeys(partitions, since))
-            starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
-        for tp, offset in starts.items():
-            client.seek(tp, offset)
-        left, heard = limit, time.monotonic()
-        while follow or any([await client.position(tp) < ends[tp] for tp in partitions]):
-            fetched = await client.getmany(timeout_ms=250)
-            if fetched:
-                heard = time.monotonic()
-            elif not follow and time.monotonic() - heard > clients.DEADLINE:
-                raise clients.BrokerUnavailable(f"{settings.bootstrap} stopped answering before the end of {', '.join(counts)}")
-            for tp, records in fetched.items():
-                for record in records:
-                    if not follow and record.offset >= ends[tp]:
-                        break
-                    _print(settings, record, as_json)
-                    if left is not None and (left := left - 1) == 0:
-                        return
+    left = limit
+    async with aclosing(Reader(settings).follow(*topics, since=since, to_end=not follow, poll_ms=POLL_MS)) as batches:
+        async for records in batches:
+            for record in records:
+                _print(settings, record, as_json)
+                if left is not None and (left := left - 1) == 0:
+                    return
 
 
 def _print(settings: Settings, record: ConsumerRecord, as_json: bool) -> None:

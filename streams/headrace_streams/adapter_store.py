@@ -21,18 +21,23 @@ from fsspec.implementations.local import LocalFileSystem
 
 from headrace_schemas.canonical import canonical, sha256
 from headrace_schemas.derived import Adapter, AdapterFile
+from headrace_schemas.root_error import FAILED, UNREACHABLE, HeadraceError
 
 MANIFEST = "manifest.json"
 SUFFIXES = (".safetensors", ".json", ".txt")  # weights, configuration, vocabularies
 CHUNK = 1 << 20
 
 
-class StoreError(Exception):
+class StoreError(HeadraceError):
     """The store could not be read or written."""
+
+    exit_code = UNREACHABLE
 
 
 class AdapterRefused(StoreError):
     """An adapter that is not what its digest says, or that holds what we never load. What was in use stays in use."""
+
+    exit_code = FAILED
 
 
 def manifest_of(files: Iterable[AdapterFile]) -> bytes:

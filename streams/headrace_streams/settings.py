@@ -1,26 +1,43 @@
 """Settings: what they are, where each value came from. Read once at the edge and passed down; knows no client and no command.
 
 `Settings(...)` takes exactly what it is given. `load` merges, strongest first: flags, `HEADRACE_*` variables, a file, defaults.
+`from_arguments` is for the door: what a call was given, and nothing from around it.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from platformdirs import user_data_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UndecodableVariable
+
+from headrace_schemas.root_error import USAGE, HeadraceError
 
 PREFIX = "HEADRACE_"
 CONFIG_FILE = "headrace.toml"
 Origin = Callable[[str], str]
 
+_OTHER_VARIABLES = frozenset({"HEADRACE_DEBUG"})  # of the command itself
+# Kubernetes sets such variables in every container beside a Service whose name begins with `headrace`.
+_SERVICE_LINK = re.compile(
+    r"HEADRACE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)", re.ASCII
+)
+_SECRET = re.compile(r"passw|passphrase|secret|token|pwd|credential", re.IGNORECASE)
+_CLIP = 80  # characters of a value that a message repeats
 
-class SettingsError(ValueError):
+
+class SettingsError(HeadraceError, ValueError):
     """A setting that can't be used; one line that names the field, the value and where it came from."""
+
+    exit_code = USAGE
 
 
 def _servers(text: str) -> str:
@@ -88,6 +105,15 @@ class Loaded(NamedTuple):
     origins: Mapping[str, str]
 
 
+def from_arguments(bootstrap: str, deployment: str, kafka: Mapping[str, Any] | None) -> Settings:
+    """Settings of a call that was given these arguments; `kafka` are the fields of Security. Raises SettingsError."""
+    security: Any = dict(kafka) if isinstance(kafka, Mapping) else {} if kafka is None else kafka
+    try:
+        return Settings.model_validate({"bootstrap": bootstrap, "deployment": deployment, "security": security})
+    except ValidationError as error:
+        raise SettingsError(_line(error, lambda name: name.replace("security", "kafka", 1))) from None
+
+
 def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Loaded:
     """Merges all sources. `flags` that are None count as not given; without `config`, ./headrace.toml is read if it is there.
 
@@ -97,18 +123,19 @@ def load(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> 
     path = config or Path(CONFIG_FILE)
     if config is not None or path.is_file():
         _merge(merged, origins, _absolute(_read_toml(path), path.parent), lambda name: f"file {path}")
+    _refuse_unknown_variables(os.environ)
     source = EnvSettingsSource(Settings, env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1)
     try:
         environment = source()
-    except Exception as error:  # pydantic-settings wraps whatever went wrong in decoding one variable
-        raise SettingsError(f"{PREFIX}* variables: {error}".splitlines()[0]) from error
-    _merge(merged, origins, environment, lambda name: PREFIX + name.replace(".", "_").upper())
+    except UndecodableVariable as error:  # only a whole table is decoded; it may hold a password, so it is not shown
+        raise SettingsError(f"{_variable('security')}: no JSON object: {error.__cause__}") from None
+    _merge(merged, origins, environment, _variable)
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     _merge(merged, origins, given, lambda name: "--" + name.replace("_", "-"))
     try:
         return Loaded(Settings(**merged), origins)
     except ValidationError as error:
-        raise SettingsError(_line(error, origins)) from error
+        raise SettingsError(_line(error, origins=origins)) from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -152,6 +179,32 @@ def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
+def _variable(name: str) -> str:
+    return PREFIX + name.replace(".", "_").upper()
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    """SettingsError for a `HEADRACE_*` variable that sets nothing: a misspelt one must not leave the default in force."""
+    known = {*map(_variable, _names(Settings)), *map(_variable, Settings.model_fields), *_OTHER_VARIABLES}
+    for name, value in sorted(environment.items()):
+        spelt = name.upper()
+        if spelt.startswith(PREFIX) and spelt not in known and not _SERVICE_LINK.fullmatch(spelt):
+            raise SettingsError(f"{_shown(name, value, known)}: there is no such setting{_nearest(spelt, known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _shown(name: str, value: Any, known: Iterable[str] = ()) -> str:
+    """`name = 'value'`; the name alone when it is, or is meant to be, the name of a secret, and for a whole table."""
+    if isinstance(value, Mapping | BaseModel) or _SECRET.search(name + _nearest(name, known)):
+        return name
+    text = repr(value if isinstance(value, int | float | list | None) else str(value))
+    return f"{name} = {text if len(text) <= _CLIP else text[: _CLIP - 3] + '...'}"
+
+
 def first_fault(error: ValidationError) -> str:
     """The first fault as `curate.age_limit_days = -1: Input should be greater than 0`."""
     fault = error.errors(include_url=False)[0]
@@ -160,12 +213,18 @@ def first_fault(error: ValidationError) -> str:
     return f"{'.'.join(map(str, fault['loc']))} = {value if len(value) <= 80 else value[:77] + '...'}: {message}"
 
 
-def _line(error: ValidationError, origins: Mapping[str, str]) -> str:
-    """`partitions = 0 (from HEADRACE_PARTITIONS): Input should be greater than or equal to 1`; no secret is shown."""
-    first = error.errors(include_url=False)[0]
+def _line(error: ValidationError, called: Origin = str, origins: Mapping[str, str] | None = None) -> str:
+    """`partitions = '0' (from HEADRACE_PARTITIONS): Input should be greater than or equal to 1`; no secret is shown.
+
+    `called` is what a field is called where it was given."""
+    faults = error.errors(include_url=False)
+    # A default that builds on another field is refused too when that one is wrong: it says nothing new.
+    first = next((fault for fault in faults if fault["type"] != "default_factory_not_called"), faults[0])
     name = ".".join(str(part) for part in first["loc"])
+    known = [called(other) for other in {*_names(Settings), *Settings.model_fields}]
+    given = {origin for other, origin in (origins or {}).items() if f"{other}.".startswith(f"{name}.") and origin != "default"}
+    where = f" (from {given.pop()})" if len(given) == 1 else ""
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting (from {origins.get(name, 'a flag')})"
-    shown = "" if "password" in name or isinstance(first["input"], Mapping) else f" = {str(first['input'])!r}"
-    where = f" (from {origins[name]})" if name in origins else ""
-    return f"{name}{shown}{where}: {first['msg'].removeprefix('Value error, ')}"
+        message = f"there is no such setting{_nearest(called(name), known)}"
+    return f"{_shown(called(name), first['input'], known)}{where}: {message}"

@@ -27,6 +27,7 @@ import orjson
 
 from bench import common, events
 from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.ring import Ring
@@ -108,7 +109,7 @@ async def appended(settings: Settings, topic: str, since: dict[int, int]) -> dic
     """Append time in ms by number of the pair, of the first record in `topic` from offsets `since` (by partition) on."""
     found: dict[int, int] = {}
     for partition in range(settings.partitions):
-        async for record in clients.read_partition(settings, topic, partition, since[partition]):
+        async for record in Reader(settings).read_partition(topic, partition, since[partition]):
             number = int(orjson.loads(record.value)["data"]["interaction_id"][1:])
             found.setdefault(number, record.timestamp)
     return found
@@ -132,7 +133,7 @@ async def through(settings: Settings, publish: Callable[[], Any]) -> tuple[dict[
 
 
 async def _ends(settings: Settings, topic: str) -> dict[int, int]:
-    return {partition: span.end for (_, partition), span in (await clients.offsets(settings, [topic])).items()}
+    return {partition: span.end for (_, partition), span in (await Reader(settings).offsets([topic])).items()}
 
 
 async def capacity(settings: Settings, pairs: int, first: int) -> float:

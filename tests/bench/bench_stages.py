@@ -24,7 +24,7 @@ from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
-from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
 
 MEASURED = (("intake", "interactions"), ("intake", "feedback"), ("reward", "signals"), ("curate", "examples"))
@@ -76,7 +76,7 @@ async def bare(settings: Settings, topic: str, out: str) -> tuple[float, int]:
 async def staged(settings: Settings, stage_name: str, topic: str, records: int) -> tuple[float, dict[str, int]]:
     """Microseconds of CPU per record of a stage's own task over all `records`, and its boxes."""
     stage = next(stage for stage in STAGES if stage.name == stage_name)
-    task = PartitionTask(stage, policy_file.load(None).bodies()[stage_name], topic, 0, settings)
+    task = FoldTask(stage, policy_file.load(None).bodies()[stage_name], topic, 0, settings)
 
     def counters() -> dict[str, int]:
         return dict(task.describe()["counters"])

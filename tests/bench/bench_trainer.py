@@ -28,19 +28,21 @@ from bench import common
 from headrace_schemas.codec import decode
 from headrace_schemas.events import EvaluationCompleted
 from headrace_schemas.ids import derive_id
-from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka import admin
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
-from headrace_trainer.learning.loop import rate, train
-from headrace_trainer.model import lora as adapters
-from headrace_trainer.model.base import Base, autocast, precision_for
+from headrace_trainer.data.rows import TokenRow
+from headrace_trainer.learning.loop import learning_rate_share, train
+from headrace_trainer.model import lora
+from headrace_trainer.model.base import Base
+from headrace_trainer.model.precision import autocast, precision_for
 from headrace_trainer.policy import Hyperparameters
-from headrace_trainer.spec import Row
 from support import tiny
 from support.ring import Ring
-from support.school import School
+from support.train_log import TrainLog
 
-HYPER = Hyperparameters(epochs=1, batch_rows=16, batch_tokens=8192)
+HYPER = Hyperparameters(epochs=1, rows_per_step=16, batch_tokens=8192)
 VOCABULARY = 16_384
 
 
@@ -52,11 +54,11 @@ def fresh_python() -> float:
     return time.monotonic() - began
 
 
-async def started(settings: Settings, school: School, number: int) -> float:
+async def started(settings: Settings, train_log: TrainLog, number: int) -> float:
     """Seconds from a batch's append to that of the first progress on it; then releases it, so that the next may begin."""
-    batch = await school.batch(f"b{number}", range(10_000 * number, 10_000 * number + 24))
-    evaluations = await school.wait(EvaluationCompleted, "outcomes", number + 1)
-    await school.answer(evaluations[-1], promote=False)
+    batch = await train_log.publish_batch(f"b{number}", range(10_000 * number, 10_000 * number + 24))
+    evaluations = await train_log.wait_for(EvaluationCompleted, "outcomes", number + 1)
+    await train_log.publish_release(evaluations[-1], promote=False)
     ready = await _appended(settings, "batches", lambda data: data.batch_id == batch.batch_id)
     start = derive_id("run", batch.batch_id)
     stepped = await _appended(settings, "runs", lambda data: data.run_id == start and getattr(data, "step", 0) >= 1)
@@ -65,7 +67,7 @@ async def started(settings: Settings, school: School, number: int) -> float:
 
 async def _appended(settings: Settings, topic: str, wanted: Callable[[Any], bool]) -> int:
     """Append time in ms of the first record whose data is `wanted`."""
-    return min([record.timestamp async for record in clients.read_topic(settings, topic) if wanted(decode(record.value).data)])
+    return min([record.timestamp async for record in Reader(settings).read_topic(topic) if wanted(decode(record.value).data)])
 
 
 def starts(runs: int) -> tuple[list[float], list[float]]:
@@ -77,10 +79,10 @@ def starts(runs: int) -> tuple[list[float], list[float]]:
         policy.write_text(f"[train]\nthreads = 1\n[train.bases.tiny]\nweights = {str(base)!r}\n")
         settings = Settings(bootstrap=kafka.bootstrap, deployment="bench", partitions=1, data_dir=folder / "data", policy=policy)
         asyncio.run(admin.declare(settings))
-        school = School(settings)
+        train_log = TrainLog(settings)
         with Ring(settings, folder / "ring") as ring:
             ring.start("trainer")
-            found = [asyncio.run(started(settings, school, number)) for number in range(runs + 1)]
+            found = [asyncio.run(started(settings, train_log, number)) for number in range(runs + 1)]
             return found[1:], [fresh_python() for _ in range(runs)]  # the first waits for the fork server to load torch
 
 
@@ -91,10 +93,10 @@ def model() -> Any:
         num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
     )  # fmt: skip
     frozen: Any = Qwen2ForCausalLM(config)
-    return adapters.attach(frozen.requires_grad_(False), HYPER, 0)[0]
+    return lora.attach(frozen.requires_grad_(False), HYPER, 0)[0]
 
 
-def rows(count: int) -> list[Row]:
+def rows(count: int) -> list[TokenRow]:
     """Prompts of 10 to 400 tokens, most of them short, and completions of 5 to 100."""
     draw = np.random.default_rng(1)
     made = []
@@ -102,7 +104,7 @@ def rows(count: int) -> list[Row]:
         prompt = int(np.clip(draw.lognormal(4.2, 0.9), 10, 400))
         completion = int(np.clip(draw.lognormal(3.2, 0.7), 5, 100))
         tokens = draw.integers(1, VOCABULARY, prompt + completion).tolist()
-        made.append(Row(str(number), tuple(tokens[:prompt]), tuple(tokens[prompt:])))
+        made.append(TokenRow(str(number), tuple(tokens[:prompt]), tuple(tokens[prompt:])))
     return made
 
 
@@ -125,21 +127,21 @@ def plain(count: int) -> float:
     learner, learnt = model(), rows(count)
     wanted = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(wanted, lr=HYPER.learning_rate, betas=(0.9, HYPER.beta2), weight_decay=HYPER.weight_decay)
-    steps = math.ceil(count / HYPER.batch_rows)
+    steps = math.ceil(count / HYPER.rows_per_step)
     began = time.monotonic()
     learner.train()
     for step in range(steps):
-        chosen = learnt[step * HYPER.batch_rows : (step + 1) * HYPER.batch_rows]
+        chosen = learnt[step * HYPER.rows_per_step : (step + 1) * HYPER.rows_per_step]
         width = max(row.length for row in chosen)
         ids = torch.tensor([[*row.prompt, *row.completion, *[0] * (width - row.length)] for row in chosen])
         mask = torch.tensor([[1] * row.length + [0] * (width - row.length) for row in chosen])
         labels = torch.tensor([[-100] * len(row.prompt) + [*row.completion] + [-100] * (width - row.length) for row in chosen])
         for group in optimiser.param_groups:
-            group["lr"] = HYPER.learning_rate * rate(step, steps, HYPER.warmup)
+            group["lr"] = HYPER.learning_rate * learning_rate_share(step, steps, HYPER.warmup)
         with autocast("cpu", precision_for("auto", "cpu")):
             loss = learner(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(wanted, HYPER.clip)
+        torch.nn.utils.clip_grad_norm_(wanted, HYPER.max_grad_norm)
         optimiser.step()
         optimiser.zero_grad()
     return sum(row.length for row in learnt) / (time.monotonic() - began)
@@ -151,7 +153,7 @@ def main() -> None:
     print(f"Training, median of {runs} runs")
     common.line("a fresh Python with torch loaded", fresh, "s")
     common.line("BatchReady to the first optimiser step", first, "s", ("a fresh Python", fresh))
-    ours(HYPER.batch_rows)  # kernels and allocator warm, for both
+    ours(HYPER.rows_per_step)  # kernels and allocator warm, for both
     baseline, speed = [], []
     for _ in range(runs):
         baseline.append(plain(count))

@@ -22,7 +22,7 @@ from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch
 from headrace_schemas.events import BatchReady, ExampleRewarded, FeedbackRecorded, InteractionRecorded
-from headrace_trainer.data.rows import rehearsal_rows
+from headrace_trainer.stage.rehearsal import rehearsal_rows
 from support.memory_log import MemoryLog
 
 SEED = 2

@@ -18,9 +18,10 @@ import pytest
 
 from headrace_schemas.codec import decode
 from headrace_schemas.events import FeedbackRecorded, InteractionRecorded, ReleasePromoted
-from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka import admin
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
-from support import lessons, readme, tiny
+from support import readme, tiny, training_data
 from support.released import BUCKET, adapter, event, release, write
 
 pytestmark = pytest.mark.kafka
@@ -55,7 +56,7 @@ def test_the_python_example_runs(headrace_deployment: Settings, tmp_path: Path) 
     assert {path.name for path in Path(folder).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
 
     async def published(topic: str) -> list[object]:
-        return [decode(record.value) async for record in clients.read_topic(settings, topic)]
+        return [decode(record.value) async for record in Reader(settings).read_topic(topic)]
 
     (interaction,) = asyncio.run(published("interactions"))
     (feedback,) = asyncio.run(published("feedback"))
@@ -137,7 +138,7 @@ def events(count: int) -> str:
     """Questions of `tiny-sql` that its answers are right about, as other publishers write them."""
     lines = []
     for number in range(count):
-        said = lessons.example(number).content
+        said = training_data.example(number).content
         data = {
             "interaction_id": f"i{number}", "agent": {"name": "adder"}, "artifact_type": "sql", "model": "tiny-sql",
             "prompt": said.prompt, "output": said.target,

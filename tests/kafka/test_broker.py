@@ -17,6 +17,7 @@ import pytest
 
 from headrace_schemas.topics import TOPICS
 from headrace_streams.kafka import clients
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka import process as broker
 from headrace_streams.local_kafka.process import AlreadyRunning, KafkaFailed, LocalKafka
 from headrace_streams.settings import Settings
@@ -49,7 +50,7 @@ async def _put(settings: Settings, value: bytes) -> None:
 
 
 async def _all(settings: Settings) -> list[bytes]:
-    return [record.value async for record in clients.read_partition(settings, "signals", 0)]
+    return [record.value async for record in Reader(settings).read_partition("signals", 0)]
 
 
 def test_data_survives_a_stop_and_a_kill_and_a_folder_has_one_broker(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from headrace_schemas.codec import encode
 from headrace_schemas.derived import RecordError
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.outbox.outbox import Outbox
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import dead_letter
@@ -51,7 +52,7 @@ def _killed(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 async def _read(settings: Settings, topic: str) -> list[tuple[int, bytes, bytes]]:
-    return [(record.partition, record.key, record.value) async for record in clients.read_topic(settings, topic)]
+    return [(record.partition, record.key, record.value) async for record in Reader(settings).read_topic(topic)]
 
 
 def test_published_lines_arrive_as_they_are_with_our_key_and_partition(headrace: Run, settings: Settings, tmp_path: Path) -> None:

@@ -44,9 +44,11 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.inputs import Agent
-from headrace_streams import requests
+from headrace_streams import release_log, requests
 from headrace_streams.kafka import clients
-from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.kafka.publisher import publish
+from headrace_streams.kafka.reader import Reader
+from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
 from support.released import BUCKET, adapter, event, release, write
 
@@ -62,7 +64,7 @@ def worker(settings: Settings) -> Iterator[None]:
     policy = stage.policy().model_dump(mode="json")
 
     async def work() -> None:
-        await asyncio.gather(*(PartitionTask(stage, policy, "outcomes", number, settings).run() for number in (0, 1)))
+        await asyncio.gather(*(FoldTask(stage, policy, "outcomes", number, settings).run() for number in (0, 1)))
 
     running = Background("release-stage", work)
     yield
@@ -314,7 +316,7 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
     assert headrace("retract", "x" * 201)[0] == 2
 
     async def published() -> list[tuple[bytes, str]]:
-        return [(r.key, json.loads(r.value)["type"]) async for r in clients.read_topic(settings, "interactions")]
+        return [(r.key, json.loads(r.value)["type"]) async for r in Reader(settings).read_topic("interactions")]
 
     assert sorted(asyncio.run(published())) == [
         (b"i1", "headrace.interaction.retracted.v1"),
@@ -327,10 +329,14 @@ def test_follow_prints_each_answer_as_it_comes(settings: Settings, worker: None,
     train(settings, 1, adapter(settings, tmp_path / "1", 1), members=("x1",))
 
     async def two() -> list[str]:
-        async with aclosing(requests.follow(settings)) as answers:
-            kinds = [(await anext(answers)).kind]
-            asked = requests.request(RollbackRequested, RollbackRequest(bucket=BUCKET))
-            await requests.publish(settings, "outcomes", BUCKET, asked)
-            return [*kinds, (await anext(answers)).kind]
+        kinds: list[str] = []
+        async with aclosing(release_log.follow(Reader(settings))) as batches:
+            async for batch in batches:
+                if batch and not kinds:
+                    await publish(settings, requests.request(RollbackRequested, RollbackRequest(bucket=BUCKET)))
+                kinds += [decision.kind for decision in batch]
+                if len(kinds) == 2:
+                    break
+        return kinds
 
     assert asyncio.run(asyncio.wait_for(two(), 60)) == ["promoted", "rolled_back"]

@@ -11,13 +11,14 @@ from aiokafka.errors import NodeNotReadyError
 
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.clients import BrokerUnavailable, Span, TopicMissing
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 
 pytestmark = pytest.mark.kafka
 
 
 async def _values(settings: Settings, start: int = 0, end: int | None = None, partition: int = 0) -> list[bytes]:
-    return [record.value async for record in clients.read_partition(settings, "signals", partition, start, end)]
+    return [record.value async for record in Reader(settings).read_partition("signals", partition, start, end)]
 
 
 async def _send(sender: AIOKafkaProducer, settings: Settings, values: Sequence[bytes], partition: int = 0) -> None:
@@ -26,7 +27,7 @@ async def _send(sender: AIOKafkaProducer, settings: Settings, values: Sequence[b
 
 
 async def _span(settings: Settings, partition: int = 0) -> Span:
-    return (await clients.offsets(settings, ["signals"]))["signals", partition]
+    return (await Reader(settings).offsets(["signals"]))["signals", partition]
 
 
 def test_an_empty_partition_reads_as_nothing(settings: Settings) -> None:
@@ -74,7 +75,7 @@ def test_a_topic_is_read_partition_by_partition(settings: Settings) -> None:
         async with clients.connected(clients.producer(settings)) as sender:
             await _send(sender, settings, [b"b"], partition=1)
             await _send(sender, settings, [b"a"], partition=0)
-        assert [record.value async for record in clients.read_topic(settings, "signals")] == [b"a", b"b"]
+        assert [record.value async for record in Reader(settings).read_topic("signals")] == [b"a", b"b"]
 
     asyncio.run(scenario())
 
@@ -85,7 +86,7 @@ def test_a_record_of_the_largest_size_goes_through(settings: Settings) -> None:
     async def scenario() -> None:
         async with clients.connected(clients.producer(settings)) as sender:
             await sender.send_and_wait(clients.full_name(settings, "examples"), value, partition=0)
-        assert [record.value async for record in clients.read_partition(settings, "examples", 0)] == [value]
+        assert [record.value async for record in Reader(settings).read_partition("examples", 0)] == [value]
 
     asyncio.run(scenario())
 
@@ -94,7 +95,7 @@ def test_records_carry_the_time_of_the_broker(settings: Settings) -> None:
     async def scenario() -> None:
         async with clients.connected(clients.producer(settings)) as sender:
             await sender.send_and_wait(clients.full_name(settings, "signals"), b"x", partition=0, timestamp_ms=1000)
-        [record] = [record async for record in clients.read_partition(settings, "signals", 0)]
+        [record] = [record async for record in Reader(settings).read_partition("signals", 0)]
         assert record.timestamp > 1_600_000_000_000
         assert record.timestamp_type == 1
 

@@ -21,6 +21,7 @@ from headrace_schemas.codec import decode
 from headrace_schemas.events import EvaluationCompleted, ModelVersionCreated
 from headrace_schemas.topics import TOPIC_NAMES
 from headrace_streams.kafka import clients
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 from support.ring import Ring, count
 from support.tiny import build
@@ -50,7 +51,7 @@ weights = "{weights}"
 r = 16
 steps = 24
 learning_rate = 1e-3
-batch_rows = 8
+rows_per_step = 8
 patience = 0
 """
 PAIRS = 1000
@@ -172,7 +173,7 @@ def test_ten_kills_under_load_change_nothing(ring: Ring, settings: Settings, tmp
 
 async def by_batch(settings: Settings, topic: str) -> Counter[str]:
     found: Counter[str] = Counter()
-    async for record in clients.read_topic(settings, topic):
+    async for record in Reader(settings).read_topic(topic):
         event = decode(record.value, tuple(record.headers))
         if isinstance(event, ModelVersionCreated | EvaluationCompleted):
             found[event.data.batch_id] += 1
@@ -189,4 +190,4 @@ def wait_for_position(settings: Settings, load: Load, seconds: float = 60) -> No
 
 
 async def ends(settings: Settings) -> int:
-    return sum(span.end for span in (await clients.offsets(settings, ["signals", "examples"])).values())
+    return sum(span.end for span in (await Reader(settings).offsets(["signals", "examples"])).values())

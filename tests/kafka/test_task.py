@@ -18,12 +18,11 @@ from aiokafka.structs import TopicPartition
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ClockTicked, RulesActivated
-from headrace_schemas.topics import Topic
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import admin, clients
-from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import Fenced, Journal, Position, Refused
-from headrace_streams.runtime.stage import Record, Step
+from headrace_streams.runtime.stage import Record, RuleVersion, Step
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 from support.counting import COUNTING, CountingFold
@@ -44,8 +43,8 @@ pytestmark = pytest.mark.kafka
 BODY = {"step": 1}
 
 
-def task(settings: Settings, partition: int = 0, body: Mapping[str, Any] = BODY, **options: Any) -> PartitionTask:
-    return PartitionTask(COUNTING, body, "signals", partition, settings, **options)
+def task(settings: Settings, partition: int = 0, body: Mapping[str, Any] = BODY, **options: Any) -> FoldTask:
+    return FoldTask(COUNTING, body, "signals", partition, settings, **options)
 
 
 def inputs(count: int, start: int = 0) -> list[tuple[bytes, bytes]]:
@@ -194,12 +193,12 @@ def test_position_beyond_the_log_is_refused(settings: Settings) -> None:
 
 @pytest.mark.parametrize(("topic", "goes_on"), [("signals", False), ("interactions", True)])
 def test_only_inputs_from_outside_may_grow(settings: Settings, topic: str, goes_on: bool) -> None:
-    stage = msgspec.structs.replace(COUNTING, inputs=(topic,))
+    stage = msgspec.structs.replace(COUNTING, topology=msgspec.structs.replace(COUNTING.topology, inputs=(topic,)))
 
     async def main() -> None:
         await declare(settings, stage)
         await publish(settings, topic, 0, inputs(20))
-        await run_until_read(PartitionTask(stage, BODY, topic, 0, settings))
+        await run_until_read(FoldTask(stage, BODY, topic, 0, settings))
         async with clients.connected(clients.admin(settings)) as client:
             await client.create_partitions({clients.full_name(settings, topic): NewPartitions(3)})
         await publish(settings, topic, 0, inputs(20))
@@ -209,13 +208,13 @@ def test_only_inputs_from_outside_may_grow(settings: Settings, topic: str, goes_
 
         await until(grown)
         if goes_on:
-            await run_until_read(PartitionTask(stage, BODY, topic, 0, settings))
+            await run_until_read(FoldTask(stage, BODY, topic, 0, settings))
             assert (await assert_exact(settings, stage, topic, [0], BODY)).partitions == 3
         else:
             with pytest.raises(Refused, match="has 3 partitions, its state was made with 2"):
-                await run_until_read(PartitionTask(stage, BODY, topic, 0, settings))
+                await run_until_read(FoldTask(stage, BODY, topic, 0, settings))
         with pytest.raises(Refused, match=r"has 2 partitions, fewer than its input .*headrace topics create"):
-            await run_until_read(PartitionTask(stage, BODY, topic, 2, settings))
+            await run_until_read(FoldTask(stage, BODY, topic, 2, settings))
 
     asyncio.run(main())
 
@@ -246,20 +245,27 @@ class TickingFold(CountingFold):
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         if record.value is not None and b"clock.ticked" in record.value:
-            return Step(changes={(record.key or b"").decode(): None}, counts={"ticks": 1})
+            return Step(changes={(record.key or b"").decode(): None}, counters={"ticks": 1})
         return super().step(state, record)
 
     def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
         return sorted(state)
 
 
+TICKING = msgspec.structs.replace(
+    COUNTING,
+    topology=msgspec.structs.replace(COUNTING.topology, name="ticking"),
+    versions={1: RuleVersion(TickingFold)},
+)
+
+
 def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings) -> None:
-    stage = msgspec.structs.replace(COUNTING, name="ticking", build=TickingFold)
+    stage = TICKING
 
     async def main() -> None:
         await declare(settings, stage)
         await publish(settings, "signals", 1, [(b"a", b"x"), (b"b", b"x")])
-        ticking = PartitionTask(stage, BODY, "signals", 1, settings, tick_seconds=0.5)
+        ticking = FoldTask(stage, BODY, "signals", 1, settings, tick_seconds=0.5)
         running = asyncio.create_task(ticking.run())
 
         async def ticked() -> bool:
@@ -285,7 +291,7 @@ def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings)
 
 
 def test_idle_position_moves_over_transaction_markers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace_streams.runtime.fold_task.SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr("headrace_streams.runtime.session.SETTLE_SECONDS", 0.2)
 
     async def main() -> None:
         await declare(settings, COUNTING)
@@ -309,14 +315,14 @@ def test_idle_position_moves_over_transaction_markers(settings: Settings, monkey
 
 
 def test_compacted_and_tombstoned_changelog_restores_the_same_state(settings: Settings) -> None:
-    stage = msgspec.structs.replace(COUNTING, name="ticking", build=TickingFold)
+    stage = TICKING
 
     async def main() -> None:
-        await admin.declare(settings, [Topic(changelog("ticking", "signals").name, "state key", compacted=True)])
+        await admin.declare(settings, [changelog("ticking", "signals")])
         await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"clock.ticked"), (b"b", b"x")])
-        await run_until_read(PartitionTask(stage, BODY, "signals", 0, settings))
+        await run_until_read(FoldTask(stage, BODY, "signals", 0, settings))
         await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x")])
-        await run_until_read(PartitionTask(stage, BODY, "signals", 0, settings))
+        await run_until_read(FoldTask(stage, BODY, "signals", 0, settings))
         await assert_exact(settings, stage, "signals", [0], BODY)
         assert await changelog_state(settings, stage, "signals", 0) == {"a": b"1", "b": b"3"}
         assert await outputs_of(settings, stage, "signals", 1) == {}

@@ -24,19 +24,20 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_streams.adapter_store import fetch
-from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.journal import Fenced
 from headrace_streams.settings import Settings
-from headrace_trainer.job.process import Surroundings
-from headrace_trainer.model import lora as adapters
+from headrace_trainer.job.process import Hardware
+from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import RequirementPolicy, TrainerPolicy
 from headrace_trainer.stage.by_hand import evaluate_version, train_batch
-from headrace_trainer.stage.task import Trainer, TrainTask
-from support import lessons, tiny
+from headrace_trainer.stage.context import TrainerContext
+from headrace_trainer.stage.task import TrainTask
+from support import tiny, training_data
 from support.live import until
-from support.school import School, policy_of
+from support.train_log import TrainLog, policy_of
 
 pytestmark = pytest.mark.kafka
 
@@ -47,9 +48,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.build(tmp_path_factory.mktemp("base"))
 
 
-def task(settings: Settings, policy: TrainerPolicy, bucket: str = lessons.BUCKET, *, once: bool = False) -> TrainTask:
+def task(settings: Settings, policy: TrainerPolicy, bucket: str = training_data.BUCKET, *, once: bool = False) -> TrainTask:
     return TrainTask(
-        Trainer(settings, policy, Surroundings("cpu", "fp32")), partition_for(bucket.encode(), settings.partitions), once=once
+        TrainerContext(settings, policy, Hardware("cpu", "fp32")), partition_for(bucket.encode(), settings.partitions), once=once
     )
 
 
@@ -59,25 +60,25 @@ async def running(*tasks: TrainTask) -> AsyncIterator[list[asyncio.Task[None]]]:
     try:
         yield started
     finally:
-        for one in started:
-            one.cancel()
-        for one in started:
+        for each in started:
+            each.cancel()
+        for each in started:
             with contextlib.suppress(asyncio.CancelledError, Fenced):
-                await one
+                await each
 
 
 def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: Path, tmp_path: Path) -> None:
-    school = School(settings)
+    train_log = TrainLog(settings)
     policy = policy_of(base, requirements=(RequirementPolicy(name="low", metric="loss", target=0.001, direction="at_most"),))
 
     async def scenario() -> None:
-        batch = await school.batch("b1", range(24))
+        batch = await train_log.publish_batch("b1", range(24))
         await asyncio.wait_for(task(settings, policy, once=True).run(), 120)
-        (start,) = await school.all(TrainingStarted, "runs")
-        (version,) = await school.all(ModelVersionCreated, "versions")
-        (evaluation,) = await school.all(EvaluationCompleted, "outcomes")
-        (completion,) = await school.all(TrainingCompleted, "runs")
-        (rules, *_) = await school.all(RulesActivated, "rules")
+        (start,) = await train_log.events(TrainingStarted, "runs")
+        (version,) = await train_log.events(ModelVersionCreated, "versions")
+        (evaluation,) = await train_log.events(EvaluationCompleted, "outcomes")
+        (completion,) = await train_log.events(TrainingCompleted, "runs")
+        (rules, *_) = await train_log.events(RulesActivated, "rules")
         assert (start.batch_id, start.parent_adapter, start.rehearsal) == (batch.batch_id, None, [])
         assert start.policy_digests == {**batch.policy_digests, "train": policy.digest}
         assert (rules.stage, rules.digest) == ("train", policy.digest)
@@ -89,13 +90,13 @@ def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: P
         assert (completion.version_id, completion.evaluation_id) == (version.version_id, evaluation.evaluation_id)
         assert version.rows == 24
         assert version.tokens > 0
-        steps = await school.all(TrainingProgressed, "runs")
+        steps = await train_log.events(TrainingProgressed, "runs")
         assert {step.phase for step in steps} >= {"training", "evaluation"}
         folder = fetch(version.adapter, tmp_path / "cache")
-        assert adapters.load(load_base(str(base)).model, folder)
+        assert lora.load(load_base(str(base)).model, folder)
         assert {file.path for file in version.adapter.files} == {"adapter_config.json", "adapter_model.safetensors"}
         assert not list((settings.data_dir / "trainer").rglob("checkpoint*"))
-        records = [record async for record in clients.read_topic(settings, "outcomes")]
+        records = [record async for record in Reader(settings).read_topic("outcomes")]
         headers = dict(records[0].headers)
         assert records[0].key == batch.bucket.encode()
         assert (headers["headrace-stage"], headers["headrace-topic"]) == (b"train", b"batches")
@@ -105,23 +106,23 @@ def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: P
 
 
 def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(settings: Settings, base: Path) -> None:
-    school = School(settings)
+    train_log = TrainLog(settings)
 
     async def scenario() -> None:
-        first = await school.batch("b1", range(24))
-        learner = task(settings, policy_of(base, lessons.HYPER.model_copy(update={"rehearsal": 0.9})))
+        first = await train_log.publish_batch("b1", range(24))
+        learner = task(settings, policy_of(base, training_data.HYPER.model_copy(update={"rehearsal": 0.9})))
         async with running(learner):
-            (evaluation,) = await school.wait(EvaluationCompleted, "outcomes")
+            (evaluation,) = await train_log.wait_for(EvaluationCompleted, "outcomes")
             gone = first.members[0]
-            await school.withdraw(lessons.made(0))
-            fixed = (await school.teach([lessons.made(1, revision=2)]))[0]
-            await school.batch("b2", range(100, 124))
-            await school.withdraw(erased := lessons.made(100))
+            await train_log.withdraw(training_data.recorded(0))
+            fixed = (await train_log.publish_examples([training_data.recorded(1, revision=2)]))[0]
+            await train_log.publish_batch("b2", range(100, 124))
+            await train_log.withdraw(erased := training_data.recorded(100))
             await until(lambda: _phase(learner, "waiting for release"))
-            assert len(await school.all(TrainingStarted, "runs")) == 1
-            release = await school.answer(evaluation)
-            _, second = await school.wait(EvaluationCompleted, "outcomes", 2)
-            _, start = await school.all(TrainingStarted, "runs")
+            assert len(await train_log.events(TrainingStarted, "runs")) == 1
+            release = await train_log.publish_release(evaluation)
+            _, second = await train_log.wait_for(EvaluationCompleted, "outcomes", 2)
+            _, start = await train_log.events(TrainingStarted, "runs")
         assert (start.parent_adapter, start.parent_release_id) == (evaluation.adapter.digest, release)
         assert second.parent_release_id == release
         assert second.incumbent["loss"].value < evaluation.incumbent["loss"].value
@@ -130,7 +131,7 @@ def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(settings: Setti
         assert rehearsed.keys() == learnt.keys() - {gone.example_id}
         assert rehearsed.pop(fixed.member.example_id) == fixed.member
         assert all(member == learnt[name] for name, member in rehearsed.items())
-        (_, version) = await school.all(ModelVersionCreated, "versions")
+        (_, version) = await train_log.events(ModelVersionCreated, "versions")
         assert version.hyperparameters["warm_started"] is True
         assert start.withdrawn == [erased.example.example_id], "cut already, but not begun"
         assert version.rows == 23 + 23
@@ -144,43 +145,43 @@ async def _phase(task: TrainTask, phase: str) -> bool:
 
 def test_two_trainers_on_one_batch_make_one_result(settings: Settings, base: Path, tmp_path: Path) -> None:
     """Each has a data folder of its own, so nothing but the log can hold them apart."""
-    school = School(settings)
-    hyper = lessons.HYPER.model_copy(update={"steps": 200})
+    train_log = TrainLog(settings)
+    hyper = training_data.HYPER.model_copy(update={"steps": 200})
     other = settings.model_copy(update={"data_dir": tmp_path / "other"})
 
     async def scenario() -> None:
-        one, two = task(settings, policy_of(base, hyper)), task(other, policy_of(base, hyper))
-        async with running(one) as (first,):
-            await school.batch("b1", range(24))
-            await school.wait(TrainingProgressed, "runs")
-            async with running(two):
+        first, second = task(settings, policy_of(base, hyper)), task(other, policy_of(base, hyper))
+        async with running(first) as (running_first,):
+            await train_log.publish_batch("b1", range(24))
+            await train_log.wait_for(TrainingProgressed, "runs")
+            async with running(second):
                 with pytest.raises(Fenced):
-                    await asyncio.wait_for(first, 60)
-                await school.wait(EvaluationCompleted, "outcomes")
-        assert len(await school.all(TrainingStarted, "runs")) == 1
-        assert len(await school.all(ModelVersionCreated, "versions")) == 1
-        assert len(await school.all(EvaluationCompleted, "outcomes")) == 1
+                    await asyncio.wait_for(running_first, 60)
+                await train_log.wait_for(EvaluationCompleted, "outcomes")
+        assert len(await train_log.events(TrainingStarted, "runs")) == 1
+        assert len(await train_log.events(ModelVersionCreated, "versions")) == 1
+        assert len(await train_log.events(EvaluationCompleted, "outcomes")) == 1
 
     asyncio.run(scenario())
 
 
 def test_a_wrong_member_fails_three_times_and_the_next_batch_is_trained(settings: Settings, base: Path) -> None:
-    school = School(settings)
+    train_log = TrainLog(settings)
 
     def spoil(batch: Batch) -> Batch:
         wrong = msgspec.structs.replace(batch.members[3], sha256=sha256(b"something else"))
         return msgspec.structs.replace(batch, members=[*batch.members[:3], wrong, *batch.members[4:]])
 
     async def scenario() -> None:
-        bad = await school.batch("b1", range(24), change=spoil)
-        good = await school.batch("b2", range(100, 124))
+        bad = await train_log.publish_batch("b1", range(24), change=spoil)
+        good = await train_log.publish_batch("b2", range(100, 124))
         learner = task(settings, policy_of(base), once=True)
         await asyncio.wait_for(learner.run(), 120)
-        (failure,) = await school.all(TrainingFailed, "runs")
+        (failure,) = await train_log.events(TrainingFailed, "runs")
         assert (failure.batch_id, failure.attempts) == (bad.batch_id, 3)
         assert f"member {bad.members[3].example_id} revision 1" in failure.error
         assert sha256(b"something else") in failure.error
-        (version,) = await school.all(ModelVersionCreated, "versions")
+        (version,) = await train_log.events(ModelVersionCreated, "versions")
         assert version.batch_id == good.batch_id
         assert learner.describe()["counters"] == {"in": 2, "failed": 1, "trained": 1}
 
@@ -188,30 +189,30 @@ def test_a_wrong_member_fails_three_times_and_the_next_batch_is_trained(settings
 
 
 def test_without_weights_examples_wait_for_the_first_run_that_has_them(settings: Settings, base: Path) -> None:
-    school = School(settings)
+    train_log = TrainLog(settings)
 
     async def scenario() -> None:
-        early = await school.batch("b1", range(24))
+        early = await train_log.publish_batch("b1", range(24))
         await task(settings, TrainerPolicy(), once=True).run()
-        (failure,) = await school.all(TrainingFailed, "runs")
+        (failure,) = await train_log.events(TrainingFailed, "runs")
         assert failure.attempts == 0
         assert failure.error.startswith("no_weights: no weights are mapped to base 'tiny'")
-        await school.batch("b2", range(100, 124))
+        await train_log.publish_batch("b2", range(100, 124))
         await asyncio.wait_for(task(settings, policy_of(base), once=True).run(), 120)
-        (start,) = await school.all(TrainingStarted, "runs")
+        (start,) = await train_log.events(TrainingStarted, "runs")
         wanted = {member.example_id for member in early.members if member.split == "train"}
         assert {member.example_id for member in start.rehearsal} == wanted
-        assert len(await school.all(EvaluationCompleted, "outcomes")) == 1
+        assert len(await train_log.events(EvaluationCompleted, "outcomes")) == 1
 
     asyncio.run(scenario())
 
 
 def test_by_hand_gives_the_recorded_digest(settings: Settings, base: Path, tmp_path: Path) -> None:
-    school = School(settings)
+    train_log = TrainLog(settings)
     policy = tmp_path / "policy.toml"
     policy.write_text(
         f'[train]\nthreads = 1\n[train.bases.tiny]\nweights = "{base}"\n'
-        "[train.defaults]\nr = 4\nalpha = 8\nlearning_rate = 0.02\nepochs = 4\nbatch_rows = 8\nvalidation_rows = 2\n"
+        "[train.defaults]\nr = 4\nalpha = 8\nlearning_rate = 0.02\nepochs = 4\nrows_per_step = 8\nvalidation_rows = 2\n"
         'precision = "fp32"\n'
     )
     ours = settings.model_copy(update={"policy": policy})
@@ -219,17 +220,17 @@ def test_by_hand_gives_the_recorded_digest(settings: Settings, base: Path, tmp_p
     async def scenario() -> None:
         from headrace_trainer.policy import load
 
-        batch = await school.batch("b1", range(24))
+        batch = await train_log.publish_batch("b1", range(24))
         await task(ours, load(policy), once=True).run()
-        (version,) = await school.all(ModelVersionCreated, "versions")
-        said: list[str] = []
-        outcome = await train_batch(ours, batch.batch_id, "cpu", said.append)
-        assert outcome.adapter == outcome.recorded == version.adapter.digest
-        assert any(line.startswith("training ") for line in said)
-        again = await evaluate_version(ours, version.version_id, "cpu", said.append, publish=True)
-        recorded, published = await school.all(EvaluationCompleted, "outcomes")
-        assert again.report.candidate == recorded.candidate == published.candidate
-        assert published.evaluation_id == again.published != recorded.evaluation_id
-        assert len(await school.all(ModelVersionCreated, "versions")) == 1
+        (version,) = await train_log.events(ModelVersionCreated, "versions")
+        shown: list[str] = []
+        trained = await train_batch(ours, batch.batch_id, "cpu", shown.append)
+        assert trained.adapter == trained.recorded == version.adapter.digest
+        assert any(line.startswith("training ") for line in shown)
+        evaluated = await evaluate_version(ours, version.version_id, "cpu", shown.append, publish=True)
+        recorded, published = await train_log.events(EvaluationCompleted, "outcomes")
+        assert evaluated.report.candidate == recorded.candidate == published.candidate
+        assert published.evaluation_id == evaluated.published != recorded.evaluation_id
+        assert len(await train_log.events(ModelVersionCreated, "versions")) == 1
 
     asyncio.run(scenario())

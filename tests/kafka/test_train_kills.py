@@ -24,12 +24,12 @@ from headrace_schemas.events import (
 )
 from headrace_streams.settings import Settings
 from headrace_trainer.stage.by_hand import train_batch
-from support import lessons, tiny
-from support.school import School, policy_of
+from support import tiny, training_data
+from support.train_log import TrainLog, policy_of
 
 pytestmark = pytest.mark.kafka
 WRITING = "*.tmp*"  # the library writes to a hidden file of this kind, we to checkpoint.safetensors.tmp
-HYPER = lessons.HYPER.model_copy(update={"steps": 200, "patience": 0})
+HYPER = training_data.HYPER.model_copy(update={"steps": 200, "patience": 0})
 KILLS = 5
 
 
@@ -55,7 +55,7 @@ def policy(tmp_path: Path) -> Path:
 
 
 def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path, tmp_path: Path) -> None:
-    school = School(settings)
+    train_log = TrainLog(settings)
     draw = random.Random(7)
     log = tmp_path / "trainer.log"
 
@@ -74,13 +74,13 @@ def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path,
         child.wait()
 
     async def scenario() -> None:
-        batch = await school.batch("b1", range(24))
+        batch = await train_log.publish_batch("b1", range(24))
         writes = 0
         child = start(settings, policy, log)
         for kill in range(KILLS):
             # Kill 0 as soon as the pins are in the log, the others while a checkpoint is being written, some steps further on.
             if kill == 0:
-                await school.wait(TrainingStarted, "runs")
+                await train_log.wait_for(TrainingStarted, "runs")
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
             else:
@@ -93,17 +93,19 @@ def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path,
             writes += checkpoint(WRITING)
             child = start(settings, policy, log)
         try:
-            await school.wait(EvaluationCompleted, "outcomes")
+            await train_log.wait_for(EvaluationCompleted, "outcomes")
         finally:
             child.terminate()
             assert child.wait(30) == 0, log.read_text()
-        (begun,) = await school.all(TrainingStarted, "runs")
-        (version,) = await school.all(ModelVersionCreated, "versions")
-        (evaluation,) = await school.all(EvaluationCompleted, "outcomes")
-        assert len(await school.all(TrainingCompleted, "runs")) == 1
+        (begun,) = await train_log.events(TrainingStarted, "runs")
+        (version,) = await train_log.events(ModelVersionCreated, "versions")
+        (evaluation,) = await train_log.events(EvaluationCompleted, "outcomes")
+        assert len(await train_log.events(TrainingCompleted, "runs")) == 1
         assert begun.batch_id == version.batch_id == batch.batch_id
         assert evaluation.version_id == version.version_id
-        assert max(step.attempt for step in await school.all(TrainingProgressed, "runs")) == 1  # a kill is no failed attempt
+        assert (
+            max(step.attempt for step in await train_log.events(TrainingProgressed, "runs")) == 1
+        )  # a kill is no failed attempt
         assert writes >= 1
         ours = settings.model_copy(update={"policy": policy})
         assert (await train_batch(ours, batch.batch_id, "cpu", lambda line: None)).adapter == version.adapter.digest
@@ -112,15 +114,15 @@ def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path,
 
 
 def test_once_trains_what_waits_and_ends(settings: Settings, policy: Path, tmp_path: Path) -> None:
-    school = School(settings)
+    train_log = TrainLog(settings)
 
     async def scenario() -> None:
-        await school.batch("b1", range(24))
+        await train_log.publish_batch("b1", range(24))
         other = next(f"sums{n}/tiny" for n in range(99) if _elsewhere(settings, f"sums{n}/tiny"))
-        await school.batch("b2", range(100, 124), bucket=other)
+        await train_log.publish_batch("b2", range(100, 124), bucket=other)
         child = start(settings, policy, tmp_path / "log", "--once", "--device", "cpu")
         assert await asyncio.to_thread(child.wait, 120) == 0, (tmp_path / "log").read_text()
-        assert len(await school.all(EvaluationCompleted, "outcomes")) == 2
+        assert len(await train_log.events(EvaluationCompleted, "outcomes")) == 2
 
     asyncio.run(scenario())
 
@@ -129,19 +131,19 @@ def _elsewhere(settings: Settings, bucket: str) -> bool:
     from headrace_streams.kafka.partitioner import partition_for
 
     count = settings.partitions
-    return partition_for(bucket.encode(), count) != partition_for(lessons.BUCKET.encode(), count)
+    return partition_for(bucket.encode(), count) != partition_for(training_data.BUCKET.encode(), count)
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "fault"),
     [
         ("[train]\nattempts = 0", "train.attempts = 0"),
         ("[train.graders.sql]\nname = 'nobody'", "grader 'nobody' is not installed"),
         ("[train.buckets.'a/b']\nrr = 4", "rr"),
     ],
 )
-def test_a_wrong_policy_is_refused_at_the_start(settings: Settings, tmp_path: Path, body: str, said: str) -> None:
+def test_a_wrong_policy_is_refused_at_the_start(settings: Settings, tmp_path: Path, body: str, fault: str) -> None:
     (tmp_path / "p.toml").write_text(body)
     child = start(settings, tmp_path / "p.toml", tmp_path / "log")
     assert child.wait(60) == 2
-    assert said in (tmp_path / "log").read_text().splitlines()[-1]
+    assert fault in (tmp_path / "log").read_text().splitlines()[-1]

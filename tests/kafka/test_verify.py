@@ -16,6 +16,7 @@ from aiokafka.record.util import calc_crc32c
 
 import headrace
 from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.ring import Ring
@@ -97,7 +98,7 @@ def test_one_missing_record_is_found(recorded: tuple[Settings, Path], tmp_path: 
 
 async def delete_first(settings: Settings, topic: str) -> None:
     """Deletes the first record of the topic."""
-    found = [(tp, span) for tp, span in (await clients.offsets(settings, [topic])).items() if span.end > 0]
+    found = [(tp, span) for tp, span in (await Reader(settings).offsets([topic])).items() if span.end > 0]
     (name, partition), _ = found[0]
     async with clients.connected(clients.admin(settings)) as client:
         place = TopicPartition(clients.full_name(settings, name), partition)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from headrace_processors.stages import STAGES
 from headrace_schemas.topics import TOPIC_NAMES
-from headrace_streams.runtime.stage import Fold, Record, Stage
+from headrace_streams.runtime.stage import Fold, FoldStage, Record
 from headrace_streams.runtime.step import Processed, process
 from support.inputs_of import inputs_of
 from support.signals import START_MS
@@ -27,10 +27,10 @@ STEP_MS = 20_000
 class Driver:
     """What a live task does, in memory; `restart` keeps only what the changelog would hold."""
 
-    def __init__(self, stage: Stage, topic: str) -> None:
+    def __init__(self, stage: FoldStage, topic: str) -> None:
         self.stage, self.topic = stage, topic
         self.policy = stage.policy().model_dump(mode="json")
-        self.fold: Fold = stage.build(self.policy)
+        self.fold: Fold = stage.newest(self.policy)
         self.state: dict[str, Any] = {}
         self.counts: dict[str, int] = {}
         self.offset = 0
@@ -44,7 +44,7 @@ class Driver:
         for key, changed in done.changes.items():
             assert key != "@position"
             self.state.pop(key, None) if changed is None else self.state.__setitem__(key, changed)
-        for box, count in done.counts.items():
+        for box, count in done.counters.items():
             self.counts[box] = self.counts.get(box, 0) + count
         self.offset += 1
         return done
@@ -54,7 +54,7 @@ class Driver:
 
     def restart(self) -> None:
         dumped = self.dumped()
-        self.fold = self.stage.build(self.policy)
+        self.fold = self.stage.newest(self.policy)
         self.state = {key: self.fold.load(key, value) for key, value in dumped.items()}
         assert self.dumped() == dumped, "what is loaded dumps to the same bytes"
 
@@ -74,7 +74,7 @@ def drawn(topic: str, seed: int, count: int) -> list[bytes | None]:
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, until=st.integers(0, 30))
 def test_a_restart_anywhere_changes_nothing_and_every_input_is_in_one_box(
-    stage: Stage, topic: str, seed: int, until: int
+    stage: FoldStage, topic: str, seed: int, until: int
 ) -> None:
     straight, stopped = Driver(stage, topic), Driver(stage, topic)
     for number, value in enumerate(drawn(topic, seed, 30)):
@@ -82,16 +82,16 @@ def test_a_restart_anywhere_changes_nothing_and_every_input_is_in_one_box(
             stopped.restart()
         one, other = straight.feed(value), stopped.feed(value)
         assert one.produced == other.produced
-        assert one.counts == other.counts
+        assert one.counters == other.counters
         assert straight.counts["in"] == number + 1 == sum(count for box, count in straight.counts.items() if box != "in")
-        assert {*straight.counts} <= {"in", "dead", *stage.boxes}
+        assert {*straight.counts} <= {"in", "dead", *stage.topology.counters}
         assert all(produced.topic in {*stage.outputs, "dead-letters"} for produced in one.produced)
         assert list(stopped.fold.tick_due(stopped.state)) == list(straight.fold.tick_due(straight.state))
     assert straight.dumped() == stopped.dumped()
 
 
 @pytest.mark.parametrize(("stage", "topic"), SOURCES)
-def test_every_kind_of_input_does_something_and_its_own_inputs_are_never_stage_errors(stage: Stage, topic: str) -> None:
+def test_every_kind_of_input_does_something_and_its_own_inputs_are_never_stage_errors(stage: FoldStage, topic: str) -> None:
     driver = Driver(stage, topic)
     kinds = set()
     for value in inputs_of(topic):
@@ -106,7 +106,7 @@ def test_every_kind_of_input_does_something_and_its_own_inputs_are_never_stage_e
 @pytest.mark.parametrize(("stage", "topic"), SOURCES)
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
-def test_ids_of_what_is_written_are_unique_and_equal_when_run_again(stage: Stage, topic: str, seed: int) -> None:
+def test_ids_of_what_is_written_are_unique_and_equal_when_run_again(stage: FoldStage, topic: str, seed: int) -> None:
     values = drawn(topic, seed, 20)
     first, second = Driver(stage, topic), Driver(stage, topic)
     one = [produced for value in values for produced in first.feed(value).produced]
@@ -115,9 +115,9 @@ def test_ids_of_what_is_written_are_unique_and_equal_when_run_again(stage: Stage
 
 
 @pytest.mark.parametrize("stage", [pytest.param(stage, id=stage.name) for stage in STAGES])
-def test_a_row_of_the_table_is_whole(stage: Stage) -> None:
+def test_a_row_of_the_table_is_whole(stage: FoldStage) -> None:
     assert {*stage.inputs, *stage.outputs} <= {*TOPIC_NAMES}
-    assert stage.boxes
+    assert stage.topology.counters
     body = stage.policy().model_dump(mode="json")
     assert stage.policy.model_validate(body) == stage.policy()
-    assert stage.build(body)
+    assert stage.newest(body)

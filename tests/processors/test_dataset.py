@@ -21,7 +21,7 @@ from headrace_schemas.derived import (
     Example,
     Locator,
     Member,
-    Release,
+    ReleaseDecision,
     TrainingStart,
     Weights,
     Withdrawal,
@@ -111,7 +111,7 @@ class Story:
             withdrawn=list(withdrawn),
         )
         self.say("runs", TrainingStarted(**envelope(data=start)))
-        answer = Release(
+        answer = ReleaseDecision(
             release_id="rel1",
             sequence=1,
             bucket=BUCKET,

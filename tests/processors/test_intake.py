@@ -13,7 +13,7 @@ from headrace_processors.intake import fold as intake
 from headrace_processors.intake.scrub import Scrubber
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, RecordRejected
 from headrace_schemas.inputs import COMMENT_LIMIT
-from headrace_streams.runtime.stage import Output
+from headrace_streams.runtime.stage import Write
 from support.signals import (
     START_MS,
     Tape,
@@ -31,20 +31,20 @@ from support.signals import (
 
 
 def run(*values: bytes | None, topic: str = "interactions", **policy: object) -> Tape:
-    tape = Tape(intake.build(policy), topic)
+    tape = Tape(intake.build(policy, "sha256:test"), topic)
     tape.feed(*values)
     assert sum(tape.counts.values()) == tape.records
     return tape
 
 
-def addresses(outputs: list[Output]) -> list[tuple[str, str]]:
+def addresses(outputs: list[Write]) -> list[tuple[str, str]]:
     return [(output.topic, output.key) for output in outputs]
 
 
 def test_an_interaction_is_passed_on_as_it_came_under_its_own_id() -> None:
     value = interaction("i1", mystery={"deep": [1, 2.5]}, train=None)
     tape = run(value)
-    assert tape.outputs == [Output("signals", "i1", value)]
+    assert tape.outputs == [Write("signals", "i1", value)]
     assert tape.counts == {"signals": 1}
 
 
@@ -96,7 +96,7 @@ def test_unknown_fields_survive_scrubbed_and_otherwise_untouched(mystery: Any) -
 
 def test_binary_mode_becomes_structured_mode() -> None:
     tree = msgspec.json.decode(interaction())
-    tape = Tape(intake.build({}), "interactions")
+    tape = Tape(intake.build({}, "sha256:test"), "interactions")
     headers = [(f"ce_{name}", value.encode()) for name, value in tree.items() if name != "data"]
     (output,) = tape.feed(msgspec.json.encode(tree["data"]), headers=headers)
     assert tree_of(output) == tree
@@ -109,14 +109,14 @@ def test_each_foreign_id_becomes_one_link() -> None:
     links = events_on(tape.outputs, "refs")
     assert all(isinstance(link, InteractionLinked) and link.data.interaction_id == "i1" and link.time == at(0) for link in links)
     linked = event("interaction.linked", {"interaction_id": "i9", "ref": ref})
-    assert run(linked).outputs == [Output("refs", "jira:OPS-7", linked)]
+    assert run(linked).outputs == [Write("refs", "jira:OPS-7", linked)]
 
 
 def test_retractions_and_erasures_find_their_signals() -> None:
     assert addresses(run(retracted("i1")).outputs) == [("signals", "i1")]
     assert addresses(run(unsaid("f1", "i1"), topic="feedback").outputs) == [("signals", "i1")]
     (erasure,) = run(erased("bob@example.org")).outputs
-    assert erasure == Output("signals", "bob@example.org", erased("bob@example.org"), everywhere=True)
+    assert erasure == Write("signals", "bob@example.org", erased("bob@example.org"), everywhere=True)
 
 
 def test_feedback_goes_to_its_interaction_or_to_its_foreign_id() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headrace_processors.link import fold as link
 from headrace_processors.link.fold import WAITING_BYTES
 from headrace_schemas.events import RecordRejected
-from headrace_streams.runtime.stage import Output
+from headrace_streams.runtime.stage import Write
 from support.signals import Tape, event, event_of, feedback, tree_of
 
 JIRA = {"system": "jira", "id": "OPS-7"}
@@ -27,10 +27,10 @@ def said(name: str, ref: dict[str, str] = JIRA, **data: Any) -> bytes:
 
 
 def tape(**policy: object) -> Tape:
-    return Tape(link.build(policy), "refs", through_dump=True)
+    return Tape(link.build(policy, "sha256:test"), "refs", through_dump=True)
 
 
-def named(outputs: list[Output]) -> list[tuple[str, str]]:
+def named(outputs: list[Write]) -> list[tuple[str, str]]:
     """(interaction, feedback) of each output, which is on signals under the interaction's id and names no ref any more."""
     pairs = []
     for output in outputs:

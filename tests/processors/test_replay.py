@@ -92,7 +92,9 @@ def test_rules_of_another_version_are_not_comparable(log: MemoryLog) -> None:
     rules[0] = rules[0]._replace(value=(rules[0].value or b"").replace(b'"version":1', b'"version":9'))
     report = check(log)
     assert report.differences == []
-    assert "not comparable" in report.notes[0]
+    (span,) = report.not_comparable
+    assert (span.start, span.end, span.records) == (0, 6, 6)
+    assert "rule version 9 is not known" in span.reason
 
 
 def test_activation_of_a_worker_whose_clock_is_ahead_counts_and_junk_beside_it_does_not(log: MemoryLog) -> None:

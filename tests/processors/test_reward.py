@@ -15,13 +15,13 @@ from headrace_schemas.derived import Example, Withdrawal
 from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import VOICE_LIMIT
-from headrace_streams.runtime.stage import Output
+from headrace_streams.runtime.stage import Write
 from support.oracle import worth
 from support.signals import Tape, at, erased, event_of, events_on, feedback, interaction, retracted, unsaid
 
 
 def tape(**policy: object) -> Tape:
-    return Tape(reward.build(policy), "signals", through_dump=True)
+    return Tape(reward.build(policy, "sha256:test"), "signals", through_dump=True)
 
 
 def run(*values: bytes, **policy: object) -> Tape:
@@ -30,13 +30,13 @@ def run(*values: bytes, **policy: object) -> Tape:
     return made
 
 
-def examples(outputs: list[Output]) -> list[Example | Withdrawal]:
+def examples(outputs: list[Write]) -> list[Example | Withdrawal]:
     found = events_on(outputs, "examples")
     assert all(isinstance(one, ExampleRewarded | ExampleWithdrawn) for one in found)
     return [one.data for one in found]  # type: ignore[union-attr, misc]
 
 
-def rejected(outputs: list[Output]) -> list[tuple[str, str]]:
+def rejected(outputs: list[Write]) -> list[tuple[str, str]]:
     found = [event_of(output) for output in outputs if output.topic == "rejections"]
     return [(one.data.interaction_id, one.data.reason) for one in found if isinstance(one, SignalRejected)]
 

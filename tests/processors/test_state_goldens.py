@@ -14,17 +14,17 @@ import msgspec
 import pytest
 
 from headrace_processors.stages import STAGES
-from headrace_streams.runtime.stage import Fold, Stage
+from headrace_streams.runtime.stage import Fold, FoldStage
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "state"
 STATEFUL = [pytest.param(stage, id=stage.name) for stage in STAGES if (GOLDENS / f"{stage.name}.jsonl").exists()]
 
 
-def fold_of(stage: Stage) -> Fold:
-    return stage.build(stage.policy().model_dump(mode="json"))
+def fold_of(stage: FoldStage) -> Fold:
+    return stage.newest(stage.policy().model_dump(mode="json"))
 
 
-def values_of(stage: Stage) -> list[tuple[str, bytes]]:
+def values_of(stage: FoldStage) -> list[tuple[str, bytes]]:
     lines = (GOLDENS / f"{stage.name}.jsonl").read_bytes().splitlines()
     pairs = [msgspec.json.decode(line, type=tuple[str, msgspec.Raw]) for line in lines]
     return [(key, bytes(value)) for key, value in pairs]
@@ -46,14 +46,14 @@ def test_every_stage_with_state_has_goldens() -> None:
 
 
 @pytest.mark.parametrize("stage", STATEFUL)
-def test_a_state_value_is_read_and_written_as_it_was(stage: Stage) -> None:
+def test_a_state_value_is_read_and_written_as_it_was(stage: FoldStage) -> None:
     fold = fold_of(stage)
     for key, value in values_of(stage):
         assert fold.dump(key, fold.load(key, value)) == value
 
 
 @pytest.mark.parametrize("stage", STATEFUL)
-def test_the_goldens_set_every_field_of_the_state(stage: Stage) -> None:
+def test_the_goldens_set_every_field_of_the_state(stage: FoldStage) -> None:
     """A field that no golden has could be renamed without anybody noticing."""
     fold = fold_of(stage)
     fields: set[tuple[str, str]] = set()

@@ -27,8 +27,9 @@ import corpora
 
 import headrace
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Release
+from headrace_schemas.derived import ReleaseDecision
 from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.ring import Ring
@@ -49,7 +50,7 @@ alpha = 32
 dropout = 0.0
 learning_rate = 3e-3
 epochs = 3
-max_tokens = 512
+max_sequence_tokens = 512
 
 [train.evaluation]
 generate = "never"
@@ -174,7 +175,7 @@ class Corpus:
                 await producer.send_and_wait(clients.full_name(self.settings, topic), value)
 
     async def events(self, topic: str) -> list[Any]:
-        return [decode(record.value, tuple(record.headers)) async for record in clients.read_topic(self.settings, topic)]
+        return [decode(record.value, tuple(record.headers)) async for record in Reader(self.settings).read_topic(topic)]
 
     async def collect(self, boxes: dict[str, Counter[str]], raw: list[tuple[str, bytes]]) -> dict[str, Any]:
         problems = []
@@ -209,7 +210,7 @@ class Corpus:
         """Each evaluation with its answer, in order."""
         answers: dict[str, Any] = {}
         for event in await self.events("releases.history"):
-            release: Release = event.data
+            release: ReleaseDecision = event.data
             if release.evaluation_id is not None:
                 answers[release.evaluation_id] = (type(event).__name__.removeprefix("Release").lower(), release.reason)
         found = []

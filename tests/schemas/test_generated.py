@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jsonschema
+import msgspec
 import pytest
 import yaml
 
-from headrace_schemas import generate
+from headrace_schemas import generate, inputs
 from headrace_schemas.events import EVENT_TYPES, FeedbackRecorded
 from headrace_schemas.topics import TOPIC_NAMES, TOPICS
 
@@ -33,6 +36,23 @@ def test_check_names_what_is_not_current_and_generating_repairs_it(tmp_path, mon
 
 def test_the_topics_carry_every_event_type():
     assert {cls for topic in TOPICS for cls in topic.events} == set(EVENT_TYPES.values())
+
+
+def test_every_field_of_every_event_says_what_it_means():
+    documents = {name: generate.event_schema(cls) for name, cls in EVENT_TYPES.items()}
+    structs = {f"{name}: {title}": struct for name, event in documents.items() for title, struct in event["$defs"].items()}
+    structs |= documents | yaml.safe_load((HERE / "asyncapi.yaml").read_bytes())["components"]["schemas"]
+    fields = [(f"{name}.{field}", sub) for name, struct in structs.items() for field, sub in struct["properties"].items()]
+    assert len(fields) > 10 * len(EVENT_TYPES)
+    assert [name for name, sub in fields if not sub.get("description")] == []
+    assert [name for name, struct in structs.items() if not struct.get("description")] == []
+
+
+def test_saying_what_a_field_means_checks_nothing():
+    described = Annotated[str, inputs.doc("a name")]
+    assert msgspec.convert("", described) == ""
+    with pytest.raises(msgspec.ValidationError, match="Expected `str`"):
+        msgspec.convert(1, described)
 
 
 def test_asyncapi_refers_only_to_what_is_there():

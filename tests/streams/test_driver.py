@@ -12,7 +12,7 @@ from headrace_schemas.codec import decode
 from headrace_schemas.events import RecordRejected
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.partitioner import partition_for
-from headrace_streams.runtime.stage import Headers, Output, Record, Step
+from headrace_streams.runtime.stage import Headers, Record, Step, Write
 from headrace_streams.runtime.step import STATE_LIMIT, process
 from support.counting import COUNTING, CountingFold
 
@@ -27,7 +27,7 @@ class Odd(CountingFold):
     """Does what the test asks for."""
 
     def __init__(self, step: Step | Exception, dumped: bytes = b"1") -> None:
-        super().__init__({})
+        super().__init__({}, "")
         self.answer, self.dumped = step, dumped
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
@@ -40,7 +40,7 @@ class Odd(CountingFold):
 
 
 def test_output_carries_key_partition_and_provenance() -> None:
-    done = process("counting", COUNTING.build({"step": 1}), {}, record(b"x"), COUNTS)
+    done = process("counting", COUNTING.newest({"step": 1}), {}, record(b"x"), COUNTS)
     [produced] = done.produced
     assert (produced.topic, produced.key, produced.partition) == ("rejections", b"k", partition_for(b"k", 4))
     assert dict(produced.headers) == {
@@ -51,11 +51,11 @@ def test_output_carries_key_partition_and_provenance() -> None:
         "headrace-offset": b"7",
         "headrace-ordinal": b"0",
     }
-    assert (done.changes, done.dumped, done.counts) == ({"k": 1}, {"k": b"1"}, {"in": 1, "counted": 1})
+    assert (done.changes, done.dumped, done.counters) == ({"k": 1}, {"k": b"1"}, {"in": 1, "counted": 1})
 
 
 def test_everywhere_goes_to_each_partition_with_its_own_ordinal() -> None:
-    step = Step([Output("rejections", "k", b"a", everywhere=True), Output("rejections", "k", b"b")])
+    step = Step([Write("rejections", "k", b"a", everywhere=True), Write("rejections", "k", b"b")])
     produced = process("odd", Odd(step), {}, record(b"x"), COUNTS).produced
     assert [item.partition for item in produced] == [0, 1, 2, 3, partition_for(b"k", 4)]
     assert [dict(item.headers)["headrace-ordinal"] for item in produced] == [b"0", b"1", b"2", b"3", b"4"]
@@ -71,16 +71,16 @@ def test_deleted_key_is_a_tombstone() -> None:
     [
         (Odd(RuntimeError("no idea")), "RuntimeError: no idea"),
         (Odd(ValueError("bad text \ud800")), "ValueError: bad text ?"),
-        (Odd(Step([Output("rejections", "k", b"x" * (2 * 1024 * 1024))])), "ValueError: output to rejections has 2097152 bytes"),
-        (Odd(Step([Output("nowhere", "k", b"x")])), "KeyError"),
-        (Odd(Step([Output("rejections", "\ud800", b"x")])), "UnicodeEncodeError"),
+        (Odd(Step([Write("rejections", "k", b"x" * (2 * 1024 * 1024))])), "ValueError: output to rejections has 2097152 bytes"),
+        (Odd(Step([Write("nowhere", "k", b"x")])), "KeyError"),
+        (Odd(Step([Write("rejections", "\ud800", b"x")])), "UnicodeEncodeError"),
         (Odd(Step(changes={"big": 1}), b"x" * (STATE_LIMIT + 1)), "ValueError: state of 'big' has"),
     ],
     ids=["raises", "surrogate", "output over the topic's limit", "unknown topic", "bad key", "state over its limit"],
 )
 def test_stage_error_is_a_dead_letter_and_changes_nothing(fold: Odd, says: str) -> None:
     done = process("odd", fold, {}, record(b"\x00value"), COUNTS)
-    assert (done.changes, done.dumped, done.counts) == ({}, {}, {"in": 1, "dead": 1})
+    assert (done.changes, done.dumped, done.counters) == ({}, {}, {"in": 1, "dead": 1})
     [produced] = done.produced
     assert (produced.topic, produced.key) == ("dead-letters", b"signals/1/7")
     event = decode(produced.value)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_streams.kafka import clients
-from headrace_streams.runtime import fold_task as task_module
-from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.runtime import fold_task, session
+from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import Position, Refused, Transport
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import Produced, process
@@ -131,7 +131,7 @@ def logs(draw: st.DrawFn) -> list[Message]:
 
 
 def oracle(messages: list[Message]) -> tuple[list[Produced], dict[str, Any], dict[str, int], int]:
-    fold = COUNTING.build({"step": 1})
+    fold = COUNTING.newest({"step": 1})
     produced: list[Produced] = []
     state: dict[str, Any] = {}
     counters: dict[str, int] = {}
@@ -142,7 +142,7 @@ def oracle(messages: list[Message]) -> tuple[list[Produced], dict[str, Any], dic
         done = process("counting", fold, state, record, COUNTS)
         produced += done.produced
         state.update(done.changes)
-        for name, count in done.counts.items():
+        for name, count in done.counters.items():
             counters[name] = counters.get(name, 0) + count
     return produced, state, counters, now
 
@@ -155,16 +155,16 @@ def test_borders_and_deaths_do_not_show(messages: list[Message], chunks: list[in
     async def run() -> None:
         while True:
             try:
-                await PartitionTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run()
+                await FoldTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run()
             except Transport:
                 continue
             except Died:
                 return
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task_module, "Journal", world.journal)
+        patch.setattr(session, "Journal", world.journal)
         patch.setattr(clients, "consumer", world.consumer)
-        patch.setattr(task_module, "BATCH_RECORDS", batch)
+        patch.setattr(fold_task, "BATCH_RECORDS", batch)
         asyncio.run(run())
     produced, state, counters, now = oracle(messages)
     assert [item for item in world.produced if item.topic != "rules"] == produced
@@ -183,7 +183,7 @@ def test_log_that_loses_what_is_not_read_yet_is_refused(monkeypatch: pytest.Monk
         raise OffsetOutOfRangeError({TopicPartition("signals", 0): 0})
 
     monkeypatch.setattr(FakeConsumer, "getmany", gone)
-    monkeypatch.setattr(task_module, "Journal", world.journal)
+    monkeypatch.setattr(session, "Journal", world.journal)
     monkeypatch.setattr(clients, "consumer", world.consumer)
     with pytest.raises(Refused, match="counting/signals/0: position 0 is outside the log"):
-        asyncio.run(PartitionTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run())
+        asyncio.run(FoldTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run())

@@ -57,8 +57,25 @@ def test_nested_settings_merge_value_by_value(tmp_path: Path, monkeypatch: pytes
         ("HEADRACE_BOOTSTRAP", "nowhere", "bootstrap = 'nowhere' (from HEADRACE_BOOTSTRAP): 'nowhere' is not host:port"),
         ("HEADRACE_BOOTSTRAP", "a:1,b", "'b' is not host:port"),
         ("HEADRACE_DEPLOYMENT", "a.b", "deployment = 'a.b' (from HEADRACE_DEPLOYMENT)"),
-        ("HEADRACE_SECURITY_PROTOCOL", "SASL_SSL", "security: protocol SASL_SSL needs sasl_mechanism, sasl_username"),
-        ("HEADRACE_SECURITY_SSL_KEYFILE", "k", "security: ssl_certfile and ssl_keyfile go together"),
+        (
+            "HEADRACE_SECURITY_PROTOCOL",
+            "SASL_SSL",
+            "security (from HEADRACE_SECURITY_PROTOCOL): protocol SASL_SSL needs sasl_mechanism, sasl_username",
+        ),
+        (
+            "HEADRACE_SECURITY_SSL_KEYFILE",
+            "k",
+            "security (from HEADRACE_SECURITY_SSL_KEYFILE): ssl_certfile and ssl_keyfile go together",
+        ),
+        ("HEADRACE_BOOTSTRP", "x:1", "HEADRACE_BOOTSTRP = 'x:1': there is no such setting; did you mean HEADRACE_BOOTSTRAP?"),
+        ("headrace_bootstrp", "x:1", "headrace_bootstrp = 'x:1': there is no such setting; did you mean HEADRACE_BOOTSTRAP?"),
+        (
+            "HEADRACE_SECURITY_PROTOCL",
+            "SSL",
+            "HEADRACE_SECURITY_PROTOCL = 'SSL': there is no such setting; did you mean HEADRACE_SECURITY_PROTOCOL?",
+        ),
+        ("HEADRACE_WHATEVER", "a\nb", "HEADRACE_WHATEVER = 'a\\nb': there is no such setting"),
+        ("HEADRACE_IMPORT", "x", "HEADRACE_IMPORT = 'x': there is no such setting"),
     ],
 )
 def test_what_cannot_be_used_is_named_on_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -67,6 +84,42 @@ def test_what_cannot_be_used_is_named_on_one_line(monkeypatch: pytest.MonkeyPatc
         load()
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["HEADRACE_SECURITY_SASL_PASSWROD", "HEADRACE_SASL_PWD", "HEADRACE_API_TOKEN", "HEADRACE_SECURITY"]
+)
+def test_a_misspelt_secret_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "hush")
+    with pytest.raises(SettingsError, match=f"^{name}: ") as caught:
+        load()
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HEADRACE_DEBUG", "HEADRACE_SERVICE_HOST", "HEADRACE_PORT", "HEADRACE_WEB_SERVICE_PORT_HTTP", "HEADRACE_PORT_80_TCP_ADDR"],
+)
+def test_variables_that_set_nothing_on_purpose_are_let_be(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    assert load().settings == Settings()
+
+
+def test_every_setting_has_a_variable_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "bootstrap": "h:1",
+        "deployment": "d",
+        "security": '{"protocol": "SSL"}',
+        "data_dir": "/d",
+        "store": "s",
+        "policy": "p",
+        "partitions": "3",
+        "replication_factor": "3",
+    }
+    assert set(values) == set(Settings.model_fields)
+    for name, value in values.items():
+        monkeypatch.setenv(f"HEADRACE_{name.upper()}", value)
+    assert all(getattr(load().settings, name) != getattr(Settings(), name) for name in values)
 
 
 def test_a_wrong_password_type_is_not_shown(tmp_path: Path) -> None:
@@ -78,12 +131,26 @@ def test_a_wrong_password_type_is_not_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("bootstap = 'x:1'", "bootstap: there is no such setting"), ("a = [", "config = "), ("security = 3", "security")],
+    [
+        ("bootstap = 'x:1'", "bootstap = 'x:1' (from file headrace.toml): there is no such setting; did you mean bootstrap?"),
+        (
+            "[securty]\nsasl_password = 'hush'",
+            "securty (from file headrace.toml): there is no such setting; did you mean security?",
+        ),
+        ("[security]\nsasl_passwor = 'hush'", "security.sasl_passwor (from file headrace.toml): there is no such setting"),
+        ("[security]\nprotocl = 'SSL'", "security.protocl = 'SSL' (from file headrace.toml): there is no such setting"),
+        ("a = [", "config = 'headrace.toml': "),
+        ("security = 3", "security = 3 (from file headrace.toml): "),
+        ("[bootstrap]\na = 1", "bootstrap (from file headrace.toml): "),
+    ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "headrace.toml").write_text(text)
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError) as caught:
         load()
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
 def test_a_missing_file_that_was_asked_for_is_an_error(tmp_path: Path) -> None:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-from pydantic import BaseModel
 
 from headrace_schemas.derived import SignalRejection
 from headrace_schemas.events import SignalRejected
 from headrace_schemas.ids import derive_id
-from headrace_streams.runtime.stage import Output, Record, Stage, Step
+from headrace_schemas.topology import StageTopology
+from headrace_streams.policy import Policy
+from headrace_streams.runtime.stage import Fold, FoldStage, Record, RuleVersion, Step, Write
 
 
-class CountingPolicy(BaseModel):
+class CountingPolicy(Policy):
     step: int = 1
 
 
-class CountingFold:
+class CountingFold(Fold):
     """Writes one rejection a record that says how many its key had; `explode` raises."""
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
+    def __init__(self, body: Mapping[str, Any], digest: str) -> None:
         self.by = CountingPolicy(**body).step
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
@@ -31,7 +31,7 @@ class CountingFold:
         data = SignalRejection(interaction_id=key, event_id=str(count), reason="counted", rule="test")
         name = derive_id("counted", key, count)
         event = SignalRejected(specversion="1.0", id=name, source="headrace:counting", data=data)
-        return Step([Output("rejections", key, event)], {key: count}, {"counted": 1})
+        return Step([Write("rejections", key, event)], {key: count}, {"counted": 1})
 
     def dump(self, key: str, value: Any) -> bytes:
         return str(value).encode()
@@ -39,16 +39,11 @@ class CountingFold:
     def load(self, key: str, value: bytes) -> Any:
         return int(value)
 
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        return ()
 
-
-COUNTING = Stage(
-    name="counting",
-    inputs=("signals",),
-    outputs=("rejections",),
-    version=1,
+COUNTING = FoldStage(
+    topology=StageTopology(
+        name="counting", description="for tests", inputs=("signals",), outputs=("rejections",), counters=("counted",)
+    ),
     policy=CountingPolicy,
-    build=CountingFold,
-    boxes=("counted",),
+    versions={1: RuleVersion(CountingFold)},
 )

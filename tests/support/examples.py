@@ -111,7 +111,7 @@ class Curated(Tape):
     def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
         self.policy = CuratePolicy(**policy)
-        super().__init__(build(self.policy.body(), recorded), "examples", through_dump=through_dump)
+        super().__init__(build(self.policy.body(), recorded or self.policy.digest), "examples", through_dump=through_dump)
         self.days = 0.0
 
     def feed(self, *values: bytes | None, **ignored: Any) -> list[Any]:

@@ -85,7 +85,7 @@ def _signals() -> list[bytes]:
 
 def _examples() -> list[bytes]:
     """What the reward stage makes of a number of interactions, good and bad, and of second thoughts about them."""
-    tape = Tape(reward.build({}), "signals")
+    tape = Tape(reward.build({}, "sha256:test"), "signals")
     for number in range(12):
         tape.feed(interaction(f"i{number}", prompt=f"how many of {number % 9}?", output=f"select {number}", train=number != 3))
         tape.feed(

@@ -12,16 +12,17 @@ from headrace_schemas.codec import decode
 from headrace_schemas.events import Event, RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import admin, clients
-from headrace_streams.runtime.fold_task import PartitionTask
+from headrace_streams.kafka.reader import Reader
+from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
-from headrace_streams.runtime.stage import Record, Stage
+from headrace_streams.runtime.stage import FoldStage, Record
 from headrace_streams.runtime.step import Produced, process
 from headrace_streams.settings import Settings
 
 Input = tuple[bytes | None, bytes | None]  # key, value
 
 
-async def declare(settings: Settings, *stages: Stage) -> None:
+async def declare(settings: Settings, *stages: FoldStage) -> None:
     """The changelogs of stages that only tests know."""
     await admin.declare(settings, [changelog(stage.name, topic) for stage in stages for topic in stage.inputs])
 
@@ -38,7 +39,7 @@ async def publish(settings: Settings, topic: str, partition: int, inputs: Iterab
 
 async def read(settings: Settings, topic: str, partition: int) -> list[ConsumerRecord]:
     """All committed records of a partition."""
-    return [record async for record in clients.read_partition(settings, topic, partition)]
+    return [record async for record in Reader(settings).read_partition(topic, partition)]
 
 
 async def position_of(settings: Settings, stage: str, topic: str, partition: int) -> Position:
@@ -56,7 +57,7 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0,
             await asyncio.sleep(every)
 
 
-async def run_until_read(task: PartitionTask, seconds: float = 60.0) -> None:
+async def run_until_read(task: FoldTask, seconds: float = 60.0) -> None:
     """Runs a task until it has no lag, then stops it. Raises what the task raises."""
 
     async def idle() -> bool:
@@ -73,14 +74,14 @@ async def run_until_read(task: PartitionTask, seconds: float = 60.0) -> None:
 
 
 async def oracle(
-    settings: Settings, stage: Stage, topic: str, partition: int, body: Mapping[str, Any], end: int | None = None
+    settings: Settings, stage: FoldStage, topic: str, partition: int, body: Mapping[str, Any], end: int | None = None
 ) -> tuple[list[Produced], dict[str, bytes], Position]:
     """What the pure fold makes of the recorded input up to offset `end`, switching policies where `rules` says so."""
     counts = await clients.partition_counts(settings, [*stage.outputs, "dead-letters"])
     rules = [event.data for event in map(_decoded, await read(settings, "rules", 0)) if isinstance(event, RulesActivated)]
     mine = [rule for rule in rules if (rule.stage, rule.topic, rule.partition) == (stage.name, topic, partition)]
-    switches = {rule.from_offset: rule.body for rule in mine}
-    fold = stage.build(body)
+    switches = {rule.from_offset: rule for rule in mine}
+    fold = stage.newest(body)
     produced: list[Produced] = []
     state: dict[str, Any] = {}
     counters: dict[str, int] = {}
@@ -89,7 +90,8 @@ async def oracle(
         if end is not None and message.offset >= end:
             break
         for start in sorted(start for start in switches if start <= message.offset):
-            fold = stage.build(switches.pop(start))
+            rule = switches.pop(start)
+            fold = stage.build(rule.version, rule.body, rule.digest)
         now, offset = max(now, message.timestamp), message.offset
         record = Record(topic, partition, offset, message.timestamp, now, message.key, message.value, message.headers)
         done = process(stage.name, fold, state, record, counts)
@@ -99,7 +101,7 @@ async def oracle(
                 state.pop(key, None)
             else:
                 state[key] = value
-        for name, count in done.counts.items():
+        for name, count in done.counters.items():
             counters[name] = counters.get(name, 0) + count
     dumped = {key: fold.dump(key, value) for key, value in state.items()}
     return produced, dumped, Position(next_offset=offset + 1, now=now, counters=counters)
@@ -109,7 +111,7 @@ def _decoded(record: ConsumerRecord) -> Event:
     return decode(record.value, record.headers)
 
 
-async def outputs_of(settings: Settings, stage: Stage, topic: str, partition: int) -> dict[tuple[str, int], list[Produced]]:
+async def outputs_of(settings: Settings, stage: FoldStage, topic: str, partition: int) -> dict[tuple[str, int], list[Produced]]:
     """The live outputs of one task, per output partition in log order."""
     counts = await clients.partition_counts(settings, [*stage.outputs, "dead-letters"])
     found: dict[tuple[str, int], list[Produced]] = {}
@@ -124,7 +126,7 @@ async def outputs_of(settings: Settings, stage: Stage, topic: str, partition: in
     return found
 
 
-async def changelog_state(settings: Settings, stage: Stage, topic: str, partition: int) -> dict[str, bytes]:
+async def changelog_state(settings: Settings, stage: FoldStage, topic: str, partition: int) -> dict[str, bytes]:
     """A task's state as its changelog has it, without the position."""
     state: dict[str, bytes] = {}
     for record in await read(settings, changelog(stage.name, topic).name, partition):
@@ -138,7 +140,7 @@ async def changelog_state(settings: Settings, stage: Stage, topic: str, partitio
 
 
 async def assert_exact(
-    settings: Settings, stage: Stage, topic: str, partitions: Sequence[int], body: Mapping[str, Any]
+    settings: Settings, stage: FoldStage, topic: str, partitions: Sequence[int], body: Mapping[str, Any]
 ) -> Position:
     """Outputs, order, state and counters of each partition's task are the pure fold's. Returns the last one's position."""
     position = Position()

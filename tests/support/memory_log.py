@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
-from headrace_lake.verify import LogRecord
+from headrace_lake.log import LogRecord
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import Rules
+from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.runtime.journal import POSITION_KEY, Position, encode_position
-from headrace_streams.runtime.stage import Record, Stage
+from headrace_streams.runtime.stage import FoldStage, Record
 from headrace_streams.runtime.step import Produced, process
 
 
@@ -48,7 +48,7 @@ class MemoryLog:
     def write(self, produced: Produced) -> None:
         self.append(produced.topic, produced.partition, produced.key, produced.value, produced.headers)
 
-    def run(self, stage: Stage, body: Mapping[str, Any]) -> None:
+    def run(self, stage: FoldStage, body: Mapping[str, Any]) -> None:
         """What a live task of `stage` would do with all input there is."""
         counts = {topic: self.count for topic in (*stage.outputs, "dead-letters")}
         for topic in stage.inputs:
@@ -56,9 +56,9 @@ class MemoryLog:
                 self._run_partition(stage, body, topic, partition, counts)
 
     def _run_partition(
-        self, stage: Stage, body: Mapping[str, Any], topic: str, partition: int, counts: Mapping[str, int]
+        self, stage: FoldStage, body: Mapping[str, Any], topic: str, partition: int, counts: Mapping[str, int]
     ) -> None:
-        rules = Rules(
+        rules = RulesActivation(
             stage=stage.name,
             topic=topic,
             partition=partition,
@@ -69,13 +69,13 @@ class MemoryLog:
         )
         event = RulesActivated(specversion="1.0", id="rules", source="headrace:test", data=rules)
         self.append("rules", 0, f"{stage.name}/{topic}/{partition}".encode(), encode(event))
-        fold, state, counters, now, offset = stage.build(body), {}, {}, 0, -1
+        fold, state, counters, now, offset = stage.newest(body), {}, {}, 0, -1
         for found in self.records.get((topic, partition), []):
             now, offset = max(now, found.timestamp), found.offset
             record = Record(topic, partition, found.offset, found.timestamp, now, found.key, found.value, found.headers)
             done = process(stage.name, fold, state, record, counts)
             state = {key: value for key, value in {**state, **done.changes}.items() if value is not None}
-            for name, count in done.counts.items():
+            for name, count in done.counters.items():
                 counters[name] = counters.get(name, 0) + count
             for produced in done.produced:
                 self.write(produced)

@@ -9,7 +9,7 @@ from headrace_processors.release.policy import ReleasePolicy
 from headrace_schemas import derived, events
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import Adapter, Comparison, Evaluation, Gain, Release, Requirement
+from headrace_schemas.derived import Adapter, Comparison, Evaluation, Gain, ReleaseDecision, Requirement
 from support.examples import BUCKET
 from support.signals import Tape, at
 
@@ -93,9 +93,9 @@ class Released(Tape):
     def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
         self.policy = ReleasePolicy(**policy)
-        super().__init__(build(self.policy.body(), recorded), "outcomes", through_dump=through_dump)
+        super().__init__(build(self.policy.body(), recorded or self.policy.digest), "outcomes", through_dump=through_dump)
 
-    def answer(self, value: bytes) -> tuple[str, Release]:
+    def answer(self, value: bytes) -> tuple[str, ReleaseDecision]:
         """(kind of answer, answer) to one record, which must have exactly one."""
         [made] = [output for output in self.feed(value) if output.topic == "releases.history"]
         return type(made.value).__name__.removeprefix("Release").lower(), made.value.data  # type: ignore[union-attr,return-value]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import Adapter, Release
+from headrace_schemas.derived import Adapter, ReleaseDecision
 from headrace_schemas.events import Event
 from headrace_streams.adapter_store import Store
 from headrace_streams.kafka import clients
@@ -33,8 +33,8 @@ def adapter(settings: Settings, folder: Path, seed: int = 0) -> Adapter:
     return Store(settings.store).put(folder)
 
 
-def release(sequence: int, adapter: Adapter | None, bucket: str = BUCKET, **fields: Any) -> Release:
-    return Release(
+def release(sequence: int, adapter: Adapter | None, bucket: str = BUCKET, **fields: Any) -> ReleaseDecision:
+    return ReleaseDecision(
         **{
             "release_id": f"{bucket}-{sequence}",
             "sequence": sequence,

@@ -12,12 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 from headrace_lake.kafka_log import KafkaLog
-from headrace_lake.status import TaskStatus, summed, task_statuses
-from headrace_processors.stages import STAGES
-from headrace_streams.kafka import clients
+from headrace_lake.status import TaskStatus, stage_status, task_statuses
+from headrace_schemas.topology import STAGES_BY_NAME, TOPOLOGY
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 
-INPUTS = [(stage.name, topic) for stage in STAGES for topic in stage.inputs]
 POLL = 0.5
 
 
@@ -108,13 +107,13 @@ class Ring:
 
     async def _look(self, published: int | None, trained: bool) -> tuple[list[TaskStatus], list[str]]:
         log = KafkaLog(self.settings)
-        tasks = await task_statuses(log, [*INPUTS, ("train", "batches")])
+        tasks = await task_statuses(log, TOPOLOGY)
         open_ = [
             f"{task.stage}/{task.topic}/{task.partition} lag {task.lag}" for task in tasks if task.stage != "train" and task.lag
         ]
-        stages = {stage.name: summed(stage, tasks) for stage in STAGES}
-        if published is not None and stages["intake"].records < published:
-            open_.append(f"intake saw {stages['intake'].records} of {published}")
+        seen = stage_status(STAGES_BY_NAME["intake"], tasks).records
+        if published is not None and seen < published:
+            open_.append(f"intake saw {seen} of {published}")
         if trained:
             batches = await count(self.settings, "batches")
             done = sum(task.counters.get("in", 0) for task in tasks if task.stage == "train")
@@ -133,4 +132,4 @@ def counters(tasks: list[TaskStatus]) -> dict[str, Counter[str]]:
 
 async def count(settings: Settings, topic: str) -> int:
     """Committed records on a topic."""
-    return sum([1 async for _ in clients.read_topic(settings, topic)])
+    return sum([1 async for _ in Reader(settings).read_topic(topic)])

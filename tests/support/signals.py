@@ -11,7 +11,7 @@ import msgspec
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import Event
 from headrace_schemas.times import rfc3339
-from headrace_streams.runtime.stage import Fold, Output, Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
 START_MS = 1_790_000_000_000
 MINUTE_MS = 60_000
@@ -81,10 +81,10 @@ class Tape:
         self.fold, self.topic, self.through_dump = fold, topic, through_dump
         self.state: dict[str, Any] = {}
         self.counts: Counter[str] = Counter()
-        self.outputs: list[Output] = []
+        self.outputs: list[Write] = []
         self.records = 0
 
-    def feed(self, *values: bytes | None, headers: Iterable[tuple[str, bytes]] = (), key: bytes | None = None) -> list[Output]:
+    def feed(self, *values: bytes | None, headers: Iterable[tuple[str, bytes]] = (), key: bytes | None = None) -> list[Write]:
         """What the values put out, all together."""
         before = len(self.outputs)
         for value in values:
@@ -100,7 +100,7 @@ class Tape:
                 self.state.pop(key, None)
             else:
                 self.state[key] = self.fold.load(key, self.fold.dump(key, value)) if self.through_dump else value
-        self.counts.update(step.counts)
+        self.counts.update(step.counters)
         self.counts = Counter({box: count for box, count in self.counts.items() if count})
         self.outputs += step.outputs
 
@@ -108,15 +108,15 @@ class Tape:
         return {key: self.fold.dump(key, value) for key, value in self.state.items()}
 
 
-def events_on(outputs: Iterable[Output], topic: str) -> list[Event]:
+def events_on(outputs: Iterable[Write], topic: str) -> list[Event]:
     return [event_of(output) for output in outputs if output.topic == topic]
 
 
-def event_of(output: Output) -> Event:
+def event_of(output: Write) -> Event:
     return decode(output.value) if isinstance(output.value, bytes) else decode(encode(output.value))
 
 
-def tree_of(output: Output) -> Mapping[str, Any]:
+def tree_of(output: Write) -> Mapping[str, Any]:
     """As plain JSON, with what the events don't know."""
     value = output.value if isinstance(output.value, bytes) else encode(output.value)
     tree: Mapping[str, Any] = msgspec.json.decode(value)

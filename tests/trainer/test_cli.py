@@ -7,12 +7,12 @@ import pytest
 from headrace_cli.common import CliError
 from headrace_schemas.derived import Comparison, Gain, Measure, Requirement
 from headrace_trainer.cli import _print
-from headrace_trainer.spec import Report
-from headrace_trainer.stage.by_hand import Outcome
+from headrace_trainer.spec import EvaluationReport
+from headrace_trainer.stage.by_hand import JobSummary
 
 MEASURE = Measure(value=0.5, low=0.4, high=0.6, n=40)
 GAIN = Gain(value=0.1, low=0.05, high=0.2)
-REPORT = Report(
+REPORT = EvaluationReport(
     {"loss": MEASURE},
     {"loss": MEASURE},
     Comparison(loss_gain=GAIN, n=40, wins=9, losses=1, ties=30, p_value=0.01),
@@ -21,7 +21,7 @@ REPORT = Report(
 
 
 def test_figures_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = Outcome("sha256:a", 24, 9, 500, 1.5, REPORT, recorded="sha256:a")
+    outcome = JobSummary("sha256:a", 24, 9, 500, 1.5, REPORT, recorded="sha256:a")
     assert _print(outcome, as_json=False) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["adapter"] == "sha256:a"
@@ -34,5 +34,5 @@ def test_figures_for_people_and_for_programs(capsys: pytest.CaptureFixture[str])
 
 def test_another_digest_than_the_recorded_one_is_a_no() -> None:
     with pytest.raises(CliError, match="the log has sha256:b") as error:
-        _print(Outcome("sha256:a", 24, 9, 500, 1.5, REPORT, recorded="sha256:b"), as_json=True)
+        _print(JobSummary("sha256:a", 24, 9, 500, 1.5, REPORT, recorded="sha256:b"), as_json=True)
     assert error.value.code == 1

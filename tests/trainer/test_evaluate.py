@@ -8,21 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from headrace_trainer.data.rows import Lesson, row_of
-from headrace_trainer.evaluation.evaluate import INCUMBENT, bootstrap, evaluate, generate, serving, sign_test
+from headrace_trainer.data.rows import TokenisedExample, tokenise
+from headrace_trainer.evaluation.evaluate import INCUMBENT, evaluate
+from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
-from headrace_trainer.learning.loop import row_losses, train
-from headrace_trainer.model import lora as adapters
+from headrace_trainer.evaluation.statistics import bootstrap, sign_test
+from headrace_trainer.learning.loop import train
+from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base
+from headrace_trainer.objectives.sft import row_losses
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
-from support import lessons
+from support import training_data
 
 POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
 
 
-def held_out(base: Base, numbers: range) -> list[Lesson]:
-    examples = [lessons.example(number) for number in numbers]
-    return [Lesson(row_of(base.tokenizer, example, 1.0, 200), example) for example in examples]
+def held_out(base: Base, numbers: range) -> list[TokenisedExample]:
+    examples = [training_data.example(number) for number in numbers]
+    return [TokenisedExample(tokenise(base.tokenizer, example, 1.0, 200), example) for example in examples]
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -64,16 +67,16 @@ def test_the_sign_test() -> None:
 @pytest.fixture(scope="module")
 def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = load_base(str(tiny_base))
-    model, _ = adapters.attach(base.model, lessons.HYPER, 3)
+    model, _ = lora.attach(base.model, training_data.HYPER, 3)
     rows = [test.row for test in held_out(base, range(40))]
-    train(model, base, rows, [], lessons.HYPER, seed=3, precision="fp32")
-    return adapters.save(model, tmp_path_factory.mktemp("trained") / "adapter")
+    train(model, base, rows, [], training_data.HYPER, seed=3, precision="fp32")
+    return lora.save(model, tmp_path_factory.mktemp("trained") / "adapter")
 
 
 def test_broken_weights_lose_in_figures_that_are_numbers(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    model, _ = adapters.attach(base.model, lessons.HYPER, 1)
-    adapters.add(model, trained, INCUMBENT)
+    model, _ = lora.attach(base.model, training_data.HYPER, 1)
+    lora.add(model, trained, INCUMBENT)
     with torch.no_grad():
         next(value for name, value in model.named_parameters() if "lora_B.default" in name).fill_(math.nan)
     report = evaluate(model, base, held_out(base, range(50, 55)), policy=POLICY)
@@ -86,7 +89,7 @@ def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, traine
     base = load_base(str(tiny_base))
     tests = held_out(base, range(50, 80))
     plain = row_losses(base.model, [test.row for test in tests], base, 8192, "fp32")
-    model = adapters.load(base.model, trained)
+    model = lora.load(base.model, trained)
     asked = [
         RequirementPolicy(name="good", metric="loss", target=1e9, direction="at_most"),
         RequirementPolicy(name="gains", metric="loss_gain", target=50.0),
@@ -104,7 +107,7 @@ def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, traine
         (False, report.comparison.loss_gain.value),
         (False, None),
     ]
-    adapters.add(model, trained, INCUMBENT)
+    lora.add(model, trained, INCUMBENT)
     again = evaluate(model, base, tests, policy=POLICY)
     assert again.comparison.loss_gain.value == 0
     assert again.incumbent == again.candidate == report.candidate
@@ -113,11 +116,11 @@ def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, traine
 def test_generation_is_asked_only_for_what_may_pass(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     tests = held_out(base, range(50, 80))
-    model = adapters.load(base.model, trained)
+    model = lora.load(base.model, trained)
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
     with Grader(grader) as judge:
         passed = evaluate(model, base, tests, policy=POLICY, grader=judge)
-        adapters.add(model, trained, INCUMBENT)
+        lora.add(model, trained, INCUMBENT)
         same = evaluate(model, base, tests, policy=POLICY, grader=judge)
     assert (passed.comparison.wins, passed.comparison.losses, passed.comparison.ties) == (0, 0, 30)
     assert passed.comparison.p_value == 1.0
@@ -130,7 +133,7 @@ def test_batched_answers_are_those_of_one_at_a_time(tiny_base: Path, trained: Pa
     base = load_base(str(tiny_base))
     rows = [test.row for test in held_out(base, range(95, 109))]
     random.Random(3).shuffle(rows)
-    model = adapters.load(base.model, trained)
+    model = lora.load(base.model, trained)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with serving(model, "default"):
         batched = generate(model, rows, base, POLICY, "fp32")
@@ -143,7 +146,7 @@ def test_batched_answers_are_those_of_one_at_a_time(tiny_base: Path, trained: Pa
 def test_without_tests_nothing_is_measured(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     report = evaluate(
-        adapters.load(base.model, trained),
+        lora.load(base.model, trained),
         base,
         [],
         policy=POLICY,

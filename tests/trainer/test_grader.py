@@ -7,9 +7,9 @@ import pytest
 
 from headrace_trainer.evaluation.grader import Grader, GraderMissing
 from headrace_trainer.policy import GraderPolicy
-from support import lessons
+from support import training_data
 
-EXAMPLE = lessons.example(1)
+EXAMPLE = training_data.example(1)
 
 
 def policy(function: str, **changed: object) -> GraderPolicy:

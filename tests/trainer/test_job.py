@@ -16,40 +16,40 @@ from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Content
 from headrace_streams.adapter_store import Store
-from headrace_trainer.data.rows import MemberRefused
+from headrace_trainer.data.members import MemberRefused
 from headrace_trainer.job.process import JobFailed, JobProcess
 from headrace_trainer.job.run import run
-from headrace_trainer.model import lora as adapters
+from headrace_trainer.model import lora
 from headrace_trainer.model.lora import AdapterInvalid
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
-from headrace_trainer.spec import JobResult, JobSpec, Moment
-from support import lessons
+from headrace_trainer.spec import JobProgress, JobResult, JobSpec
+from support import training_data
 
-TRAIN = [lessons.made(number) for number in range(24)]
-WATCH = [lessons.made(number, "validation") for number in range(30, 34)]
-TESTS = [lessons.made(number, "test") for number in range(40, 72)]
-EARLIER = [lessons.made(number) for number in range(80, 86)]
-BATCH = lessons.batch([made.member for made in (*TRAIN, *WATCH)], [made.member for made in TESTS])
+TRAIN = [training_data.recorded(number) for number in range(24)]
+WATCH = [training_data.recorded(number, "validation") for number in range(30, 34)]
+TESTS = [training_data.recorded(number, "test") for number in range(40, 72)]
+EARLIER = [training_data.recorded(number) for number in range(80, 86)]
+BATCH = training_data.batch([made.member for made in (*TRAIN, *WATCH)], [made.member for made in TESTS])
 VALUES = {(made.member.example_id, made.member.revision): made.value for made in (*TRAIN, *WATCH, *TESTS, *EARLIER)}
 
 
 @pytest.fixture
 def spec(tiny_base: Path, tmp_path: Path) -> JobSpec:
-    start = lessons.start(BATCH, rehearsal=[made.member for made in EARLIER])
+    start = training_data.start(BATCH, rehearsal=[made.member for made in EARLIER])
     return JobSpec(start, BATCH, str(tiny_base), VALUES, tmp_path / "run", threads=1, checkpoint_seconds=0.0)
 
 
-def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[Moment]]:
-    """Result and moments of a job in its own process; killed when it tells of step `kill_at`."""
+def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[JobProgress]]:
+    """Result and steps of a job in its own process; killed when it tells of step `kill_at`."""
 
-    async def follow() -> tuple[JobResult | None, list[Moment]]:
-        moments = []
+    async def follow() -> tuple[JobResult | None, list[JobProgress]]:
+        steps = []
         async for event in JobProcess(spec).events():
             if isinstance(event, JobResult):
-                return event, moments
-            moments.append(event)
+                return event, steps
+            steps.append(event)
             if kill_at is not None and event.step >= kill_at:
-                return None, moments
+                return None, steps
         raise AssertionError("a job ended without a result")
 
     return asyncio.run(follow())
@@ -58,7 +58,7 @@ def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | N
 def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     here = run(spec)
-    there, moments = in_process(replace(spec, folder=tmp_path / "other"))
+    there, steps = in_process(replace(spec, folder=tmp_path / "other"))
     assert there is not None
     killed = replace(spec, folder=tmp_path / "killed")
     assert in_process(killed, kill_at=1)[0] is None
@@ -67,10 +67,10 @@ def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> No
     digests = {store.put(result.folder).digest for result in (here, there, resumed)}
     assert len(digests) == 1
     assert here.report == there.report == resumed.report
-    assert (here.rows, here.warm) == (30, False)
+    assert (here.rows, here.warm_started) == (30, False)
     assert here.report.comparison.loss_gain.low > 0
-    assert {moment.phase for moment in moments} >= {"training", "validation", "evaluation"}
-    other = run(replace(spec, start=lessons.start(BATCH, seed=8), folder=tmp_path / "seed"))
+    assert {progress.phase for progress in steps} >= {"training", "validation", "evaluation"}
+    other = run(replace(spec, start=training_data.start(BATCH, seed=8), folder=tmp_path / "seed"))
     assert store.put(other.folder).digest not in digests
 
 
@@ -84,8 +84,8 @@ def test_rows_are_cut_to_what_the_model_reaches(spec: JobSpec, tmp_path: Path) -
         num_attention_heads=2, word_embed_proj_dim=16, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     OPTForCausalLM(config).save_pretrained(folder)
-    long = lessons.made(99, content=Content(prompt="a b c d e f g " * 20, output="", target="1 2 3 4"))
-    start = lessons.start(BATCH, rehearsal=[long.member])
+    long = training_data.recorded(99, content=Content(prompt="a b c d e f g " * 20, output="", target="1 2 3 4"))
+    start = training_data.start(BATCH, rehearsal=[long.member])
     values = {**VALUES, (long.member.example_id, 1): long.value}
     grader = GraderPolicy(name="support.graders:same")
     evaluation = EvaluationPolicy(generate="always")
@@ -103,14 +103,14 @@ def test_what_a_kill_left_of_an_adapter_is_no_part_of_the_next(spec: JobSpec, tm
 def test_a_checkpoint_of_other_pins_is_not_gone_on_from(spec: JobSpec, tmp_path: Path) -> None:
     """A log that was begun anew on kept data: the same batch and so the same run id, under another policy."""
 
-    def stop(moment: Moment) -> None:
-        if moment.step == 3:
+    def stop(progress: JobProgress) -> None:
+        if progress.step == 3:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
         run(spec, stop)
     assert (spec.folder / "checkpoint.safetensors").exists()
-    other = replace(spec, start=lessons.start(BATCH, seed=8))
+    other = replace(spec, start=training_data.start(BATCH, seed=8))
     store = Store(tmp_path / "store")
     mixed, clean = run(other), run(replace(other, folder=tmp_path / "clean"))
     assert store.put(mixed.folder).digest == store.put(clean.folder).digest
@@ -118,14 +118,14 @@ def test_a_checkpoint_of_other_pins_is_not_gone_on_from(spec: JobSpec, tmp_path:
 
 def test_it_goes_on_from_what_is_served_unless_the_shape_changed(spec: JobSpec, tmp_path: Path) -> None:
     first = run(spec)
-    more = replace(spec, parent=first.folder, folder=tmp_path / "second", start=lessons.start(BATCH, run_id="r2"))
+    more = replace(spec, parent=first.folder, folder=tmp_path / "second", start=training_data.start(BATCH, run_id="r2"))
     second = run(more)
-    assert second.warm
+    assert second.warm_started
     assert second.report.incumbent["loss"] == first.report.candidate["loss"]
     assert second.report.candidate["loss"].value < first.report.candidate["loss"].value
-    wider = lessons.HYPER.model_copy(update={"r": 6}).model_dump(mode="json")
-    anew = run(replace(more, start=lessons.start(BATCH, hyperparameters=wider, run_id="r3"), folder=tmp_path / "third"))
-    assert not anew.warm
+    wider = training_data.HYPER.model_copy(update={"r": 6}).to_wire()
+    anew = run(replace(more, start=training_data.start(BATCH, hyperparameters=wider, run_id="r3"), folder=tmp_path / "third"))
+    assert not anew.warm_started
     assert anew.report.incumbent["loss"] == first.report.candidate["loss"]
 
 
@@ -133,7 +133,7 @@ def test_an_adapter_is_evaluated_without_training(spec: JobSpec, tmp_path: Path)
     first = run(spec)
     again = run(replace(spec, candidate=first.folder, folder=tmp_path / "again"))
     assert again.report == first.report
-    assert again.trained is None
+    assert again.training is None
 
 
 def test_success_and_requirements(spec: JobSpec) -> None:
@@ -176,8 +176,8 @@ if __name__ == "__main__":
 
 
 def test_a_job_dies_with_its_trainer(spec: JobSpec, tmp_path: Path) -> None:
-    endless = lessons.HYPER.model_copy(update={"steps": 20_000}).model_dump(mode="json")
-    (tmp_path / "spec").write_bytes(pickle.dumps(replace(spec, start=lessons.start(BATCH, hyperparameters=endless))))
+    endless = training_data.HYPER.model_copy(update={"steps": 20_000}).to_wire()
+    (tmp_path / "spec").write_bytes(pickle.dumps(replace(spec, start=training_data.start(BATCH, hyperparameters=endless))))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     trainer = subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path / "spec")], env=environment)
     deadline = time.monotonic() + 60
@@ -198,7 +198,7 @@ def test_a_job_dies_with_its_trainer(spec: JobSpec, tmp_path: Path) -> None:
 
 
 def test_saved_files_name_no_machine(spec: JobSpec) -> None:
-    config = adapters.config_of(run(spec).folder)
+    config = lora.config_of(run(spec).folder)
     assert config["base_model_name_or_path"] is None
     assert config["target_modules"] == sorted(config["target_modules"])
     assert "peft_version" not in config

@@ -15,32 +15,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from headrace_trainer.learning.loop import accumulate, plan, rate, row_losses, split_by_tokens, train
-from headrace_trainer.model import base as base_module
-from headrace_trainer.model import lora as adapters
-from headrace_trainer.model.base import Base, BaseMissing, collate, load_base, precision_for, token_losses
+from headrace_trainer.data.rows import TokenRow
+from headrace_trainer.learning.loop import learning_rate_share, plan_steps, train
+from headrace_trainer.model import lora
+from headrace_trainer.model import precision as precision_module
+from headrace_trainer.model.base import Base, BaseMissing, load_base
+from headrace_trainer.model.precision import precision_for
+from headrace_trainer.objectives.sft import accumulate, collate, row_losses, split_by_tokens, token_losses
 from headrace_trainer.policy import Hyperparameters
-from headrace_trainer.spec import Row
 
 HYPER = Hyperparameters(
-    r=4, alpha=8, learning_rate=1e-2, epochs=2, batch_rows=8, batch_tokens=200, validation_rows=2, precision="fp32"
+    r=4, alpha=8, learning_rate=1e-2, epochs=2, rows_per_step=8, batch_tokens=200, validation_rows=2, precision="fp32"
 )
 
 
-def rows_of(count: int, seed: int = 0) -> list[Row]:
+def rows_of(count: int, seed: int = 0) -> list[TokenRow]:
     random = torch.Generator().manual_seed(seed)
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
         length = int(torch.randint(low, high, (1,), generator=random))
         return tuple(torch.randint(3, 250, (length,), generator=random).tolist())
 
-    return [Row(f"e{index}", tokens(2, 12), tokens(1, 20), 0.1 + index % 5) for index in range(count)]
+    return [TokenRow(f"e{index}", tokens(2, 12), tokens(1, 20), 0.1 + index % 5) for index in range(count)]
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    found = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    copies = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
     model.zero_grad()
-    return found
+    return copies
 
 
 @pytest.fixture
@@ -49,17 +51,17 @@ def base(tiny_base: Path) -> Base:
 
 
 def test_accumulation_changes_nothing(base: Base) -> None:
-    model, _ = adapters.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
+    model, _ = lora.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.normal_(0, 0.02)
     rows = rows_of(8)
-    one = accumulate(model, rows, base, 10**6, "fp32")
+    at_once = accumulate(model, rows, base, 10**6, "fp32")
     whole = gradients(model)
-    eight = accumulate(model, rows, base, 1, "fp32")
+    row_by_row = accumulate(model, rows, base, 1, "fp32")
     parts = gradients(model)
-    assert eight == pytest.approx(one, rel=1e-6)
+    assert row_by_row == pytest.approx(at_once, rel=1e-6)
     assert whole
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
@@ -69,7 +71,7 @@ def test_accumulation_changes_nothing(base: Base) -> None:
 def test_weights_are_relative(base: Base) -> None:
     rows = rows_of(6)
     doubled = [row._replace(weight=row.weight * 7) for row in rows]
-    model, _ = adapters.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
+    model, _ = lora.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
     assert accumulate(model, rows, base, 500, "fp32") == pytest.approx(accumulate(model, doubled, base, 500, "fp32"), rel=1e-5)
 
 
@@ -114,9 +116,9 @@ def test_row_losses_keep_the_order(base: Base) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(2, 90), min_size=1, max_size=70), st.integers(1, 9), st.integers(0, 3))
 def test_a_pass_sees_every_row_once(lengths: list[int], batch: int, seed: int) -> None:
-    hyper = Hyperparameters(batch_rows=batch, epochs=1)
-    steps = plan(lengths, hyper, seed)
-    longer = plan(lengths, hyper.model_copy(update={"epochs": 2.0}), seed)
+    hyper = Hyperparameters(rows_per_step=batch, epochs=1)
+    steps = plan_steps(lengths, hyper, seed)
+    longer = plan_steps(lengths, hyper.model_copy(update={"epochs": 2.0}), seed)
     assert all(1 <= len(step) <= batch for step in steps)
     assert len({index for step in steps for index in step}) == sum(len(step) for step in steps)
     assert sum(len(step) for step in steps) == len(lengths)
@@ -126,47 +128,47 @@ def test_a_pass_sees_every_row_once(lengths: list[int], batch: int, seed: int) -
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
 def test_micro_batches_hold_the_budget(lengths: list[int], budget: int) -> None:
-    rows = [Row(str(index), (1,), (2,) * length) for index, length in enumerate(lengths)]
+    rows = [TokenRow(str(index), (1,), (2,) * length) for index, length in enumerate(lengths)]
     batches = split_by_tokens(rows, budget)
     assert sorted(row.example_id for batch in batches for row in batch) == sorted(row.example_id for row in rows)
     assert all(len(batch) == 1 or len(batch) * max(row.length for row in batch) <= budget for batch in batches)
 
 
 def test_the_rate_rises_and_falls() -> None:
-    rates = [rate(step, 20, 0.2) for step in range(20)]
+    rates = [learning_rate_share(step, 20, 0.2) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert all(after < before for before, after in itertools.pairwise(rates[3:]))
     assert 0 < rates[-1] < 0.1
-    assert rate(0, 1, 0.1) == 1.0
+    assert learning_rate_share(0, 1, 0.1) == 1.0
 
 
 def test_training_lowers_the_loss_and_keeps_the_best(base: Base) -> None:
     rows = rows_of(24)
-    model, _ = adapters.attach(base.model, HYPER, 1)
+    model, _ = lora.attach(base.model, HYPER, 1)
     before = row_losses(model, rows, base, 500, "fp32")
-    looks = []
+    validations = []
     result = train(
         model, base, rows, rows[:4], HYPER.model_copy(update={"epochs": 8.0}), seed=3, precision="fp32",
-        progress=lambda moment: looks.append(moment),
+        on_progress=lambda progress: validations.append(progress),
     )  # fmt: skip
     after = row_losses(model, rows, base, 500, "fp32")
     assert sum(after) < sum(before)
-    assert result.validation == min(look.loss for look in looks if look.phase == "validation")
-    kept = sum(row_losses(model, rows[:4], base, 500, "fp32")) / 4
-    assert kept == pytest.approx(result.validation, rel=1e-5)
+    assert result.validation_loss == min(progress.loss for progress in validations if progress.phase == "validation")
+    best = sum(row_losses(model, rows[:4], base, 500, "fp32")) / 4
+    assert best == pytest.approx(result.validation_loss, rel=1e-5)
 
 
 def test_it_stops_when_validation_stops_falling(base: Base) -> None:
     rows, others = rows_of(16, seed=1), rows_of(6, seed=2)  # unrelated random tokens: nothing to learn for the others
-    model, _ = adapters.attach(base.model, HYPER, 1)
-    hyper = HYPER.model_copy(update={"steps": 400, "evaluations": 80, "patience": 2, "learning_rate": 3e-2})
+    model, _ = lora.attach(base.model, HYPER, 1)
+    hyper = HYPER.model_copy(update={"steps": 400, "validations_per_run": 80, "patience": 2, "learning_rate": 3e-2})
     result = train(model, base, rows, others, hyper, seed=3, precision="fp32")
     assert result.steps < 400
-    assert result.kept == result.steps - 2 * 5
+    assert result.best_step == result.steps - 2 * 5
 
 
 def test_no_rows_and_a_diverged_loss_are_errors(base: Base) -> None:
-    model, _ = adapters.attach(base.model, HYPER, 1)
+    model, _ = lora.attach(base.model, HYPER, 1)
     with pytest.raises(ValueError, match="no rows"):
         train(model, base, [], [], HYPER, seed=0, precision="fp32")
     with torch.no_grad():
@@ -176,7 +178,7 @@ def test_no_rows_and_a_diverged_loss_are_errors(base: Base) -> None:
 
 
 def test_a_gradient_without_end_is_an_error_and_not_weights_that_are_no_numbers(base: Base) -> None:
-    model, _ = adapters.attach(base.model, HYPER, 1)
+    model, _ = lora.attach(base.model, HYPER, 1)
     last = [value for value in model.parameters() if value.requires_grad][-1]
     last.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(ArithmeticError, match=r"gradient norm is .* at step 1"):
@@ -188,7 +190,7 @@ def test_a_gradient_without_end_is_an_error_and_not_weights_that_are_no_numbers(
 def test_bf16_is_taken_where_it_is_fast(monkeypatch: pytest.MonkeyPatch, flag: bool, faster: float, chosen: str) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: flag)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(base_module, "_product_seconds", lambda dtype: 1.0 if dtype == torch.float32 else 1.0 / faster)
+    monkeypatch.setattr(precision_module, "_product_seconds", lambda dtype: 1.0 if dtype == torch.float32 else 1.0 / faster)
     assert precision_for("auto", "cpu") == chosen
     assert (precision_for("bf16", "cpu"), precision_for("fp32", "cpu")) == ("bf16", "fp32")
 
@@ -203,17 +205,17 @@ import sys, pathlib, torch
 torch.set_num_threads(int(sys.argv[3]))
 sys.path.insert(0, {here!r})
 from test_loop import HYPER, rows_of
-from headrace_trainer.model import lora as adapters
+from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.learning.loop import train
 base = load_base(sys.argv[1])
-hyper = HYPER.model_copy(update={{"steps": 60, "evaluations": 12, "patience": 0}})
-model, _ = adapters.attach(base.model, hyper, 5)
+hyper = HYPER.model_copy(update={{"steps": 60, "validations_per_run": 12, "patience": 0}})
+model, _ = lora.attach(base.model, hyper, 5)
 folder = pathlib.Path(sys.argv[2])
 folder.mkdir(exist_ok=True)
 train(model, base, rows_of(30), rows_of(4, 9), hyper, seed=5, precision="fp32", folder=folder, run="r", checkpoint_seconds=0.0,
-      progress=lambda moment: print(moment.step, moment.phase, flush=True))
-adapters.save(model, folder / "adapter")
+      on_progress=lambda progress: print(progress.step, progress.phase, flush=True))
+lora.save(model, folder / "adapter")
 """
 
 

@@ -15,7 +15,7 @@ from headrace_cli.common import NO, CliError, common, emit, note, run
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
-    from headrace_trainer.stage.by_hand import Outcome
+    from headrace_trainer.stage.by_hand import JobSummary
 
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
@@ -36,25 +36,26 @@ async def _serve(settings: Settings, once: bool, device: str) -> None:
     from headrace_streams.kafka import clients
     from headrace_streams.runtime.supervisor import Supervisor
     from headrace_trainer.evaluation.grader import find
-    from headrace_trainer.job.process import surroundings
+    from headrace_trainer.job.process import probe_hardware
     from headrace_trainer.policy import load
-    from headrace_trainer.stage.task import Trainer, TrainTask
+    from headrace_trainer.stage.context import TrainerContext
+    from headrace_trainer.stage.task import TrainTask
 
     policy = load(settings.policy)
     for grader in policy.graders.values():
         find(grader.name)
-    shared = Trainer(settings, policy, await surroundings(device))
+    context = TrainerContext(settings, policy, await probe_hardware(device))
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     logging.getLogger("headrace").info(
-        "trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, shared.around.device
+        "trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, context.hardware.device
     )
     if not once:
-        tasks = {"batches": lambda _topic, partition: TrainTask(shared, partition)}
+        tasks = {"batches": lambda _topic, partition: TrainTask(context, partition)}
         return await Supervisor(settings, f"{settings.deployment}.trainer", tasks).run()
     for partition in range((await clients.partition_counts(settings, ["batches"]))["batches"]):
-        await TrainTask(shared, partition, once=True).run()
+        await TrainTask(context, partition, once=True).run()
 
 
 @click.command()
@@ -66,8 +67,8 @@ def train(settings: Settings, as_json: bool, batch: str, device: str) -> int:
     adapter's digest is that of the recorded version (exit 1 if not)."""
     from headrace_trainer.stage.by_hand import train_batch
 
-    outcome = run(train_batch(settings, batch, device, _line))
-    return _print(outcome, as_json)
+    summary = run(train_batch(settings, batch, device, _line))
+    return _print(summary, as_json)
 
 
 @click.command()
@@ -79,8 +80,8 @@ def evaluate(settings: Settings, as_json: bool, version: str, device: str, publi
     """Compare a model version with what its bucket serves now, on the newest test pool of the bucket."""
     from headrace_trainer.stage.by_hand import evaluate_version
 
-    outcome = run(evaluate_version(settings, version, device, _line, publish=publish))
-    return _print(outcome, as_json)
+    summary = run(evaluate_version(settings, version, device, _line, publish=publish))
+    return _print(summary, as_json)
 
 
 def _line(text: str) -> None:
@@ -91,37 +92,37 @@ def _line(text: str) -> None:
         note(text)
 
 
-def _print(outcome: Outcome, as_json: bool) -> int:
+def _print(summary: JobSummary, as_json: bool) -> int:
     import msgspec
 
     if sys.stderr.isatty():
         click.echo(err=True)
     if as_json:
-        emit(msgspec.to_builtins(outcome))
+        emit(msgspec.to_builtins(summary))
     else:
         rows: dict[str, Any] = {
-            "adapter": outcome.adapter, "recorded": outcome.recorded or "-", "rows": outcome.rows, "steps": outcome.steps,
-            "tokens": outcome.tokens, "seconds": round(outcome.seconds, 1), "evaluation": outcome.published or "not published",
+            "adapter": summary.adapter, "recorded": summary.recorded or "-", "rows": summary.rows, "steps": summary.steps,
+            "tokens": summary.tokens, "seconds": round(summary.seconds, 1), "evaluation": summary.published or "not published",
         }  # fmt: skip
-        for name, measure in outcome.report.candidate.items():
-            served = outcome.report.incumbent.get(name)
+        for name, measure in summary.report.candidate.items():
+            served = summary.report.incumbent.get(name)
             rows[name] = f"{measure.value:.4g} [{measure.low:.4g}, {measure.high:.4g}], n {measure.n}" + (
                 f"; served {served.value:.4g} [{served.low:.4g}, {served.high:.4g}]" if served else ""
             )
-        gain = outcome.report.comparison.loss_gain
+        gain = summary.report.comparison.loss_gain
         rows["gain"] = f"{gain.value:.4g} [{gain.low:.4g}, {gain.high:.4g}]"
-        if outcome.report.comparison.wins is not None:
-            versus = outcome.report.comparison
+        if summary.report.comparison.wins is not None:
+            versus = summary.report.comparison
             rows["wins"] = f"{versus.wins} : {versus.losses}, ties {versus.ties}, p {versus.p_value:.3g}"
-        for requirement in outcome.report.requirements:
+        for requirement in summary.report.requirements:
             verdict = "met" if requirement.satisfied else "not met"
             rows[f"require:{requirement.name}"] = (
                 f"{requirement.metric} {requirement.current} {requirement.direction} {requirement.target}: {verdict}"
             )
         for name, value in rows.items():
             click.echo(f"{name:<12} {value}")
-    if outcome.recorded is not None and outcome.recorded != outcome.adapter:
+    if summary.recorded is not None and summary.recorded != summary.adapter:
         raise CliError(
-            NO, f"the adapter is {outcome.adapter}, the log has {outcome.recorded}: other machine, library or weights?"
+            NO, f"the adapter is {summary.adapter}, the log has {summary.recorded}: other machine, library or weights?"
         )
     return 0

@@ -6,6 +6,7 @@ policy cannot change a run that has begun.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,62 +20,85 @@ from headrace_streams.settings import first_fault
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Hyperparameters(Policy):
-    """How an adapter is trained. Lengths are in tokens; `epochs` counts passes over all rows unless `steps` is given."""
+# Names on the log that differ from those of the policy file; pins once written must always be readable.
+_WIRE_NAMES = {
+    "max_grad_norm": "clip",
+    "rows_per_step": "batch_rows",
+    "max_sequence_tokens": "max_tokens",
+    "validations_per_run": "evaluations",
+}
+_OUR_NAMES = {wire: ours for ours, wire in _WIRE_NAMES.items()}
 
-    method: Literal["lora"] = "lora"
-    r: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[int, Field(ge=1)] = 32
-    dropout: Share = 0.1
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    beta2: Share = 0.98
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    epochs: Annotated[float, Field(gt=0)] = 3.0
-    steps: Annotated[int, Field(ge=1)] | None = None  # optimiser steps; given, it wins over epochs
-    warmup: Share = 0.1  # share of the steps with a rising rate; the rest falls to zero
-    batch_rows: Annotated[int, Field(ge=1)] = 16  # rows of an optimiser step
-    batch_tokens: Annotated[int, Field(ge=1)] = 8192  # padded tokens of one forward pass; longer steps accumulate
-    max_tokens: Annotated[int, Field(ge=8)] = 2048  # of one row; the head of a longer prompt is dropped
-    rehearsal: Share = 0.25  # share of the training rows that comes from earlier batches
-    warm_start: bool = True  # go on from the adapter that is served, if its shape is this one
-    evaluations: Annotated[int, Field(ge=1)] = 8  # looks at the validation split during a run
-    patience: Annotated[int, Field(ge=0)] = 3  # looks without a better loss before it stops; 0: never stops early
-    validation_rows: Annotated[int, Field(ge=1)] = 8  # with fewer rows the split is too small to steer by
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+class Hyperparameters(Policy):
+    """How an adapter is trained. Lengths are in tokens."""
+
+    method: Literal["lora"] = Field("lora", description="what is trained: a LoRA adapter")
+    r: int = Field(8, ge=1, description="rank of the adapter")
+    alpha: int = Field(32, ge=1, description="scale of the adapter; its output is multiplied by alpha / r")
+    dropout: Share = Field(0.1, description="share of the adapter's inputs that is dropped in training")
+    learning_rate: float = Field(2e-4, gt=0, description="highest learning rate of AdamW")
+    beta2: Share = Field(0.98, description="decay of AdamW's second moment")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="a longer gradient is scaled down to this norm")
+    epochs: float = Field(3.0, gt=0, description="passes over all rows, unless `steps` is given")
+    steps: int | None = Field(None, ge=1, description="optimiser steps; given, it wins over `epochs`")
+    warmup: Share = Field(0.1, description="share of the steps with a rising learning rate; over the rest it falls to zero")
+    rows_per_step: int = Field(16, ge=1, description="rows of an optimiser step")
+    batch_tokens: int = Field(8192, ge=1, description="padded tokens of one forward pass; longer steps accumulate")
+    max_sequence_tokens: int = Field(2048, ge=8, description="tokens of one row; the head of a longer prompt is dropped")
+    rehearsal: Share = Field(0.25, description="share of the training rows that comes from earlier batches")
+    warm_start: bool = Field(True, description="go on from the adapter that is served, if its shape is this one")
+    validations_per_run: int = Field(8, ge=1, description="how often the validation loss is measured during a run")
+    patience: int = Field(3, ge=0, description="validations without a better loss before it stops; 0: never stops early")
+    validation_rows: int = Field(8, ge=1, description="with fewer validation rows the loss is too uncertain to stop by")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="number format; auto: bf16 where it is faster")
+
+    def to_wire(self) -> dict[str, Any]:
+        """As `TrainingStarted` and `ModelVersionCreated` carry them: by their names on the log."""
+        return {_WIRE_NAMES.get(name, name): value for name, value in self.body().items()}
+
+    @classmethod
+    def from_wire(cls, pins: Mapping[str, Any]) -> Hyperparameters:
+        """Out of the pins of a `TrainingStarted`. pydantic's ValidationError for what none of our versions wrote."""
+        return cls.model_validate({_OUR_NAMES.get(name, name): value for name, value in pins.items()})
 
 
 class BasePolicy(Policy):
-    """Where the weights of a base are: a local folder or a hub name, as `from_pretrained` takes it."""
+    """Where the weights of a base are."""
 
-    weights: str
+    weights: str = Field(description="a local folder (relative to the policy file) or a hub name")
 
 
 class GraderPolicy(Policy):
-    """Who decides whether an output is right: an entry point of `headrace.graders`, or `module:function`."""
+    """Who decides whether an output is right."""
 
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of every call
-    seconds: Annotated[float, Field(gt=0)] = 5.0  # wall time of one call
-    memory_mb: Annotated[int, Field(ge=16)] = 2048  # address space above what the empty grader process has
-    pass_mark: Annotated[float, Field(ge=0, le=100)] = 50.0  # a grade from here on is a success
+    name: str = Field(description="an entry point of `headrace.graders`, or `module:function`")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of every call")
+    seconds: float = Field(5.0, gt=0, description="wall time of one call")
+    memory_mb: int = Field(2048, ge=16, description="address space above what the empty grader process has")
+    pass_mark: float = Field(50.0, ge=0, le=100, description="a grade from here on is a success")
 
 
 class EvaluationPolicy(Policy):
-    resamples: Annotated[int, Field(ge=100)] = 2000  # of the paired bootstrap
-    generate: Literal["passable", "always", "never"] = "passable"  # passable: only if the loss interval is above zero
-    max_new_tokens: Annotated[int, Field(ge=1)] = 512
-    batch_rows: Annotated[int, Field(ge=1)] = 32
+    """How candidate and incumbent are compared."""
+
+    resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
+    generate: Literal["passable", "always", "never"] = Field(
+        "passable", description="whether answers are generated and graded; passable: only if the gain in loss is above zero"
+    )
+    max_new_tokens: int = Field(512, ge=1, description="tokens of a generated answer")
+    batch_rows: int = Field(32, ge=1, description="answers that are generated together")
 
 
 class RequirementPolicy(Policy):
-    """A target for a metric of the candidate: loss, perplexity, success, score, loss_gain."""
+    """A target for a metric of the candidate."""
 
-    name: str
-    metric: str
-    target: float
-    direction: Literal["at_least", "at_most"] = "at_least"
-    bucket: str = "*"  # glob over bucket names
+    name: str = Field(description="what the requirement is called in evaluations")
+    metric: str = Field(description="loss, perplexity, success, score or loss_gain")
+    target: float = Field(description="the value to reach")
+    direction: Literal["at_least", "at_most"] = Field("at_least", description="on which side of the target it is met")
+    bucket: str = Field("*", description="glob over the names of buckets that it holds for")
 
     def check(self, current: float | None) -> Requirement:
         """The requirement with its current value. A metric that was not measured is not satisfied."""
@@ -87,16 +111,16 @@ class RequirementPolicy(Policy):
 class TrainerPolicy(Policy):
     """The `[train]` table. Hyperparameters of a bucket: `defaults`, overridden field by field in `buckets`."""
 
-    bases: dict[str, BasePolicy] = Field(default_factory=dict)
-    defaults: Hyperparameters = Hyperparameters()
-    buckets: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    graders: dict[str, GraderPolicy] = Field(default_factory=dict)  # by artifact type
-    evaluation: EvaluationPolicy = EvaluationPolicy()
-    requirements: tuple[RequirementPolicy, ...] = ()
-    attempts: Annotated[int, Field(ge=1)] = 3
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
-    threads: Annotated[int, Field(ge=1)] | None = None  # of torch in a job; absent: torch decides
-    seed: int = 0
+    bases: dict[str, BasePolicy] = Field(default_factory=dict, description="where the weights of each base are, by base")
+    defaults: Hyperparameters = Field(Hyperparameters(), description="hyperparameters of every bucket")
+    buckets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="hyperparameters that differ, by bucket")
+    graders: dict[str, GraderPolicy] = Field(default_factory=dict, description="who grades outputs, by artifact type")
+    evaluation: EvaluationPolicy = Field(EvaluationPolicy(), description="how candidate and incumbent are compared")
+    requirements: tuple[RequirementPolicy, ...] = Field((), description="targets that a candidate is measured against")
+    attempts: int = Field(3, ge=1, description="attempts on a batch before its run counts as failed")
+    checkpoint_seconds: float = Field(30.0, ge=0, description="seconds between checkpoints of a run")
+    threads: int | None = Field(None, ge=1, description="threads of torch in a job; absent: torch decides")
+    seed: int = Field(0, description="a run's seed follows from its batch and this")
 
     def hyperparameters(self, bucket: str) -> Hyperparameters:
         """pydantic's ValidationError when an override names no hyperparameter or a wrong value."""

@@ -4,7 +4,7 @@ does not load it either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,26 +12,12 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from headrace_schemas.derived import Batch, Comparison, Measure, Requirement, TrainingStart
+from headrace_trainer.data.members import RecordValues
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
 
-Name = tuple[str, int]  # example id and revision
 
-
-class Row(NamedTuple):
-    """One example as tokens; `weight` > 0 counts on each completion token's loss."""
-
-    example_id: str
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-    weight: float = 1.0
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.completion)
-
-
-class Moment(NamedTuple):
-    """What a run tells while it goes. `loss` in nats per completion token; `tokens_per_second` are real ones, not padding."""
+class JobProgress(NamedTuple):
+    """Where a job stands. `loss` in nats per completion token; `tokens_per_second` are real ones, not padding."""
 
     step: int
     steps: int
@@ -40,19 +26,20 @@ class Moment(NamedTuple):
     phase: str = "training"
 
 
-class Trained(NamedTuple):
-    """`loss` of the last step; `validation` the best loss seen on that split (None: too few rows to look); `kept` its step."""
+class TrainingResult(NamedTuple):
+    """`loss` of the last step; `validation_loss` the best one (None: too few rows to measure); `best_step` the step whose weights
+    were kept."""
 
     steps: int
     loss: float
-    validation: float | None
-    kept: int
+    validation_loss: float | None
+    best_step: int
     tokens: int
     seconds: float
 
 
-class Report(Struct, frozen=True):
-    """What an evaluation says: the fields of the same names of `EvaluationCompleted`."""
+class EvaluationReport(Struct, frozen=True):
+    """What an evaluation measured: the fields of the same names of `EvaluationCompleted`."""
 
     candidate: dict[str, Measure]
     incumbent: dict[str, Measure]
@@ -68,7 +55,7 @@ class JobSpec:
     start: TrainingStart
     batch: Batch
     weights: str
-    values: Mapping[Name, bytes]
+    values: RecordValues
     folder: Path
     parent: Path | None = None
     candidate: Path | None = None
@@ -81,12 +68,12 @@ class JobSpec:
 
 
 class JobResult(NamedTuple):
-    """`folder` holds the adapter; `rows` were trained on; `warm` tells whether it went on from the parent; `trained` is None
-    when the job only evaluated."""
+    """`folder` holds the adapter; `rows` were trained on; `warm_started`: it went on from the parent; `training` is
+    None when the job only evaluated."""
 
     folder: Path
     rows: int
-    warm: bool
+    warm_started: bool
     seconds: float
-    report: Report
-    trained: Trained | None
+    report: EvaluationReport
+    training: TrainingResult | None

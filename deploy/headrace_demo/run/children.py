@@ -16,12 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from headrace_schemas.root_error import HeadraceError
+
 PATIENCE = 8.0  # seconds between SIGTERM and SIGKILL
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-class ChildDied(Exception):
+class ChildDied(HeadraceError):
     """A child that should run has ended: its name, exit code and last log lines."""
 
 

@@ -162,7 +162,7 @@ class Picture:
         if moment.phase == "training":
             run.losses.append(moment.loss)
 
-    def _promoted(self, release: derived.Release, seconds: float) -> None:
+    def _promoted(self, release: derived.ReleaseDecision, seconds: float) -> None:
         digest = release.adapter.digest if release.adapter else None
         if any(row.bucket == release.bucket and row.sequence == release.sequence for row in self.rows):
             return

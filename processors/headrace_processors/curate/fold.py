@@ -36,15 +36,13 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.splits import split_of
 from headrace_schemas.text import normalise, render
 from headrace_schemas.times import parse_ns, rfc3339
-from headrace_streams.runtime.stage import Output, Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-BOXES = ("admitted", "replaced", "rejected", "withdrawn", "ticks", "tracked")
 SOURCE = "headrace:curate"
-VERSION = 1
 _GONE: dict[str, Status] = {"retracted": "retracted", "erased": "erased", "feedback_retracted": "withdrawn"}
 
 
-class CurateFold:
+class CurateFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `examples` in; `rejections` and `batches` out."""
 
     def __init__(self, policy: CuratePolicy, digest: str) -> None:
@@ -71,9 +69,6 @@ class CurateFold:
                 raise ValueError(f"{type(event).__name__}: not an event that curate decides about")
         step.age()
         return step.finished()
-
-    def dump(self, key: str, value: Any) -> bytes:
-        return curate_state.dump(key, value)
 
     def load(self, key: str, value: bytes) -> Any:
         return curate_state.load(key, value)
@@ -102,7 +97,7 @@ class CurateStep:
         self.traceparent = traceparent
         self.state = CurateState(state)
         self.buckets: dict[str, WorkingBucket] = {}
-        self.outputs: list[Output] = []
+        self.outputs: list[Write] = []
         self.counters: dict[str, int] = {}
 
     def finished(self) -> Step:
@@ -249,7 +244,7 @@ class CurateStep:
             traceparent=self.traceparent,
             data=batch,
         )
-        self.outputs.append(Output("batches", bucket.name, event))
+        self.outputs.append(Write("batches", bucket.name, event))
         bucket.cut(members, batch.batch_id, batch.statistics.mean_reward)
 
     def _good_enough(self, bucket: CurateBucket) -> bool:
@@ -281,7 +276,7 @@ class CurateStep:
                 rule=self.rules[reason],
             ),
         )
-        self.outputs.append(Output("rejections", interaction_id, event))
+        self.outputs.append(Write("rejections", interaction_id, event))
 
     def _supersede(self, bucket: str, example_id: str, interaction_id: str, revision: int, old: ExampleRecord) -> None:
         """Says that a batch holds an older revision than there is."""
@@ -296,14 +291,13 @@ class CurateStep:
                 example_id=example_id, revision=revision, interaction_id=interaction_id, bucket=bucket, batch_id=batch_id
             ),
         )
-        self.outputs.append(Output("rejections", interaction_id, event))
+        self.outputs.append(Write("rejections", interaction_id, event))
 
 
 def _split(example: Example) -> Literal["train", "validation", "test"]:
     return split_of(example.bucket, example.prompt_group)  # type: ignore[return-value]
 
 
-def build(body: Mapping[str, Any], digest: str | None = None) -> CurateFold:
-    """The fold under a policy body. `digest` names it in what is written; None: as today's model writes the body."""
-    policy = CuratePolicy.model_validate(body)
-    return CurateFold(policy, policy.digest if digest is None else digest)
+def build(body: Mapping[str, Any], digest: str) -> CurateFold:
+    """The fold under a policy body; `digest` names it in what is written."""
+    return CurateFold(CuratePolicy.model_validate(body), digest)

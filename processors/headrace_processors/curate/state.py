@@ -181,10 +181,6 @@ class CurateState:
 _TYPES: dict[str, Any] = {"bucket": CurateBucket, "example": ExampleRecord, "slot": str, "content": str, DEADLINES: Deadlines}
 
 
-def dump(key: str, value: Any) -> bytes:
-    return json.encode(value)
-
-
 def load(key: str, value: bytes) -> Any:
     """ValueError when the key is none of curate's or the value is not what belongs to it."""
     kind = _TYPES.get(key.partition(":")[0])

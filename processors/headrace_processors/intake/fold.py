@@ -7,7 +7,7 @@ touched: joins and erasure go by them. Counters: signals, dead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from headrace_processors.intake.policy import IntakePolicy
@@ -26,27 +26,18 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import COMMENT_LIMIT, Link, Ref
-from headrace_streams.runtime.stage import Output, Record, Step
+from headrace_streams.runtime.stage import Record, StatelessFold, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
 STAGE = "intake"
 _FEEDBACK = FeedbackRecorded | FeedbackRetracted
 
 
-class IntakeFold:
+class IntakeFold(StatelessFold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
     def __init__(self, policy: IntakePolicy) -> None:
         self._scrubber = Scrubber(policy.scrub)
-
-    def dump(self, key: str, value: Any) -> bytes:
-        raise KeyError(f"intake keeps no state, not even {key}")
-
-    def load(self, key: str, value: bytes) -> Any:
-        raise KeyError(f"intake keeps no state, not even {key}")
-
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        return ()
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         try:
@@ -74,21 +65,21 @@ class IntakeFold:
         return encode_tree(tree)
 
 
-def _routed(event: InputEvent, value: bytes) -> list[Output]:
+def _routed(event: InputEvent, value: bytes) -> list[Write]:
     if isinstance(event, InteractionRecorded):
         interaction_id = event.data.interaction_id or ""
         refs = list(dict.fromkeys((ref.system, ref.id) for ref in event.data.refs or ()))
-        return [Output("signals", interaction_id, value), *(_link(event, interaction_id, *ref) for ref in refs)]
+        return [Write("signals", interaction_id, value), *(_link(event, interaction_id, *ref) for ref in refs)]
     if isinstance(event, InteractionLinked):
-        return [Output("refs", ref_key(event.data.ref), value)]
+        return [Write("refs", ref_key(event.data.ref), value)]
     if isinstance(event, SubjectErased):
-        return [Output("signals", event.data.data_subject, value, everywhere=True)]
+        return [Write("signals", event.data.data_subject, value, everywhere=True)]
     if isinstance(event, FeedbackRecorded):
         if event.data.ref is not None:
-            return [Output("refs", ref_key(event.data.ref), value)]
-        copies = [Output("signals", other, copy) for other, copy in fan_out(event)]
-        return [Output("signals", event.data.interaction_id or "", value), *copies]
-    return [Output("signals", event.data.interaction_id, value)]
+            return [Write("refs", ref_key(event.data.ref), value)]
+        copies = [Write("signals", other, copy) for other, copy in fan_out(event)]
+        return [Write("signals", event.data.interaction_id or "", value), *copies]
+    return [Write("signals", event.data.interaction_id, value)]
 
 
 def ref_key(ref: Ref) -> str:
@@ -96,7 +87,7 @@ def ref_key(ref: Ref) -> str:
     return f"{ref.system}:{ref.id}"
 
 
-def _link(event: InteractionRecorded, interaction_id: str, system: str, foreign_id: str) -> Output:
+def _link(event: InteractionRecorded, interaction_id: str, system: str, foreign_id: str) -> Write:
     ref = Ref(system=system, id=foreign_id)
     linked = InteractionLinked(
         specversion="1.0",
@@ -106,13 +97,13 @@ def _link(event: InteractionRecorded, interaction_id: str, system: str, foreign_
         traceparent=event.traceparent,
         data=Link(interaction_id=interaction_id, ref=ref),
     )
-    return Output("refs", ref_key(ref), linked)
+    return Write("refs", ref_key(ref), linked)
 
 
 def _dead(record: Record, code: str, field: str | None, message: str) -> Step:
     return Step([dead_letter(STAGE, record, RecordError(code=code, field=field, message=message))], {}, {"dead": 1})
 
 
-def build(body: Mapping[str, Any], digest: str | None = None) -> IntakeFold:
+def build(body: Mapping[str, Any], digest: str) -> IntakeFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return IntakeFold(IntakePolicy.model_validate(body))

@@ -7,7 +7,7 @@ Counters: resolved (links too), waiting, dead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from headrace_schemas.derived import RecordError
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked
 from headrace_schemas.inputs import Ref
 from headrace_schemas.times import parse_ns
-from headrace_streams.runtime.stage import Output, Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
 STAGE = "link"
@@ -37,24 +37,17 @@ class ForeignId(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _UNKNOWN = ForeignId()
-_ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(ForeignId)
 
 
-class LinkFold:
+class LinkFold(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
     def __init__(self, policy: LinkPolicy) -> None:
         self._policy = policy
 
-    def dump(self, key: str, value: Any) -> bytes:
-        return _ENCODER.encode(value)
-
     def load(self, key: str, value: bytes) -> Any:
         return _DECODER.decode(value)
-
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        return ()
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         decoded = decode_input(record.value, record.headers)
@@ -94,13 +87,13 @@ class LinkFold:
         return Step((), {key: ForeignId(events=(*before.events, event.decode()), size=size)}, {"waiting": 1})
 
 
-def _resolved(decoded: Decoded, interaction_id: str) -> list[Output]:
+def _resolved(decoded: Decoded, interaction_id: str) -> list[Write]:
     """The feedback as if it had named the interaction itself, and its copies if it is a preference."""
     event = decoded.event
     assert isinstance(event, FeedbackRecorded)  # nothing else waits
     named = structs.replace(event, data=structs.replace(event.data, interaction_id=interaction_id, ref=None))
     value = decoded.passed({"interaction_id": interaction_id, "ref": None})
-    return [Output("signals", interaction_id, value), *(Output("signals", other, copy) for other, copy in fan_out(named))]
+    return [Write("signals", interaction_id, value), *(Write("signals", other, copy) for other, copy in fan_out(named))]
 
 
 def _state_key(ref: Ref) -> str:
@@ -108,6 +101,6 @@ def _state_key(ref: Ref) -> str:
     return msgspec.json.encode([ref.system, ref.id]).decode()
 
 
-def build(body: Mapping[str, Any], digest: str | None = None) -> LinkFold:
+def build(body: Mapping[str, Any], digest: str) -> LinkFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return LinkFold(LinkPolicy.model_validate(body))

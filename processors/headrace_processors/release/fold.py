@@ -12,7 +12,7 @@ ever served, and none that was revoked. Pausing stops what the system would do b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,7 +32,7 @@ from headrace_processors.release.state import (
     version_key,
 )
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Evaluation, Release, Requirement, Tracking
+from headrace_schemas.derived import Evaluation, ReleaseDecision, Requirement, Tracking
 from headrace_schemas.events import (
     Envelope,
     EvaluationCompleted,
@@ -52,11 +52,9 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
-from headrace_streams.runtime.stage import Output, Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-BOXES = ("answered",)
 SOURCE = "headrace:release"
-VERSION = 1
 BASE = "base"  # names the base in a roll-back, as a release id would
 
 Request = EvaluationCompleted | PromoteRequested | RollbackRequested | RevokeRequested | PauseRequested | ResumeRequested
@@ -65,7 +63,7 @@ Request = EvaluationCompleted | PromoteRequested | RollbackRequested | RevokeReq
 _BASE = ServedRelease("", ServableVersion())
 
 
-class ReleaseFold:
+class ReleaseFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `outcomes` in; `releases`, `releases.history` and, for
     the requirements, `examples` out."""
 
@@ -80,7 +78,7 @@ class ReleaseFold:
             raise ValueError(f"{type(event).__name__}: not an event that release answers")
         answered = answered_key(event.data.bucket, event.source, event.id)
         if answered in state:
-            return Step(counts={"answered": 1})
+            return Step(counters={"answered": 1})
         step = ReleaseStep(self._policy, self._digests, state, record, event)
         match event:
             case EvaluationCompleted(data=evaluation):
@@ -96,14 +94,8 @@ class ReleaseFold:
         step.changes[answered] = AnswerReference(step.release_id)
         return Step(step.outputs, step.changes, {"answered": 1})
 
-    def dump(self, key: str, value: Any) -> bytes:
-        return release_state.dump(key, value)
-
     def load(self, key: str, value: bytes) -> Any:
         return release_state.load(key, value)
-
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        return ()
 
 
 class ReleaseStep:
@@ -118,7 +110,7 @@ class ReleaseStep:
         self.sequence = self.bucket.sequence + 1
         self.release_id = derive_id("release", name, self.sequence, event.id)
         self.changes: dict[str, Any] = {}
-        self.outputs: list[Output] = []
+        self.outputs: list[Write] = []
         self.why: str | None = getattr(event.data, "reason", None)
         self.serving = self._release(self.bucket.serving) or _BASE
 
@@ -260,7 +252,7 @@ class ReleaseStep:
                 requirements=required,
             ),
         )
-        self.outputs.append(Output("examples", self.bucket.name, tracking))
+        self.outputs.append(Write("examples", self.bucket.name, tracking))
 
     def _answer(self, kind: type[Envelope], version: ServableVersion, reason: str) -> None:
         name = self.bucket.name
@@ -273,7 +265,7 @@ class ReleaseStep:
             source=SOURCE,
             time=rfc3339(self.record.now),
             traceparent=self.event.traceparent,
-            data=Release(
+            data=ReleaseDecision(
                 release_id=self.release_id,
                 sequence=self.sequence,
                 bucket=name,
@@ -290,10 +282,9 @@ class ReleaseStep:
                 requested_by=getattr(self.event.data, "requested_by", None),
             ),
         )
-        self.outputs.append(Output("releases.history", name, event))
+        self.outputs.append(Write("releases.history", name, event))
 
 
-def build(body: Mapping[str, Any], digest: str | None = None) -> ReleaseFold:
-    """The fold under a policy body. `digest` names it in what is written; None: as today's model writes the body."""
-    policy = ReleasePolicy.model_validate(body)
-    return ReleaseFold(policy, policy.digest if digest is None else digest)
+def build(body: Mapping[str, Any], digest: str) -> ReleaseFold:
+    """The fold under a policy body; `digest` names it in what is written."""
+    return ReleaseFold(ReleasePolicy.model_validate(body), digest)

@@ -83,10 +83,6 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def dump(key: str, value: Any) -> bytes:
-    return json.encode(value)
-
-
 def load(key: str, value: bytes) -> Any:
     """ValueError when the key is none of release's or the value is not what belongs to it."""
     kind = _TYPES.get(key.partition(":")[0])

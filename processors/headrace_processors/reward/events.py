@@ -12,8 +12,7 @@ from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, Fe
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import FeedbackRetraction, Output
 from headrace_schemas.times import rfc3339
-from headrace_streams.runtime.stage import Output as Write
-from headrace_streams.runtime.stage import Record
+from headrace_streams.runtime.stage import Record, Write
 
 SOURCE = "headrace:reward"
 

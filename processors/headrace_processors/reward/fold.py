@@ -9,7 +9,7 @@ conflict, waiting; what waited moves to applied when its other half comes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -44,8 +44,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Output
 from headrace_schemas.text import prompt_group, render
 from headrace_schemas.times import parse_ns
-from headrace_streams.runtime.stage import Output as Write
-from headrace_streams.runtime.stage import Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
 TYPE_COUNTS = "shares"  # state key, as it stands on the log
 _INTERACTION = "interaction/"
@@ -59,20 +58,14 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 _UNKNOWN = InteractionState()
 
 
-class RewardFold:
+class RewardFold(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
     def __init__(self, policy: RewardPolicy) -> None:
         self._policy = policy
 
-    def dump(self, key: str, value: Any) -> bytes:
-        return _ENCODER.encode(value)
-
     def load(self, key: str, value: bytes) -> Any:
         return _DECODERS[key[: key.find("/") + 1] or key].decode(value)
-
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        return ()
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
@@ -290,6 +283,6 @@ def _time_ns(event: Event) -> int:
     return parse_ns(event.time)
 
 
-def build(body: Mapping[str, Any], digest: str | None = None) -> RewardFold:
+def build(body: Mapping[str, Any], digest: str) -> RewardFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return RewardFold(RewardPolicy.model_validate(body))

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
+from headrace_schemas.root_error import UNREACHABLE, HeadraceError
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka import compat as wire
 from headrace_streams.settings import Security, Settings, SettingsError
@@ -32,11 +33,13 @@ TRANSACTION_TIMEOUT_MS = 10_000
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
 
 
-class BrokerUnavailable(ConnectionError):
+class BrokerUnavailable(HeadraceError, ConnectionError):
     """No broker answered in time, or it refused us; one line that says where and why."""
 
+    exit_code = UNREACHABLE
 
-class TopicMissing(LookupError):
+
+class TopicMissing(HeadraceError, LookupError):
     """A topic that the broker does not have."""
 
 
@@ -190,64 +193,3 @@ async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[st
         reasons = sorted({for_code(topic["error_code"]).__name__ for topic in described if topic["error_code"]})
         raise TopicMissing(f"{', '.join(missing)}: {', '.join(reasons)}; `headrace topics create` declares all topics")
     return {short_name(settings, topic["topic"]): len(topic["partitions"]) for topic in described}
-
-
-async def offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], Span]:
-    """The committed span of every partition of `topics`, by (short name, partition)."""
-    counts = await partition_counts(settings, topics)
-    partitions = [TopicPartition(full_name(settings, topic), p) for topic, count in counts.items() for p in range(count)]
-    if not partitions:
-        return {}
-    async with connected(consumer(settings)) as client:
-        client.assign(partitions)
-        begins, ends = await _spans(client, partitions)
-    return {(short_name(settings, tp.topic), tp.partition): Span(begins[tp], ends[tp]) for tp in partitions}
-
-
-async def _spans(client: AIOKafkaConsumer, partitions: list[TopicPartition]) -> tuple[dict[Any, int], dict[Any, int]]:
-    try:
-        async with asyncio.timeout(DEADLINE):
-            return await client.beginning_offsets(partitions), await client.end_offsets(partitions)
-    except (TimeoutError, KafkaError) as error:
-        raise BrokerUnavailable(f"offsets of {partitions[0].topic} can't be read: {error or 'no reply'}") from error
-
-
-async def read_partition(
-    settings: Settings, topic: str, partition: int, start: int = 0, end: int | None = None
-) -> AsyncIterator[ConsumerRecord]:
-    """The committed records of a partition from offset `start` (or the first that is kept) up to `end`, then stops.
-
-    `end` None: what is committed when reading begins. Aborted records and transaction markers take up offsets but are not
-    yielded. Raises TopicMissing, BrokerUnavailable."""
-    counts = await partition_counts(settings, [topic])
-    if partition >= counts[short_name(settings, topic)]:
-        raise TopicMissing(f"{full_name(settings, topic)} has no partition {partition}")
-    tp = TopicPartition(full_name(settings, topic), partition)
-    async with connected(consumer(settings)) as client:
-        client.assign([tp])
-        begins, ends = await _spans(client, [tp])
-        last = ends[tp] if end is None else min(end, ends[tp])
-        position = max(start, begins[tp])
-        client.seek(tp, position)
-        patience = asyncio.get_running_loop().time() + DEADLINE
-        while position < last:
-            for records in (await client.getmany(tp, timeout_ms=200)).values():
-                for record in records:
-                    if record.offset >= last:
-                        return
-                    yield record
-            before, position = position, await client.position(tp)  # moves over markers too
-            now = asyncio.get_running_loop().time()
-            if position > before:
-                patience = now + DEADLINE
-            elif now > patience:
-                raise BrokerUnavailable(
-                    f"{tp.topic}/{partition} stands at offset {position} of {last}: the broker stopped answering"
-                )
-
-
-async def read_topic(settings: Settings, topic: str) -> AsyncIterator[ConsumerRecord]:
-    """All committed records of a topic, one partition after the other, each in its order. Raises as `read_partition`."""
-    for partition in range((await partition_counts(settings, [topic]))[short_name(settings, topic)]):
-        async for record in read_partition(settings, topic, partition):
-            yield record

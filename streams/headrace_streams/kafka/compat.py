@@ -92,3 +92,26 @@ def _behind(buffer: Any, position: int) -> int:
 def install() -> None:
     """For all consumers of this process; the fetcher has no other door."""
     fetcher.MemoryRecords = Batches
+
+
+def in_transaction(producer: Any) -> bool:
+    """Whether a transactional producer has begun a transaction and not ended it."""
+    return bool(producer._txn_manager.is_in_transaction())
+
+
+def retrieve_errors(producer: Any) -> None:
+    """Looks at what a closed producer's background work ended with, or asyncio would report it as lost."""
+    unsent = [batch._drain_waiter for batches in producer._message_accumulator._batches.values() for batch in batches]
+    for future in (producer._sender.sender_task, producer._txn_manager._transaction_waiter, *unsent):
+        if future is not None and future.done() and not future.cancelled():
+            future.exception()
+
+
+def connection_of(client: Any) -> Any:
+    """The connections under a consumer, producer or admin client."""
+    return client.client if hasattr(client, "client") else client._client
+
+
+def has_left_for_good(consumer: Any) -> bool:
+    """Whether a group member's coordination has died: it will never join again by itself."""
+    return bool(consumer._coordinator._coordination_task.done())

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 from platformdirs import user_cache_path
 
+from headrace_schemas.root_error import UNREACHABLE, USAGE, HeadraceError
+
 KAFKA_VERSION = "4.3.1"
 # Two environments, because jgo mixes an older kafka-clients in when a second root is resolved together with the first.
 ROOTS = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.slf4j:slf4j-simple:1.7.36")
@@ -30,12 +32,16 @@ MIN_JAVA = 17
 _DOWNLOADS = 8
 
 
-class MissingPiece(RuntimeError):
+class MissingPiece(HeadraceError, RuntimeError):
     """No Java, no jars or a jar that is not the locked one; one line that says what to do."""
+
+    exit_code = UNREACHABLE
 
 
 class MissingLibrary(MissingPiece):
     """The extra `broker` is not installed."""
+
+    exit_code = USAGE
 
 
 class Jar(NamedTuple):

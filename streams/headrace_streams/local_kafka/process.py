@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.local_kafka.jars import KAFKA_VERSION, MissingPiece, classpath, find_java
 
 # The quick compiler alone: the thorough one costs 1.8 s of CPU at each start, and twice the CPU for the first 100,000 records.
@@ -59,7 +60,7 @@ log.index.size.max.bytes=1048576
 _GUARD = 'read line; kill -TERM "$0" 2>/dev/null && sleep 10 && kill -KILL "$0" 2>/dev/null'
 
 
-class KafkaFailed(RuntimeError):
+class KafkaFailed(HeadraceError, RuntimeError):
     """The broker didn't start, or is not there to be stopped; with its last log lines where there are any."""
 
 

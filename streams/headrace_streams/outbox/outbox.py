@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from headrace_schemas.root_error import HeadraceError
+
 MAX_BYTES = 1 << 30
 MAX_ROWS = 1_000_000
 _APPLICATION = 0x48445243  # "HDRC" in the header of the file: not somebody else's database
@@ -30,7 +32,7 @@ INSERT OR IGNORE INTO totals VALUES (1, 0, 0);
 """  # noqa: E501 - one table a line
 
 
-class OutboxError(Exception):
+class OutboxError(HeadraceError):
     """The outbox can't be used: not ours, not writable, or the disk failed."""
 
 

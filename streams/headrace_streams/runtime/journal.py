@@ -27,8 +27,9 @@ from aiokafka.errors import (
 )
 from msgspec import Struct
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import changelog
-from headrace_streams.kafka import clients
+from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 
@@ -41,7 +42,7 @@ APPEAR_SECONDS = 5.0
 _LOST = (InvalidProducerIdMapping, UnknownProducerId, OutOfOrderSequenceNumber, InvalidTxnState)
 
 
-class JournalError(Exception):
+class JournalError(HeadraceError):
     """A journal can't go on; the message says which one and why."""
 
 
@@ -77,6 +78,7 @@ class Position(Struct, frozen=True, kw_only=True):
     partitions: int = 0
     counters: dict[str, int] = {}
     rules: Rules | None = None
+    state_version: int = 1  # of the state beside it: what its values mean
 
 
 def encode_position(position: Position) -> bytes:
@@ -137,14 +139,11 @@ class Journal:
         producer, self._producer = self._producer, None
         if producer is None:
             return
-        if producer._txn_manager.is_in_transaction():
+        if compat.in_transaction(producer):
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(producer.abort_transaction(), ABORT_SECONDS)
         await stop(producer)
-        unsent = [batch._drain_waiter for batches in producer._message_accumulator._batches.values() for batch in batches]
-        for left in (producer._sender.sender_task, producer._txn_manager._transaction_waiter, *unsent):
-            if left is not None and left.done() and not left.cancelled():
-                left.exception()  # seen, or asyncio would report it as lost: what mattered of it has been raised
+        compat.retrieve_errors(producer)  # what mattered of them has been raised
 
     async def _count_partitions(self) -> None:
         names = {topic: clients.full_name(self._settings, topic) for topic in (*self._outputs, self._changelog)}
@@ -222,7 +221,7 @@ async def stop(client: Any) -> None:
         await asyncio.wait_for(clients.close(client), CLOSE_SECONDS)
     except Exception:  # a flush that can't end: what it would have sent is not committed and does not matter any more
         with contextlib.suppress(Exception):
-            await asyncio.wait_for((client.client if hasattr(client, "client") else client._client).close(), CLOSE_SECONDS)
+            await asyncio.wait_for(compat.connection_of(client).close(), CLOSE_SECONDS)
 
 
 class _Batches:

@@ -1,19 +1,23 @@
-"""What a stage is: a row (name, input topics, output topics, policy, fold) and the pure function behind it. Knows no client.
+"""What a stage is: its row of the topology, its policy, and a pure fold per rule version. Knows no client.
 
 A fold is `step(state, record) -> Step`: it reads no clock, draws no random number and changes nothing; the driver (live task
-or replay) applies `Step.changes` to the state, writes `Step.outputs` and adds `Step.counts` to the counters, all or nothing.
+or replay) applies `Step.changes` to the state, writes `Step.outputs` and adds `Step.counters`, all or nothing.
 State is a mapping from state key to an immutable value; `dump`/`load` are its changelog form.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import msgspec
 from msgspec import Struct
-from pydantic import BaseModel
 
+from headrace_schemas.canonical import digest
 from headrace_schemas.events import Event
+from headrace_schemas.topology import StageTopology
+from headrace_streams.policy import Policy
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -34,7 +38,7 @@ class Record(NamedTuple):
     headers: Headers = ()
 
 
-class Output(NamedTuple):
+class Write(NamedTuple):
     """One event to write. `value` is an event, or bytes that are one already (pass-through). `everywhere`: to each partition."""
 
     topic: str
@@ -44,36 +48,125 @@ class Output(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one record does: events out, state changes (`None` deletes the key), counters up or down by box name."""
+    """What one record does: events out, state changes (`None` deletes the key), counters up or down by name."""
 
-    outputs: Sequence[Output] = ()
+    outputs: Sequence[Write] = ()
     changes: Mapping[str, Any] = {}
-    counts: Mapping[str, int] = {}
+    counters: Mapping[str, int] = {}
 
 
-class Fold(Protocol):
+class Fold(ABC):
     """The decision of a stage under one policy body. Raises nothing for bad input that it can answer with an event."""
 
+    @abstractmethod
     def step(self, state: Mapping[str, Any], record: Record) -> Step: ...
 
-    def dump(self, key: str, value: Any) -> bytes:
-        """The changelog form of a state value: canonical, so that equal states are equal bytes."""
-        ...
+    @abstractmethod
+    def load(self, key: str, value: bytes) -> Any:
+        """A state value from its changelog form. ValueError when the key is none of the stage's, or the value is not its own."""
 
-    def load(self, key: str, value: bytes) -> Any: ...
+    def dump(self, key: str, value: Any) -> bytes:
+        """The changelog form of a state value: equal states are equal bytes."""
+        return msgspec.json.encode(value)
 
     def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
         """State keys (buckets) that wait for time to pass: while there are any, an idle input gets `ClockTicked` records."""
-        ...
+        return ()
 
 
-class Stage(Struct, frozen=True, kw_only=True):
-    """A row of the stage table. `build(body)` makes the fold from the JSON form of a `policy` object, live or from the log."""
+class StatelessFold(Fold):
+    """A fold that keeps nothing."""
 
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    version: int  # of the rules in code; raised when the same policy would decide otherwise than before
-    policy: type[BaseModel]
-    build: Callable[[Mapping[str, Any]], Fold]
-    boxes: tuple[str, ...]  # counters that add up to the input records
+    def load(self, key: str, value: bytes) -> Any:
+        raise ValueError(f"state key: {key!r}, and this stage keeps no state")
+
+
+class UnknownVersion(LookupError):
+    """A rule version that this code does not have; one line that names stage, version and those that are known."""
+
+
+class InvalidBody(ValueError):
+    """A recorded policy body that its rule version can't read; one line that names field and value."""
+
+
+F = TypeVar("F")
+
+
+class RuleVersion(Struct, Generic[F], frozen=True):
+    """The rules of a stage under one version number. `build(body, digest)` makes them from the JSON form of a policy, live or
+    from the log, where `digest` is the body's as recorded. `absent` says what the version did where a key now is: it stands in
+    for keys that the body lacks, whatever the default is today."""
+
+    build: Callable[[Mapping[str, Any], str], F]
+    absent: Mapping[str, Any] = {}
+
+
+StateUpcast = Callable[[Mapping[str, bytes]], dict[str, bytes]]
+
+
+class Stage(Struct, Generic[F], frozen=True, kw_only=True):
+    """A stage of the topology with its code. New tasks run the newest of `versions`; the one before stays, so that logs that it
+    wrote still verify. `state_upcasts[n]` turns a changelog of state version n into one of n + 1."""
+
+    topology: StageTopology
+    policy: type[Policy]
+    versions: Mapping[int, RuleVersion[F]]
+    state_version: int = 1
+    state_upcasts: Mapping[int, StateUpcast] = {}
+
+    @property
+    def name(self) -> str:
+        return self.topology.name
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.topology.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.topology.outputs
+
+    @property
+    def version(self) -> int:
+        """Of the rules that new tasks run."""
+        return max(self.versions)
+
+    def build(self, version: int, body: Mapping[str, Any], name: str) -> F:
+        """The rules of `version` under a policy body that the log names by digest `name`. Raises UnknownVersion, InvalidBody."""
+        rules = self.versions.get(version)
+        if rules is None:
+            known = ", ".join(map(str, sorted(self.versions)))
+            raise UnknownVersion(f"{self.name}: rule version {version} is not known to this code, which has {known}")
+        try:
+            return rules.build({**rules.absent, **body}, name)
+        except ValueError as error:  # pydantic's ValidationError is one
+            raise InvalidBody(f"{self.name}: recorded policy {name[:15]}…: {_first_line(error)}") from error
+
+    def newest(self, body: Mapping[str, Any]) -> F:
+        """The rules of a new task under a policy body. Raises InvalidBody."""
+        return self.build(self.version, body, digest(body))
+
+    def upcast_state(self, version: int, state: Mapping[str, bytes]) -> dict[str, bytes]:
+        """A changelog of state version `version` as one of `state_version`. UnknownVersion where there is no way."""
+        current = dict(state)
+        for number in range(version, self.state_version):
+            upcast = self.state_upcasts.get(number)
+            if upcast is None:
+                raise UnknownVersion(f"{self.name}: state of version {number} can't be read by version {self.state_version}")
+            current = upcast(current)
+        if version > self.state_version:
+            raise UnknownVersion(
+                f"{self.name}: state of version {version} is newer than {self.state_version}, which this code has"
+            )
+        return current
+
+
+def _first_line(error: ValueError) -> str:
+    from pydantic import ValidationError
+
+    from headrace_streams.settings import first_fault
+
+    return first_fault(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+
+
+FoldStage = Stage[Fold]

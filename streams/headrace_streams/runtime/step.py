@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import RecordError, Rejection
+from headrace_schemas.derived import DeadLetter, RecordError
 from headrace_schemas.events import Event, RecordRejected
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
 from headrace_schemas.topics import MIB, TOPICS
 from headrace_streams.kafka.partitioner import partition_for
-from headrace_streams.runtime.stage import Fold, Output, Record, Step
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
 RECORD_LIMIT = MIB  # uncompressed bytes of a value on input and signals; larger input is poison
 _ROOM = 64 * 1024  # that the broker's own limit leaves for key and headers
@@ -42,7 +42,7 @@ class Processed(NamedTuple):
     produced: list[Produced]
     changes: Mapping[str, Any]
     dumped: Mapping[str, bytes | None]
-    counts: Mapping[str, int]
+    counters: Mapping[str, int]
 
     def apply(self, state: dict[str, Any], counters: dict[str, int]) -> None:
         """Takes the step into a driver's own `state` and `counters`."""
@@ -51,11 +51,11 @@ class Processed(NamedTuple):
                 state.pop(key, None)
             else:
                 state[key] = value
-        for name, count in self.counts.items():
+        for name, count in self.counters.items():
             counters[name] = counters.get(name, 0) + count
 
 
-def dead_letter(stage: str, record: Record, error: RecordError) -> Output:
+def dead_letter(stage: str, record: Record, error: RecordError) -> Write:
     """The whole record, its coordinates and the error, addressed to `dead-letters`. A record that no dead letter can hold
     stays behind at its coordinates, and the message says so."""
     coordinates = f"{record.topic}/{record.partition}/{record.offset}"
@@ -67,7 +67,7 @@ def dead_letter(stage: str, record: Record, error: RecordError) -> Output:
         message = f"{error.message} (record of {size} bytes not carried)"
         bare = record._replace(key=None, value=None, headers=())
         event = _letter(stage, coordinates, bare, RecordError(code=error.code, message=message, field=error.field))
-    return Output("dead-letters", coordinates, event)
+    return Write("dead-letters", coordinates, event)
 
 
 def _letter(stage: str, coordinates: str, record: Record, error: RecordError) -> Event:
@@ -76,7 +76,7 @@ def _letter(stage: str, coordinates: str, record: Record, error: RecordError) ->
         id=derive_id("dead-letter", stage, coordinates),
         source=f"headrace:{stage}",
         time=rfc3339(record.now),
-        data=Rejection(
+        data=DeadLetter(
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
@@ -99,6 +99,11 @@ def provenance(stage: str, record: Record, ordinal: int) -> tuple[tuple[str, byt
         ("headrace-offset", b"%d" % record.offset),
         ("headrace-ordinal", b"%d" % ordinal),
     )
+
+
+def provenance_without_input(stage: str) -> tuple[tuple[str, bytes], ...]:
+    """Headers of a record that no input record made (a tick, an activation): who wrote it, and no coordinates."""
+    return (("content-type", b"application/cloudevents+json"), ("headrace-stage", stage.encode()))
 
 
 def address(stage: str, record: Record, step: Step, partitions: Mapping[str, int]) -> list[Produced]:
@@ -133,7 +138,7 @@ def process(stage: str, fold: Fold, state: Mapping[str, Any], record: Record, pa
     try:
         step = fold.step(state, record)
         produced = address(stage, record, step, partitions)
-        return Processed(produced, step.changes, dump(fold, step.changes), {"in": 1, **step.counts})
+        return Processed(produced, step.changes, dump(fold, step.changes), {"in": 1, **step.counters})
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
         message = f"{type(error).__name__}: {error}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
         reason = RecordError(code="stage_error", message=message)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
-from headrace_streams.kafka import clients
+from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime.journal import Fenced, JournalError, Refused, stop
 from headrace_streams.settings import Settings
 
@@ -125,7 +125,7 @@ class Supervisor:
         except KafkaError as error:  # the group refuses us: somebody has to look, but tasks that run may go on
             self._says_away(f"group {self._group}: {error!r}")
             await asyncio.sleep(1.0)
-            if self._member._coordinator._coordination_task.done():
+            if compat.has_left_for_good(self._member):
                 # It will never join again by itself, and meanwhile it claims partitions that the group gives to others.
                 member, self._member = self._member, None
                 await stop(member)

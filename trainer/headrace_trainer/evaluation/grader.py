@@ -21,14 +21,17 @@ import msgspec
 import orjson
 
 from headrace_schemas.derived import Example
+from headrace_schemas.root_error import USAGE, HeadraceError
 from headrace_trainer.policy import GraderPolicy
 
 GROUP = "headrace.graders"
 _START_SECONDS = 60.0  # a grader may import a lot
 
 
-class GraderMissing(Exception):
+class GraderMissing(HeadraceError):
     """A grader that no installed package offers, or that does not load."""
+
+    exit_code = USAGE
 
 
 class Grade(NamedTuple):
@@ -101,8 +104,8 @@ class Grader:
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while not received.endswith(b"\n"):
-                left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not selector.select(remaining):
                     return None
                 chunk = os.read(child.stdout.fileno(), 65536)
                 if not chunk:

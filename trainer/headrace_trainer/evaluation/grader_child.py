@@ -67,9 +67,9 @@ def main(policy: dict[str, Any]) -> None:
         for line in sys.stdin.buffer:
             # The default action of this alarm ends the process, whatever the grader is doing and even if its parent is gone.
             signal.setitimer(signal.ITIMER_REAL, policy["seconds"])
-            made = answer(function, line, policy["options"])
+            reply = answer(function, line, policy["options"])
             signal.setitimer(signal.ITIMER_REAL, 0)
-            answers.write(orjson.dumps(made) + b"\n")
+            answers.write(orjson.dumps(reply) + b"\n")
             answers.flush()
 
 

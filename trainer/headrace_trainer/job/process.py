@@ -18,74 +18,77 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from headrace_trainer.spec import JobResult, JobSpec, Moment
+from headrace_schemas.root_error import HeadraceError
+from headrace_trainer.spec import JobProgress, JobResult, JobSpec
 
 PROGRESS_SECONDS = 0.2
 _ORPHANED = 70
 
 
-class JobFailed(Exception):
+class JobFailed(HeadraceError):
     """What ended a job, in one line: the exception's type and message, or the signal."""
 
 
-class Failure(Struct, frozen=True):
-    message: str
+class FailureMessage(Struct, frozen=True):
+    """What a child sends instead of its result."""
+
+    text: str
 
 
-def context() -> ForkServerContext:
+def fork_server() -> ForkServerContext:
     """The fork server loads the libraries once; a job then starts in 0.2 s instead of 3."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["headrace_trainer.job.run", "transformers.models.auto.modeling_auto"])
-    return made
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["headrace_trainer.job.run", "transformers.models.auto.modeling_auto"])
+    return server
 
 
-class Surroundings(NamedTuple):
-    """What jobs will run on."""
+class Hardware(NamedTuple):
+    """What jobs will run on: torch's device, and the precision that "auto" means there."""
 
     device: str
     precision: str
 
 
-async def surroundings(device: str) -> Surroundings:
+async def probe_hardware(device: str) -> Hardware:
     """The device and the precision that "auto" means on it, found out where jobs run; this also makes the fork server load the
     libraries, so that the first batch need not wait for them."""
-    made = context()
-    ours, theirs = made.Pipe(duplex=False)
-    process = made.Process(target=_probe, args=(theirs, device), daemon=True)
+    server = fork_server()
+    ours, theirs = server.Pipe(duplex=False)
+    process = server.Process(target=_probe, args=(theirs, device), daemon=True)
     await asyncio.to_thread(process.start)
     theirs.close()
     try:
-        found = await asyncio.to_thread(ours.recv)
+        received = await asyncio.to_thread(ours.recv)
     except EOFError:
         raise JobFailed("the job processes do not start: is torch installed and working?") from None
     finally:
         await asyncio.to_thread(process.join)
-    if isinstance(found, Failure):
-        raise JobFailed(found.message)
-    return Surroundings(*found)
+    if isinstance(received, FailureMessage):
+        raise JobFailed(received.text)
+    return Hardware(*received)
 
 
 def _probe(connection: Connection, device: str) -> None:
-    from headrace_trainer.model.base import device_for, precision_for
+    from headrace_trainer.model.precision import device_for, precision_for
 
     try:
         chosen = device_for(device)
         connection.send((chosen, precision_for("auto", chosen)))
     except Exception as error:
-        connection.send(Failure(f"device {device}: {type(error).__name__}: {error}"))
+        connection.send(FailureMessage(f"device {device}: {type(error).__name__}: {error}"))
 
 
 class JobProcess:
     """One job. `events` ends with its JobResult; `kill` may come at any time from the same loop."""
 
     def __init__(self, spec: JobSpec) -> None:
-        made = context()
-        self._connection, theirs = made.Pipe(duplex=True)
-        self._process = made.Process(target=_main, args=(theirs, spec), daemon=True, name=f"job {spec.start.run_id[:8]}")
+        server = fork_server()
+        self._connection, theirs = server.Pipe(duplex=True)
+        self._process = server.Process(target=_main, args=(theirs, spec), daemon=True, name=f"job {spec.start.run_id[:8]}")
         self._theirs = theirs
 
-    async def events(self) -> AsyncGenerator[Moment | JobResult, None]:
-        """Moments, at most five a second, then the result. Raises JobFailed. Leaving early kills the job."""
+    async def events(self) -> AsyncGenerator[JobProgress | JobResult, None]:
+        """Progress, at most five times a second, then the result. Raises JobFailed. Leaving early kills the job."""
         starting = asyncio.ensure_future(asyncio.to_thread(self._process.start))  # the first waits for torch to be loaded
         try:
             try:
@@ -102,8 +105,8 @@ class JobProcess:
                     raise JobFailed(
                         f"the job's process ended with {'exit code' if (code or 0) >= 0 else 'signal'} {abs(code or 0)}"
                     ) from None
-                if isinstance(received, Failure):
-                    raise JobFailed(received.message)
+                if isinstance(received, FailureMessage):
+                    raise JobFailed(received.text)
                 yield received
                 if isinstance(received, JobResult):
                     return
@@ -120,19 +123,19 @@ def _main(connection: Connection, spec: JobSpec) -> None:
     from headrace_trainer.job.run import run  # loaded already, in the fork server
 
     threading.Thread(target=_watch, args=(connection,), daemon=True).start()
-    told = 0.0
+    sent_at = 0.0
 
-    def progress(moment: Moment) -> None:
-        nonlocal told
+    def send(progress: JobProgress) -> None:
+        nonlocal sent_at
         now = time.monotonic()
-        if moment.phase != "training" or moment.step in (1, moment.steps) or now - told >= PROGRESS_SECONDS:
-            told = now
-            connection.send(moment)
+        if progress.phase != "training" or progress.step in (1, progress.steps) or now - sent_at >= PROGRESS_SECONDS:
+            sent_at = now
+            connection.send(progress)
 
     try:
-        result = run(spec, progress)
+        result = run(spec, send)
     except Exception as error:  # whatever ends a job is told to the trainer, which decides whether to try again
-        connection.send(Failure(f"{type(error).__name__}: {error}"[:2000]))
+        connection.send(FailureMessage(f"{type(error).__name__}: {error}"[:2000]))
     else:
         connection.send(result)
 

@@ -18,42 +18,45 @@ import torch
 
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import Member
-from headrace_trainer.data.rows import Lesson, lessons, to_learn, to_watch
+from headrace_schemas.selection import run_members
+from headrace_trainer.data.rows import TokenisedExample, tokenise_members
 from headrace_trainer.evaluation.evaluate import INCUMBENT, evaluate
 from headrace_trainer.evaluation.grader import Grader
-from headrace_trainer.learning.loop import Progress, train
-from headrace_trainer.model import lora as adapters
-from headrace_trainer.model.base import Base, Precision, load_base, precision_for
+from headrace_trainer.learning.loop import OnProgress, train
+from headrace_trainer.model import lora
+from headrace_trainer.model.base import Base, load_base
+from headrace_trainer.model.precision import Precision, precision_for
 from headrace_trainer.policy import Hyperparameters
-from headrace_trainer.spec import JobResult, JobSpec, Moment, Report, Trained
+from headrace_trainer.spec import EvaluationReport, JobProgress, JobResult, JobSpec, TrainingResult
 
 
-def run(spec: JobSpec, progress: Progress = lambda moment: None) -> JobResult:
+def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobResult:
     """Trains, saves and evaluates. Raises MemberRefused, BaseMissing, AdapterInvalid, GraderMissing, ArithmeticError (a
     diverged loss), or what torch raises."""
     began = time.monotonic()
     _prepare(spec)
-    hyper = Hyperparameters.model_validate(spec.start.hyperparameters)
+    hyper = Hyperparameters.from_wire(spec.start.hyperparameters)
     precision = precision_for(hyper.precision, spec.device)
     spec.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(spec.folder):
+    with _locked(spec.folder):
         base = load_base(spec.weights, device=spec.device, precision=precision)
         if spec.candidate is not None:
-            model, rows, warm, trained = adapters.load(base.model, spec.candidate), 0, False, None
+            model, rows, warm_started, training = lora.load(base.model, spec.candidate), 0, False, None
             folder = spec.candidate
         else:
-            learning = _lessons(base, [*to_learn(spec.batch.members), *spec.start.rehearsal], spec, hyper)
-            watching = _lessons(base, to_watch(spec.batch.members), spec, hyper)
-            model, warm = adapters.attach(base.model, hyper, spec.start.seed, spec.parent)
-            trained = train(
-                model, base, [lesson.row for lesson in learning], [lesson.row for lesson in watching], hyper,
-                seed=spec.start.seed, precision=precision, folder=spec.folder, run=_pinned(spec),
-                checkpoint_seconds=spec.checkpoint_seconds, progress=progress,
+            members = run_members(spec.batch, spec.start)
+            learnt = _tokenised(base, [*members.training, *members.rehearsal], spec, hyper)
+            validated = _tokenised(base, members.validation, spec, hyper)
+            model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.parent)
+            training = train(
+                model, base, [example.row for example in learnt], [example.row for example in validated], hyper,
+                seed=spec.start.seed, precision=precision, folder=spec.folder, run=_checkpoint_key(spec),
+                checkpoint_seconds=spec.checkpoint_seconds, on_progress=on_progress,
             )  # fmt: skip
             shutil.rmtree(spec.folder / "adapter", ignore_errors=True)  # left of a kill: the store takes no half files
-            rows, folder = len(learning), adapters.save(model, spec.folder / "adapter")
-        report = _evaluate(model, base, spec, hyper, precision, progress, trained)
-    return JobResult(folder, rows, warm, time.monotonic() - began, report, trained)
+            rows, folder = len(learnt), lora.save(model, spec.folder / "adapter")
+        report = _evaluate(model, base, spec, hyper, precision, on_progress, training)
+    return JobResult(folder, rows, warm_started, time.monotonic() - began, report, training)
 
 
 def _evaluate(
@@ -62,29 +65,30 @@ def _evaluate(
     spec: JobSpec,
     hyper: Hyperparameters,
     precision: Precision,
-    progress: Progress,
-    trained: Trained | None,
-) -> Report:
-    steps, loss = (trained.steps, trained.loss) if trained else (0, 0.0)
-    progress(Moment(steps, steps, loss, 0.0, "evaluation"))
+    on_progress: OnProgress,
+    training: TrainingResult | None,
+) -> EvaluationReport:
+    steps, loss = (training.steps, training.loss) if training else (0, 0.0)
+    on_progress(JobProgress(steps, steps, loss, 0.0, "evaluation"))
     if spec.parent is not None:
-        adapters.add(model, spec.parent, INCUMBENT)
-    tests = _lessons(base, spec.batch.test_pool, spec, hyper)
-    named = {
+        lora.add(model, spec.parent, INCUMBENT)
+    tests = _tokenised(base, run_members(spec.batch, spec.start).test, spec, hyper)
+    options = {
         "policy": spec.evaluation, "requirements": spec.requirements, "precision": precision,
         "batch_tokens": hyper.batch_tokens, "seed": spec.start.seed,
     }  # fmt: skip
     if spec.grader is None:
-        return evaluate(model, base, tests, **named)  # type: ignore[arg-type]
+        return evaluate(model, base, tests, **options)  # type: ignore[arg-type]
     with Grader(spec.grader) as grader:
-        return evaluate(model, base, tests, grader=grader, **named)  # type: ignore[arg-type]
+        return evaluate(model, base, tests, grader=grader, **options)  # type: ignore[arg-type]
 
 
-def _lessons(base: Base, members: Sequence[Member], spec: JobSpec, hyper: Hyperparameters) -> list[Lesson]:
-    return lessons(base.tokenizer, members, spec.values, min(hyper.max_tokens, base.positions or hyper.max_tokens))
+def _tokenised(base: Base, members: Sequence[Member], spec: JobSpec, hyper: Hyperparameters) -> list[TokenisedExample]:
+    limit = min(hyper.max_sequence_tokens, base.positions or hyper.max_sequence_tokens)
+    return tokenise_members(base.tokenizer, members, spec.values, limit)
 
 
-def _pinned(spec: JobSpec) -> str:
+def _checkpoint_key(spec: JobSpec) -> str:
     """Names what a checkpoint belongs to. A run's id follows from its batch alone: with other pins (a log that was begun anew, a
     job by hand under another policy) or weights it must begin at the beginning."""
     return digest([msgspec.to_builtins(spec.start), spec.weights])
@@ -100,7 +104,7 @@ def _prepare(spec: JobSpec) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """One process at a time in a run's folder: the job of a trainer that was just killed may have a moment left."""
     with open(folder / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
-"""The training loop: weighted completion loss over length-bucketed rows, until the steps are done or validation stops falling.
+"""The training loop: steps over rows of like length, until all are done or the validation loss stops falling.
 
-Knows rows, a model and hyperparameters; no Kafka, no examples, no adapter format. What it computes depends on its arguments
-only, whether it ran through or was killed and resumed any number of times.
+Knows rows, a model and hyperparameters; no Kafka, no examples, no adapter format, nothing of how a loss is made. What it
+computes depends on its arguments only, whether it ran through or was killed and resumed any number of times.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace_trainer.data.rows import TokenRow
 from headrace_trainer.learning import checkpoint
 from headrace_trainer.learning.checkpoint import Checkpoint
-from headrace_trainer.model.base import Base, Precision, autocast, collate, token_losses
+from headrace_trainer.model.base import Base
+from headrace_trainer.model.precision import Precision
+from headrace_trainer.objectives.sft import accumulate, row_losses
 from headrace_trainer.policy import Hyperparameters
-from headrace_trainer.spec import Moment, Row, Trained
+from headrace_trainer.spec import JobProgress, TrainingResult
 
-Progress = Callable[[Moment], None]
+OnProgress = Callable[[JobProgress], None]
 _WINDOW = 8  # optimiser steps whose rows are sorted by length together
 
 
-def plan(lengths: Sequence[int], hyper: Hyperparameters, seed: int) -> list[list[int]]:
+def plan_steps(lengths: Sequence[int], hyper: Hyperparameters, seed: int) -> list[list[int]]:
     """Row indices of each optimiser step: every pass shuffled, then neighbours in length put together, then shuffled again.
 
     Every row comes once a pass; the last step of a pass may be shorter.
     """
-    size, count = hyper.batch_rows, len(lengths)
+    size, count = hyper.rows_per_step, len(lengths)
     steps = hyper.steps or math.ceil(hyper.epochs * count / size)
     planned: list[list[int]] = []
     epoch = 0
@@ -39,63 +42,22 @@ def plan(lengths: Sequence[int], hyper: Hyperparameters, seed: int) -> list[list
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(count).tolist()
         span = size * _WINDOW
-        cut: list[list[int]] = []
+        steps_of_epoch: list[list[int]] = []
         for start in range(0, count, span):
             window = sorted(order[start : start + span], key=lambda index: lengths[index])
-            cut.extend(window[at : at + size] for at in range(0, len(window), size))
-        planned.extend(cut[index] for index in random.permutation(len(cut)))
+            steps_of_epoch.extend(window[at : at + size] for at in range(0, len(window), size))
+        planned.extend(steps_of_epoch[index] for index in random.permutation(len(steps_of_epoch)))
         epoch += 1
     return planned[:steps]
 
 
-def split_by_tokens(rows: Sequence[Row], budget: int) -> list[list[Row]]:
-    """Micro-batches of neighbours in length, each at most `budget` padded tokens (a longer row goes alone)."""
-    batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.length):
-        if batches and (len(batches[-1]) + 1) * row.length <= budget:  # the newest is the longest
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
-
-
-def accumulate(model: Any, rows: Sequence[Row], base: Base, budget: int, precision: Precision) -> float:
-    """Adds the gradient of one optimiser step's loss: `Σ wᵢ·nllᵢₜ / Σ wᵢ` over all completion tokens t of all rows i
-    (ALGORITHMS §6), however many micro-batches it takes. Returns that loss."""
-    total = sum(row.weight * len(row.completion) for row in rows)
-    loss = 0.0
-    for micro in split_by_tokens(rows, budget):
-        batch = collate(micro, base.pad, base.device)
-        weights = torch.tensor([row.weight for row in micro], device=base.device)[batch.rows]
-        with autocast(base.device, precision):
-            part = (token_losses(model, batch) * weights).sum() / total
-        torch.autograd.backward(part)
-        loss += float(part.detach())
-    return loss
-
-
-@torch.no_grad()
-def row_losses(model: Any, rows: Sequence[Row], base: Base, budget: int, precision: Precision) -> list[float]:
-    """Mean loss per completion token of each row, in nats, in the order of `rows`; weights play no part."""
-    model.eval()
-    found: dict[int, float] = {}
-    indexed = [row._replace(example_id=str(index)) for index, row in enumerate(rows)]
-    for micro in split_by_tokens(indexed, budget):
-        batch = collate(micro, base.pad, base.device)
-        with autocast(base.device, precision):
-            losses = token_losses(model, batch)
-        sums = torch.zeros(len(micro), device=losses.device).index_add_(0, batch.rows, losses)
-        found.update((int(row.example_id), float(sums[at]) / len(row.completion)) for at, row in enumerate(micro))
-    return [found[index] for index in range(len(rows))]
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
+def learning_rate_share(step: int, steps: int, warmup: float) -> float:
     """Share of the learning rate at `step` (from 0): a linear rise over `warmup` of the steps, then a linear fall to zero."""
     rising = max(1, round(warmup * steps))
     return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising + 1)
 
 
-class _Run:
+class _RunState:
     """The state that changes from step to step, and its form on disk."""
 
     def __init__(self, model: Any, hyper: Hyperparameters) -> None:
@@ -107,8 +69,8 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.best_loss, self.best_step, self.stale = math.inf, 0, 0
 
-    def keep(self, loss: float) -> None:
-        """Takes a validation loss: remembers the weights when it is the best, else counts."""
+    def add_validation(self, loss: float) -> None:
+        """Keeps the weights when the loss is the best so far, else counts."""
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.stale = loss, self.step, 0
             self.best = {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -152,8 +114,8 @@ class _Run:
 def train(
     model: Any,
     base: Base,
-    rows: Sequence[Row],
-    validation: Sequence[Row],
+    rows: Sequence[TokenRow],
+    validation: Sequence[TokenRow],
     hyper: Hyperparameters,
     *,
     seed: int,
@@ -161,56 +123,55 @@ def train(
     folder: Path | None = None,
     run: str = "",
     checkpoint_seconds: float = 30.0,
-    progress: Progress = lambda moment: None,
-) -> Trained:
+    on_progress: OnProgress = lambda progress: None,
+) -> TrainingResult:
     """Trains what `model` has trainable, in place, and leaves the best weights by validation loss in it.
 
     With `folder` it goes on from the checkpoint that an earlier process of the same `run` left there. ValueError without rows.
     """
     if not rows:
         raise ValueError("no rows to train on")
-    planned = plan([row.length for row in rows], hyper, seed)
-    look_every = max(1, len(planned) // hyper.evaluations)
-    looks = len(validation) >= hyper.validation_rows
-    state = _Run(model, hyper)
+    planned = plan_steps([row.length for row in rows], hyper, seed)
+    validate_every = max(1, len(planned) // hyper.validations_per_run)
+    validates = len(validation) >= hyper.validation_rows
+    state = _RunState(model, hyper)
     torch.manual_seed(seed)
     saved = checkpoint.read(folder, run) if folder else None
     if saved:
         state.load(saved)
-    started = written = time.monotonic()
-    before, tokens_before = state.seconds, state.tokens
-    while state.step < len(planned) and not (looks and hyper.patience and state.stale >= hyper.patience):
+    started = written_at = time.monotonic()
+    seconds_before, tokens_before = state.seconds, state.tokens
+    while state.step < len(planned) and not (validates and hyper.patience and state.stale >= hyper.patience):
         chosen = [rows[index] for index in planned[state.step]]
         model.train()
         for group in state.optimiser.param_groups:
-            group["lr"] = hyper.learning_rate * rate(state.step, len(planned), hyper.warmup)
+            group["lr"] = hyper.learning_rate * learning_rate_share(state.step, len(planned), hyper.warmup)
         state.loss = accumulate(model, chosen, base, hyper.batch_tokens, precision)
         _finite("loss", state.loss, state.step + 1, hyper)
-        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.max_grad_norm))
         _finite("gradient norm", norm, state.step + 1, hyper)  # clipping would make NaN of infinity
         state.optimiser.step()
         state.optimiser.zero_grad()
         state.step += 1
         state.tokens += sum(row.length for row in chosen)
         now = time.monotonic()
-        state.seconds = before + now - started
+        state.seconds = seconds_before + now - started
         pace = (state.tokens - tokens_before) / max(now - started, 1e-9)
-        progress(Moment(state.step, len(planned), state.loss, pace))
-        if looks and (state.step % look_every == 0 or state.step == len(planned)):
-            watched = float(np.mean(row_losses(model, validation, base, hyper.batch_tokens, precision)))
-            _finite("validation loss", watched, state.step, hyper)
-            state.keep(watched)
-            progress(Moment(state.step, len(planned), state.best_loss, pace, "validation"))
-        if folder and (now - written >= checkpoint_seconds or state.step == len(planned)):
+        on_progress(JobProgress(state.step, len(planned), state.loss, pace))
+        if validates and (state.step % validate_every == 0 or state.step == len(planned)):
+            validation_loss = float(np.mean(row_losses(model, validation, base, hyper.batch_tokens, precision)))
+            _finite("validation loss", validation_loss, state.step, hyper)
+            state.add_validation(validation_loss)
+            on_progress(JobProgress(state.step, len(planned), state.best_loss, pace, "validation"))
+        if folder and (now - written_at >= checkpoint_seconds or state.step == len(planned)):
             checkpoint.write(folder, state.dump(run))
-            written = time.monotonic()
+            written_at = time.monotonic()
     if state.best:
         with torch.no_grad():
             for name, parameter in state.parameters.items():
                 parameter.copy_(state.best[name])
-    best = None if math.isinf(state.best_loss) else state.best_loss
-    kept = state.best_step or state.step
-    return Trained(state.step, state.loss, best, kept, state.tokens, state.seconds)
+    best_loss = None if math.isinf(state.best_loss) else state.best_loss
+    return TrainingResult(state.step, state.loss, best_loss, state.best_step or state.step, state.tokens, state.seconds)
 
 
 def _finite(what: str, value: float, step: int, hyper: Hyperparameters) -> None:

@@ -13,18 +13,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.policy import Hyperparameters
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 # What a loader needs. The library adds fields from version to version, and machine paths; they would move the digest.
-_KEPT = (
+_CONFIG_FIELDS = (
     "peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias",
     "use_rslora", "use_dora", "fan_in_fan_out", "init_lora_weights",
 )  # fmt: skip
 
 
-class AdapterInvalid(Exception):
+class AdapterInvalid(HeadraceError):
     """An adapter folder that is no LoRA adapter in safetensors for this base."""
 
 
@@ -40,9 +41,9 @@ def attach(model: Any, hyper: Hyperparameters, seed: int, parent: Path | None = 
     wrapped = get_peft_model(model, config)
     if parent is None or not hyper.warm_start or not _same_shape(wrapped, parent):
         return wrapped, False
-    outcome: Any = set_peft_model_state_dict(wrapped, _tensors(parent))
-    if outcome.unexpected_keys:
-        raise AdapterInvalid(f"adapter {parent}: {outcome.unexpected_keys[0]} is no weight of this base")
+    loaded: Any = set_peft_model_state_dict(wrapped, _tensors(parent))
+    if loaded.unexpected_keys:
+        raise AdapterInvalid(f"adapter {parent}: {loaded.unexpected_keys[0]} is no weight of this base")
     return wrapped, True
 
 
@@ -88,9 +89,9 @@ def save(wrapped: Any, folder: Path) -> Path:
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that a loader needs; sets become sorted lists, as JSON has no sets."""
-    kept = {name: config[name] for name in _KEPT}
-    kept["target_modules"] = sorted(kept["target_modules"])
-    return {**kept, "peft_type": "LORA", "inference_mode": True, "base_model_name_or_path": None}
+    fields = {name: config[name] for name in _CONFIG_FIELDS}
+    fields["target_modules"] = sorted(fields["target_modules"])
+    return {**fields, "peft_type": "LORA", "inference_mode": True, "base_model_name_or_path": None}
 
 
 def config_of(folder: Path) -> dict[str, Any]:

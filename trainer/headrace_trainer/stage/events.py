@@ -1,4 +1,4 @@
-"""What the train stage says: its events and how they are addressed. Pure: the time is an argument."""
+"""What the train stage writes: its events and how they are addressed. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import Produced, provenance
 from headrace_trainer.policy import TrainerPolicy
-from headrace_trainer.spec import JobResult, Moment
+from headrace_trainer.spec import JobProgress, JobResult
 
 STAGE = "train"
 _ORDINALS = {
@@ -76,7 +76,7 @@ def pins(
         base=batch.base,
         seed=int(derive_id("seed", batch.batch_id, policy.seed)[:8], 16),
         method=hyper.method,
-        hyperparameters=hyper.model_dump(mode="json"),
+        hyperparameters=hyper.to_wire(),
         rehearsal=list(rehearsal),
         policy_digests={**batch.policy_digests, STAGE: policy.digest},
         parent_adapter=parent_adapter,
@@ -97,18 +97,18 @@ def started(origin: Origin, start: TrainingStart, now: int) -> TrainingStarted:
     return TrainingStarted(**_envelope(origin, "training-started", start.run_id, now), data=start)  # type: ignore[arg-type]
 
 
-def progressed(origin: Origin, start: TrainingStart, moment: Moment, attempt: int, now: int) -> TrainingProgressed:
+def progressed(origin: Origin, start: TrainingStart, progress: JobProgress, attempt: int, now: int) -> TrainingProgressed:
     data = TrainingProgress(
         run_id=start.run_id,
         bucket=start.bucket,
-        step=moment.step,
-        steps=moment.steps,
-        loss=rounded(moment.loss),
+        step=progress.step,
+        steps=progress.steps,
+        loss=rounded(progress.loss),
         attempt=attempt,
-        phase=moment.phase,  # type: ignore[arg-type]
-        tokens_per_second=rounded(moment.tokens_per_second) if moment.tokens_per_second else None,
+        phase=progress.phase,  # type: ignore[arg-type]
+        tokens_per_second=rounded(progress.tokens_per_second) if progress.tokens_per_second else None,
     )
-    identity = derive_id("training-progressed", start.run_id, attempt, moment.phase, moment.step)
+    identity = derive_id("training-progressed", start.run_id, attempt, progress.phase, progress.step)
     return TrainingProgressed(**_envelope(origin, "training-progressed", identity, now), data=data)  # type: ignore[arg-type]
 
 
@@ -125,7 +125,7 @@ def completed(
     """Version, evaluation and completion of a run. `policy` is the one that it was evaluated by: not pinned, so that after a
     restart the figures are judged by today's requirements, and the evaluation names whose they are."""
     batch = origin.batch
-    tokens = result.trained.tokens if result.trained else 0
+    tokens = result.training.tokens if result.training else 0
     version = ModelVersion(
         version_id=version_id(start.run_id),
         bucket=batch.bucket,
@@ -135,7 +135,7 @@ def completed(
         batch_id=batch.batch_id,
         run_id=start.run_id,
         method=start.method,
-        hyperparameters={**start.hyperparameters, "warm_started": result.warm, "seed": start.seed},
+        hyperparameters={**start.hyperparameters, "warm_started": result.warm_started, "seed": start.seed},
         rows=result.rows,
         tokens=tokens,
         seconds=rounded(result.seconds),
@@ -149,10 +149,10 @@ def completed(
         evaluation_id=evaluation_id(start.run_id),
         seconds=rounded(result.seconds),
     )
-    judged = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
+    evaluated_by = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
     return [
         ModelVersionCreated(**_envelope(origin, "version", start.run_id, now), data=version),  # type: ignore[arg-type]
-        evaluated(origin, judged, version, result, evaluation_id(start.run_id), now),
+        evaluated(origin, evaluated_by, version, result, evaluation_id(start.run_id), now),
         TrainingCompleted(**_envelope(origin, "training-completed", start.run_id, now), data=completion),  # type: ignore[arg-type]
     ]
 

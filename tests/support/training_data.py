@@ -1,4 +1,4 @@
-"""Hand-made examples, members and batches for the trainer's tests: small sums, as records of the `examples` topic."""
+"""Small sums to learn: examples as records of the `examples` topic, members that name them, batches and pins."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from headrace_trainer.policy import Hyperparameters
 
 BUCKET = "sums/tiny"
 HYPER = Hyperparameters(
-    r=4, alpha=8, learning_rate=2e-2, epochs=4, batch_rows=8, dropout=0.05, validation_rows=2, precision="fp32"
+    r=4, alpha=8, learning_rate=2e-2, epochs=4, rows_per_step=8, dropout=0.05, validation_rows=2, precision="fp32"
 )
 
 
-class Made(NamedTuple):
+class RecordedExample(NamedTuple):
     member: Member
     value: bytes
     example: Example
@@ -55,32 +55,34 @@ def record(example: Example) -> bytes:
     return encode(event)
 
 
-def made(number: int, split: str = "train", *, offset: int | None = None, partition: int = 0, **changed: Any) -> Made:
+def recorded(
+    number: int, split: str = "train", *, offset: int | None = None, partition: int = 0, **changed: Any
+) -> RecordedExample:
     """The example of a number, its record and a member that names it. `role` and `weight` go to the member."""
     role, weight = changed.pop("role", "train"), changed.pop("weight", 1.0)
-    whole = example(number, **changed)
-    value = record(whole)
+    rewarded = example(number, **changed)
+    value = record(rewarded)
     locator = Locator(topic="examples", partition=partition, offset=number if offset is None else offset)
     member = Member(
-        example_id=whole.example_id, revision=whole.revision, sha256=sha256(value), role=role, weight=weight, difficulty=0.2,
-        split=split, locator=locator,
+        example_id=rewarded.example_id, revision=rewarded.revision, sha256=sha256(value), role=role, weight=weight,
+        difficulty=0.2, split=split, locator=locator,
     )  # type: ignore[arg-type]  # fmt: skip
-    return Made(member, value, whole)
+    return RecordedExample(member, value, rewarded)
 
 
 def batch(members: Iterable[Member], tests: Iterable[Member] = (), *, bucket: str = BUCKET, name: str = "b1") -> Batch:
-    listed = list(members)
+    trained = list(members)
     artifact_type, _, base = bucket.partition("/")
     return Batch(
         batch_id=derive_id("batch", name), bucket=bucket, artifact_type=artifact_type, base=base, cause="target", target=16.0,
-        members=listed, test_pool=list(tests), policy_digests={"curate": sha256(b"curate")},
-        statistics=BatchStatistics(examples=len(listed), negatives=0, effective_size=float(len(listed)), mean_reward=0.5),
+        members=trained, test_pool=list(tests), policy_digests={"curate": sha256(b"curate")},
+        statistics=BatchStatistics(examples=len(trained), negatives=0, effective_size=float(len(trained)), mean_reward=0.5),
     )  # fmt: skip
 
 
 def start(batch: Batch, **changed: Any) -> TrainingStart:
     fields: dict[str, Any] = {
         "run_id": derive_id("run", batch.batch_id), "batch_id": batch.batch_id, "bucket": batch.bucket, "base": batch.base,
-        "seed": 7, "method": "lora", "hyperparameters": HYPER.model_dump(mode="json"), "rehearsal": [], "policy_digests": {},
+        "seed": 7, "method": "lora", "hyperparameters": HYPER.to_wire(), "rehearsal": [], "policy_digests": {},
     }  # fmt: skip
     return TrainingStart(**{**fields, **changed})

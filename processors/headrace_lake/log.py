@@ -1,0 +1,68 @@
+"""The log as verify, rebuild and status read it: committed records, changelogs, activations of rules. Knows no client.
+
+`KafkaLog` is a log on a broker; tests have one in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple, Protocol
+
+from headrace_schemas.codec import DecodeError, decode
+from headrace_schemas.derived import RulesActivation
+from headrace_schemas.events import RulesActivated
+from headrace_schemas.topology import changelog
+from headrace_streams.runtime.stage import Headers
+
+
+class LogRecord(NamedTuple):
+    """A record as it lies on the log; `topic` is short, `timestamp` is the append time in ms."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Log(Protocol):
+    """What replay needs of a log. Reads committed records only."""
+
+    async def partitions(self, topic: str) -> int: ...
+
+    async def start(self, topic: str, partition: int) -> int:
+        """The first offset that is still there."""
+        ...
+
+    def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]: ...
+
+
+async def changelog_of(log: Log, stage: str, topic: str, partition: int) -> dict[str, bytes]:
+    """The newest value of each state key of a task, its position record included."""
+    newest: dict[str, bytes] = {}
+    async for record in log.read(changelog(stage, topic).name, partition):
+        key = (record.key or b"").decode()
+        if record.value is None:
+            newest.pop(key, None)
+        else:
+            newest[key] = record.value
+    return newest
+
+
+async def rules_of(log: Log) -> dict[tuple[str, str, int], list[RulesActivation]]:
+    """Per (stage, topic, partition): the policies that were in force, by first offset."""
+    activations: dict[tuple[str, str, int], list[RulesActivation]] = {}
+    for partition in range(await log.partitions("rules")):
+        async for record in log.read("rules", partition):
+            try:
+                event = decode(record.value, record.headers)
+            except DecodeError:
+                continue  # what somebody else put there
+            if isinstance(event, RulesActivated):
+                task = (event.data.stage, event.data.topic, event.data.partition)
+                activations.setdefault(task, []).append(event.data)
+    for found in activations.values():
+        found.sort(key=lambda rules: rules.from_offset)
+    return activations

@@ -1,0 +1,64 @@
+"""Which members a run learns from, watches and is tested on, from its manifest and pins. Pure; knows no records and no tokens.
+
+The trainer and `headrace dataset --release` both ask here, so that a data set is what trained its release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from msgspec import structs
+
+from headrace_schemas.derived import Batch, Member, TrainingStart
+
+
+class RunMembers(NamedTuple):
+    """The members of a run, each list in the order of its manifest; those that were withdrawn before it began are in none."""
+
+    training: list[Member]  # the batch's own that are learnt from
+    rehearsal: list[Member]  # of earlier batches, learnt from again
+    validation: list[Member]  # what early stopping looks at
+    test: list[Member]  # what candidate and incumbent are compared on
+
+    def all(self) -> list[Member]:
+        return [*self.training, *self.rehearsal, *self.validation, *self.test]
+
+
+def run_members(batch: Batch, start: TrainingStart) -> RunMembers:
+    """What the run with the pins `start` uses of `batch`."""
+    used = without_withdrawn(batch, start.withdrawn)
+    return RunMembers(training_members(used.members), start.rehearsal, validation_members(used.members), used.test_pool)
+
+
+def dataset_members(batch: Batch, start: TrainingStart) -> list[Member]:
+    """What a data set of the run holds, in the order of the manifest and then of the pins: all that it learnt from or watched."""
+    used = without_withdrawn(batch, start.withdrawn)
+    return [member for member in (*used.members, *start.rehearsal) if is_training(member) or is_validation(member)]
+
+
+def is_training(member: Member) -> bool:
+    """Its target is learnt from: role train, split train, a weight above zero."""
+    return member.role == "train" and member.split == "train" and member.weight > 0
+
+
+def is_validation(member: Member) -> bool:
+    """Early stopping looks at it: role train, split validation."""
+    return member.role == "train" and member.split == "validation"
+
+
+def training_members(members: Iterable[Member]) -> list[Member]:
+    return [member for member in members if is_training(member)]
+
+
+def validation_members(members: Iterable[Member]) -> list[Member]:
+    return [member for member in members if is_validation(member)]
+
+
+def without_withdrawn(batch: Batch, withdrawn: Sequence[str] | None) -> Batch:
+    """The batch as a run uses it: the manifest stays as it was cut, but what was withdrawn since is not read."""
+    ids = frozenset(withdrawn or ())
+    members, test_pool = (
+        [member for member in listed if member.example_id not in ids] for listed in (batch.members, batch.test_pool)
+    )
+    return structs.replace(batch, members=members, test_pool=test_pool)

@@ -1,0 +1,176 @@
+"""Committed records of a deployment's topics: by partition, by topic, by key, as events, as they come. Decides nothing.
+
+Topics are short names. Under read_committed, aborted records and transaction markers take up offsets but are not yielded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from headrace_schemas.codec import DecodeError, decode
+from headrace_schemas.events import Event
+from headrace_streams.kafka import clients
+from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.settings import Settings
+
+POLL_MS = 500
+PROGRESS_MS = 200
+
+
+class Span(NamedTuple):
+    """Offsets of a partition: `begin` is the first that is kept, `end` the first that committed readers don't see yet."""
+
+    begin: int
+    end: int
+
+
+def event_of(record: ConsumerRecord) -> Event | None:
+    """The event in a record; None for what somebody else put there: no junk may keep people from what is on the log."""
+    try:
+        return decode(record.value, record.headers)
+    except DecodeError:
+        return None
+
+
+class Reader:
+    """Asks for the partition count of a topic once and keeps it. Raises TopicMissing and BrokerUnavailable."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._counts: dict[str, int] = {}
+
+    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Partition counts by short name."""
+        names = [clients.short_name(self.settings, topic) for topic in topics]
+        missing = [name for name in names if name not in self._counts]
+        if missing:
+            self._counts |= await clients.partition_counts(self.settings, missing)
+        return {name: self._counts[name] for name in names}
+
+    async def partitions(self, topic: str) -> int:
+        """The partition count of a topic."""
+        name = clients.short_name(self.settings, topic)
+        return (await self.counts([name]))[name]
+
+    async def partition_of(self, topic: str, key: str) -> int:
+        """The partition that our own writers put `key` into."""
+        return partition_for(key.encode(), await self.partitions(topic))
+
+    async def offsets(self, topics: Iterable[str]) -> dict[tuple[str, int], Span]:
+        """The committed span of every partition of `topics` as of now, by (short name, partition)."""
+        counts = await self.counts(topics)
+        partitions = [self._partition(topic, number) for topic, count in counts.items() for number in range(count)]
+        if not partitions:
+            return {}
+        async with clients.connected(clients.consumer(self.settings)) as consumer:
+            consumer.assign(partitions)
+            begins, ends = await _spans(consumer, partitions)
+        return {(clients.short_name(self.settings, tp.topic), tp.partition): Span(begins[tp], ends[tp]) for tp in partitions}
+
+    async def spans(self, topic: str) -> dict[int, Span]:
+        """The committed span of every partition of a topic as of now."""
+        return {partition: span for (_, partition), span in (await self.offsets([topic])).items()}
+
+    async def read_partition(
+        self, topic: str, partition: int, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[ConsumerRecord]:
+        """The records of a partition from offset `start` (or the first that is kept) up to `end`, then stops.
+
+        `end` None: what is committed when reading begins."""
+        if partition >= await self.partitions(topic):
+            raise TopicMissing(f"{clients.full_name(self.settings, topic)} has no partition {partition}")
+        tp = self._partition(topic, partition)
+        async with clients.connected(clients.consumer(self.settings)) as consumer:
+            consumer.assign([tp])
+            begins, ends = await _spans(consumer, [tp])
+            consumer.seek(tp, max(start, begins[tp]))
+            async for records in _records(consumer, {tp: ends[tp] if end is None else min(end, ends[tp])}):
+                for record in records:
+                    yield record
+
+    async def read_topic(self, topic: str) -> AsyncIterator[ConsumerRecord]:
+        """All records of a topic, one partition after the other, each in its order."""
+        for partition in range(await self.partitions(topic)):
+            async for record in self.read_partition(topic, partition):
+                yield record
+
+    async def events(self, topic: str, *, key: str | None = None, containing: bytes = b"") -> AsyncIterator[Event]:
+        """The events of a topic; what is none is skipped. `key`: only the partition of that key, which others share;
+        `containing`: only those in whose bytes that stands."""
+        records = self.read_topic(topic) if key is None else self.read_partition(topic, await self.partition_of(topic, key))
+        async for record in records:
+            if record.value is not None and containing in record.value and (event := event_of(record)) is not None:
+                yield event
+
+    async def follow(
+        self,
+        *topics: str,
+        partition: int | None = None,
+        since: Literal["start", "end"] | int = "start",
+        to_end: bool = False,
+        poll_ms: int = POLL_MS,
+    ) -> AsyncGenerator[list[ConsumerRecord], None]:
+        """The records of topics (or of one partition of each) as they come: from the first, from now on, or from an append time
+        in ms; with `to_end` only those that are committed now, else it never ends by itself.
+
+        Yields an empty list first, once it knows where it begins, so that who asks a question can ask it then, and whenever
+        nothing came for `poll_ms`. Close it (`aclosing`) to stop earlier."""
+        counts = await self.counts(topics)
+        listed = [
+            self._partition(topic, number)
+            for topic, count in counts.items()
+            for number in (range(count) if partition is None else [partition])
+        ]
+        async with clients.connected(clients.consumer(self.settings, auto_offset_reset="earliest")) as consumer:
+            consumer.assign(listed)
+            begins, ends = await _spans(consumer, listed)
+            starts = ends if since == "end" else begins
+            if isinstance(since, int):
+                found = await consumer.offsets_for_times(dict.fromkeys(listed, since))
+                starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
+            for tp, offset in starts.items():
+                consumer.seek(tp, offset)
+            yield []
+            async for records in _records(consumer, ends if to_end else None, poll_ms):
+                yield records
+
+    def _partition(self, topic: str, number: int) -> TopicPartition:
+        return TopicPartition(clients.full_name(self.settings, topic), number)
+
+
+async def _records(
+    consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int] | None, poll_ms: int = PROGRESS_MS
+) -> AsyncIterator[list[ConsumerRecord]]:
+    """What comes from where the consumer stands up to `ends`, or for ever. BrokerUnavailable when an end is not reached because
+    the broker stopped answering."""
+    loop = asyncio.get_running_loop()
+    patience = loop.time() + clients.DEADLINE
+    positions = {tp: await consumer.position(tp) for tp in ends or ()}
+    while ends is None or any(position < ends[tp] for tp, position in positions.items()):
+        fetched = await consumer.getmany(timeout_ms=poll_ms)
+        records = [record for batch in fetched.values() for record in batch]
+        if ends is None:
+            yield records
+            continue
+        yield [record for record in records if record.offset < ends[TopicPartition(record.topic, record.partition)]]
+        before, positions = positions, {tp: await consumer.position(tp) for tp in ends}  # they move over markers too
+        if positions != before:
+            patience = loop.time() + clients.DEADLINE
+        elif loop.time() > patience:
+            tp = next(tp for tp, position in positions.items() if position < ends[tp])
+            at = f"{tp.topic}/{tp.partition} stands at offset {positions[tp]} of {ends[tp]}"
+            raise BrokerUnavailable(f"{at}: the broker stopped answering")
+
+
+async def _spans(consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> tuple[dict[Any, int], dict[Any, int]]:
+    try:
+        async with asyncio.timeout(clients.DEADLINE):
+            return await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+    except (TimeoutError, KafkaError) as error:
+        raise BrokerUnavailable(f"offsets of {partitions[0].topic} can't be read: {error or 'no reply'}") from error

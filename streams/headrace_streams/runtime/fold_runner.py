@@ -1,0 +1,74 @@
+"""The one loop around a fold: state, counters, fold time and the rules in force over one input partition. Knows no client.
+
+The live task, verify, rebuild and tests all step records through a FoldRunner, so that there is one meaning of fold time, of
+counters and of switching rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from headrace_schemas.canonical import digest
+from headrace_streams.runtime.stage import Fold, Headers, Record, Stage
+from headrace_streams.runtime.step import Processed, process
+
+
+class LogRecord(Protocol):
+    """What a runner reads of a record, wherever it comes from. `timestamp` is the append time in ms."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
+
+
+class FoldRunner:
+    """One partition of one stage. `partitions`: short topic name -> count, of its outputs and `dead-letters`.
+
+    `activate` before the first `run`; `state`, `counters` and `now` may be set from a changelog before."""
+
+    def __init__(self, stage: Stage[Fold], topic: str, partition: int, partitions: Mapping[str, int]) -> None:
+        self.stage, self.topic, self.partition, self.partitions = stage, topic, partition, partitions
+        self.state: dict[str, Any] = {}
+        self.counters: dict[str, int] = {}
+        self.now = 0
+        self.fold: Fold | None = None
+
+    def activate(self, version: int, body: Mapping[str, Any], digest: str) -> None:
+        """Puts a rule version and a policy in force from the next record on. Raises UnknownVersion, InvalidBody."""
+        self.fold = None
+        self.fold = self.stage.build(version, body, digest)
+
+    def activate_newest(self, body: Mapping[str, Any]) -> None:
+        """Puts the newest rule version in force, under a policy body. Raises InvalidBody."""
+        self.activate(self.stage.version, body, digest(body))
+
+    def run(self, record: LogRecord) -> Processed:
+        """Folds one record into state and counters; what it writes. Raises nothing: what a fold raises is a dead letter."""
+        assert self.fold is not None, f"{self.stage.name} over {self.topic}/{self.partition} has no rules in force"
+        self.now = max(self.now, record.timestamp)
+        given = Record(
+            self.topic,
+            self.partition,
+            record.offset,
+            record.timestamp,
+            self.now,
+            record.key,
+            record.value,
+            record.headers,
+        )
+        processed = process(self.stage.name, self.fold, self.state, given, self.partitions)
+        processed.apply(self.state, self.counters)
+        return processed
+
+    def dumped(self) -> dict[str, bytes]:
+        """The whole state in changelog form."""
+        assert self.fold is not None
+        return {key: self.fold.dump(key, value) for key, value in self.state.items()}

@@ -1,0 +1,184 @@
+"""A task's hold on its input partition, one for all stages: fence, restore, rules, seek, fetch, commit, settle. Knows no fold.
+
+async with session.held() as state:      # changelog form, at the stage's state version
+    ...                                  # load it
+    await session.begin()                # the rules are on the log before the first output made with them; then seek
+    while True:
+        records = await session.fetch(...)
+        await session.commit(produced, changes, position)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from headrace_schemas import derived
+from headrace_schemas.canonical import digest
+from headrace_schemas.codec import encode
+from headrace_schemas.events import RulesActivated
+from headrace_schemas.ids import derive_id
+from headrace_schemas.times import rfc3339
+from headrace_schemas.topics import may_grow
+from headrace_streams.kafka import clients
+from headrace_streams.runtime.journal import Journal, Position, Refused, Rules, Transport, stop
+from headrace_streams.runtime.stage import Stage, UnknownVersion
+from headrace_streams.runtime.step import Produced, provenance_without_input
+from headrace_streams.settings import Settings
+
+SETTLE_SECONDS = 1.0  # idle time after which a position that moved over transaction markers only is committed too
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Session:
+    """One partition of one input topic of `stage`, under policy `body`. `position` is what was committed last."""
+
+    def __init__(self, settings: Settings, stage: Stage[Any], body: Mapping[str, Any], topic: str, partition: int) -> None:
+        if topic not in stage.inputs:
+            raise ValueError(f"topic {topic!r} is no input of stage {stage.name!r}")
+        self.label = f"{stage.name}/{topic}/{partition}"
+        self.stage, self.topic, self.partition = stage, topic, partition
+        self.rules = Rules(stage.version, digest(body))
+        self.position = Position(state_version=stage.state_version)
+        self._settings, self._body = settings, body
+        self._journal = Journal(settings, stage.name, topic, partition, (topic, *stage.outputs))
+        self._tp = TopicPartition(clients.full_name(settings, topic), partition)
+        self._consumer: Any = None
+        self._committed = time.monotonic()
+
+    @property
+    def partitions(self) -> dict[str, int]:
+        """Counts of the input topic, outputs, `rules` and `dead-letters` by short name; empty until held."""
+        return self._journal.partitions
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[dict[str, bytes]]:
+        """Fences any predecessor and yields the state. Closed at the end, however that comes. What the body raises of Kafka's
+        errors, and what goes wrong here, is Refused (somebody has to look), Fenced, ProducerLost or Transport."""
+        try:
+            await self._journal.open()
+            yield await self._restore()
+        except OffsetOutOfRangeError as error:
+            raise Refused(f"{self.label}: position {self.position.next_offset} is outside the log: {error}") from error
+        except (KafkaError, OSError) as error:
+            raise Transport(f"{self.label}: {error!r}") from error
+        finally:
+            consumer, self._consumer = self._consumer, None
+            if consumer is not None:
+                await stop(consumer)
+            await self._journal.close()
+
+    async def begin(self) -> None:
+        """Activates the rules, if others were in force, and seeks to the position. Refused when that is outside the log."""
+        if self.position.rules != self.rules:
+            await self.commit([self._activation()], {}, self.moved(rules=self.rules))
+        self._consumer = clients.consumer(self._settings, auto_offset_reset="none")
+        await self._consumer.start()
+        self._consumer.assign([self._tp])
+        begin = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
+        end = (await self._consumer.end_offsets([self._tp]))[self._tp]
+        position = self.position.next_offset
+        if not begin <= position <= end:
+            what = f"{begin - position} records were removed unread" if position < begin else "the log has lost its end"
+            raise Refused(f"{self.label}: position {position} is outside the log of {self._tp.topic} [{begin}, {end}): {what}")
+        self._consumer.seek(self._tp, position)
+
+    async def fetch(self, timeout_ms: int, max_records: int) -> list[ConsumerRecord]:
+        """The next committed records, if any come in time."""
+        fetched = await self._consumer.getmany(self._tp, timeout_ms=timeout_ms, max_records=max_records)
+        records: list[ConsumerRecord] = fetched.get(self._tp, [])
+        return records
+
+    async def next_offset(self) -> int:
+        """Behind what was fetched, and behind the transaction markers that follow it."""
+        return int(await self._consumer.position(self._tp))
+
+    async def end_offset(self) -> int:
+        """Where committed readers stop now."""
+        return int((await self._consumer.end_offsets([self._tp]))[self._tp])
+
+    def lag(self) -> int | None:
+        """Offsets between the position and what is committed; None until the first fetch."""
+        end = None if self._consumer is None else self._consumer.last_stable_offset(self._tp)
+        return None if end is None else max(0, end - self.position.next_offset)
+
+    async def commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
+        """Outputs, changed state and the new position as one transaction. Raises as Journal.commit."""
+        await self._journal.commit(produced, changes, position)
+        self.position = position
+        self._committed = time.monotonic()
+
+    async def settle(self) -> None:
+        """While idle: transaction markers count as read, or retention would one day leave the position outside the log."""
+        if time.monotonic() - self._committed < SETTLE_SECONDS:
+            return
+        position = await self.next_offset()
+        if position > self.position.next_offset:
+            await self.commit([], {}, self.moved(next_offset=position))
+
+    def moved(self, **changed: Any) -> Position:
+        """The position with other fields."""
+        return msgspec.structs.replace(self.position, **changed)
+
+    def unreadable(self, key: str, error: Exception) -> Refused:
+        """What to raise for a state value that the stage can't load."""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Refused(
+            f"{self.label}: state {key[:200]!r} can't be read: {reason}: run `headrace positions rebuild {self.label}`"
+        )
+
+    async def _restore(self) -> dict[str, bytes]:
+        count = self.partitions[self.topic]
+        recorded = self._journal.position
+        if recorded is not None and recorded.partitions != count:
+            if not may_grow(self.topic) or count < recorded.partitions:
+                raise Refused(
+                    f"{self.label}: topic {self._tp.topic} has {count} partitions, its state was made with "
+                    f"{recorded.partitions}: keys would meet elsewhere; restore the count or start another deployment"
+                )
+        elif recorded is None and count <= self.partition:
+            raise Refused(f"{self.label}: topic {self._tp.topic} has only {count} partitions")
+        self.position = msgspec.structs.replace(recorded or self.position, partitions=count)
+        state, self._journal.state = self._journal.state, {}
+        if self.position.state_version != self.stage.state_version:
+            state = await self._upcast(state)
+        return state
+
+    async def _upcast(self, state: dict[str, bytes]) -> dict[str, bytes]:
+        """State of an older version becomes today's, in the changelog too, before anything is made of it."""
+        try:
+            upcast = self.stage.upcast_state(self.position.state_version, state)
+        except UnknownVersion as error:
+            raise Refused(f"{self.label}: {error}: run `headrace positions rebuild {self.label}`") from error
+        changes: dict[str, bytes | None] = {key: value for key, value in upcast.items() if state.get(key) != value}
+        changes |= dict.fromkeys(state.keys() - upcast.keys())
+        await self.commit([], changes, self.moved(state_version=self.stage.state_version))
+        return upcast
+
+    def _activation(self) -> Produced:
+        name, rules, offset = self.stage.name, self.rules, self.position.next_offset
+        event = RulesActivated(
+            specversion="1.0",
+            id=derive_id("rules", name, self.topic, self.partition, offset, rules.version, rules.digest),
+            source=f"headrace:{name}",
+            time=rfc3339(now_ms()),
+            data=derived.RulesActivation(
+                stage=name,
+                topic=self.topic,
+                partition=self.partition,
+                from_offset=offset,
+                version=rules.version,
+                digest=rules.digest,
+                body=dict(self._body),
+            ),
+        )
+        return Produced("rules", 0, self.label.encode(), encode(event), provenance_without_input(f"{name}.rules"))

@@ -1,0 +1,44 @@
+"""What the door says of a setting that can't be used: one line that names the argument and its value. No broker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import headrace
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"bootstrap": "nowhere"}, "bootstrap = 'nowhere': 'nowhere' is not host:port"),
+        ({"bootstrap": 7}, "bootstrap = 7: "),
+        ({"deployment": "a.b"}, "deployment = 'a.b': "),
+        ({"kafka": {"protocl": "SSL"}}, "kafka.protocl = 'SSL': there is no such setting; did you mean kafka.protocol?"),
+        ({"kafka": {"protocol": "TLS"}}, "kafka.protocol = 'TLS': "),
+        ({"kafka": {"protocol": "SASL_SSL"}}, "kafka: protocol SASL_SSL needs sasl_mechanism, sasl_username, sasl_password"),
+        ({"kafka": {"sasl_pasword": "hush"}}, "kafka.sasl_pasword: there is no such setting; did you mean kafka.sasl_password?"),
+        ({"kafka": {"sasl_password": ["hush"]}}, "kafka.sasl_password: "),
+        ({"kafka": "SSL"}, "kafka = 'SSL': "),
+    ],
+)
+def test_a_wrong_setting_is_one_line(arguments: dict[str, Any], said: str) -> None:
+    doors: list[Any] = [headrace.Releases, headrace.AsyncReleases]
+    calls = [lambda door=door: door(**arguments) for door in doors]
+    calls += [lambda door=door: door(agent="bot", **arguments) for door in (headrace.Recorder, headrace.AsyncRecorder)]
+    for call in calls:
+        with pytest.raises(headrace.SettingsError) as caught:
+            call()
+        line = str(caught.value)
+        assert line.startswith(said)
+        assert "\n" not in line
+        assert "hush" not in line
+        assert caught.value.__cause__ is None, "a traceback shows no other error before it"
+
+
+def test_the_door_reads_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_BOOTSTRP", "x:1")
+    monkeypatch.setenv("HEADRACE_BOOTSTRAP", "nowhere")
+    with headrace.Releases("127.0.0.1:1"):
+        pass

@@ -1,0 +1,94 @@
+"""Supervised fine-tuning: the weighted loss over completion tokens, in micro-batches of like length. Knows a model, no steps.
+
+Rows are right-padded and go through without an attention mask: attention is causal, so nothing real sees the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headrace_trainer.data.rows import TokenRow
+from headrace_trainer.model.base import Base, logits_at
+from headrace_trainer.model.precision import Precision, autocast
+
+
+class CollatedBatch(NamedTuple):
+    """A micro-batch: `inputs` [rows, tokens]; for each completion token its `positions` in the flattened inputs that predict it,
+    its id in `targets`, and its row in `rows`."""
+
+    inputs: Tensor
+    positions: Tensor
+    targets: Tensor
+    rows: Tensor
+
+
+def collate(rows: Sequence[TokenRow], pad: int, device: str = "cpu") -> CollatedBatch:
+    """ValueError for a row without a prompt or completion: its first token would have nothing to be predicted from."""
+    width = max(row.length for row in rows) - 1  # the last token predicts nothing
+    inputs: list[list[int]] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    for index, row in enumerate(rows):
+        if not row.prompt or not row.completion:
+            raise ValueError(f"row {row.example_id} has no prompt or no completion tokens")
+        tokens = [*row.prompt, *row.completion]
+        inputs.append(tokens[:-1] + [pad] * (width - len(tokens) + 1))
+        first = index * width + len(row.prompt) - 1
+        positions.extend(range(first, first + len(row.completion)))
+        targets.extend(row.completion)
+        owners.extend([index] * len(row.completion))
+    tensors = (torch.tensor(values, dtype=torch.long) for values in (inputs, positions, targets, owners))
+    return CollatedBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+
+def token_losses(model: Any, batch: CollatedBatch) -> Tensor:
+    """Negative log-likelihood in nats of each completion token, fp32, in the order of `batch.targets`."""
+    logits = logits_at(model, batch.inputs, batch.positions)
+    return functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+
+
+def split_by_tokens(rows: Sequence[TokenRow], budget: int) -> list[list[TokenRow]]:
+    """Micro-batches of neighbours in length, each at most `budget` padded tokens (a longer row goes alone)."""
+    batches: list[list[TokenRow]] = []
+    for row in sorted(rows, key=lambda row: row.length):
+        if batches and (len(batches[-1]) + 1) * row.length <= budget:  # the newest is the longest
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def accumulate(model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision) -> float:
+    """Adds the gradient of one optimiser step's loss: `Σ wᵢ·nllᵢₜ / Σ wᵢ` over all completion tokens t of all rows i
+    (ALGORITHMS §6), however many micro-batches it takes. Returns that loss."""
+    total = sum(row.weight * len(row.completion) for row in rows)
+    loss = 0.0
+    for micro in split_by_tokens(rows, budget):
+        batch = collate(micro, base.pad, base.device)
+        weights = torch.tensor([row.weight for row in micro], device=base.device)[batch.rows]
+        with autocast(base.device, precision):
+            part = (token_losses(model, batch) * weights).sum() / total
+        torch.autograd.backward(part)
+        loss += float(part.detach())
+    return loss
+
+
+@torch.no_grad()
+def row_losses(model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision) -> list[float]:
+    """Mean loss per completion token of each row, in nats, in the order of `rows`; weights play no part."""
+    model.eval()
+    means: dict[int, float] = {}
+    indexed = [row._replace(example_id=str(index)) for index, row in enumerate(rows)]
+    for micro in split_by_tokens(indexed, budget):
+        batch = collate(micro, base.pad, base.device)
+        with autocast(base.device, precision):
+            losses = token_losses(model, batch)
+        sums = torch.zeros(len(micro), device=losses.device).index_add_(0, batch.rows, losses)
+        means.update((int(row.example_id), float(sums[at]) / len(row.completion)) for at, row in enumerate(micro))
+    return [means[index] for index in range(len(rows))]

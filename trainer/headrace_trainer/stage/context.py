@@ -1,0 +1,84 @@
+"""What all train tasks of a process share: settings, policy, hardware, adapter store, and a slot for one job at a time.
+
+Knows how pins are chosen and a job is specified; nothing of offsets, transactions or attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from headrace_schemas.derived import Member, TrainingStart
+from headrace_streams.adapter_store import Store, fetch
+from headrace_streams.settings import Settings
+from headrace_trainer.data.members import MemberRefused, RecordValues, key_of, verify
+from headrace_trainer.job.process import Hardware
+from headrace_trainer.policy import TrainerPolicy
+from headrace_trainer.spec import JobSpec
+from headrace_trainer.stage import catalogue, events
+from headrace_trainer.stage.catalogue import Catalogue
+from headrace_trainer.stage.events import Origin
+from headrace_trainer.stage.rehearsal import rehearsal_rows
+
+log = logging.getLogger("headrace")
+
+
+class TrainerContext:
+    """`hardware` is what jobs run on; whoever starts a job holds `job_slot` while it runs."""
+
+    def __init__(self, settings: Settings, policy: TrainerPolicy, hardware: Hardware) -> None:
+        self.settings, self.policy, self.hardware = settings, policy, hardware
+        self.store = Store(settings.store)
+        self.job_slot = asyncio.Semaphore(1)
+        self.folder = settings.data_dir / "trainer" / settings.deployment
+
+    def weights_of(self, base: str) -> str | None:
+        """Where the base's weights are, or None: then nothing can be trained for it."""
+        mapped = self.policy.bases.get(base)
+        return None if mapped is None else mapped.weights
+
+    def run_folder(self, run_id: str) -> Path:
+        return self.folder / "runs" / run_id
+
+    def job_spec(self, origin: Origin, start: TrainingStart, values: RecordValues, parent: Path | None) -> JobSpec:
+        """The job of pinned `start`. KeyError when the base has no weights."""
+        policy, batch = self.policy, origin.batch
+        return JobSpec(
+            start=start, batch=batch, weights=policy.bases[batch.base].weights, values=values, parent=parent,
+            folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
+            grader=policy.graders.get(batch.artifact_type), device=self.hardware.device, threads=policy.threads,
+            checkpoint_seconds=policy.checkpoint_seconds,
+        )  # fmt: skip
+
+    async def adapter_folder(self, digest: str | None) -> Path | None:
+        """The folder of an adapter in the store, verified. AdapterRefused, StoreError."""
+        if digest is None:
+            return None
+        return await asyncio.to_thread(lambda: fetch(self.store.adapter(digest), self.folder / "cache"))
+
+    async def choose_pins(self, origin: Origin, known: Catalogue, untrained: tuple[str, ...] = ()) -> TrainingStart:
+        """The pins of a batch as of now. Rows of earlier batches that are not what their manifest says are left out, or one bad
+        batch would fail all later ones."""
+        batch = origin.batch
+        hyper = self.policy.hyperparameters(batch.bucket)
+        await known.refresh(batch.bucket)
+        rows = rehearsal_rows(
+            batch, known.earlier_members(batch.bucket, origin.record.offset), hyper.rehearsal, known.members_of(untrained)
+        )
+        values = await catalogue.values_of(self.settings, rows)
+        precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
+        served = await catalogue.served(self.settings, batch.bucket)
+        return events.pins(
+            batch, self.policy, precision, parent_adapter=served.digest, parent_release_id=served.release_id,
+            rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
+        )  # fmt: skip
+
+
+def _verified(member: Member, values: RecordValues) -> bool:
+    try:
+        verify(member, values.get(key_of(member)))
+    except MemberRefused as error:
+        log.warning("not rehearsed: %s", error)
+        return False
+    return True
