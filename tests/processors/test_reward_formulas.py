@@ -136,6 +136,16 @@ def test_difficulty_has_three_parts_that_saturate() -> None:
     assert difficulty_of(RewardPolicy(complexity={"poems": 1.0}), "poems", 0, 0) == 0.5
 
 
+def test_the_parts_of_difficulty_are_weighed_by_the_policy() -> None:
+    policy = RewardPolicy(
+        complexity_weight=0.2, prompt_weight=0.7, context_weight=0.1, prompt_full_chars=100, context_full_chars=10
+    )
+    assert difficulty_of(policy, "code", 0, 0) == pytest.approx(0.2 * 0.8)
+    assert difficulty_of(policy, "code", 50, 0) == pytest.approx(0.16 + 0.35)
+    assert difficulty_of(policy, "code", 100, 5) == pytest.approx(0.16 + 0.7 + 0.05)
+    assert difficulty_of(policy, "code", 999, 99) == pytest.approx(0.16 + 0.7 + 0.1)
+
+
 def test_difficulty_amplifies_the_negative_or_ignores_it() -> None:
     bad = summary_of(feedback("f", "explicit_negative"))
     assert quality_and_reward(bad)[1] == pytest.approx(tanh(-1.6))

@@ -222,7 +222,7 @@ class _RewardStep:
         target, correction, digest = facts.texts.output, None, ""
         if summary.corrected is not None:
             target, digest = summary.corrected, _digest(summary.corrected)
-            correction = 1 - similarity(render(facts.texts.output), render(target), self.policy.overlap)
+            correction = 1 - self._similarity(facts.texts.output, target)
         difficulty = difficulty_of(self.policy, facts.artifact_type, facts.prompt_chars, facts.context_chars)
         result = reward_of(self.policy, summary, difficulty, correction)
         outcome = RewardOutcome(
@@ -235,6 +235,15 @@ class _RewardStep:
             target=digest,
         )
         return outcome, facts.texts, target
+
+    def _similarity(self, output: Output, corrected: Output) -> float:
+        return similarity(
+            render(output),
+            render(corrected),
+            overlap=self.policy.overlap,
+            edit_weight=self.policy.edit_weight,
+            overlap_weight=self.policy.overlap_weight,
+        )
 
     def _first_revision(self, interaction: InteractionState, facts: InteractionFacts) -> InteractionState:
         """With what is fixed at revision 1, bucket and balance; the counts of artifact types take this one in."""

@@ -18,9 +18,7 @@ from headrace_processors.reward.policy import RewardPolicy
 from headrace_schemas.canonical import rounded
 from headrace_schemas.derived import Components
 
-PROMPT_CHARS = 5_000  # of the rendered prompt, from where on it counts as hard
-CONTEXT_CHARS = 10_000
-KNOWN_TYPES = 64  # artifact types whose share of a partition is counted
+KNOWN_TYPES = 64  # artifact types whose share of a partition is counted: a bound on the state, whatever names come
 
 
 class RewardResult(Struct, frozen=True, kw_only=True):
@@ -37,9 +35,11 @@ def bonus_of(policy: RewardPolicy, feedback: FeedbackRecord) -> float:
 
 
 def difficulty_of(policy: RewardPolicy, artifact_type: str, prompt_chars: int, context_chars: int) -> float:
-    """In [0, 1]: 0.5 complexity + 0.3 length of the prompt + 0.2 length of the context, both saturating."""
+    """In [0, 1]: the weighted sum of complexity and of the lengths of prompt and context, both saturating."""
     complexity = policy.complexity.get(artifact_type, policy.complexity_default)
-    return 0.5 * complexity + 0.3 * min(1.0, prompt_chars / PROMPT_CHARS) + 0.2 * min(1.0, context_chars / CONTEXT_CHARS)
+    prompt = min(1.0, prompt_chars / policy.prompt_full_chars)
+    context = min(1.0, context_chars / policy.context_full_chars)
+    return policy.complexity_weight * complexity + policy.prompt_weight * prompt + policy.context_weight * context
 
 
 def reward_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:
