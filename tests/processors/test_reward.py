@@ -80,6 +80,18 @@ def test_an_example_has_all_that_was_said() -> None:
     assert made.counts == {"applied": 2}
 
 
+def test_the_prompt_group_is_given_or_follows_from_prompt_and_context_alone() -> None:
+    made = tape()
+    for number, fields in enumerate(
+        [{}, {"output": "else", "model": "n"}, {"context": "c"}, {"prompt": "p"}, {"prompt_group": "g"}]
+    ):
+        made.feed(interaction(f"i{number}", **fields), feedback(f"f{number}", f"i{number}"))
+    plain, other_answer, other_context, other_prompt, given_group = [one.prompt_group for one in examples(made.outputs)]  # type: ignore[union-attr]
+    assert plain == other_answer
+    assert len({plain, other_context, other_prompt, given_group}) == 4
+    assert given_group == "g"
+
+
 def test_nothing_said_is_no_example() -> None:
     assert run(interaction()).outputs == []
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_schemas.derived import Example
-from headrace_schemas.text import has_text, normalise, render
+from headrace_schemas.text import has_text, normalise
 
 Role = Literal["train", "negative"]
 
@@ -40,14 +40,13 @@ def rules(policy: CuratePolicy) -> dict[str, str]:
     return {reason: rule.format(**policy.model_dump()) for reason, rule in REJECTIONS.items()}
 
 
-def judge(policy: CuratePolicy, example: Example, split: str) -> FilterResult:
-    """The role of an example by itself: what needs no knowledge of others."""
+def judge(policy: CuratePolicy, example: Example, target: str, split: str) -> FilterResult:
+    """The role of an example by itself: what needs no knowledge of others. `target` is its target as one text."""
     if not example.train:
         return FilterResult(None, "not_for_training")
-    target = example.content.target
-    if not has_text(target):
+    if not has_text(example.content.target):
         return FilterResult(None, "no_text_target")
-    if is_generic(policy, render(target)):
+    if is_generic(policy, target):
         return FilterResult(None, "generic")
     result = role_of(policy, example)
     return FilterResult(None, "held_out") if result.role == "negative" and split == "test" else result

@@ -123,7 +123,8 @@ class CurateStep:
             self.state.put_example(example.bucket, example_id, replace(old, revision=example.revision))
             return self._reject(example, old.status)
         bucket = self.bucket(example.bucket)
-        new = self._record_of(example, old, bucket.value)
+        target = render(example.content.target)
+        new = self._record_of(example, target, old, bucket.value)
         bucket.count_trial(old, new)
         if old is not None and old.status == "cut":
             self._supersede(example.bucket, example_id, example.interaction_id, example.revision, old)
@@ -132,7 +133,7 @@ class CurateStep:
                 trial = {"serving_epoch": new.serving_epoch, "success": new.success, "time_ns": new.time_ns}
                 self.state.put_example(example.bucket, example_id, replace(old, revision=example.revision, **trial))
                 return "replaced"
-        role, reason = filters.judge(self.policy, example, new.split)
+        role, reason = filters.judge(self.policy, example, target, new.split)
         if reason is None and self.state.holder(new.content) not in (None, example_id):
             reason = "duplicate"
         if reason is not None:
@@ -177,9 +178,9 @@ class CurateStep:
             bucket.mark_aged()
             self._cut_if_ready(bucket)
 
-    def _record_of(self, example: Example, old: ExampleRecord | None, bucket: CurateBucket) -> ExampleRecord:
+    def _record_of(self, example: Example, target: str, old: ExampleRecord | None, bucket: CurateBucket) -> ExampleRecord:
         content, own = example.content, example.model == bucket.base and example.voices > 0
-        texts = (normalise(render(content.prompt)), normalise(render(content.context)), normalise(render(content.target)))
+        texts = (normalise(render(content.prompt)), normalise(render(content.context)), normalise(target))
         return ExampleRecord(
             revision=example.revision,
             status="rejected",

@@ -102,7 +102,7 @@ class _RewardStep:
         if before.facts is not None:
             return self._known(interaction_id, before, before.facts.digest, digest)
         time_ns = _time_ns(event)
-        context = render(data.context)
+        prompt, context = render(data.prompt), render(data.context)
         facts = InteractionFacts(
             digest=digest,
             event_time=event.time or "",
@@ -110,8 +110,8 @@ class _RewardStep:
             artifact_type=data.artifact_type,
             model=data.model,
             agent=data.agent,
-            prompt_group=prompt_group(data),
-            prompt_chars=len(render(data.prompt)),
+            prompt_group=prompt_group(prompt, context) if data.prompt_group is None else data.prompt_group,
+            prompt_chars=len(prompt),
             context_chars=len(context),
             texts=InteractionTexts(prompt=data.prompt, output=data.output, context=data.context, tools=data.tools),
             adapter=data.adapter,
