@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from headrace_schemas.canonical import canonical
 from headrace_schemas.ids import derive_id
-from headrace_schemas.inputs import Context, ContextItem, Interaction, Message, Output, RefPart, Text, TextPart, ToolCall
+from headrace_schemas.inputs import Context, ContextItem, Message, Output, RefPart, Text, TextPart, ToolCall
 
 
 def render(value: Text | Output | Context) -> str:
@@ -44,11 +44,9 @@ def normalise(text: str) -> str:
     return " ".join(text.split())
 
 
-def prompt_group(data: Interaction) -> str:
-    """The task that an interaction is a try at: as its publisher said, or a digest of the normalised prompt and context."""
-    if data.prompt_group is not None:
-        return data.prompt_group
-    return derive_id("prompt_group", normalise(render(data.prompt)), normalise(render(data.context)))
+def prompt_group(prompt: str, context: str) -> str:
+    """The task that an interaction is a try at, unless its publisher said: a digest of the rendered texts, normalised."""
+    return derive_id("prompt_group", normalise(prompt), normalise(context))
 
 
 def _item(item: Message | ContextItem) -> str:

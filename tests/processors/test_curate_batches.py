@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from headrace_processors.curate.manifest import batch_id
@@ -22,6 +23,13 @@ def test_a_bucket_is_cut_when_it_is_full_and_starts_anew() -> None:
     assert [len(batch.members) for batch in tape.batches] == [8, 8]
     assert [(batch.cause, batch.target) for batch in tape.batches] == [("target", 8.0)] * 2
     assert (tape.bucket.fill, tape.bucket.batches, tape.bucket.admitted) == (4.0, 2, 20)
+
+
+def test_a_closed_bucket_is_written_without_what_it_no_longer_has() -> None:
+    tape = Curated(target_effective_size=2)
+    tape.feed(rewarded(1), rewarded(2))
+    stored = msgspec.json.decode(tape.dumped()[f"bucket:{BUCKET}"])
+    assert not {"fill", "opened_ms", "aged", "removals"} & stored.keys()
 
 
 def test_a_batch_names_the_policy_by_the_digest_of_its_body_as_recorded() -> None:
@@ -212,10 +220,10 @@ def test_how_well_another_model_does_says_nothing_about_the_base() -> None:
 def test_what_is_not_for_training_still_counts_as_evidence() -> None:
     tape = Curated(target_effective_size=2, good_enough_evidence=10)
     tape.feed(*(rewarded(number, quality=0.9, train=False) for number in range(10)), rewarded(10), rewarded(11))
-    assert tape.bucket.judged.value == pytest.approx(12)
+    assert tape.bucket.trials.value == pytest.approx(12)
     assert len(tape.batches) == 1  # 10 of 12
     tape.feed(*(rewarded(number, revision=2, quality=0.5) for number in (10, 11)))
-    assert tape.bucket.won.value == pytest.approx(12), "a revision takes the place of what was said before"
+    assert tape.bucket.successes.value == pytest.approx(12), "a revision takes the place of what was said before"
 
 
 def test_evidence_starts_anew_when_something_else_is_served() -> None:
@@ -225,7 +233,7 @@ def test_evidence_starts_anew_when_something_else_is_served() -> None:
     tape.feed(tracked(False, "r2"), *(rewarded(number, quality=0.9) for number in range(12, 17)))
     assert [len(batch.members) for batch in tape.batches] == [5, 7, 5]
     tape.feed(rewarded(3, revision=2, quality=-0.9))
-    assert tape.bucket.judged.value == pytest.approx(6), "an answer of before counts once it is judged again"
+    assert tape.bucket.trials.value == pytest.approx(6), "an answer of before counts once it is judged again"
 
 
 def test_a_revision_in_an_open_bucket_takes_the_place_of_the_older() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_processors.curate.state import Shelf
+from headrace_processors.curate.bucket import WorkingBucket
+from headrace_processors.curate.state import CurateBucket, CurateState
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch
@@ -140,8 +141,8 @@ def test_a_state_value_is_never_changed_in_place(steps: list[tuple[bytes, float]
 @given(tapes)
 def test_running_sums_are_what_the_members_are_worth(steps: list[tuple[bytes, float]]) -> None:
     tape = run(Curated(**{**POLICY, "target_effective_size": 4}), steps)
-    shelf = Shelf(tape.policy, tape.state, 0)
-    for key, bucket in list(tape.state.items()):
-        if key.startswith("bucket:"):
-            assert bucket.fill == pytest.approx(shelf.summed(bucket).fill, abs=1e-3)
-            assert bucket.train.size == len(list(shelf.members(bucket, "train")))
+    for bucket in [value for value in tape.state.values() if isinstance(value, CurateBucket)]:
+        anew = WorkingBucket(tape.policy, CurateState(tape.state), bucket.name, now_ms=0)
+        anew.recompute_sums()
+        assert bucket.fill == pytest.approx(anew.value.fill, abs=1e-3)
+        assert bucket.train.size == len(list(anew.members("train")))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from headrace_processors.curate.policy import TieredPolicy
 from headrace_processors.policy_file import Policies, PolicyError, load
+from headrace_processors.reward.policy import BaseMapping
 from headrace_processors.stages import STAGES
+from headrace_schemas.canonical import digest
+from headrace_streams.runtime.stage import FoldStage
+
+RECORDED = Path(__file__).parents[1] / "goldens" / "policies"  # {stage}.{rule version}.json, as they stood on the log
 
 
 def written(folder: Path, text: str) -> Path:
@@ -58,6 +65,16 @@ def test_bodies_build_every_stage() -> None:
         ("[curate]\nopen_limit = 10\n", "open_limit: 10 examples can never reach a target of 64"),
         ("[curate]\ngood_enough = nan\n", "curate.good_enough = nan"),
         ("[curate\n", "Expected ']'"),
+        ("[reward]\nprompt_full_chars = 0\n", "reward.prompt_full_chars = 0: Input should be greater than or equal to 1"),
+        (
+            "[reward]\nprompt_weight = 0.5\n",
+            "reward.context_weight = 0.2: complexity_weight 0.5 + prompt_weight 0.5 + context_weight 0.2 must be 1",
+        ),
+        ("[reward]\nprompt_weight = 2\n", "reward.prompt_weight = 2: Input should be less than or equal to 1"),
+        (
+            "[reward]\nedit_weight = 0\noverlap_weight = 0\n",
+            "reward.overlap_weight = 0: edit_weight is 0 too, and a similarity needs one of them",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_with_file_field_and_value(tmp_path: Path, text: str, said: str) -> None:
@@ -67,6 +84,17 @@ def test_what_is_wrong_is_one_line_with_file_field_and_value(tmp_path: Path, tex
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stage", [pytest.param(stage, id=stage.name) for stage in STAGES])
+def test_a_body_that_an_earlier_deployment_recorded_still_builds_its_rules(stage: FoldStage) -> None:
+    body = json.loads((RECORDED / f"{stage.name}.1.json").read_text())
+    assert stage.build(1, body, digest(body))
+
+
+def test_every_key_says_what_it_means() -> None:
+    for kind in (*(stage.policy for stage in STAGES), TieredPolicy, BaseMapping):
+        assert [name for name, field in kind.model_fields.items() if not field.description] == []
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_what_is_served(script: list[Act], policy: dict[str, Any]) -> None:
         bucket = tape.state[f"bucket:{BUCKET}"]
         assert bucket.serving == tape.current
         if bucket.serving is not None:
-            assert tape.state[f"release:{bucket.serving}:{BUCKET}"].candidate.digest == tape.serving
+            assert tape.state[f"release:{bucket.serving}:{BUCKET}"].version.digest == tape.serving
         assert (tape.serving == was) or kind in ("promoted", "rolledback", "revoked")
         assert kind != "promoted" or policy["mode"] == "auto" or act.kind == "promote"
         assert kind == "declined" or (answer.adapter.digest if answer.adapter else None) == tape.serving

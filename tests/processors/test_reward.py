@@ -8,16 +8,24 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sacrebleu import sentence_chrf
 
 from headrace_processors.reward import fold as reward
-from headrace_processors.reward.fold import Reward
+from headrace_processors.reward.fold import RewardFold
+from headrace_processors.reward.policy import VERSION_1
+from headrace_processors.reward.similarity import edit_similarity
+from headrace_processors.stages import STAGES
+from headrace_schemas.canonical import digest
 from headrace_schemas.derived import Example, Withdrawal
 from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import VOICE_LIMIT
 from headrace_streams.runtime.stage import Write
+from support.inputs_of import GOLDENS
 from support.oracle import worth
 from support.signals import Tape, at, erased, event_of, events_on, feedback, interaction, retracted, unsaid
+
+STAGES_BY_NAME = {stage.name: stage for stage in STAGES}
 
 
 def tape(**policy: object) -> Tape:
@@ -70,6 +78,18 @@ def test_an_example_has_all_that_was_said() -> None:
     assert (example.data_subject, example.prompt_group, example.agent.name) == ("bob", "g", "bot")
     assert example.weights.balance == 1
     assert made.counts == {"applied": 2}
+
+
+def test_the_prompt_group_is_given_or_follows_from_prompt_and_context_alone() -> None:
+    made = tape()
+    for number, fields in enumerate(
+        [{}, {"output": "else", "model": "n"}, {"context": "c"}, {"prompt": "p"}, {"prompt_group": "g"}]
+    ):
+        made.feed(interaction(f"i{number}", **fields), feedback(f"f{number}", f"i{number}"))
+    plain, other_answer, other_context, other_prompt, given_group = [one.prompt_group for one in examples(made.outputs)]  # type: ignore[union-attr]
+    assert plain == other_answer
+    assert len({plain, other_context, other_prompt, given_group}) == 4
+    assert given_group == "g"
 
 
 def test_nothing_said_is_no_example() -> None:
@@ -264,7 +284,7 @@ def test_the_base_comes_from_policy_and_stays_what_it_was_at_first() -> None:
         bases=rows,
     )
     assert [one.bucket for one in examples(made.outputs)] == ["sql/large", "sql/small", "code/tiny"]
-    made.fold = Reward(reward.RewardPolicy())
+    made.fold = RewardFold(reward.RewardPolicy())
     made.feed(feedback("f4", "i1", kind="explicit_negative"))
     assert last(made).bucket == "sql/large"
 
@@ -280,6 +300,19 @@ def test_balance_is_taken_at_revision_one_and_kept() -> None:
         made.feed(interaction(f"c{number}", artifact_type="code"), feedback(f"h{number}", f"c{number}"))
     made.feed(feedback("g2", "code", "explicit_negative"))
     assert (last(made).interaction_id, last(made).weights.balance) == ("code", first)
+
+
+def test_a_recorded_body_without_the_weights_means_what_version_1_did() -> None:
+    body = msgspec.json.decode((GOLDENS / "policies" / "reward.1.json").read_bytes())
+    assert not VERSION_1.keys() & body.keys()
+    corrected = feedback("f1", kind="user_correction", corrected_output="select count(*) from shop")
+    made = Tape(STAGES_BY_NAME["reward"].build(1, body, digest(body)), "signals")
+    made.feed(interaction(artifact_type="code", prompt="p" * 2500, context="c" * 5000), corrected)
+    components = last(made).components
+    assert components.difficulty == 0.5 * 0.8 + 0.3 * 0.5 + 0.2 * 0.5
+    edit = edit_similarity("select 1", "select count(*) from shop")
+    chrf = sentence_chrf("select 1", ["select count(*) from shop"]).score / 100
+    assert components.correction == pytest.approx(1 - (0.4 * edit + 0.3 * chrf) / (0.4 + 0.3))
 
 
 def test_trace_and_time_are_carried() -> None:

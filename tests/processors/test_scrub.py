@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace_processors.intake.scrub import PATTERNS, Scrubber
-from headrace_processors.intake.text_fields import texts
+from headrace_processors.intake.text_fields import text_fields
 
 SCRUBBER = Scrubber()
 HEX = "0123456789abcdef"
@@ -139,5 +139,5 @@ def test_texts_are_everything_but_handles() -> None:
         "over": [secret],
         "mystery": ["t13", {"id": "t14"}],
     }
-    found = texts({"id": secret, "source": secret, "extension": "t15", "data": data})
-    assert sorted(int(place.text[1:]) for place in found) == list(range(1, 16))
+    fields = text_fields({"id": secret, "source": secret, "extension": "t15", "data": data})
+    assert sorted(int(field.text[1:]) for field in fields) == list(range(1, 16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from sacrebleu import sentence_bleu, sentence_chrf
 
 from headrace_processors.reward import similarity as module
-from headrace_processors.reward.similarity import edit_similarity, similarity
+from headrace_processors.reward.similarity import edit_similarity
+
+similarity = partial(module.similarity, overlap="chrf", edit_weight=0.4, overlap_weight=0.3)
 
 
 def test_equal_texts_are_one_and_texts_with_nothing_in_common_are_zero() -> None:
@@ -18,14 +21,17 @@ def test_equal_texts_are_one_and_texts_with_nothing_in_common_are_zero() -> None
     assert similarity("aaaa", "bbbb") == similarity("", "b") == 0
 
 
-def test_edit_and_overlap_share_the_weight_of_the_absent_embedding() -> None:
+def test_it_is_the_weighted_mean_of_edit_and_overlap() -> None:
     one, other = "select name from shop", "select title from shop"
     edit = 1 - 4 / 22  # n-a-m-e against t-i-t-l-e: four changes
     assert edit_similarity(one, other) == pytest.approx(edit)
     chrf = sentence_chrf(one, [other]).score / 100
     bleu = sentence_bleu(one, [other], use_effective_order=True).score / 100
     assert similarity(one, other) == pytest.approx((0.4 * edit + 0.3 * chrf) / 0.7)
-    assert similarity(one, other, "bleu") == pytest.approx((0.4 * edit + 0.3 * bleu) / 0.7)
+    assert similarity(one, other, overlap="bleu") == pytest.approx((0.4 * edit + 0.3 * bleu) / 0.7)
+    assert similarity(one, other, edit_weight=1.0, overlap_weight=1.0) == pytest.approx((edit + chrf) / 2)
+    assert similarity(one, other, edit_weight=0.0) == pytest.approx(chrf)
+    assert similarity(one, other, overlap_weight=0.0) == edit_similarity(one, other)
 
 
 def test_overlap_is_not_computed_for_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:

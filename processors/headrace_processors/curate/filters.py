@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_schemas.derived import Example
-from headrace_schemas.text import has_text, normalise, render
+from headrace_schemas.text import has_text, normalise
 
 Role = Literal["train", "negative"]
 
@@ -28,7 +28,7 @@ REJECTIONS: dict[str, str] = {
 }
 
 
-class Verdict(NamedTuple):
+class FilterResult(NamedTuple):
     """`reason` is None exactly when `role` is given."""
 
     role: Role | None
@@ -40,27 +40,26 @@ def rules(policy: CuratePolicy) -> dict[str, str]:
     return {reason: rule.format(**policy.model_dump()) for reason, rule in REJECTIONS.items()}
 
 
-def judge(policy: CuratePolicy, example: Example, split: str) -> Verdict:
-    """The role of an example by itself: what needs no knowledge of others."""
+def judge(policy: CuratePolicy, example: Example, target: str, split: str) -> FilterResult:
+    """The role of an example by itself: what needs no knowledge of others. `target` is its target as one text."""
     if not example.train:
-        return Verdict(None, "not_for_training")
-    target = example.content.target
-    if not has_text(target):
-        return Verdict(None, "no_text_target")
-    if is_generic(policy, render(target)):
-        return Verdict(None, "generic")
-    verdict = role_of(policy, example)
-    return Verdict(None, "held_out") if verdict.role == "negative" and split == "test" else verdict
+        return FilterResult(None, "not_for_training")
+    if not has_text(example.content.target):
+        return FilterResult(None, "no_text_target")
+    if is_generic(policy, target):
+        return FilterResult(None, "generic")
+    result = role_of(policy, example)
+    return FilterResult(None, "held_out") if result.role == "negative" and split == "test" else result
 
 
-def role_of(policy: CuratePolicy, example: Example) -> Verdict:
+def role_of(policy: CuratePolicy, example: Example) -> FilterResult:
     """Train: corrected, or a score above `train_above`, or no score; and a reward above 0, for it becomes the weight.
     Negative: a reward below 0. What the score calls good and the reward calls bad (somebody objected) is negative."""
     score = example.score
     good = example.components.correction is not None or score is None or score > policy.train_above
     if example.reward > 0:
-        return Verdict("train", None) if good else Verdict(None, "low_score")
-    return Verdict("negative", None) if example.reward < 0 else Verdict(None, "no_reward")
+        return FilterResult("train", None) if good else FilterResult(None, "low_score")
+    return FilterResult("negative", None) if example.reward < 0 else FilterResult(None, "no_reward")
 
 
 def is_generic(policy: CuratePolicy, text: str) -> bool:

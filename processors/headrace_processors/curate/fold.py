@@ -16,10 +16,10 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from headrace_processors.curate import filters, manifest
-from headrace_processors.curate import state as buckets
+from headrace_processors.curate import state as curate_state
+from headrace_processors.curate.bucket import WorkingBucket
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.curate.state import DEADLINES, Bucket, Known, Queue, Shelf, Status
-from headrace_processors.decay import RunningSum
+from headrace_processors.curate.state import DEADLINES, CurateBucket, CurateState, ExampleRecord, Queue, Status
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Example, ExampleRejection, Supersession, Tracking, Withdrawal
@@ -53,33 +53,33 @@ class CurateFold(Fold):
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
-        turn = _Turn(self._policy, self._rules, self._digests, state, record, getattr(event, "traceparent", None))
+        step = CurateStep(self._policy, self._rules, self._digests, state, record, getattr(event, "traceparent", None))
         match event:
             case ExampleRewarded(data=example):
-                turn.count(turn.rewarded(example))
+                step.count(step.rewarded(example))
             case ExampleWithdrawn(data=withdrawal):
-                turn.withdrawn(withdrawal)
-                turn.count("withdrawn")
+                step.withdrawn(withdrawal)
+                step.count("withdrawn")
             case RequirementsTracked(data=tracking):
-                turn.tracked(tracking)
-                turn.count("tracked")
+                step.tracked(tracking)
+                step.count("tracked")
             case ClockTicked():
-                turn.count("ticks")
+                step.count("ticks")
             case _:
                 raise ValueError(f"{type(event).__name__}: not an event that curate decides about")
-        turn.age()
-        return Step(turn.outputs, turn.shelf.changes, {box: count for box, count in turn.counts.items() if count})
+        step.age()
+        return step.finished()
 
     def load(self, key: str, value: bytes) -> Any:
-        return buckets.load(key, value)
+        return curate_state.load(key, value)
 
     def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
         """Open buckets that have not reached the age limit."""
         return [name for _, name in state.get(DEADLINES) or ()]
 
 
-class _Turn:
-    """One step in the making."""
+class CurateStep:
+    """One step in the making. A bucket that it takes up is stored once, when the step is finished."""
 
     def __init__(
         self,
@@ -95,82 +95,93 @@ class _Turn:
         self.digests = digests
         self.record = record
         self.traceparent = traceparent
-        self.shelf = Shelf(policy, state, record.now)
+        self.state = CurateState(state)
+        self.buckets: dict[str, WorkingBucket] = {}
         self.outputs: list[Write] = []
-        self.counts: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
 
-    def count(self, box: str, by: int = 1) -> None:
-        self.counts[box] = self.counts.get(box, 0) + by
+    def finished(self) -> Step:
+        for bucket in self.buckets.values():
+            bucket.store()
+        return Step(self.outputs, self.state.changes, {name: count for name, count in self.counters.items() if count})
+
+    def bucket(self, name: str) -> WorkingBucket:
+        if name not in self.buckets:
+            self.buckets[name] = WorkingBucket(self.policy, self.state, name, self.record.now)
+        return self.buckets[name]
+
+    def count(self, counter: str, by: int = 1) -> None:
+        self.counters[counter] = self.counters.get(counter, 0) + by
 
     def rewarded(self, example: Example) -> str:
-        """Finds the place of one revision; returns the box that its record is counted in."""
-        shelf, example_id = self.shelf, example.example_id
-        old = shelf.known(example.bucket, example_id)
+        """Finds where one revision belongs; returns the counter of its record."""
+        example_id = example.example_id
+        old = self.state.example(example.bucket, example_id)
         if old is not None and example.revision <= old.revision:
-            self._reject(example, "stale_revision")
-            return "rejected"
+            return self._reject(example, "stale_revision")
         if old is not None and old.status in ("retracted", "erased"):
-            shelf.remember(example.bucket, example_id, replace(old, revision=example.revision))
-            self._reject(example, old.status)
-            return "rejected"
-        bucket = shelf.bucket(example.bucket)
-        new = self._new(example, old, bucket)
-        bucket = self._judged(bucket, old, new)
+            self.state.put_example(example.bucket, example_id, replace(old, revision=example.revision))
+            return self._reject(example, old.status)
+        bucket = self.bucket(example.bucket)
+        target = render(example.content.target)
+        new = self._record_of(example, target, old, bucket.value)
+        bucket.count_trial(old, new)
         if old is not None and old.status == "cut":
-            self._superseded(example.bucket, example_id, example.interaction_id, example.revision, old)
+            self._supersede(example.bucket, example_id, example.interaction_id, example.revision, old)
             if new.content == old.content and abs(example.reward - old.reward) <= self.policy.reward_moved:
                 # Reward and content stay those of the batch, so that many small moves add up to a large one.
-                kept = replace(old, revision=example.revision, era=new.era, success=new.success, time_ns=new.time_ns)
-                shelf.remember(example.bucket, example_id, kept)
-                self._store(bucket)
+                trial = {"serving_epoch": new.serving_epoch, "success": new.success, "time_ns": new.time_ns}
+                self.state.put_example(example.bucket, example_id, replace(old, revision=example.revision, **trial))
                 return "replaced"
-        role, reason = filters.judge(self.policy, example, new.split)
-        if reason is None and shelf.holder(new.content) not in (None, example_id):
+        role, reason = filters.judge(self.policy, example, target, new.split)
+        if reason is None and self.state.holder(new.content) not in (None, example_id):
             reason = "duplicate"
         if reason is not None:
-            left = replace(new, status="rejected", role=None, content="", sha256="", offset=-1, box="rejected")
-            self._store(left_of(shelf, bucket, example_id, old, left))
-            self._reject(example, reason)
-            return "rejected"
+            rest = replace(new, status="rejected", role=None, content="", sha256="", offset=-1, counter="rejected")
+            bucket.remove(example_id, old, rest)
+            return self._reject(example, reason)
         status: Status = "test" if new.split == "test" else "open"
-        box = "replaced" if old is not None and old.queue is not None else "admitted"
-        new = replace(new, role=role, status=status, box=box)
+        counter = "replaced" if old is not None and old.queue is not None else "admitted"
+        new = replace(new, role=role, status=status, counter=counter)
         if old is not None and old.queue is not None and old.queue == new.queue:
-            bucket = shelf.renew(bucket, example_id, old, new)
+            bucket.replace_revision(example_id, old, new)
         else:
-            bucket = shelf.add(left_of(shelf, bucket, example_id, old, new), example_id, new)
-            bucket = self._trimmed(bucket)
-        self._settle(bucket)
-        return box
+            bucket.remove(example_id, old, new)
+            bucket.add(example_id, new)
+            self._trim(bucket)
+        self._cut_if_ready(bucket)
+        return counter
 
     def withdrawn(self, withdrawal: Withdrawal) -> None:
-        shelf, example_id = self.shelf, withdrawal.example_id
-        old = shelf.known(withdrawal.bucket, example_id)
+        example_id = withdrawal.example_id
+        old = self.state.example(withdrawal.bucket, example_id)
         status = _GONE[withdrawal.reason]
         if old is not None and (old.status == status or old.status in ("retracted", "erased")):
             return
         if old is not None and old.status == "cut":
-            self._superseded(withdrawal.bucket, example_id, withdrawal.interaction_id, withdrawal.revision, old)
+            self._supersede(withdrawal.bucket, example_id, withdrawal.interaction_id, withdrawal.revision, old)
         revision = max(withdrawal.revision, old.revision if old else 0)
-        left = Known(revision=revision, status=status, admitted=old is not None and old.admitted)
-        bucket = self._judged(shelf.bucket(withdrawal.bucket), old, left)
-        self._store(left_of(shelf, bucket, example_id, old, left))
+        rest = ExampleRecord(revision=revision, status=status, admitted=old is not None and old.admitted)
+        bucket = self.bucket(withdrawal.bucket)
+        bucket.count_trial(old, rest)
+        bucket.remove(example_id, old, rest)
 
     def tracked(self, tracking: Tracking) -> None:
-        bucket = self.shelf.bucket(tracking.bucket)
-        if tracking.release_id != bucket.release_id:
-            bucket = replace(bucket, release_id=tracking.release_id, era=bucket.era + 1, judged=RunningSum(), won=RunningSum())
-        self._settle(replace(bucket, satisfied=tracking.satisfied))
+        bucket = self.bucket(tracking.bucket)
+        bucket.track(tracking.release_id, tracking.satisfied)
+        self._cut_if_ready(bucket)
 
     def age(self) -> None:
         """Fold time passes for every bucket of the partition, whatever the record was about."""
-        for bucket in self.shelf.overdue():
-            self._settle(bucket)
+        for name in self.state.pop_overdue(self.record.now):
+            bucket = self.bucket(name)
+            bucket.mark_aged()
+            self._cut_if_ready(bucket)
 
-    def _new(self, example: Example, old: Known | None, bucket: Bucket) -> Known:
+    def _record_of(self, example: Example, target: str, old: ExampleRecord | None, bucket: CurateBucket) -> ExampleRecord:
         content, own = example.content, example.model == bucket.base and example.voices > 0
-        texts = (normalise(render(content.prompt)), normalise(render(content.context)), normalise(render(content.target)))
-        return Known(
+        texts = (normalise(render(content.prompt)), normalise(render(content.context)), normalise(target))
+        return ExampleRecord(
             revision=example.revision,
             status="rejected",
             interaction_id=example.interaction_id,
@@ -183,62 +194,47 @@ class _Turn:
             sha256=sha256(self.record.value or b""),
             offset=self.record.offset,
             admitted=old is not None and old.admitted,
-            era=bucket.era if own else -1,
+            serving_epoch=bucket.serving_epoch if own else -1,
             success=own and example.quality > 0,
         )
 
-    def _judged(self, bucket: Bucket, old: Known | None, new: Known) -> Bucket:
-        """Counts an answer of the bucket's own base as right or wrong, in place of what its older revision counted."""
-        per_day = self.policy.decay_per_day
-        judged, won = bucket.judged, bucket.won
-        if old is not None and old.era == bucket.era:
-            judged = judged.add(old.time_ns, per_day, -1.0)
-            won = won.add(old.time_ns, per_day, -1.0) if old.success else won
-        if new.era == bucket.era:
-            judged = judged.add(new.time_ns, per_day)
-            won = won.add(new.time_ns, per_day) if new.success else won
-        if judged is bucket.judged and won is bucket.won:
-            return bucket
-        return replace(bucket, judged=judged, won=won)
-
-    def _trimmed(self, bucket: Bucket) -> Bucket:
+    def _trim(self, bucket: WorkingBucket) -> None:
         """Drops the oldest members of queues that hold more than they may; what was never cut is rejected as overflow."""
-        shelf = self.shelf
-        limits: dict[Queue, int] = {"train": self.policy.open_limit, "negative": self.policy.open_limit}
-        for queue, limit in (*limits.items(), ("test", self.policy.test_pool)):
-            while getattr(bucket, queue).size > limit:
-                example_id, known = shelf.oldest(bucket, queue)
+        open_limit = self.policy.open_limit
+        limits: dict[Queue, int] = {"train": open_limit, "negative": open_limit, "test": self.policy.test_pool}
+        for queue, limit in limits.items():
+            while bucket.size(queue) > limit:
+                example_id, oldest = bucket.oldest(queue)
                 status: Status = "past" if queue == "test" else "rejected"
-                left = replace(known, status=status, content="", sha256="", offset=-1)
                 if queue != "test":
-                    self.count(known.box, -1)
+                    self.count(oldest.counter, -1)
                     self.count("rejected")
-                    self._rejected(example_id, known.revision, known.interaction_id, bucket.name, "overflow", None)
-                bucket = shelf.remove(bucket, example_id, known, left)
-        return bucket
+                    self._write_rejection(example_id, oldest.revision, oldest.interaction_id, bucket.name, "overflow", None)
+                bucket.remove(example_id, oldest, replace(oldest, status=status, content="", sha256="", offset=-1))
 
-    def _settle(self, bucket: Bucket) -> None:
-        """Stores the bucket; cuts it when it is worth it."""
-        wanted = min(bucket.target, self.policy.aged_target) if bucket.aged else bucket.target
-        judgeable = bucket.aged or bucket.test.size >= self.policy.min_test_pool
-        ready = bucket.opened_ms is not None and bucket.fill >= wanted and judgeable
-        if not ready or bucket.satisfied or self._good_enough(bucket):
-            return self._store(bucket)
-        shelf = self.shelf
-        train = dict(shelf.members(bucket, "train"))
-        bucket = shelf.summed(bucket, train)  # a running sum may decide when to look, not what is there
-        if bucket.fill < wanted or not any(known.split == "train" for known in train.values()):
-            return self._store(bucket)
-        members = {**train, **dict(shelf.members(bucket, "negative"))}
-        cause: Literal["target", "age"] = "target" if bucket.fill >= bucket.target else "age"
+    def _cut_if_ready(self, bucket: WorkingBucket) -> None:
+        """Cuts the bucket when it is worth it."""
+        value = bucket.value
+        wanted = min(value.target, self.policy.aged_target) if value.aged else value.target
+        judgeable = value.aged or value.test.size >= self.policy.min_test_pool
+        ready = value.opened_ms is not None and value.fill >= wanted and judgeable
+        if not ready or value.satisfied or self._good_enough(value):
+            return
+        train = dict(bucket.members("train"))
+        bucket.recompute_sums(train)  # a running sum may decide when to look, not what is there
+        value = bucket.value
+        if value.fill < wanted or not any(member.split == "train" for member in train.values()):
+            return
+        members = {**train, **dict(bucket.members("negative"))}
+        cause: Literal["target", "age"] = "target" if value.fill >= value.target else "age"
         batch = manifest.batch(
-            bucket,
+            value,
             members,
-            dict(shelf.members(bucket, "test")),
+            dict(bucket.members("test")),
             cause=cause,
             target=wanted,
             per_day=self.policy.decay_per_day,
-            place=(self.record.topic, self.record.partition),
+            source=(self.record.topic, self.record.partition),
             policy_digests=self.digests,
         )
         event = BatchReady(
@@ -250,19 +246,20 @@ class _Turn:
             data=batch,
         )
         self.outputs.append(Write("batches", bucket.name, event))
-        self._store(shelf.cut(bucket, members, batch.batch_id, batch.statistics.mean_reward))
+        bucket.cut(members, batch.batch_id, batch.statistics.mean_reward)
 
-    def _good_enough(self, bucket: Bucket) -> bool:
-        rate, evidence = bucket.success(self.policy.decay_per_day)
+    def _good_enough(self, bucket: CurateBucket) -> bool:
+        rate, evidence = bucket.success_rate(self.policy.decay_per_day)
         return rate is not None and evidence >= self.policy.good_enough_evidence and rate >= self.policy.good_enough
 
-    def _store(self, bucket: Bucket) -> None:
-        self.shelf.put(f"bucket:{bucket.name}", bucket)
+    def _reject(self, example: Example, reason: str) -> str:
+        """Names the example on `rejections`; returns the counter of its record."""
+        self._write_rejection(
+            example.example_id, example.revision, example.interaction_id, example.bucket, reason, self.traceparent
+        )
+        return "rejected"
 
-    def _reject(self, example: Example, reason: str) -> None:
-        self._rejected(example.example_id, example.revision, example.interaction_id, example.bucket, reason, self.traceparent)
-
-    def _rejected(
+    def _write_rejection(
         self, example_id: str, revision: int, interaction_id: str, bucket: str, reason: str, traceparent: str | None
     ) -> None:
         event = ExampleRejected(
@@ -282,7 +279,8 @@ class _Turn:
         )
         self.outputs.append(Write("rejections", interaction_id, event))
 
-    def _superseded(self, bucket: str, example_id: str, interaction_id: str, revision: int, old: Known) -> None:
+    def _supersede(self, bucket: str, example_id: str, interaction_id: str, revision: int, old: ExampleRecord) -> None:
+        """Says that a batch holds an older revision than there is."""
         batch_id = old.batch_id or ""
         event = ExampleSuperseded(
             specversion="1.0",
@@ -295,14 +293,6 @@ class _Turn:
             ),
         )
         self.outputs.append(Write("rejections", interaction_id, event))
-
-
-def left_of(shelf: Shelf, bucket: Bucket, example_id: str, old: Known | None, left: Known) -> Bucket:
-    """The bucket without the older revision of an example, if it had one; `left` is what is remembered meanwhile."""
-    if old is None:
-        shelf.remember(bucket.name, example_id, left)
-        return bucket
-    return shelf.remove(bucket, example_id, old, left)
 
 
 def _split(example: Example) -> Literal["train", "validation", "test"]:

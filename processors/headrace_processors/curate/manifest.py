@@ -11,39 +11,39 @@ from math import fsum
 from typing import Literal
 
 from headrace_processors import decay
-from headrace_processors.curate.state import Bucket, Known
+from headrace_processors.curate.state import CurateBucket, ExampleRecord
 from headrace_schemas.canonical import digest, rounded
 from headrace_schemas.derived import Batch, BatchStatistics, Locator, Member
 from headrace_schemas.ids import derive_id
 
-Members = Mapping[str, Known]  # by example id
+Members = Mapping[str, ExampleRecord]  # by example id
 
 
 def batch(
-    bucket: Bucket,
+    bucket: CurateBucket,
     members: Members,
     pool: Members,
     *,
     cause: Literal["target", "age"],
     target: float,
     per_day: float,
-    place: tuple[str, int],
+    source: tuple[str, int],
     policy_digests: Mapping[str, str],
 ) -> Batch:
-    """The manifest of `bucket` with its open `members` and its test `pool`. `place`: topic and partition of the examples;
+    """The manifest of `bucket` with its open `members` and its test `pool`. `source`: topic and partition of the examples;
     `target`: the fill that was asked for when it was cut; `per_day`: the decay."""
-    shares = dict(zip(members, decay.weights([known.time_ns for known in members.values()], per_day), strict=True))
-    raw = {name: abs(known.reward) * shares[name] * known.balance for name, known in members.items()}
-    train = [name for name, known in members.items() if known.role == "train"]
+    shares = dict(zip(members, decay.weights([record.time_ns for record in members.values()], per_day), strict=True))
+    raw = {name: abs(record.reward) * shares[name] * record.balance for name, record in members.items()}
+    train = [name for name, record in members.items() if record.role == "train"]
     mean = fsum(raw[name] for name in train) / len(train)
-    listed = [_member(name, known, raw[name] / mean, place) for name, known in members.items()]
-    tests = [_member(name, known, 1.0, place) for name, known in pool.items()]
+    listed = [_member(name, record, raw[name] / mean, source) for name, record in members.items()]
+    tests = [_member(name, record, 1.0, source) for name, record in pool.items()]
     statistics = BatchStatistics(
         examples=len(train),
         negatives=len(members) - len(train),
         effective_size=rounded(decay.effective_size([shares[name] for name in train])),
         mean_reward=rounded(fsum(members[name].reward for name in train) / len(train)),
-        success_rate=bucket.success(per_day)[0],
+        success_rate=bucket.success_rate(per_day)[0],
     )
     return Batch(
         batch_id=batch_id(bucket.name, listed, tests),
@@ -68,15 +68,15 @@ def _identity(row: Member) -> tuple[object, ...]:
     return row.example_id, row.revision, row.sha256, row.role, row.weight, row.difficulty, row.split
 
 
-def _member(example_id: str, known: Known, weight: float, place: tuple[str, int]) -> Member:
-    assert known.role is not None
+def _member(example_id: str, record: ExampleRecord, weight: float, source: tuple[str, int]) -> Member:
+    assert record.role is not None
     return Member(
         example_id=example_id,
-        revision=known.revision,
-        sha256=known.sha256,
-        role=known.role,
+        revision=record.revision,
+        sha256=record.sha256,
+        role=record.role,
         weight=rounded(weight),
-        difficulty=known.difficulty,
-        split=known.split,
-        locator=Locator(topic=place[0], partition=place[1], offset=known.offset),
+        difficulty=record.difficulty,
+        split=record.split,
+        locator=Locator(topic=source[0], partition=source[1], offset=record.offset),
     )

@@ -33,38 +33,58 @@ Size = Annotated[float, Field(gt=0, le=5000)]  # examples, or examples' worth
 
 
 class TieredPolicy(Policy):
-    """A bucket's target by the number of distinct examples admitted to it before it opened (threshold.py)."""
+    """A bucket's target by the number of distinct examples admitted to it before it opened (thresholds.py)."""
 
-    steps: tuple[tuple[int, Size], ...] = ((50, 20.0), (100, 50.0))  # (fewer admitted than, target), rising
-    beyond: Size = 75.0
-    good_reward: Annotated[float, Field(ge=-1, le=1)] = 0.6  # mean reward of the last batch from which on `good_factor` counts
-    good_factor: Share = 0.7
-    young_below: Annotated[int, Field(ge=0)] = 100
-    young_factor: Share = 0.6
-    low: Size = 20.0
-    high: Size = 100.0
+    steps: tuple[tuple[int, Size], ...] = Field(
+        ((50, 20.0), (100, 50.0)), description="(fewer admitted than, target), rising; the first that applies counts"
+    )
+    beyond: Size = Field(75.0, description="target after the last step")
+    good_reward: Annotated[float, Field(ge=-1, le=1)] = Field(
+        0.6, description="mean reward of the last batch from which on good_factor counts"
+    )
+    good_factor: Share = Field(0.7, description="of the target, after a good batch")
+    young_below: Annotated[int, Field(ge=0)] = Field(100, description="fewer admitted than this: young_factor counts")
+    young_factor: Share = Field(0.6, description="of the target of a young bucket")
+    low: Size = Field(20.0, description="least target")
+    high: Size = Field(100.0, description="largest target")
 
 
 class CuratePolicy(Policy):
     """What is worth learning, and when a bucket is worth a run. Sizes are effective sizes, or counts under `tiered`."""
 
-    threshold: Literal["effective", "tiered"] = "effective"
-    target_effective_size: Size = 64.0
-    targets: dict[str, Size] = Field(default_factory=dict)  # effective size of single buckets
-    tiered: TieredPolicy = TieredPolicy()
-    decay_per_day: Share = 0.95
-    age_limit_days: Annotated[float, Field(gt=0, le=3650)] = 7.0  # of fold time since a bucket opened
-    aged_target: Size = 20.0  # what is enough for a bucket that is older than that
-    good_enough: Annotated[float, Field(gt=0, le=1)] = 0.95  # success rate from which on nothing is cut
-    good_enough_evidence: Annotated[float, Field(gt=0)] = 64.0  # decayed number of judged answers that such a rate needs
-    train_above: Annotated[float, Field(ge=0, le=100)] = 70.0  # score
-    reward_moved: Annotated[float, Field(gt=0, le=2)] = 0.2  # after a cut: more than this makes a revision eligible again
-    generic: tuple[str, ...] = GENERIC
-    generic_chars: Annotated[int, Field(ge=0)] = 160  # a longer text with such an opening may still say something
-    min_chars: Annotated[int, Field(ge=0)] = 1  # of a target, blanks at its ends not counted
-    test_pool: Annotated[int, Field(ge=0, le=5000)] = 200
-    min_test_pool: Annotated[int, Field(ge=0, le=5000)] = 0  # test rows that a cut waits for, until the bucket is aged
-    open_limit: Annotated[int, Field(ge=1, le=5000)] = 1000  # open members of a bucket, of each role
+    threshold: Literal["effective", "tiered"] = Field(
+        "effective", description="what a target means: an effective sample size under decay, or a number of examples"
+    )
+    target_effective_size: Size = Field(64.0, description="effective size at which a bucket is cut")
+    targets: dict[str, Size] = Field(default_factory=dict, description="effective size of single buckets, by bucket")
+    tiered: TieredPolicy = Field(TieredPolicy(), description="targets where threshold is tiered")
+    decay_per_day: Share = Field(0.95, description="how much less an example counts a day later, by event time")
+    age_limit_days: Annotated[float, Field(gt=0, le=3650)] = Field(
+        7.0, description="days of fold time since a bucket opened, after which aged_target is enough"
+    )
+    aged_target: Size = Field(20.0, description="what is enough for a bucket that is older than that")
+    good_enough: Share = Field(0.95, description="success rate of what is served, from which on nothing is cut")
+    good_enough_evidence: Annotated[float, Field(gt=0)] = Field(
+        64.0, description="decayed number of judged answers that such a rate needs"
+    )
+    train_above: Annotated[float, Field(ge=0, le=100)] = Field(
+        70.0, description="score that an example which nobody corrected must exceed to be learnt"
+    )
+    reward_moved: Annotated[float, Field(gt=0, le=2)] = Field(
+        0.2, description="after a cut: a revision whose reward moved by more than this is eligible again"
+    )
+    generic: tuple[str, ...] = Field(
+        GENERIC, description="openings of answers that teach nothing; lower case, straight apostrophes"
+    )
+    generic_chars: Annotated[int, Field(ge=0)] = Field(
+        160, description="characters up to which such an opening rejects; a longer text may still say something"
+    )
+    min_chars: Annotated[int, Field(ge=0)] = Field(1, description="least characters of a target, blanks at its ends not counted")
+    test_pool: Annotated[int, Field(ge=0, le=5000)] = Field(200, description="test rows kept of a bucket, the newest")
+    min_test_pool: Annotated[int, Field(ge=0, le=5000)] = Field(
+        0, description="test rows that a cut waits for, until the bucket is aged"
+    )
+    open_limit: Annotated[int, Field(ge=1, le=5000)] = Field(1000, description="open members of a bucket, of each role")
 
     @model_validator(mode="after")
     def _reachable(self) -> CuratePolicy:

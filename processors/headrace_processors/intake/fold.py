@@ -1,8 +1,8 @@
 """The intake stage: what others publish is validated, scrubbed and re-keyed, or becomes a dead letter. Stateless fold.
 
 Facts go to `signals` under their interaction id (an erasure to every partition of it), whatever names or teaches a foreign id
-goes to `refs` under that id. Fields that we do not know pass through, scrubbed like the rest. Handles (places.py) are never
-touched: joins and erasure go by them. Boxes: signals, dead.
+goes to `refs` under that id. Fields that we do not know pass through, scrubbed like the rest. Handles (text_fields.py) are never
+touched: joins and erasure go by them. Counters: signals, dead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.intake.preference import fan_out
 from headrace_processors.intake.scrub import Scrubber
-from headrace_processors.intake.text_fields import texts
+from headrace_processors.intake.text_fields import text_fields
 from headrace_schemas.codec import Decoded, DecodeError, decode_input, encode_tree
 from headrace_schemas.derived import RecordError
 from headrace_schemas.events import (
@@ -33,7 +33,7 @@ STAGE = "intake"
 _FEEDBACK = FeedbackRecorded | FeedbackRetracted
 
 
-class Intake(StatelessFold):
+class IntakeFold(StatelessFold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
     def __init__(self, policy: IntakePolicy) -> None:
@@ -45,20 +45,20 @@ class Intake(StatelessFold):
         except DecodeError as error:
             return _dead(record, error.code, error.field, error.message)
         event = decoded.event
-        place = "feedback" if isinstance(event, _FEEDBACK) else "interactions"
-        if record.topic != place:
+        topic = "feedback" if isinstance(event, _FEEDBACK) else "interactions"
+        if record.topic != topic:
             name = str(type(event).__struct_config__.tag)
-            return _dead(record, "wrong_topic", "type", f"type: {name!r} belongs on {place}, not on {record.topic}")
+            return _dead(record, "wrong_topic", "type", f"type: {name!r} belongs on {topic}, not on {record.topic}")
         return Step(_routed(event, self._scrubbed(decoded)), {}, {"signals": 1})
 
     def _scrubbed(self, decoded: Decoded) -> bytes:
         """The event as it is passed on. Always written anew from what was looked at: of a name that occurs twice in an object
         only the last value is, so the bytes as they came could hold more."""
         tree = decoded.tree()
-        places = texts(tree)
-        rules = self._scrubber.suspects("\n".join([place.text for place in places]))
+        fields = text_fields(tree)
+        rules = self._scrubber.suspects("\n".join([field.text for field in fields]))
         if rules:
-            for holder, key, text in places:
+            for holder, key, text in fields:
                 clean = self._scrubber.clean(text, rules)
                 # a placeholder may be longer than what it stands for, and a comment must stay a valid one
                 holder[key] = clean[:COMMENT_LIMIT] if key == "comment" and holder is tree["data"] else clean
@@ -104,6 +104,6 @@ def _dead(record: Record, code: str, field: str | None, message: str) -> Step:
     return Step([dead_letter(STAGE, record, RecordError(code=code, field=field, message=message))], {}, {"dead": 1})
 
 
-def build(body: Mapping[str, Any], digest: str) -> Intake:
+def build(body: Mapping[str, Any], digest: str) -> IntakeFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    return Intake(IntakePolicy.model_validate(body))
+    return IntakeFold(IntakePolicy.model_validate(body))

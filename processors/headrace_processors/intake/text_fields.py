@@ -61,7 +61,7 @@ _EVENT: Handles = {
 }
 
 
-class Place(NamedTuple):
+class TextField(NamedTuple):
     """One string of a JSON tree: `holder[key] == text`. Assigning to it changes the tree."""
 
     holder: Any
@@ -69,26 +69,26 @@ class Place(NamedTuple):
     text: str
 
 
-def texts(event: dict[str, Any]) -> list[Place]:
-    """The places of all text in an input event given as plain JSON, nested at most as deep as the wire allows."""
-    found: list[Place] = []
-    _collect(event, _EVENT, found)
-    return found
+def text_fields(event: dict[str, Any]) -> list[TextField]:
+    """All text of an input event given as plain JSON, nested at most as deep as the wire allows."""
+    fields: list[TextField] = []
+    _collect(event, _EVENT, fields)
+    return fields
 
 
-def _collect(node: Any, handles: Handles, found: list[Place]) -> None:
+def _collect(node: Any, handles: Handles, fields: list[TextField]) -> None:
     if type(node) is dict:
         for name, child in node.items():
             inside = handles.get(name, _NOTHING)
             if inside is None:
                 continue
             if type(child) is str:
-                found.append(Place(node, name, child))
+                fields.append(TextField(node, name, child))
             elif type(child) is dict or type(child) is list:
-                _collect(child, inside, found)
+                _collect(child, inside, fields)
     else:
         for index, child in enumerate(node):
             if type(child) is str:
-                found.append(Place(node, index, child))
+                fields.append(TextField(node, index, child))
             elif type(child) is dict or type(child) is list:
-                _collect(child, handles, found)
+                _collect(child, handles, fields)

@@ -2,7 +2,7 @@
 
 A link says which interaction a foreign id means; the latest one counts, by event time, for feedback that comes after it.
 Feedback whose foreign id nobody has linked yet waits, up to a limit beyond which it is a dead letter, for the first link.
-Boxes: resolved (links too), waiting, dead.
+Counters: resolved (links too), waiting, dead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STAGE = "link"
 WAITING_BYTES = 3 * 1024 * 1024  # of all that waits for one foreign id: what a changelog record holds, with room for escapes
 
 
-class Waiting(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ForeignId(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A foreign id: what it means, as of `time_ns`, or the events (JSON, in order of arrival) that wait to be told."""
 
     interaction_id: str = ""
@@ -36,11 +36,11 @@ class Waiting(Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: int = 0  # bytes of the events
 
 
-_UNKNOWN = Waiting()
-_DECODER = msgspec.json.Decoder(Waiting)
+_UNKNOWN = ForeignId()
+_DECODER = msgspec.json.Decoder(ForeignId)
 
 
-class Linker(Fold):
+class LinkFold(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
     def __init__(self, policy: LinkPolicy) -> None:
@@ -60,20 +60,22 @@ class Linker(Fold):
 
     def _linked(self, state: Mapping[str, Any], event: InteractionLinked) -> Step:
         key = _state_key(event.data.ref)
-        before: Waiting = state.get(key, _UNKNOWN)
+        before: ForeignId = state.get(key, _UNKNOWN)
         time_ns = parse_ns(event.time or "")
         if before.interaction_id and time_ns < before.time_ns:
             return Step((), {}, {"resolved": 1})
         interaction_id = event.data.interaction_id
-        outputs = [output for waiting in before.events for output in _resolved(decode_input(waiting.encode()), interaction_id)]
-        counts = {"resolved": 1 + len(before.events)}
+        outputs = [
+            output for event_json in before.events for output in _resolved(decode_input(event_json.encode()), interaction_id)
+        ]
+        counters = {"resolved": 1 + len(before.events)}
         if before.events:
-            counts["waiting"] = -len(before.events)
-        return Step(outputs, {key: Waiting(interaction_id=interaction_id, time_ns=time_ns)}, counts)
+            counters["waiting"] = -len(before.events)
+        return Step(outputs, {key: ForeignId(interaction_id=interaction_id, time_ns=time_ns)}, counters)
 
     def _referred(self, state: Mapping[str, Any], record: Record, decoded: Decoded, ref: Ref) -> Step:
         key = _state_key(ref)
-        before: Waiting = state.get(key, _UNKNOWN)
+        before: ForeignId = state.get(key, _UNKNOWN)
         if before.interaction_id:
             return Step(_resolved(decoded, before.interaction_id), {}, {"resolved": 1})
         event = decoded.passed()
@@ -82,7 +84,7 @@ class Linker(Fold):
             message = f"data.ref: {len(before.events)} feedbacks wait for a link of {ref.system}:{ref.id} already"
             error = RecordError(code="waiting_limit", field="data.ref", message=message)
             return Step([dead_letter(STAGE, record, error)], {}, {"dead": 1})
-        return Step((), {key: Waiting(events=(*before.events, event.decode()), size=size)}, {"waiting": 1})
+        return Step((), {key: ForeignId(events=(*before.events, event.decode()), size=size)}, {"waiting": 1})
 
 
 def _resolved(decoded: Decoded, interaction_id: str) -> list[Write]:
@@ -99,6 +101,6 @@ def _state_key(ref: Ref) -> str:
     return msgspec.json.encode([ref.system, ref.id]).decode()
 
 
-def build(body: Mapping[str, Any], digest: str) -> Linker:
+def build(body: Mapping[str, Any], digest: str) -> LinkFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    return Linker(LinkPolicy.model_validate(body))
+    return LinkFold(LinkPolicy.model_validate(body))

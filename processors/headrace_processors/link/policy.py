@@ -10,4 +10,8 @@ from headrace_streams.policy import Policy
 
 
 class LinkPolicy(Policy):
-    waiting: Annotated[int, Field(ge=0, le=10_000)] = 64  # feedback kept per foreign id that nobody has linked yet
+    """How much waits for a link."""
+
+    waiting: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        64, description="feedback kept per foreign id that nobody has linked yet"
+    )

@@ -15,13 +15,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct, json
 from msgspec.structs import replace
 
+from headrace_processors.release import state as release_state
 from headrace_processors.release.gate import figures, refusal
 from headrace_processors.release.policy import ReleasePolicy
+from headrace_processors.release.state import (
+    AnswerReference,
+    ReleaseBucket,
+    ServableVersion,
+    ServedRelease,
+    answered_key,
+    bucket_key,
+    release_key,
+    revoked_key,
+    version_key,
+)
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Adapter, Evaluation, ReleaseDecision, Requirement, Tracking
+from headrace_schemas.derived import Evaluation, ReleaseDecision, Requirement, Tracking
 from headrace_schemas.events import (
     Envelope,
     EvaluationCompleted,
@@ -49,45 +60,7 @@ BASE = "base"  # names the base in a roll-back, as a release id would
 Request = EvaluationCompleted | PromoteRequested | RollbackRequested | RevokeRequested | PauseRequested | ResumeRequested
 
 
-class Candidate(Struct, frozen=True, omit_defaults=True):
-    """What may be served: the adapter of an evaluated version, by its latest evaluation; without one, the base itself.
-
-    `refusal`: what the gate said against it, "" for nothing."""
-
-    adapter: Adapter | None = None
-    version_id: str | None = None
-    evaluation_id: str | None = None
-    batch_ids: list[str] = []
-    requirements: list[Requirement] = []
-    policy_digests: dict[str, str] = {}
-    refusal: str = ""
-
-    @property
-    def digest(self) -> str | None:
-        return None if self.adapter is None else self.adapter.digest
-
-
-class Served(Struct, frozen=True, omit_defaults=True):
-    """A release that was served once. `before`: the release that a roll-back from it leads to; None is the base."""
-
-    release_id: str
-    candidate: Candidate
-    before: str | None = None
-
-
-class Bucket(Struct, frozen=True, omit_defaults=True):
-    """`serving`: id of the release that is served; None before the first, which is the base."""
-
-    name: str
-    sequence: int = 0
-    serving: str | None = None
-    paused: bool = False
-
-
-class Mark(Struct, frozen=True):
-    """That something is so: a digest revoked, a request answered; and by which answer."""
-
-    release_id: str
+_BASE = ServedRelease("", ServableVersion())
 
 
 class ReleaseFold(Fold):
@@ -103,33 +76,29 @@ class ReleaseFold(Fold):
         event = decode(record.value, record.headers)
         if not isinstance(event, Request):
             raise ValueError(f"{type(event).__name__}: not an event that release answers")
-        answered = f"answered:{derive_id('answered', event.data.bucket, event.source, event.id)}"
+        answered = answered_key(event.data.bucket, event.source, event.id)
         if answered in state:
             return Step(counters={"answered": 1})
-        turn = _Turn(self._policy, self._digests, state, record, event)
+        step = ReleaseStep(self._policy, self._digests, state, record, event)
         match event:
             case EvaluationCompleted(data=evaluation):
-                turn.evaluated(evaluation)
+                step.evaluated(evaluation)
             case PromoteRequested(data=asked):
-                turn.promote(asked.version_id)
+                step.promote(asked.version_id)
             case RollbackRequested(data=asked):
-                turn.roll_back(asked.release_id)
+                step.roll_back(asked.release_id)
             case RevokeRequested(data=asked):
-                turn.revoke(asked.adapter)
+                step.revoke(asked.adapter)
             case PauseRequested() | ResumeRequested():
-                turn.switch(isinstance(event, PauseRequested))
-        turn.changes[answered] = Mark(turn.release_id)
-        return Step(turn.outputs, turn.changes, {"answered": 1})
+                step.set_paused(isinstance(event, PauseRequested))
+        step.changes[answered] = AnswerReference(step.release_id)
+        return Step(step.outputs, step.changes, {"answered": 1})
 
     def load(self, key: str, value: bytes) -> Any:
-        """ValueError when the key is none of release's or the value is not what belongs to it."""
-        kind = _TYPES.get(key.partition(":")[0])
-        if kind is None:
-            raise ValueError(f"state key: {key!r} is none of release's")
-        return json.decode(value, type=kind)
+        return release_state.load(key, value)
 
 
-class _Turn:
+class ReleaseStep:
     """One answer in the making."""
 
     def __init__(
@@ -137,17 +106,17 @@ class _Turn:
     ) -> None:
         self.policy, self.digests, self.state, self.record, self.event = policy, digests, state, record, event
         name = event.data.bucket
-        self.bucket: Bucket = state.get(f"bucket:{name}") or Bucket(name)
+        self.bucket: ReleaseBucket = state.get(bucket_key(name)) or ReleaseBucket(name)
         self.sequence = self.bucket.sequence + 1
         self.release_id = derive_id("release", name, self.sequence, event.id)
         self.changes: dict[str, Any] = {}
         self.outputs: list[Write] = []
-        self.said = getattr(event.data, "reason", None)
-        self.serving = self.served(self.bucket.serving) or Served("", Candidate())
+        self.why: str | None = getattr(event.data, "reason", None)
+        self.serving = self._release(self.bucket.serving) or _BASE
 
     def evaluated(self, evaluation: Evaluation) -> None:
         against = refusal(self.policy, evaluation.comparison)
-        candidate = Candidate(
+        version = ServableVersion(
             adapter=evaluation.adapter,
             version_id=evaluation.version_id,
             evaluation_id=evaluation.evaluation_id,
@@ -156,117 +125,117 @@ class _Turn:
             policy_digests=evaluation.policy_digests,
             refusal=against or "",
         )
-        self.changes[f"version:{evaluation.version_id}:{self.bucket.name}"] = candidate
-        parent = self.served(evaluation.parent_release_id)
-        if (reason := self._unservable(candidate)) is not None:
-            self._decline(candidate, reason)
-            if candidate.digest == self.serving.candidate.digest:
-                self._remeasured(candidate)
-        elif parent is None or parent.candidate.digest != self.serving.candidate.digest:
+        self.changes[version_key(evaluation.version_id, self.bucket.name)] = version
+        parent = self._release(evaluation.parent_release_id)
+        if (reason := self._unservable(version)) is not None:
+            self._decline(version, reason)
+            if version.digest == self.serving.version.digest:
+                self._remeasured(version)
+        elif parent is None or parent.version.digest != self.serving.version.digest:
             compared, now = evaluation.parent_release_id or BASE, self.bucket.serving or BASE
-            self._decline(candidate, f"stale: it was compared with {compared}, and {now} is served now")
+            self._decline(version, f"stale: it was compared with {compared}, and {now} is served now")
         elif against is not None:
-            self._decline(candidate, against)
+            self._decline(version, against)
         elif self.bucket.paused:
-            self._decline(candidate, "paused: the bucket's releases are paused")
+            self._decline(version, "paused: the bucket's releases are paused")
         elif self.policy.mode == "manual":
-            self._decline(candidate, "awaiting_promotion: the gate lets it pass, and the policy leaves promotion to a person")
+            self._decline(version, "awaiting_promotion: the gate lets it pass, and the policy leaves promotion to a person")
         else:
-            self._serve(ReleasePromoted, candidate, self.bucket.serving, f"gate: {figures(evaluation.comparison)}")
+            self._serve(ReleasePromoted, version, self.bucket.serving, f"gate: {figures(evaluation.comparison)}")
 
     def promote(self, version_id: str) -> None:
-        candidate: Candidate | None = self.state.get(f"version:{version_id}:{self.bucket.name}")
-        if candidate is None:
+        version: ServableVersion | None = self.state.get(version_key(version_id, self.bucket.name))
+        if version is None:
             reason = f"not_evaluated: version {version_id} has no evaluation in {self.bucket.name}"
-            self._decline(Candidate(version_id=version_id), reason)
-        elif (reason := self._unservable(candidate) or "") != "":
-            self._decline(candidate, reason)
+            self._decline(ServableVersion(version_id=version_id), reason)
+        elif (reason := self._unservable(version) or "") != "":
+            self._decline(version, reason)
         else:
-            although = f" although the gate said {candidate.refusal}" if candidate.refusal else ""
-            self._serve(ReleasePromoted, candidate, self.bucket.serving, self._because(f"requested{although}"))
+            although = f" although the gate said {version.refusal}" if version.refusal else ""
+            self._serve(ReleasePromoted, version, self.bucket.serving, self._because(f"requested{although}"))
 
     def roll_back(self, release_id: str | None) -> None:
         if release_id is None:
-            if self.serving.candidate.adapter is None:
-                return self._decline(self.serving.candidate, "nothing_before: the base is served")
-            target: Served | None = self._before(self.serving)
+            if self.serving.version.adapter is None:
+                return self._decline(self.serving.version, "nothing_before: the base is served")
+            target: ServedRelease | None = self._previous(self.serving)
         else:
-            target = self.served(None if release_id == BASE else release_id)
+            target = self._release(None if release_id == BASE else release_id)
         if target is None:
-            return self._decline(Candidate(), f"unknown_release: {release_id} was never served in {self.bucket.name}")
-        reason = self._unservable(target.candidate)
+            return self._decline(ServableVersion(), f"unknown_release: {release_id} was never served in {self.bucket.name}")
+        reason = self._unservable(target.version)
         if reason is not None:
-            return self._decline(target.candidate, reason)
+            return self._decline(target.version, reason)
         self._serve(
-            ReleaseRolledBack, target.candidate, target.before, self._because(f"requested, to {target.release_id or BASE}")
+            ReleaseRolledBack, target.version, target.previous, self._because(f"requested, to {target.release_id or BASE}")
         )
 
     def revoke(self, digest: str) -> None:
-        self.changes[_revoked(digest, self.bucket.name)] = Mark(self.release_id)
-        if self.serving.candidate.digest != digest:
-            return self._answer(ReleaseRevoked, self.serving.candidate, self._because(f"revoked {digest}, which is not served"))
-        target = self._before(self.serving)
+        self.changes[revoked_key(digest, self.bucket.name)] = AnswerReference(self.release_id)
+        if self.serving.version.digest != digest:
+            return self._answer(ReleaseRevoked, self.serving.version, self._because(f"revoked {digest}, which is not served"))
+        target = self._previous(self.serving)
         reason = self._because(f"revoked {digest}, back to {target.release_id or BASE}")
-        self._serve(ReleaseRevoked, target.candidate, target.before, reason)
+        self._serve(ReleaseRevoked, target.version, target.previous, reason)
 
-    def switch(self, paused: bool) -> None:
+    def set_paused(self, paused: bool) -> None:
         already = "already " if self.bucket.paused == paused else ""
         self.bucket = replace(self.bucket, paused=paused)
         kind = ReleasePaused if paused else ReleaseResumed
-        self._answer(kind, self.serving.candidate, self._because(f"{already}{'paused' if paused else 'running'}"))
+        self._answer(kind, self.serving.version, self._because(f"{already}{'paused' if paused else 'running'}"))
 
-    def served(self, release_id: str | None) -> Served | None:
+    def _release(self, release_id: str | None) -> ServedRelease | None:
         """A release that was served once; None names the base. None when there was no such release."""
         if release_id is None:
-            return Served("", Candidate())
-        found: Served | None = self.state.get(f"release:{release_id}:{self.bucket.name}")
-        return found
-
-    def _before(self, release: Served) -> Served:
-        """The newest release before `release` that may be served again and differs from it, or the base."""
-        left = release.candidate.digest
-        while release.candidate.digest == left or self._is_revoked(release.candidate):
-            found = self.served(release.before)
-            assert found is not None, f"release {release.before} of {self.bucket.name} is not known"
-            if found.candidate.adapter is None:
-                return found
-            release = found
+            return _BASE
+        release: ServedRelease | None = self.state.get(release_key(release_id, self.bucket.name))
         return release
 
-    def _is_revoked(self, candidate: Candidate) -> bool:
-        key = _revoked(candidate.digest or "", self.bucket.name)
+    def _previous(self, release: ServedRelease) -> ServedRelease:
+        """The newest release before `release` that may be served again and differs from it, or the base."""
+        digest = release.version.digest
+        while release.version.digest == digest or self._is_revoked(release.version):
+            previous = self._release(release.previous)
+            assert previous is not None, f"release {release.previous} of {self.bucket.name} is not known"
+            if previous.version.adapter is None:
+                return previous
+            release = previous
+        return release
+
+    def _is_revoked(self, version: ServableVersion) -> bool:
+        key = revoked_key(version.digest or "", self.bucket.name)
         return key in self.changes or key in self.state
 
-    def _unservable(self, candidate: Candidate) -> str | None:
-        if self._is_revoked(candidate):
-            return f"revoked: adapter {candidate.digest} was revoked"
-        if candidate.digest == self.serving.candidate.digest:
-            return f"already_served: {candidate.digest or 'the base'} is what is served"
+    def _unservable(self, version: ServableVersion) -> str | None:
+        if self._is_revoked(version):
+            return f"revoked: adapter {version.digest} was revoked"
+        if version.digest == self.serving.version.digest:
+            return f"already_served: {version.digest or 'the base'} is what is served"
         return None
 
     def _because(self, what: str) -> str:
-        return f"{what}: {self.said}" if self.said else what
+        return f"{what}: {self.why}" if self.why else what
 
-    def _decline(self, candidate: Candidate, reason: str) -> None:
-        self._answer(ReleaseDeclined, candidate, reason)
+    def _decline(self, version: ServableVersion, reason: str) -> None:
+        self._answer(ReleaseDeclined, version, reason)
 
-    def _serve(self, kind: type[Envelope], candidate: Candidate, before: str | None, reason: str) -> None:
-        self.changes[f"release:{self.release_id}:{self.bucket.name}"] = Served(self.release_id, candidate, before)
+    def _serve(self, kind: type[Envelope], version: ServableVersion, previous: str | None, reason: str) -> None:
+        self.changes[release_key(self.release_id, self.bucket.name)] = ServedRelease(self.release_id, version, previous)
         self.bucket = replace(self.bucket, serving=self.release_id)
-        self._answer(kind, candidate, reason)
+        self._answer(kind, version, reason)
         answer = self.outputs[-1]
         self.outputs.append(answer._replace(topic="releases"))
-        self._track(self.release_id, candidate.requirements)
+        self._track(self.release_id, version.requirements)
 
-    def _remeasured(self, candidate: Candidate) -> None:
+    def _remeasured(self, version: ServableVersion) -> None:
         """What is served was evaluated again: it may meet other requirements now, or there may be others. Without this a
         bucket that satisfied all would never be cut again, whatever is required of it later."""
-        if candidate.requirements == self.serving.candidate.requirements:
+        if version.requirements == self.serving.version.requirements:
             return
-        known = replace(self.serving.candidate, requirements=candidate.requirements)
-        served = replace(self.serving, candidate=known)
-        self.changes[f"release:{served.release_id}:{self.bucket.name}"] = served
-        self._track(served.release_id, candidate.requirements)
+        served = replace(self.serving.version, requirements=version.requirements)
+        release = replace(self.serving, version=served)
+        self.changes[release_key(release.release_id, self.bucket.name)] = release
+        self._track(release.release_id, version.requirements)
 
     def _track(self, release_id: str, required: list[Requirement]) -> None:
         """Tells curate which requirements the served release meets."""
@@ -285,10 +254,10 @@ class _Turn:
         )
         self.outputs.append(Write("examples", self.bucket.name, tracking))
 
-    def _answer(self, kind: type[Envelope], candidate: Candidate, reason: str) -> None:
+    def _answer(self, kind: type[Envelope], version: ServableVersion, reason: str) -> None:
         name = self.bucket.name
         self.bucket = replace(self.bucket, sequence=self.sequence)
-        self.changes[f"bucket:{name}"] = self.bucket
+        self.changes[bucket_key(name)] = self.bucket
         artifact_type, _, base = name.partition("/")
         event: Event = kind(  # type: ignore[call-arg,assignment]
             specversion="1.0",
@@ -302,25 +271,18 @@ class _Turn:
                 bucket=name,
                 artifact_type=artifact_type,
                 base=base,
-                batch_ids=candidate.batch_ids,
+                batch_ids=version.batch_ids,
                 reason=reason,
-                policy_digests={**candidate.policy_digests, **self.digests},
+                policy_digests={**version.policy_digests, **self.digests},
                 request_id=self.event.id,
-                adapter=candidate.adapter,
-                version_id=candidate.version_id,
+                adapter=version.adapter,
+                version_id=version.version_id,
                 parent_release_id=self.serving.release_id or None,
-                evaluation_id=candidate.evaluation_id,
+                evaluation_id=version.evaluation_id,
                 requested_by=getattr(self.event.data, "requested_by", None),
             ),
         )
         self.outputs.append(Write("releases.history", name, event))
-
-
-def _revoked(digest: str, bucket: str) -> str:
-    return f"revoked:{digest}:{bucket}"
-
-
-_TYPES: dict[str, Any] = {"bucket": Bucket, "version": Candidate, "release": Served, "revoked": Mark, "answered": Mark}
 
 
 def build(body: Mapping[str, Any], digest: str) -> ReleaseFold:

@@ -12,7 +12,11 @@ from headrace_streams.policy import Policy
 class ReleasePolicy(Policy):
     """When a version may be served. `auto` promotes what the rule lets pass, `manual` leaves that to a person."""
 
-    mode: Literal["auto", "manual"] = "auto"
-    rule: Literal["gate"] = "gate"  # loss gain surely above `min_gain`, and more wins than losses where a grader counted them
-    min_test_rows: Annotated[int, Field(ge=1)] = 30
-    min_gain: Annotated[float, Field(ge=0)] = 0.0  # nats a token; the lower bound of the 95 % interval must be above it
+    mode: Literal["auto", "manual"] = Field("auto", description="whether the system promotes by itself or a person does")
+    rule: Literal["gate"] = Field(
+        "gate", description="loss gain surely above min_gain, and more wins than losses where a grader counted them"
+    )
+    min_test_rows: Annotated[int, Field(ge=1)] = Field(30, description="least rows that an evaluation must have")
+    min_gain: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="nats a token; the lower bound of the gain's 95 % interval must be above it"
+    )

@@ -1,9 +1,9 @@
-"""Who says what of one interaction: statements become voices, voices become one verdict. Pure; knows no event and no record.
+"""Who says what of one interaction: feedback becomes voices, voices become one summary. Pure; knows no event and no record.
 
 A voice is (principal, check name); without a principal each feedback is a voice of its own. Of each voice the latest kind and
-the latest score count, by event time, then id; retracted statements don't. Statements about the *output* (kinds and scores)
-and about the *target* (corrected outputs; the kind `user_correction` says nothing else) are never mixed.
-Scores are 0-100, in units of the verdict: validation in (-1, 1), feedback in the bonus's own units.
+the latest score count, by event time, then id; retracted feedback doesn't. Feedback about the *output* (kinds and scores) and
+about the *target* (corrected outputs; the kind `user_correction` says nothing else) is never mixed.
+Scores are 0-100, in units of the summary: validation in (-1, 1), feedback in the bonus's own units.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ CORRECTION = "user_correction"
 PREFERENCE = "preference"
 
 
-class Statement(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One feedback as state. Not yet `said`: a retraction came first, and `time_ns` is the retraction's until it is."""
+class FeedbackRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One feedback as state. Not yet `received`: a retraction came first, and `time_ns` is the retraction's until it is."""
 
     source: str
     feedback_id: str
     time_ns: int
-    digest: str = ""  # of the feedback's data, to tell a duplicate from a conflict; empty: not said yet
+    digest: str = ""  # of the feedback's data, to tell a duplicate from a conflict; empty: not received yet
     kind: str = ""
     score: float | None = None
     name: str | None = None
@@ -37,12 +37,12 @@ class Statement(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retracted: bool = False
 
     @property
-    def said(self) -> bool:
+    def received(self) -> bool:
         return bool(self.digest)
 
     @property
     def counts(self) -> bool:
-        return self.said and not self.retracted
+        return self.received and not self.retracted
 
     @property
     def voice(self) -> tuple[str | None, ...]:
@@ -53,7 +53,7 @@ class Statement(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.time_ns, self.feedback_id, self.source
 
 
-class Verdict(Struct, frozen=True, kw_only=True):
+class FeedbackSummary(Struct, frozen=True, kw_only=True):
     """What all voices together say: means over those that speak of the output, and the latest correction of anybody."""
 
     validation: float
@@ -64,7 +64,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     corrected: Output | None = None
 
 
-def on_hundred(feedback: Feedback) -> float | None:
+def score_of_100(feedback: Feedback) -> float | None:
     """The score mapped from its scale to 0-100."""
     if feedback.score is None or feedback.scale is None:
         return feedback.score
@@ -72,23 +72,23 @@ def on_hundred(feedback: Feedback) -> float | None:
     return (feedback.score - low) / (high - low) * 100
 
 
-def hear(statements: Sequence[Statement], bonus: Callable[[Statement], float]) -> Verdict | None:
-    """The verdict of `statements` in their `order`, or None when none of them counts. `bonus`: what a kind is worth."""
-    voices: dict[tuple[str | None, ...], list[Statement]] = {}
+def aggregate(records: Sequence[FeedbackRecord], bonus: Callable[[FeedbackRecord], float]) -> FeedbackSummary | None:
+    """The summary of `records` in their `order`, or None when none of them counts. `bonus`: what a kind is worth."""
+    voices: dict[tuple[str | None, ...], list[FeedbackRecord]] = {}
     corrected: Output | None = None
-    for statement in statements:
-        if not statement.counts:
+    for record in records:
+        if not record.counts:
             continue
-        voices.setdefault(statement.voice, []).append(statement)
-        corrected = corrected if statement.corrected is None else statement.corrected
+        voices.setdefault(record.voice, []).append(record)
+        corrected = corrected if record.corrected is None else record.corrected
     if not voices:
         return None
     validations: list[float] = []
     feedbacks: list[float] = []
     scores: list[float] = []
     praise = blame = False
-    for said in voices.values():
-        validation, feedback, score, speaks = _voice(said, bonus)
+    for of_voice in voices.values():
+        validation, feedback, score, speaks = _voice(of_voice, bonus)
         if score is not None:
             scores.append(score)
         if speaks:
@@ -96,7 +96,7 @@ def hear(statements: Sequence[Statement], bonus: Callable[[Statement], float]) -
             feedbacks.append(feedback)
             praise = praise or validation + feedback > 0
             blame = blame or validation + feedback < 0
-    return Verdict(
+    return FeedbackSummary(
         validation=_mean(validations) if validations else 0.0,
         feedback=_mean(feedbacks) if feedbacks else 0.0,
         voices=len(voices),
@@ -106,10 +106,12 @@ def hear(statements: Sequence[Statement], bonus: Callable[[Statement], float]) -
     )
 
 
-def _voice(statements: Sequence[Statement], bonus: Callable[[Statement], float]) -> tuple[float, float, float | None, bool]:
+def _voice(
+    records: Sequence[FeedbackRecord], bonus: Callable[[FeedbackRecord], float]
+) -> tuple[float, float, float | None, bool]:
     """(validation, feedback, score, whether it speaks of the output at all) of one voice."""
-    kind = next((statement for statement in reversed(statements) if statement.kind != CORRECTION), None)
-    score = next((statement.score for statement in reversed(statements) if statement.score is not None), None)
+    kind = next((record for record in reversed(records) if record.kind != CORRECTION), None)
+    score = next((record.score for record in reversed(records) if record.score is not None), None)
     validation = 0.0 if score is None else math.tanh((score - 50) / 50)
     return validation, 0.0 if kind is None else bonus(kind), score, kind is not None or score is not None
 

@@ -1,9 +1,9 @@
-"""The reward stage: an interaction and all that is said of it become an example, revision by revision. Pure fold over signals.
+"""The reward stage: an interaction and all feedback on it become an example, revision by revision. Pure fold over signals.
 
-Order does not matter: whatever comes first opens the case, and the outcome is computed anew from all that is known. A revision
-is written only when the outcome changed, an example only once somebody said something. The first of several events with one
-identity wins; the others are counted as duplicate or conflict and named on `rejections`. Boxes: applied, duplicate, conflict,
-waiting; what waited moves to applied when its other half comes.
+Order does not matter: whatever comes first opens the interaction's state, and the outcome is computed anew from all that is
+known. A revision is written only when the outcome changed, an example only once there is feedback. The first of several events
+with one identity wins; the others are counted as duplicate or conflict and named on `rejections`. Counters: applied, duplicate,
+conflict, waiting; what waited moves to applied when its other half comes.
 """
 
 from __future__ import annotations
@@ -11,258 +11,275 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import structs
 
-from headrace_processors.reward.feedback import PREFERENCE, Statement, hear, on_hundred
-from headrace_processors.reward.formula import balance_of, bonus_of, counted, difficulty_of, worth_of
+from headrace_processors.reward import events
+from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, aggregate, score_of_100
+from headrace_processors.reward.formula import balance_of, bonus_of, count_type, difficulty_of, reward_of
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.similarity import similarity
-from headrace_processors.reward.state import Case, Facts, Forgotten, Original, Outcome, Shares, ended, textless
+from headrace_processors.reward.state import (
+    ErasedSubject,
+    InteractionFacts,
+    InteractionState,
+    InteractionTexts,
+    RewardOutcome,
+    TypeCounts,
+    without_text,
+)
 from headrace_schemas.canonical import rounded
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Content, Example, SignalRejection, Weights, Withdrawal
 from headrace_schemas.events import (
     Event,
-    ExampleRewarded,
-    ExampleWithdrawn,
     FeedbackRecorded,
     FeedbackRetracted,
     InteractionRecorded,
     InteractionRetracted,
-    SignalRejected,
     SubjectErased,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.inputs import FeedbackRetraction, Output
+from headrace_schemas.inputs import Output
 from headrace_schemas.text import prompt_group, render
-from headrace_schemas.times import parse_ns, rfc3339
+from headrace_schemas.times import parse_ns
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-SOURCE = "headrace:reward"
-SHARES = "shares"
-_CASE = "interaction/"
+TYPE_COUNTS = "shares"  # state key, as it stands on the log
+_INTERACTION = "interaction/"
 _SUBJECT = "subject/"
 _ENCODER = msgspec.json.Encoder()
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    _CASE: msgspec.json.Decoder(Case),
-    _SUBJECT: msgspec.json.Decoder(Forgotten),
-    SHARES: msgspec.json.Decoder(Shares),
+    _INTERACTION: msgspec.json.Decoder(InteractionState),
+    _SUBJECT: msgspec.json.Decoder(ErasedSubject),
+    TYPE_COUNTS: msgspec.json.Decoder(TypeCounts),
 }
+_UNKNOWN = InteractionState()
 
 
-class Reward(Fold):
+class RewardFold(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
     def __init__(self, policy: RewardPolicy) -> None:
         self._policy = policy
-        self._bonus = partial(bonus_of, policy)
 
     def load(self, key: str, value: bytes) -> Any:
         return _DECODERS[key[: key.find("/") + 1] or key].decode(value)
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
+        step = _RewardStep(self._policy, state, record, event)
         match event:
             case InteractionRecorded():
-                return self._recorded(state, record, event)
+                step.interaction_recorded(event)
             case FeedbackRecorded():
-                return self._said(state, record, event)
+                step.feedback_recorded(event)
             case FeedbackRetracted():
-                return self._unsaid(state, record, event)
+                step.feedback_retracted(event)
             case InteractionRetracted():
-                return self._retracted(state, record, event)
+                step.interaction_retracted(event)
             case SubjectErased():
-                return self._erased(state, record, event)
-        raise ValueError(f"type: {type(event).__name__} is no signal")
+                step.subject_erased(event)
+            case _:
+                raise ValueError(f"type: {type(event).__name__} is no signal")
+        return Step(step.outputs, step.changes, step.counters)
 
-    def _recorded(self, state: Mapping[str, Any], record: Record, event: InteractionRecorded) -> Step:
+
+class _RewardStep:
+    """One step in the making."""
+
+    def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event) -> None:
+        self.policy, self.state, self.record, self.event = policy, state, record, event
+        self.outputs: list[Write] = []
+        self.changes: dict[str, Any] = {}
+        self.counters: dict[str, int] = {}
+
+    def interaction_recorded(self, event: InteractionRecorded) -> None:
         data = event.data
-        key, case = _case_of(state, data.interaction_id)
+        interaction_id, before = self._interaction(data.interaction_id)
         digest = _digest(data)
-        if case.facts is not None:
-            return _again(record, event, key, case, case.facts.digest, digest)
+        if before.facts is not None:
+            return self._known(interaction_id, before, before.facts.digest, digest)
         time_ns = _time_ns(event)
-        context = render(data.context)
-        facts = Facts(
+        prompt, context = render(data.prompt), render(data.context)
+        facts = InteractionFacts(
             digest=digest,
             event_time=event.time or "",
             time_ns=time_ns,
             artifact_type=data.artifact_type,
             model=data.model,
             agent=data.agent,
-            prompt_group=prompt_group(data),
-            prompt_chars=len(render(data.prompt)),
+            prompt_group=prompt_group(prompt, context) if data.prompt_group is None else data.prompt_group,
+            prompt_chars=len(prompt),
             context_chars=len(context),
-            original=Original(prompt=data.prompt, output=data.output, context=data.context, tools=data.tools),
+            texts=InteractionTexts(prompt=data.prompt, output=data.output, context=data.context, tools=data.tools),
             adapter=data.adapter,
             data_subject=data.data_subject,
             train=data.train is not False,
             traceparent=event.traceparent,
         )
-        after = structs.replace(case, facts=facts)
-        outputs: list[Write] = []
-        if _forgotten(state, data.data_subject, time_ns):
-            after = ended(after, "erased")
-            outputs.append(_rejected(record, event, key, "erased", "subject"))
-        elif case.ended:
-            after = ended(after, case.ended)
-        return self._settle(state, record, event, key, case, after, outputs)
+        after = structs.replace(before, facts=facts)
+        if self._is_erased(data.data_subject, time_ns):
+            after = after.tombstone("erased")
+            self._reject(interaction_id, "erased", "subject")
+        elif before.ended:
+            after = after.tombstone(before.ended)
+        self._revise(interaction_id, before, after)
 
-    def _said(self, state: Mapping[str, Any], record: Record, event: FeedbackRecorded) -> Step:
+    def feedback_recorded(self, event: FeedbackRecorded) -> None:
         data = event.data
         feedback_id = data.feedback_id or event.id
-        key, case = _case_of(state, data.interaction_id)
+        interaction_id, before = self._interaction(data.interaction_id)
         digest = _digest(structs.replace(data, feedback_id=feedback_id))
-        known = case.find(event.source, feedback_id)
-        if known is not None and known.said:
-            return _again(record, event, key, case, known.digest, digest)
+        known = before.find_feedback(event.source, feedback_id)
+        if known is not None and known.received:
+            return self._known(interaction_id, before, known.digest, digest)
         retracted = known is not None
-        statement = Statement(
+        feedback = FeedbackRecord(
             source=event.source,
             feedback_id=feedback_id,
             time_ns=_time_ns(event),
             digest=digest,
             kind=data.kind,
-            score=on_hundred(data),
+            score=score_of_100(data),
             name=data.name,
             principal=None if data.principal is None else data.principal.id,
             corrected=None if retracted else data.corrected_output,
-            size=0 if retracted or data.corrected_output is None else len(record.value or b""),
+            size=0 if retracted or data.corrected_output is None else len(self.record.value or b""),
             over=tuple(data.over or ()),
             under=data.under is not None,
             retracted=retracted,
         )
-        if case.ended:
-            statement = textless(statement, case.ended)
-        return self._told(state, record, event, key, case, statement)
+        if before.ended:
+            feedback = without_text(feedback, before.ended)
+        self._apply_feedback(interaction_id, before, feedback)
 
-    def _unsaid(self, state: Mapping[str, Any], record: Record, event: FeedbackRetracted) -> Step:
+    def feedback_retracted(self, event: FeedbackRetracted) -> None:
         data = event.data
-        key, case = _case_of(state, data.interaction_id)
-        known = case.find(event.source, data.feedback_id)
+        interaction_id, before = self._interaction(data.interaction_id)
+        known = before.find_feedback(event.source, data.feedback_id)
         if known is None:
-            known = Statement(source=event.source, feedback_id=data.feedback_id, time_ns=_time_ns(event))
+            known = FeedbackRecord(source=event.source, feedback_id=data.feedback_id, time_ns=_time_ns(event))
         elif known.retracted:
-            return Step([_rejected(record, event, key, "duplicate", "identity")], {}, {"duplicate": 1})
-        return self._told(state, record, event, key, case, structs.replace(known, corrected=None, size=0, retracted=True))
+            return self._refuse(interaction_id, "duplicate")
+        self._apply_feedback(interaction_id, before, structs.replace(known, corrected=None, size=0, retracted=True))
 
-    def _told(
-        self,
-        state: Mapping[str, Any],
-        record: Record,
-        event: FeedbackRecorded | FeedbackRetracted,
-        key: str,
-        case: Case,
-        statement: Statement,
-    ) -> Step:
-        after, dropped = case.tell(statement)
-        outputs = [_rejected(record, event, key, "voice_limit", "voices", one.feedback_id) for one in dropped]
-        if statement.said and statement.retracted and statement.kind == PREFERENCE:
-            outputs += _taken_back(event, key, statement)
-        return self._settle(state, record, event, key, case, after, outputs)
+    def interaction_retracted(self, event: InteractionRetracted) -> None:
+        interaction_id, before = self._interaction(event.data.interaction_id)
+        if before.ended:
+            return self._refuse(interaction_id, "duplicate")
+        self._revise(interaction_id, before, before.tombstone("retracted"))
 
-    def _retracted(self, state: Mapping[str, Any], record: Record, event: InteractionRetracted) -> Step:
-        key, case = _case_of(state, event.data.interaction_id)
-        if case.ended:
-            return Step([_rejected(record, event, key, "duplicate", "identity")], {}, {"duplicate": 1})
-        return self._settle(state, record, event, key, case, ended(case, "retracted"), [])
-
-    def _erased(self, state: Mapping[str, Any], record: Record, event: SubjectErased) -> Step:
-        """Every case of the subject in this partition: rare enough to look through all instead of keeping an index."""
+    def subject_erased(self, event: SubjectErased) -> None:
+        """Every interaction of the subject in this partition: rare enough to look through all instead of keeping an index."""
         subject = event.data.data_subject
-        mark = _SUBJECT + derive_id("subject", subject)
-        changes: dict[str, Any] = {}
-        outputs: list[Write] = []
-        before = state.get(mark)
+        erased: ErasedSubject | None = self.state.get(_subject_key(subject))
         time_ns = _time_ns(event)
-        if before is None or before.time_ns < time_ns:
-            changes[mark] = Forgotten(time_ns)
-        for key, case in state.items():
-            if isinstance(case, Case) and case.facts is not None and case.facts.data_subject == subject:
-                step = self._settle(state, record, event, key, case, ended(case, "erased"), [])
-                outputs += step.outputs
-                changes.update(step.changes)
-        return Step(outputs, changes, {"applied": 1})
+        if erased is None or erased.time_ns < time_ns:
+            self.changes[_subject_key(subject)] = ErasedSubject(time_ns)
+        for key, before in self.state.items():
+            if isinstance(before, InteractionState) and before.facts is not None and before.facts.data_subject == subject:
+                self._revise(key.removeprefix(_INTERACTION), before, before.tombstone("erased"))
+        self.counters = {"applied": 1}  # one record, however many interactions it ended; nothing of them waited
 
-    def _settle(
-        self,
-        state: Mapping[str, Any],
-        record: Record,
-        event: Event,
-        key: str,
-        before: Case,
-        after: Case,
-        outputs: list[Write],
-    ) -> Step:
+    def _apply_feedback(self, interaction_id: str, before: InteractionState, feedback: FeedbackRecord) -> None:
+        after, dropped = before.with_feedback(feedback)
+        for oldest in dropped:
+            self._reject(interaction_id, "voice_limit", "voices", oldest.feedback_id)
+        if feedback.received and feedback.retracted and feedback.kind == PREFERENCE:
+            self.outputs += events.preference_retractions(self.event, interaction_id, feedback)
+        self._revise(interaction_id, before, after)
+
+    def _revise(self, interaction_id: str, before: InteractionState, after: InteractionState) -> None:
         """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
-        changes: dict[str, Any] = {}
-        outcome, target = self._outcome(after)
+        scored = self._outcome(after)
+        outcome = None if scored is None else scored[0]
         if outcome != after.outcome:
-            revision = after.revision + 1
             facts = after.facts
             assert facts is not None  # without facts there is no outcome, neither before nor now
-            trace = event.traceparent or facts.traceparent
-            if outcome is None:
-                after = structs.replace(after, revision=revision, outcome=None)
-                outputs.append(_withdrawn(record, key, after, trace))
+            trace = self.event.traceparent or facts.traceparent
+            if scored is None:
+                after = structs.replace(after, revision=after.revision + 1, outcome=None)
+                self.outputs.append(events.withdrawn(self.record, interaction_id, after, trace))
             else:
                 if not after.bucket:
-                    after, changes[SHARES] = self._first(state, after, facts)
-                after = structs.replace(after, revision=revision, outcome=outcome)
-                outputs.append(_rewarded(record, key, after, facts, outcome, target, trace))
-        changes[key] = after
+                    after = self._first_revision(after, facts)
+                after = structs.replace(after, revision=after.revision + 1, outcome=scored[0])
+                self.outputs.append(events.rewarded(self.record, interaction_id, after, facts, *scored, trace))
+        self.changes[_INTERACTION + interaction_id] = after
         moved = before.waiting - after.waiting
-        counts = {"applied": 1 + moved, "waiting": -moved}
-        return Step(outputs, changes, {box: count for box, count in counts.items() if count})
+        self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
 
-    def _outcome(self, case: Case) -> tuple[Outcome | None, Output | None]:
-        """What the case is worth now, and its target; None when nothing counts."""
-        facts = case.facts
-        if facts is None or facts.original is None or case.ended:
-            return None, None
-        verdict = hear(case.statements, self._bonus)
-        if verdict is None:
-            return None, None
-        target, correction, digest = facts.original.output, None, ""
-        if verdict.corrected is not None:
-            target, digest = verdict.corrected, _digest(verdict.corrected)
-            correction = 1 - similarity(render(facts.original.output), render(target), self._policy.overlap)
-        difficulty = difficulty_of(self._policy, facts.artifact_type, facts.prompt_chars, facts.context_chars)
-        worth = worth_of(self._policy, verdict, difficulty, correction)
-        outcome = Outcome(
-            quality=worth.quality,
-            reward=worth.reward,
-            components=worth.components,
-            contradicted=verdict.contradicted,
-            voices=verdict.voices,
-            score=None if verdict.score is None else rounded(verdict.score),
+    def _outcome(self, interaction: InteractionState) -> tuple[RewardOutcome, InteractionTexts, Output] | None:
+        """What the interaction is worth now, its texts and its target; None when nothing counts."""
+        facts = interaction.facts
+        if facts is None or facts.texts is None or interaction.ended:
+            return None
+        summary = aggregate(interaction.feedback, partial(bonus_of, self.policy))
+        if summary is None:
+            return None
+        target, correction, digest = facts.texts.output, None, ""
+        if summary.corrected is not None:
+            target, digest = summary.corrected, _digest(summary.corrected)
+            correction = 1 - self._similarity(facts.texts.output, target)
+        difficulty = difficulty_of(self.policy, facts.artifact_type, facts.prompt_chars, facts.context_chars)
+        result = reward_of(self.policy, summary, difficulty, correction)
+        outcome = RewardOutcome(
+            quality=result.quality,
+            reward=result.reward,
+            components=result.components,
+            contradicted=summary.contradicted,
+            voices=summary.voices,
+            score=None if summary.score is None else rounded(summary.score),
             target=digest,
         )
-        return outcome, target
+        return outcome, facts.texts, target
 
-    def _first(self, state: Mapping[str, Any], case: Case, facts: Facts) -> tuple[Case, Shares]:
-        """What is fixed at revision 1: bucket and balance; and the shares, which now count this one."""
-        shares = state.get(SHARES, Shares({})).by_type
-        base = self._policy.base_of(facts.artifact_type, facts.model, facts.agent.role)
-        case = structs.replace(
-            case, bucket=f"{facts.artifact_type}/{base}", balance=balance_of(self._policy, shares, facts.artifact_type)
+    def _similarity(self, output: Output, corrected: Output) -> float:
+        return similarity(
+            render(output),
+            render(corrected),
+            overlap=self.policy.overlap,
+            edit_weight=self.policy.edit_weight,
+            overlap_weight=self.policy.overlap_weight,
         )
-        return case, Shares(counted(self._policy, shares, facts.artifact_type, facts.time_ns))
+
+    def _first_revision(self, interaction: InteractionState, facts: InteractionFacts) -> InteractionState:
+        """With what is fixed at revision 1, bucket and balance; the counts of artifact types take this one in."""
+        counts = self.state.get(TYPE_COUNTS, TypeCounts({})).by_type
+        self.changes[TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, facts.artifact_type, facts.time_ns))
+        base = self.policy.base_of(facts.artifact_type, facts.model, facts.agent.role)
+        balance = balance_of(self.policy, counts, facts.artifact_type)
+        return structs.replace(interaction, bucket=f"{facts.artifact_type}/{base}", balance=balance)
+
+    def _interaction(self, interaction_id: str | None) -> tuple[str, InteractionState]:
+        if interaction_id is None:
+            raise ValueError("data.interaction_id: missing on signals")
+        return interaction_id, self.state.get(_INTERACTION + interaction_id, _UNKNOWN)
+
+    def _is_erased(self, subject: str | None, time_ns: int) -> bool:
+        erased = None if subject is None else self.state.get(_subject_key(subject))
+        return erased is not None and time_ns <= erased.time_ns
+
+    def _known(self, interaction_id: str, interaction: InteractionState, first: str, digest: str) -> None:
+        """An identity that was there before: the same data is a duplicate, other data a conflict, and the first one stays."""
+        if interaction.ended == "erased":
+            self._reject(interaction_id, "erased", "subject")
+            self.counters = {"duplicate": 1}
+        else:
+            self._refuse(interaction_id, "duplicate" if first == digest else "conflict")
+
+    def _refuse(self, interaction_id: str, counter: Literal["duplicate", "conflict"]) -> None:
+        self._reject(interaction_id, counter, "identity")
+        self.counters = {counter: 1}
+
+    def _reject(self, interaction_id: str, reason: str, rule: str, feedback_id: str | None = None) -> None:
+        self.outputs.append(events.rejected(self.record, self.event, interaction_id, reason, rule, feedback_id))
 
 
-def _case_of(state: Mapping[str, Any], interaction_id: str | None) -> tuple[str, Case]:
-    if interaction_id is None:
-        raise ValueError("data.interaction_id: missing on signals")
-    key = _CASE + interaction_id
-    return key, state.get(key, _NEW)
-
-
-def _forgotten(state: Mapping[str, Any], subject: str | None, time_ns: int) -> bool:
-    mark = None if subject is None else state.get(_SUBJECT + derive_id("subject", subject))
-    return mark is not None and time_ns <= mark.time_ns
+def _subject_key(subject: str) -> str:
+    return _SUBJECT + derive_id("subject", subject)
 
 
 def _digest(data: Any) -> str:
@@ -275,113 +292,6 @@ def _time_ns(event: Event) -> int:
     return parse_ns(event.time)
 
 
-def _again(record: Record, event: Event, key: str, case: Case, first: str, digest: str) -> Step:
-    """An identity that was there before: the same data is a duplicate, other data a conflict, and the first one stays."""
-    if case.ended == "erased":
-        return Step([_rejected(record, event, key, "erased", "subject")], {}, {"duplicate": 1})
-    box = "duplicate" if first == digest else "conflict"
-    return Step([_rejected(record, event, key, box, "identity")], {}, {box: 1})
-
-
-def _rejected(record: Record, event: Event, key: str, reason: str, rule: str, feedback_id: str | None = None) -> Write:
-    """`feedback_id` names what was rejected when that is not the event at hand."""
-    interaction_id = key.removeprefix(_CASE)
-    coordinates = f"{record.topic}/{record.partition}/{record.offset}"
-    rejected = SignalRejected(
-        specversion="1.0",
-        id=derive_id("signal.rejected", coordinates, reason, feedback_id or ""),
-        source=SOURCE,
-        time=rfc3339(record.now),
-        traceparent=event.traceparent,
-        data=SignalRejection(interaction_id=interaction_id, event_id=feedback_id or event.id, reason=reason, rule=rule),
-    )
-    return Write("rejections", interaction_id, rejected)
-
-
-def _taken_back(event: Event, key: str, statement: Statement) -> list[Write]:
-    """A preference that is retracted is retracted on the other side too: its copies have the same source and feedback id."""
-    own = key.removeprefix(_CASE)
-    return [
-        Write(
-            "signals",
-            other,
-            FeedbackRetracted(
-                specversion="1.0",
-                id=derive_id("preference.retracted", statement.source, statement.feedback_id, own, other),
-                source=statement.source,
-                time=event.time,
-                traceparent=event.traceparent,
-                data=FeedbackRetraction(feedback_id=statement.feedback_id, interaction_id=other),
-            ),
-        )
-        for other in dict.fromkeys(statement.over)
-        if other != own
-    ]
-
-
-def _withdrawn(record: Record, key: str, case: Case, traceparent: str | None) -> Write:
-    interaction_id = key.removeprefix(_CASE)
-    event = ExampleWithdrawn(
-        specversion="1.0",
-        id=derive_id("example.withdrawn", interaction_id, case.revision),
-        source=SOURCE,
-        time=rfc3339(record.now),
-        traceparent=traceparent,
-        data=Withdrawal(
-            example_id=derive_id("example", interaction_id),
-            revision=case.revision,
-            interaction_id=interaction_id,
-            bucket=case.bucket,
-            reason=case.ended or "feedback_retracted",
-        ),
-    )
-    return Write("examples", case.bucket, event)
-
-
-def _rewarded(
-    record: Record, key: str, case: Case, facts: Facts, outcome: Outcome, target: Output | None, traceparent: str | None
-) -> Write:
-    interaction_id = key.removeprefix(_CASE)
-    original = facts.original
-    assert original is not None  # else there would be no outcome
-    assert target is not None
-    event = ExampleRewarded(
-        specversion="1.0",
-        id=derive_id("example.rewarded", interaction_id, case.revision),
-        source=SOURCE,
-        time=rfc3339(record.now),
-        traceparent=traceparent,
-        data=Example(
-            example_id=derive_id("example", interaction_id),
-            revision=case.revision,
-            interaction_id=interaction_id,
-            bucket=case.bucket,
-            artifact_type=facts.artifact_type,
-            model=facts.model,
-            agent=facts.agent,
-            prompt_group=facts.prompt_group,
-            content=Content(
-                prompt=original.prompt, output=original.output, target=target, context=original.context, tools=original.tools
-            ),
-            quality=outcome.quality,
-            reward=outcome.reward,
-            components=outcome.components,
-            weights=Weights(balance=case.balance),
-            contradicted=outcome.contradicted,
-            voices=outcome.voices,
-            event_time=facts.event_time,
-            train=facts.train,
-            score=outcome.score,
-            adapter=facts.adapter,
-            data_subject=facts.data_subject,
-        ),
-    )
-    return Write("examples", case.bucket, event)
-
-
-_NEW = Case()
-
-
-def build(body: Mapping[str, Any], digest: str) -> Reward:
+def build(body: Mapping[str, Any], digest: str) -> RewardFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    return Reward(RewardPolicy.model_validate(body))
+    return RewardFold(RewardPolicy.model_validate(body))

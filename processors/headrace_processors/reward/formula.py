@@ -1,6 +1,6 @@
 """What an interaction is worth: quality of its output, reward of its target. Formulas only; knows no record and no state.
 
-ALGORITHMS of this project, section 0 (ours; the additive form with difficulty and squashing follows common reward shaping):
+`docs/algorithms.md`, "Reward" (ours; the additive form with difficulty and squashing follows common reward shaping):
 *quality* in [-1, 1] says how good the output was; *reward* in [-1, 1] how much is to be learnt from the target, which is the
 corrected output where there is one, else the output. Derived floats have 12 significant digits.
 """
@@ -13,57 +13,57 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from headrace_processors.decay import RunningSum
-from headrace_processors.reward.feedback import PREFERENCE, Statement, Verdict
+from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_schemas.canonical import rounded
 from headrace_schemas.derived import Components
 
-PROMPT_CHARS = 5_000  # of the rendered prompt, from where on it counts as hard
-CONTEXT_CHARS = 10_000
-KNOWN_TYPES = 64  # artifact types whose share of a partition is counted
+KNOWN_TYPES = 64  # artifact types whose share of a partition is counted: a bound on the state, whatever names come
 
 
-class Worth(Struct, frozen=True, kw_only=True):
+class RewardResult(Struct, frozen=True, kw_only=True):
     quality: float
     reward: float
     components: Components
 
 
-def bonus_of(policy: RewardPolicy, statement: Statement) -> float:
-    """The worth of a statement's kind. A preference counts for what was preferred and against what it was preferred to."""
-    if statement.kind == PREFERENCE and (statement.over or statement.under):
-        return -policy.preference if statement.under else policy.preference
-    return policy.bonus.get(statement.kind, 0.0)
+def bonus_of(policy: RewardPolicy, feedback: FeedbackRecord) -> float:
+    """What a kind of feedback is worth. A preference counts for what was preferred and against what it was preferred to."""
+    if feedback.kind == PREFERENCE and (feedback.over or feedback.under):
+        return -policy.preference if feedback.under else policy.preference
+    return policy.bonus.get(feedback.kind, 0.0)
 
 
 def difficulty_of(policy: RewardPolicy, artifact_type: str, prompt_chars: int, context_chars: int) -> float:
-    """In [0, 1]: 0.5 complexity + 0.3 length of the prompt + 0.2 length of the context, both saturating."""
+    """In [0, 1]: the weighted sum of complexity and of the lengths of prompt and context, both saturating."""
     complexity = policy.complexity.get(artifact_type, policy.complexity_default)
-    return 0.5 * complexity + 0.3 * min(1.0, prompt_chars / PROMPT_CHARS) + 0.2 * min(1.0, context_chars / CONTEXT_CHARS)
+    prompt = min(1.0, prompt_chars / policy.prompt_full_chars)
+    context = min(1.0, context_chars / policy.context_full_chars)
+    return policy.complexity_weight * complexity + policy.prompt_weight * prompt + policy.context_weight * context
 
 
-def worth_of(policy: RewardPolicy, verdict: Verdict, difficulty: float, correction: float | None) -> Worth:
+def reward_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:
     """`correction` = 1 - similarity of output and corrected output, None without one. A typo is not a lesson: below
     `correction_full` it earns its part of the bonus only. With a correction the reward is that of the target, whatever was
     said of the output: a wrong answer that somebody corrected is a good lesson."""
-    said = verdict.validation + verdict.feedback
-    quality = math.tanh(said)
+    opinion = summary.validation + summary.feedback
+    quality = math.tanh(opinion)
     multiplier = 1 + policy.difficulty_slope * difficulty
     if correction is None:
-        earned = said
-        if said < 0 and policy.difficulty_on_negative == "ignore":
+        earned = opinion
+        if opinion < 0 and policy.difficulty_on_negative == "ignore":
             multiplier = 1.0
     else:
         quality = min(quality, -correction)
         earned = policy.correction_bonus * min(1.0, correction / policy.correction_full)
     components = Components(
-        validation=rounded(verdict.validation),
-        feedback=rounded(verdict.feedback),
+        validation=rounded(summary.validation),
+        feedback=rounded(summary.feedback),
         difficulty=rounded(difficulty),
         multiplier=rounded(multiplier),
         correction=None if correction is None else rounded(correction),
     )
-    return Worth(quality=rounded(quality), reward=rounded(squash(policy, earned * multiplier)), components=components)
+    return RewardResult(quality=rounded(quality), reward=rounded(squash(policy, earned * multiplier)), components=components)
 
 
 def squash(policy: RewardPolicy, value: float) -> float:
@@ -71,29 +71,29 @@ def squash(policy: RewardPolicy, value: float) -> float:
     return math.tanh(value) if policy.squash == "tanh" else max(-1.0, min(1.0, value))
 
 
-Shares = Mapping[str, RunningSum]  # decayed count of scored interactions by artifact type
+CountByType = Mapping[str, RunningSum]  # decayed count of scored interactions by artifact type
 
 
-def balance_of(policy: RewardPolicy, shares: Shares, artifact_type: str) -> float:
+def balance_of(policy: RewardPolicy, counts: CountByType, artifact_type: str) -> float:
     """clip((wanted share / seen share)^0.5, 0.5, 1.5) of an artifact type, from the counts before this interaction. The prior
     is `share_prior` examples in the wanted shares; types without a wanted share divide equally what the others leave."""
-    unnamed = len({*shares, artifact_type} - policy.share_target.keys())
-    left = max(0.0, 1.0 - math.fsum(policy.share_target.values())) / max(1, unnamed)
-    target = policy.share_target.get(artifact_type, left)
-    newest = max((share.newest_ns for share in shares.values()), default=0)
-    counts = {name: shares[name].at(newest, policy.decay_per_day) for name in sorted(shares)}
-    seen = (counts.get(artifact_type, 0.0) + policy.share_prior * target) / (math.fsum(counts.values()) + policy.share_prior)
+    unnamed = len({*counts, artifact_type} - policy.share_target.keys())
+    rest = max(0.0, 1.0 - math.fsum(policy.share_target.values())) / max(1, unnamed)
+    target = policy.share_target.get(artifact_type, rest)
+    newest = max((count.newest_ns for count in counts.values()), default=0)
+    seen = {name: counts[name].at(newest, policy.decay_per_day) for name in sorted(counts)}
+    share = (seen.get(artifact_type, 0.0) + policy.share_prior * target) / (math.fsum(seen.values()) + policy.share_prior)
     if not target:
         return policy.balance_low
-    return rounded(max(policy.balance_low, min(policy.balance_high, (target / seen) ** policy.balance_exponent)))
+    return rounded(max(policy.balance_low, min(policy.balance_high, (target / share) ** policy.balance_exponent)))
 
 
-def counted(policy: RewardPolicy, shares: Shares, artifact_type: str, time_ns: int) -> dict[str, RunningSum]:
-    """The shares with one more interaction; of more than `KNOWN_TYPES` types the smallest counts are forgotten."""
-    share = shares.get(artifact_type, RunningSum()).add(time_ns, policy.decay_per_day)
-    newest = max(share.newest_ns, *(other.newest_ns for other in shares.values())) if shares else share.newest_ns
-    grown = {**shares, artifact_type: share}
+def count_type(policy: RewardPolicy, counts: CountByType, artifact_type: str, time_ns: int) -> dict[str, RunningSum]:
+    """The counts with one more interaction; of more than `KNOWN_TYPES` types the smallest count is forgotten."""
+    count = counts.get(artifact_type, RunningSum()).add(time_ns, policy.decay_per_day)
+    grown = {**counts, artifact_type: count}
     if len(grown) > KNOWN_TYPES:
+        newest = max(other.newest_ns for other in grown.values())
         smallest = min(grown, key=lambda name: (grown[name].at(newest, policy.decay_per_day), name))
         del grown[smallest]
     return grown

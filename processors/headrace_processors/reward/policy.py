@@ -1,20 +1,22 @@
-"""What people may set about reward: the constants of its formulas. Knows no fold.
+"""What people may set about reward: the constants and weights of its formulas. Knows no fold.
 
-Defaults are the published constants. Bonuses and complexities are merged over the defaults, key by key.
+Defaults are the published constants (`docs/algorithms.md`). Bonuses and complexities are merged over the defaults, key by key.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from headrace_streams.policy import Policy
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bonus = Annotated[float, Field(ge=-10, le=10)]
+Characters = Annotated[int, Field(ge=1, le=10_000_000)]
 
 BONUS = {
     "success": 0.3,
@@ -26,14 +28,26 @@ BONUS = {
 }
 COMPLEXITY = {"code": 0.8, "architecture": 0.7, "workflows": 0.6, "api_docs": 0.5, "erd": 0.3}
 
+# What version 1 of the rules had in its formulas before these were keys: what a recorded body without them means, whatever the
+# defaults are by now.
+VERSION_1: Mapping[str, Any] = {
+    "complexity_weight": 0.5,
+    "prompt_weight": 0.3,
+    "context_weight": 0.2,
+    "prompt_full_chars": 5_000,
+    "context_full_chars": 10_000,
+    "edit_weight": 0.4,
+    "overlap_weight": 0.3,
+}
+
 
 class BaseMapping(Policy):
     """One row of the map from who answered to who learns: an absent field matches everything, the first match counts."""
 
-    base: Annotated[str, Field(min_length=1, max_length=100)]
-    artifact_type: str | None = None
-    model: str | None = None
-    role: str | None = None
+    base: Annotated[str, Field(min_length=1, max_length=100)] = Field(description="the model that learns")
+    artifact_type: str | None = Field(None, description="of the interaction")
+    model: str | None = Field(None, description="that answered")
+    role: str | None = Field(None, description="of the agent")
 
     def matches(self, artifact_type: str, model: str, role: str | None) -> bool:
         wanted = (self.artifact_type, artifact_type), (self.model, model), (self.role, role)
@@ -41,25 +55,58 @@ class BaseMapping(Policy):
 
 
 class RewardPolicy(Policy):
-    """Constants of the reward (reward.py has the formulas)."""
+    """Constants and weights of the reward (formula.py has the formulas)."""
 
-    bonus: dict[str, Bonus] = Field(default_factory=lambda: dict(BONUS), validate_default=True)  # by kind; unknown kinds: 0
-    preference: Bonus = 0.4  # for the preferred interaction; its negative for each that it was preferred to
-    correction_bonus: Annotated[float, Field(ge=0, le=10)] = 0.5
-    correction_full: Annotated[float, Field(gt=0, le=1)] = 0.1  # a correction at least this large earns the whole bonus
-    complexity: dict[str, Fraction] = Field(default_factory=lambda: dict(COMPLEXITY))  # by artifact type
-    complexity_default: Fraction = 0.5
-    difficulty_slope: Annotated[float, Field(ge=0, le=10)] = 1.5
-    difficulty_on_negative: Literal["amplify", "ignore"] = "amplify"
-    squash: Literal["tanh", "clip"] = "tanh"
-    overlap: Literal["chrf", "bleu"] = "chrf"  # the n-gram part of the similarity of two texts
-    decay_per_day: Annotated[float, Field(gt=0, le=1)] = 0.95
-    share_target: dict[str, Share] = Field(default_factory=dict)  # wanted share by artifact type; the rest share equally
-    share_prior: Annotated[float, Field(gt=0)] = 10.0  # examples' worth of belief that what comes is what is wanted
-    balance_exponent: Fraction = 0.5
-    balance_low: Annotated[float, Field(gt=0, le=1)] = 0.5
-    balance_high: Annotated[float, Field(ge=1)] = 1.5
-    bases: tuple[BaseMapping, ...] = ()  # without a row that matches, the base is the model itself
+    bonus: dict[str, Bonus] = Field(
+        default_factory=lambda: dict(BONUS),
+        validate_default=True,
+        description="what a kind of feedback is worth, by kind; other kinds: 0",
+    )
+    preference: Bonus = Field(0.4, description="for the preferred interaction; its negative for each that it was preferred to")
+    correction_bonus: Annotated[float, Field(ge=0, le=10)] = Field(0.5, description="what a whole correction earns")
+    correction_full: Share = Field(
+        0.1, description="a correction (1 - similarity) at least this large earns the whole bonus, a smaller one its part"
+    )
+    complexity: dict[str, Fraction] = Field(
+        default_factory=lambda: dict(COMPLEXITY), description="how hard an artifact type is, by artifact type"
+    )
+    complexity_default: Fraction = Field(0.5, description="complexity of the other artifact types")
+    complexity_weight: Fraction = Field(
+        0.5, description="weight of the complexity in the difficulty; the three weights of the difficulty add up to 1"
+    )
+    prompt_weight: Fraction = Field(0.3, description="weight of the prompt's length in the difficulty")
+    context_weight: Fraction = Field(0.2, validate_default=True, description="weight of the context's length in the difficulty")
+    prompt_full_chars: Characters = Field(
+        5_000, description="characters of the rendered prompt from which on its length counts whole"
+    )
+    context_full_chars: Characters = Field(
+        10_000, description="characters of the rendered context from which on its length counts whole"
+    )
+    difficulty_slope: Annotated[float, Field(ge=0, le=10)] = Field(
+        1.5, description="a reward is multiplied by 1 + slope x difficulty"
+    )
+    difficulty_on_negative: Literal["amplify", "ignore"] = Field(
+        "amplify", description="whether a negative reward is multiplied too"
+    )
+    squash: Literal["tanh", "clip"] = Field("tanh", description="how a reward gets into [-1, 1]")
+    overlap: Literal["chrf", "bleu"] = Field("chrf", description="the n-gram part of the similarity of two texts")
+    edit_weight: Fraction = Field(
+        0.4, description="weight of the edit distance in the similarity; only its ratio to overlap_weight counts"
+    )
+    overlap_weight: Fraction = Field(0.3, validate_default=True, description="weight of the n-gram overlap in the similarity")
+    decay_per_day: Share = Field(0.95, description="how much less an interaction counts among those of its type a day later")
+    share_target: dict[str, Share] = Field(
+        default_factory=dict, description="wanted share by artifact type; the others divide the rest equally"
+    )
+    share_prior: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="examples' worth of belief that what comes is what is wanted"
+    )
+    balance_exponent: Fraction = Field(0.5, description="of wanted share / seen share, which is an example's balance")
+    balance_low: Share = Field(0.5, description="least balance")
+    balance_high: Annotated[float, Field(ge=1)] = Field(1.5, description="largest balance")
+    bases: tuple[BaseMapping, ...] = Field(
+        (), description="which base learns from whom; without a row that matches, it is the model that answered"
+    )
 
     @field_validator("bonus", mode="before")
     @classmethod
@@ -70,6 +117,24 @@ class RewardPolicy(Policy):
     @classmethod
     def _complexity_over_defaults(cls, given: Any) -> Any:
         return {**COMPLEXITY, **given} if isinstance(given, Mapping) else given
+
+    @field_validator("context_weight")
+    @classmethod
+    def _difficulty_is_a_share(cls, context: float, info: ValidationInfo) -> float:
+        if {"complexity_weight", "prompt_weight"} <= info.data.keys():  # else they are wrong themselves
+            complexity, prompt = info.data["complexity_weight"], info.data["prompt_weight"]
+            if not math.isclose(complexity + prompt + context, 1, abs_tol=1e-9):
+                raise ValueError(
+                    f"complexity_weight {complexity:g} + prompt_weight {prompt:g} + context_weight {context:g} must be 1"
+                )
+        return context
+
+    @field_validator("overlap_weight")
+    @classmethod
+    def _similarity_has_a_part(cls, overlap: float, info: ValidationInfo) -> float:
+        if not overlap and not info.data.get("edit_weight", 1):
+            raise ValueError("edit_weight is 0 too, and a similarity needs one of them")
+        return overlap
 
     def base_of(self, artifact_type: str, model: str, role: str | None) -> str:
         return next((row.base for row in self.bases if row.matches(artifact_type, model, role)), model)

@@ -1,7 +1,7 @@
 """How alike two texts are, in [0, 1]: what was answered and what somebody made of it. Knows texts only; no model, no event.
 
-similarity = 0.4 edit + 0.3 overlap + 0.3 embedding; there is no embedding in a stream step, so the other two share its weight
-(4/7 and 3/7). *edit* = 1 - Levenshtein distance / longer length (rapidfuzz). *overlap* is chrF (Popović 2015) or sentence BLEU
+The similarity is the weighted mean of two parts, with weights from the policy (a third, of embeddings, has no room in a stream
+step). *edit* = 1 - Levenshtein distance / longer length (rapidfuzz). *overlap* is chrF (Popović 2015) or sentence BLEU
 (Papineni et al. 2002, effective order), both by sacrebleu; it costs milliseconds, hence the way out for long texts below.
 """
 
@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 from rapidfuzz.distance import Levenshtein
 
-EDIT_WEIGHT = 0.4
-OVERLAP_WEIGHT = 0.3
 OVERLAP_LIMIT = 4_000  # characters of the longer text above which overlap is left out: it would cost more than 30 ms
 EDIT_LIMIT = 20_000  # characters of the differing middle that are compared; the rest is estimated in proportion
 
@@ -20,15 +18,15 @@ Overlap = Literal["chrf", "bleu"]
 _metrics: dict[Overlap, Any] = {}
 
 
-def similarity(output: str, corrected: str, overlap: Overlap = "chrf") -> float:
-    """1 for equal texts, 0 for texts without anything in common."""
+def similarity(output: str, corrected: str, *, overlap: Overlap, edit_weight: float, overlap_weight: float) -> float:
+    """1 for equal texts, 0 for texts without anything in common. One of the weights is above 0; only their ratio counts."""
     if output == corrected:
         return 1.0
     edit = edit_similarity(output, corrected)
-    if max(len(output), len(corrected)) > OVERLAP_LIMIT:
+    if not overlap_weight or max(len(output), len(corrected)) > OVERLAP_LIMIT:
         return edit
     shared = overlap_similarity(output, corrected, overlap)
-    return (EDIT_WEIGHT * edit + OVERLAP_WEIGHT * shared) / (EDIT_WEIGHT + OVERLAP_WEIGHT)
+    return (edit_weight * edit + overlap_weight * shared) / (edit_weight + overlap_weight)
 
 
 def edit_similarity(one: str, other: str) -> float:

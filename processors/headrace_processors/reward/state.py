@@ -1,25 +1,25 @@
-"""State of the reward stage: a case per interaction, with all that was said of it. Data and its bounds; decides nothing.
+"""State of the reward stage: one value per interaction, with all feedback on it. Data and its bounds; decides nothing.
 
-A case begins with whatever comes first, the interaction or something said of it, and never goes away: what is left of a
-retracted or erased one is ids and digests, so that a redelivery is still known as one.
+The value begins with whatever comes first, the interaction or feedback on it, and never goes away: what remains of a retracted
+or erased one is ids and digests, so that a redelivery is still known as one. A `name=` is the name on the log.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from headrace_processors.decay import RunningSum
-from headrace_processors.reward.feedback import Statement
+from headrace_processors.reward.feedback import FeedbackRecord
 from headrace_schemas.derived import Components
 from headrace_schemas.inputs import VOICE_LIMIT, Agent, Context, Output, Text, Tool
 
 CORRECTIONS_LIMIT = 4 * 1024 * 1024  # bytes of corrected outputs kept of one interaction
-REPEAT_LIMIT = 16  # statements kept of one voice, to fall back on when later ones are retracted
+REPEAT_LIMIT = 16  # feedback kept of one voice, to fall back on when later ones are retracted
 
 
-class Original(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class InteractionTexts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The texts of an interaction."""
 
     prompt: Text
@@ -28,8 +28,8 @@ class Original(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tools: list[Tool] | None = None
 
 
-class Facts(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the interaction itself said. `original` is gone once it was retracted or erased."""
+class InteractionFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the interaction itself said. `texts` are gone once it was retracted or erased."""
 
     digest: str  # of the interaction's data, to tell a duplicate from a conflict
     event_time: str
@@ -40,14 +40,14 @@ class Facts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_group: str
     prompt_chars: int  # rendered
     context_chars: int
-    original: Original | None = None
+    texts: InteractionTexts | None = field(name="original", default=None)
     adapter: str | None = None
     data_subject: str | None = None
     train: bool = True
     traceparent: str | None = None
 
 
-class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RewardOutcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the last revision said: the next one is written only when this changes."""
 
     quality: float
@@ -59,14 +59,14 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     target: str = ""  # digest of the corrected output; empty: the output itself
 
 
-class Case(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One interaction. `outcome` is what `examples` holds of it now; `bucket` and `balance` are fixed at revision 1."""
 
-    facts: Facts | None = None
-    statements: tuple[Statement, ...] = ()  # in their order
+    facts: InteractionFacts | None = None
+    feedback: tuple[FeedbackRecord, ...] = field(name="statements", default=())  # in their order
     ended: Literal["", "retracted", "erased"] = ""
     revision: int = 0
-    outcome: Outcome | None = None
+    outcome: RewardOutcome | None = None
     bucket: str = ""
     balance: float = 1.0
 
@@ -75,63 +75,62 @@ class Case(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Input records that are kept but have no effect yet: all while the interaction is unknown, else retractions of
         feedback that nobody has given."""
         if self.facts is None:
-            told = sum(statement.said + statement.retracted for statement in self.statements)
-            return told + (self.ended == "retracted")
-        return sum(statement.retracted and not statement.said for statement in self.statements)
+            return sum(record.received + record.retracted for record in self.feedback) + (self.ended == "retracted")
+        return sum(record.retracted and not record.received for record in self.feedback)
 
-    def find(self, source: str, feedback_id: str) -> Statement | None:
-        return next((one for one in self.statements if one.source == source and one.feedback_id == feedback_id), None)
+    def find_feedback(self, source: str, feedback_id: str) -> FeedbackRecord | None:
+        return next((record for record in self.feedback if (record.source, record.feedback_id) == (source, feedback_id)), None)
 
-    def tell(self, statement: Statement) -> tuple[Case, list[Statement]]:
-        """The case with `statement` in place of the one with its identity, and what fell out because of the limits."""
-        others = (one for one in self.statements if one.source != statement.source or one.feedback_id != statement.feedback_id)
-        kept, dropped = _newest(sorted((*others, statement), key=lambda one: one.order))
-        return structs.replace(self, statements=kept), dropped
+    def with_feedback(self, record: FeedbackRecord) -> tuple[InteractionState, list[FeedbackRecord]]:
+        """The state with `record` in place of the one with its identity, and what fell out because of the limits."""
+        identity = record.source, record.feedback_id
+        others = (other for other in self.feedback if (other.source, other.feedback_id) != identity)
+        newest, dropped = _newest(sorted((*others, record), key=lambda each: each.order))
+        return structs.replace(self, feedback=newest), dropped
+
+    def tombstone(self, how: Literal["retracted", "erased"]) -> InteractionState:
+        """The state without any text. Of an erased one neither subject nor digests are left."""
+        facts = self.facts
+        if facts is not None:
+            facts = structs.replace(facts, texts=None)
+            if how == "erased":
+                facts = structs.replace(facts, digest="", data_subject=None, prompt_group="", agent=Agent(name=facts.agent.name))
+        feedback = tuple(without_text(record, how) for record in self.feedback)
+        return structs.replace(self, facts=facts, feedback=feedback, ended=how)
 
 
-class Shares(Struct, frozen=True):
+class TypeCounts(Struct, frozen=True):
     """Decayed counts of scored interactions by artifact type, of one partition."""
 
     by_type: dict[str, RunningSum]
 
 
-class Forgotten(Struct, frozen=True):
+class ErasedSubject(Struct, frozen=True):
     """A subject was erased: what happened up to `time_ns` is not taken in any more, however late it comes."""
 
     time_ns: int
 
 
-def ended(case: Case, how: Literal["retracted", "erased"]) -> Case:
-    """The case without any text. Of an erased one neither subject nor digests are left."""
-    facts = case.facts
-    if facts is not None:
-        facts = structs.replace(facts, original=None)
-        if how == "erased":
-            facts = structs.replace(facts, digest="", data_subject=None, prompt_group="", agent=Agent(name=facts.agent.name))
-    statements = tuple(textless(statement, how) for statement in case.statements)
-    return structs.replace(case, facts=facts, statements=statements, ended=how)
-
-
-def textless(statement: Statement, how: str) -> Statement:
-    """What is kept of a statement on an ended case."""
+def without_text(record: FeedbackRecord, how: Literal["retracted", "erased"]) -> FeedbackRecord:
+    """What is kept of feedback on an interaction that was retracted or erased."""
     if how == "erased":
-        digest = "erased" if statement.said else ""
-        return structs.replace(statement, corrected=None, size=0, score=None, principal=None, name=None, digest=digest)
-    return structs.replace(statement, corrected=None, size=0)
+        digest = "erased" if record.received else ""
+        return structs.replace(record, corrected=None, size=0, score=None, principal=None, name=None, digest=digest)
+    return structs.replace(record, corrected=None, size=0)
 
 
-def _newest(ordered: list[Statement]) -> tuple[tuple[Statement, ...], list[Statement]]:
-    """The last voices and of each the last statements, as far as they have room; and the others."""
-    kept: list[Statement] = []
-    dropped: list[Statement] = []
+def _newest(ordered: list[FeedbackRecord]) -> tuple[tuple[FeedbackRecord, ...], list[FeedbackRecord]]:
+    """The last voices and of each the last feedback, as far as they have room; and the others."""
+    newest: list[FeedbackRecord] = []
+    dropped: list[FeedbackRecord] = []
     repeats: dict[tuple[str | None, ...], int] = {}
     room = CORRECTIONS_LIMIT
-    for statement in reversed(ordered):
-        said = repeats.get(statement.voice, 0)
-        if (said or len(repeats) < VOICE_LIMIT) and said < REPEAT_LIMIT and statement.size <= room:
-            repeats[statement.voice] = said + 1
-            room -= statement.size
-            kept.append(statement)
+    for record in reversed(ordered):
+        repeated = repeats.get(record.voice, 0)
+        if (repeated or len(repeats) < VOICE_LIMIT) and repeated < REPEAT_LIMIT and record.size <= room:
+            repeats[record.voice] = repeated + 1
+            room -= record.size
+            newest.append(record)
         else:
-            dropped.append(statement)
-    return tuple(reversed(kept)), dropped
+            dropped.append(record)
+    return tuple(reversed(newest)), dropped

@@ -1,0 +1,191 @@
+"""One bucket during one step: every way in which its members, sums and counts change. Knows no event and no filter.
+
+The bucket is loaded once, changed by these methods, and stored once, at the end of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import fsum
+from typing import Any
+
+from msgspec.structs import replace
+
+from headrace_processors.curate import thresholds
+from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate.state import EMPTY, CurateBucket, CurateState, ExampleRecord, Queue, QueueBounds, Sums
+from headrace_processors.decay import RunningSum, weights
+
+DAY_MS = 86_400_000
+SPARSE = 100  # empty slots that a queue may have beyond as many as it has members
+
+
+class WorkingBucket:
+    """A bucket and its members; `value` is the bucket as it would be stored now."""
+
+    def __init__(self, policy: CuratePolicy, state: CurateState, name: str, now_ms: int) -> None:
+        self.name = name
+        self.value: CurateBucket = state.bucket(name)
+        self._policy, self._state, self._now_ms = policy, state, now_ms
+
+    def store(self) -> None:
+        self._state.put_bucket(self.value)
+
+    def members(self, queue: Queue) -> Iterator[tuple[str, ExampleRecord]]:
+        """Oldest first. Only for cuts, drops and removals: it costs what the queue holds."""
+        bounds = self._bounds(queue)
+        for number in range(bounds.first, bounds.next):
+            example_id = self._state.slot(self.name, queue, number)
+            if example_id is not None:
+                record = self._state.example(self.name, example_id)
+                assert record is not None, f"slot {number} of {self.name} names {example_id}, which is not known"
+                yield example_id, record
+
+    def oldest(self, queue: Queue) -> tuple[str, ExampleRecord]:
+        return next(self.members(queue))
+
+    def size(self, queue: Queue) -> int:
+        return self._bounds(queue).size
+
+    def add(self, example_id: str, record: ExampleRecord) -> None:
+        """Puts an example (status open or test) at the end of its queue; opens the bucket when it is the first."""
+        queue = record.queue
+        assert queue is not None
+        bounds = self._bounds(queue)
+        self._state.put_slot(self.name, queue, bounds.next, example_id)
+        self._state.put_holder(record.content, example_id)
+        self._state.put_example(self.name, example_id, replace(record, slot=bounds.next, admitted=True))
+        if queue != "test" and self.value.opened_ms is None:
+            self._open()
+        if queue == "train":
+            sums = self.value.sums if bounds.size else (RunningSum(), RunningSum())
+            sums = _added(sums, record.time_ns, self._policy.decay_per_day)
+            self._change(sums=sums, fill=self._fill(sums, bounds.size + 1))
+        grown = QueueBounds(bounds.first if bounds.size else bounds.next, bounds.next + 1, bounds.size + 1)
+        self._change(admitted=self.value.admitted + (not record.admitted), **{queue: grown})
+
+    def replace_revision(self, example_id: str, old: ExampleRecord, new: ExampleRecord) -> None:
+        """Puts a newer revision into the slot of the older one, which stands in the same queue."""
+        if old.content != new.content:
+            self._state.put_holder(old.content, None)
+            self._state.put_holder(new.content, example_id)
+        self._state.put_example(self.name, example_id, replace(new, slot=old.slot, admitted=True))
+        if new.queue == "train" and old.time_ns != new.time_ns:
+            self.recompute_sums()
+
+    def remove(self, example_id: str, old: ExampleRecord | None, rest: ExampleRecord) -> None:
+        """Takes the older revision of an example, if there is one, out of its queue, if it is in one, and its content with it;
+        `rest` is what is remembered of it."""
+        self._state.put_example(self.name, example_id, replace(rest, slot=-1))
+        if old is None:
+            return
+        if old.content and self._state.holder(old.content) == example_id:
+            self._state.put_holder(old.content, None)
+        queue = old.queue
+        if queue is None:
+            return
+        self._state.put_slot(self.name, queue, old.slot, None)
+        bounds = self._bounds(queue)
+        first = bounds.first
+        while first < bounds.next and self._state.slot(self.name, queue, first) is None:
+            first += 1
+        self._change(**{queue: QueueBounds(first, bounds.next, bounds.size - 1)})
+        if bounds.next - first > 2 * bounds.size + SPARSE:
+            self._compact(queue)
+        if queue == "train":
+            self._subtract(old.time_ns)
+        if self.value.opened_ms is not None and not self.value.train.size + self.value.negative.size:
+            self._close()
+
+    def cut(self, members: Mapping[str, ExampleRecord], batch_id: str, mean_reward: float) -> None:
+        """Closes the bucket, whose open `members` went into a batch."""
+        for example_id, record in members.items():
+            assert record.role is not None
+            self._state.put_slot(self.name, record.role, record.slot, None)
+            self._state.put_example(self.name, example_id, replace(record, status="cut", slot=-1, batch_id=batch_id))
+        train, negative = self.value.train.next, self.value.negative.next
+        self._change(
+            train=QueueBounds(train, train),
+            negative=QueueBounds(negative, negative),
+            batches=self.value.batches + 1,
+            last_reward=mean_reward,
+        )
+        self._close()
+
+    def count_trial(self, old: ExampleRecord | None, new: ExampleRecord) -> None:
+        """Counts an answer of the bucket's own base as right or wrong, in place of what its older revision counted."""
+        per_day = self._policy.decay_per_day
+        epoch, trials, successes = self.value.serving_epoch, self.value.trials, self.value.successes
+        if old is not None and old.serving_epoch == epoch:
+            trials = trials.add(old.time_ns, per_day, -1.0)
+            successes = successes.add(old.time_ns, per_day, -1.0) if old.success else successes
+        if new.serving_epoch == epoch:
+            trials = trials.add(new.time_ns, per_day)
+            successes = successes.add(new.time_ns, per_day) if new.success else successes
+        self._change(trials=trials, successes=successes)
+
+    def track(self, release_id: str, satisfied: bool) -> None:
+        """What is served, and whether it meets all requirements. Another release starts another epoch without evidence."""
+        if release_id != self.value.release_id:
+            epoch = self.value.serving_epoch + 1
+            self._change(release_id=release_id, serving_epoch=epoch, trials=RunningSum(), successes=RunningSum())
+        self._change(satisfied=satisfied)
+
+    def mark_aged(self) -> None:
+        self._change(aged=True)
+
+    def recompute_sums(self, members: Mapping[str, ExampleRecord] | None = None) -> None:
+        """Sums and fill anew from the filling members (`members`, when the caller has them)."""
+        records = dict(self.members("train")) if members is None else members
+        times = [record.time_ns for record in records.values()]
+        shares = weights(times, self._policy.decay_per_day)
+        newest = max(times, default=0)
+        sums = RunningSum(fsum(shares), newest), RunningSum(fsum(share * share for share in shares), newest)
+        self._change(sums=sums, fill=self._fill(sums, len(times)), removals=0)
+
+    def _change(self, **fields: Any) -> None:
+        self.value = replace(self.value, **fields)
+
+    def _bounds(self, queue: Queue) -> QueueBounds:
+        bounds: QueueBounds = getattr(self.value, queue)
+        return bounds
+
+    def _open(self) -> None:
+        self._state.add_deadline(self._now_ms + round(self._policy.age_limit_days * DAY_MS), self.name)
+        target = thresholds.target(self._policy, self.name, self.value.admitted, self.value.last_reward)
+        self._change(target=target, opened_ms=self._now_ms, aged=False)
+
+    def _close(self) -> None:
+        self._state.drop_deadline(self.name)
+        self._change(opened_ms=None, aged=False, fill=EMPTY, removals=0, sums=(RunningSum(), RunningSum()))
+
+    def _subtract(self, time_ns: int) -> None:
+        """Takes a weight back from the running sums. Where little is left of them rounding errors would be all there is, and
+        after many times they would count: then anew, which costs little on average."""
+        before = self.value.sums
+        sums = _added(before, time_ns, self._policy.decay_per_day, -1.0)
+        removals, size = self.value.removals + 1, self.value.train.size
+        if removals > size or any(after.value < was.value / 2 for after, was in zip(sums, before, strict=True)):
+            self.recompute_sums()
+        else:
+            self._change(sums=sums, fill=self._fill(sums, size), removals=removals)
+
+    def _compact(self, queue: Queue) -> None:
+        """Moves members together: one that stays while many come and go must not make the queue long."""
+        members = list(self.members(queue))
+        start = self._bounds(queue).next
+        for number, (example_id, record) in enumerate(members, start):
+            self._state.put_slot(self.name, queue, record.slot, None)
+            self._state.put_slot(self.name, queue, number, example_id)
+            self._state.put_example(self.name, example_id, replace(record, slot=number))
+        self._change(**{queue: QueueBounds(start, start + len(members), len(members))})
+
+    def _fill(self, sums: Sums, count: int) -> float:
+        if self._policy.threshold == "tiered":
+            return float(count)
+        # To a thousandth: 64 examples of one hour are worth 64, although decay sees them a little apart.
+        return round(sums[0].value ** 2 / sums[1].value, 3) if sums[1].value > 0 else EMPTY
+
+
+def _added(sums: Sums, time_ns: int, per_day: float, amount: float = 1.0) -> Sums:
+    return sums[0].add(time_ns, per_day, amount), sums[1].add(time_ns, per_day * per_day, amount)

@@ -1,0 +1,91 @@
+"""State of the release stage: what was evaluated, what was served, what was revoked and answered. Data; decides nothing.
+
+A `name=` is a field's name on the log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct, field, json
+
+from headrace_schemas.derived import Adapter, Requirement
+from headrace_schemas.ids import derive_id
+
+
+class ServableVersion(Struct, frozen=True, omit_defaults=True):
+    """What may be served: the adapter of an evaluated version, by its latest evaluation; without one, the base itself.
+
+    `refusal`: what the gate said against it, "" for nothing."""
+
+    adapter: Adapter | None = None
+    version_id: str | None = None
+    evaluation_id: str | None = None
+    batch_ids: list[str] = []
+    requirements: list[Requirement] = []
+    policy_digests: dict[str, str] = {}
+    refusal: str = ""
+
+    @property
+    def digest(self) -> str | None:
+        return None if self.adapter is None else self.adapter.digest
+
+
+class ServedRelease(Struct, frozen=True, omit_defaults=True):
+    """A release that was served once. `previous`: the release that a roll-back from it leads to; None is the base."""
+
+    release_id: str
+    version: ServableVersion = field(name="candidate")
+    previous: str | None = field(name="before", default=None)
+
+
+class ReleaseBucket(Struct, frozen=True, omit_defaults=True):
+    """`serving`: id of the release that is served; None before the first, which is the base."""
+
+    name: str
+    sequence: int = 0
+    serving: str | None = None
+    paused: bool = False
+
+
+class AnswerReference(Struct, frozen=True):
+    """That a digest was revoked or a request answered: by which answer."""
+
+    release_id: str
+
+
+def bucket_key(bucket: str) -> str:
+    return f"bucket:{bucket}"
+
+
+def version_key(version_id: str, bucket: str) -> str:
+    return f"version:{version_id}:{bucket}"
+
+
+def release_key(release_id: str, bucket: str) -> str:
+    return f"release:{release_id}:{bucket}"
+
+
+def revoked_key(digest: str, bucket: str) -> str:
+    return f"revoked:{digest}:{bucket}"
+
+
+def answered_key(bucket: str, source: str, event_id: str) -> str:
+    return f"answered:{derive_id('answered', bucket, source, event_id)}"
+
+
+_TYPES: dict[str, Any] = {
+    "bucket": ReleaseBucket,
+    "version": ServableVersion,
+    "release": ServedRelease,
+    "revoked": AnswerReference,
+    "answered": AnswerReference,
+}
+
+
+def load(key: str, value: bytes) -> Any:
+    """ValueError when the key is none of release's or the value is not what belongs to it."""
+    kind = _TYPES.get(key.partition(":")[0])
+    if kind is None:
+        raise ValueError(f"state key: {key!r} is none of release's")
+    return json.decode(value, type=kind)

@@ -1,0 +1,111 @@
+"""What the reward stage writes: examples, their withdrawals, rejected signals, the other side of a retracted preference.
+
+Builds events from state; knows no formula and keeps nothing.
+"""
+
+from __future__ import annotations
+
+from headrace_processors.reward.feedback import FeedbackRecord
+from headrace_processors.reward.state import InteractionFacts, InteractionState, InteractionTexts, RewardOutcome
+from headrace_schemas.derived import Content, Example, SignalRejection, Weights, Withdrawal
+from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected
+from headrace_schemas.ids import derive_id
+from headrace_schemas.inputs import FeedbackRetraction, Output
+from headrace_schemas.times import rfc3339
+from headrace_streams.runtime.stage import Record, Write
+
+SOURCE = "headrace:reward"
+
+
+def rejected(record: Record, event: Event, interaction_id: str, reason: str, rule: str, feedback_id: str | None = None) -> Write:
+    """`feedback_id` names what was rejected when that is not the event at hand."""
+    coordinates = f"{record.topic}/{record.partition}/{record.offset}"
+    event = SignalRejected(
+        specversion="1.0",
+        id=derive_id("signal.rejected", coordinates, reason, feedback_id or ""),
+        source=SOURCE,
+        time=rfc3339(record.now),
+        traceparent=event.traceparent,
+        data=SignalRejection(interaction_id=interaction_id, event_id=feedback_id or event.id, reason=reason, rule=rule),
+    )
+    return Write("rejections", interaction_id, event)
+
+
+def preference_retractions(event: Event, interaction_id: str, preference: FeedbackRecord) -> list[Write]:
+    """A preference that is retracted is retracted on the other side too: its copies have the same source and feedback id."""
+    return [
+        Write(
+            "signals",
+            other,
+            FeedbackRetracted(
+                specversion="1.0",
+                id=derive_id("preference.retracted", preference.source, preference.feedback_id, interaction_id, other),
+                source=preference.source,
+                time=event.time,
+                traceparent=event.traceparent,
+                data=FeedbackRetraction(feedback_id=preference.feedback_id, interaction_id=other),
+            ),
+        )
+        for other in dict.fromkeys(preference.over)
+        if other != interaction_id
+    ]
+
+
+def withdrawn(record: Record, interaction_id: str, interaction: InteractionState, traceparent: str | None) -> Write:
+    event = ExampleWithdrawn(
+        specversion="1.0",
+        id=derive_id("example.withdrawn", interaction_id, interaction.revision),
+        source=SOURCE,
+        time=rfc3339(record.now),
+        traceparent=traceparent,
+        data=Withdrawal(
+            example_id=derive_id("example", interaction_id),
+            revision=interaction.revision,
+            interaction_id=interaction_id,
+            bucket=interaction.bucket,
+            reason=interaction.ended or "feedback_retracted",
+        ),
+    )
+    return Write("examples", interaction.bucket, event)
+
+
+def rewarded(
+    record: Record,
+    interaction_id: str,
+    interaction: InteractionState,
+    facts: InteractionFacts,
+    outcome: RewardOutcome,
+    texts: InteractionTexts,
+    target: Output,
+    traceparent: str | None,
+) -> Write:
+    event = ExampleRewarded(
+        specversion="1.0",
+        id=derive_id("example.rewarded", interaction_id, interaction.revision),
+        source=SOURCE,
+        time=rfc3339(record.now),
+        traceparent=traceparent,
+        data=Example(
+            example_id=derive_id("example", interaction_id),
+            revision=interaction.revision,
+            interaction_id=interaction_id,
+            bucket=interaction.bucket,
+            artifact_type=facts.artifact_type,
+            model=facts.model,
+            agent=facts.agent,
+            prompt_group=facts.prompt_group,
+            content=Content(prompt=texts.prompt, output=texts.output, target=target, context=texts.context, tools=texts.tools),
+            quality=outcome.quality,
+            reward=outcome.reward,
+            components=outcome.components,
+            weights=Weights(balance=interaction.balance),
+            contradicted=outcome.contradicted,
+            voices=outcome.voices,
+            event_time=facts.event_time,
+            train=facts.train,
+            score=outcome.score,
+            adapter=facts.adapter,
+            data_subject=facts.data_subject,
+        ),
+    )
+    return Write("examples", interaction.bucket, event)

@@ -1,0 +1,67 @@
+"""What the stages keep in their changelogs, byte for byte as it was first written: state outlives the code that wrote it.
+
+`goldens/state/{stage}.jsonl` has a line `[state key, value]` for each kind of value, one with every field set and one with none
+that may be absent. Names in the code may change; those in these files may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from headrace_processors.stages import STAGES
+from headrace_streams.runtime.stage import Fold, FoldStage
+
+GOLDENS = Path(__file__).parents[1] / "goldens" / "state"
+STATEFUL = [pytest.param(stage, id=stage.name) for stage in STAGES if (GOLDENS / f"{stage.name}.jsonl").exists()]
+
+
+def fold_of(stage: FoldStage) -> Fold:
+    return stage.newest(stage.policy().model_dump(mode="json"))
+
+
+def values_of(stage: FoldStage) -> list[tuple[str, bytes]]:
+    lines = (GOLDENS / f"{stage.name}.jsonl").read_bytes().splitlines()
+    pairs = [msgspec.json.decode(line, type=tuple[str, msgspec.Raw]) for line in lines]
+    return [(key, bytes(value)) for key, value in pairs]
+
+
+def structs_in(value: Any) -> Iterator[msgspec.Struct]:
+    if isinstance(value, msgspec.Struct):
+        yield value
+        value = [getattr(value, name) for name in value.__struct_fields__]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from structs_in(inner)
+
+
+def test_every_stage_with_state_has_goldens() -> None:
+    assert {path.stem for path in GOLDENS.iterdir()} == {stage.name for stage in STAGES} - {"intake"}  # which keeps none
+
+
+@pytest.mark.parametrize("stage", STATEFUL)
+def test_a_state_value_is_read_and_written_as_it_was(stage: FoldStage) -> None:
+    fold = fold_of(stage)
+    for key, value in values_of(stage):
+        assert fold.dump(key, fold.load(key, value)) == value
+
+
+@pytest.mark.parametrize("stage", STATEFUL)
+def test_the_goldens_set_every_field_of_the_state(stage: FoldStage) -> None:
+    """A field that no golden has could be renamed without anybody noticing."""
+    fold = fold_of(stage)
+    fields: set[tuple[str, str]] = set()
+    written: set[tuple[str, str]] = set()
+    for key, value in values_of(stage):
+        for struct in structs_in(fold.load(key, value)):
+            for field in msgspec.structs.fields(struct):
+                fields.add((type(struct).__name__, field.name))
+                if getattr(struct, field.name) not in (field.default, field.default_factory, [], {}):
+                    written.add((type(struct).__name__, field.name))
+    assert fields == written
