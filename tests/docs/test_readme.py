@@ -1,4 +1,4 @@
-"""The README says what is: every topic, setting and policy table, with the values that the code has; its commands exist."""
+"""The README says what is: every setting and policy table, with the values that the code has; its commands exist."""
 
 from __future__ import annotations
 
@@ -13,22 +13,9 @@ import pytest
 from headrace_cli.main import COMMANDS, headrace
 from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
-from headrace_schemas.topics import DAY_MS, FOREVER, TOPICS
 from headrace_streams.settings import Settings, load
 from headrace_trainer import policy as trainer_policy
 from support import readme
-
-
-def kept(topic_retention_ms: int, compacted: bool) -> str:
-    if compacted:
-        return "compacted"
-    return "for ever" if topic_retention_ms == FOREVER else f"{topic_retention_ms // DAY_MS} days"
-
-
-def test_every_topic_is_in_its_table() -> None:
-    rows = [(readme.names(row[0])[0], row[1], row[2]) for row in readme.table("**Topics.**")]
-    assert rows == [(topic.name, topic.key, kept(topic.retention_ms, topic.compacted)) for topic in TOPICS]
-    assert all(row[3] for row in readme.table("**Topics.**"))
 
 
 def test_every_setting_is_in_its_table_with_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
