@@ -1,7 +1,7 @@
 """Draws what README and these pages show of the code's own tables, between `<!-- drawn: NAME -->` and `<!-- /drawn -->`.
 
 `python docs/drawn.py` writes, `--check` only says (exit 1) which pages are not current. What a key of a policy or a setting
-means is the comment beside it in the code; what an event means is its docstring.
+means is its description, or the comment beside it; what an event means is its docstring.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from headrace_schemas.errors import CODES
 from headrace_schemas.generate import kept_for
 from headrace_schemas.topics import ANYBODY, OPERATOR, TOPICS, Topic
 from headrace_schemas.topology import DEAD, TOPOLOGY
-from headrace_streams.settings import PREFIX, Settings
+from headrace_streams.settings import Settings
 from headrace_trainer.policy import TrainerPolicy
 
 ROOT = Path(__file__).parents[1]
@@ -101,20 +101,25 @@ def counters() -> str:
 
 
 def settings() -> str:
-    rows = [
-        (f"`{key.name}`", f"`{PREFIX}{key.name.replace('.', '_').upper()}`", key.allowed, key.default, key.meaning)
-        for key in keys_of(Settings)
-    ]
-    return table(("setting", "variable", "value", "default", "what"), rows)
+    return keys(Settings, "setting")
 
 
 def policy() -> str:
     """Every key of every table of the policy file."""
     parts = []
     for name, model in policies().items():
-        rows = [(f"`{key.name}`", key.allowed, key.default, key.meaning) for key in keys_of(model)]
-        parts += [f"\n## [{name}]\n", *filter(None, [_said(model)]), "", table(("key", "value", "default", "what"), rows)]
+        parts += [f"\n## [{name}]\n", _said(model), "", keys(model, "key")]
     return "\n".join(parts)
+
+
+def policy_tables() -> str:
+    return table(("table", "what it sets"), [(f"`[{name}]`", _said(model)) for name, model in policies().items()])
+
+
+def keys(model: type[BaseModel], kind: str) -> str:
+    """A table of the keys of a model; `kind` says what they are called."""
+    rows = [(f"`{key.name}`", key.allowed, key.default, key.meaning) for key in keys_of(model)]
+    return table((kind, "value", "default", "what"), rows)
 
 
 def commands() -> str:
@@ -138,6 +143,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "counters": counters,
     "settings": settings,
     "policy": policy,
+    "policy-tables": policy_tables,
     "commands": commands,
 }
 
@@ -173,12 +179,13 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
     schema, meanings = model.model_json_schema(), dict(_COMMENT.findall(inspect.getsource(model)))
     for name, field in model.model_fields.items():
         inner, about = _models(field.annotation), schema["properties"][name]
+        meaning = field.description or meanings.get(name, "")
         if inner:
             several = {"object": ".NAME", "array": "[]"}.get(about.get("type", ""), "")
-            yield Key(f"{prefix}{name}{several}", "tables" if several else "table", "", meanings.get(name) or _said(inner[0]))
+            yield Key(f"{prefix}{name}{several}", "tables" if several else "table", "", meaning or _said(inner[0]))
             yield from keys_of(inner[0], f"{prefix}{name}{several}.")
         else:
-            yield Key(prefix + name, allowed(about), _default(field), meanings.get(name, ""))
+            yield Key(prefix + name, allowed(about), _default(field), meaning)
 
 
 def allowed(about: Mapping[str, Any]) -> str:
