@@ -35,7 +35,7 @@ check: install ## format, lint, types, import arrows
 	@$(BIN)/lint-imports
 
 docs: install ## the pages as a site in site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-generate: install ## draw what README and the pages show of the code's tables
 	@$(BIN)/python docs/drawn.py

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -29,6 +30,7 @@ from headrace_streams.settings import Settings
 from headrace_trainer.policy import TrainerPolicy
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "docs" / "examples"
 OUTSIDERS = {ANYBODY: "agents, people", OPERATOR: "operators"}
 COMMON = ("--bootstrap", "--deployment", "--config", "--json", "--help")  # options that nearly every command has
 _DRAWN = re.compile(r"(<!-- drawn: ([\w-]+) -->\n).*?(<!-- /drawn -->)", re.DOTALL)
@@ -133,6 +135,11 @@ def commands() -> str:
     return "\n".join(parts)
 
 
+def example(language: str, name: str) -> str:
+    """A publisher as it stands."""
+    return fenced(language, (EXAMPLES / language / name).read_text(encoding="utf-8").splitlines())
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "ring": ring,
     "ring-diagram": ring_diagram,
@@ -145,6 +152,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "policy": policy,
     "policy-tables": policy_tables,
     "commands": commands,
+    "example-python": partial(example, "python", "agent.py"),
+    "example-typescript": partial(example, "typescript", "publish.ts"),
+    "example-java": partial(example, "java", "Publish.java"),
 }
 
 
@@ -154,7 +164,7 @@ def drawn(page: str) -> str:
 
 
 def pages() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def main(arguments: list[str]) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
 import click
-import pytest
 
 from headrace_cli.main import COMMANDS, headrace
 from headrace_processors import policy_file
@@ -23,26 +21,6 @@ def test_the_policy_shown_is_one(tmp_path: Path) -> None:
     policies = policy_file.load(path)
     assert (policies.curate.target_effective_size, policies.release.mode) == (32, "auto")
     assert trainer_policy.load(path).bases["tiny-sql"].weights == str(tmp_path / "models" / "tiny-sql")
-
-
-def test_every_command_line_that_is_shown_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parsed by the command itself, not run."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "events.jsonl").touch()
-    inline = re.findall(r"`(headrace [a-z][^`]*)`", readme.README)
-    shown = [line for body in readme.blocks() for line in readme.commands(body) if line.startswith("headrace ")]
-    assert len(shown) >= 10
-    for line in [*shown, *inline]:
-        words = shlex.split(line.rstrip("& "))[1:]
-        context = click.Context(headrace)
-        command: click.Command | None = headrace
-        while isinstance(command, click.Group) and words:
-            name, *words = words
-            command, context = command.get_command(context, name), click.Context(command, info_name=name, parent=context)
-            assert command is not None, line
-        assert command is not None
-        if line in shown:
-            command.make_context(name, words)
 
 
 def test_make_targets_that_are_shown_exist() -> None:
