@@ -5,9 +5,9 @@ PIP_ARGS ?=
 EXTRAS ?= dev
 BIN := $(VENV)/bin
 
-.PHONY: help preflight install demo test check bench clean
+.PHONY: help preflight install demo test check docs docs-generate bench clean
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 preflight: # one clear line for each thing that is missing
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "headrace needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=python3.x")'
@@ -33,6 +33,12 @@ check: install ## format, lint, types, import arrows
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: install ## the pages as a site in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-generate: install ## draw what README and the pages show of the code's tables
+	@$(BIN)/python docs/drawn.py
 
 bench: install ## measure; prints ratios against named baselines
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
