@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import click
 
@@ -111,7 +111,7 @@ def invoke(arguments: Sequence[str]) -> int:
         click.echo(help_wanted.format_message())
         return USAGE
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "headrace"
+        command = error.ctx.command_path if error.ctx else _called(arguments)
         return _say(USAGE, f"{error.format_message().rstrip('.')}; see {command} --help")
     except click.ClickException as error:
         return _say(USAGE, error.format_message())
@@ -129,6 +129,17 @@ def invoke(arguments: Sequence[str]) -> int:
         if os.environ.get("HEADRACE_DEBUG"):
             raise
         return _say(FAILED, f"{type(error).__name__}: {error} (HEADRACE_DEBUG=1 shows where)")
+
+
+def _called(arguments: Sequence[str]) -> str:
+    """The command that `arguments` call, e.g. "headrace kafka start": not every usage error of click's knows it."""
+    path, command = "headrace", cast(click.Command, headrace)
+    for word in arguments:
+        inner = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        if inner is None:
+            break
+        path, command = f"{path} {word}", inner
+    return path
 
 
 def _say(code: int, message: str) -> int:
