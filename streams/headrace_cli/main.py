@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "init": Command("headrace_cli.init:init", "all", "A policy and a settings file to begin with."),
     "demo": Command("headrace_demo.run.cli:demo", "demo", "The whole loop on this machine, with a live view."),
     "kafka": Command("headrace_cli.kafka:kafka", "broker", "A local single-node Apache Kafka: start, stop, status, run."),
     "topics": Command("headrace_cli.topics:topics", "", "Declare all topics on a broker, or check them."),

@@ -56,10 +56,10 @@ class Security(BaseModel):
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: Path | None = None
-    ssl_certfile: Path | None = None
-    ssl_keyfile: Path | None = None
+    sasl_password: SecretStr | None = Field(None, description="Better in HEADRACE_SECURITY_SASL_PASSWORD than in a file")
+    ssl_cafile: Path | None = Field(None, description="Who signed the broker's certificate; the system's list without it")
+    ssl_certfile: Path | None = Field(None, description="The client's own certificate")
+    ssl_keyfile: Path | None = Field(None, description="The key of ssl_certfile")
 
     @model_validator(mode="after")
     def _complete(self) -> Security:
@@ -77,14 +77,26 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
-    bootstrap: Annotated[str, AfterValidator(_servers)] = "127.0.0.1:9092"
-    deployment: str = Field("headrace", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    bootstrap: Annotated[str, AfterValidator(_servers)] = Field(
+        "127.0.0.1:9092", description="Brokers: host:port[,host:port ...]"
+    )
+    deployment: str = Field(
+        "headrace",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
+        description="First part of every topic name: several live on one broker",
+    )
     security: Security = Security()
-    data_dir: Path = Field(default_factory=lambda: user_data_path("headrace", appauthor=False))
-    store: str = Field(default_factory=lambda data: str(data["data_dir"] / "store") if "data_dir" in data else "")
-    policy: Path | None = None
-    partitions: int = Field(4, ge=1, le=1000)
-    replication_factor: int = Field(1, ge=1, le=100)
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("headrace", appauthor=False),
+        description="Local broker, training runs, caches, store; default: the user's data folder",
+    )
+    store: str = Field(
+        default_factory=lambda data: str(data["data_dir"] / "store") if "data_dir" in data else "",
+        description="Where adapters are kept: a folder, or a URL that fsspec knows; default: store/ in data_dir",
+    )
+    policy: Path | None = Field(None, description="The policy file")
+    partitions: int = Field(4, ge=1, le=1000, description="Of each topic that is created")
+    replication_factor: int = Field(1, ge=1, le=100, description="Of each topic that is created")
 
     @classmethod
     def settings_customise_sources(

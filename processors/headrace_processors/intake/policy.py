@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from headrace_streams.policy import Policy
 
 
 class IntakePolicy(Policy):
-    scrub: tuple[Literal["email", "secret"], ...] = ("email", "secret")  # kinds of private text that become placeholders
+    """What is done to what comes in."""
+
+    scrub: tuple[Literal["email", "secret"], ...] = Field(
+        ("email", "secret"), description="Kinds of private text that become placeholders."
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
 from headrace_streams.policy import Policy
 
 
 class LinkPolicy(Policy):
-    waiting: Annotated[int, Field(ge=0, le=10_000)] = 64  # feedback kept per foreign id that nobody has linked yet
+    """How feedback that names a foreign id finds its interaction."""
+
+    waiting: int = Field(
+        64, ge=0, le=10_000, description="How much feedback is kept for a foreign id that nobody has linked yet."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,7 +12,11 @@ from headrace_streams.policy import Policy
 class ReleasePolicy(Policy):
     """When a version may be served. `auto` promotes what the rule lets pass, `manual` leaves that to a person."""
 
-    mode: Literal["auto", "manual"] = "auto"
-    rule: Literal["gate"] = "gate"  # loss gain surely above `min_gain`, and more wins than losses where a grader counted them
-    min_test_rows: Annotated[int, Field(ge=1)] = 30
-    min_gain: Annotated[float, Field(ge=0)] = 0.0  # nats a token; the lower bound of the 95 % interval must be above it
+    mode: Literal["auto", "manual"] = Field("auto", description="`manual` waits for `headrace promote`.")
+    rule: Literal["gate"] = Field(
+        "gate", description="Loss gain surely above `min_gain`, and more wins than losses where a grader counted them."
+    )
+    min_test_rows: int = Field(30, ge=1, description="With fewer rows in the test nothing is promoted by itself.")
+    min_gain: float = Field(
+        0.0, ge=0, description="In nats a token: the lower bound of the gain's 95 % interval must be above it."
+    )
