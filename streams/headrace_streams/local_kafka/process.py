@@ -211,6 +211,7 @@ class LocalKafka:
             raise KafkaFailed(f"{self.data_dir} can't be made Kafka's: {_telling(done.stdout + done.stderr)}")
 
     def _launch(self, command: list[str], lock: IO[bytes], detach: bool) -> None:
+        self._say(f"starting Kafka {KAFKA_VERSION} on port {self.port}")
         with (self.data_dir / "kafka.log").open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
