@@ -5,7 +5,11 @@ PIP_ARGS ?=
 LOCK_ARGS ?=
 EXTRAS ?= dev
 WORKERS ?= 3
+DISK_GB ?= 8
 BIN := $(VENV)/bin
+NEXT ?= next: make demo, or `. $(BIN)/activate` and `headrace --help`
+# What has been installed with more than the demo needs is enough for it.
+DEMO_EXTRAS = $(firstword $(foreach extras,dev all,$(if $(wildcard $(VENV)/.installed-$(extras)),$(extras))) demo)
 
 .PHONY: help preflight install demo test test-fast check docs docs-generate lock bench clean
 help: ## what can be made
@@ -14,17 +18,21 @@ help: ## what can be made
 preflight: # one clear line for each thing that is missing
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "headrace needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=python3.x")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "python venv is missing: install your system'\''s python3-venv package" >&2; exit 1; }
-	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(0 if free >= 8 else f"headrace needs 8 GB of free disk (most of it torch), here are {free:.1f}")'
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(0 if free >= $(DISK_GB) else f"headrace needs $(DISK_GB) GB of free disk (most of it torch), here are {free:.1f}; less is enough for the CPU build: DISK_GB=2")'
 
-$(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock | preflight
+$(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock
+	@$(MAKE) --no-print-directory preflight
+	@echo "making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@$(BIN)/python deploy/install.py $(PIP_ARGS) --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@echo '$(NEXT)'
 	@touch $@
 
 install: $(VENV)/.installed-$(EXTRAS) ## make .venv and install (EXTRAS=dev|all|demo, PIP_ARGS=...)
+	@:
 
 demo: ## the whole ring on this machine, with a live view (DEMO_ARGS="--seed 11")
-	@$(MAKE) --no-print-directory install EXTRAS=demo
+	@$(MAKE) --no-print-directory install EXTRAS=$(DEMO_EXTRAS) NEXT='next: the demo, which fetches Apache Kafka and builds a small model at its first start'
 	@$(BIN)/headrace demo $(DEMO_ARGS)
 
 test: install ## all tests, by WORKERS processes on one broker of their own (TEST_ARGS="-k reward")

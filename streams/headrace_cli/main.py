@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import click
 
@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "init": Command("headrace_cli.init:init", "all", "A policy and a settings file to begin with."),
     "demo": Command("headrace_demo.run.cli:demo", "demo", "The whole loop on this machine, with a live view."),
     "kafka": Command("headrace_cli.kafka:kafka", "broker", "A local single-node Apache Kafka: start, stop, status, run."),
     "topics": Command("headrace_cli.topics:topics", "", "Declare all topics on a broker, or check them."),
@@ -112,7 +113,7 @@ def invoke(arguments: Sequence[str]) -> int:
         click.echo(help_wanted.format_message())
         return USAGE
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "headrace"
+        command = error.ctx.command_path if error.ctx else _called(arguments)
         return _say(USAGE, f"{error.format_message().rstrip('.')}; see {command} --help")
     except click.ClickException as error:
         return _say(USAGE, error.format_message())
@@ -130,6 +131,17 @@ def invoke(arguments: Sequence[str]) -> int:
         if os.environ.get("HEADRACE_DEBUG"):
             raise
         return _say(FAILED, f"{type(error).__name__}: {error} (HEADRACE_DEBUG=1 shows where)")
+
+
+def _called(arguments: Sequence[str]) -> str:
+    """The command that `arguments` call, e.g. "headrace kafka start": not every usage error of click's knows it."""
+    path, command = "headrace", cast(click.Command, headrace)
+    for word in arguments:
+        inner = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        if inner is None:
+            break
+        path, command = f"{path} {word}", inner
+    return path
 
 
 def _say(code: int, message: str) -> int:
