@@ -1,4 +1,4 @@
-"""What an agent says becomes an event that the decoder at the other end takes, or an error that names the field."""
+"""What an agent gives becomes an event that the decoder at the other end takes, or an error that names the field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.publishing import Call, InvalidEvent, Statement, Voice, uuid7
+from headrace.publishing import Call, EventFactory, InvalidEvent, OutgoingEvent, uuid7
 from headrace_schemas.codec import decode
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, InteractionRecorded, InteractionRetracted, SubjectErased
 from headrace_schemas.times import parse_ns
@@ -22,12 +22,12 @@ FIELDS: dict[str, Any] = {"artifact_type": "sql", "model": "tiny-sql", "prompt":
 
 
 @pytest.fixture
-def voice() -> Voice:
-    return Voice("sql-bot")
+def events() -> EventFactory:
+    return EventFactory("sql-bot")
 
 
-def event(statement: Statement) -> Any:
-    return json.loads(statement.value)
+def event(outgoing: OutgoingEvent) -> Any:
+    return json.loads(outgoing.value)
 
 
 def test_a_uuid7_holds_its_time_and_sorts_by_it() -> None:
@@ -41,57 +41,57 @@ def test_a_uuid7_holds_its_time_and_sorts_by_it() -> None:
     assert len(set(ids)) == 200
 
 
-def test_an_interaction(voice: Voice) -> None:
-    statement, call = voice.interaction(
+def test_an_interaction(events: EventFactory) -> None:
+    outgoing, call = events.interaction(
         {**FIELDS, "context": None, "refs": [("jira", "OPS-7")], "own": {"x": 1}}, None, "00-ab-cd-01"
     )
-    assert (statement.topic, statement.key.decode()) == ("interactions", call.interaction_id)
-    decoded = decode(statement.value)
+    assert (outgoing.topic, outgoing.key.decode()) == ("interactions", call.interaction_id)
+    decoded = decode(outgoing.value)
     assert isinstance(decoded, InteractionRecorded)
-    assert (decoded.id, decoded.source, decoded.traceparent) == (statement.id, "agent:sql-bot", "00-ab-cd-01")
+    assert (decoded.id, decoded.source, decoded.traceparent) == (outgoing.id, "agent:sql-bot", "00-ab-cd-01")
     assert (decoded.data.agent.name, decoded.data.interaction_id) == ("sql-bot", call.interaction_id)
     assert UUID(call.interaction_id).version == 7
     assert decoded.time is not None
     assert abs(parse_ns(decoded.time) - time.time_ns()) < 10**9
-    assert event(statement)["data"]["refs"] == [{"system": "jira", "id": "OPS-7"}]
-    assert event(statement)["data"]["own"] == {"x": 1}, "fields that we don't know are the agent's own"
-    assert "context" not in event(statement)["data"]
+    assert event(outgoing)["data"]["refs"] == [{"system": "jira", "id": "OPS-7"}]
+    assert event(outgoing)["data"]["own"] == {"x": 1}, "fields that we don't know are the agent's own"
+    assert "context" not in event(outgoing)["data"]
 
 
 def test_an_agent_with_a_version_and_ids_and_times_of_its_own() -> None:
-    voice = Voice({"name": "review bot", "role": "reviewer", "version": "7"})
+    events = EventFactory({"name": "review bot", "role": "reviewer", "version": "7"})
     moment = datetime(2026, 11, 20, 8, 30, tzinfo=UTC)
-    statement, call = voice.interaction({**FIELDS, "interaction_id": "mine"}, moment, None)
+    outgoing, call = events.interaction({**FIELDS, "interaction_id": "mine"}, moment, None)
     assert call == Call("mine")
-    assert (event(statement)["source"], event(statement)["time"]) == ("agent:review%20bot/7", "2026-11-20T08:30:00.000000Z")
-    assert event(statement)["data"]["agent"] == {"name": "review bot", "role": "reviewer", "version": "7"}
-    assert event(Voice("x", source="urn:x").interaction(FIELDS, "2026-11-20T08:30:00+01:00", None)[0])["source"] == "urn:x"
+    assert (event(outgoing)["source"], event(outgoing)["time"]) == ("agent:review%20bot/7", "2026-11-20T08:30:00.000000Z")
+    assert event(outgoing)["data"]["agent"] == {"name": "review bot", "role": "reviewer", "version": "7"}
+    assert event(EventFactory("x", source="urn:x").interaction(FIELDS, "2026-11-20T08:30:00+01:00", None)[0])["source"] == "urn:x"
 
 
-def test_feedback_by_call_id_and_ref(voice: Voice) -> None:
+def test_feedback_by_call_id_and_ref(events: EventFactory) -> None:
     call = Call("i-1")
     for target in (call, "i-1"):
-        statement = voice.feedback(target, None, {"kind": "success", "score": 100, "over": [Call("i-0"), "i-9"]}, None, None)
-        decoded = decode(statement.value)
+        outgoing = events.feedback(target, None, {"kind": "success", "score": 100, "over": [Call("i-0"), "i-9"]}, None, None)
+        decoded = decode(outgoing.value)
         assert isinstance(decoded, FeedbackRecorded)
-        assert (statement.topic, statement.key, decoded.data.interaction_id) == ("feedback", b"i-1", "i-1")
+        assert (outgoing.topic, outgoing.key, decoded.data.interaction_id) == ("feedback", b"i-1", "i-1")
         assert decoded.data.over == ["i-0", "i-9"]
     for ref in (("jira", "OPS-7"), {"system": "jira", "id": "OPS-7"}):
-        statement = voice.feedback(None, ref, {"kind": "rating", "score": 4, "scale": [1, 5]}, None, None)
-        assert statement.key == b"jira:OPS-7"
-        assert event(statement)["data"]["ref"] == {"system": "jira", "id": "OPS-7"}
-        assert "interaction_id" not in event(statement)["data"]
+        outgoing = events.feedback(None, ref, {"kind": "rating", "score": 4, "scale": [1, 5]}, None, None)
+        assert outgoing.key == b"jira:OPS-7"
+        assert event(outgoing)["data"]["ref"] == {"system": "jira", "id": "OPS-7"}
+        assert "interaction_id" not in event(outgoing)["data"]
 
 
-def test_link_retract_and_forget(voice: Voice) -> None:
-    link = voice.link(Call("i-1"), ("jira", "OPS-7"), None, None)
+def test_link_retract_and_forget(events: EventFactory) -> None:
+    link = events.link(Call("i-1"), ("jira", "OPS-7"), None, None)
     assert isinstance(decode(link.value), InteractionLinked)
-    retraction = voice.retract("i-1", None, None, None)
+    retraction = events.retract("i-1", None, None, None)
     assert isinstance(decode(retraction.value), InteractionRetracted)
-    erasure = voice.forget("user-7", None, None)
+    erasure = events.forget("user-7", None, None)
     assert isinstance(decode(erasure.value), SubjectErased)
     assert [s.topic for s in (link, retraction, erasure)] == ["interactions"] * 3
-    gone = voice.retract_feedback("f-1", "i-1", "mistaken", None, None)
+    gone = events.retract_feedback("f-1", "i-1", "mistaken", None, None)
     assert (gone.topic, event(gone)["data"]) == (
         "feedback",
         {"feedback_id": "f-1", "interaction_id": "i-1", "reason": "mistaken"},
@@ -114,60 +114,60 @@ def test_link_retract_and_forget(voice: Voice) -> None:
         ({"adapter": "sha256:zz"}, "adapter"),
     ],
 )
-def test_what_breaks_the_contract_is_named(voice: Voice, changes: dict[str, Any], field: str) -> None:
+def test_what_breaks_the_contract_is_named(events: EventFactory, changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidEvent, match=field) as caught:
-        voice.interaction({**FIELDS, **changes}, None, None)
+        events.interaction({**FIELDS, **changes}, None, None)
     assert isinstance(caught.value, ValueError)
     assert field in (caught.value.field or "")
 
 
-def test_too_large_too_early_too_deep(voice: Voice) -> None:
+def test_too_large_too_early_too_deep(events: EventFactory) -> None:
     with pytest.raises(InvalidEvent, match="1048576"):
-        voice.interaction({**FIELDS, "output": "x" * (1 << 20)}, None, None)
+        events.interaction({**FIELDS, "output": "x" * (1 << 20)}, None, None)
     with pytest.raises(InvalidEvent, match="time"):
-        voice.interaction(FIELDS, "2099-01-01T00:00:00Z", None)
+        events.interaction(FIELDS, "2099-01-01T00:00:00Z", None)
     with pytest.raises(InvalidEvent, match="no offset"):
-        voice.interaction(FIELDS, datetime(2026, 1, 1), None)
+        events.interaction(FIELDS, datetime(2026, 1, 1), None)
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(InvalidEvent):
-        voice.interaction({**FIELDS, "own": deep}, None, None)
+        events.interaction({**FIELDS, "own": deep}, None, None)
 
 
 @pytest.mark.parametrize(("target", "ref"), [(None, None), ("i-1", ("jira", "OPS-7"))])
-def test_feedback_needs_exactly_one_target(voice: Voice, target: str | None, ref: tuple[str, str] | None) -> None:
+def test_feedback_needs_exactly_one_target(events: EventFactory, target: str | None, ref: tuple[str, str] | None) -> None:
     with pytest.raises(InvalidEvent, match="exactly one"):
-        voice.feedback(target, ref, {"kind": "success"}, None, None)
+        events.feedback(target, ref, {"kind": "success"}, None, None)
 
 
 @pytest.mark.parametrize(("fields", "field"), [({"over": 7}, "over"), ({"over": [7]}, "over"), ({"score": "x"}, "score")])
-def test_feedback_that_breaks_the_contract_is_named(voice: Voice, fields: dict[str, Any], field: str) -> None:
+def test_feedback_that_breaks_the_contract_is_named(events: EventFactory, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidEvent, match=field):
-        voice.feedback("i-1", None, {"kind": "preference", **fields}, None, None)
+        events.feedback("i-1", None, {"kind": "preference", **fields}, None, None)
     with pytest.raises(InvalidEvent, match="interaction_id"):
-        voice.feedback(7, None, {"kind": "success"}, None, None)  # type: ignore[arg-type]
+        events.feedback(7, None, {"kind": "success"}, None, None)  # type: ignore[arg-type]
 
 
-def test_a_correction_needs_its_text(voice: Voice) -> None:
+def test_a_correction_needs_its_text(events: EventFactory) -> None:
     with pytest.raises(InvalidEvent, match="corrected_output"):
-        voice.feedback("i-1", None, {"kind": "user_correction"}, None, None)
+        events.feedback("i-1", None, {"kind": "user_correction"}, None, None)
 
 
 def test_an_agent_needs_a_name() -> None:
     for agent in ("", {}, {"name": ""}):
         with pytest.raises(InvalidEvent, match="agent"):
-            Voice(agent)
+            EventFactory(agent)
 
 
-def test_objects_of_model_libraries_and_numpy(voice: Voice) -> None:
+def test_objects_of_model_libraries_and_numpy(events: EventFactory) -> None:
     class Answer:
         def model_dump(self, *, mode: str, exclude_none: bool) -> dict[str, str]:
             return {"role": "assistant", "content": "SELECT 1"}
 
-    statement, _ = voice.interaction({**FIELDS, "output": Answer(), "latency_ms": numpy.float32(1.5)}, None, None)
-    assert event(statement)["data"]["output"] == {"role": "assistant", "content": "SELECT 1"}
-    assert event(statement)["data"]["latency_ms"] == 1.5
+    outgoing, _ = events.interaction({**FIELDS, "output": Answer(), "latency_ms": numpy.float32(1.5)}, None, None)
+    assert event(outgoing)["data"]["output"] == {"role": "assistant", "content": "SELECT 1"}
+    assert event(outgoing)["data"]["latency_ms"] == 1.5
 
 
 ANYTHING = st.recursive(
@@ -185,7 +185,7 @@ ANYTHING = st.recursive(
 )
 def test_whatever_is_said_is_accepted_by_the_decoder_or_refused_here(fields: dict[str, Any]) -> None:
     try:
-        statement, _ = Voice("bot").interaction({**FIELDS, **fields}, None, None)
+        outgoing, _ = EventFactory("bot").interaction({**FIELDS, **fields}, None, None)
     except InvalidEvent:
         return
-    assert isinstance(decode(statement.value, append_time_ms=time.time_ns() // 1_000_000), InteractionRecorded)
+    assert isinstance(decode(outgoing.value, append_time_ms=time.time_ns() // 1_000_000), InteractionRecorded)
