@@ -14,17 +14,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
+from headrace.fields import Call, EventTime, Ref
 from headrace_schemas.codec import decode_input
 from headrace_schemas.errors import DecodeError
 
 InvalidEvent = DecodeError
 """What was given breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
-
-
-class Call(NamedTuple):
-    """An interaction that was recorded: what feedback refers to."""
-
-    interaction_id: str
 
 
 class OutgoingEvent(NamedTuple):
@@ -34,11 +29,6 @@ class OutgoingEvent(NamedTuple):
     key: bytes
     value: bytes
     id: str
-
-
-Ref = tuple[str, str] | Mapping[str, str]
-EventTime = str | datetime | None
-"""RFC 3339 text with an offset, an aware datetime, or None: now."""
 
 
 def uuid7() -> str:
@@ -63,30 +53,43 @@ class EventFactory:
         self._source = source or "agent:" + quote(f"{name}/{version}" if version else name, safe="/:@+~.")
 
     def interaction(
-        self, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None
+        self, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None, parent: Call | None = None
     ) -> tuple[OutgoingEvent, Call]:
-        """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs."""
-        data = {"interaction_id": uuid7(), "agent": self._agent, **_without_none(fields)}
+        """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs.
+
+        With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given."""
+        inherited: dict[str, Any] = {}
+        if parent is not None:
+            if fields.get("parent_interaction_id") is not None:
+                raise TypeError("interaction() takes a parent or a parent_interaction_id, not both")
+            inherited = _without_none(
+                {
+                    "parent_interaction_id": parent.interaction_id,
+                    "session_id": parent.session_id,
+                    "prompt_group": parent.prompt_group,
+                }
+            )
+        data = {"interaction_id": uuid7(), "agent": self._agent, **inherited, **_without_none(fields)}
         if isinstance(data.get("refs"), list | tuple):  # what is no list, the decoder names
             data["refs"] = [_ref(ref) for ref in data["refs"]]
-        call = Call(str(data["interaction_id"]))
+        call = Call(str(data["interaction_id"]), data.get("prompt_group"), data.get("session_id"))
         return self._event("interactions", call.interaction_id, "interaction.recorded", data, event_time, traceparent), call
 
     def feedback(
-        self,
-        target: Call | str | None,
-        ref: Ref | None,
-        fields: Mapping[str, Any],
-        event_time: EventTime,
-        traceparent: str | None,
+        self, call: Call | str | None, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None
     ) -> OutgoingEvent:
-        """CONTRACT §2's `feedback.recorded` on an interaction (`target`) or on a foreign id (`ref`), exactly one of them."""
-        data = _without_none(fields)
+        """CONTRACT §2's `feedback.recorded`: on an interaction (`call` or the field `interaction_id`) or a foreign id (`ref`)."""
+        data = _without_none({"kind": None, "score": None, **fields})
+        target, ref = data.pop("interaction_id", None), data.pop("ref", None)
+        if call is not None:
+            if target is not None:
+                raise TypeError("feedback() takes a call or an interaction_id, not both")
+            target = interaction_id(call)
         if (target is None) == (ref is None):
             raise InvalidEvent("bad_value", "data.interaction_id", "feedback: give exactly one of interaction_id and ref")
-        key = data["interaction_id"] = interaction_id(target) if target is not None else ""
-        if ref is not None:
-            del data["interaction_id"]
+        if ref is None:
+            key = data["interaction_id"] = target
+        else:
             data["ref"] = _ref(ref)
             key = _ref_key(data["ref"])
         if isinstance(data.get("over"), list | tuple):

@@ -15,10 +15,11 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from headrace.background import Background
-from headrace.publishing import Call, EventFactory, EventTime, OutgoingEvent, Ref
+from headrace.fields import Call, EventTime, FeedbackFields, InteractionFields, Ref
+from headrace.publishing import EventFactory, OutgoingEvent
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Outbox, Refusal
 from headrace_streams.settings import Settings, from_arguments
@@ -173,9 +174,19 @@ class Recorder(_Base):
     `time` is the event's time (RFC 3339 text with offset, or an aware datetime; default now), `traceparent` a W3C trace context.
     """
 
-    def interaction(self, *, time: EventTime = None, traceparent: str | None = None, **fields: Any) -> Call:
-        """An agent did something: the fields of CONTRACT §2 by name. The call is what feedback refers to."""
-        event, call = self._events.interaction(fields, time, traceparent)
+    def interaction(
+        self,
+        *,
+        parent: Call | None = None,
+        time: EventTime = None,
+        traceparent: str | None = None,
+        **fields: Unpack[InteractionFields],
+    ) -> Call:
+        """An agent did something: the fields of CONTRACT §2 by name. The call is what feedback refers to.
+
+        `parent` is the call that this one follows or was made by: this one has its id as `parent_interaction_id`, and its
+        `session_id` and `prompt_group` unless they are given. (A group that the stages derive from the text is not handed on.)"""
+        event, call = self._events.interaction(fields, time, traceparent, parent)
         self._engine.accept(event)
         return call
 
@@ -183,19 +194,13 @@ class Recorder(_Base):
         self,
         call: Call | str | None = None,
         *,
-        kind: str,
-        score: float | None = None,
-        interaction_id: str | None = None,
-        ref: Ref | None = None,
         time: EventTime = None,
         traceparent: str | None = None,
-        **fields: Any,
+        **fields: Unpack[FeedbackFields],
     ) -> str:
         """Somebody or something judged an interaction: `call` (or its id), `interaction_id`, or `ref` = (system, id).
         The feedback's id, by which it can be retracted."""
-        return self._accept(
-            self._events.feedback(*_target(call, interaction_id, ref), _with(fields, kind, score), time, traceparent)
-        )
+        return self._accept(self._events.feedback(call, fields, time, traceparent))
 
     def link(self, call: Call | str, ref: Ref, *, time: EventTime = None, traceparent: str | None = None) -> str:
         """The interaction is also known as `ref` = (system, id). The event's id, as of all methods below."""
@@ -238,9 +243,16 @@ class Recorder(_Base):
 class AsyncRecorder(_Base):
     """The Recorder for asyncio: the same methods, awaited; the loop never waits for a disk. Sending has a thread of its own."""
 
-    async def interaction(self, *, time: EventTime = None, traceparent: str | None = None, **fields: Any) -> Call:
+    async def interaction(
+        self,
+        *,
+        parent: Call | None = None,
+        time: EventTime = None,
+        traceparent: str | None = None,
+        **fields: Unpack[InteractionFields],
+    ) -> Call:
         """As `Recorder.interaction`."""
-        event, call = self._events.interaction(fields, time, traceparent)
+        event, call = self._events.interaction(fields, time, traceparent, parent)
         await asyncio.to_thread(self._engine.accept, event)
         return call
 
@@ -248,17 +260,12 @@ class AsyncRecorder(_Base):
         self,
         call: Call | str | None = None,
         *,
-        kind: str,
-        score: float | None = None,
-        interaction_id: str | None = None,
-        ref: Ref | None = None,
         time: EventTime = None,
         traceparent: str | None = None,
-        **fields: Any,
+        **fields: Unpack[FeedbackFields],
     ) -> str:
         """As `Recorder.feedback`."""
-        target = _target(call, interaction_id, ref)
-        return await self._accept(self._events.feedback(*target, _with(fields, kind, score), time, traceparent))
+        return await self._accept(self._events.feedback(call, fields, time, traceparent))
 
     async def link(self, call: Call | str, ref: Ref, *, time: EventTime = None, traceparent: str | None = None) -> str:
         """As `Recorder.link`."""
@@ -297,14 +304,3 @@ class AsyncRecorder(_Base):
     async def _accept(self, event: OutgoingEvent) -> str:
         await asyncio.to_thread(self._engine.accept, event)
         return event.id
-
-
-def _target(call: Call | str | None, interaction_id: str | None, ref: Ref | None) -> tuple[Call | str | None, Ref | None]:
-    """What a feedback is on, out of the three ways to give it; `EventFactory.feedback` refuses none and both kinds."""
-    if call is not None and interaction_id is not None:
-        raise TypeError("feedback() takes a call or an interaction_id, not both")
-    return (call if call is not None else interaction_id), ref
-
-
-def _with(fields: dict[str, Any], kind: str, score: float | None) -> dict[str, Any]:
-    return {"kind": kind, "score": score, **fields}

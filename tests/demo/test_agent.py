@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from headrace.publishing import Call, EventFactory
+from headrace.fields import Call
+from headrace.publishing import EventFactory
 from headrace_demo.agent.agent import Agent
 from headrace_demo.names import EXAM
 from headrace_demo.run.folder import MAIN, OTHER, Place
@@ -54,7 +55,7 @@ class Notebook:
         return call
 
     def feedback(self, call: Call, **fields: Any) -> str:
-        event = self.events.feedback(call, None, fields, None, None)
+        event = self.events.feedback(call, fields, None, None)
         self.log.append(event.topic, 0, event.key, event.value)
         return event.id
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.publishing import Call, EventFactory, InvalidEvent, OutgoingEvent, uuid7
+from headrace.fields import Call
+from headrace.publishing import EventFactory, InvalidEvent, OutgoingEvent, uuid7
 from headrace_schemas.codec import decode
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, InteractionRecorded, InteractionRetracted, SubjectErased
 from headrace_schemas.times import parse_ns
@@ -71,16 +72,51 @@ def test_an_agent_with_a_version_and_ids_and_times_of_its_own() -> None:
 def test_feedback_by_call_id_and_ref(events: EventFactory) -> None:
     call = Call("i-1")
     for target in (call, "i-1"):
-        outgoing = events.feedback(target, None, {"kind": "success", "score": 100, "over": [Call("i-0"), "i-9"]}, None, None)
+        outgoing = events.feedback(target, {"kind": "success", "score": 100, "over": [Call("i-0"), "i-9"]}, None, None)
         decoded = decode(outgoing.value)
         assert isinstance(decoded, FeedbackRecorded)
         assert (outgoing.topic, outgoing.key, decoded.data.interaction_id) == ("feedback", b"i-1", "i-1")
         assert decoded.data.over == ["i-0", "i-9"]
     for ref in (("jira", "OPS-7"), {"system": "jira", "id": "OPS-7"}):
-        outgoing = events.feedback(None, ref, {"kind": "rating", "score": 4, "scale": [1, 5]}, None, None)
+        outgoing = events.feedback(None, {"ref": ref, "kind": "rating", "score": 4, "scale": [1, 5]}, None, None)
         assert outgoing.key == b"jira:OPS-7"
         assert event(outgoing)["data"]["ref"] == {"system": "jira", "id": "OPS-7"}
         assert "interaction_id" not in event(outgoing)["data"]
+
+
+def test_a_feedback_names_its_interaction_once(events: EventFactory) -> None:
+    outgoing = events.feedback(None, {"interaction_id": "i-1", "kind": "success"}, None, None)
+    assert (outgoing.key, event(outgoing)["data"]["interaction_id"]) == (b"i-1", "i-1")
+    with pytest.raises(TypeError, match="not both"):
+        events.feedback(Call("i-1"), {"interaction_id": "i-1", "kind": "success"}, None, None)
+    with pytest.raises(InvalidEvent, match="kind"):
+        events.feedback(Call("i-1"), {}, None, None)
+
+
+def test_a_child_has_the_session_and_the_group_of_its_parent(events: EventFactory) -> None:
+    parent = events.interaction({**FIELDS, "session_id": "s-1", "prompt_group": "g-1"}, None, None)[1]
+    assert parent == Call(parent.interaction_id, "g-1", "s-1")
+    outgoing, child = events.interaction(FIELDS, None, None, parent)
+    data = event(outgoing)["data"]
+    assert (data["parent_interaction_id"], data["session_id"], data["prompt_group"]) == (parent.interaction_id, "s-1", "g-1")
+    assert child == Call(data["interaction_id"], "g-1", "s-1"), "and hands them on"
+
+
+def test_a_child_keeps_what_it_is_given(events: EventFactory) -> None:
+    parent = Call("i-1", "g-1", "s-1")
+    outgoing, child = events.interaction({**FIELDS, "session_id": "s-2", "prompt_group": "g-2"}, None, None, parent)
+    data = event(outgoing)["data"]
+    assert (data["parent_interaction_id"], data["session_id"], data["prompt_group"]) == ("i-1", "s-2", "g-2")
+    assert child[1:] == ("g-2", "s-2")
+    with pytest.raises(TypeError, match="not both"):
+        events.interaction({**FIELDS, "parent_interaction_id": "i-0"}, None, None, parent)
+
+
+def test_a_child_of_a_parent_without_group_says_neither(events: EventFactory) -> None:
+    outgoing, child = events.interaction(FIELDS, None, None, Call("i-1"))
+    assert event(outgoing)["data"]["parent_interaction_id"] == "i-1"
+    assert not {"session_id", "prompt_group"} & set(event(outgoing)["data"])
+    assert child[1:] == (None, None)
 
 
 def test_link_retract_and_forget(events: EventFactory) -> None:
@@ -138,20 +174,20 @@ def test_too_large_too_early_too_deep(events: EventFactory) -> None:
 @pytest.mark.parametrize(("target", "ref"), [(None, None), ("i-1", ("jira", "OPS-7"))])
 def test_feedback_needs_exactly_one_target(events: EventFactory, target: str | None, ref: tuple[str, str] | None) -> None:
     with pytest.raises(InvalidEvent, match="exactly one"):
-        events.feedback(target, ref, {"kind": "success"}, None, None)
+        events.feedback(target, {"ref": ref, "kind": "success"}, None, None)
 
 
 @pytest.mark.parametrize(("fields", "field"), [({"over": 7}, "over"), ({"over": [7]}, "over"), ({"score": "x"}, "score")])
 def test_feedback_that_breaks_the_contract_is_named(events: EventFactory, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidEvent, match=field):
-        events.feedback("i-1", None, {"kind": "preference", **fields}, None, None)
+        events.feedback("i-1", {"kind": "preference", **fields}, None, None)
     with pytest.raises(InvalidEvent, match="interaction_id"):
-        events.feedback(7, None, {"kind": "success"}, None, None)  # type: ignore[arg-type]
+        events.feedback(7, {"kind": "success"}, None, None)  # type: ignore[arg-type]
 
 
 def test_a_correction_needs_its_text(events: EventFactory) -> None:
     with pytest.raises(InvalidEvent, match="corrected_output"):
-        events.feedback("i-1", None, {"kind": "user_correction"}, None, None)
+        events.feedback("i-1", {"kind": "user_correction"}, None, None)
 
 
 def test_an_agent_needs_a_name() -> None:
