@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 
 from headrace_cli.main import invoke
-from headrace_streams.kafka import admin
+from headrace_streams.kafka import admin, compat
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support import shared_kafka
@@ -65,6 +65,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of a real Apache Kafka that lives as long as the test run."""
+    compat.install()  # as every command does
     if hasattr(request.config, "workerinput"):
         yield shared_kafka.address(request.config.workerinput["kafka"])
         return

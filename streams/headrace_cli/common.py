@@ -106,7 +106,10 @@ def program() -> str:
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs a command's coroutine to its end; Ctrl-C cancels it."""
+    """Runs a command's coroutine to its end; Ctrl-C cancels it. What it reads may be anybody's, odd header names included."""
+    from headrace_streams.kafka import compat
+
+    compat.install()
     return asyncio.run(work)
 
 

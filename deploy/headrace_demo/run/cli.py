@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings, program
+from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings, program, run
 
 if TYPE_CHECKING:
     from headrace_demo.run.children import Children
@@ -50,7 +50,7 @@ def demo(settings: Settings, as_json: bool, releases: int, minutes: float, seed:
     place = Place(data_dir or settings.data_dir / "demo", seed, settings.deployment if "deployment" in flags else None)
     bootstrap = settings.bootstrap if "bootstrap" in flags else None
     try:
-        return asyncio.run(_demo(place, bootstrap, releases, minutes * 60, as_json))
+        return run(_demo(place, bootstrap, releases, minutes * 60, as_json))
     except asyncio.CancelledError:
         return INTERRUPTED
     except ChildDied as error:

@@ -17,14 +17,13 @@ from aiokafka.errors import (
     InvalidTopicError,
     MessageSizeTooLargeError,
     PolicyViolationError,
-    ProducerClosed,
     RecordListTooLargeError,
     RecordTooLargeError,
     UnknownError,
     UnsupportedForMessageFormatError,
 )
 
-from headrace_streams.kafka import clients
+from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.outbox.outbox import Entry, Outbox
 from headrace_streams.settings import Settings
@@ -172,9 +171,8 @@ class Sender:
             return
         try:
             async with asyncio.timeout(2):
-                if broken:  # `stop` would first flush, which takes for ever without a broker: give up what is in flight
-                    producer._message_accumulator.fail_all(ProducerClosed())
-                    await producer.client.close()
+                if broken:
+                    await compat.abandon(producer)
                 await producer.stop()
         except Exception as error:
             log.debug("closing the producer: %r", error)
