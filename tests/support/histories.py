@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from headrace_lake.verify import Difference, _json_differences
+from headrace_lake.log import LogRecord
+from headrace_lake.verify import Difference, json_differences
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import Rules
-from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position, encode_position
-from headrace_streams.runtime.journal import Rules as InForce
-from headrace_streams.runtime.stage import Fold, Headers, Record, Stage
-from headrace_streams.runtime.step import Produced, process
+from headrace_schemas.derived import RulesActivation
+from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.journal import POSITION_KEY, Position, Rules, decode_position, encode_position
+from headrace_streams.runtime.stage import FoldStage, Headers
+from headrace_streams.runtime.step import Produced
 
 FOLDER = Path(__file__).parents[1] / "histories"
 
@@ -52,7 +53,7 @@ class Head(Struct, frozen=True, tag_field="line", tag="history"):
 
 
 class Activation(Struct, frozen=True, tag_field="line", tag="activation"):
-    rules: Rules
+    rules: RulesActivation
 
 
 class Output(Struct, frozen=True):
@@ -100,7 +101,7 @@ class History(Struct, frozen=True):
         return head
 
     @property
-    def activations(self) -> list[Rules]:
+    def activations(self) -> list[RulesActivation]:
         return [line.rules for line in self.lines if isinstance(line, Activation)]
 
     @property
@@ -123,93 +124,73 @@ def path_of(stage: str, version: int, folder: Path = FOLDER) -> Path:
     return folder / f"{stage}.v{version}.jsonl"
 
 
-def versions_of(stage: Stage) -> list[int]:
-    """The rule versions that the stage table has of a stage."""
-    return [stage.version]
-
-
-def unrecorded(stages: Iterable[Stage], folder: Path = FOLDER) -> list[str]:
+def unrecorded(stages: Iterable[FoldStage], folder: Path = FOLDER) -> list[str]:
     """One line for each rule version of the stage table that has no recorded history: which, and how to record it."""
     return [
         f"{stage.name}: rule version {version} has no recorded history {path_of(stage.name, version, folder).name}: "
         f"record it with `cd tests && python -m support.histories record {stage.name}` and commit the file"
         for stage in stages
-        for version in versions_of(stage)
+        for version in sorted(stage.versions)
         if not path_of(stage.name, version, folder).exists()
     ]
 
 
-def fold_of(stage: Stage, rules: Rules) -> Fold:
-    """The fold of recorded rules in today's code."""
-    return stage.build(rules.body, rules.digest)  # type: ignore[call-arg]
-
-
-def replayed(history: History, stage: Stage) -> History:
-    """The same records under the same policies, with outputs and ends as today's code makes them."""
+def replayed(history: History, stage: FoldStage) -> History:
+    """The same records under the same rules, with outputs and ends as today's code makes them. Raises UnknownVersion and
+    InvalidBody for rules that the code does not have."""
     lines: list[Line] = []
-    task = _Task(stage, history.head)
+    pending: list[RulesActivation] = []
+    task: _Task | None = None
     for line in history.lines:
         match line:
             case Head():
                 lines.append(line)
             case Activation(rules):
-                task.pending.append(rules)
+                pending.append(rules)
                 lines.append(line)
             case Entry():
+                task = task or _Task(stage, line, history.head.partitions)
+                while pending and pending[0].from_offset <= line.offset:
+                    task.activate(pending.pop(0))
                 lines.append(replace(line, outputs=task.run(line)))
             case End():
-                lines.append(replace(line, changelog=task.changelog(line.topic)))
-                task = _Task(stage, history.head)
+                assert task is not None, f"{history.head.stage} over {line.topic}/{line.partition}: an end without a record"
+                lines.append(replace(line, changelog=task.changelog()))
+                task = None
     return History(tuple(lines))
 
 
 class _Task:
-    """One input partition in the making."""
+    """One input partition in the making, from its first record on."""
 
-    def __init__(self, stage: Stage, head: Head) -> None:
-        self.stage, self.partitions = stage, head.partitions
-        self.pending: list[Rules] = []
-        self.state: dict[str, Any] = {}
-        self.counters: dict[str, int] = {}
-        self.fold: Fold | None = None
-        self.rules: InForce | None = None
-        self.now = self.next_offset = 0
+    def __init__(self, stage: FoldStage, first: Entry, partitions: Mapping[str, int]) -> None:
+        self.runner = FoldRunner(stage, first.topic, first.partition, partitions)
+        self.rules: Rules | None = None
+        self.next_offset = 0
+
+    def activate(self, rules: RulesActivation) -> None:
+        self.runner.activate(rules.version, rules.body, rules.digest)
+        self.rules = Rules(rules.version, rules.digest)
 
     def run(self, entry: Entry) -> tuple[Output, ...]:
-        while self.pending and self.pending[0].from_offset <= entry.offset:
-            self._activate(self.pending.pop(0))
-        assert self.fold is not None, f"{self.stage.name} over {entry.topic}/{entry.partition} has no rules at {entry.offset}"
-        self.now, self.next_offset = max(self.now, entry.timestamp), entry.offset + 1
         headers = cast(Headers, [(name, unpack(value)) for name, value in entry.headers])  # Kafka knows null header values too
-        record = Record(
-            entry.topic,
-            entry.partition,
-            entry.offset,
-            entry.timestamp,
-            self.now,
-            unpack(entry.key),
-            unpack(entry.value),
-            headers,
+        found = LogRecord(
+            entry.topic, entry.partition, entry.offset, entry.timestamp, unpack(entry.key), unpack(entry.value), headers
         )
-        processed = process(self.stage.name, self.fold, self.state, record, self.partitions)
-        processed.apply(self.state, self.counters)
-        return tuple(_output(produced) for produced in processed.produced)
+        self.next_offset = entry.offset + 1
+        return tuple(_output(produced) for produced in self.runner.run(found).produced)
 
-    def _activate(self, rules: Rules) -> None:
-        self.fold = fold_of(self.stage, rules)
-        self.rules = InForce(rules.version, rules.digest)
-
-    def changelog(self, topic: str) -> dict[str, Payload]:
-        assert self.fold is not None
+    def changelog(self) -> dict[str, Payload]:
+        runner = self.runner
         position = Position(
             next_offset=self.next_offset,
-            now=self.now,
-            partitions=self.partitions[topic],
-            counters=self.counters,
+            now=runner.now,
+            partitions=runner.partitions[runner.topic],
+            counters=runner.counters,
             rules=self.rules,
+            state_version=runner.stage.state_version,
         )
-        dumped = {key: self.fold.dump(key, value) for key, value in self.state.items()}
-        dumped[POSITION_KEY] = encode_position(position)
+        dumped = {**runner.dumped(), POSITION_KEY: encode_position(position)}
         return {key: pack(dumped[key]) for key in sorted(dumped)}
 
 
@@ -236,17 +217,25 @@ def text_of(payload: Payload) -> str:
     return payload if isinstance(payload, str) else ""
 
 
-def differences(recorded: History, replayed: History) -> list[Difference]:
-    """Where two histories of the same input disagree in outputs, counters or state; `expected` is what was recorded."""
-    stage = recorded.head.stage
+def differences(recorded: History, stage: FoldStage) -> list[Difference]:
+    """Where today's code makes other outputs, counters or state of a history's input; `expected` is what was recorded."""
+    today = replayed(recorded, stage)
     found: list[Difference] = []
-    for was, now in zip(recorded.entries, replayed.entries, strict=True):
+    for was, now in zip(recorded.entries, today.entries, strict=True):
         fields = _outputs_differ(was.outputs, now.outputs)
-        found += [Difference(stage, was.topic, was.partition, was.offset, *field) for field in fields]
-    for ended, ends in zip(recorded.ends, replayed.ends, strict=True):
-        fields = _changelogs_differ(ended.changelog, ends.changelog)
-        found += [Difference(stage, ended.topic, ended.partition, None, *field) for field in fields]
+        found += [Difference(stage.name, was.topic, was.partition, was.offset, *field) for field in fields]
+    for ended, ends in zip(recorded.ends, today.ends, strict=True):
+        fields = _changelogs_differ(current(ended, stage), current(ends, stage))
+        found += [Difference(stage.name, ended.topic, ended.partition, None, *field) for field in fields]
     return found
+
+
+def current(end: End, stage: FoldStage) -> dict[str, bytes]:
+    """A changelog in today's form, as a restarted task would go on with it: state upcast, the position with all its fields."""
+    changelog = {key: unpack(value) or b"" for key, value in end.changelog.items()}
+    position = decode_position(changelog.pop(POSITION_KEY))
+    state = stage.upcast_state(position.state_version, changelog)
+    return {**state, POSITION_KEY: encode_position(replace(position, state_version=stage.state_version))}
 
 
 Field = tuple[str, str, str]  # name, expected, found
@@ -264,27 +253,21 @@ def _outputs_differ(was: Sequence[Output], now: Sequence[Output]) -> Iterator[Fi
             for field in ("topic", "partition", "key", "headers"):
                 if getattr(one, field) != getattr(other, field):
                     yield f"{name}.{field}", str(getattr(one, field)), str(getattr(other, field))
-            yield from _values_differ(f"{name}.value", one.value, other.value)
+            yield from _values_differ(f"{name}.value", unpack(one.value), unpack(other.value))
 
 
-def _changelogs_differ(was: dict[str, Payload], now: dict[str, Payload]) -> Iterator[Field]:
+def _changelogs_differ(was: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iterator[Field]:
     for key in sorted(was.keys() | now.keys()):
-        one, other = was.get(key), now.get(key)
-        if key == POSITION_KEY:  # which may have got fields since
-            one, other = pack(_whole_position(one)), pack(_whole_position(other))
-        yield from _values_differ("position" if key == POSITION_KEY else f"state {key}", one, other)
+        name = "position" if key == POSITION_KEY else f"state {key}"
+        yield from _values_differ(name, was.get(key), now.get(key))
 
 
-def _whole_position(recorded: Payload) -> bytes:
-    return encode_position(decode_position(unpack(recorded) or b""))
-
-
-def _values_differ(name: str, was: Payload, now: Payload) -> Iterator[Field]:
+def _values_differ(name: str, was: bytes | None, now: bytes | None) -> Iterator[Field]:
     if was is None or now is None:
         if was is not now:
             yield name, repr(was)[:200], repr(now)[:200]
         return
-    for path, expected, found in _json_differences(unpack(was) or b"", unpack(now) or b""):
+    for path, expected, found in json_differences(was, now):
         yield name + path, expected, found
 
 
@@ -296,7 +279,7 @@ class RecordingError(Exception):
     """Nothing was recorded; one line says why."""
 
 
-def record(stage: Stage, *, inputs: Path | None = None, folder: Path = FOLDER) -> Path:
+def record(stage: FoldStage, *, inputs: Path | None = None, folder: Path = FOLDER) -> Path:
     """Writes the history of the newest rules of `stage`, over the records and policies of `inputs` or of its newest history.
     Raises RecordingError when there is one already, or nothing to record it from."""
     target = path_of(stage.name, stage.version, folder)
@@ -316,13 +299,13 @@ def _recorded(stage: str, folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{stage}.v*.jsonl"), key=lambda path: int(path.name.split(".v")[-1].removesuffix(".jsonl")))
 
 
-def _under(history: History, stage: Stage) -> History:
+def _under(history: History, stage: FoldStage) -> History:
     """The input of a history with its policies as bodies of today's model, under the newest rules of the stage."""
     if history.head.stage != stage.name:
         raise RecordingError(f"inputs: a history of {history.head.stage}, not of {stage.name}")
 
-    def newest(rules: Rules) -> Rules:
-        body = stage.policy.model_validate(rules.body).model_dump(mode="json")
+    def newest(rules: RulesActivation) -> RulesActivation:
+        body = stage.policy.model_validate(rules.body).body()
         return replace(rules, version=stage.version, body=body, digest=digest(body))
 
     lines: list[Line] = []
