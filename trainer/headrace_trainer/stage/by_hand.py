@@ -15,7 +15,6 @@ from headrace_cli.common import NO, CliError
 from headrace_schemas.derived import ModelVersion, TrainingStart
 from headrace_schemas.events import BatchReady
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import run_members
 from headrace_streams import release_log
 from headrace_streams.adapter_store import fetch
 from headrace_streams.kafka.publisher import publish as publish_event
@@ -50,13 +49,13 @@ class JobSummary(Struct, frozen=True):
 async def train_batch(settings: Settings, batch_id: str, device: str, show: PrintLine) -> JobSummary:
     """Trains a batch with its recorded pins, or with pins as of now when it was never begun. CliError, JobFailed, StoreError."""
     context = TrainerContext(settings, load(settings.policy), await probe_hardware(device))
-    origin = await _batch(settings, lambda batch: batch.data.batch_id == batch_id)
+    origin = await _newest_batch(context.reader, lambda batch: batch.data.batch_id == batch_id)
     if origin is None:
         raise CliError(NO, f"no batch {batch_id}: `headrace tail batches` shows all")
     _check_weights(context, origin)
     start = await catalogue.started(context.reader, origin.batch.bucket, batch_id)
     if start is None:
-        start = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition))
+        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition))
     version = await _version(settings, lambda version: version.run_id == start.run_id)
     result = await _run(context, origin, start, show, lambda spec: spec)
     adapter = context.store.put(result.folder)
@@ -72,7 +71,7 @@ async def evaluate_version(
     version = await _version(settings, lambda version: version.version_id == version_id)
     if version is None:
         raise CliError(NO, f"no version {version_id}: `headrace tail versions` shows all")
-    origin = await _batch(settings, lambda batch: batch.data.bucket == version.bucket)
+    origin = await _newest_batch(context.reader, lambda batch: batch.data.bucket == version.bucket)
     recorded = await catalogue.started(context.reader, version.bucket, version.batch_id)
     if origin is None or recorded is None:
         raise CliError(NO, f"version {version_id}: its batch or run is not in the log")
@@ -113,7 +112,7 @@ async def _run(
     context: TrainerContext, origin: Origin, start: TrainingStart, show: PrintLine, change: Callable[[JobSpec], JobSpec]
 ) -> JobResult:
     parent = await context.adapter_folder(start.parent_adapter)
-    values = await catalogue.values_of(context.reader, run_members(origin.batch, start).all())
+    values = await context.values_of(origin.batch, start)
     spec = change(replace(context.job_spec(origin, start, values, parent), folder=_folder(context, start)))
     async with aclosing(JobProcess(spec).events()) as stream:
         async for event in stream:
@@ -129,13 +128,13 @@ def _summary(digest: str, result: JobResult, *, recorded: str | None = None, pub
     return JobSummary(digest, result.rows, steps, tokens, result.seconds, result.report, recorded, published)
 
 
-async def _batch(settings: Settings, wanted: Callable[[BatchReady], bool]) -> Origin | None:
+async def _newest_batch(reader: Reader, wanted: Callable[[BatchReady], bool]) -> Origin | None:
     """The newest batch that is wanted."""
     newest: Origin | None = None
-    async for found in Reader(settings).read_topic("batches"):
-        event, time_ms = event_of(found), found.timestamp
+    async for message in reader.read_topic("batches"):
+        event, time_ms = event_of(message), message.timestamp
         if isinstance(event, BatchReady) and wanted(event) and (newest is None or time_ms >= newest.record.timestamp):
-            record = Record("batches", found.partition, found.offset, time_ms, time_ms, found.key, found.value)
+            record = Record("batches", message.partition, message.offset, time_ms, time_ms, message.key, message.value)
             newest = Origin(record, event.data, event.traceparent)
     return newest
 

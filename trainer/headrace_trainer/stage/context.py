@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
-from headrace_schemas.derived import Member, TrainingStart
+from headrace_schemas.derived import Batch, Member, TrainingStart
+from headrace_schemas.selection import run_members
 from headrace_streams import release_log
 from headrace_streams.adapter_store import Store, fetch
 from headrace_streams.kafka.reader import Reader
@@ -24,6 +26,13 @@ from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.rehearsal import rehearsal_rows
 
 log = logging.getLogger("headrace")
+
+
+class Pins(NamedTuple):
+    """`rehearsed`: the records of the rehearsal rows, which were read to verify them."""
+
+    start: TrainingStart
+    rehearsed: RecordValues
 
 
 class TrainerContext:
@@ -59,7 +68,13 @@ class TrainerContext:
             return None
         return await asyncio.to_thread(lambda: fetch(self.store.adapter(digest), self.folder / "cache"))
 
-    async def choose_pins(self, origin: Origin, known: Catalogue, untrained: tuple[str, ...] = ()) -> TrainingStart:
+    async def values_of(self, batch: Batch, start: TrainingStart, rehearsed: RecordValues | None = None) -> RecordValues:
+        """The records of all members of a run, as far as they are there; those in `rehearsed` are not read again."""
+        known = rehearsed or {}
+        wanted = [member for member in run_members(batch, start).all() if key_of(member) not in known]
+        return {**known, **await catalogue.values_of(self.reader, wanted)}
+
+    async def choose_pins(self, origin: Origin, known: Catalogue, untrained: tuple[str, ...] = ()) -> Pins:
         """The pins of a batch as of now. Rows of earlier batches that are not what their manifest says are left out, or one bad
         batch would fail all later ones."""
         batch = origin.batch
@@ -71,11 +86,12 @@ class TrainerContext:
         values = await catalogue.values_of(self.reader, rows)
         precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
         served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
-        return events.pins(
+        start = events.pins(
             batch, self.policy, precision, parent_adapter=release_log.adapter_digest(served),
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
         )  # fmt: skip
+        return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
 
 
 def _verified(member: Member, values: RecordValues) -> bool:

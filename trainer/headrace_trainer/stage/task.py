@@ -20,13 +20,13 @@ from msgspec import Struct
 from headrace_schemas.derived import TrainingStart
 from headrace_schemas.events import BatchReady, Event
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import run_members
 from headrace_schemas.topology import RECORDS, STAGES_BY_NAME
 from headrace_streams.adapter_store import AdapterRefused
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.journal import Position
 from headrace_streams.runtime.session import Session, now_ms
 from headrace_streams.runtime.stage import Record, RuleVersion, Stage
+from headrace_trainer.data.members import RecordValues
 from headrace_trainer.job.process import JobFailed, JobProcess
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import JobProgress, JobResult
@@ -140,7 +140,7 @@ class TrainTask:
             return await self._without_weights(origin, bucket)
         if bucket.waits_for is not None:
             self._activity = {"phase": "waiting for release", "bucket": event.data.bucket, "evaluation": bucket.waits_for}
-            await catalogue.answered(self._context.reader, event.data.bucket, bucket.waits_for)
+            await catalogue.wait_until_answered(self._context.reader, event.data.bucket, bucket.waits_for)
         await self._train(origin, bucket)
 
     async def _without_weights(self, origin: Origin, bucket: TrainBucket) -> None:
@@ -153,15 +153,16 @@ class TrainTask:
 
     async def _train(self, origin: Origin, bucket: TrainBucket) -> None:
         batch = origin.batch
-        run = self._runs.get(batch.batch_id)
+        run, rehearsed = self._runs.get(batch.batch_id), RecordValues()
         if run is None:
             self._activity = {"phase": "pinning", "bucket": batch.bucket, "batch": batch.batch_id}
-            run = TrainingRun(await self._context.choose_pins(origin, self._catalogue, bucket.untrained))
+            start, rehearsed = await self._context.choose_pins(origin, self._catalogue, bucket.untrained)
+            run = TrainingRun(start)
             await self._publish(origin, [events.started(origin, run.start, now_ms())], run)
         while True:
             try:
                 async with self._context.job_slot:
-                    result = await self._attempt(origin, run)
+                    result = await self._attempt(origin, run, rehearsed)
             except (JobFailed, AdapterRefused) as error:
                 run = TrainingRun(run.start, (*run.errors, str(error)))
                 log.warning("%s: attempt %d on batch %s failed: %s", self.label, len(run.errors), batch.batch_id, error)
@@ -174,12 +175,12 @@ class TrainTask:
             completed = events.completed(origin, run.start, adapter, result, now_ms(), self._context.policy)
             return await self._finish(origin, completed, TrainBucket(waits_for=events.evaluation_id(run.start.run_id)), "trained")
 
-    async def _attempt(self, origin: Origin, run: TrainingRun) -> JobResult:
+    async def _attempt(self, origin: Origin, run: TrainingRun, rehearsed: RecordValues) -> JobResult:
         """One attempt. JobFailed or AdapterRefused when it fails; progress is published at most once a second."""
         start, attempt = run.start, len(run.errors) + 1
         batch = origin.batch
         parent = await self._context.adapter_folder(start.parent_adapter)
-        values = await catalogue.values_of(self._context.reader, run_members(batch, start).all())
+        values = await self._context.values_of(batch, start, rehearsed)
         job = JobProcess(self._context.job_spec(origin, start, values, parent))
         published_at, phase = 0.0, ""
         async with aclosing(job.events()) as stream:
