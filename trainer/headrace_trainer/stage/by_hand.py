@@ -132,12 +132,11 @@ def _summary(digest: str, result: JobResult, *, recorded: str | None = None, pub
 async def _newest_batch(reader: Reader, wanted: Callable[[BatchReady], bool]) -> Origin | None:
     """The newest batch that is wanted."""
     newest: Origin | None = None
-    async for record in reader.read_topic("batches"):
-        event = event_of(record)
-        if isinstance(event, BatchReady) and wanted(event) and (newest is None or record.timestamp >= newest.record.timestamp):
-            at = record.timestamp
-            batch_record = Record("batches", record.partition, record.offset, at, at, record.key, record.value)
-            newest = Origin(batch_record, event.data, event.traceparent)
+    async for message in reader.read_topic("batches"):
+        event, time_ms = event_of(message), message.timestamp
+        if isinstance(event, BatchReady) and wanted(event) and (newest is None or time_ms >= newest.record.timestamp):
+            record = Record("batches", message.partition, message.offset, time_ms, time_ms, message.key, message.value)
+            newest = Origin(record, event.data, event.traceparent)
     return newest
 
 

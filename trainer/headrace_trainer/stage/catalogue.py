@@ -1,5 +1,5 @@
-"""What the train stage reads: members by locator, earlier batches, what is served, answers of the release stage. Knows Kafka,
-decides nothing.
+"""What the train stage reads beside its input: members by locator, earlier batches and what became of their examples, pins of a
+run, answers of the release stage. Knows what to ask the log, decides nothing.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class _Head(msgspec.Struct):
     reason: str | None = None
 
 
-class _Record(msgspec.Struct):
+class _Envelope(msgspec.Struct):
     type: str
     data: msgspec.Raw
 
 
-_records = msgspec.json.Decoder(_Record)
+_envelopes = msgspec.json.Decoder(_Envelope)
 _heads = msgspec.json.Decoder(_Head)
 
 
@@ -76,18 +76,18 @@ class Catalogue:
 
     def _note(self, record: KafkaRecord) -> None:
         try:
-            head = _records.decode(record.value)
-            if head.type == "headrace.example.rewarded.v1":
-                data = _heads.decode(head.data)
+            envelope = _envelopes.decode(record.value)
+            if envelope.type == "headrace.example.rewarded.v1":
+                data = _heads.decode(envelope.data)
                 self._latest.add(data.example_id, data.revision, data.train and data.reward > 0, record.offset, record.value)
-            elif head.type == "headrace.example.withdrawn.v1":
-                data = _heads.decode(head.data)
+            elif envelope.type == "headrace.example.withdrawn.v1":
+                data = _heads.decode(envelope.data)
                 self._latest.withdraw(data.example_id, data.revision, for_ever=data.reason != "feedback_retracted")
         except (msgspec.MsgspecError, TypeError):
             return  # not written by us; the members that a manifest names are verified when they are loaded
 
     def earlier_members(self, bucket: str, before: int) -> list[Member]:
-        """Members to learn of the bucket's batches before offset `before`, at their newest revision."""
+        """Members to learn of the bucket's batches before offset `before`, at their latest revision."""
         batches = [batch for offset, batch in self._batches if offset < before and batch.bucket == bucket]
         return self._latest.current(member for batch in batches for member in training_members(batch.members))
 
@@ -103,7 +103,7 @@ class Catalogue:
 
 async def started(reader: Reader, bucket: str, batch_id: str) -> TrainingStart | None:
     """The pins of a batch: the first `TrainingStarted` of it in `runs`."""
-    async with aclosing(reader.events("runs", key=bucket)) as events:
+    async with aclosing(reader.events("runs", key=bucket, containing=batch_id.encode())) as events:
         async for event in events:
             if isinstance(event, TrainingStarted) and event.data.batch_id == batch_id:
                 return event.data
@@ -112,7 +112,7 @@ async def started(reader: Reader, bucket: str, batch_id: str) -> TrainingStart |
 
 async def wait_until_answered(reader: Reader, bucket: str, evaluation_id: str) -> None:
     """Waits until `releases.history` answers an evaluation."""
-    async with aclosing(release_log.follow(reader, bucket)) as batches:
-        async for batch in batches:
-            if any(evaluation_id in (decision.data.evaluation_id, decision.data.request_id) for decision in batch):
+    async with aclosing(release_log.follow(reader, bucket)) as decisions:
+        async for newest in decisions:
+            if any(evaluation_id in (decision.data.evaluation_id, decision.data.request_id) for decision in newest):
                 return
