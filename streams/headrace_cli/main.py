@@ -51,6 +51,18 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+# Which commands stand together in `--help`, in the order of COMMANDS.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "To begin": ("init", "demo", "kafka", "topics"),
+    "What runs": ("worker", "trainer"),
+    "Events, and what became of them": ("publish", "tail", "status", "replay", "dataset"),
+    "Training by hand": ("train", "evaluate"),
+    "Releases": ("releases", "promote", "rollback", "revoke", "pause", "resume"),
+    "Taking things back": ("retract", "forget", "dead-letters"),
+    "Surroundings": ("config", "doctor"),
+}
+
+
 class Table(click.Group):
     """A group whose commands are imported when they are called; its help comes from the table alone."""
 
@@ -70,8 +82,10 @@ class Table(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", COMMANDS[name].help) for name in names])
 
 
 def missing_library(command: str, error: ModuleNotFoundError) -> Exception:
