@@ -58,9 +58,7 @@ SOURCE = "headrace:release"
 BASE = "base"  # names the base in a roll-back, as a release id would
 
 Request = EvaluationCompleted | PromoteRequested | RollbackRequested | RevokeRequested | PauseRequested | ResumeRequested
-
-
-_BASE = ServedRelease("", ServableVersion())
+_BASE_RELEASE = ServedRelease("", ServableVersion())
 
 
 class ReleaseFold(Fold):
@@ -112,7 +110,7 @@ class ReleaseStep:
         self.changes: dict[str, Any] = {}
         self.outputs: list[Write] = []
         self.why: str | None = getattr(event.data, "reason", None)
-        self.serving = self._release(self.bucket.serving) or _BASE
+        self.serving = self._release(self.bucket.serving) or _BASE_RELEASE
 
     def evaluated(self, evaluation: Evaluation) -> None:
         against = refusal(self.policy, evaluation.comparison)
@@ -187,7 +185,7 @@ class ReleaseStep:
     def _release(self, release_id: str | None) -> ServedRelease | None:
         """A release that was served once; None names the base. None when there was no such release."""
         if release_id is None:
-            return _BASE
+            return _BASE_RELEASE
         release: ServedRelease | None = self.state.get(release_key(release_id, self.bucket.name))
         return release
 

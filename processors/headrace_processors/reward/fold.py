@@ -69,7 +69,7 @@ class RewardFold(Fold):
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
-        step = _RewardStep(self._policy, state, record, event)
+        step = RewardStep(self._policy, state, record, event)
         match event:
             case InteractionRecorded():
                 step.interaction_recorded(event)
@@ -86,7 +86,7 @@ class RewardFold(Fold):
         return Step(step.outputs, step.changes, step.counters)
 
 
-class _RewardStep:
+class RewardStep:
     """One step in the making."""
 
     def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event) -> None:

@@ -29,21 +29,21 @@ def similarity(output: str, corrected: str, *, overlap: Overlap, edit_weight: fl
     return (edit_weight * edit + overlap_weight * shared) / (edit_weight + overlap_weight)
 
 
-def edit_similarity(one: str, other: str) -> float:
+def edit_similarity(first: str, second: str) -> float:
     """1 - distance / longer length, in time that does not grow with the square of long texts: common ends are cut off, and
-    of what is left only the first `EDIT_LIMIT` characters are compared."""
-    longest = max(len(one), len(other))
+    of the rest only the first `EDIT_LIMIT` characters are compared."""
+    longest = max(len(first), len(second))
     if not longest:
         return 1.0
-    head = _shared(one, other)
-    one, other = one[head:], other[head:]
-    tail = _shared(one[::-1], other[::-1])
-    one, other = one[: len(one) - tail], other[: len(other) - tail]
-    middle = max(len(one), len(other))
+    head = _shared(first, second)
+    first, second = first[head:], second[head:]
+    tail = _shared(first[::-1], second[::-1])
+    first, second = first[: len(first) - tail], second[: len(second) - tail]
+    middle = max(len(first), len(second))
     compared = min(middle, EDIT_LIMIT)
     if not compared:
         return 1.0
-    distance = Levenshtein.distance(one[:EDIT_LIMIT], other[:EDIT_LIMIT]) * middle / compared
+    distance = Levenshtein.distance(first[:EDIT_LIMIT], second[:EDIT_LIMIT]) * middle / compared
     return max(0.0, 1.0 - distance / longest)
 
 
@@ -58,12 +58,12 @@ def overlap_similarity(output: str, corrected: str, overlap: Overlap) -> float:
     return min(1.0, max(0.0, float(metric.sentence_score(output, [corrected]).score) / 100))
 
 
-def _shared(one: str, other: str) -> int:
+def _shared(first: str, second: str) -> int:
     """Length of the common beginning, by halving: comparing slices costs less than comparing characters."""
-    low, high = 0, min(len(one), len(other))
+    low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
+        if first[low:middle] == second[low:middle]:
             low = middle
         else:
             high = middle - 1
