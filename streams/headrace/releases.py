@@ -33,16 +33,17 @@ from headrace_schemas.codec import decode
 from headrace_schemas.derived import Adapter, ReleaseDecision
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
+from headrace_streams.backoff import Backoff
 from headrace_streams.settings import Settings, from_arguments
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord, TopicPartition
+    from headrace_streams.kafka.reader import KafkaRecord, TopicPartition
 
 log = logging.getLogger("headrace.releases")
 
 WAIT = 30.0  # seconds that `current` waits for the broker
 STOP = 5.0
-PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts to reach the broker
+BACKOFF = (0.1, 5.0)  # first and longest seconds between attempts to reach the broker
 _KINDS: dict[type, Literal["promoted", "rolled_back", "revoked"]] = {
     ReleasePromoted: "promoted",
     ReleaseRolledBack: "rolled_back",
@@ -159,25 +160,23 @@ class _Feed(Generic[R]):
             self._changed.notify_all()
 
     async def _run(self) -> None:
-        failures = 0
+        backoff = Backoff(*BACKOFF)
         while True:
             try:
                 async for _ in self._read():
-                    failures, self.trouble = 0, None
+                    self.trouble = None
+                    backoff.reset()
             except Exception as error:  # an agent goes on serving what it has, however long the broker is away
                 text = f"{type(error).__name__}: {error}".rstrip(": ")
                 if text != self.trouble:
                     log.warning("releases can't be read from %s: %s; trying on", self._settings.bootstrap, text)
                 self.trouble = text
-            await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
-            failures += 1
+            await backoff.wait()
 
     async def _read(self) -> AsyncIterator[None]:
         """Yields after each answer of the broker, and only ends by raising."""
-        from aiokafka import TopicPartition
-        from aiokafka.errors import OffsetOutOfRangeError
-
         from headrace_streams.kafka import clients
+        from headrace_streams.kafka.reader import OffsetOutOfRangeError, TopicPartition
 
         topic = clients.full_name(self._settings, "releases")
         counts = await clients.partition_counts(self._settings, ["releases"])
@@ -202,7 +201,7 @@ class _Feed(Generic[R]):
                     self._announce_all()
                 yield
 
-    def _apply(self, record: ConsumerRecord) -> None:
+    def _apply(self, record: KafkaRecord) -> None:
         if record.value is None:
             return  # nobody writes one; what was served stays
         try:

@@ -27,6 +27,7 @@ REQUEST_LIMIT = 9 * MIB  # the largest record of the topics table, and its heade
 FETCH_LIMIT = 9 * MIB  # per partition and request
 TRANSACTION_TIMEOUT_MS = 10_000
 
+Producer = AIOKafkaProducer  # for those that do not import the library
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
 
 

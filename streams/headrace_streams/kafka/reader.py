@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Any, Literal, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from headrace_schemas.cloudevents import Headers
 from headrace_schemas.codec import DecodeError, decode
@@ -21,6 +21,8 @@ from headrace_streams.kafka import clients
 from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
+
+__all__ = ["KafkaRecord", "OffsetOutOfRangeError", "Reader", "Span", "TopicPartition", "decode_or_none", "event_of"]
 
 POLL_MS = 500
 NEAR = 200  # offsets between two wanted records that are read over instead of sought
