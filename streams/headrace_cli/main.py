@@ -55,7 +55,7 @@ COMMANDS: dict[str, Command] = {
 SECTIONS: dict[str, tuple[str, ...]] = {
     "To begin": ("init", "demo", "kafka", "topics"),
     "What runs": ("worker", "trainer"),
-    "Events, and what became of them": ("publish", "tail", "status", "replay", "dataset"),
+    "Events, and what became of them": ("publish", "tail", "status", "replay", "positions", "dataset"),
     "Training by hand": ("train", "evaluate"),
     "Releases": ("releases", "promote", "rollback", "revoke", "pause", "resume"),
     "Taking things back": ("retract", "forget", "dead-letters"),
