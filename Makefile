@@ -2,37 +2,61 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+LOCK_ARGS ?=
 EXTRAS ?= dev
+WORKERS ?= 3
+DISK_GB ?= 8
 BIN := $(VENV)/bin
+NEXT ?= next: make demo, or `. $(BIN)/activate` and `headrace --help`
+# What has been installed with more than the demo needs is enough for it.
+DEMO_EXTRAS = $(firstword $(foreach extras,dev all,$(if $(wildcard $(VENV)/.installed-$(extras)),$(extras))) demo)
 
-.PHONY: help preflight install demo test check bench clean
+.PHONY: help preflight install demo test test-fast check docs docs-generate lock bench clean
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 preflight: # one clear line for each thing that is missing
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "headrace needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=python3.x")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "python venv is missing: install your system'\''s python3-venv package" >&2; exit 1; }
-	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(0 if free >= 8 else f"headrace needs 8 GB of free disk (most of it torch), here are {free:.1f}")'
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(0 if free >= $(DISK_GB) else f"headrace needs $(DISK_GB) GB of free disk (most of it torch), here are {free:.1f}; less is enough for the CPU build: DISK_GB=2")'
 
-$(VENV)/.installed-$(EXTRAS): pyproject.toml | preflight
+$(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock
+	@$(MAKE) --no-print-directory preflight
+	@echo "making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[$(EXTRAS)]'
+	@$(BIN)/python deploy/install.py $(PIP_ARGS) --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@echo '$(NEXT)'
 	@touch $@
 
 install: $(VENV)/.installed-$(EXTRAS) ## make .venv and install (EXTRAS=dev|all|demo, PIP_ARGS=...)
+	@:
 
 demo: ## the whole ring on this machine, with a live view (DEMO_ARGS="--seed 11")
-	@$(MAKE) --no-print-directory install EXTRAS=demo
+	@$(MAKE) --no-print-directory install EXTRAS=$(DEMO_EXTRAS) NEXT='next: the demo, which fetches Apache Kafka and builds a small model at its first start'
 	@$(BIN)/headrace demo $(DEMO_ARGS)
 
-test: install ## all tests, with a broker of their own (TEST_ARGS="-k reward")
-	@$(BIN)/pytest $(TEST_ARGS)
+test: install ## all tests, by WORKERS processes on one broker of their own (TEST_ARGS="-k reward")
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(TEST_ARGS)
+
+test-fast: install ## what needs no broker and is not slow: under a minute
+	@$(BIN)/pytest -n $(WORKERS) -m "not kafka and not slow" $(TEST_ARGS)
 
 check: install ## format, lint, types, import arrows
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: install ## the pages as a site in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-generate: install ## draw what README and the pages show of the code's tables
+	@$(BIN)/python docs/drawn.py
+
+lock: install ## bring requirements.lock up to pyproject.toml (LOCK_ARGS=--upgrade for the newest of everything)
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) 'uv>=0.9,<1'
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
+		--no-annotate --no-emit-index-url $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
 
 bench: install ## measure; prints ratios against named baselines
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,4 +1,7 @@
-"""Fixtures that every package's tests share: one real broker for the whole run, a deployment of its own for each test."""
+"""Fixtures that every package's tests share: one real broker for the whole run, a deployment of its own for each test.
+
+With several workers (`-n`) the broker is the run's, not a worker's: the controlling process starts it when the first worker asks.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,49 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from headrace_cli.main import invoke
-from headrace_streams.kafka import admin
+from headrace_streams.kafka import admin, compat
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
+from support import shared_kafka
+from support.shared_kafka import SharedKafka
 
 _NUMBERS = itertools.count(1)
+_SHARED = pytest.StashKey[SharedKafka]()
 
 # Wall time of one example says nothing on a machine that runs a broker and a trainer beside it.
 hypothesis.settings.register_profile("headrace", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("headrace")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """In the controlling process, for each worker: tells it where to ask for the broker."""
+    if _SHARED not in node.config.stash:
+        node.config.stash[_SHARED] = SharedKafka()
+    node.workerinput["kafka"] = node.config.stash[_SHARED].door
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shared = config.stash.get(_SHARED, None)
+    if shared is not None:
+        shared.stop()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers take what is long first, so that none is left with it at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: -_seconds(item))
+
+
+def _seconds(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("slow")
+    return float(mark.kwargs.get("seconds", 5.0)) if mark else 1.0 if item.get_closest_marker("kafka") else 0.0
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +63,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of a real Apache Kafka that lives as long as the test run."""
+    compat.install()  # as every command does
+    if hasattr(request.config, "workerinput"):
+        yield shared_kafka.address(request.config.workerinput["kafka"])
+        return
     with LocalKafka(tmp_path_factory.mktemp("kafka")) as kafka:
         yield kafka.bootstrap
 
@@ -40,7 +76,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def deployment() -> str:
     """A name that no other test of this run has."""
-    return f"t{next(_NUMBERS)}"
+    return f"{os.environ.get('PYTEST_XDIST_WORKER', 't')}-{next(_NUMBERS)}"
 
 
 @pytest.fixture

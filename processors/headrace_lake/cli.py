@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
@@ -13,6 +14,9 @@ import msgspec
 from headrace_cli.common import FAILED, NO, USAGE, CliError, common, emit, note, run
 from headrace_lake.dataset import DatasetError, Format
 from headrace_streams.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace_streams.kafka.reader import Reader
 
 
 @click.command()
@@ -59,7 +63,7 @@ async def _status(settings: Settings) -> dict[str, Any]:
                 "adapter": release.adapter.digest if release.adapter else None,
                 "reason": release.reason,
             }
-            for bucket, release in sorted((await served(settings)).items())
+            for bucket, release in sorted((await served(log)).items())
         ],
     }
 
@@ -132,7 +136,7 @@ async def _rebuild(settings: Settings, out: Path, until: str | None, as_json: bo
     from headrace_processors.stages import STAGES
 
     log = KafkaLog(settings)
-    until_ms = None if until is None else await _moment(log, until)
+    until_ms = None if until is None else await _until(log, until)
     out.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     bodies = policy_file.load(settings.policy).bodies()
@@ -153,25 +157,18 @@ async def _rebuild(settings: Settings, out: Path, until: str | None, as_json: bo
     return 0
 
 
-async def _moment(log: Any, until: str) -> int:
+async def _until(reader: Reader, until: str) -> int:
     """ms since the epoch of an RFC 3339 time, or of the record that answered with release `until`."""
-    from headrace_lake.log import LogRecord
-    from headrace_schemas.codec import DecodeError, decode
     from headrace_schemas.times import parse_ns
+    from headrace_streams.kafka.reader import event_of
 
-    try:
+    with suppress(ValueError):
         return parse_ns(until) // 1_000_000
-    except ValueError:
-        pass
-    for partition in range(await log.partitions("releases.history")):
-        record: LogRecord
-        async for record in log.read("releases.history", partition):
-            try:
-                event = decode(record.value, record.headers)
-            except DecodeError:
-                continue
-            if getattr(event.data, "release_id", None) == until:
-                return record.timestamp
+    async with aclosing(reader.read_topic("releases.history")) as records:
+        async for record in records:
+            event = event_of(record)
+            if event is not None and getattr(event.data, "release_id", None) == until:
+                return int(record.timestamp)
     raise CliError(NO, f"{until!r} is neither an RFC 3339 time nor a release of this deployment")
 
 
@@ -201,3 +198,65 @@ def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: P
         emit(found)
     else:
         click.echo(f"{found['file']}: {found['rows']} rows, {found['digest']}")
+
+
+@click.group()
+def positions() -> None:
+    """Where every task stands, and its state made anew from the log."""
+
+
+@positions.command("list")
+@common
+def list_positions(settings: Settings, as_json: bool) -> None:
+    """Each task's next offset, lag, rule version, policy digest and state version, from its changelog."""
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.status import task_statuses
+    from headrace_schemas.topology import TOPOLOGY
+
+    for task in run(task_statuses(KafkaLog(settings), TOPOLOGY)):
+        name, position = f"{task.stage}/{task.topic}/{task.partition}", task.position
+        rules = None if position is None else position.rules
+        if as_json:
+            emit(
+                {
+                    "task": name,
+                    "next_offset": task.next_offset,
+                    "lag": task.lag,
+                    "rule_version": rules and rules.version,
+                    "policy_digest": rules and rules.digest,
+                    "state_version": position and position.state_version,
+                    "state_keys": len(task.state),
+                }
+            )
+        elif position is None or rules is None:
+            click.echo(f"{name:28} never ran, lag {task.lag}")
+        else:
+            versions = f"rules {rules.version} {rules.digest[:15]}  state {position.state_version}"
+            click.echo(f"{name:28} next {task.next_offset:<9} lag {task.lag:<7} {versions}  {len(task.state)} keys")
+
+
+@positions.command()
+@click.argument("task", metavar="TASK")
+@common
+def rebuild(settings: Settings, as_json: bool, task: str) -> None:
+    """Make the state of TASK (stage/topic/partition) anew by folding its whole input again, and replace its changelog.
+
+    For a task that is refused because its state can't be read. Outputs are not written again. Stop the worker first, or its
+    task takes the state back in the middle; exit 1 when the log no longer has what the state was made of."""
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.positions import rebuild_state
+    from headrace_processors.stages import STAGES
+
+    name, _, rest = task.partition("/")
+    topic, _, number = rest.rpartition("/")
+    stage = next((stage for stage in STAGES if stage.name == name and topic in stage.inputs), None)
+    if stage is None or not number.isdigit():
+        known = ", ".join(f"{stage.name}/{topic}/N" for stage in STAGES for topic in stage.inputs)
+        raise CliError(USAGE, f"TASK {task!r} is none that can be rebuilt: {known}")
+    rebuilt = run(rebuild_state(settings, KafkaLog(settings), stage, topic, int(number)))
+    if as_json:
+        return emit(rebuilt._asdict())
+    click.echo(
+        f"{task}: {rebuilt.records} records folded; {rebuilt.keys} state keys, {rebuilt.changed} of them other than before, "
+        f"{rebuilt.removed} gone"
+    )

@@ -1,27 +1,27 @@
 """Training data as files, from the log: what trained a release, or all that was cut for a bucket. Knows no Kafka client.
 
-Rows are members of role `train` on the train and validation side; the test side is never training data. The digest covers the
-rows (ids, revisions, texts, weights), not the format they are written in, so that two exports of one release are equal.
+Rows are what a run learns from or watches, never what it is tested on: selection.py says which, to the trainer too. The digest
+covers the rows (ids, revisions, texts, weights), not their format, so that two exports of one release are equal.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import orjson
 
-from headrace_lake.log import Log
+from headrace_lake.log import Log, events_of
 from headrace_schemas.canonical import canonical, digest, sha256
 from headrace_schemas.chat import answer_dict, messages_of
-from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, TrainingStart
-from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
+from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
 from headrace_schemas.root_error import HeadraceError
-from headrace_streams.kafka.partitioner import partition_for
+from headrace_schemas.selection import dataset_members, is_training, is_validation
+from headrace_streams.kafka.reader import decode_or_none
 
 Format = Literal["chat", "parquet"]
 
@@ -30,7 +30,7 @@ class DatasetError(HeadraceError, ValueError):
     """The data asked for is not on the log; the message says what is missing."""
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class DatasetRow(msgspec.Struct, frozen=True, kw_only=True):
     """One training example. `weight` is the one of the batch that it was cut in."""
 
     example_id: str
@@ -46,9 +46,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     messages: list[dict[str, Any]]
 
 
-def row_of(example: Example, member: Member) -> Row:
+def row_of(example: Example, member: Member) -> DatasetRow:
     content = example.content
-    return Row(
+    return DatasetRow(
         example_id=example.example_id,
         revision=example.revision,
         interaction_id=example.interaction_id,
@@ -63,15 +63,17 @@ def row_of(example: Example, member: Member) -> Row:
     )
 
 
-async def bucket_rows(log: Log, bucket: str) -> list[Row]:
+async def bucket_rows(log: Log, bucket: str) -> list[DatasetRow]:
     """All that was ever cut for training, at its newest revision; what was withdrawn since, or turned out to be worth nothing, is
     left out, as in rehearsal."""
     members: dict[str, Member] = {}
-    async for event in _events(log, "batches", bucket):
+    async for event in events_of(log, "batches", key=bucket):
         if isinstance(event, BatchReady) and event.data.bucket == bucket:
-            members |= {member.example_id: member for member in _training(event.data.members)}
+            members |= {
+                member.example_id: member for member in event.data.members if is_training(member) or is_validation(member)
+            }
     newest: dict[str, Example] = {}
-    async for event in _events(log, "examples", bucket):
+    async for event in events_of(log, "examples", key=bucket):
         if isinstance(event, ExampleRewarded) and event.data.example_id in members:
             newest[event.data.example_id] = event.data
         elif isinstance(event, ExampleWithdrawn):
@@ -79,56 +81,45 @@ async def bucket_rows(log: Log, bucket: str) -> list[Row]:
     return [row_of(newest[name], members[name]) for name in sorted(newest) if newest[name].train and newest[name].reward > 0]
 
 
-async def release_rows(log: Log, bucket: str, release_id: str) -> list[Row]:
+async def release_rows(log: Log, bucket: str, release_id: str) -> list[DatasetRow]:
     """Exactly what trained a release: its batch's members and the rehearsal rows that its run pinned, each verified by digest.
 
     Raises DatasetError when the release, its batch, its run or one of the rows is not on the log."""
     release: ReleaseDecision | None = None
-    async for event in _events(log, "releases.history", bucket):
+    async for event in events_of(log, "releases.history", key=bucket):
         if isinstance(event, ReleasePromoted) and event.data.release_id == release_id:
             release = event.data
     if release is None or release.bucket != bucket:
         raise DatasetError(f"release {release_id!r} of bucket {bucket!r} is not on releases.history")
     batch: Batch | None = None
     start: TrainingStart | None = None
-    async for event in _events(log, "batches", bucket):
+    async for event in events_of(log, "batches", key=bucket):
         if isinstance(event, BatchReady) and event.data.batch_id in release.batch_ids:
             batch = event.data
-    async for event in _events(log, "runs", bucket):
+    async for event in events_of(log, "runs", key=bucket):
         if isinstance(event, TrainingStarted) and event.data.batch_id in release.batch_ids:
             start = start or event.data
     if batch is None or start is None:
         raise DatasetError(f"the {'batch' if batch is None else 'run'} of release {release_id!r} is no longer on the log")
-    used = [member for member in batch.members if member.example_id not in (start.withdrawn or ())]
-    return [await _exact(log, member) for member in [*_training(used), *_training(start.rehearsal)]]
+    return [await _exact(log, member) for member in dataset_members(batch, start)]
 
 
-def _training(members: Sequence[Member]) -> list[Member]:
-    return [member for member in members if member.role == "train" and member.split != "test"]
-
-
-async def _exact(log: Log, member: Member) -> Row:
-    place = member.locator
-    async for record in log.read(place.topic, place.partition, place.offset, place.offset + 1):
+async def _exact(log: Log, member: Member) -> DatasetRow:
+    locator = member.locator
+    async for record in log.read(locator.topic, locator.partition, locator.offset, locator.offset + 1):
         if record.value is not None and sha256(record.value) == member.sha256:
-            event = decode(record.value, record.headers)
+            event = decode_or_none(record.value, record.headers)
             if isinstance(event, ExampleRewarded):
                 return row_of(event.data, member)
-    where = f"{place.topic}/{place.partition}@{place.offset}"
+    where = f"{locator.topic}/{locator.partition}@{locator.offset}"
     raise DatasetError(f"example {member.example_id!r} revision {member.revision} with {member.sha256} is not at {where}")
 
 
-async def _events(log: Log, topic: str, bucket: str) -> AsyncIterator[Event]:
-    partition = partition_for(bucket.encode(), await log.partitions(topic))
-    async for record in log.read(topic, partition):
-        yield decode(record.value, record.headers)
-
-
-def rows_digest(rows: Sequence[Row]) -> str:
+def rows_digest(rows: Sequence[DatasetRow]) -> str:
     return digest([msgspec.to_builtins(row) for row in rows])
 
 
-def write(rows: Sequence[Row], out: Path, form: Format) -> Path:
+def write(rows: Sequence[DatasetRow], out: Path, form: Format) -> Path:
     """Writes `rows` as `out/train.jsonl` (one {"messages": […], …} a line) or `out/train.parquet`, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     lines = b"".join(canonical(msgspec.to_builtins(row)) + b"\n" for row in rows)
@@ -157,7 +148,7 @@ def _parquet(lines: Path, made: Path) -> Path:
         ]
     text, number = pyarrow.string(), pyarrow.float64()
     message = pyarrow.struct([("role", text), ("content", text), ("extra", text)])
-    types: dict[str, Any] = dict.fromkeys(Row.__struct_fields__, text)
+    types: dict[str, Any] = dict.fromkeys(DatasetRow.__struct_fields__, text)
     types |= {"revision": pyarrow.int64(), "weight": number, "reward": number, "quality": number}
     types["messages"] = pyarrow.list_(message)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(list(types.items()))), made)

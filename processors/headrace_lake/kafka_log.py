@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from headrace_lake.log import LogRecord
 from headrace_streams.kafka.reader import Reader
@@ -22,7 +23,8 @@ class KafkaLog(Reader):
             self._starts[topic] = {number: span.begin for number, span in (await self.spans(topic)).items()}
         return self._starts[topic][partition]
 
-    async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]:
+    async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncGenerator[LogRecord, None]:
         """The records of a partition from `start` up to `end`, as `Reader.read_partition`."""
-        async for record in self.read_partition(topic, partition, start, end):
-            yield LogRecord(topic, partition, record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
+        async with aclosing(self.read_partition(topic, partition, start, end)) as records:
+            async for found in records:
+                yield LogRecord(topic, partition, found.offset, found.timestamp, found.key, found.value, tuple(found.headers))

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple, Protocol
 
-from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import RulesActivation
-from headrace_schemas.events import RulesActivated
+from headrace_schemas.events import Event, RulesActivated
 from headrace_schemas.topology import changelog
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.stage import Headers
 
 
@@ -51,18 +52,22 @@ async def changelog_of(log: Log, stage: str, topic: str, partition: int) -> dict
     return newest
 
 
+async def events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[Event, None]:
+    """The events of a topic, or of the partition of `key`; what somebody else put there is skipped."""
+    count = await log.partitions(topic)
+    for partition in range(count) if key is None else [partition_for(key.encode(), count)]:
+        async for record in log.read(topic, partition):
+            if (event := decode_or_none(record.value, record.headers)) is not None:
+                yield event
+
+
 async def rules_of(log: Log) -> dict[tuple[str, str, int], list[RulesActivation]]:
     """Per (stage, topic, partition): the policies that were in force, by first offset."""
     activations: dict[tuple[str, str, int], list[RulesActivation]] = {}
-    for partition in range(await log.partitions("rules")):
-        async for record in log.read("rules", partition):
-            try:
-                event = decode(record.value, record.headers)
-            except DecodeError:
-                continue  # what somebody else put there
-            if isinstance(event, RulesActivated):
-                task = (event.data.stage, event.data.topic, event.data.partition)
-                activations.setdefault(task, []).append(event.data)
+    async for event in events_of(log, "rules"):
+        if isinstance(event, RulesActivated):
+            task = (event.data.stage, event.data.topic, event.data.partition)
+            activations.setdefault(task, []).append(event.data)
     for found in activations.values():
         found.sort(key=lambda rules: rules.from_offset)
     return activations

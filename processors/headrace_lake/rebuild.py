@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from headrace_lake.log import Log, LogRecord
-from headrace_schemas.codec import DecodeError, decode
-from headrace_schemas.events import Event
 from headrace_schemas.times import parse_ns
+from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.step import Produced
@@ -39,9 +38,8 @@ async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Sig
                 continue
             if dict(record.headers).get("headrace-stage", b"").decode() in CHAIN:
                 continue  # the chain writes it again
-            try:
-                event: Event = decode(record.value, record.headers)  # as reward does: it may have grown since it came in
-            except DecodeError:
+            event = decode_or_none(record.value, record.headers)  # as reward does: it may have grown since it came in
+            if event is None:
                 continue  # nobody but intake writes there; what is no event is in dead letters by now
             time_ns = record.timestamp * 1_000_000 if event.time is None else parse_ns(event.time)
             signals.append(Signal(time_ns, event.id, record))

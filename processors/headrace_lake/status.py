@@ -9,22 +9,26 @@ from msgspec import Struct
 from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.log import changelog_of
 from headrace_schemas.topology import DEAD, RECORDS, StageTopology
-from headrace_streams.runtime.journal import POSITION_KEY, decode_position
+from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
 
 EXACT_LAG = 100  # up to here the records behind a lag are counted one by one
 
 
 class TaskStatus(Struct, frozen=True):
     """One partition of a stage's input. `lag` is the committed records to come: exact when few, else counted in offsets, among
-    which are transaction markers."""
+    which are transaction markers. `position` None: it never ran. `state` is in changelog form."""
 
     stage: str
     topic: str
     partition: int
     next_offset: int
     lag: int
-    counters: dict[str, int]
+    position: Position | None
     state: dict[str, bytes]
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {} if self.position is None else self.position.counters
 
 
 class StageStatus(Struct, frozen=True):
@@ -47,11 +51,10 @@ async def task_statuses(log: KafkaLog, stages: Sequence[StageTopology]) -> list[
                 raw = state.pop(POSITION_KEY, None)
                 position = None if raw is None else decode_position(raw)
                 next_offset = span.begin if position is None else position.next_offset
-                counters = {} if position is None else dict(position.counters)
                 lag = max(0, span.end - next_offset)
                 if 0 < lag <= EXACT_LAG:
                     lag = sum([1 async for _ in log.read(topic, partition, next_offset, span.end)])
-                statuses.append(TaskStatus(stage.name, topic, partition, next_offset, lag, counters, state))
+                statuses.append(TaskStatus(stage.name, topic, partition, next_offset, lag, position, state))
     return statuses
 
 

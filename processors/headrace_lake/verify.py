@@ -302,7 +302,7 @@ class _Comparison:
         async for record in self.log.read(where.topic, where.partition, where.offset, where.offset + 1):
             if record.key != produced.key:
                 self._differ(offset, "key", repr(produced.key), repr(record.key))
-            for path, expected, found in _json_differences(produced.value, record.value or b""):
+            for path, expected, found in json_differences(produced.value, record.value or b""):
                 self._differ(offset, f"value{path}", expected, found)
             if tuple(record.headers) != produced.headers:
                 self._differ(offset, "headers", str(produced.headers), str(tuple(record.headers)))
@@ -349,7 +349,7 @@ def _brief(topic: str, key: bytes, value: bytes) -> str:
     return f"{topic} key {key[:80]!r} value {value[:200]!r}"
 
 
-def _json_differences(expected: bytes, found: bytes) -> list[tuple[str, str, str]]:
+def json_differences(expected: bytes, found: bytes) -> list[tuple[str, str, str]]:
     """Paths at which two JSON texts differ; the whole texts where one is no JSON or they differ in form only."""
     if expected == found:
         return []

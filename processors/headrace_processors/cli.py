@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import multiprocessing
 import signal
@@ -83,7 +82,7 @@ def _log_to_stderr() -> None:
 
 
 def _child(settings: Settings, names: tuple[str, ...], web_port: int | None) -> None:
-    raise SystemExit(asyncio.run(_serve(settings, names, web_port)))
+    raise SystemExit(run(_serve(settings, names, web_port)))
 
 
 def _supervise(settings: Settings, names: tuple[str, ...], processes: int, web_port: int | None) -> int:

@@ -235,7 +235,7 @@ class Adapter(Value, frozen=True, kw_only=True):
     """An adapter and what it consists of."""
 
     digest: Annotated[str, doc("Digest over its files: its name everywhere.")]
-    uri: Annotated[str, doc("Where the trainer put it. Readers fetch by digest from a store of their own.")]
+    uri: Annotated[str, doc("Where the trainer put it; readers verify by digest what they fetch from there.")]
     format: Annotated[str, doc("Format of the files, such as peft.")]
     size_bytes: Annotated[int, doc("Size of all files together.")]
     files: Annotated[list[AdapterFile], doc("Its files.")]

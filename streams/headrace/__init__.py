@@ -9,7 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headrace.publishing import Call, InvalidEvent
+    from headrace.fields import (
+        AgentFields,
+        Call,
+        CallErrorFields,
+        ContextItemFields,
+        ExperimentFields,
+        FeedbackFields,
+        InteractionFields,
+        PrincipalFields,
+        PromptTemplateFields,
+    )
+    from headrace.publishing import InvalidEvent
     from headrace.recorder import AsyncRecorder, Recorder, Undelivered
     from headrace.releases import AsyncRelease, AsyncReleases, Release, Releases
     from headrace_schemas.root_error import HeadraceError
@@ -20,15 +31,23 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdapterRefused": "headrace_streams.adapter_store",
+    "AgentFields": "headrace.fields",
     "AsyncRecorder": "headrace.recorder",
     "AsyncRelease": "headrace.releases",
     "AsyncReleases": "headrace.releases",
     "BrokerUnavailable": "headrace_streams.kafka.clients",
-    "Call": "headrace.publishing",
+    "Call": "headrace.fields",
+    "CallErrorFields": "headrace.fields",
+    "ContextItemFields": "headrace.fields",
+    "ExperimentFields": "headrace.fields",
+    "FeedbackFields": "headrace.fields",
     "HeadraceError": "headrace_schemas.root_error",
+    "InteractionFields": "headrace.fields",
     "InvalidEvent": "headrace.publishing",
     "OutboxError": "headrace_streams.outbox.outbox",
     "OutboxFull": "headrace_streams.outbox.outbox",
+    "PrincipalFields": "headrace.fields",
+    "PromptTemplateFields": "headrace.fields",
     "Recorder": "headrace.recorder",
     "Release": "headrace.releases",
     "Releases": "headrace.releases",
@@ -39,15 +58,23 @@ _HOMES = {
 
 __all__ = [
     "AdapterRefused",
+    "AgentFields",
     "AsyncRecorder",
     "AsyncRelease",
     "AsyncReleases",
     "BrokerUnavailable",
     "Call",
+    "CallErrorFields",
+    "ContextItemFields",
+    "ExperimentFields",
+    "FeedbackFields",
     "HeadraceError",
+    "InteractionFields",
     "InvalidEvent",
     "OutboxError",
     "OutboxFull",
+    "PrincipalFields",
+    "PromptTemplateFields",
     "Recorder",
     "Release",
     "Releases",

@@ -1,4 +1,4 @@
-"""What an agent says, as the records that carry it: ids, time, CloudEvents envelope, validated. Knows no outbox and no broker.
+"""The events that an agent publishes, as records: ids, time, CloudEvents envelope, validated. Knows no outbox and no broker.
 
 The same decoder that will judge the event at the other end judges it here, so what is accepted is not refused there.
 """
@@ -14,30 +14,21 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
+from headrace.fields import Call, EventTime, Ref
 from headrace_schemas.codec import decode_input
 from headrace_schemas.errors import DecodeError
 
 InvalidEvent = DecodeError
-"""What was said breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
+"""What was given breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
 
 
-class Call(NamedTuple):
-    """An interaction that was recorded: what feedback refers to."""
-
-    interaction_id: str
-
-
-class Statement(NamedTuple):
-    """A record to publish: short topic, key, value; and the event's id."""
+class OutgoingEvent(NamedTuple):
+    """An event as the record to publish: short topic, key, value; and the event's id."""
 
     topic: str
     key: bytes
     value: bytes
     id: str
-
-
-Ref = tuple[str, str] | Mapping[str, str]
-Moment = str | datetime | None
 
 
 def uuid7() -> str:
@@ -48,8 +39,8 @@ def uuid7() -> str:
     return str(UUID(int=bits))
 
 
-class Voice:
-    """Who speaks: the agent's attributes and the CloudEvents source of all its events.
+class EventFactory:
+    """Makes the events of one agent: knows its attributes and the CloudEvents source of all its events.
 
     `agent` is a name or {name, role?, version?}; `source` defaults to `agent:<name>` or `agent:<name>/<version>`.
     """
@@ -61,75 +52,97 @@ class Voice:
             raise InvalidEvent("missing", "data.agent.name", f"agent: a name or an object with a name, not {agent!r}")
         self._source = source or "agent:" + quote(f"{name}/{version}" if version else name, safe="/:@+~.")
 
-    def interaction(self, fields: Mapping[str, Any], moment: Moment, traceparent: str | None) -> tuple[Statement, Call]:
-        """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs."""
-        data = {"interaction_id": uuid7(), "agent": self._agent, **_given(fields)}
+    def interaction(
+        self, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None, parent: Call | None = None
+    ) -> tuple[OutgoingEvent, Call]:
+        """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs.
+
+        With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given."""
+        inherited: dict[str, Any] = {}
+        if parent is not None:
+            if fields.get("parent_interaction_id") is not None:
+                raise TypeError("interaction() takes a parent or a parent_interaction_id, not both")
+            inherited = _without_none(
+                {
+                    "parent_interaction_id": parent.interaction_id,
+                    "session_id": parent.session_id,
+                    "prompt_group": parent.prompt_group,
+                }
+            )
+        data = {"interaction_id": uuid7(), "agent": self._agent, **inherited, **_without_none(fields)}
         if isinstance(data.get("refs"), list | tuple):  # what is no list, the decoder names
             data["refs"] = [_ref(ref) for ref in data["refs"]]
-        call = Call(str(data["interaction_id"]))
-        return self._say("interactions", call.interaction_id, "interaction.recorded", data, moment, traceparent), call
+        call = Call(str(data["interaction_id"]), data.get("prompt_group"), data.get("session_id"))
+        return self._event("interactions", call.interaction_id, "interaction.recorded", data, event_time, traceparent), call
 
     def feedback(
-        self, target: Call | str | None, ref: Ref | None, fields: Mapping[str, Any], moment: Moment, traceparent: str | None
-    ) -> Statement:
-        """CONTRACT §2's `feedback.recorded` on an interaction (`target`) or on a foreign id (`ref`), exactly one of them."""
-        data = _given(fields)
+        self, call: Call | str | None, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None
+    ) -> OutgoingEvent:
+        """CONTRACT §2's `feedback.recorded`: on an interaction (`call` or the field `interaction_id`) or a foreign id (`ref`)."""
+        data = _without_none({"kind": None, "score": None, **fields})
+        target, ref = data.pop("interaction_id", None), data.pop("ref", None)
+        if call is not None:
+            if target is not None:
+                raise TypeError("feedback() takes a call or an interaction_id, not both")
+            target = interaction_id(call)
         if (target is None) == (ref is None):
             raise InvalidEvent("bad_value", "data.interaction_id", "feedback: give exactly one of interaction_id and ref")
-        key = data["interaction_id"] = interaction_id(target) if target is not None else ""
-        if ref is not None:
-            del data["interaction_id"]
+        if ref is None:
+            key = data["interaction_id"] = target
+        else:
             data["ref"] = _ref(ref)
             key = _ref_key(data["ref"])
         if isinstance(data.get("over"), list | tuple):
             data["over"] = [interaction_id(other) for other in data["over"]]
-        return self._say("feedback", key, "feedback.recorded", data, moment, traceparent)
+        return self._event("feedback", key, "feedback.recorded", data, event_time, traceparent)
 
-    def link(self, target: Call | str, ref: Ref, moment: Moment, traceparent: str | None) -> Statement:
+    def link(self, target: Call | str, ref: Ref, event_time: EventTime, traceparent: str | None) -> OutgoingEvent:
         """A foreign id of an interaction, learnt later."""
         key = interaction_id(target)
         data = {"interaction_id": key, "ref": _ref(ref)}
-        return self._say("interactions", key, "interaction.linked", data, moment, traceparent)
+        return self._event("interactions", key, "interaction.linked", data, event_time, traceparent)
 
-    def retract(self, target: Call | str, reason: str | None, moment: Moment, traceparent: str | None) -> Statement:
+    def retract(self, target: Call | str, reason: str | None, event_time: EventTime, traceparent: str | None) -> OutgoingEvent:
         """The interaction is not to be learnt from any more."""
-        data = _given({"interaction_id": interaction_id(target), "reason": reason})
-        return self._say("interactions", data["interaction_id"], "interaction.retracted", data, moment, traceparent)
+        data = _without_none({"interaction_id": interaction_id(target), "reason": reason})
+        return self._event("interactions", data["interaction_id"], "interaction.retracted", data, event_time, traceparent)
 
     def retract_feedback(
-        self, feedback_id: str, target: Call | str, reason: str | None, moment: Moment, traceparent: str | None
-    ) -> Statement:
+        self, feedback_id: str, target: Call | str, reason: str | None, event_time: EventTime, traceparent: str | None
+    ) -> OutgoingEvent:
         """One feedback does not count any more. It must come from the same source as the feedback."""
-        data = _given({"feedback_id": feedback_id, "interaction_id": interaction_id(target), "reason": reason})
-        return self._say("feedback", data["interaction_id"], "feedback.retracted", data, moment, traceparent)
+        data = _without_none({"feedback_id": feedback_id, "interaction_id": interaction_id(target), "reason": reason})
+        return self._event("feedback", data["interaction_id"], "feedback.retracted", data, event_time, traceparent)
 
-    def forget(self, data_subject: str, moment: Moment, traceparent: str | None) -> Statement:
+    def forget(self, data_subject: str, event_time: EventTime, traceparent: str | None) -> OutgoingEvent:
         """Everything of this person or account is to be erased."""
-        return self._say("interactions", data_subject, "subject.erased", {"data_subject": data_subject}, moment, traceparent)
+        return self._event(
+            "interactions", data_subject, "subject.erased", {"data_subject": data_subject}, event_time, traceparent
+        )
 
-    def _say(
-        self, topic: str, key: str, kind: str, data: Mapping[str, Any], moment: Moment, traceparent: str | None
-    ) -> Statement:
+    def _event(
+        self, topic: str, key: str, kind: str, data: Mapping[str, Any], event_time: EventTime, traceparent: str | None
+    ) -> OutgoingEvent:
         identity = uuid7()
         event = {
             "specversion": "1.0",
             "id": identity,
             "source": self._source,
             "type": f"headrace.{kind}.v1",
-            "time": _time(moment),
-            **_given({"traceparent": traceparent}),
+            "time": _rfc3339(event_time),
+            **_without_none({"traceparent": traceparent}),
             "data": data,
         }
         value = _encode(event)
         decode_input(value, append_time_ms=time.time_ns() // 1_000_000)
-        return Statement(topic, key.encode(), value, identity)
+        return OutgoingEvent(topic, key.encode(), value, identity)
 
 
 def interaction_id(target: Call | str) -> str:
     return target.interaction_id if isinstance(target, Call) else target
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -145,13 +158,13 @@ def _ref_key(ref: Mapping[str, Any]) -> str:
     return f"{ref.get('system')}:{ref.get('id')}"
 
 
-def _time(moment: Moment) -> str:
-    if isinstance(moment, str):
-        return moment
-    moment = moment or datetime.now(UTC)
-    if moment.tzinfo is None:
-        raise InvalidEvent("bad_time", "time", f"time: {moment.isoformat()} has no offset from UTC")
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _rfc3339(event_time: EventTime) -> str:
+    if isinstance(event_time, str):
+        return event_time
+    event_time = event_time or datetime.now(UTC)
+    if event_time.tzinfo is None:
+        raise InvalidEvent("bad_time", "time", f"time: {event_time.isoformat()} has no offset from UTC")
+    return event_time.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _encode(event: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The Recorder: accepts what an agent did and what was said of it, and gets it to the broker. Knows the outbox and its sender.
+"""The Recorder: accepts what an agent did and how good it was, and gets it to the broker. Knows the outbox and its sender.
 
 *Accepted* (a call returned) means: validated, sized, id and time fixed, and, with an outbox file, on disk. Delivery is at least
 once; the ids make duplicates harmless downstream.
@@ -15,10 +15,11 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from headrace.background import Background
-from headrace.publishing import Call, Moment, Ref, Statement, Voice
+from headrace.fields import Call, EventTime, FeedbackFields, InteractionFields, Ref
+from headrace.publishing import EventFactory, OutgoingEvent
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Outbox, Refusal
 from headrace_streams.settings import Settings, from_arguments
@@ -61,7 +62,7 @@ class _Engine:
         if self._sender is not None:
             self._sender.wake()
 
-    def _revive(self) -> None:
+    def _restart_after_fork(self) -> None:
         """In a forked child the thread is missing; the outbox has looked after itself."""
         if not self._background.here and not self._closed:
             self._start()
@@ -70,13 +71,13 @@ class _Engine:
     def trouble(self) -> str | None:
         return None if self._sender is None else self._sender.trouble
 
-    def accept(self, statement: Statement) -> None:
-        self._revive()
-        self.outbox.append(statement.topic, statement.key, statement.value)
+    def accept(self, event: OutgoingEvent) -> None:
+        self._restart_after_fork()
+        self.outbox.append(event.topic, event.key, event.value)
         self._background.call(self._wake)
 
     def flush(self, timeout: float | None) -> bool:
-        self._revive()
+        self._restart_after_fork()
         target = self.outbox.newest
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -100,7 +101,7 @@ class _Engine:
         return left
 
 
-def _forgotten(engine: _Engine, pid: int) -> None:
+def _close_abandoned(engine: _Engine, pid: int) -> None:
     """At interpreter exit, or when a Recorder is collected that nobody closed."""
     if os.getpid() != pid:
         return
@@ -130,10 +131,10 @@ class _Base:
         """`kafka`: security settings {protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile,
         ssl_keyfile}. `max_bytes`, `max_rows`: how much may wait before OutboxFull. Raises SettingsError for settings that can't
         be, OutboxError for an outbox file that can't be used; a broker that is away is no error."""
-        self._voice = Voice(agent, source)
+        self._events = EventFactory(agent, source)
         settings = from_arguments(bootstrap, deployment, kafka)
         self._engine = _Engine(settings, Outbox(outbox, max_bytes=max_bytes, max_rows=max_rows))
-        self._finalizer = weakref.finalize(self, _forgotten, self._engine, os.getpid())
+        self._finalizer = weakref.finalize(self, _close_abandoned, self._engine, os.getpid())
 
     @property
     def pending(self) -> int:
@@ -173,43 +174,51 @@ class Recorder(_Base):
     `time` is the event's time (RFC 3339 text with offset, or an aware datetime; default now), `traceparent` a W3C trace context.
     """
 
-    def interaction(self, *, time: Moment = None, traceparent: str | None = None, **fields: Any) -> Call:
-        """An agent did something: the fields of CONTRACT §2 by name. The call is what feedback refers to."""
-        statement, call = self._voice.interaction(fields, time, traceparent)
-        self._engine.accept(statement)
+    def interaction(
+        self,
+        *,
+        parent: Call | None = None,
+        time: EventTime = None,
+        traceparent: str | None = None,
+        **fields: Unpack[InteractionFields],
+    ) -> Call:
+        """An agent did something: the fields of CONTRACT §2 by name. The call is what feedback refers to.
+
+        `parent` is the call that this one follows or was made by: this one has its id as `parent_interaction_id`, and its
+        `session_id` and `prompt_group` unless they are given. (A group that the stages derive from the text is not handed on.)"""
+        event, call = self._events.interaction(fields, time, traceparent, parent)
+        self._engine.accept(event)
         return call
 
     def feedback(
         self,
         call: Call | str | None = None,
         *,
-        kind: str,
-        score: float | None = None,
-        interaction_id: str | None = None,
-        ref: Ref | None = None,
-        time: Moment = None,
+        time: EventTime = None,
         traceparent: str | None = None,
-        **fields: Any,
+        **fields: Unpack[FeedbackFields],
     ) -> str:
         """Somebody or something judged an interaction: `call` (or its id), `interaction_id`, or `ref` = (system, id).
         The feedback's id, by which it can be retracted."""
-        return self._accept(self._voice.feedback(*_aim(call, interaction_id, ref), _with(fields, kind, score), time, traceparent))
+        return self._accept(self._events.feedback(call, fields, time, traceparent))
 
-    def link(self, call: Call | str, ref: Ref, *, time: Moment = None, traceparent: str | None = None) -> str:
+    def link(self, call: Call | str, ref: Ref, *, time: EventTime = None, traceparent: str | None = None) -> str:
         """The interaction is also known as `ref` = (system, id). The event's id, as of all methods below."""
-        return self._accept(self._voice.link(call, ref, time, traceparent))
+        return self._accept(self._events.link(call, ref, time, traceparent))
 
-    def retract(self, call: Call | str, reason: str | None = None, *, time: Moment = None, traceparent: str | None = None) -> str:
+    def retract(
+        self, call: Call | str, reason: str | None = None, *, time: EventTime = None, traceparent: str | None = None
+    ) -> str:
         """The interaction shall not be learnt from any more."""
-        return self._accept(self._voice.retract(call, reason, time, traceparent))
+        return self._accept(self._events.retract(call, reason, time, traceparent))
 
-    def retract_feedback(self, feedback_id: str, call: Call | str, reason: str | None = None, *, time: Moment = None) -> str:
+    def retract_feedback(self, feedback_id: str, call: Call | str, reason: str | None = None, *, time: EventTime = None) -> str:
         """A feedback of this source does not count any more."""
-        return self._accept(self._voice.retract_feedback(feedback_id, call, reason, time, None))
+        return self._accept(self._events.retract_feedback(feedback_id, call, reason, time, None))
 
-    def forget(self, data_subject: str, *, time: Moment = None) -> str:
+    def forget(self, data_subject: str, *, time: EventTime = None) -> str:
         """All interactions of this `data_subject` are to be erased."""
-        return self._accept(self._voice.forget(data_subject, time, None))
+        return self._accept(self._events.forget(data_subject, time, None))
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until all that was accepted before is acknowledged (or refused for good): True; False when time ran out."""
@@ -226,55 +235,57 @@ class Recorder(_Base):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _accept(self, statement: Statement) -> str:
-        self._engine.accept(statement)
-        return statement.id
+    def _accept(self, event: OutgoingEvent) -> str:
+        self._engine.accept(event)
+        return event.id
 
 
 class AsyncRecorder(_Base):
     """The Recorder for asyncio: the same methods, awaited; the loop never waits for a disk. Sending has a thread of its own."""
 
-    async def interaction(self, *, time: Moment = None, traceparent: str | None = None, **fields: Any) -> Call:
+    async def interaction(
+        self,
+        *,
+        parent: Call | None = None,
+        time: EventTime = None,
+        traceparent: str | None = None,
+        **fields: Unpack[InteractionFields],
+    ) -> Call:
         """As `Recorder.interaction`."""
-        statement, call = self._voice.interaction(fields, time, traceparent)
-        await asyncio.to_thread(self._engine.accept, statement)
+        event, call = self._events.interaction(fields, time, traceparent, parent)
+        await asyncio.to_thread(self._engine.accept, event)
         return call
 
     async def feedback(
         self,
         call: Call | str | None = None,
         *,
-        kind: str,
-        score: float | None = None,
-        interaction_id: str | None = None,
-        ref: Ref | None = None,
-        time: Moment = None,
+        time: EventTime = None,
         traceparent: str | None = None,
-        **fields: Any,
+        **fields: Unpack[FeedbackFields],
     ) -> str:
         """As `Recorder.feedback`."""
-        aim = _aim(call, interaction_id, ref)
-        return await self._accept(self._voice.feedback(*aim, _with(fields, kind, score), time, traceparent))
+        return await self._accept(self._events.feedback(call, fields, time, traceparent))
 
-    async def link(self, call: Call | str, ref: Ref, *, time: Moment = None, traceparent: str | None = None) -> str:
+    async def link(self, call: Call | str, ref: Ref, *, time: EventTime = None, traceparent: str | None = None) -> str:
         """As `Recorder.link`."""
-        return await self._accept(self._voice.link(call, ref, time, traceparent))
+        return await self._accept(self._events.link(call, ref, time, traceparent))
 
     async def retract(
-        self, call: Call | str, reason: str | None = None, *, time: Moment = None, traceparent: str | None = None
+        self, call: Call | str, reason: str | None = None, *, time: EventTime = None, traceparent: str | None = None
     ) -> str:
         """As `Recorder.retract`."""
-        return await self._accept(self._voice.retract(call, reason, time, traceparent))
+        return await self._accept(self._events.retract(call, reason, time, traceparent))
 
     async def retract_feedback(
-        self, feedback_id: str, call: Call | str, reason: str | None = None, *, time: Moment = None
+        self, feedback_id: str, call: Call | str, reason: str | None = None, *, time: EventTime = None
     ) -> str:
         """As `Recorder.retract_feedback`."""
-        return await self._accept(self._voice.retract_feedback(feedback_id, call, reason, time, None))
+        return await self._accept(self._events.retract_feedback(feedback_id, call, reason, time, None))
 
-    async def forget(self, data_subject: str, *, time: Moment = None) -> str:
+    async def forget(self, data_subject: str, *, time: EventTime = None) -> str:
         """As `Recorder.forget`."""
-        return await self._accept(self._voice.forget(data_subject, time, None))
+        return await self._accept(self._events.forget(data_subject, time, None))
 
     async def flush(self, timeout: float | None = None) -> bool:
         """As `Recorder.flush`."""
@@ -290,17 +301,6 @@ class AsyncRecorder(_Base):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
-    async def _accept(self, statement: Statement) -> str:
-        await asyncio.to_thread(self._engine.accept, statement)
-        return statement.id
-
-
-def _aim(call: Call | str | None, interaction_id: str | None, ref: Ref | None) -> tuple[Call | str | None, Ref | None]:
-    """What a feedback is on, out of the three ways to say it; `Voice.feedback` refuses none and both kinds."""
-    if call is not None and interaction_id is not None:
-        raise TypeError("feedback() takes a call or an interaction_id, not both")
-    return (call if call is not None else interaction_id), ref
-
-
-def _with(fields: dict[str, Any], kind: str, score: float | None) -> dict[str, Any]:
-    return {"kind": kind, "score": score, **fields}
+    async def _accept(self, event: OutgoingEvent) -> str:
+        await asyncio.to_thread(self._engine.accept, event)
+        return event.id

@@ -30,20 +30,20 @@ from platformdirs import user_cache_path
 
 from headrace.background import Background
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Adapter
-from headrace_schemas.derived import ReleaseDecision as Answer
+from headrace_schemas.derived import Adapter, ReleaseDecision
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
+from headrace_streams.backoff import Backoff
 from headrace_streams.settings import Settings, from_arguments
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord, TopicPartition
+    from headrace_streams.kafka.reader import KafkaRecord, TopicPartition
 
 log = logging.getLogger("headrace.releases")
 
 WAIT = 30.0  # seconds that `current` waits for the broker
 STOP = 5.0
-PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts to reach the broker
+BACKOFF = (0.1, 5.0)  # first and longest seconds between attempts to reach the broker
 _KINDS: dict[type, Literal["promoted", "rolled_back", "revoked"]] = {
     ReleasePromoted: "promoted",
     ReleaseRolledBack: "rolled_back",
@@ -52,9 +52,9 @@ _KINDS: dict[type, Literal["promoted", "rolled_back", "revoked"]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ReleaseInfo:
     """What to serve for a bucket. `adapter` and `digest` None: the base itself. `sequence` counts 1, 2, 3 … per bucket;
-    `kind` says how it came about; `answer` has the rest of what the release stage said."""
+    `kind` says how it came about; `decision` has the rest of what the release stage said."""
 
     bucket: str
     id: str
@@ -64,7 +64,7 @@ class Served:
     adapter: Adapter | None
     version_id: str | None
     reason: str
-    answer: Answer = field(repr=False)
+    decision: ReleaseDecision = field(repr=False)
     cache: Path = field(repr=False)
 
     @property
@@ -81,7 +81,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Release(Served):
+class Release(ReleaseInfo):
     def fetch(self) -> Path:
         """A folder with the PEFT adapter, every file verified; from the cache when it is there. Blocks while it loads.
 
@@ -90,13 +90,13 @@ class Release(Served):
 
 
 @dataclass(frozen=True, slots=True)
-class AsyncRelease(Served):
+class AsyncRelease(ReleaseInfo):
     async def fetch(self) -> Path:
         """As `Release.fetch`, in a thread."""
         return await asyncio.to_thread(self._fetch)
 
 
-R = TypeVar("R", bound=Served)
+R = TypeVar("R", bound=ReleaseInfo)
 Deliver = Callable[[R | None], object]
 
 
@@ -160,25 +160,23 @@ class _Feed(Generic[R]):
             self._changed.notify_all()
 
     async def _run(self) -> None:
-        failures = 0
+        backoff = Backoff(*BACKOFF)
         while True:
             try:
                 async for _ in self._read():
-                    failures, self.trouble = 0, None
+                    self.trouble = None
+                    backoff.reset()
             except Exception as error:  # an agent goes on serving what it has, however long the broker is away
                 text = f"{type(error).__name__}: {error}".rstrip(": ")
                 if text != self.trouble:
                     log.warning("releases can't be read from %s: %s; trying on", self._settings.bootstrap, text)
                 self.trouble = text
-            await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
-            failures += 1
+            await backoff.wait()
 
     async def _read(self) -> AsyncIterator[None]:
         """Yields after each answer of the broker, and only ends by raising."""
-        from aiokafka import TopicPartition
-        from aiokafka.errors import OffsetOutOfRangeError
-
         from headrace_streams.kafka import clients
+        from headrace_streams.kafka.reader import OffsetOutOfRangeError, TopicPartition
 
         topic = clients.full_name(self._settings, "releases")
         counts = await clients.partition_counts(self._settings, ["releases"])
@@ -196,14 +194,14 @@ class _Feed(Generic[R]):
                     raise
                 for records in batches.values():
                     for record in records:
-                        self._take(record)
+                        self._apply(record)
                 for partition in partitions:
                     self._positions[partition] = await consumer.position(partition)
                 if not self._complete and all(self._positions[partition] >= ends[partition] for partition in partitions):
                     self._announce_all()
                 yield
 
-    def _take(self, record: ConsumerRecord) -> None:
+    def _apply(self, record: KafkaRecord) -> None:
         if record.value is None:
             return  # nobody writes one; what was served stays
         try:
@@ -213,20 +211,20 @@ class _Feed(Generic[R]):
             return
         if not isinstance(event, ReleasePromoted | ReleaseRolledBack | ReleaseRevoked):
             return
-        answer = event.data
-        known = self._table.get(answer.bucket)
-        if (self.buckets is not None and answer.bucket not in self.buckets) or (known and known.id == answer.release_id):
+        decision = event.data
+        known = self._table.get(decision.bucket)
+        if (self.buckets is not None and decision.bucket not in self.buckets) or (known and known.id == decision.release_id):
             return
         release = self._make(
-            bucket=answer.bucket,
-            id=answer.release_id,
-            sequence=answer.sequence,
+            bucket=decision.bucket,
+            id=decision.release_id,
+            sequence=decision.sequence,
             kind=_KINDS[type(event)],
-            base=answer.base,
-            adapter=answer.adapter,
-            version_id=answer.version_id,
-            reason=answer.reason,
-            answer=answer,
+            base=decision.base,
+            adapter=decision.adapter,
+            version_id=decision.version_id,
+            reason=decision.reason,
+            decision=decision,
             cache=self._cache,
         )
         with self._changed:

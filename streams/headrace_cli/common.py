@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -91,8 +94,22 @@ def loaded_settings() -> Any:
     return click.get_current_context().meta["headrace.loaded"]
 
 
+def program() -> str:
+    """How this command was called, as a shell takes it: a line that is printed to be pasted begins with it."""
+    called = (
+        sys.argv[0] if os.path.basename(sys.argv[0]) == "headrace" else os.path.join(os.path.dirname(sys.executable), "headrace")
+    )
+    on_path = shutil.which("headrace")
+    if not os.path.exists(called) or (on_path and os.path.samefile(on_path, called)):
+        return "headrace"
+    return shlex.quote(called if os.path.dirname(called) else os.path.join(".", called))
+
+
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs a command's coroutine to its end; Ctrl-C cancels it."""
+    """Runs a command's coroutine to its end; Ctrl-C cancels it. What it reads may be anybody's, odd header names included."""
+    from headrace_streams.kafka import compat
+
+    compat.install()
     return asyncio.run(work)
 
 

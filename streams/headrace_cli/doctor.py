@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -124,20 +123,14 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
-    import fsspec
+    from headrace_streams.adapter_store import Store, StoreError
 
     try:
-        fs, root = fsspec.core.url_to_fs(settings.store)
-        probe, content = f"{str(root).rstrip('/')}/.probe-{uuid.uuid4().hex}", b"headrace"
-        fs.makedirs(root, exist_ok=True)
-        fs.pipe_file(probe, content)
-        read = fs.cat_file(probe)
-        fs.rm_file(probe)
-    except Exception as error:  # drivers of object stores raise whatever they like
-        yield Finding("store", "broken", f"{settings.store} can't be written and read: {type(error).__name__}: {error}")
+        Store(settings.store).probe()
+    except StoreError as error:
+        yield Finding("store", "broken", f"{settings.store}: {error}")
         return
-    verdict: Literal["ok", "broken"] = "ok" if read == content else "broken"
-    yield Finding("store", verdict, f"{settings.store} can be written and read")
+    yield Finding("store", "ok", f"{settings.store} can be written and read")
 
 
 def _java(_settings: Settings) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import click
 
@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "init": Command("headrace_cli.init:init", "all", "A policy and a settings file to begin with."),
     "demo": Command("headrace_demo.run.cli:demo", "demo", "The whole loop on this machine, with a live view."),
     "kafka": Command("headrace_cli.kafka:kafka", "broker", "A local single-node Apache Kafka: start, stop, status, run."),
     "topics": Command("headrace_cli.topics:topics", "", "Declare all topics on a broker, or check them."),
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "tail": Command("headrace_cli.tail:tail", "", "Print events as they come."),
     "status": Command("headrace_lake.cli:status", "worker", "Every stage's lag and counts, buckets, releases."),
     "replay": Command("headrace_lake.cli:replay", "worker", "Verify what the stages wrote, or rebuild it from signals."),
+    "positions": Command("headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."),
     "dataset": Command("headrace_lake.cli:dataset", "worker", "Write a bucket's training data to files."),
     "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
     "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version in the foreground."),
@@ -46,6 +48,18 @@ COMMANDS: dict[str, Command] = {
     "dead-letters": Command("headrace_cli.dead_letters:dead_letters", "", "What could not be processed: list, show."),
     "config": Command("headrace_cli.config:config", "", "Print the settings and where each comes from."),
     "doctor": Command("headrace_cli.doctor:doctor", "", "Check the surroundings: broker, versions, disk, Java, GPU, store."),
+}
+
+
+# Which commands stand together in `--help`, in the order of COMMANDS.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "To begin": ("init", "demo", "kafka", "topics"),
+    "What runs": ("worker", "trainer"),
+    "Events, and what became of them": ("publish", "tail", "status", "replay", "dataset"),
+    "Training by hand": ("train", "evaluate"),
+    "Releases": ("releases", "promote", "rollback", "revoke", "pause", "resume"),
+    "Taking things back": ("retract", "forget", "dead-letters"),
+    "Surroundings": ("config", "doctor"),
 }
 
 
@@ -68,8 +82,10 @@ class Table(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", COMMANDS[name].help) for name in names])
 
 
 def missing_library(command: str, error: ModuleNotFoundError) -> Exception:
@@ -111,7 +127,7 @@ def invoke(arguments: Sequence[str]) -> int:
         click.echo(help_wanted.format_message())
         return USAGE
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "headrace"
+        command = error.ctx.command_path if error.ctx else _called(arguments)
         return _say(USAGE, f"{error.format_message().rstrip('.')}; see {command} --help")
     except click.ClickException as error:
         return _say(USAGE, error.format_message())
@@ -129,6 +145,17 @@ def invoke(arguments: Sequence[str]) -> int:
         if os.environ.get("HEADRACE_DEBUG"):
             raise
         return _say(FAILED, f"{type(error).__name__}: {error} (HEADRACE_DEBUG=1 shows where)")
+
+
+def _called(arguments: Sequence[str]) -> str:
+    """The command that `arguments` call, e.g. "headrace kafka start": not every usage error of click's knows it."""
+    path, command = "headrace", cast(click.Command, headrace)
+    for word in arguments:
+        inner = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        if inner is None:
+            break
+        path, command = f"{path} {word}", inner
+    return path
 
 
 def _say(code: int, message: str) -> int:

@@ -51,8 +51,9 @@ def show(settings: Settings, as_json: bool, release: str) -> None:
     import msgspec
 
     from headrace_streams import release_log, requests
+    from headrace_streams.kafka.reader import Reader
 
-    decision = next((found for found in run(release_log.history(settings)) if found.data.release_id == release), None)
+    decision = next((found for found in run(release_log.history(Reader(settings))) if found.data.release_id == release), None)
     if decision is None:
         raise CliError(NO, f"no release {release}: `headrace releases --all` names all")
     evaluation_id = decision.data.evaluation_id
@@ -80,8 +81,8 @@ def _list(settings: Settings, as_json: bool, follow: bool, everything: bool) -> 
                 for decision in batch:
                     show_one(decision, None)
             return
-        now = {release.release_id for release in (await release_log.served(settings)).values()}
-        for decision in await release_log.history(settings):
+        now = {release.release_id for release in (await release_log.served(Reader(settings))).values()}
+        for decision in await release_log.history(Reader(settings)):
             show_one(decision, decision.data.release_id in now)
 
     def show_one(decision: Decision, served: bool | None) -> None:
@@ -141,11 +142,12 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, t
     from headrace_schemas.derived import RevokeRequest
     from headrace_schemas.events import RevokeRequested
     from headrace_streams import release_log
+    from headrace_streams.kafka.reader import Reader
 
     buckets = {version.bucket for version in _versions(settings) if version.adapter.digest == digest}
     buckets |= {
         decision.data.bucket
-        for decision in run(release_log.history(settings))
+        for decision in run(release_log.history(Reader(settings)))
         if decision.data.adapter and decision.data.adapter.digest == digest
     }
     if not buckets:

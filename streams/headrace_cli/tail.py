@@ -16,7 +16,7 @@ from headrace_cli.common import USAGE, CliError, common, emit, run
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
-    from aiokafka import ConsumerRecord
+    from headrace_streams.kafka.reader import KafkaRecord
 
 POLL_MS = 250
 CLIPPED = 300  # characters of an event in a line for people
@@ -67,7 +67,7 @@ async def _tail(
                     return
 
 
-def _print(settings: Settings, record: ConsumerRecord, as_json: bool) -> None:
+def _print(settings: Settings, record: KafkaRecord, as_json: bool) -> None:
     import orjson
 
     from headrace_schemas.times import rfc3339

@@ -99,6 +99,19 @@ class Store:
         rows = orjson.loads(manifest)
         return self._adapter(digest, [AdapterFile(path=r["path"], size_bytes=r["size"], sha256=r["sha256"]) for r in rows])
 
+    def probe(self) -> None:
+        """Writes, reads and removes a small file. StoreError when that does not work."""
+        path, content = f"{self._root}/.probe-{uuid.uuid4().hex}", b"headrace"
+        try:
+            self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.pipe_file(path, content)
+            read = self._fs.cat_file(path)
+            self._fs.rm_file(path)
+        except Exception as error:  # drivers of object stores raise whatever they like
+            raise StoreError(f"{self._root} can't be written and read: {type(error).__name__}: {error}") from error
+        if read != content:
+            raise StoreError(f"{self._root} gives back something else than was written")
+
     def _complete(self, place: str, files: Sequence[AdapterFile]) -> bool:
         try:
             sizes = {path.removeprefix(place + "/"): self._fs.size(path) for path in self._fs.find(place)}

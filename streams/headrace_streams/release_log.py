@@ -5,6 +5,7 @@ all who ask: commands, lake, trainer and the door. Decides nothing.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Literal, NamedTuple
 
 from headrace_schemas.derived import ReleaseDecision
@@ -18,7 +19,6 @@ from headrace_schemas.events import (
     ReleaseRolledBack,
 )
 from headrace_streams.kafka.reader import Reader, event_of
-from headrace_streams.settings import Settings
 
 Kind = Literal["promoted", "declined", "rolled_back", "revoked", "paused", "resumed"]
 ServingKind = Literal["promoted", "rolled_back", "revoked"]
@@ -58,9 +58,9 @@ def serving_kind(event: Event) -> ServingKind | None:
     return _SERVING.get(type(event))
 
 
-async def history(settings: Settings) -> list[Decision]:
+async def history(reader: Reader) -> list[Decision]:
     """Every decision that was ever made, bucket by bucket in order."""
-    decisions = [decision async for event in Reader(settings).events("releases.history") if (decision := decision_of(event))]
+    decisions = [decision async for event in reader.events("releases.history") if (decision := decision_of(event))]
     return sorted(decisions, key=lambda decision: (decision.data.bucket, decision.data.sequence))
 
 
@@ -70,14 +70,20 @@ async def follow(
     """Every decision from the first one on, or from now on, as they come; of all buckets, or of those that share a partition
     with `bucket`. Yields as `Reader.follow` does; never ends by itself."""
     partition = None if bucket is None else await reader.partition_of("releases.history", bucket)
-    async for records in reader.follow("releases.history", partition=partition, since=since):
-        yield [decision for record in records if (decision := decision_of(event_of(record))) is not None]
+    async with aclosing(reader.follow("releases.history", partition=partition, since=since)) as batches:
+        async for records in batches:
+            yield [decision for record in records if (decision := decision_of(event_of(record))) is not None]
 
 
-async def served(settings: Settings, bucket: str | None = None) -> dict[str, ReleaseDecision]:
+async def served(reader: Reader, bucket: str | None = None) -> dict[str, ReleaseDecision]:
     """What is served now, by bucket; of one bucket only when `bucket` is given. A bucket that is not in it serves its base."""
     now: dict[str, ReleaseDecision] = {}
-    async for event in Reader(settings).events("releases", key=bucket):
+    async for event in reader.events("releases", key=bucket):
         if isinstance(event, ReleasePromoted | ReleaseRolledBack | ReleaseRevoked) and bucket in (None, event.data.bucket):
             now[event.data.bucket] = event.data
     return now
+
+
+def adapter_digest(release: ReleaseDecision | None) -> str | None:
+    """Digest of the adapter that a release serves; None for the base."""
+    return release.adapter.digest if release is not None and release.adapter is not None else None

@@ -82,9 +82,10 @@ async def versions(settings: Settings) -> list[ModelVersion]:
 
 async def evaluation(settings: Settings, evaluation_id: str) -> Evaluation | None:
     """The evaluation of an id; None when there is none."""
-    async for event in Reader(settings).events("outcomes"):
-        if isinstance(event, EvaluationCompleted) and event.data.evaluation_id == evaluation_id:
-            return event.data
+    async with aclosing(Reader(settings).events("outcomes")) as events:
+        async for event in events:
+            if isinstance(event, EvaluationCompleted) and event.data.evaluation_id == evaluation_id:
+                return event.data
     return None
 
 
@@ -122,8 +123,8 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
     made = await versions(settings) if batches else []
     direct = {version.adapter.digest for version in made if version.batch_id in batches}
     inherited = _descendants(made, direct)
-    decisions = [decision for decision in await history(settings) if decision.kind in ("promoted", "rolled_back", "revoked")]
-    now = {release.release_id for release in (await served(settings)).values()}
+    decisions = [decision for decision in await history(reader) if decision.kind in ("promoted", "rolled_back", "revoked")]
+    now = {release.release_id for release in (await served(reader)).values()}
     trained = [decision for decision in decisions if _digest(decision) in direct]
     later = [decision for decision in decisions if _digest(decision) in inherited]
     still = [decision.data.release_id for decision in (*trained, *later) if decision.data.release_id in now]

@@ -53,13 +53,17 @@ class Security(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: Path | None = None
-    ssl_certfile: Path | None = None
-    ssl_keyfile: Path | None = None
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how clients talk to the brokers"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="how clients log in, with a SASL protocol"
+    )
+    sasl_username: str | None = Field(None, description="who logs in")
+    sasl_password: SecretStr | None = Field(None, description="their password; shown nowhere")
+    ssl_cafile: Path | None = Field(None, description="PEM of who signed the brokers' certificates; the system's without it")
+    ssl_certfile: Path | None = Field(None, description="PEM of the client's own certificate")
+    ssl_keyfile: Path | None = Field(None, description="PEM of its key")
 
     @model_validator(mode="after")
     def _complete(self) -> Security:
@@ -77,14 +81,26 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
-    bootstrap: Annotated[str, AfterValidator(_servers)] = "127.0.0.1:9092"
-    deployment: str = Field("headrace", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    bootstrap: Annotated[str, AfterValidator(_servers)] = Field(
+        "127.0.0.1:9092", description="brokers, `host:port[,host:port …]`"
+    )
+    deployment: str = Field(
+        "headrace",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
+        description="first part of every topic name: several live on one broker",
+    )
     security: Security = Security()
-    data_dir: Path = Field(default_factory=lambda: user_data_path("headrace", appauthor=False))
-    store: str = Field(default_factory=lambda data: str(data["data_dir"] / "store") if "data_dir" in data else "")
-    policy: Path | None = None
-    partitions: int = Field(4, ge=1, le=1000)
-    replication_factor: int = Field(1, ge=1, le=100)
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("headrace", appauthor=False),
+        description="local broker, training runs, caches, store; the user's data folder unless given",
+    )
+    store: str = Field(
+        default_factory=lambda data: str(data["data_dir"] / "store") if "data_dir" in data else "",
+        description="where adapters are kept: a folder, or a URL that fsspec knows; `store/` in `data_dir` unless given",
+    )
+    policy: Path | None = Field(None, description="the policy file")
+    partitions: int = Field(4, ge=1, le=1000, description="partitions of each topic that is created")
+    replication_factor: int = Field(1, ge=1, le=100, description="copies of each topic that is created")
 
     @classmethod
     def settings_customise_sources(

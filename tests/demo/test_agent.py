@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from headrace.publishing import Call, Voice
+from headrace.fields import Call
+from headrace.publishing import EventFactory
 from headrace_demo.agent.agent import Agent
 from headrace_demo.names import EXAM
 from headrace_demo.run.folder import MAIN, OTHER, Place
@@ -46,17 +47,17 @@ class Notebook:
     """A Recorder whose outbox is a log in memory."""
 
     def __init__(self, log: MemoryLog) -> None:
-        self.log, self.voice = log, Voice("sql-bot")
+        self.log, self.events = log, EventFactory("sql-bot")
 
     def interaction(self, **fields: Any) -> Call:
-        statement, call = self.voice.interaction(fields, None, None)
-        self.log.append(statement.topic, 0, statement.key, statement.value)
+        event, call = self.events.interaction(fields, None, None)
+        self.log.append(event.topic, 0, event.key, event.value)
         return call
 
     def feedback(self, call: Call, **fields: Any) -> str:
-        statement = self.voice.feedback(call, None, fields, None, None)
-        self.log.append(statement.topic, 0, statement.key, statement.value)
-        return statement.id
+        event = self.events.feedback(call, fields, None, None)
+        self.log.append(event.topic, 0, event.key, event.value)
+        return event.id
 
 
 def events(log: MemoryLog, topic: str) -> list[Any]:

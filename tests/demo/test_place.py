@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -32,6 +33,53 @@ def test_settings_and_policy_are_accepted(tmp_path: Path) -> None:
 
 def test_each_run_is_a_deployment_of_its_own(tmp_path: Path) -> None:
     assert [Place(tmp_path, seed=0).deployment for _ in range(3)] == ["demo-1", "demo-2", "demo-3"]
+
+
+RECORDING = """#!/bin/sh
+echo "$0 $* ${HEADRACE_BOOTSTRAP-nothing set}" >> "$(dirname "$0")/called"
+"""
+
+
+PRINTING = """
+import sys
+from pathlib import Path
+from headrace_cli.common import program
+from headrace_demo.run.folder import Place
+sys.argv[0] = sys.argv[1]
+print(Place(Path("its data"), 0).afterwards(program(), own_broker=bool(int(sys.argv[2]))))
+"""
+
+
+def paste(folder: Path, started_as: str, own_broker: bool, **environment: str) -> tuple[str, list[str]]:
+    """The last line of a demo that was started in `folder` as `started_as`, and what a shell there runs for it."""
+    (script := folder / ".venv" / "bin" / "headrace").parent.mkdir(parents=True)
+    script.write_text(RECORDING)
+    script.chmod(0o755)
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            command, cwd=folder, env={**os.environ, **environment}, check=True, capture_output=True, text=True
+        ).stdout
+
+    line = run(sys.executable, "-c", PRINTING, started_as, str(int(own_broker))).rstrip("\n")
+    run("/bin/sh", "-c", line)
+    return line, (script.parent / "called").read_text().splitlines()
+
+
+@pytest.mark.parametrize("own_broker", [True, False])
+def test_the_last_line_works_where_it_is_pasted(tmp_path: Path, own_broker: bool) -> None:
+    config = tmp_path / "its data" / "headrace.toml"
+    line, called = paste(tmp_path, ".venv/bin/headrace", own_broker, HEADRACE_BOOTSTRAP="elsewhere:1")
+    started = [f".venv/bin/headrace kafka start --config {config} nothing set"] * own_broker
+    assert called == [*started, *(f".venv/bin/headrace {name} --config {config} nothing set" for name in ("status", "releases"))]
+    assert "\n" not in line
+
+
+def test_the_last_line_is_short_where_the_command_is_on_the_path(tmp_path: Path) -> None:
+    scripts = tmp_path / ".venv" / "bin"
+    line, called = paste(tmp_path, str(scripts / "headrace"), True, PATH=f"{scripts}:{os.environ['PATH']}")
+    assert [part.split()[0] for part in line.split(" && ")] == ["headrace"] * 3
+    assert len(called) == 3
 
 
 def wait_for(path: Path) -> None:

@@ -1,59 +1,17 @@
-"""The README says what is: every topic, setting and policy table, with the values that the code has; its commands exist."""
+"""The README says what is: its policy is one; its commands, make targets, links and folders exist. Its tables are drawn."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
 import click
-import pytest
 
 from headrace_cli.main import COMMANDS, headrace
 from headrace_processors import policy_file
-from headrace_processors.stages import STAGES
-from headrace_schemas.topics import DAY_MS, FOREVER, TOPICS
-from headrace_streams.settings import Settings, load
 from headrace_trainer import policy as trainer_policy
 from support import readme
-
-
-def kept(topic_retention_ms: int, compacted: bool) -> str:
-    if compacted:
-        return "compacted"
-    return "for ever" if topic_retention_ms == FOREVER else f"{topic_retention_ms // DAY_MS} days"
-
-
-def test_every_topic_is_in_its_table() -> None:
-    rows = [(readme.names(row[0])[0], row[1], row[2]) for row in readme.table("**Topics.**")]
-    assert rows == [(topic.name, topic.key, kept(topic.retention_ms, topic.compacted)) for topic in TOPICS]
-    assert all(row[3] for row in readme.table("**Topics.**"))
-
-
-def test_every_setting_is_in_its_table_with_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    rows = readme.table("**Settings.**")
-    named = [name for row in rows for name in readme.names(row[0])]
-    assert named == list(load().origins)
-    settings = Settings()
-    for row in rows:
-        said = readme.names(row[1])
-        for name in readme.names(row[0]):
-            value: object = settings
-            for part in name.split("."):
-                value = getattr(value, part)
-            if name == "data_dir":
-                assert not said
-            elif name == "store":
-                assert value == str(settings.data_dir / said[0].rstrip("/"))
-            else:
-                assert said == ([] if value is None else [str(value)]), name
-
-
-def test_every_policy_table_is_named() -> None:
-    named = [readme.names(row[0])[0].strip("[]") for row in readme.table("**Policy.**")]
-    assert named == [*(stage.name for stage in STAGES), "train"] == list(policy_file.Policies.model_fields)
 
 
 def test_the_policy_shown_is_one(tmp_path: Path) -> None:
@@ -63,26 +21,6 @@ def test_the_policy_shown_is_one(tmp_path: Path) -> None:
     policies = policy_file.load(path)
     assert (policies.curate.target_effective_size, policies.release.mode) == (32, "auto")
     assert trainer_policy.load(path).bases["tiny-sql"].weights == str(tmp_path / "models" / "tiny-sql")
-
-
-def test_every_command_line_that_is_shown_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parsed by the command itself, not run."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "events.jsonl").touch()
-    inline = re.findall(r"`(headrace [a-z][^`]*)`", readme.README)
-    shown = [line for body in readme.blocks() for line in readme.commands(body) if line.startswith("headrace ")]
-    assert len(shown) >= 10
-    for line in [*shown, *inline]:
-        words = shlex.split(line.rstrip("& "))[1:]
-        context = click.Context(headrace)
-        command: click.Command | None = headrace
-        while isinstance(command, click.Group) and words:
-            name, *words = words
-            command, context = command.get_command(context, name), click.Context(command, info_name=name, parent=context)
-            assert command is not None, line
-        assert command is not None
-        if line in shown:
-            command.make_context(name, words)
 
 
 def test_make_targets_that_are_shown_exist() -> None:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,13 @@ from headrace_schemas.events import FeedbackRecorded, InteractionRecorded, Relea
 from headrace_streams.kafka import admin
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
-from support import readme, tiny, training_data
+from support import fake_pip, readme, tiny, training_data
 from support.released import BUCKET, adapter, event, release, write
 
 pytestmark = pytest.mark.kafka
 
 DEADLINE = 240.0
+HEADRACE = (sys.executable, "-c", "from headrace_cli.main import main; main()")
 ANSWERED = ("headrace.release.promoted.v1", "headrace.release.declined.v1")
 
 
@@ -67,27 +69,28 @@ def test_the_python_example_runs(headrace_deployment: Settings, tmp_path: Path) 
 
 
 class Shell:
-    """Runs README's lines in one folder; a line that ends with & stays until the end. `headrace` is the one under test."""
+    """One session of a shell that README's commands are pasted into: folder and variables go on from line to line, and what ends
+    with & runs until `end`."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder, self.environment = folder, environment
+    def __init__(self, folder: Path, environment: dict[str, str], state: Path) -> None:
+        self.folder, self.environment, self._state = folder, environment, state
         self.background: list[subprocess.Popen[bytes]] = []
+        state.mkdir()
 
     def line(self, text: str) -> str:
         """Standard output; AssertionError unless the exit code is 0."""
-        if text.startswith("export "):
-            name, _, value = text.removeprefix("export ").partition("=")
-            self.environment[name] = value
+        if text.startswith("kill %"):
+            self.end()
             return ""
         if text.endswith("&"):
-            with (self.folder / "background.log").open("ab") as log:
+            with (self._state / "background.log").open("ab") as log:
                 started = subprocess.Popen(
                     ["/bin/sh", "-c", f"exec {text.rstrip('& ')}"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
                 )
             self.background.append(started)
             return ""
         done = subprocess.run(
-            ["/bin/sh", "-c", text],
+            ["/bin/sh", "-ec", f"{text}\nenv -0 > '{self._state}/variables'\npwd > '{self._state}/folder'"],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -95,11 +98,14 @@ class Shell:
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, f"{text}: {done.stderr}{self.log()}"
+        assert done.returncode == 0, f"{text}: {done.stdout}{done.stderr}{self.log()}"
+        variables = (self._state / "variables").read_text().split("\0")
+        self.environment = dict(variable.split("=", 1) for variable in variables if variable)
+        self.folder = Path((self._state / "folder").read_text().rstrip("\n"))
         return done.stdout
 
     def log(self) -> str:
-        path = self.folder / "background.log"
+        path = self._state / "background.log"
         return path.read_text()[-3000:] if path.exists() else ""
 
     def end(self) -> None:
@@ -113,23 +119,33 @@ class Shell:
         for started in self.background:
             started.kill()
             started.wait()
-        subprocess.run(["headrace", "kafka", "stop"], cwd=self.folder, env=self.environment, capture_output=True, check=False)
+        subprocess.run([*HEADRACE, "kafka", "stop"], cwd=self.folder, env=self.environment, capture_output=True, check=False)
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
+    """In a fresh clone, with nothing set but which port is free and where a user's things are. `make install` gets its packages
+    from the environment that runs this test."""
+    clone = tmp_path / "clone"
+    shutil.copytree(readme.ROOT, clone, ignore=shutil.ignore_patterns(".?*", "__pycache__", "tests"))
+    fake_pip.write(
+        tmp_path / "fake",
+        scripts={"headrace": "#!PYTHON\nfrom headrace_cli.main import main\nif __name__ == '__main__':\n    main()\n"},
+        imports=[*(str(path.parent) for path in sorted(clone.glob("*/headrace*/"))), sysconfig.get_path("purelib")],
+    )
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    scripts = Path(sys.executable).parent
-    assert (scripts / "headrace").exists()
     environment = {
-        **os.environ,
-        "PATH": f"{scripts}:{os.environ['PATH']}",
+        **{name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "VIRTUAL_ENV"))},
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(tmp_path / "fake"),
+        "DISK_GB": "0",
         "HEADRACE_BOOTSTRAP": f"127.0.0.1:{port}",
-        "HEADRACE_DATA_DIR": str(tmp_path / "state"),
+        "XDG_DATA_HOME": str(tmp_path / "share"),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
         "OMP_NUM_THREADS": "1",
     }
-    shell = Shell(tmp_path, environment)
+    shell = Shell(clone, environment, tmp_path / "shell")
     yield shell
     shell.kill()
 
@@ -151,24 +167,29 @@ def events(count: int) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_step_by_step_from_an_empty_folder(shell: Shell) -> None:
-    shown = readme.commands(readme.block("headrace kafka start"))
-    install, *lines = shown
-    assert install == "pip install 'headrace[all]'"  # what runs here is installed already
-    (shell.folder / "policy.toml").write_text(readme.block("# policy.toml", "toml"))
-    shutil.copytree(tiny.build(shell.folder / "built"), shell.folder / "models" / "tiny-sql")
-    (shell.folder / "events.jsonl").write_text(events(100))
-    said: dict[str, str] = {}
-    for line in lines:
-        if line == "headrace kafka stop":
-            shell.end()
+def test_step_by_step_from_a_clone(shell: Shell) -> None:
+    """Every line of README in its order. On the way the reader gives the weights and the policy that it shows, and the agent goes
+    on."""
+    clone, said = shell.folder, {}
+    for line in readme.commands(readme.block("headrace kafka start")):
+        if line.startswith("headrace worker"):
+            assert shell.folder == clone / "mine"
+            shutil.copytree(tiny.build(clone / "built"), shell.folder / "models" / "tiny-sql")
+            (shell.folder / "policy.toml").write_text(readme.block("# policy.toml", "toml"))
         said[line] = shell.line(line)
-        if line.startswith("headrace publish"):
-            wait_for_an_answer(shell)
-    assert said["headrace publish events.jsonl"] == "100 interactions, 100 feedback\n"
-    assert "sql/tiny-sql" in said["headrace status"]
-    assert "NOT ACCOUNTED FOR" not in said["headrace status"]
+    assert said["headrace publish events.jsonl"] == "1 interactions, 1 feedback\n"
     assert "outputs equal" in said["headrace replay --verify"]
+    assert shutil.which("headrace", path=shell.environment["PATH"]) == str(clone / ".venv" / "bin" / "headrace")
+
+    (shell.folder / "more.jsonl").write_text(events(100))
+    shell.line("headrace publish more.jsonl")
+    wait_for_an_answer(shell)
+    status = shell.line("headrace status")
+    assert "sql/tiny-sql" in status
+    assert "NOT ACCOUNTED FOR" not in status
+    assert "outputs equal" in shell.line("headrace replay --verify")
+    for line in readme.commands(readme.block("headrace dataset")):
+        shell.line(line)
     (written,) = (shell.folder / "data").glob("train.jsonl")
     rows = [json.loads(row) for row in written.read_text().splitlines()]
     assert len(rows) >= 32

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def _until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    return os.environ | {"HEADRACE_DATA_DIR": str(folder)}
+    return os.environ | {"HEADRACE_DATA_DIR": str(folder), "XDG_STATE_HOME": str(folder / "state")}
 
 
 async def _put(settings: Settings, value: bytes) -> None:
@@ -87,12 +88,13 @@ def test_in_the_background_it_starts_tells_and_stops(kept: Path) -> None:
         )
 
     try:
-        started = headrace("start", "--port", "0", "--json")
+        started = headrace("start", "--wait", "--port", "0", "--json")
         assert started.returncode == 0, started.stderr
         told = json.loads(headrace("status", "--json").stdout)
         assert told == json.loads(started.stdout) | {"running": True}
         with socket.create_connection(("127.0.0.1", told["port"]), timeout=5):
             pass
+        assert stat.S_IMODE((kept / "kafka").stat().st_mode) == stat.S_IMODE((kept / "kafka" / "log").stat().st_mode) == 0o700
         second = headrace("start", "--port", "0")
         assert second.returncode == 4
         assert second.stderr == f"headrace: Kafka already runs on {kept / 'kafka'}: pid {told['pid']}, port {told['port']}\n"
@@ -100,7 +102,9 @@ def test_in_the_background_it_starts_tells_and_stops(kept: Path) -> None:
         stopped = headrace("stop")
     assert (stopped.returncode, stopped.stdout) == (0, f"Kafka on {kept / 'kafka'} is stopped\n")
     assert headrace("status").returncode == 1
-    assert headrace("stop").returncode == 0
+    again = headrace("stop")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.startswith(f"headrace: no Kafka runs on {kept / 'kafka'}")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
@@ -113,7 +117,7 @@ def test_in_the_foreground_it_ends_with_its_parent(kept: Path, number: signal.Si
         start_new_session=True,
     ) as parent:
         assert parent.stdout is not None
-        assert b"Kafka answers on 127.0.0.1:" in parent.stdout.readline()
+        assert any(b"Kafka answers on 127.0.0.1:" in line for line in parent.stdout)  # after what it says while it starts
         assert broker.status(kept / "kafka") is not None
         parent.send_signal(number)
         assert parent.wait(30) == code

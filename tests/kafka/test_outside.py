@@ -55,7 +55,7 @@ class Outsider:
         consumer = Consumer(
             {
                 "bootstrap.servers": self.settings.bootstrap,
-                "group.id": "outsider",
+                "group.id": f"{self.settings.deployment}.outsider",
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",

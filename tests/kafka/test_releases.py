@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRoll
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
+from support.odd_headers import name, odd_names_allowed
 from support.released import BUCKET, adapter, awrite, event, release, write
 
 pytestmark = pytest.mark.kafka
@@ -148,6 +151,32 @@ def test_what_is_no_release_is_passed_over(settings: Settings, releases: headrac
     served = Follower(releases).next()
     assert served is not None
     assert served.digest == made.digest
+
+
+def test_a_header_name_that_is_no_text_is_an_error_and_not_the_end_of_the_agent(settings: Settings) -> None:
+    """Only we write this topic, so an agent's process has no patch against it; whoever breaks it is named in its log."""
+
+    async def spoil() -> None:
+        async with clients.connected(clients.producer(settings)) as producer:
+            with odd_names_allowed():
+                batch = producer.create_batch()
+                assert batch.append(key=b"k", value=b"x", timestamp=None, headers=[(name(b"\xff"), b"v")])
+                await (await producer.send_batch(batch, clients.full_name(settings, "releases"), partition=0))
+
+    asyncio.run(spoil())
+    program = f"""
+import headrace
+with headrace.Releases({settings.bootstrap!r}, deployment={settings.deployment!r}) as releases:
+    for _ in range(2):
+        try:
+            print(releases.current("sql/m", timeout=3))
+        except headrace.BrokerUnavailable as error:
+            print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("UnicodeDecodeError") == 2, "said whenever somebody asks"
+    assert done.stderr.count("UnicodeDecodeError") == 1, "logged once"
+    assert "Traceback" not in done.stderr
 
 
 def test_async_releases_are_the_same(settings: Settings, tmp_path: Path) -> None:

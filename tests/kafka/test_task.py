@@ -11,17 +11,17 @@ import pytest
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError
-from aiokafka.producer import message_accumulator
-from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import TopicPartition
 
+from headrace_lake.kafka_log import KafkaLog
+from headrace_lake.positions import Rebuilt, rebuild_state
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ClockTicked, RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import admin, clients
 from headrace_streams.runtime.fold_task import FoldTask
-from headrace_streams.runtime.journal import Fenced, Journal, Position, Refused
+from headrace_streams.runtime.journal import POSITION_KEY, Fenced, Journal, Position, Refused, encode_position
 from headrace_streams.runtime.stage import Record, RuleVersion, Step
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
@@ -37,7 +37,7 @@ from support.live import (
     run_until_read,
     until,
 )
-from support.odd_headers import name
+from support.odd_headers import name, odd_names_allowed
 
 pytestmark = pytest.mark.kafka
 BODY = {"step": 1}
@@ -63,14 +63,13 @@ def test_outputs_state_and_counters_are_the_folds(settings: Settings) -> None:
     asyncio.run(main())
 
 
-def test_header_name_of_any_bytes_stops_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_name_of_any_bytes_stops_nothing(settings: Settings) -> None:
     """Brokers take it, aiokafka's consumer does not."""
 
     async def main() -> None:
         await declare(settings, COUNTING)
         async with clients.connected(clients.producer(settings)) as producer:
-            with monkeypatch.context() as patched:
-                patched.setattr(message_accumulator, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+            with odd_names_allowed():
                 batch = producer.create_batch()
                 for headers in ([], [(name(b"\xff\xfe"), b"v")], []):
                     assert batch.append(key=b"k", value=b"x", timestamp=None, headers=headers)
@@ -326,5 +325,65 @@ def test_compacted_and_tombstoned_changelog_restores_the_same_state(settings: Se
         await assert_exact(settings, stage, "signals", [0], BODY)
         assert await changelog_state(settings, stage, "signals", 0) == {"a": b"1", "b": b"3"}
         assert await outputs_of(settings, stage, "signals", 1) == {}
+
+    asyncio.run(main())
+
+
+def stopped_with_position(settings: Settings, **changed: Any) -> None:
+    """A task ran over some input; then its position record says something else."""
+
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"x")])
+        await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings))
+        position = await position_of(settings, "counting", "signals", 0)
+        value = encode_position(msgspec.structs.replace(position, **changed))
+        await publish(settings, "state.counting.signals", 0, [(POSITION_KEY.encode(), value)])
+
+    asyncio.run(main())
+
+
+def test_state_of_a_newer_version_is_refused_with_the_command_that_rebuilds_it(settings: Settings) -> None:
+    stopped_with_position(settings, state_version=2)
+    with pytest.raises(Refused) as refused:
+        asyncio.run(run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings)))
+    assert str(refused.value) == (
+        "counting/signals/0: counting: state of version 2 is newer than 1, which this code has: "
+        "run `headrace positions rebuild counting/signals/0`"
+    )
+
+
+def test_a_state_value_that_cannot_be_read_is_refused_and_a_rebuild_from_the_log_mends_it(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"x")])
+        await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings))
+        await publish(settings, "state.counting.signals", 0, [(b"a", b"no number"), (b"c", b"9")])
+        with pytest.raises(Refused, match=r"state 'a' can't be read: invalid literal.*positions rebuild counting/signals/0"):
+            await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings))
+        rebuilt = await rebuild_state(settings, KafkaLog(settings), COUNTING, "signals", 0)
+        assert rebuilt == Rebuilt(records=3, keys=2, changed=1, removed=1)
+        await publish(settings, "signals", 0, [(b"a", b"x")])
+        await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings))
+        await assert_exact(settings, COUNTING, "signals", [0], BODY)
+
+    asyncio.run(main())
+
+
+def test_state_of_an_older_version_becomes_todays_before_anything_is_made_of_it(settings: Settings) -> None:
+    def moved(state: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {"b" if key == "a" else "d": value for key, value in state.items()}
+
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"x")])
+        await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings))
+        later = msgspec.structs.replace(COUNTING, state_version=2, state_upcasts={1: moved})
+        await run_until_read(FoldTask(later, BODY, "signals", 0, settings))
+        before = await changelog_state(settings, COUNTING, "signals", 0)
+        assert before == {"b": b"2", "d": b"1"}
+        assert (await position_of(settings, "counting", "signals", 0)).state_version == 2
+        await run_until_read(FoldTask(later, BODY, "signals", 0, settings))
+        assert await changelog_state(settings, COUNTING, "signals", 0) == before, "once is enough"
 
     asyncio.run(main())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from headrace_schemas.canonical import sha256
-from headrace_schemas.derived import Batch
+from headrace_schemas.derived import Batch, Member
 from headrace_schemas.events import (
     EvaluationCompleted,
     ModelVersionCreated,
@@ -28,10 +29,12 @@ from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.journal import Fenced
 from headrace_streams.settings import Settings
+from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.job.process import Hardware
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import RequirementPolicy, TrainerPolicy
+from headrace_trainer.stage import catalogue
 from headrace_trainer.stage.by_hand import evaluate_version, train_batch
 from headrace_trainer.stage.context import TrainerContext
 from headrace_trainer.stage.task import TrainTask
@@ -105,8 +108,19 @@ def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: P
     asyncio.run(scenario())
 
 
-def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(settings: Settings, base: Path) -> None:
+def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(
+    settings: Settings, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train_log = TrainLog(settings)
+    reads: Counter[MemberKey] = Counter()
+    values_of = catalogue.values_of
+
+    async def counted(reader: Reader, members: Iterable[Member]) -> dict[MemberKey, bytes]:
+        wanted = list(members)
+        reads.update(map(key_of, wanted))
+        return await values_of(reader, wanted)
+
+    monkeypatch.setattr(catalogue, "values_of", counted)
 
     async def scenario() -> None:
         first = await train_log.publish_batch("b1", range(24))
@@ -135,6 +149,9 @@ def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(settings: Setti
         assert version.hyperparameters["warm_started"] is True
         assert start.withdrawn == [erased.example.example_id], "cut already, but not begun"
         assert version.rows == 23 + 23
+        second_reads = {key: count - (key in map(key_of, first.members)) for key, count in reads.items()}
+        assert set(second_reads.values()) <= {0, 1}, "a run reads each record once, the rehearsal rows that it verified too"
+        assert all(reads[key_of(member)] for member in start.rehearsal)
 
     asyncio.run(scenario())
 

@@ -38,19 +38,25 @@ def envelope(**data: object) -> dict[str, object]:
     return {"specversion": "1.0", "id": "e", "source": "test", "time": "2026-11-21T10:00:00Z", **data}
 
 
-class Story:
+class BucketLog:
     """Writes what the stages would have written for one bucket."""
 
     def __init__(self) -> None:
         self.log = MemoryLog()
         self.partition = partition_for(BUCKET.encode(), self.log.count)
 
-    def say(self, topic: str, event: Event) -> tuple[int, bytes]:
+    def publish(self, topic: str, event: Event) -> tuple[int, bytes]:
         value = encode(event)
         return self.log.append(topic, self.partition, BUCKET.encode(), value).offset, value
 
     def example(
-        self, name: str, split: str = "train", revision: int = 1, target: str = "select 1", reward: float = 0.5
+        self,
+        name: str,
+        split: str = "train",
+        revision: int = 1,
+        target: str = "select 1",
+        reward: float = 0.5,
+        weight: float = 1.0,
     ) -> Member:
         data = Example(
             example_id=name,
@@ -71,13 +77,13 @@ class Story:
             event_time="2026-11-21T10:00:00Z",
             train=True,
         )
-        offset, value = self.say("examples", ExampleRewarded(**envelope(data=data)))
+        offset, value = self.publish("examples", ExampleRewarded(**envelope(data=data)))
         return Member(
             example_id=name,
             revision=revision,
             sha256=sha256(value),
             role="train",
-            weight=1.0,
+            weight=weight,
             difficulty=0.1,
             split=split,
             locator=Locator(topic="examples", partition=self.partition, offset=offset),
@@ -97,7 +103,7 @@ class Story:
             statistics=statistics,
             policy_digests={},
         )
-        self.say("batches", BatchReady(**envelope(data=cut)))
+        self.publish("batches", BatchReady(**envelope(data=cut)))
         start = TrainingStart(
             run_id="r1",
             batch_id="b1",
@@ -110,7 +116,7 @@ class Story:
             policy_digests={},
             withdrawn=list(withdrawn),
         )
-        self.say("runs", TrainingStarted(**envelope(data=start)))
+        self.publish("runs", TrainingStarted(**envelope(data=start)))
         answer = ReleaseDecision(
             release_id="rel1",
             sequence=1,
@@ -122,21 +128,21 @@ class Story:
             policy_digests={},
             request_id="q",
         )
-        self.say("releases.history", ReleasePromoted(**envelope(data=answer)))
+        self.publish("releases.history", ReleasePromoted(**envelope(data=answer)))
 
 
 @pytest.fixture
-def story() -> Story:
-    story = Story()
-    old = story.example("old")
-    members = [story.example("a"), story.example("b", split="validation"), story.example("c", split="test")]
-    story.release(members, [old])
-    story.example("a", revision=2, target="select 2")
-    return story
+def bucket_log() -> BucketLog:
+    bucket_log = BucketLog()
+    old = bucket_log.example("old")
+    members = [bucket_log.example("a"), bucket_log.example("b", split="validation"), bucket_log.example("c", split="test")]
+    bucket_log.release(members, [old])
+    bucket_log.example("a", revision=2, target="select 2")
+    return bucket_log
 
 
-def test_a_release_gets_exactly_its_revisions_and_its_rehearsal(story: Story) -> None:
-    rows = asyncio.run(release_rows(story.log, BUCKET, "rel1"))
+def test_a_release_gets_exactly_its_revisions_and_its_rehearsal(bucket_log: BucketLog) -> None:
+    rows = asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))
     assert [(row.example_id, row.revision, row.split) for row in rows] == [
         ("a", 1, "train"),
         ("b", 1, "validation"),
@@ -146,37 +152,52 @@ def test_a_release_gets_exactly_its_revisions_and_its_rehearsal(story: Story) ->
 
 
 def test_a_release_was_not_trained_on_what_was_withdrawn_before_its_run() -> None:
-    story = Story()
-    story.release([story.example("a"), story.example("b")], [], withdrawn=["a"])
-    assert [row.example_id for row in asyncio.run(release_rows(story.log, BUCKET, "rel1"))] == ["b"]
+    bucket_log = BucketLog()
+    bucket_log.release([bucket_log.example("a"), bucket_log.example("b")], [], withdrawn=["a"])
+    assert [row.example_id for row in asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))] == ["b"]
 
 
-def test_a_bucket_gets_newest_revisions_without_what_was_withdrawn(story: Story) -> None:
+def test_a_row_of_no_weight_trained_nothing_and_is_in_no_data_set() -> None:
+    bucket_log = BucketLog()
+    bucket_log.release([bucket_log.example("a"), bucket_log.example("b", weight=0.0)], [])
+    assert [row.example_id for row in asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))] == ["a"]
+    assert [row.example_id for row in asyncio.run(bucket_rows(bucket_log.log, BUCKET))] == ["a"]
+
+
+def test_what_somebody_else_put_on_the_log_stands_in_nobodys_way(bucket_log: BucketLog) -> None:
+    before = asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))
+    for topic in ("batches", "runs", "releases.history", "examples"):
+        bucket_log.log.append(topic, bucket_log.partition, BUCKET.encode(), b"no event")
+    assert asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1")) == before
+    assert asyncio.run(bucket_rows(bucket_log.log, BUCKET))
+
+
+def test_a_bucket_gets_newest_revisions_without_what_was_withdrawn(bucket_log: BucketLog) -> None:
     gone = Withdrawal(example_id="b", revision=2, interaction_id="i-b", bucket=BUCKET, reason="retracted")
-    story.say("examples", ExampleWithdrawn(**envelope(data=gone)))
-    rows = asyncio.run(bucket_rows(story.log, BUCKET))
+    bucket_log.publish("examples", ExampleWithdrawn(**envelope(data=gone)))
+    rows = asyncio.run(bucket_rows(bucket_log.log, BUCKET))
     assert [(row.example_id, row.revision) for row in rows] == [("a", 2)]
 
 
-def test_what_turned_out_to_be_wrong_is_no_training_data_any_more(story: Story) -> None:
-    story.example("a", revision=3, reward=-0.4)
-    assert [row.example_id for row in asyncio.run(bucket_rows(story.log, BUCKET))] == ["b"]
+def test_what_turned_out_to_be_wrong_is_no_training_data_any_more(bucket_log: BucketLog) -> None:
+    bucket_log.example("a", revision=3, reward=-0.4)
+    assert [row.example_id for row in asyncio.run(bucket_rows(bucket_log.log, BUCKET))] == ["b"]
 
 
-def test_a_row_that_is_not_what_was_trained_on_is_refused(story: Story) -> None:
-    place = ("examples", story.partition)
-    story.log.records[place][1] = story.log.records[place][1]._replace(value=b"{}")
+def test_a_row_that_is_not_what_was_trained_on_is_refused(bucket_log: BucketLog) -> None:
+    records = bucket_log.log.records["examples", bucket_log.partition]
+    records[1] = records[1]._replace(value=b"{}")
     with pytest.raises(DatasetError, match="example 'a' revision 1"):
-        asyncio.run(release_rows(story.log, BUCKET, "rel1"))
+        asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))
 
 
-def test_an_unknown_release_is_named(story: Story) -> None:
+def test_an_unknown_release_is_named(bucket_log: BucketLog) -> None:
     with pytest.raises(DatasetError, match="'rel9'"):
-        asyncio.run(release_rows(story.log, BUCKET, "rel9"))
+        asyncio.run(release_rows(bucket_log.log, BUCKET, "rel9"))
 
 
-def test_both_formats_hold_the_same_rows(story: Story, tmp_path: Path) -> None:
-    rows = asyncio.run(release_rows(story.log, BUCKET, "rel1"))
+def test_both_formats_hold_the_same_rows(bucket_log: BucketLog, tmp_path: Path) -> None:
+    rows = asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))
     lines = [json.loads(line) for line in write(rows, tmp_path, "chat").read_text().splitlines()]
     table = pyarrow.parquet.read_table(write(rows, tmp_path, "parquet")).to_pylist()
     assert [line["messages"] for line in lines] == [

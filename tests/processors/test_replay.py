@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from headrace_lake.verify import Verified, verify
 from headrace_processors.stages import STAGES
-from support.counting import COUNTING
+from headrace_schemas.canonical import digest
+from headrace_schemas.codec import decode, encode
+from headrace_schemas.events import RulesActivated
+from headrace_streams.runtime.stage import RuleVersion
+from support.counting import COUNTING, CountingFold
 from support.memory_log import MemoryLog
 
 
@@ -95,6 +102,126 @@ def test_rules_of_another_version_are_not_comparable(log: MemoryLog) -> None:
     (span,) = report.not_comparable
     assert (span.start, span.end, span.records) == (0, 6, 6)
     assert "rule version 9 is not known" in span.reason
+
+
+class TwiceFold(CountingFold):
+    """Pretended rules of version 2: each record counts twice."""
+
+    def __init__(self, body: Mapping[str, Any], digest: str) -> None:
+        super().__init__(body, digest)
+        self.by *= 2
+
+
+SECOND = structs.replace(COUNTING, versions={1: RuleVersion(CountingFold), 2: RuleVersion(TwiceFold)})
+ONLY_SECOND = structs.replace(COUNTING, versions={2: RuleVersion(TwiceFold)})
+
+
+def upgraded() -> MemoryLog:
+    """A log that the first version wrote for a while, and then the second one."""
+    log = MemoryLog(1)
+    for number in range(6):
+        log.append("signals", 0, b"k%d" % (number % 2), b"{}")
+    log.run(COUNTING, {"step": 1})
+    for number in range(4):
+        log.append("signals", 0, b"k%d" % (number % 2), b"{}")
+    log.run(SECOND, {"step": 1})
+    return log
+
+
+def counts_of(log: MemoryLog) -> list[str]:
+    return [decode(record.value).data.event_id for record in log.records["rejections", 0]]  # type: ignore[union-attr]
+
+
+def test_old_spans_are_compared_with_the_old_rules_and_new_ones_with_the_new() -> None:
+    log = upgraded()
+    assert counts_of(log) == ["1", "1", "2", "2", "3", "3", "5", "5", "7", "7"], "the second version did take over"
+    report = asyncio.run(verify(log, [SECOND]))["counting"]
+    assert (report.records, report.outputs, report.differences, report.not_comparable) == (10, 10, [], [])
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_an_altered_record_is_found_in_a_span_of_either_version(number: int) -> None:
+    log = upgraded()
+    records = log.records["rejections", 0]
+    records[number] = records[number]._replace(value=(records[number].value or b"").replace(b'"counted"', b'"recounted"'))
+    (difference,) = asyncio.run(verify(log, [SECOND]))["counting"].differences
+    assert (difference.offset, difference.field) == (number, "value.data.reason")
+
+
+def test_rules_newer_than_the_code_make_their_own_span_not_comparable() -> None:
+    report = asyncio.run(verify(upgraded(), [COUNTING]))["counting"]
+    assert (report.records, report.outputs, report.differences) == (6, 6, [])
+    (span,) = report.not_comparable
+    assert (span.start, span.end, span.records) == (6, 10, 4)
+    assert "rule version 2 is not known to this code, which has 1" in str(span)
+
+
+def test_what_follows_rules_that_are_gone_is_not_comparable_either_as_its_state_is_theirs() -> None:
+    log = upgraded()
+    records = log.records["rejections", 0]
+    records[8] = records[8]._replace(key=b"other")
+    report = asyncio.run(verify(log, [ONLY_SECOND]))["counting"]
+    assert (report.records, report.differences) == (0, [])
+    assert [(span.start, span.end, span.records) for span in report.not_comparable] == [(0, 6, 6), (6, 10, 4)]
+    assert "state was made by rules that are not known" in report.not_comparable[1].reason
+
+
+def test_a_recorded_policy_with_an_unknown_key_is_one_line_that_names_key_and_value(log: MemoryLog) -> None:
+    rules = log.records["rules", 0]
+    body = {"step": 2, "stride": 3}
+    for number, record in enumerate(rules):
+        event = decode(record.value)
+        assert isinstance(event, RulesActivated)
+        data = structs.replace(event.data, body=body, digest=digest(body))
+        rules[number] = record._replace(value=encode(structs.replace(event, data=data)))
+    first, _second = check(log).not_comparable
+    assert "\n" not in str(first)
+    assert "stride = 3: there is no such field" in str(first)
+
+
+def test_a_policy_that_is_not_what_its_digest_says_is_found(log: MemoryLog) -> None:
+    rules = log.records["rules", 0]
+    rules[0] = rules[0]._replace(value=(rules[0].value or b"").replace(b'"body":{"step":2}', b'"body":{"step":3}'))
+    assert check(log).differences[0].field == "rules"
+
+
+def test_a_key_that_came_later_means_what_the_version_did_before_it_was_a_key(log: MemoryLog) -> None:
+    """The log was written when `step` was no key; since then its default is another."""
+    fixed = structs.replace(COUNTING, versions={1: RuleVersion(CountingFold, absent={"step": 2})})
+    rules = log.records["rules", 0]
+    for number, record in enumerate(rules):
+        event = decode(record.value)
+        assert isinstance(event, RulesActivated)
+        rules[number] = record._replace(
+            value=encode(structs.replace(event, data=structs.replace(event.data, body={}, digest=digest({}))))
+        )
+    assert check(log).differences, "today's default is not what was meant"
+    report = asyncio.run(verify(log, [fixed]))["counting"]
+    assert (report.records, report.differences, report.not_comparable) == (12, [], [])
+
+
+def test_state_of_a_newer_version_is_not_comparable_and_of_an_older_one_is_compared_after_its_upcast(log: MemoryLog) -> None:
+    def doubled(state: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {key: b"%d" % (2 * int(value)) for key, value in state.items()}
+
+    class DoubledFold(CountingFold):
+        """Keeps twice the count, and says the same."""
+
+        def dump(self, key: str, value: Any) -> bytes:
+            return b"%d" % (2 * value)
+
+    later = structs.replace(COUNTING, versions={1: RuleVersion(DoubledFold)}, state_version=2, state_upcasts={1: doubled})
+    report = asyncio.run(verify(log, [later]))["counting"]
+    assert (report.records, report.differences, report.not_comparable) == (12, [], [])
+    changelog = log.records["state.counting.signals", 0]
+    position = next(number for number, record in enumerate(changelog) if record.key == b"@position")
+    value = (changelog[position].value or b"").replace(b'"state_version":1', b'"state_version":3')
+    changelog[position] = changelog[position]._replace(value=value)
+    report = asyncio.run(verify(log, [later]))["counting"]
+    assert report.differences == []
+    assert [span.reason for span in report.not_comparable] == [
+        "counting: state of version 3 is newer than 2, which this code has"
+    ]
 
 
 def test_activation_of_a_worker_whose_clock_is_ahead_counts_and_junk_beside_it_does_not(log: MemoryLog) -> None:

@@ -56,10 +56,9 @@ def test_help_names_every_command_and_loads_none() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    listed = [
-        line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.startswith("  ") and line[2] != " "
-    ]
-    assert listed == list(COMMANDS)
+    sections = done.stdout.partition(f"{next(iter(main.SECTIONS))}:")[2].splitlines()
+    listed = [line.split()[0] for line in sections if line.startswith("  ") and line[2] != " "]
+    assert listed == list(COMMANDS) == [name for names in main.SECTIONS.values() for name in names]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

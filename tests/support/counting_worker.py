@@ -33,7 +33,7 @@ class Worker:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"{name}.log"
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         command = [sys.executable, "-m", "support.counting_worker", settings.bootstrap, settings.deployment, group, death]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
@@ -75,7 +75,7 @@ def main(bootstrap: str, deployment: str, group: str, death: str) -> int:
         phase, _, number = death.partition(":")
         die_at(phase, int(number))
     settings = Settings(bootstrap=bootstrap, deployment=deployment)
-    return asyncio.run(serve(settings, [COUNTING], {COUNTING.name: BODY}, group=group))
+    return asyncio.run(serve(settings, [COUNTING], {COUNTING.name: BODY}, group=f"{deployment}.{group}"))
 
 
 if __name__ == "__main__":

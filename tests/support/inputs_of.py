@@ -25,7 +25,7 @@ def inputs_of(topic: str) -> tuple[bytes, ...]:
 
 def _interactions() -> list[bytes]:
     return [
-        interaction("i1", refs=[JIRA], mystery=1, data_subject="bob"),
+        interaction("i1", refs=[JIRA, {"system": "jira", "id": "OPS-9"}], mystery=1, data_subject="bob"),
         interaction("i2", output="write to bob@example.org"),
         event("interaction.linked", {"interaction_id": "i1", "ref": JIRA}),
         interaction_retracted("i2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from headrace_lake.log import LogRecord
@@ -11,9 +12,10 @@ from headrace_schemas.codec import encode
 from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import RulesActivated
 from headrace_schemas.topology import changelog
-from headrace_streams.runtime.journal import POSITION_KEY, Position, encode_position
-from headrace_streams.runtime.stage import FoldStage, Record
-from headrace_streams.runtime.step import Produced, process
+from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position, encode_position
+from headrace_streams.runtime.stage import FoldStage
+from headrace_streams.runtime.step import Produced
 
 
 class MemoryLog:
@@ -58,29 +60,38 @@ class MemoryLog:
     def _run_partition(
         self, stage: FoldStage, body: Mapping[str, Any], topic: str, partition: int, counts: Mapping[str, int]
     ) -> None:
-        rules = RulesActivation(
+        """Goes on from the newest position, if there is one."""
+        name = changelog(stage.name, topic).name
+        state = {(record.key or b"").decode(): record.value for record in self.records.get((name, partition), [])}
+        position = decode_position(state.pop(POSITION_KEY, None) or encode_position(Position()))
+        data = RulesActivation(
             stage=stage.name,
             topic=topic,
             partition=partition,
-            from_offset=0,
+            from_offset=position.next_offset,
             version=stage.version,
             digest=digest(body),
             body=body,
         )
-        event = RulesActivated(specversion="1.0", id="rules", source="headrace:test", data=rules)
+        event = RulesActivated(specversion="1.0", id="rules", source="headrace:test", data=data)
         self.append("rules", 0, f"{stage.name}/{topic}/{partition}".encode(), encode(event))
-        fold, state, counters, now, offset = stage.newest(body), {}, {}, 0, -1
-        for found in self.records.get((topic, partition), []):
-            now, offset = max(now, found.timestamp), found.offset
-            record = Record(topic, partition, found.offset, found.timestamp, now, found.key, found.value, found.headers)
-            done = process(stage.name, fold, state, record, counts)
-            state = {key: value for key, value in {**state, **done.changes}.items() if value is not None}
-            for name, count in done.counters.items():
-                counters[name] = counters.get(name, 0) + count
-            for produced in done.produced:
+        runner = FoldRunner(stage, topic, partition, counts)
+        runner.activate_newest(body)
+        assert runner.fold is not None
+        runner.counters, runner.now = dict(position.counters), position.now
+        runner.state = {key: runner.fold.load(key, value) for key, value in state.items() if value is not None}
+        offset = position.next_offset - 1
+        for record in islice(self.records.get((topic, partition), []), position.next_offset, None):  # it may grow meanwhile
+            offset = record.offset
+            for produced in runner.run(record).produced:
                 self.write(produced)
-        kept = changelog(stage.name, topic).name
-        for key, value in state.items():
-            self.append(kept, partition, key.encode(), fold.dump(key, value))
-        position = Position(next_offset=offset + 1, now=now, partitions=self.count, counters=counters)
-        self.append(kept, partition, POSITION_KEY.encode(), encode_position(position))
+        for key, value in runner.dumped().items():
+            self.append(name, partition, key.encode(), value)
+        position = Position(
+            next_offset=offset + 1,
+            now=runner.now,
+            partitions=self.count,
+            counters=runner.counters,
+            state_version=stage.state_version,
+        )
+        self.append(name, partition, POSITION_KEY.encode(), encode_position(position))

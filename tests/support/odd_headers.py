@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from aiokafka.producer import message_accumulator
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 
@@ -20,6 +23,17 @@ def name(written: bytes) -> Name:
     made = Name("odd")
     made.written = written
     return made
+
+
+@contextmanager
+def odd_names_allowed() -> Iterator[None]:
+    """Batches of producers made meanwhile take a `name` for the name of a header."""
+    usual = message_accumulator.DefaultRecordBatchBuilder
+    message_accumulator.DefaultRecordBatchBuilder = _DefaultRecordBatchBuilderPy
+    try:
+        yield
+    finally:
+        message_accumulator.DefaultRecordBatchBuilder = usual
 
 
 def builder(compression: int = 0) -> Any:

@@ -22,9 +22,18 @@ def block(containing: str, language: str = "") -> str:
 
 
 def commands(body: str) -> list[str]:
-    """Command lines without their comments."""
-    lines = (re.sub(r"\s+#.*$", "", line).strip() for line in body.splitlines())
-    return [line for line in lines if line]
+    """Commands without their comments; a here-document belongs to the line that opens it."""
+    found: list[str] = []
+    end = ""
+    for line in body.splitlines():
+        if end:
+            found[-1] += f"\n{line}"
+            end = "" if line == end else end
+        elif text := re.sub(r"\s+#.*$", "", line).strip():
+            found.append(text)
+            here = re.search(r"<<'(\w+)'$", text)
+            end = here[1] if here else ""
+    return found
 
 
 def table(section: str) -> list[list[str]]:

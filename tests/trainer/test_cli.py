@@ -35,4 +35,4 @@ def test_figures_for_people_and_for_programs(capsys: pytest.CaptureFixture[str])
 def test_another_digest_than_the_recorded_one_is_a_no() -> None:
     with pytest.raises(CliError, match="the log has sha256:b") as error:
         _print(JobSummary("sha256:a", 24, 9, 500, 1.5, REPORT, recorded="sha256:b"), as_json=True)
-    assert error.value.code == 1
+    assert error.value.exit_code == 1

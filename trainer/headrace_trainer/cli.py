@@ -33,7 +33,6 @@ def trainer(settings: Settings, once: bool, device: str) -> None:
 
 
 async def _serve(settings: Settings, once: bool, device: str) -> None:
-    from headrace_streams.kafka import clients
     from headrace_streams.runtime.supervisor import Supervisor
     from headrace_trainer.evaluation.grader import find
     from headrace_trainer.job.process import probe_hardware
@@ -54,7 +53,7 @@ async def _serve(settings: Settings, once: bool, device: str) -> None:
     if not once:
         tasks = {"batches": lambda _topic, partition: TrainTask(context, partition)}
         return await Supervisor(settings, f"{settings.deployment}.trainer", tasks).run()
-    for partition in range((await clients.partition_counts(settings, ["batches"]))["batches"]):
+    for partition in range(await context.reader.partitions("batches")):
         await TrainTask(context, partition, once=True).run()
 
 

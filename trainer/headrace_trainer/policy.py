@@ -109,7 +109,7 @@ class RequirementPolicy(Policy):
 
 
 class TrainerPolicy(Policy):
-    """The `[train]` table. Hyperparameters of a bucket: `defaults`, overridden field by field in `buckets`."""
+    """Bases, hyperparameters, graders and requirements. Of a bucket hold `defaults`, overridden field by field in `buckets`."""
 
     bases: dict[str, BasePolicy] = Field(default_factory=dict, description="where the weights of each base are, by base")
     defaults: Hyperparameters = Field(Hyperparameters(), description="hyperparameters of every bucket")

@@ -159,13 +159,13 @@ class Agent:
             train=train,
             attributes={"family": question.family, "level": question.level},
         )
-        check = {"id": "duckdb" if kind == SQL else "handbook", "kind": "test"}
+        check: headrace.PrincipalFields = {"id": "duckdb" if kind == SQL else "handbook", "kind": "test"}
         if right:
             recorder.feedback(call, kind="success", score=100, principal=check)
             return
         recorder.feedback(call, kind="validation_failure", score=0, principal=check)
         if correction is not None:
-            owner = {"id": "shop-owner", "kind": "human"}
+            owner: headrace.PrincipalFields = {"id": "shop-owner", "kind": "human"}
             recorder.feedback(call, kind="user_correction", corrected_output=correction, principal=owner)
 
 

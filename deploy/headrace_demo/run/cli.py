@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings
+from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings, program, run
 
 if TYPE_CHECKING:
     from headrace_demo.run.children import Children
@@ -50,7 +50,7 @@ def demo(settings: Settings, as_json: bool, releases: int, minutes: float, seed:
     place = Place(data_dir or settings.data_dir / "demo", seed, settings.deployment if "deployment" in flags else None)
     bootstrap = settings.bootstrap if "bootstrap" in flags else None
     try:
-        return asyncio.run(_demo(place, bootstrap, releases, minutes * 60, as_json))
+        return run(_demo(place, bootstrap, releases, minutes * 60, as_json))
     except asyncio.CancelledError:
         return INTERRUPTED
     except ChildDied as error:
@@ -102,14 +102,15 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
     finally:
         screen.close()
     table = summary(picture)
+    afterwards = place.afterwards(program(), own_broker=bootstrap is None)
     if isinstance(screen, Json):
-        screen.emit({"releases": table, "done": done, "seconds": round(seconds(), 1), "afterwards": place.afterwards})
+        screen.emit({"releases": table, "done": done, "seconds": round(seconds(), 1), "afterwards": afterwards})
         return OK if done else NO
     console.print(summary_table(picture))
     if not done:
         console.print(f"{len(table) - 1} of {releases} releases in {limit / 60:g} minutes", highlight=False)
-    console.print("Everything is kept. To look around:", highlight=False)
-    print(place.afterwards)
+    ends = f" (`{place.command(program(), 'kafka stop')}` ends the broker that it starts)" if bootstrap is None else ""
+    print(f"Everything is kept. This line looks around{ends}:\n{afterwards}")
     return OK if done else NO
 
 
@@ -191,6 +192,7 @@ async def _base(children: Children, place: Place, note: Callable[[str], None]) -
     command = ("-m", "headrace_demo.base_model.build", str(place.seed), str(place.data_dir), threads)
     child = children.start("base", *command, environment=_threads(threads), output=subprocess.PIPE)
     began = time.monotonic()
+    note("building the base model … once for this seed, in a minute or two")
     tenth = 0
     while child.stdout is not None and (line := await asyncio.to_thread(child.stdout.readline)):
         step, steps, loss = line.split()

@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 
 from headrace_demo.base_model.recipe import Recipe
 from headrace_demo.names import DOCS, MODEL, SQL
-from headrace_streams.settings import Settings
+from headrace_streams.settings import PREFIX, Settings
 
 MAIN = f"{SQL}/{MODEL}"
 OTHER = f"{DOCS}/{MODEL}"
@@ -105,11 +107,14 @@ class Place:
             partitions=1,
         )
 
-    @property
-    def afterwards(self) -> str:
-        """The command line that starts the broker on the kept data (if it was ours) and looks around."""
-        commands = ["kafka start"] * self.kafka.exists() + ["status", "releases"]
-        return " && ".join(f"headrace {command} --config {self.config}" for command in commands)
+    def command(self, program: str, words: str) -> str:
+        """A line for a shell: a command on what this run has kept, whatever HEADRACE_* variables are set there."""
+        unset = " ".join(f"-u {name}" for name in sorted(os.environ) if name.startswith(PREFIX))
+        return f"{f'env {unset} ' if unset else ''}{program} {words} --config {shlex.quote(str(self.config))}"
+
+    def afterwards(self, program: str, own_broker: bool) -> str:
+        """The line that looks around; it first starts the broker again if it was the run's own."""
+        return " && ".join(self.command(program, words) for words in ["kafka start"] * own_broker + ["status", "releases"])
 
 
 def _toml(text: str | Path) -> str:

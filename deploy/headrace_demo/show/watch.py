@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from headrace_schemas.events import Event
 from headrace_streams.kafka.reader import Reader, event_of
@@ -14,5 +15,6 @@ WAIT_MS = 250
 
 async def follow(settings: Settings) -> AsyncGenerator[list[Event], None]:
     """What has come since the last time, at least four times a second; an empty list when nothing has. Never ends by itself."""
-    async for records in Reader(settings).follow(*TOPICS, poll_ms=WAIT_MS):
-        yield [event for record in records if (event := event_of(record)) is not None]
+    async with aclosing(Reader(settings).follow(*TOPICS, poll_ms=WAIT_MS)) as batches:
+        async for records in batches:
+            yield [event for record in records if (event := event_of(record)) is not None]

@@ -10,7 +10,7 @@ from headrace_streams.policy import Policy
 
 
 class IntakePolicy(Policy):
-    """What happens to private text."""
+    """What is scrubbed before anything is kept."""
 
     scrub: tuple[Literal["email", "secret"], ...] = Field(
         ("email", "secret"), description="kinds of private text that become placeholders"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
 from headrace_streams.policy import Policy
 
 
 class LinkPolicy(Policy):
-    """How much waits for a link."""
+    """How feedback waits for a foreign id to be linked."""
 
-    waiting: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        64, description="feedback kept per foreign id that nobody has linked yet"
-    )
+    waiting: int = Field(64, ge=0, le=10_000, description="feedback kept per foreign id that nobody has linked yet")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,11 +12,9 @@ from headrace_streams.policy import Policy
 class ReleasePolicy(Policy):
     """When a version may be served. `auto` promotes what the rule lets pass, `manual` leaves that to a person."""
 
-    mode: Literal["auto", "manual"] = Field("auto", description="whether the system promotes by itself or a person does")
+    mode: Literal["auto", "manual"] = Field("auto", description="who promotes: the rule alone, or a person")
     rule: Literal["gate"] = Field(
-        "gate", description="loss gain surely above min_gain, and more wins than losses where a grader counted them"
+        "gate", description="gate: loss gain surely above `min_gain`, and more wins than losses where a grader counted them"
     )
-    min_test_rows: Annotated[int, Field(ge=1)] = Field(30, description="least rows that an evaluation must have")
-    min_gain: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="nats a token; the lower bound of the gain's 95 % interval must be above it"
-    )
+    min_test_rows: int = Field(30, ge=1, description="test rows without which nothing passes")
+    min_gain: float = Field(0.0, ge=0, description="nats a token; the lower end of the 95 % interval must be above it")

@@ -16,20 +16,18 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.helpers import create_ssl_context
-from aiokafka.protocol.metadata import MetadataRequest
 
 from headrace_schemas.root_error import UNREACHABLE, HeadraceError
 from headrace_schemas.topics import MIB
-from headrace_streams.kafka import compat as wire
+from headrace_streams.kafka import compat
 from headrace_streams.settings import Security, Settings, SettingsError
-
-wire.install()
 
 DEADLINE = 10.0  # seconds until a broker that doesn't answer counts as unreachable
 REQUEST_LIMIT = 9 * MIB  # the largest record of the topics table, and its headers
 FETCH_LIMIT = 9 * MIB  # per partition and request
 TRANSACTION_TIMEOUT_MS = 10_000
 
+Producer = AIOKafkaProducer  # for those that do not import the library
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient)
 
 
@@ -151,13 +149,8 @@ async def start(client: Client, *, within: float | None = None) -> None:
         raise
     await close(client)
     cause = "" if reason is None or "bootstrap from" in str(reason) else f" ({reason})"  # that one only repeats the address
-    where = _address(client)
+    where = compat.servers(client)
     raise BrokerUnavailable(f"no broker answers at {where} in {within:g} s{cause}: check --bootstrap and security") from reason
-
-
-def _address(client: Any) -> str:
-    inner = getattr(client, "_client", None) or client.client
-    return ",".join(f"{host}:{port}" for host, port, _family in inner.hosts)
 
 
 async def close(client: Client) -> None:
@@ -170,13 +163,10 @@ async def describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> list[di
     BrokerUnavailable."""
     if not names:
         return []
-    request = MetadataRequest(list(names), allow_auto_topic_creation=False)
     try:
-        response = await client._send_request(request)  # the public describe_topics lets brokers create what it asks for
+        return await compat.describe_topics(client, names)
     except KafkaError as error:  # it has gone since it was connected to
-        raise BrokerUnavailable(f"{_address(client)} does not tell of its topics: {error!r}") from error
-    topics: list[dict[str, Any]] = response.to_object()["topics"]
-    return topics
+        raise BrokerUnavailable(f"{compat.servers(client)} does not tell of its topics: {error!r}") from error
 
 
 async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:

@@ -1,17 +1,20 @@
-"""Record batches as consumers unpack them, whatever bytes a header's name has. Knows the record format, no topic and no event.
+"""What aiokafka has no public door for, each thing once: so a new version of it is checked here. Knows no topic and no event.
 
-aiokafka takes header names for UTF-8 and raises from deep within its fetcher where one is not. Brokers take any bytes, and so do
-clients in languages whose strings are bytes: one such record would stop every consumer of its partition, for ever and whatever
-stands behind it. `install` makes consumers read such a batch again with a question mark for each byte of the name that is not
-ASCII; all other batches go the fast way.
+Header names: aiokafka takes them for UTF-8 and raises from deep within its fetcher where one is not. Brokers take any bytes, and
+so do clients in languages whose strings are bytes: one such record would stop every consumer of its partition, for ever and
+whatever stands behind it. `install` makes consumers read such a batch again with a question mark for each byte of the name that
+is not ASCII; all other batches go the fast way. It changes a library for its whole process, so only processes of ours call it
+(every command does, when it runs), never the door: an agent reads `releases` alone, which only we write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aiokafka.consumer import fetcher
+from aiokafka.errors import ProducerClosed
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
@@ -90,7 +93,7 @@ def _behind(buffer: Any, position: int) -> int:
 
 
 def install() -> None:
-    """For all consumers of this process; the fetcher has no other door."""
+    """Header names of any bytes, for all consumers of this process; the fetcher has no other door."""
     fetcher.MemoryRecords = Batches
 
 
@@ -115,3 +118,21 @@ def connection_of(client: Any) -> Any:
 def has_left_for_good(consumer: Any) -> bool:
     """Whether a group member's coordination has died: it will never join again by itself."""
     return bool(consumer._coordinator._coordination_task.done())
+
+
+def servers(client: Any) -> str:
+    """The brokers that a client was told of, `host:port[,…]` in any order; it need not be started."""
+    return ",".join(f"{host}:{port}" for host, port, _family in connection_of(client).hosts)
+
+
+async def describe_topics(admin: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    """`topic`, `error_code` and `partitions` of each; the public method lets brokers create what it asks for. KafkaError."""
+    response = await admin._send_request(MetadataRequest(list(names), allow_auto_topic_creation=False))
+    topics: list[dict[str, Any]] = response.to_object()["topics"]
+    return topics
+
+
+async def abandon(producer: Any) -> None:
+    """Gives up what a producer has in flight, each with ProducerClosed: its `stop` would flush, for ever without a broker."""
+    producer._message_accumulator.fail_all(ProducerClosed())
+    await connection_of(producer).close()

@@ -1,17 +1,20 @@
 """Committed records of a deployment's topics: by partition, by topic, by key, as events, as they come. Decides nothing.
 
-Topics are short names. Under read_committed, aborted records and transaction markers take up offsets but are not yielded.
+Topics are short names. Who stops before the end closes what it reads from (`aclosing`), or its connection leaks. Aborted records
+and transaction markers take up offsets but are not yielded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Literal, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from headrace_schemas.cloudevents import Headers
 from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.events import Event
 from headrace_streams.kafka import clients
@@ -19,7 +22,11 @@ from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
 
+__all__ = ["KafkaRecord", "OffsetOutOfRangeError", "Reader", "Span", "TopicPartition", "decode_or_none", "event_of"]
+
 POLL_MS = 500
+NEAR = 200  # offsets between two wanted records that are read over instead of sought
+NEAR_BYTES = 256 * 1024
 PROGRESS_MS = 200
 
 
@@ -30,12 +37,20 @@ class Span(NamedTuple):
     end: int
 
 
-def event_of(record: ConsumerRecord) -> Event | None:
-    """The event in a record; None for what somebody else put there: no junk may keep people from what is on the log."""
+KafkaRecord = ConsumerRecord  # what readers yield, for those that do not import the client
+
+
+def decode_or_none(value: bytes | None, headers: Headers = ()) -> Event | None:
+    """An event; None for what somebody else put there: no junk may keep people from what is on the log."""
     try:
-        return decode(record.value, record.headers)
+        return decode(value, headers)
     except DecodeError:
         return None
+
+
+def event_of(record: ConsumerRecord) -> Event | None:
+    """The event in a record, or None as `decode_or_none`."""
+    return decode_or_none(record.value, record.headers)
 
 
 class Reader:
@@ -79,7 +94,7 @@ class Reader:
 
     async def read_partition(
         self, topic: str, partition: int, start: int = 0, end: int | None = None
-    ) -> AsyncIterator[ConsumerRecord]:
+    ) -> AsyncGenerator[ConsumerRecord, None]:
         """The records of a partition from offset `start` (or the first that is kept) up to `end`, then stops.
 
         `end` None: what is committed when reading begins."""
@@ -90,23 +105,48 @@ class Reader:
             consumer.assign([tp])
             begins, ends = await _spans(consumer, [tp])
             consumer.seek(tp, max(start, begins[tp]))
-            async for records in _records(consumer, {tp: ends[tp] if end is None else min(end, ends[tp])}):
-                for record in records:
-                    yield record
+            async with aclosing(_records(consumer, {tp: ends[tp] if end is None else min(end, ends[tp])})) as batches:
+                async for records in batches:
+                    for record in records:
+                        yield record
 
-    async def read_topic(self, topic: str) -> AsyncIterator[ConsumerRecord]:
+    async def read_at(self, topic: str, partition: int, offsets: Sequence[int]) -> AsyncGenerator[ConsumerRecord, None]:
+        """The records at `offsets` (ascending) of a partition; where there is none, nothing. Near ones are read over, far ones
+        sought."""
+        span = (await self.spans(topic)).get(partition, Span(0, 0))
+        ahead = [offset for offset in offsets if span.begin <= offset < span.end]
+        tp, wanted, position = self._partition(topic, partition), set(ahead), -NEAR
+        async with clients.connected(clients.consumer(self.settings, max_partition_fetch_bytes=NEAR_BYTES)) as consumer:
+            consumer.assign([tp])
+            while ahead:
+                if not position <= ahead[0] < position + NEAR:
+                    position = ahead[0]
+                    consumer.seek(tp, position)
+                async with aclosing(_records(consumer, {tp: ahead[-1] + 1})) as batches:
+                    async for records in batches:
+                        for record in records:
+                            if record.offset in wanted:
+                                yield record
+                        position = await consumer.position(tp)
+                        ahead = [offset for offset in ahead if offset >= position]
+                        if ahead and ahead[0] >= position + NEAR:
+                            break
+
+    async def read_topic(self, topic: str) -> AsyncGenerator[ConsumerRecord, None]:
         """All records of a topic, one partition after the other, each in its order."""
         for partition in range(await self.partitions(topic)):
-            async for record in self.read_partition(topic, partition):
-                yield record
+            async with aclosing(self.read_partition(topic, partition)) as records:
+                async for record in records:
+                    yield record
 
-    async def events(self, topic: str, *, key: str | None = None, containing: bytes = b"") -> AsyncIterator[Event]:
+    async def events(self, topic: str, *, key: str | None = None, containing: bytes = b"") -> AsyncGenerator[Event, None]:
         """The events of a topic; what is none is skipped. `key`: only the partition of that key, which others share;
         `containing`: only those in whose bytes that stands."""
-        records = self.read_topic(topic) if key is None else self.read_partition(topic, await self.partition_of(topic, key))
-        async for record in records:
-            if record.value is not None and containing in record.value and (event := event_of(record)) is not None:
-                yield event
+        source = self.read_topic(topic) if key is None else self.read_partition(topic, await self.partition_of(topic, key))
+        async with aclosing(source) as records:
+            async for record in records:
+                if record.value is not None and containing in record.value and (event := event_of(record)) is not None:
+                    yield event
 
     async def follow(
         self,
@@ -137,8 +177,9 @@ class Reader:
             for tp, offset in starts.items():
                 consumer.seek(tp, offset)
             yield []
-            async for records in _records(consumer, ends if to_end else None, poll_ms):
-                yield records
+            async with aclosing(_records(consumer, ends if to_end else None, poll_ms)) as batches:
+                async for records in batches:
+                    yield records
 
     def _partition(self, topic: str, number: int) -> TopicPartition:
         return TopicPartition(clients.full_name(self.settings, topic), number)
@@ -146,7 +187,7 @@ class Reader:
 
 async def _records(
     consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int] | None, poll_ms: int = PROGRESS_MS
-) -> AsyncIterator[list[ConsumerRecord]]:
+) -> AsyncGenerator[list[ConsumerRecord], None]:
     """What comes from where the consumer stands up to `ends`, or for ever. BrokerUnavailable when an end is not reached because
     the broker stopped answering."""
     loop = asyncio.get_running_loop()

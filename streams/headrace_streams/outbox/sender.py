@@ -10,42 +10,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    CorruptRecordException,
-    InvalidTimestampError,
-    InvalidTopicError,
-    MessageSizeTooLargeError,
-    PolicyViolationError,
-    ProducerClosed,
-    RecordListTooLargeError,
-    RecordTooLargeError,
-    UnknownError,
-    UnsupportedForMessageFormatError,
-)
-
-from headrace_streams.kafka import clients
+from headrace_streams.backoff import Backoff
+from headrace_streams.kafka import clients, compat
+from headrace_streams.kafka.failures import FOR_GOOD
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.outbox.outbox import Entry, Outbox
 from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace.sender")
 
-# Answers to a record that will be the same tomorrow. UnknownError is among them because aiokafka reports brokers' newer codes
-# so, "invalid record" for one; an entry that is set aside by mistake is not lost: `Outbox.requeue` brings it back.
-FOR_GOOD = (
-    CorruptRecordException,
-    InvalidTimestampError,
-    InvalidTopicError,
-    MessageSizeTooLargeError,
-    PolicyViolationError,
-    RecordListTooLargeError,
-    RecordTooLargeError,
-    UnknownError,
-    UnsupportedForMessageFormatError,
-)
 IDLE = 0.5  # seconds between looks at a file to which another process may append, or whose sender may have gone
-PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts to reach the broker
+BACKOFF = (0.1, 5.0)  # first and longest seconds between attempts to reach the broker
 ACKNOWLEDGED = 30.0  # seconds until an unanswered window counts as a failure of the connection
 
 
@@ -54,7 +29,7 @@ class Sender:
 
     def __init__(self, settings: Settings, outbox: Outbox, progressed: Callable[[], None] = lambda: None) -> None:
         self._settings, self._outbox, self._progressed = settings, outbox, progressed
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: clients.Producer | None = None
         self._counts: dict[str, int] = {}  # partitions of topics, as long as the producer lives
         self._wake = asyncio.Event()
         self.trouble: str | None = None  # why nothing moves at the moment
@@ -64,7 +39,7 @@ class Sender:
         self._wake.set()
 
     async def run(self) -> None:
-        failures = 0
+        backoff = Backoff(*BACKOFF)
         try:
             while True:
                 try:
@@ -72,13 +47,13 @@ class Sender:
                         await asyncio.sleep(IDLE)
                         continue
                     await self._send_all()
-                    failures, self.trouble = 0, None
+                    self.trouble = None
+                    backoff.reset()
                     await self._idle()
                 except Exception as error:  # nothing may end the sender but its owner
                     self._say(error)
                     await self._disconnect(broken=True)
-                    await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
-                    failures += 1
+                    await backoff.wait()
         finally:
             await self._disconnect(broken=True)
 
@@ -160,7 +135,7 @@ class Sender:
             self._counts |= await clients.partition_counts(self._settings, [topic])
         return self._counts[topic]
 
-    async def _connect(self) -> AIOKafkaProducer:
+    async def _connect(self) -> clients.Producer:
         producer = clients.producer(self._settings)
         await clients.start(producer)
         return producer
@@ -172,9 +147,8 @@ class Sender:
             return
         try:
             async with asyncio.timeout(2):
-                if broken:  # `stop` would first flush, which takes for ever without a broker: give up what is in flight
-                    producer._message_accumulator.fail_all(ProducerClosed())
-                    await producer.client.close()
+                if broken:
+                    await compat.abandon(producer)
                 await producer.stop()
         except Exception as error:
             log.debug("closing the producer: %r", error)

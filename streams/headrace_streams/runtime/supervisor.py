@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
+from headrace_streams.backoff import Backoff
 from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime.journal import Fenced, JournalError, Refused, stop
 from headrace_streams.settings import Settings
@@ -154,7 +154,7 @@ class Supervisor:
     async def _keep(self, slot: _Slot, topic: str, partition: int) -> None:
         """Runs tasks for one partition, one after the other, until cancelled."""
         place = f"{topic}/{partition}"
-        delay, longest = BACKOFF_SECONDS
+        backoff = Backoff(*BACKOFF_SECONDS, spread=0.5)
         while True:
             started = time.monotonic()
             try:
@@ -168,16 +168,15 @@ class Supervisor:
                 return
             except Fenced as error:
                 slot.note(logging.WARNING, str(error))
-                delay = max(delay, FENCED_SECONDS)
+                backoff.at_least(FENCED_SECONDS)
             except JournalError as error:
                 slot.note(logging.WARNING, str(error))
             except Exception as error:  # a bug must not take the other partitions with it
                 slot.note(logging.ERROR, f"{place}: {type(error).__name__}: {error}", traceback=True)
             slot.restarts += 1
             if time.monotonic() - started > HEALTHY_SECONDS:
-                delay = BACKOFF_SECONDS[0]
-            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(2 * delay, longest)
+                backoff.reset()
+            await backoff.wait()
 
     async def _monitor(self) -> None:
         """Commits where the tasks stand, for whoever looks at the group; the answer also tells whether the broker is there."""

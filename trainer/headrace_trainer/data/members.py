@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import Example, Member
@@ -11,7 +9,7 @@ from headrace_schemas.events import ExampleRewarded
 from headrace_schemas.root_error import HeadraceError
 
 MemberKey = tuple[str, int]  # example id and revision
-RecordValues = Mapping[MemberKey, bytes]
+RecordValues = dict[MemberKey, bytes]  # of example records
 
 
 class MemberRefused(HeadraceError):

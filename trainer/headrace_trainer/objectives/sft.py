@@ -66,7 +66,7 @@ def split_by_tokens(rows: Sequence[TokenRow], budget: int) -> list[list[TokenRow
 
 def accumulate(model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision) -> float:
     """Adds the gradient of one optimiser step's loss: `Σ wᵢ·nllᵢₜ / Σ wᵢ` over all completion tokens t of all rows i
-    (ALGORITHMS §6), however many micro-batches it takes. Returns that loss."""
+    (docs/algorithms.md §6), however many micro-batches it takes. Returns that loss."""
     total = sum(row.weight * len(row.completion) for row in rows)
     loss = 0.0
     for micro in split_by_tokens(rows, budget):

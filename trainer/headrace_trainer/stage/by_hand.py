@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +12,14 @@ from pathlib import Path
 from msgspec import Struct
 
 from headrace_cli.common import NO, CliError
-from headrace_schemas.codec import encode
 from headrace_schemas.derived import ModelVersion, TrainingStart
-from headrace_schemas.events import BatchReady, Event, ModelVersionCreated
+from headrace_schemas.events import BatchReady
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import run_members
+from headrace_streams import release_log
 from headrace_streams.adapter_store import fetch
-from headrace_streams.kafka import clients
-from headrace_streams.kafka.partitioner import partition_for
-from headrace_streams.kafka.reader import Reader
+from headrace_streams.kafka import publisher
+from headrace_streams.kafka.reader import Reader, event_of
+from headrace_streams.requests import versions
 from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
 from headrace_trainer.job.process import JobFailed, JobProcess, probe_hardware
@@ -50,13 +49,13 @@ class JobSummary(Struct, frozen=True):
 async def train_batch(settings: Settings, batch_id: str, device: str, show: PrintLine) -> JobSummary:
     """Trains a batch with its recorded pins, or with pins as of now when it was never begun. CliError, JobFailed, StoreError."""
     context = TrainerContext(settings, load(settings.policy), await probe_hardware(device))
-    origin = await _batch(settings, lambda batch: batch.data.batch_id == batch_id)
+    origin = await _newest_batch(context.reader, lambda batch: batch.data.batch_id == batch_id)
     if origin is None:
         raise CliError(NO, f"no batch {batch_id}: `headrace tail batches` shows all")
     _check_weights(context, origin)
-    start = await catalogue.started(settings, origin.batch.bucket, batch_id)
+    start = await catalogue.started(context.reader, origin.batch.bucket, batch_id)
     if start is None:
-        start = await context.choose_pins(origin, Catalogue(settings, origin.record.partition))
+        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition))
     version = await _version(settings, lambda version: version.run_id == start.run_id)
     result = await _run(context, origin, start, show, lambda spec: spec)
     adapter = context.store.put(result.folder)
@@ -72,20 +71,23 @@ async def evaluate_version(
     version = await _version(settings, lambda version: version.version_id == version_id)
     if version is None:
         raise CliError(NO, f"no version {version_id}: `headrace tail versions` shows all")
-    origin = await _batch(settings, lambda batch: batch.data.bucket == version.bucket)
-    recorded = await catalogue.started(settings, version.bucket, version.batch_id)
+    origin = await _newest_batch(context.reader, lambda batch: batch.data.bucket == version.bucket)
+    recorded = await catalogue.started(context.reader, version.bucket, version.batch_id)
     if origin is None or recorded is None:
         raise CliError(NO, f"version {version_id}: its batch or run is not in the log")
     _check_weights(context, origin)
-    served = await catalogue.served(settings, version.bucket)
-    known = Catalogue(settings, origin.record.partition)
+    release = (await release_log.served(context.reader, version.bucket)).get(version.bucket)
+    known = Catalogue(context.reader, origin.record.partition)
     await known.refresh(version.bucket)
-    identity = derive_id("evaluation", version_id, served.release_id or "base", origin.batch.batch_id, context.policy.digest)
+    identity = derive_id(
+        "evaluation", version_id, release.release_id if release else "base", origin.batch.batch_id, context.policy.digest
+    )
     start = TrainingStart(
         run_id=identity, batch_id=origin.batch.batch_id, bucket=version.bucket, base=version.base, seed=recorded.seed,
         method=recorded.method, hyperparameters=recorded.hyperparameters, rehearsal=[],
         policy_digests={**origin.batch.policy_digests, events.STAGE: context.policy.digest},
-        parent_adapter=served.digest, parent_release_id=served.release_id,
+        parent_adapter=release_log.adapter_digest(release),
+        parent_release_id=release.release_id if release else None,
         withdrawn=known.withdrawn_of(origin.batch) or None,
     )  # fmt: skip
     candidate = fetch(version.adapter, context.folder / "cache")
@@ -93,7 +95,7 @@ async def evaluate_version(
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     if publish:
         event = events.evaluated(origin, start, version, result, identity, time.time_ns() // 1_000_000)
-        await _publish(settings, version.bucket, event)
+        await publisher.publish(settings, event)
     return _summary(version.adapter.digest, result, published=identity if publish else None)
 
 
@@ -111,7 +113,7 @@ async def _run(
     context: TrainerContext, origin: Origin, start: TrainingStart, show: PrintLine, change: Callable[[JobSpec], JobSpec]
 ) -> JobResult:
     parent = await context.adapter_folder(start.parent_adapter)
-    values = await catalogue.values_of(context.settings, run_members(origin.batch, start).all())
+    values = await context.values_of(origin.batch, start)
     spec = change(replace(context.job_spec(origin, start, values, parent), folder=_folder(context, start)))
     async with aclosing(JobProcess(spec).events()) as stream:
         async for event in stream:
@@ -127,35 +129,16 @@ def _summary(digest: str, result: JobResult, *, recorded: str | None = None, pub
     return JobSummary(digest, result.rows, steps, tokens, result.seconds, result.report, recorded, published)
 
 
-async def _batch(settings: Settings, wanted: Callable[[BatchReady], bool]) -> Origin | None:
+async def _newest_batch(reader: Reader, wanted: Callable[[BatchReady], bool]) -> Origin | None:
     """The newest batch that is wanted."""
     newest: Origin | None = None
-    async for record, event in _events(settings, "batches"):
-        if isinstance(event, BatchReady) and wanted(event) and (newest is None or record.timestamp >= newest.record.timestamp):
+    async for message in reader.read_topic("batches"):
+        event, time_ms = event_of(message), message.timestamp
+        if isinstance(event, BatchReady) and wanted(event) and (newest is None or time_ms >= newest.record.timestamp):
+            record = Record("batches", message.partition, message.offset, time_ms, time_ms, message.key, message.value)
             newest = Origin(record, event.data, event.traceparent)
     return newest
 
 
 async def _version(settings: Settings, wanted: Callable[[ModelVersion], bool]) -> ModelVersion | None:
-    async for _, event in _events(settings, "versions"):
-        if isinstance(event, ModelVersionCreated) and wanted(event.data):
-            return event.data
-    return None
-
-
-async def _events(settings: Settings, topic: str) -> AsyncIterator[tuple[Record, Event]]:
-    async for record in Reader(settings).read_topic(topic):
-        event = catalogue.decode_known(record.value)
-        if event is not None:
-            yield (
-                Record(topic, record.partition, record.offset, record.timestamp, record.timestamp, record.key, record.value),
-                event,
-            )
-
-
-async def _publish(settings: Settings, bucket: str, event: Event) -> None:
-    count = (await clients.partition_counts(settings, ["outcomes"]))["outcomes"]
-    key = bucket.encode()
-    async with clients.connected(clients.producer(settings)) as producer:
-        name = clients.full_name(settings, "outcomes")
-        await producer.send_and_wait(name, encode(event), key=key, partition=partition_for(key, count))
+    return next((version for version in await versions(settings) if wanted(version)), None)

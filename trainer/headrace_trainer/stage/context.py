@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
-from headrace_schemas.derived import Member, TrainingStart
+from headrace_schemas.derived import Batch, Member, TrainingStart
+from headrace_schemas.selection import run_members
+from headrace_streams import release_log
 from headrace_streams.adapter_store import Store, fetch
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 from headrace_trainer.data.members import MemberRefused, RecordValues, key_of, verify
 from headrace_trainer.job.process import Hardware
@@ -24,12 +28,19 @@ from headrace_trainer.stage.rehearsal import rehearsal_rows
 log = logging.getLogger("headrace")
 
 
+class Pins(NamedTuple):
+    """`rehearsed`: the records of the rehearsal rows, which were read to verify them."""
+
+    start: TrainingStart
+    rehearsed: RecordValues
+
+
 class TrainerContext:
     """`hardware` is what jobs run on; whoever starts a job holds `job_slot` while it runs."""
 
     def __init__(self, settings: Settings, policy: TrainerPolicy, hardware: Hardware) -> None:
         self.settings, self.policy, self.hardware = settings, policy, hardware
-        self.store = Store(settings.store)
+        self.store, self.reader = Store(settings.store), Reader(settings)
         self.job_slot = asyncio.Semaphore(1)
         self.folder = settings.data_dir / "trainer" / settings.deployment
 
@@ -57,7 +68,13 @@ class TrainerContext:
             return None
         return await asyncio.to_thread(lambda: fetch(self.store.adapter(digest), self.folder / "cache"))
 
-    async def choose_pins(self, origin: Origin, known: Catalogue, untrained: tuple[str, ...] = ()) -> TrainingStart:
+    async def values_of(self, batch: Batch, start: TrainingStart, rehearsed: RecordValues | None = None) -> RecordValues:
+        """The records of all members of a run, as far as they are there; those in `rehearsed` are not read again."""
+        known = rehearsed or {}
+        wanted = [member for member in run_members(batch, start).all() if key_of(member) not in known]
+        return {**known, **await catalogue.values_of(self.reader, wanted)}
+
+    async def choose_pins(self, origin: Origin, known: Catalogue, untrained: tuple[str, ...] = ()) -> Pins:
         """The pins of a batch as of now. Rows of earlier batches that are not what their manifest says are left out, or one bad
         batch would fail all later ones."""
         batch = origin.batch
@@ -66,13 +83,15 @@ class TrainerContext:
         rows = rehearsal_rows(
             batch, known.earlier_members(batch.bucket, origin.record.offset), hyper.rehearsal, known.members_of(untrained)
         )
-        values = await catalogue.values_of(self.settings, rows)
+        values = await catalogue.values_of(self.reader, rows)
         precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
-        served = await catalogue.served(self.settings, batch.bucket)
-        return events.pins(
-            batch, self.policy, precision, parent_adapter=served.digest, parent_release_id=served.release_id,
+        served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
+        start = events.pins(
+            batch, self.policy, precision, parent_adapter=release_log.adapter_digest(served),
+            parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
         )  # fmt: skip
+        return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
 
 
 def _verified(member: Member, values: RecordValues) -> bool:

@@ -1,10 +1,16 @@
-"""A header's name is any bytes: what a consumer hands out of such a batch, and of those around it."""
+"""What is used of aiokafka's insides, each thing once: odd header names, addresses of a client. No broker."""
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
+
 import pytest
 
+from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.compat import Batches
+from headrace_streams.settings import Settings
 from support.odd_headers import builder, name
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -50,3 +56,41 @@ def test_batches_beside_it_are_read_as_ever() -> None:
     while found.has_next():
         seen.append({record.offset: [header for header, _ in record.headers] for record in found.next_batch()})
     assert [batch[1] for batch in seen] == [["x", "é", "y"], ["?", "é", "y"], ["x", "é", "y"]]
+
+
+def test_a_client_says_which_brokers_it_was_told_of() -> None:
+    settings = Settings(bootstrap="127.0.0.1:1,127.0.0.2:2")
+
+    async def told() -> list[set[str]]:
+        made = (clients.consumer(settings), clients.producer(settings), clients.admin(settings))
+        said = [set(compat.servers(client).split(",")) for client in made]
+        for client in made:
+            await clients.close(client)
+        return said
+
+    assert asyncio.run(told()) == [{"127.0.0.1:1", "127.0.0.2:2"}] * 3
+
+
+UNTOUCHED = "assert fetcher.MemoryRecords is memory_records.MemoryRecords"
+TOUCHED = "assert fetcher.MemoryRecords is compat.Batches"
+
+
+@pytest.mark.parametrize(
+    ("what", "then"),
+    [
+        ("import headrace_streams.kafka.clients, headrace_streams.kafka.admin, headrace_streams.outbox.sender", UNTOUCHED),
+        ("compat.install()", TOUCHED),
+        ("compat.install(); compat.install()", TOUCHED),
+        ("from headrace_cli.main import invoke; invoke(['topics', 'check', '--bootstrap', '127.0.0.1:1'])", TOUCHED),
+    ],
+)
+def test_a_process_reads_odd_names_only_when_it_was_told_to(what: str, then: str) -> None:
+    program = f"""
+from aiokafka.consumer import fetcher
+from aiokafka.record import memory_records
+from headrace_streams.kafka import clients, compat
+clients.DEADLINE = 0.1
+{what}
+{then}
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

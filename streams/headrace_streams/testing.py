@@ -1,0 +1,207 @@
+"""The kit for whoever writes a fold or an agent: events by hand, a task in memory, the contract of folds, a Kafka of one's own.
+
+    task = MemoryTask(STAGE, "signals")
+    [write] = task.feed(event("headrace.interaction.recorded.v1", {...})).produced
+    check_fold(STAGE, "signals", values)
+
+    with local_kafka() as settings:  # a real one, with all topics, for as long as the block
+        with headrace.Recorder(settings.bootstrap, deployment=settings.deployment, agent="bot") as recorder: ...
+        [interaction] = published(settings, "interactions")
+
+Knows no stage and no test framework.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headrace_schemas.codec import decode
+from headrace_schemas.events import Event
+from headrace_schemas.topics import TOPIC_NAMES
+from headrace_schemas.topology import DEAD, RECORDS
+from headrace_streams.kafka import admin
+from headrace_streams.kafka.reader import Reader
+from headrace_streams.local_kafka.process import LocalKafka
+from headrace_streams.policy import Policy
+from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.stage import FoldStage, Headers, Record
+from headrace_streams.runtime.step import Processed, process
+from headrace_streams.settings import Settings
+
+START_MS = 1_790_000_000_000  # append time of a task's first record
+STEP_MS = 1_000  # from one record to the next
+PARTITIONS = 3
+REFUSALS = ("dead-letters", "rejections")  # where a stage says why it did not take a record
+
+
+def event(
+    kind: str, data: Mapping[str, Any], *, id: str = "e1", source: str = "test", time: str | None = None, **more: Any
+) -> bytes:
+    """A CloudEvent as others publish it, structured. `kind` is its whole type, `time` RFC 3339; nothing is checked."""
+    tree = {"specversion": "1.0", "id": id, "source": source, "type": kind, "data": data, **more}
+    return msgspec.json.encode(tree if time is None else {**tree, "time": time})
+
+
+class MemoryTask:
+    """Partition 0 of one input of a stage, as a live task runs it, without a broker: what is fed is the input log. Each topic
+    that it writes to has 3 partitions. Raises ValueError for a topic that is no input."""
+
+    def __init__(self, stage: FoldStage, topic: str, policy: Policy | None = None) -> None:
+        if topic not in stage.inputs:
+            raise ValueError(f"topic {topic!r} is no input of stage {stage.name!r}")
+        self.stage, self.topic = stage, topic
+        self._body = (policy or stage.policy()).body()
+        self._offset = 0
+        self._runner = self._started()
+
+    def _started(self) -> FoldRunner:
+        runner = FoldRunner(self.stage, self.topic, 0, dict.fromkeys(TOPIC_NAMES, PARTITIONS))
+        runner.activate_newest(self._body)
+        return runner
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Of all records since the start, `in` among them."""
+        return self._runner.counters
+
+    @property
+    def tick_due(self) -> list[str]:
+        """State keys that wait for time to pass."""
+        assert self._runner.fold is not None
+        return list(self._runner.fold.tick_due(self._runner.state))
+
+    def feed(
+        self, value: bytes | None, *, key: bytes | None = None, headers: Headers = (), at_ms: int | None = None
+    ) -> Processed:
+        """Takes one record; what it did. `at_ms` is its append time: by default a second after the record before."""
+        processed = self._runner.run(self.next_record(value, key=key, headers=headers, at_ms=at_ms))
+        self._offset += 1
+        return processed
+
+    def next_record(
+        self, value: bytes | None, *, key: bytes | None = None, headers: Headers = (), at_ms: int | None = None
+    ) -> Record:
+        """The record that `feed` would take."""
+        time = START_MS + self._offset * STEP_MS if at_ms is None else at_ms
+        return Record(self.topic, 0, self._offset, time, max(time, self._runner.now), key, value, headers)
+
+    def try_out(self, record: Record) -> Processed:
+        """What the record would do now; nothing of it is taken."""
+        runner = self._runner
+        assert runner.fold is not None
+        return process(self.stage.name, runner.fold, runner.state, record, runner.partitions)
+
+    def dumped(self) -> dict[str, bytes]:
+        """The state in changelog form."""
+        return self._runner.dumped()
+
+    def restart(self) -> None:
+        """Goes on with nothing but what a changelog holds. AssertionError when the state changes on the way."""
+        before, old = self.dumped(), self._runner
+        self._runner = self._started()
+        assert self._runner.fold is not None
+        self._runner.state = {key: self._runner.fold.load(key, value) for key, value in before.items()}
+        self._runner.counters, self._runner.now = dict(old.counters), old.now
+        after = self.dumped()
+        assert after == before, _difference(f"{self.stage.name}: state that was dumped and loaded", before, after)
+
+
+def check_fold(
+    stage: FoldStage,
+    topic: str,
+    values: Iterable[bytes | None],
+    policy: Policy | None = None,
+    *,
+    key: bytes | None = b"key",
+    repeats: bool = True,
+) -> None:
+    """Runs the newest rules of a stage over records and holds them to what live tasks, restarts and replay rely on.
+
+    - A step changes no state by itself, and the same state and record give the same step: replays are equal.
+    - State survives its changelog form, and a task that restarts before every record does what one does that never stops.
+    - Delivery is at least once: a record that comes twice in a row changes no state and writes nothing new but why it was not
+      taken. `repeats=False` leaves that out, for a stage that passes repetitions on to one that knows them.
+    - Every record is in one counter of the topology; writes go to its outputs; no state key is the runtime's own.
+
+    AssertionError names the stage, the record's number and what differs."""
+    straight, restarting = MemoryTask(stage, topic, policy), MemoryTask(stage, topic, policy)
+    for number, value in enumerate(values):
+        where = f"{stage.name} over {topic}, record {number}"
+        record, before = straight.next_record(value, key=key), straight.dumped()
+        tried = straight.try_out(record)
+        assert straight.dumped() == before, _difference(f"{where}: the step changed state itself", before, straight.dumped())
+        processed = straight.feed(value, key=key)
+        assert processed == tried, _difference(f"{where}: the same step again", tried._asdict(), processed._asdict())
+        _check_places(stage, processed, where)
+        _check_counters(stage, straight.counters, number + 1, where)
+
+        restarting.restart()
+        other = restarting.feed(value, key=key)
+        assert other == processed, _difference(f"{where}: after a restart", processed._asdict(), other._asdict())
+        assert restarting.tick_due == straight.tick_due, f"{where}: after a restart other keys wait for time to pass"
+
+        if repeats:
+            again = straight.try_out(straight.next_record(value, key=key, at_ms=record.timestamp))
+            _check_repetition(straight.dumped(), processed, again, f"{where}, again")
+    assert restarting.dumped() == straight.dumped()
+
+
+def _check_places(stage: FoldStage, processed: Processed, where: str) -> None:
+    strange = {produced.topic for produced in processed.produced} - {*stage.outputs, "dead-letters"}
+    assert not strange, f"{where}: writes to {sorted(strange)}, which the topology does not name as outputs of {stage.name}"
+    reserved = [key for key in processed.changes if key.startswith("@")]
+    assert not reserved, f"{where}: state keys that begin with @ are the runtime's: {reserved}"
+
+
+def _check_counters(stage: FoldStage, counters: Mapping[str, int], records: int, where: str) -> None:
+    strange = counters.keys() - {RECORDS, DEAD, *stage.topology.counters}
+    assert not strange, f"{where}: counters {sorted(strange)} are none of {stage.name}'s"
+    total = sum(count for name, count in counters.items() if name != RECORDS)
+    assert counters[RECORDS] == records == total, (
+        f"{where}: {records} records, but the counters add up to {total}: {dict(counters)}"
+    )
+
+
+def _check_repetition(state: Mapping[str, bytes], first: Processed, again: Processed, where: str) -> None:
+    assert {**state, **again.dumped} == state, _difference(f"{where}: state", state, {**state, **again.dumped})
+    written = {produced[:4] for produced in first.produced}
+    new = [produced for produced in again.produced if produced[:4] not in written and produced.topic not in REFUSALS]
+    assert not new, f"{where}: writes to {new[0].topic} what it did not write the first time: {new[0].value[:500]!r}"
+
+
+def _difference(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    keys = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+    told = "; ".join(f"{key}: expected {expected.get(key)!r}, found {found.get(key)!r}" for key in keys)
+    return f"{what} differs: {told[:2000]}"
+
+
+@contextmanager
+def local_kafka(*, partitions: int = 1, deployment: str = "test") -> Iterator[Settings]:
+    """Settings of a real Kafka that lives as long as the block, in a temporary folder, with every topic declared.
+
+    Needs the `broker` extra. Raises MissingPiece (no Java, no jars) or KafkaFailed."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder, LocalKafka(Path(folder) / "kafka") as kafka:
+        settings = Settings(
+            bootstrap=kafka.bootstrap, deployment=deployment, partitions=partitions, data_dir=Path(folder) / "data"
+        )
+        asyncio.run(admin.declare(settings))
+        yield settings
+
+
+def published(settings: Settings, topic: str) -> list[Event]:
+    """All committed events of a topic (short name), partition by partition. DecodeError for what is none."""
+
+    async def read() -> list[Event]:
+        return [decode(record.value, record.headers) async for record in Reader(settings).read_topic(topic)]
+
+    return asyncio.run(read())
+
+
+__all__ = ["MemoryTask", "check_fold", "event", "local_kafka", "published"]

@@ -1,0 +1,180 @@
+"""The public testing kit: a fold that keeps the contract passes, one for each way of breaking it is caught and named."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from headrace_schemas.events import InteractionRecorded, SignalRejected
+from headrace_streams import testing
+from headrace_streams.runtime.stage import Fold, FoldStage, Record, RuleVersion, Step, Write
+from headrace_streams.testing import MemoryTask, check_fold, event
+from support.counting import COUNTING, CountingFold, CountingPolicy
+
+INTERACTION = {
+    "interaction_id": "i1",
+    "agent": {"name": "bot"},
+    "artifact_type": "sql",
+    "model": "m",
+    "prompt": "p",
+    "output": "o",
+}
+
+
+class Remembering(CountingFold):
+    """Counts each value once: what a fold looks like that knows repetitions."""
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        text = (record.value or b"").decode()
+        if text in state:
+            return Step((), {}, {"counted": 1})
+        step = super().step({}, record)
+        return step._replace(changes={text: 1})
+
+
+class ChangesStateItself(Remembering):
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        assert isinstance(state, dict)
+        state["seen"] = 1
+        return super().step({}, record)
+
+
+class DependsOnTheCall(Remembering):
+    calls = itertools.count()
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        return super().step(state, record)._replace(changes={f"call {next(self.calls)}": 1})
+
+
+class RemembersInItself(Remembering):
+    """Forgets at a restart where it began."""
+
+    first: int | None = None
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        if self.first is None:
+            self.first = record.now
+        return Step((), {"age": record.now - self.first}, {"counted": 1})
+
+
+class LosesOnTheWay(Remembering):
+    def load(self, key: str, value: bytes) -> Any:
+        return int(value) + 1
+
+
+class CountsTwice(Remembering):
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        return super().step(state, record)._replace(counters={"counted": 2})
+
+
+class CountsElsewhere(Remembering):
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        return super().step(state, record)._replace(counters={"other": 1})
+
+
+class WritesElsewhere(Remembering):
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        return super().step(state, record)._replace(outputs=[Write("batches", "k", b"{}")])
+
+
+class TakesTheRuntimesKey(Remembering):
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        return super().step(state, record)._replace(changes={"@position": 1})
+
+
+class WaitsOnlyWhileItLives(Remembering):
+    steps = 0
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        self.steps += 1
+        return super().step(state, record)
+
+    def tick_due(self, state: Mapping[str, Any]) -> list[str]:
+        return ["bucket"] if self.steps > 2 else []
+
+
+def stage_of(fold: type[Fold]) -> FoldStage:
+    return msgspec.structs.replace(COUNTING, versions={1: RuleVersion(fold)})
+
+
+VALUES = [b"one", b"two", b"one", b"three", b"explode", b"explode"]
+
+
+def test_a_fold_that_keeps_the_contract_passes() -> None:
+    check_fold(stage_of(Remembering), "signals", VALUES)
+
+
+@pytest.mark.parametrize(
+    ("fold", "says"),
+    [
+        (ChangesStateItself, "record 0: the step changed state itself differs: seen: expected None, found b'1'"),
+        (DependsOnTheCall, "record 0: the same step again differs: changes"),
+        (RemembersInItself, "record 1: after a restart differs: changes: expected .'age': 1000., found .'age': 0."),
+        (WaitsOnlyWhileItLives, "after a restart other keys wait for time to pass"),
+        (LosesOnTheWay, "state that was dumped and loaded differs: one: expected b'1', found b'2'"),
+        (CountsTwice, "1 records, but the counters add up to 2"),
+        (CountsElsewhere, r"counters \['other'\] are none of counting's"),
+        (WritesElsewhere, r"writes to \['batches'\], which the topology does not name as outputs of counting"),
+        (TakesTheRuntimesKey, r"state keys that begin with @ are the runtime's: \['@position'\]"),
+        (CountingFold, "record 0, again: state differs: key: expected b'1', found b'2'"),
+    ],
+)
+def test_each_way_of_breaking_it_is_named(fold: type[Fold], says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_fold(stage_of(fold), "signals", VALUES)
+
+
+def test_a_stage_that_passes_repetitions_on_says_so() -> None:
+    check_fold(COUNTING, "signals", VALUES, repeats=False)
+
+
+def test_a_task_in_memory_is_fed_restarted_and_asked() -> None:
+    task = MemoryTask(COUNTING, "signals", CountingPolicy(step=2))
+    (first,) = task.feed(b"x", key=b"k").produced
+    assert (first.topic, first.key) == ("rejections", b"k")
+    assert msgspec.json.decode(first.value, type=SignalRejected).data.event_id == "2"
+    task.feed(b"explode")
+    assert task.counters == {"in": 2, "counted": 1, "dead": 1}
+    task.restart()
+    task.feed(b"x", key=b"k")
+    assert task.dumped() == {"k": b"4"}
+    assert task.tick_due == []
+
+
+def test_time_never_runs_backwards_in_a_task() -> None:
+    task = MemoryTask(COUNTING, "signals")
+    task.feed(b"x", at_ms=testing.START_MS + 60_000)
+    late = task.next_record(b"x")
+    assert (late.timestamp, late.now) == (testing.START_MS + testing.STEP_MS, testing.START_MS + 60_000)
+
+
+def test_a_topic_that_is_no_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="topic 'batches' is no input of stage 'counting'"):
+        MemoryTask(COUNTING, "batches")
+
+
+@pytest.mark.kafka
+@pytest.mark.slow(seconds=6)
+def test_a_local_kafka_has_every_topic_and_goes_with_its_block() -> None:
+    import headrace
+    from headrace_streams.local_kafka.process import status
+
+    with testing.local_kafka() as settings:
+        with headrace.Recorder(settings.bootstrap, deployment=settings.deployment, agent="bot") as recorder:
+            recorder.interaction(artifact_type="sql", model="m", prompt="p", output="o", interaction_id="i1")
+        (interaction,) = testing.published(settings, "interactions")
+        assert isinstance(interaction, InteractionRecorded)
+        assert interaction.data.interaction_id == "i1"
+        kafka = settings.data_dir.parent / "kafka"
+        assert status(kafka) is not None
+    assert not kafka.exists()
+
+
+def test_an_event_by_hand_is_what_the_contract_reads() -> None:
+    value = event("headrace.interaction.recorded.v1", INTERACTION, time="2026-11-25T10:00:00Z", subject="s")
+    read = msgspec.json.decode(value, type=InteractionRecorded)
+    assert (read.id, read.source, read.data.output) == ("e1", "test", "o")
