@@ -10,7 +10,7 @@ from headrace_processors.curate.state import describe_buckets
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Locator, Weights
-from support.examples import BUCKET, Curated, day, rewarded, tick, tracked, withdrawn
+from support.examples import BUCKET, CurateRun, day, rewarded, tick, tracked, withdrawn
 
 
 def negative(number: int, **changed: object) -> bytes:
@@ -18,93 +18,95 @@ def negative(number: int, **changed: object) -> bytes:
 
 
 def test_a_bucket_is_cut_when_it_is_full_and_starts_anew() -> None:
-    tape = Curated(target_effective_size=8)
-    tape.feed(*(rewarded(number) for number in range(20)))
-    assert [len(batch.members) for batch in tape.batches] == [8, 8]
-    assert [(batch.cause, batch.target) for batch in tape.batches] == [("target", 8.0)] * 2
-    assert (tape.bucket.fill, tape.bucket.batches, tape.bucket.admitted) == (4.0, 2, 20)
+    stage = CurateRun(target_effective_size=8)
+    stage.feed(*(rewarded(number) for number in range(20)))
+    assert [len(batch.members) for batch in stage.batches] == [8, 8]
+    assert [(batch.cause, batch.target) for batch in stage.batches] == [("target", 8.0)] * 2
+    assert (stage.bucket.fill, stage.bucket.batches, stage.bucket.admitted) == (4.0, 2, 20)
 
 
 def test_a_closed_bucket_is_written_without_what_it_no_longer_has() -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(rewarded(1), rewarded(2))
-    stored = msgspec.json.decode(tape.dumped()[f"bucket:{BUCKET}"])
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(rewarded(1), rewarded(2))
+    stored = msgspec.json.decode(stage.dumped()[f"bucket:{BUCKET}"])
     assert not {"fill", "opened_ms", "aged", "removals"} & stored.keys()
 
 
 def test_a_batch_names_the_policy_by_the_digest_of_its_body_as_recorded() -> None:
-    tape = Curated(target_effective_size=2, recorded=sha256(b"a body of another year"))
-    tape.feed(rewarded(1), rewarded(2))
-    assert tape.batches[0].policy_digests == {"curate": sha256(b"a body of another year")}
+    stage = CurateRun(target_effective_size=2, recorded=sha256(b"a body of another year"))
+    stage.feed(rewarded(1), rewarded(2))
+    assert stage.batches[0].policy_digests == {"curate": sha256(b"a body of another year")}
 
 
 def test_the_default_target_is_an_effective_size_of_64() -> None:
-    tape = Curated()
-    tape.feed(*(rewarded(number) for number in range(63)))
-    assert tape.batches == []
-    tape.feed(rewarded(63))
-    assert len(tape.batches) == 1
+    stage = CurateRun()
+    stage.feed(*(rewarded(number) for number in range(63)))
+    assert stage.batches == []
+    stage.feed(rewarded(63))
+    assert len(stage.batches) == 1
 
 
 def test_examples_of_one_hour_are_worth_their_number() -> None:
-    tape = Curated()
-    tape.feed(*(rewarded(number, event_time=day(number / 64 / 24)) for number in range(64)))
-    assert len(tape.batches) == 1
+    stage = CurateRun()
+    stage.feed(*(rewarded(number, event_time=day(number / 64 / 24)) for number in range(64)))
+    assert len(stage.batches) == 1
 
 
 def test_a_bucket_may_have_its_own_target() -> None:
-    tape = Curated(targets={BUCKET: 3})
-    tape.feed(*(rewarded(number) for number in range(3)))
-    assert len(tape.batches) == 1
+    stage = CurateRun(targets={BUCKET: 3})
+    stage.feed(*(rewarded(number) for number in range(3)))
+    assert len(stage.batches) == 1
 
 
 def test_examples_of_different_age_are_worth_less_together() -> None:
-    tape = Curated(target_effective_size=4)
-    tape.feed(*(rewarded(number, event_time=day(-10 * number)) for number in range(4)))
+    stage = CurateRun(target_effective_size=4)
+    stage.feed(*(rewarded(number, event_time=day(-10 * number)) for number in range(4)))
     weights = [0.95 ** (10 * number) for number in range(4)]
-    assert tape.bucket.fill == round(sum(weights) ** 2 / sum(weight**2 for weight in weights), 3)
-    assert tape.batches == []
+    assert stage.bucket.fill == round(sum(weights) ** 2 / sum(weight**2 for weight in weights), 3)
+    assert stage.batches == []
 
 
 def test_negatives_and_test_rows_do_not_fill_but_negatives_come_along() -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(*(negative(number) for number in range(5)), rewarded(5, split="test"), rewarded(6), rewarded(7, split="validation"))
-    [batch] = tape.batches
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(
+        *(negative(number) for number in range(5)), rewarded(5, split="test"), rewarded(6), rewarded(7, split="validation")
+    )
+    [batch] = stage.batches
     assert [row.role for row in batch.members] == ["train"] * 2 + ["negative"] * 5
     assert (batch.statistics.examples, batch.statistics.negatives) == (2, 5)
     assert len(batch.test_pool) == 1
 
 
 def test_a_bucket_with_nothing_in_the_train_split_waits() -> None:
-    tape = Curated(target_effective_size=1)
-    tape.feed(rewarded(1, split="validation"))
-    assert tape.batches == []
-    tape.feed(rewarded(2))
-    assert len(tape.batches[0].members) == 2
+    stage = CurateRun(target_effective_size=1)
+    stage.feed(rewarded(1, split="validation"))
+    assert stage.batches == []
+    stage.feed(rewarded(2))
+    assert len(stage.batches[0].members) == 2
 
 
 def test_a_cut_may_wait_for_enough_test_rows_to_judge_it_by() -> None:
-    tape = Curated(target_effective_size=2, min_test_pool=2, aged_target=1)
-    tape.feed(*(rewarded(number) for number in range(5)), rewarded(5, split="test"))
-    assert tape.batches == []
-    tape.feed(rewarded(6, split="test"))
-    assert [(len(batch.members), len(batch.test_pool)) for batch in tape.batches] == [(5, 2)]
-    tape.feed(withdrawn(5), rewarded(7), rewarded(8))
-    tape.days = 7.0
-    tape.feed(tick())
-    assert [len(batch.test_pool) for batch in tape.batches] == [2, 1]
+    stage = CurateRun(target_effective_size=2, min_test_pool=2, aged_target=1)
+    stage.feed(*(rewarded(number) for number in range(5)), rewarded(5, split="test"))
+    assert stage.batches == []
+    stage.feed(rewarded(6, split="test"))
+    assert [(len(batch.members), len(batch.test_pool)) for batch in stage.batches] == [(5, 2)]
+    stage.feed(withdrawn(5), rewarded(7), rewarded(8))
+    stage.days = 7.0
+    stage.feed(tick())
+    assert [len(batch.test_pool) for batch in stage.batches] == [2, 1]
 
 
 def test_the_manifest_names_records_by_digest_and_place() -> None:
-    tape = Curated(target_effective_size=1.9)
+    stage = CurateRun(target_effective_size=1.9)
     first, second = rewarded(1, reward=0.8), rewarded(2, reward=0.4, event_time=day(-1))
-    tape.feed(negative(9), first, second)
-    [batch] = tape.batches
+    stage.feed(negative(9), first, second)
+    [batch] = stage.batches
     row = batch.members[0]
     assert (row.revision, row.sha256, row.difficulty, row.split) == (1, sha256(first), 0.25, "train")
     assert row.locator == Locator(topic="examples", partition=3, offset=1)
     assert (batch.bucket, batch.artifact_type, batch.base) == (BUCKET, "sql", "tiny")
-    assert batch.policy_digests == {"curate": tape.policy.digest}
+    assert batch.policy_digests == {"curate": stage.policy.digest}
     raw = [0.8, 0.4 * 0.95, 0.4]
     mean = (raw[0] + raw[1]) / 2
     assert [member.weight for member in batch.members] == pytest.approx([value / mean for value in raw])
@@ -113,220 +115,220 @@ def test_the_manifest_names_records_by_digest_and_place() -> None:
 
 
 def test_the_weights_of_old_examples_beside_a_new_negative_are_numbers() -> None:
-    tape = Curated(target_effective_size=2, decay_per_day=0.1)
-    tape.feed(negative(9), *(rewarded(number, event_time=day(-400)) for number in range(2)))
-    weights = [member.weight for member in tape.batches[0].members]
+    stage = CurateRun(target_effective_size=2, decay_per_day=0.1)
+    stage.feed(negative(9), *(rewarded(number, event_time=day(-400)) for number in range(2)))
+    weights = [member.weight for member in stage.batches[0].members]
     assert weights[:2] == [1.0, 1.0]
     assert 1 < weights[2] < float("inf")
 
 
 def test_the_id_of_a_batch_covers_its_members_and_not_where_they_lie() -> None:
-    one, moved, other = (Curated(target_effective_size=2) for _ in range(3))
-    one.feed(rewarded(1), rewarded(2))
+    first, moved, changed = (CurateRun(target_effective_size=2) for _ in range(3))
+    first.feed(rewarded(1), rewarded(2))
     moved.feed(rewarded(1, train=False), rewarded(1, revision=2, train=False))
     moved.feed(rewarded(3), withdrawn(3), rewarded(1, revision=3), withdrawn(1, "feedback_retracted", revision=4))
-    other.feed(rewarded(1), rewarded(2, reward=0.6))
-    later = Curated(target_effective_size=2)
+    changed.feed(rewarded(1), rewarded(2, reward=0.6))
+    later = CurateRun(target_effective_size=2)
     later.feed(tracked(False), rewarded(1), rewarded(2))
-    assert one.batches[0].batch_id == later.batches[0].batch_id
-    assert one.batches[0].members[0].locator != later.batches[0].members[0].locator
-    assert one.batches[0].batch_id != other.batches[0].batch_id
+    assert first.batches[0].batch_id == later.batches[0].batch_id
+    assert first.batches[0].members[0].locator != later.batches[0].members[0].locator
+    assert first.batches[0].batch_id != changed.batches[0].batch_id
 
 
 def test_balance_is_part_of_the_weight() -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(rewarded(1, weights=Weights(balance=1.5)), rewarded(2, weights=Weights(balance=0.5)))
-    assert [member.weight for member in tape.batches[0].members] == pytest.approx([1.5, 0.5])
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(rewarded(1, weights=Weights(balance=1.5)), rewarded(2, weights=Weights(balance=0.5)))
+    assert [member.weight for member in stage.batches[0].members] == pytest.approx([1.5, 0.5])
 
 
 def test_an_old_bucket_is_cut_with_less() -> None:
-    tape = Curated(aged_target=3, age_limit_days=7)
-    tape.feed(*(rewarded(number) for number in range(3)))
-    assert tape.fold.tick_due(tape.state) == [BUCKET]
-    tape.days = 6.99
-    tape.feed(tick())
-    assert tape.batches == []
-    tape.days = 7.0
-    tape.feed(tick())
-    assert [(batch.cause, batch.target) for batch in tape.batches] == [("age", 3.0)]
-    assert tape.fold.tick_due(tape.state) == []
-    assert tape.counts == {"admitted": 3, "ticks": 2}
+    stage = CurateRun(aged_target=3, age_limit_days=7)
+    stage.feed(*(rewarded(number) for number in range(3)))
+    assert stage.fold.tick_due(stage.state) == [BUCKET]
+    stage.days = 6.99
+    stage.feed(tick())
+    assert stage.batches == []
+    stage.days = 7.0
+    stage.feed(tick())
+    assert [(batch.cause, batch.target) for batch in stage.batches] == [("age", 3.0)]
+    assert stage.fold.tick_due(stage.state) == []
+    assert stage.counters == {"admitted": 3, "ticks": 2}
 
 
 def test_an_old_bucket_with_too_little_waits_for_just_enough_and_no_more_for_time() -> None:
-    tape = Curated(aged_target=3)
-    tape.feed(rewarded(1))
-    tape.days = 8.0
-    tape.feed(tick(), rewarded(2))
-    assert (tape.batches, tape.fold.tick_due(tape.state)) == ([], [])
-    tape.feed(rewarded(3))
-    assert [batch.cause for batch in tape.batches] == ["age"]
+    stage = CurateRun(aged_target=3)
+    stage.feed(rewarded(1))
+    stage.days = 8.0
+    stage.feed(tick(), rewarded(2))
+    assert (stage.batches, stage.fold.tick_due(stage.state)) == ([], [])
+    stage.feed(rewarded(3))
+    assert [batch.cause for batch in stage.batches] == ["age"]
 
 
 def test_a_silent_bucket_ages_while_another_of_its_partition_is_busy() -> None:
-    tape = Curated(aged_target=1)
-    tape.feed(rewarded(1))
-    tape.days = 7.0
-    tape.feed(rewarded(2, bucket="code/other"))
-    assert [batch.bucket for batch in tape.batches] == [BUCKET]
+    stage = CurateRun(aged_target=1)
+    stage.feed(rewarded(1))
+    stage.days = 7.0
+    stage.feed(rewarded(2, bucket="code/other"))
+    assert [batch.bucket for batch in stage.batches] == [BUCKET]
 
 
 def test_age_counts_from_the_opening_and_an_emptied_bucket_is_closed() -> None:
-    tape = Curated(aged_target=1)
-    tape.feed(rewarded(1), withdrawn(1))
-    assert tape.fold.tick_due(tape.state) == []
-    tape.days = 5.0
-    tape.feed(rewarded(2))
-    tape.days = 11.9
-    tape.feed(tick())
-    assert tape.batches == []
-    tape.days = 12.0
-    tape.feed(tick())
-    assert len(tape.batches) == 1
+    stage = CurateRun(aged_target=1)
+    stage.feed(rewarded(1), withdrawn(1))
+    assert stage.fold.tick_due(stage.state) == []
+    stage.days = 5.0
+    stage.feed(rewarded(2))
+    stage.days = 11.9
+    stage.feed(tick())
+    assert stage.batches == []
+    stage.days = 12.0
+    stage.feed(tick())
+    assert len(stage.batches) == 1
 
 
 def test_event_time_does_not_age_a_bucket() -> None:
-    tape = Curated(aged_target=1)
-    tape.feed(*(rewarded(number, event_time="2020-01-01T00:00:00Z") for number in range(5)))
-    assert tape.batches == []
+    stage = CurateRun(aged_target=1)
+    stage.feed(*(rewarded(number, event_time="2020-01-01T00:00:00Z") for number in range(5)))
+    assert stage.batches == []
 
 
 def test_nothing_is_cut_while_all_requirements_are_satisfied() -> None:
-    tape = Curated(target_effective_size=3)
-    tape.feed(tracked(True), *(rewarded(number) for number in range(10)))
-    assert (tape.batches, tape.bucket.fill) == ([], 10.0)
-    tape.feed(tracked(False, "r2"))
-    assert [len(batch.members) for batch in tape.batches] == [10]
-    assert tape.counts == {"admitted": 10, "tracked": 2}
+    stage = CurateRun(target_effective_size=3)
+    stage.feed(tracked(True), *(rewarded(number) for number in range(10)))
+    assert (stage.batches, stage.bucket.fill) == ([], 10.0)
+    stage.feed(tracked(False, "r2"))
+    assert [len(batch.members) for batch in stage.batches] == [10]
+    assert stage.counters == {"admitted": 10, "tracked": 2}
 
 
 def test_a_bucket_that_is_good_enough_is_not_cut() -> None:
-    tape = Curated(target_effective_size=20, good_enough_evidence=20)
+    stage = CurateRun(target_effective_size=20, good_enough_evidence=20)
     right = {"quality": 0.9, "correction": None, "score": 100.0}
-    tape.feed(*(rewarded(number, **right) for number in range(30)))
-    assert tape.batches == []
-    tape.feed(*(rewarded(number, quality=-0.9) for number in range(30, 32)))
-    [batch] = tape.batches
+    stage.feed(*(rewarded(number, **right) for number in range(30)))
+    assert stage.batches == []
+    stage.feed(*(rewarded(number, quality=-0.9) for number in range(30, 32)))
+    [batch] = stage.batches
     assert batch.statistics.success_rate == pytest.approx(30 / 32)
 
 
 def test_how_well_another_model_does_says_nothing_about_the_base() -> None:
-    tape = Curated(target_effective_size=20, good_enough_evidence=20)
-    tape.feed(*(rewarded(number, quality=0.9, model="huge") for number in range(20)))
-    assert len(tape.batches) == 1
-    assert tape.batches[0].statistics.success_rate is None
+    stage = CurateRun(target_effective_size=20, good_enough_evidence=20)
+    stage.feed(*(rewarded(number, quality=0.9, model="huge") for number in range(20)))
+    assert len(stage.batches) == 1
+    assert stage.batches[0].statistics.success_rate is None
 
 
 def test_what_is_not_for_training_still_counts_as_evidence() -> None:
-    tape = Curated(target_effective_size=2, good_enough_evidence=10)
-    tape.feed(*(rewarded(number, quality=0.9, train=False) for number in range(10)), rewarded(10), rewarded(11))
-    assert tape.bucket.trials.value == pytest.approx(12)
-    assert len(tape.batches) == 1  # 10 of 12
-    tape.feed(*(rewarded(number, revision=2, quality=0.5) for number in (10, 11)))
-    assert tape.bucket.successes.value == pytest.approx(12), "a revision takes the place of what was said before"
+    stage = CurateRun(target_effective_size=2, good_enough_evidence=10)
+    stage.feed(*(rewarded(number, quality=0.9, train=False) for number in range(10)), rewarded(10), rewarded(11))
+    assert stage.bucket.trials.value == pytest.approx(12)
+    assert len(stage.batches) == 1  # 10 of 12
+    stage.feed(*(rewarded(number, revision=2, quality=0.5) for number in (10, 11)))
+    assert stage.bucket.successes.value == pytest.approx(12), "a revision takes the place of what was said before"
 
 
 def test_evidence_starts_anew_when_something_else_is_served() -> None:
-    tape = Curated(target_effective_size=5, good_enough_evidence=10)
-    tape.feed(*(rewarded(number, quality=0.9) for number in range(12)))
-    assert [len(batch.members) for batch in tape.batches] == [5]
-    tape.feed(tracked(False, "r2"), *(rewarded(number, quality=0.9) for number in range(12, 17)))
-    assert [len(batch.members) for batch in tape.batches] == [5, 7, 5]
-    tape.feed(rewarded(3, revision=2, quality=-0.9))
-    assert tape.bucket.trials.value == pytest.approx(6), "an answer of before counts once it is judged again"
+    stage = CurateRun(target_effective_size=5, good_enough_evidence=10)
+    stage.feed(*(rewarded(number, quality=0.9) for number in range(12)))
+    assert [len(batch.members) for batch in stage.batches] == [5]
+    stage.feed(tracked(False, "r2"), *(rewarded(number, quality=0.9) for number in range(12, 17)))
+    assert [len(batch.members) for batch in stage.batches] == [5, 7, 5]
+    stage.feed(rewarded(3, revision=2, quality=-0.9))
+    assert stage.bucket.trials.value == pytest.approx(6), "an answer of before counts once it is judged again"
 
 
 def test_a_revision_in_an_open_bucket_takes_the_place_of_the_older() -> None:
-    tape = Curated(target_effective_size=2)
+    stage = CurateRun(target_effective_size=2)
     newer = rewarded(1, revision=2, reward=0.9)
-    tape.feed(rewarded(1), newer, rewarded(2))
-    [batch] = tape.batches
+    stage.feed(rewarded(1), newer, rewarded(2))
+    [batch] = stage.batches
     assert (batch.members[0].revision, batch.members[0].sha256) == (2, sha256(newer))
-    assert tape.counts == {"admitted": 2, "replaced": 1}
+    assert stage.counters == {"admitted": 2, "replaced": 1}
 
 
 def test_a_revision_is_filtered_again() -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(rewarded(1), rewarded(1, revision=2, correction=None, score=50.0))
-    assert (tape.bucket.train.size, tape.reasons, tape.bucket.opened_ms) == (0, ["low_score"], None)
-    tape.feed(rewarded(1, revision=3))
-    assert tape.counts == {"admitted": 2, "rejected": 1}
-    tape.feed(negative(1, revision=4))
-    assert (tape.bucket.train.size, tape.bucket.negative.size, tape.bucket.fill) == (0, 1, 0.0)
-    assert tape.bucket.admitted == 1, "one example, however often"
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(rewarded(1), rewarded(1, revision=2, correction=None, score=50.0))
+    assert (stage.bucket.train.size, stage.reasons, stage.bucket.opened_ms) == (0, ["low_score"], None)
+    stage.feed(rewarded(1, revision=3))
+    assert stage.counters == {"admitted": 2, "rejected": 1}
+    stage.feed(negative(1, revision=4))
+    assert (stage.bucket.train.size, stage.bucket.negative.size, stage.bucket.fill) == (0, 1, 0.0)
+    assert stage.bucket.admitted == 1, "one example, however often"
 
 
 def test_a_withdrawn_example_leaves_an_open_bucket() -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(rewarded(1), withdrawn(1), rewarded(2), rewarded(3))
-    [batch] = tape.batches
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(rewarded(1), withdrawn(1), rewarded(2), rewarded(3))
+    [batch] = stage.batches
     assert len(batch.members) == 2
-    assert tape.counts == {"admitted": 3, "withdrawn": 1}
+    assert stage.counters == {"admitted": 3, "withdrawn": 1}
 
 
 def test_a_batch_stays_as_it_was_and_a_small_revision_is_only_noted() -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(rewarded(1), rewarded(2), rewarded(1, revision=2, reward=0.7))
-    [note] = tape.superseded
-    assert (note.batch_id, note.revision, note.interaction_id) == (tape.batches[0].batch_id, 2, "i1")
-    assert tape.counts == {"admitted": 2, "replaced": 1}
-    assert tape.bucket.train.size == 0
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(rewarded(1), rewarded(2), rewarded(1, revision=2, reward=0.7))
+    [note] = stage.superseded
+    assert (note.batch_id, note.revision, note.interaction_id) == (stage.batches[0].batch_id, 2, "i1")
+    assert stage.counters == {"admitted": 2, "replaced": 1}
+    assert stage.bucket.train.size == 0
 
 
 @pytest.mark.parametrize("change", [{"reward": 0.71}, {"target": "select 1 again"}])
 def test_a_revision_that_matters_is_eligible_again(change: dict[str, object]) -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(rewarded(1), rewarded(2), rewarded(1, revision=2, **change), rewarded(3))
-    assert len(tape.superseded) == 1
-    assert [sorted(row.revision for row in batch.members) for batch in tape.batches] == [[1, 1], [1, 2]]
-    assert tape.counts == {"admitted": 4}
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(rewarded(1), rewarded(2), rewarded(1, revision=2, **change), rewarded(3))
+    assert len(stage.superseded) == 1
+    assert [sorted(row.revision for row in batch.members) for batch in stage.batches] == [[1, 1], [1, 2]]
+    assert stage.counters == {"admitted": 4}
 
 
 def test_many_small_moves_add_up() -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(rewarded(1), rewarded(2), rewarded(1, revision=2, reward=0.65), rewarded(1, revision=3, reward=0.8))
-    assert tape.bucket.train.size == 1
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(rewarded(1), rewarded(2), rewarded(1, revision=2, reward=0.65), rewarded(1, revision=3, reward=0.8))
+    assert stage.bucket.train.size == 1
 
 
 def test_a_withdrawal_after_the_cut_is_noted_once() -> None:
-    tape = Curated(target_effective_size=2)
-    tape.feed(rewarded(1), rewarded(2), withdrawn(1, "erased"), withdrawn(1, "erased"))
-    assert [note.batch_id for note in tape.superseded] == [tape.batches[0].batch_id]
-    assert tape.counts == {"admitted": 2, "withdrawn": 2}
+    stage = CurateRun(target_effective_size=2)
+    stage.feed(rewarded(1), rewarded(2), withdrawn(1, "erased"), withdrawn(1, "erased"))
+    assert [note.batch_id for note in stage.superseded] == [stage.batches[0].batch_id]
+    assert stage.counters == {"admitted": 2, "withdrawn": 2}
 
 
 def test_members_stay_in_line_while_many_come_and_go() -> None:
-    tape = Curated(target_effective_size=400, open_limit=400)
-    tape.feed(rewarded(0))
+    stage = CurateRun(target_effective_size=400, open_limit=400)
+    stage.feed(rewarded(0))
     for number in range(1, 300):
-        tape.feed(rewarded(number), withdrawn(number))
-    slots = tape.bucket.train
+        stage.feed(rewarded(number), withdrawn(number))
+    slots = stage.bucket.train
     assert (slots.size, slots.next - slots.first < 150) == (1, True)
-    assert sum(key.startswith("slot:") for key in tape.state) == 1
-    tape.feed(withdrawn(0))
-    assert tape.bucket.opened_ms is None
+    assert sum(key.startswith("slot:") for key in stage.state) == 1
+    stage.feed(withdrawn(0))
+    assert stage.bucket.opened_ms is None
 
 
 def test_taking_away_the_newest_leaves_what_the_old_ones_are_worth() -> None:
-    tape = Curated(target_effective_size=50)
-    tape.feed(*(rewarded(number, event_time="2010-01-01T00:00:00Z") for number in range(10)), rewarded(10))
-    assert tape.bucket.fill == pytest.approx(1.0)
-    tape.feed(withdrawn(10))
-    assert tape.bucket.fill == pytest.approx(10.0)
+    stage = CurateRun(target_effective_size=50)
+    stage.feed(*(rewarded(number, event_time="2010-01-01T00:00:00Z") for number in range(10)), rewarded(10))
+    assert stage.bucket.fill == pytest.approx(1.0)
+    stage.feed(withdrawn(10))
+    assert stage.bucket.fill == pytest.approx(10.0)
 
 
 def test_an_event_that_is_none_of_its_inputs_is_an_error() -> None:
-    tape = Curated(target_effective_size=1)
-    [output] = tape.feed(rewarded(1))
+    stage = CurateRun(target_effective_size=1)
+    [output] = stage.feed(rewarded(1))
     with pytest.raises(ValueError, match="BatchReady"):
-        tape.feed(encode(output.value))
+        stage.feed(encode(output.value))
 
 
 def test_people_can_read_how_full_a_bucket_is() -> None:
-    tape = Curated(target_effective_size=4)
-    tape.feed(rewarded(1), negative(2), rewarded(3, split="test"))
-    [found] = describe_buckets(tape.dumped())
-    assert found == {
+    stage = CurateRun(target_effective_size=4)
+    stage.feed(rewarded(1), negative(2), rewarded(3, split="test"))
+    [described] = describe_buckets(stage.dumped())
+    assert described == {
         "bucket": BUCKET, "fill": 1.0, "target": 4.0, "batches": 0, "examples": 1, "negatives": 1, "test_rows": 1,
         "note": "filling",
     }  # fmt: skip

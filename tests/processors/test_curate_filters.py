@@ -10,17 +10,17 @@ from headrace_processors.curate.filters import REJECTIONS, is_generic, rules
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_schemas.events import ExampleRejected
 from headrace_schemas.inputs import Message, RefPart, TextPart, ToolCall
-from support.examples import BUCKET, GROUPS, Curated, rewarded, withdrawn
+from support.examples import BUCKET, GROUPS, CurateRun, rewarded, withdrawn
 
 PICTURE = RefPart(media_type="image/png", uri="s3://pictures/1")
 
 
 def role(**changed: Any) -> str | None:
     """The role that an example gets, or the reason why it gets none."""
-    tape = Curated()
-    tape.feed(rewarded(1, **changed))
-    known = next(value for key, value in tape.state.items() if key.startswith("example:"))
-    return known.role or tape.reasons[0]
+    stage = CurateRun()
+    stage.feed(rewarded(1, **changed))
+    known = next(value for key, value in stage.state.items() if key.startswith("example:"))
+    return known.role or stage.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_the_role_or_the_reason(changed: dict[str, Any], expected: str) -> None:
 
 
 def test_a_rejection_names_its_rule_with_the_figures_of_the_policy() -> None:
-    tape = Curated(train_above=80.0)
-    [output] = tape.feed(rewarded(1, correction=None, score=75.0))
+    stage = CurateRun(train_above=80.0)
+    [output] = stage.feed(rewarded(1, correction=None, score=75.0))
     assert isinstance(output.value, ExampleRejected)
     assert (output.topic, output.key, output.value.data.reason) == ("rejections", "i1", "low_score")
     assert output.value.data.rule == "a target that nobody corrected has a score above 80"
@@ -69,83 +69,83 @@ def test_short_targets_can_be_refused() -> None:
 
 
 def test_the_second_with_the_same_content_is_a_duplicate_whatever_its_white_space() -> None:
-    tape = Curated()
-    tape.feed(rewarded(1, prompt="how  many?", target="select 1"), rewarded(2, prompt="how many? ", target="select\n1"))
-    assert tape.reasons == ["duplicate"]
-    assert tape.counts == {"admitted": 1, "rejected": 1}
+    stage = CurateRun()
+    stage.feed(rewarded(1, prompt="how  many?", target="select 1"), rewarded(2, prompt="how many? ", target="select\n1"))
+    assert stage.reasons == ["duplicate"]
+    assert stage.counters == {"admitted": 1, "rejected": 1}
 
 
 @pytest.mark.parametrize("other", [{"prompt": "why?"}, {"context": "a table"}, {"target": "select 2"}, {"bucket": "sql/large"}])
 def test_another_prompt_context_target_or_bucket_is_no_duplicate(other: dict[str, Any]) -> None:
-    tape = Curated()
-    tape.feed(rewarded(1, prompt="how?", target="select 1"), rewarded(2, **{"prompt": "how?", "target": "select 1", **other}))
-    assert tape.reasons == []
+    stage = CurateRun()
+    stage.feed(rewarded(1, prompt="how?", target="select 1"), rewarded(2, **{"prompt": "how?", "target": "select 1", **other}))
+    assert stage.reasons == []
 
 
 def test_when_the_first_leaves_the_later_comes_in_with_its_next_revision() -> None:
-    tape = Curated()
-    tape.feed(rewarded(1, prompt="p", target="t"), rewarded(2, prompt="p", target="t"), withdrawn(1))
-    tape.feed(rewarded(2, prompt="p", target="t", revision=2))
-    assert tape.counts == {"admitted": 2, "rejected": 1, "withdrawn": 1}
+    stage = CurateRun()
+    stage.feed(rewarded(1, prompt="p", target="t"), rewarded(2, prompt="p", target="t"), withdrawn(1))
+    stage.feed(rewarded(2, prompt="p", target="t", revision=2))
+    assert stage.counters == {"admitted": 2, "rejected": 1, "withdrawn": 1}
 
 
 def test_a_revision_that_is_not_newer_changes_nothing() -> None:
-    tape = Curated()
-    tape.feed(rewarded(1, revision=2))
-    before = tape.dumped()
-    tape.feed(rewarded(1, revision=2), rewarded(1, revision=1))
-    assert (tape.dumped(), tape.reasons) == (before, ["stale_revision"] * 2)
+    stage = CurateRun()
+    stage.feed(rewarded(1, revision=2))
+    before = stage.dumped()
+    stage.feed(rewarded(1, revision=2), rewarded(1, revision=1))
+    assert (stage.dumped(), stage.reasons) == (before, ["stale_revision"] * 2)
 
 
 @pytest.mark.parametrize(("reason", "after"), [("retracted", "retracted"), ("erased", "erased")])
 def test_what_was_retracted_or_erased_never_comes_back(reason: str, after: str) -> None:
-    tape = Curated()
-    tape.feed(rewarded(1), withdrawn(1, reason), rewarded(1, revision=3))
-    assert tape.reasons == [after]
-    assert tape.bucket.train.size == 0
-    [known] = [value for key, value in tape.state.items() if key.startswith("example:")]
+    stage = CurateRun()
+    stage.feed(rewarded(1), withdrawn(1, reason), rewarded(1, revision=3))
+    assert stage.reasons == [after]
+    assert stage.bucket.train.size == 0
+    [known] = [value for key, value in stage.state.items() if key.startswith("example:")]
     assert (known.content, known.sha256) == ("", "")
-    assert not any(key.startswith("content:") for key in tape.state)
+    assert not any(key.startswith("content:") for key in stage.state)
 
 
 def test_an_example_whose_feedback_was_retracted_may_come_back() -> None:
-    tape = Curated()
-    tape.feed(rewarded(1), withdrawn(1, "feedback_retracted"), rewarded(1, revision=3))
-    assert tape.counts == {"admitted": 2, "withdrawn": 1}
-    assert tape.bucket.admitted == 1
+    stage = CurateRun()
+    stage.feed(rewarded(1), withdrawn(1, "feedback_retracted"), rewarded(1, revision=3))
+    assert stage.counters == {"admitted": 2, "withdrawn": 1}
+    assert stage.bucket.admitted == 1
 
 
 def test_a_withdrawal_may_come_first_and_twice() -> None:
-    tape = Curated()
-    tape.feed(withdrawn(1), withdrawn(1), rewarded(1, revision=3))
-    assert (tape.counts, tape.reasons) == ({"withdrawn": 2, "rejected": 1}, ["retracted"])
+    stage = CurateRun()
+    stage.feed(withdrawn(1), withdrawn(1), rewarded(1, revision=3))
+    assert (stage.counters, stage.reasons) == ({"withdrawn": 2, "rejected": 1}, ["retracted"])
 
 
 def test_an_open_bucket_keeps_the_newest_and_the_rest_is_overflow() -> None:
-    tape = Curated(open_limit=5, target_effective_size=5)
-    tape.feed(*(rewarded(number, event_time=f"2026-10-{1 + number:02d}T00:00:00Z") for number in range(12)))
-    assert tape.batches == []  # under decay five of different age are never worth five
-    assert tape.reasons == ["overflow"] * 7
-    assert tape.counts == {"admitted": 5, "rejected": 7}
-    assert tape.bucket.train.size == 5
-    tape.feed(rewarded(3, revision=2))
-    assert tape.counts == {"admitted": 5, "rejected": 8}, "what fell out may come back"
+    stage = CurateRun(open_limit=5, target_effective_size=5)
+    stage.feed(*(rewarded(number, event_time=f"2026-10-{1 + number:02d}T00:00:00Z") for number in range(12)))
+    assert stage.batches == []  # under decay five of different age are never worth five
+    assert stage.reasons == ["overflow"] * 7
+    assert stage.counters == {"admitted": 5, "rejected": 7}
+    assert stage.bucket.train.size == 5
+    stage.feed(rewarded(3, revision=2))
+    assert stage.counters == {"admitted": 5, "rejected": 8}, "what fell out may come back"
 
 
 def test_roles_overflow_on_their_own() -> None:
-    tape = Curated(open_limit=3, target_effective_size=3)
-    tape.feed(rewarded(0, event_time="2020-01-01T00:00:00Z"))
-    tape.feed(*(rewarded(number, correction=None, reward=-0.5) for number in range(1, 9)))
-    assert (tape.bucket.train.size, tape.bucket.negative.size) == (1, 3)
+    stage = CurateRun(open_limit=3, target_effective_size=3)
+    stage.feed(rewarded(0, event_time="2020-01-01T00:00:00Z"))
+    stage.feed(*(rewarded(number, correction=None, reward=-0.5) for number in range(1, 9)))
+    assert (stage.bucket.train.size, stage.bucket.negative.size) == (1, 3)
 
 
 def test_the_test_pool_keeps_the_newest_and_does_not_fill_the_bucket() -> None:
-    tape = Curated(test_pool=3, target_effective_size=2)
-    tape.feed(*(rewarded(number, split="test") for number in range(5)))
-    assert (tape.batches, tape.bucket.fill, tape.counts) == ([], 0.0, {"admitted": 5})
-    tape.feed(withdrawn(4), rewarded(10), rewarded(11))
-    [batch] = tape.batches
+    stage = CurateRun(test_pool=3, target_effective_size=2)
+    stage.feed(*(rewarded(number, split="test") for number in range(5)))
+    assert (stage.batches, stage.bucket.fill, stage.counters) == ([], 0.0, {"admitted": 5})
+    stage.feed(withdrawn(4), rewarded(10), rewarded(11))
+    [batch] = stage.batches
     assert [row.split for row in batch.test_pool] == ["test", "test"]
     assert {row.example_id for row in batch.test_pool}.isdisjoint({row.example_id for row in batch.members})
     assert GROUPS["test"][0] not in GROUPS["train"]
-    assert tape.state[f"bucket:{BUCKET}"].test.size == 2, "the pool outlives the batch"
+    assert stage.state[f"bucket:{BUCKET}"].test.size == 2, "the pool outlives the batch"

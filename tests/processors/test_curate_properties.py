@@ -1,4 +1,4 @@
-"""Whatever comes in whatever order: every input in one box, any prefix resumes, and what may not be trained on never is."""
+"""Whatever comes in whatever order: each input under one counter, any prefix resumes, and what may not be trained on never is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch
 from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn
-from support.examples import BUCKET, Curated, day, rewarded, tick, tracked, withdrawn
+from support.examples import BUCKET, CurateRun, day, rewarded, tick, tracked, withdrawn
 
 OTHER = "code/other"
 numbers = st.integers(0, 11)
@@ -39,30 +39,30 @@ records = st.one_of(
     st.builds(tracked, st.booleans(), st.sampled_from(["r1", "r2"])),
     st.just(tick()),
 )
-tapes = st.lists(st.tuples(records, st.floats(0, 3)), max_size=60)
+sequences = st.lists(st.tuples(records, st.floats(0, 3)), max_size=60)
 POLICY = {"target_effective_size": 2, "aged_target": 1, "open_limit": 4, "test_pool": 2, "good_enough_evidence": 6}
 
 
-def run(tape: Curated, steps: list[tuple[bytes, float]]) -> Curated:
+def fed(stage: CurateRun, steps: list[tuple[bytes, float]]) -> CurateRun:
     for value, days in steps:
-        tape.days += days
-        tape.feed(value)  # asserts that the boxes add up
-    return tape
+        stage.days += days
+        stage.feed(value)  # asserts that the counters add up
+    return stage
 
 
 @settings(max_examples=150, deadline=None)
-@given(tapes)
+@given(sequences)
 def test_any_prefix_resumes_and_the_same_again_is_the_same(steps: list[tuple[bytes, float]]) -> None:
-    once, stored = run(Curated(**POLICY), steps), run(Curated(through_dump=True, **POLICY), steps)
+    once, stored = fed(CurateRun(**POLICY), steps), fed(CurateRun(through_dump=True, **POLICY), steps)
     assert once.outputs == stored.outputs
-    assert once.counts == stored.counts
+    assert once.counters == stored.counters
     assert once.dumped() == stored.dumped()
 
 
 @settings(max_examples=150, deadline=None)
-@given(tapes)
+@given(sequences)
 def test_a_record_that_comes_twice_changes_nothing(steps: list[tuple[bytes, float]]) -> None:
-    once, twice = Curated(**POLICY), Curated(**POLICY)
+    once, twice = CurateRun(**POLICY), CurateRun(**POLICY)
     for value, days in steps:
         once.days = twice.days = once.days + days
         once.feed(value)
@@ -74,36 +74,39 @@ def test_a_record_that_comes_twice_changes_nothing(steps: list[tuple[bytes, floa
 
 
 @settings(max_examples=200, deadline=None)
-@given(tapes)
+@given(sequences)
 def test_what_a_batch_may_hold(steps: list[tuple[bytes, float]]) -> None:
-    tape = Curated(**POLICY)
+    stage = CurateRun(**POLICY)
     values: dict[tuple[str, str], bytes] = {}
-    gone: set[tuple[str, str]] = set()
+    withdrawn_ids: set[tuple[str, str]] = set()
     sides: dict[tuple[str, str], set[str]] = {}
     for value, days in steps:
-        tape.days += days
+        stage.days += days
         event = decode(value)
         if isinstance(event, ExampleWithdrawn):
-            gone.add((event.data.bucket, event.data.example_id))
-        before = len(tape.batches)
-        tape.feed(value)
+            withdrawn_ids.add((event.data.bucket, event.data.example_id))
+        before = len(stage.batches)
+        stage.feed(value)
         if isinstance(event, ExampleRewarded):
             values[event.data.example_id, sha256(value)] = value
-            known = tape.state[f"example:{event.data.bucket}:{event.data.example_id}"]
+            known = stage.state[f"example:{event.data.bucket}:{event.data.example_id}"]
             if known.status not in ("retracted", "erased", "withdrawn"):
-                gone.discard((event.data.bucket, event.data.example_id))
-        for batch in tape.batches[before:]:
-            check(batch, values, gone, sides)
-    for holder, example_id in [(key, value) for key, value in tape.state.items() if key.startswith("content:")]:
+                withdrawn_ids.discard((event.data.bucket, event.data.example_id))
+        for batch in stage.batches[before:]:
+            check(batch, values, withdrawn_ids, sides)
+    for holder, example_id in [(key, value) for key, value in stage.state.items() if key.startswith("content:")]:
         assert any(
             key.endswith(example_id) and known.content == holder.removeprefix("content:")
-            for key, known in tape.state.items()
+            for key, known in stage.state.items()
             if key.startswith("example:")
         )
 
 
 def check(
-    batch: Batch, values: dict[tuple[str, str], bytes], gone: set[tuple[str, str]], sides: dict[tuple[str, str], set[str]]
+    batch: Batch,
+    values: dict[tuple[str, str], bytes],
+    withdrawn_ids: set[tuple[str, str]],
+    sides: dict[tuple[str, str], set[str]],
 ) -> None:
     train = [member for member in batch.members if member.role == "train"]
     assert any(member.split == "train" for member in train)
@@ -119,30 +122,30 @@ def check(
         assert event.data.train
         assert event.data.revision == member.revision
         assert event.data.bucket == batch.bucket
-        assert (batch.bucket, member.example_id) not in gone
+        assert (batch.bucket, member.example_id) not in withdrawn_ids
         sides.setdefault((batch.bucket, event.data.prompt_group), set()).add(member.split)
-    assert all(len(found) == 1 for found in sides.values())
+    assert all(len(splits) == 1 for splits in sides.values())
 
 
 @settings(max_examples=100, deadline=None)
-@given(tapes)
+@given(sequences)
 def test_a_state_value_is_never_changed_in_place(steps: list[tuple[bytes, float]]) -> None:
-    tape = Curated(**POLICY)
+    stage = CurateRun(**POLICY)
     for value, days in steps:
-        tape.days += days
-        kept, before = dict(tape.state), tape.dumped()
-        tape.feed(value)
-        assert {key: tape.fold.dump(key, stored) for key, stored in kept.items()} == before
-        again = {key: tape.fold.load(key, stored) for key, stored in tape.dumped().items()}
-        assert {key: tape.fold.dump(key, stored) for key, stored in again.items()} == tape.dumped()
+        stage.days += days
+        kept, before = dict(stage.state), stage.dumped()
+        stage.feed(value)
+        assert {key: stage.fold.dump(key, stored) for key, stored in kept.items()} == before
+        again = {key: stage.fold.load(key, stored) for key, stored in stage.dumped().items()}
+        assert {key: stage.fold.dump(key, stored) for key, stored in again.items()} == stage.dumped()
 
 
 @settings(max_examples=100, deadline=None)
-@given(tapes)
+@given(sequences)
 def test_running_sums_are_what_the_members_are_worth(steps: list[tuple[bytes, float]]) -> None:
-    tape = run(Curated(**{**POLICY, "target_effective_size": 4}), steps)
-    for bucket in [value for value in tape.state.values() if isinstance(value, CurateBucket)]:
-        anew = WorkingBucket(tape.policy, CurateState(tape.state), bucket.name, now_ms=0)
+    stage = fed(CurateRun(**{**POLICY, "target_effective_size": 4}), steps)
+    for bucket in [value for value in stage.state.values() if isinstance(value, CurateBucket)]:
+        anew = WorkingBucket(stage.policy, CurateState(stage.state), bucket.name, now_ms=0)
         anew.recompute_sums()
         assert bucket.fill == pytest.approx(anew.value.fill, abs=1e-3)
         assert bucket.train.size == len(list(anew.members("train")))

@@ -16,25 +16,25 @@ from headrace_schemas.inputs import COMMENT_LIMIT
 from headrace_streams.runtime.stage import Write
 from support.signals import (
     START_MS,
-    Tape,
+    StageRun,
     at,
-    erased,
     event,
     event_of,
     events_on,
     feedback,
+    feedback_retracted,
     interaction,
-    retracted,
+    interaction_retracted,
+    subject_erased,
     tree_of,
-    unsaid,
 )
 
 
-def run(*values: bytes | None, topic: str = "interactions", **policy: object) -> Tape:
-    tape = Tape(intake.build(policy, "sha256:test"), topic)
-    tape.feed(*values)
-    assert sum(tape.counts.values()) == tape.records
-    return tape
+def fed(*values: bytes | None, topic: str = "interactions", **policy: object) -> StageRun:
+    stage = StageRun(intake.build(policy, "sha256:test"), topic)
+    stage.feed(*values)
+    assert sum(stage.counters.values()) == stage.records
+    return stage
 
 
 def addresses(outputs: list[Write]) -> list[tuple[str, str]]:
@@ -43,9 +43,9 @@ def addresses(outputs: list[Write]) -> list[tuple[str, str]]:
 
 def test_an_interaction_is_passed_on_as_it_came_under_its_own_id() -> None:
     value = interaction("i1", mystery={"deep": [1, 2.5]}, train=None)
-    tape = run(value)
-    assert tape.outputs == [Write("signals", "i1", value)]
-    assert tape.counts == {"signals": 1}
+    stage = fed(value)
+    assert stage.outputs == [Write("signals", "i1", value)]
+    assert stage.counters == {"signals": 1}
 
 
 def test_what_is_missing_is_filled_in_and_the_rest_kept() -> None:
@@ -59,12 +59,12 @@ def test_what_is_missing_is_filled_in_and_the_rest_kept() -> None:
             "data": {"agent": {"name": "a"}, "artifact_type": "sql", "model": "m", "prompt": "p", "output": "", "mystery": 1.0},
         }
     )
-    first, second = run(value, value).outputs
+    first, second = fed(value, value).outputs
     assert tree_of(first)["time"] == at(0)
     assert first.key == second.key == tree_of(first)["data"]["interaction_id"]
     assert tree_of(first)["flavour"] == "sour"
     assert tree_of(first)["data"]["mystery"] == 1
-    other = run(value.replace(b"agent:x", b"agent:y")).outputs[0]
+    other = fed(value.replace(b"agent:x", b"agent:y")).outputs[0]
     assert other.key != first.key
 
 
@@ -88,7 +88,7 @@ def cleaned(tree: Any) -> Any:
 
 @given(JSON)
 def test_unknown_fields_survive_scrubbed_and_otherwise_untouched(mystery: Any) -> None:
-    data = tree_of(run(interaction(mystery=mystery, prompt=[{"role": "user", "content": "x", "mystery": mystery}])).outputs[0])[
+    data = tree_of(fed(interaction(mystery=mystery, prompt=[{"role": "user", "content": "x", "mystery": mystery}])).outputs[0])[
         "data"
     ]
     assert data["mystery"] == data["prompt"][0]["mystery"] == cleaned(mystery)
@@ -96,43 +96,43 @@ def test_unknown_fields_survive_scrubbed_and_otherwise_untouched(mystery: Any) -
 
 def test_binary_mode_becomes_structured_mode() -> None:
     tree = msgspec.json.decode(interaction())
-    tape = Tape(intake.build({}, "sha256:test"), "interactions")
+    stage = StageRun(intake.build({}, "sha256:test"), "interactions")
     headers = [(f"ce_{name}", value.encode()) for name, value in tree.items() if name != "data"]
-    (output,) = tape.feed(msgspec.json.encode(tree["data"]), headers=headers)
+    (output,) = stage.feed(msgspec.json.encode(tree["data"]), headers=headers)
     assert tree_of(output) == tree
 
 
 def test_each_foreign_id_becomes_one_link() -> None:
     ref = {"system": "jira", "id": "OPS-7"}
-    tape = run(interaction("i1", refs=[ref, {"system": "github", "id": "a/b#1"}, ref], traceparent=None))
-    assert addresses(tape.outputs) == [("signals", "i1"), ("refs", "jira:OPS-7"), ("refs", "github:a/b#1")]
-    links = events_on(tape.outputs, "refs")
+    stage = fed(interaction("i1", refs=[ref, {"system": "github", "id": "a/b#1"}, ref], traceparent=None))
+    assert addresses(stage.outputs) == [("signals", "i1"), ("refs", "jira:OPS-7"), ("refs", "github:a/b#1")]
+    links = events_on(stage.outputs, "refs")
     assert all(isinstance(link, InteractionLinked) and link.data.interaction_id == "i1" and link.time == at(0) for link in links)
     linked = event("interaction.linked", {"interaction_id": "i9", "ref": ref})
-    assert run(linked).outputs == [Write("refs", "jira:OPS-7", linked)]
+    assert fed(linked).outputs == [Write("refs", "jira:OPS-7", linked)]
 
 
 def test_retractions_and_erasures_find_their_signals() -> None:
-    assert addresses(run(retracted("i1")).outputs) == [("signals", "i1")]
-    assert addresses(run(unsaid("f1", "i1"), topic="feedback").outputs) == [("signals", "i1")]
-    (erasure,) = run(erased("bob@example.org")).outputs
-    assert erasure == Write("signals", "bob@example.org", erased("bob@example.org"), everywhere=True)
+    assert addresses(fed(interaction_retracted("i1")).outputs) == [("signals", "i1")]
+    assert addresses(fed(feedback_retracted("f1", "i1"), topic="feedback").outputs) == [("signals", "i1")]
+    (erasure,) = fed(subject_erased("bob@example.org")).outputs
+    assert erasure == Write("signals", "bob@example.org", subject_erased("bob@example.org"), everywhere=True)
 
 
 def test_feedback_goes_to_its_interaction_or_to_its_foreign_id() -> None:
-    assert addresses(run(feedback("f1", "i1"), topic="feedback").outputs) == [("signals", "i1")]
+    assert addresses(fed(feedback("f1", "i1"), topic="feedback").outputs) == [("signals", "i1")]
     by_ref = feedback("f1", None, ref={"system": "jira", "id": "OPS-7"})
-    assert addresses(run(by_ref, topic="feedback").outputs) == [("refs", "jira:OPS-7")]
+    assert addresses(fed(by_ref, topic="feedback").outputs) == [("refs", "jira:OPS-7")]
 
 
 def test_a_preference_speaks_to_everything_that_it_was_over() -> None:
     value = feedback(
         "f1", "i1", "preference", over=["i2", "i3", "i2", "i1"], score=90, comment="c", principal={"id": "u", "kind": "human"}
     )
-    tape = run(value, topic="feedback")
-    assert addresses(tape.outputs) == [("signals", "i1"), ("signals", "i2"), ("signals", "i3")]
-    assert tape.counts == {"signals": 1}
-    original, *copies = (event_of(output) for output in tape.outputs)
+    stage = fed(value, topic="feedback")
+    assert addresses(stage.outputs) == [("signals", "i1"), ("signals", "i2"), ("signals", "i3")]
+    assert stage.counters == {"signals": 1}
+    original, *copies = (event_of(output) for output in stage.outputs)
     for copy, other in zip(copies, ["i2", "i3"], strict=True):
         assert isinstance(copy, FeedbackRecorded)
         assert (copy.data.under, copy.data.over, copy.data.interaction_id) == ("i1", None, other)
@@ -143,12 +143,12 @@ def test_a_preference_speaks_to_everything_that_it_was_over() -> None:
             original.data.principal,  # type: ignore[union-attr]
         )
         assert copy.data.score is copy.data.comment is None
-    assert len({one.id for one in (original, *copies)}) == 3
+    assert len({event.id for event in (original, *copies)}) == 3
 
 
 def test_only_a_preference_speaks_to_others() -> None:
     praise = feedback("f1", "i1", "success", over=["i2"])
-    assert addresses(run(praise, topic="feedback").outputs) == [("signals", "i1")]
+    assert addresses(fed(praise, topic="feedback").outputs) == [("signals", "i1")]
 
 
 def test_private_text_is_scrubbed_wherever_it_stands_and_handles_never() -> None:
@@ -165,10 +165,10 @@ def test_private_text_is_scrubbed_wherever_it_stands_and_handles_never() -> None
         refs=[{"system": "mail", "id": mail}],
         mystery={"deep": [mail]},
     )
-    tape = run(value)
-    tree = tree_of(tape.outputs[0])
+    stage = fed(value)
+    tree = tree_of(stage.outputs[0])
     data = tree["data"]
-    assert addresses(tape.outputs) == [("signals", mail), ("refs", f"mail:{mail}")]
+    assert addresses(stage.outputs) == [("signals", mail), ("refs", f"mail:{mail}")]
     assert (data["prompt"][0]["content"], data["output"], data["context"]) == (
         f"ask {clean}",
         f"no {clean}",
@@ -178,28 +178,28 @@ def test_private_text_is_scrubbed_wherever_it_stands_and_handles_never() -> None
     assert data["attributes"] == {"who": clean, "n": 3}
     assert data["mystery"] == {"deep": [clean]}
     assert (data["data_subject"], data["prompt_group"], data["refs"]) == (mail, mail, [{"system": "mail", "id": mail}])
-    assert run(value, scrub=[]).outputs[0].value == value
+    assert fed(value, scrub=[]).outputs[0].value == value
 
 
 def test_a_name_given_twice_hides_nothing() -> None:
     value = interaction("i1", prompt="p").replace(
         b'"prompt":"p"', b'"prompt":"bob@example.org","prompt":"p","x":{"y":"bob@example.org","y":1}'
     )
-    (output,) = run(value).outputs
+    (output,) = fed(value).outputs
     assert isinstance(output.value, bytes)
     assert b"bob@example" not in output.value
 
 
 def test_a_name_that_occurs_twice_hides_nothing() -> None:
     value = interaction(mystery="x").replace(b'"mystery"', b'"mystery":"bob@example.org","mystery"')
-    (output,) = run(value).outputs
+    (output,) = fed(value).outputs
     assert isinstance(output.value, bytes)
     assert b"bob@example.org" not in output.value
 
 
 def test_a_comment_that_grew_by_scrubbing_stays_a_valid_one() -> None:
     value = feedback("f1", "i1", comment="a@b.cd " * (COMMENT_LIMIT // 7))
-    (output,) = run(value, topic="feedback").outputs
+    (output,) = fed(value, topic="feedback").outputs
     assert isinstance(event_of(output), FeedbackRecorded)
 
 
@@ -218,9 +218,9 @@ def test_a_comment_that_grew_by_scrubbing_stays_a_valid_one() -> None:
     ],
 )
 def test_bad_records_become_dead_letters_with_coordinates(value: bytes | None, topic: str, code: str | None) -> None:
-    tape = run(interaction() if topic == "interactions" else feedback(), value, topic=topic)
-    assert tape.counts == {"signals": 1, "dead": 1}
-    letter = event_of(tape.outputs[-1])
+    stage = fed(interaction() if topic == "interactions" else feedback(), value, topic=topic)
+    assert stage.counters == {"signals": 1, "dead": 1}
+    letter = event_of(stage.outputs[-1])
     assert isinstance(letter, RecordRejected)
     assert (letter.data.topic, letter.data.partition, letter.data.offset, letter.data.timestamp) == (topic, 0, 1, START_MS + 1)
     assert code is None or letter.data.error.code == code
@@ -228,6 +228,6 @@ def test_bad_records_become_dead_letters_with_coordinates(value: bytes | None, t
 
 @given(st.binary(max_size=60))
 def test_no_bytes_are_lost_or_raise(value: bytes) -> None:
-    tape = run(value)
-    assert tape.counts == {"dead": 1}
-    assert [output.topic for output in tape.outputs] == ["dead-letters"]
+    stage = fed(value)
+    assert stage.counters == {"dead": 1}
+    assert [output.topic for output in stage.outputs] == ["dead-letters"]

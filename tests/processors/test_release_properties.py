@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headrace_schemas.codec import decode
 from headrace_schemas.events import EvaluationCompleted, RevokeRequested
 from support.examples import BUCKET
-from support.outcomes import Released, evaluation, pause, promote, resume, revoke, roll_back
+from support.outcomes import ReleaseRun, evaluation, pause, promote, resume, revoke, roll_back
 
 
 class Act(NamedTuple):
@@ -35,9 +35,9 @@ sequences = st.lists(acts, max_size=30)
 policies = st.fixed_dictionaries({"mode": st.sampled_from(["auto", "auto", "manual"])})
 
 
-def record(tape: Released, act: Act, number: int) -> bytes:
-    """The record of an act at this point; release ids are those that the tape has told."""
-    told = tape.said("releases")
+def record(stage: ReleaseRun, act: Act, number: int) -> bytes:
+    """The record of an act at this point; release ids are those that the stage has told."""
+    told = stage.written("releases")
     named = told[-1 - act.back].release_id if act.back is not None and act.back < len(told) else None
     match act.kind:
         case "evaluate":
@@ -61,40 +61,40 @@ def record(tape: Released, act: Act, number: int) -> bytes:
 @settings(max_examples=200, deadline=None)
 @given(sequences, policies)
 def test_what_is_served(script: list[Act], policy: dict[str, Any]) -> None:
-    tape, evaluated, revoked, asked = Released(**policy), set(), set(), []
+    stage, evaluated, revoked, asked = ReleaseRun(**policy), set(), set(), []
     for number, act in enumerate(script):
-        value = record(tape, act, number)
+        value = record(stage, act, number)
         event = decode(value)
         if isinstance(event, EvaluationCompleted):
             evaluated.add(event.data.adapter.digest)
         if isinstance(event, RevokeRequested):
             revoked.add(event.data.adapter)
         asked.append(event.id)
-        was = tape.serving
-        kind, answer = tape.answer(value)
-        assert tape.serving is None or tape.serving in evaluated - revoked
-        bucket = tape.state[f"bucket:{BUCKET}"]
-        assert bucket.serving == tape.current
+        was = stage.serving
+        kind, answer = stage.answer(value)
+        assert stage.serving is None or stage.serving in evaluated - revoked
+        bucket = stage.state[f"bucket:{BUCKET}"]
+        assert bucket.serving == stage.current
         if bucket.serving is not None:
-            assert tape.state[f"release:{bucket.serving}:{BUCKET}"].version.digest == tape.serving
-        assert (tape.serving == was) or kind in ("promoted", "rolledback", "revoked")
+            assert stage.state[f"release:{bucket.serving}:{BUCKET}"].version.digest == stage.serving
+        assert (stage.serving == was) or kind in ("promoted", "rolledback", "revoked")
         assert kind != "promoted" or policy["mode"] == "auto" or act.kind == "promote"
-        assert kind == "declined" or (answer.adapter.digest if answer.adapter else None) == tape.serving
+        assert kind == "declined" or (answer.adapter.digest if answer.adapter else None) == stage.serving
         if act.again:
-            kept = tape.dumped()
-            assert (tape.feed(value), tape.dumped()) == ([], kept)
-    history = tape.said("releases.history")
+            kept = stage.dumped()
+            assert (stage.feed(value), stage.dumped()) == ([], kept)
+    history = stage.written("releases.history")
     assert [answer.request_id for answer in history] == asked
     assert [answer.sequence for answer in history] == list(range(1, len(asked) + 1))
-    assert tape.counts.total() == tape.records
-    told = [tracking.release_id for tracking in tape.said("examples")]
-    assert list(dict.fromkeys(told)) == [release.release_id for release in tape.said("releases")]
+    assert stage.counters.total() == stage.records
+    told = [tracking.release_id for tracking in stage.written("examples")]
+    assert list(dict.fromkeys(told)) == [release.release_id for release in stage.written("releases")]
 
 
 @settings(max_examples=100, deadline=None)
 @given(sequences, policies)
 def test_any_prefix_resumes(script: list[Act], policy: dict[str, Any]) -> None:
-    once, stored = Released(**policy), Released(through_dump=True, **policy)
+    once, stored = ReleaseRun(**policy), ReleaseRun(through_dump=True, **policy)
     for number, act in enumerate(script):
         value = record(once, act, number)
         assert once.feed(value) == stored.feed(value)

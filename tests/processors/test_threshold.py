@@ -6,7 +6,7 @@ import pytest
 
 from headrace_processors.curate.policy import CuratePolicy, TieredPolicy
 from headrace_processors.curate.thresholds import target, tiered
-from support.examples import Curated, rewarded
+from support.examples import CurateRun, rewarded
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_the_default_is_an_effective_size_whatever_came_before() -> None:
 
 
 def test_a_tiered_target_is_fixed_when_the_bucket_opens() -> None:
-    tape = Curated(threshold="tiered")
-    tape.feed(*(rewarded(number, reward=0.7) for number in range(120)))
-    assert [batch.target for batch in tape.batches] == [20, 20, 20, 21, 21]  # opened at 0, 20, 40, 60, 81 admitted
-    assert [len(batch.members) for batch in tape.batches] == [20, 20, 20, 21, 21]
-    assert tape.bucket.target == 52.5  # opened at 102
+    stage = CurateRun(threshold="tiered")
+    stage.feed(*(rewarded(number, reward=0.7) for number in range(120)))
+    assert [batch.target for batch in stage.batches] == [20, 20, 20, 21, 21]  # opened at 0, 20, 40, 60, 81 admitted
+    assert [len(batch.members) for batch in stage.batches] == [20, 20, 20, 21, 21]
+    assert stage.bucket.target == 52.5  # opened at 102
 
 
 def test_tiers_count_examples_and_not_what_decay_leaves_of_them() -> None:
-    tape = Curated(threshold="tiered")
-    tape.feed(*(rewarded(number, event_time=f"{2001 + number}-01-01T00:00:00Z") for number in range(20)))
-    assert [len(batch.members) for batch in tape.batches] == [20]
+    stage = CurateRun(threshold="tiered")
+    stage.feed(*(rewarded(number, event_time=f"{2001 + number}-01-01T00:00:00Z") for number in range(20)))
+    assert [len(batch.members) for batch in stage.batches] == [20]

@@ -1,4 +1,4 @@
-"""Example events as the reward stage writes them, and a tape over the curate fold whose clock the test sets."""
+"""Example events as the reward stage writes them, and a run of the curate stage whose clock the test sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headrace_schemas.inputs import Agent
 from headrace_schemas.splits import split_of
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Record
-from support.signals import START_MS, Tape, at
+from support.signals import START_MS, StageRun, at
 
 BUCKET = "sql/tiny"
 DAY_MS = 86_400_000
@@ -105,8 +105,8 @@ def tick(bucket: str = BUCKET) -> bytes:
     return encode(ClockTicked(specversion="1.0", id="tick", source="headrace:curate", time=at(0), data=data))
 
 
-class Curated(Tape):
-    """A tape over the curate fold under a policy. `days` is fold time since the start, for the test to set."""
+class CurateRun(StageRun):
+    """The curate stage under a policy. `days` is fold time since the start, for the test to set."""
 
     def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
@@ -119,7 +119,7 @@ class Curated(Tape):
         for value in values:
             now = START_MS + int(self.days * DAY_MS)
             self.apply(self.fold.step(self.state, Record("examples", 3, self.records, now, now, b"sql/tiny", value)))
-            assert sum(self.counts.values()) == self.records, self.counts
+            assert sum(self.counters.values()) == self.records, self.counters
         return self.outputs[before:]
 
     @property

@@ -10,7 +10,7 @@ import msgspec
 
 from headrace_processors.reward import fold as reward
 from headrace_schemas.codec import encode
-from support.signals import Tape, at, erased, event, feedback, interaction, retracted, unsaid
+from support.signals import StageRun, at, event, feedback, feedback_retracted, interaction, interaction_retracted, subject_erased
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 JIRA = {"system": "jira", "id": "OPS-7"}
@@ -28,8 +28,8 @@ def _interactions() -> list[bytes]:
         interaction("i1", refs=[JIRA, {"system": "jira", "id": "OPS-9"}], mystery=1, data_subject="bob"),
         interaction("i2", output="write to bob@example.org"),
         event("interaction.linked", {"interaction_id": "i1", "ref": JIRA}),
-        retracted("i2"),
-        erased("bob"),
+        interaction_retracted("i2"),
+        subject_erased("bob"),
         feedback(),
     ]
 
@@ -39,7 +39,7 @@ def _feedback() -> list[bytes]:
         feedback("f1", comment="token=ab12cd34ef56"),
         feedback("f2", None, ref=JIRA),
         feedback("f3", "i1", "preference", over=["i2", "i3"]),
-        unsaid("f1"),
+        feedback_retracted("f1"),
         interaction(),
     ]
 
@@ -74,28 +74,28 @@ def _signals() -> list[bytes]:
         ),
         feedback("f5", "i2", "preference", over=["i1"]),
         feedback("f6", "i3"),
-        unsaid("f6", "i3"),
-        unsaid("f5", "i2"),
-        unsaid("f7", "i2"),
-        retracted("i2"),
-        retracted("i4"),
-        erased("bob"),
+        feedback_retracted("f6", "i3"),
+        feedback_retracted("f5", "i2"),
+        feedback_retracted("f7", "i2"),
+        interaction_retracted("i2"),
+        interaction_retracted("i4"),
+        subject_erased("bob"),
     ]
 
 
 def _examples() -> list[bytes]:
     """What the reward stage makes of a number of interactions, good and bad, and of second thoughts about them."""
-    tape = Tape(reward.build({}, "sha256:test"), "signals")
+    stage = StageRun(reward.build({}, "sha256:test"), "signals")
     for number in range(12):
-        tape.feed(interaction(f"i{number}", prompt=f"how many of {number % 9}?", output=f"select {number}", train=number != 3))
-        tape.feed(
+        stage.feed(interaction(f"i{number}", prompt=f"how many of {number % 9}?", output=f"select {number}", train=number != 3))
+        stage.feed(
             feedback(f"f{number}", f"i{number}", "explicit_negative" if number % 4 == 1 else "success", score=(number * 37) % 101)
         )
-    tape.feed(feedback("g0", "i0", "user_correction", corrected_output="select count(*) from shop"))
-    tape.feed(feedback("g2", "i2", "explicit_negative", score=0), retracted("i4"), unsaid("f5", "i5"))
-    made = [
+    stage.feed(feedback("g0", "i0", "user_correction", corrected_output="select count(*) from shop"))
+    stage.feed(feedback("g2", "i2", "explicit_negative", score=0), interaction_retracted("i4"), feedback_retracted("f5", "i5"))
+    examples = [
         output.value if isinstance(output.value, bytes) else encode(output.value)
-        for output in tape.outputs
+        for output in stage.outputs
         if output.topic == "examples"
     ]
     ticks = [
@@ -103,7 +103,7 @@ def _examples() -> list[bytes]:
         for minute in (1, 9)
     ]
     tracked = _golden("requirements.tracked", bucket=BUCKET)
-    return [*made[:10], ticks[0], *made[10:], tracked, ticks[1]]
+    return [*examples[:10], ticks[0], *examples[10:], tracked, ticks[1]]
 
 
 def _outcomes() -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Evaluations and commands as they stand on `outcomes`, and a tape over the release fold that reads its answers."""
+"""Evaluations and commands as they stand on `outcomes`, and a run of the release stage that reads its answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Adapter, Comparison, Evaluation, Gain, ReleaseDecision, Requirement
 from support.examples import BUCKET
-from support.signals import Tape, at
+from support.signals import StageRun, at
 
 
 def digest(name: str) -> str:
@@ -54,10 +54,10 @@ def evaluation(
         policy_digests={"curate": digest("curate"), "trainer": digest("trainer")},
         parent_release_id=parent,
     )
-    made = events.EvaluationCompleted(
+    event = events.EvaluationCompleted(
         specversion="1.0", id=id or f"evaluated-{version}", source="headrace:train", time=at(0), data=data
     )
-    return encode(made)
+    return encode(event)
 
 
 def _command(kind: type[events.Envelope], id: str, data: Any) -> bytes:
@@ -87,8 +87,8 @@ def resume(*, id: str = "resume") -> bytes:
     return _command(events.ResumeRequested, id, derived.SwitchRequest(bucket=BUCKET, requested_by="ann"))
 
 
-class Released(Tape):
-    """A tape over the release fold under a policy."""
+class ReleaseRun(StageRun):
+    """The release stage under a policy."""
 
     def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
@@ -97,19 +97,19 @@ class Released(Tape):
 
     def answer(self, value: bytes) -> tuple[str, ReleaseDecision]:
         """(kind of answer, answer) to one record, which must have exactly one."""
-        [made] = [output for output in self.feed(value) if output.topic == "releases.history"]
-        return type(made.value).__name__.removeprefix("Release").lower(), made.value.data  # type: ignore[union-attr,return-value]
+        [answer] = [output for output in self.feed(value) if output.topic == "releases.history"]
+        return type(answer.value).__name__.removeprefix("Release").lower(), answer.value.data  # type: ignore[union-attr,return-value]
 
-    def said(self, topic: str) -> list[Any]:
+    def written(self, topic: str) -> list[Any]:
         return [output.value.data for output in self.outputs if output.topic == topic]  # type: ignore[union-attr]
 
     @property
     def serving(self) -> str | None:
-        """Digest of the adapter that subscribers were told to serve; None: the base."""
-        told = self.said("releases")
-        return told[-1].adapter.digest if told and told[-1].adapter else None
+        """Digest of the adapter that subscribers were releases to serve; None: the base."""
+        releases = self.written("releases")
+        return releases[-1].adapter.digest if releases and releases[-1].adapter else None
 
     @property
     def current(self) -> str | None:
-        told = self.said("releases")
-        return told[-1].release_id if told else None
+        releases = self.written("releases")
+        return releases[-1].release_id if releases else None

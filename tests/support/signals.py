@@ -1,4 +1,4 @@
-"""Events as others publish them, and a tape that runs a fold over them record by record, for the tests of the stages."""
+"""Events as others publish them, and a run of a stage over them record by record, for the tests of the stages."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ def feedback(name: str = "f1", about: str | None = "i1", kind: str = "success", 
     return event("feedback.recorded", fields, id=f"feedback-{name}", source="people:test", minute=minute)
 
 
-def unsaid(name: str = "f1", about: str = "i1", *, minute: float = 2) -> bytes:
+def feedback_retracted(name: str = "f1", about: str = "i1", *, minute: float = 2) -> bytes:
     fields = {"feedback_id": name, "interaction_id": about}
     return event("feedback.retracted", fields, id=f"unsaid-{name}-{about}", source="people:test", minute=minute)
 
 
-def retracted(name: str = "i1", *, minute: float = 3) -> bytes:
+def interaction_retracted(name: str = "i1", *, minute: float = 3) -> bytes:
     return event("interaction.retracted", {"interaction_id": name}, id=f"retracted-{name}", minute=minute)
 
 
-def erased(subject: str, *, minute: float = 4) -> bytes:
+def subject_erased(subject: str, *, minute: float = 4) -> bytes:
     return event("subject.erased", {"data_subject": subject}, id=f"erased-{subject}", minute=minute)
 
 
-class Tape:
+class StageRun:
     """One partition of one stage: state, counters and outputs after each record, as a driver would keep them.
 
     `through_dump`: state is stored and read back between any two records, as if the task had been restarted.
@@ -80,7 +80,7 @@ class Tape:
     def __init__(self, fold: Fold, topic: str, *, through_dump: bool = False) -> None:
         self.fold, self.topic, self.through_dump = fold, topic, through_dump
         self.state: dict[str, Any] = {}
-        self.counts: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter()
         self.outputs: list[Write] = []
         self.records = 0
 
@@ -100,8 +100,8 @@ class Tape:
                 self.state.pop(key, None)
             else:
                 self.state[key] = self.fold.load(key, self.fold.dump(key, value)) if self.through_dump else value
-        self.counts.update(step.counters)
-        self.counts = Counter({box: count for box, count in self.counts.items() if count})
+        self.counters.update(step.counters)
+        self.counters = Counter({name: count for name, count in self.counters.items() if count})
         self.outputs += step.outputs
 
     def dumped(self) -> dict[str, bytes]:
