@@ -43,7 +43,7 @@ POLL_MS = 500
 
 
 def _policy(body: Mapping[str, Any], digest: str) -> TrainerPolicy:
-    return TrainerPolicy.model_validate(body)
+    return TrainerPolicy.from_recorded(body)
 
 
 TRAIN: Stage[TrainerPolicy] = Stage(topology=STAGES_BY_NAME[STAGE], policy=TrainerPolicy, versions={1: RuleVersion(_policy)})
