@@ -44,6 +44,8 @@ OTHER: dict[str, Any] = {
     "intake.scrub": [],
     "reward.bonus": {"success": 0.31, "explicit_negative": -0.7, "validation_failure": -0.5, "thumbs_up": 0.5},
     "reward.complexity": {"sql": 0.9, "code": 0.1},
+    "reward.difficulty_weights": {"complexity": 0.2, "prompt": 0.3, "context": 0.5},
+    "reward.similarity_weights": {"edit": 0.5, "overlap": 0.5},
     "reward.share_target": {"sql": 0.1},
     "reward.balance_high": 1.01,
     "reward.bases": [{"base": "other", "artifact_type": "code"}],

@@ -9,7 +9,7 @@ import pytest
 
 from headrace_processors.curate.policy import TieredPolicy
 from headrace_processors.policy_file import Policies, PolicyError, load
-from headrace_processors.reward.policy import BaseMapping
+from headrace_processors.reward.policy import BaseMapping, DifficultyWeights, SimilarityWeights
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
 from headrace_streams.runtime.stage import FoldStage
@@ -67,13 +67,16 @@ def test_bodies_build_every_stage() -> None:
         ("[curate\n", "Expected ']'"),
         ("[reward]\nprompt_full_chars = 0\n", "reward.prompt_full_chars = 0: Input should be greater than or equal to 1"),
         (
-            "[reward]\nprompt_weight = 0.5\n",
-            "reward.context_weight = 0.2: complexity_weight 0.5 + prompt_weight 0.5 + context_weight 0.2 must be 1",
+            "[reward.difficulty_weights]\nprompt = 0.5\n",
+            "reward.difficulty_weights.context = 0.2: complexity 0.5 + prompt 0.5 + context 0.2 must be 1",
         ),
-        ("[reward]\nprompt_weight = 2\n", "reward.prompt_weight = 2: Input should be less than or equal to 1"),
         (
-            "[reward]\nedit_weight = 0\noverlap_weight = 0\n",
-            "reward.overlap_weight = 0: edit_weight is 0 too, and a similarity needs one of them",
+            "[reward.difficulty_weights]\nprompt = 2\n",
+            "reward.difficulty_weights.prompt = 2: Input should be less than or equal to 1",
+        ),
+        (
+            "[reward.similarity_weights]\nedit = 0\noverlap = 0\n",
+            "reward.similarity_weights.overlap = 0: edit is 0 too, and one of them must be above 0",
         ),
     ],
 )
@@ -93,7 +96,7 @@ def test_a_body_that_an_earlier_deployment_recorded_still_builds_its_rules(stage
 
 
 def test_every_key_says_what_it_means() -> None:
-    for kind in (*(stage.policy for stage in STAGES), TieredPolicy, BaseMapping):
+    for kind in (*(stage.policy for stage in STAGES), TieredPolicy, BaseMapping, DifficultyWeights, SimilarityWeights):
         assert [name for name, field in kind.model_fields.items() if not field.description] == []
 
 

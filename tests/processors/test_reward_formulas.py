@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from headrace_processors.decay import DAY_NS, RunningSum
 from headrace_processors.reward.feedback import FeedbackRecord, FeedbackSummary, aggregate, score_of_100
 from headrace_processors.reward.formula import KNOWN_TYPES, balance_of, bonus_of, count_type, difficulty_of, reward_of, squash
-from headrace_processors.reward.policy import RewardPolicy
+from headrace_processors.reward.policy import DifficultyWeights, RewardPolicy
 from headrace_schemas.inputs import Feedback
 
 POLICY = RewardPolicy()
@@ -138,7 +138,9 @@ def test_difficulty_has_three_parts_that_saturate() -> None:
 
 def test_the_parts_of_difficulty_are_weighed_by_the_policy() -> None:
     policy = RewardPolicy(
-        complexity_weight=0.2, prompt_weight=0.7, context_weight=0.1, prompt_full_chars=100, context_full_chars=10
+        difficulty_weights=DifficultyWeights(complexity=0.2, prompt=0.7, context=0.1),
+        prompt_full_chars=100,
+        context_full_chars=10,
     )
     assert difficulty_of(policy, "code", 0, 0) == pytest.approx(0.2 * 0.8)
     assert difficulty_of(policy, "code", 50, 0) == pytest.approx(0.16 + 0.35)

@@ -241,8 +241,8 @@ class RewardStep:
             render(output),
             render(corrected),
             overlap=self.policy.overlap,
-            edit_weight=self.policy.edit_weight,
-            overlap_weight=self.policy.overlap_weight,
+            edit_weight=self.policy.similarity_weights.edit,
+            overlap_weight=self.policy.similarity_weights.overlap,
         )
 
     def _first_revision(self, interaction: InteractionState, facts: InteractionFacts) -> InteractionState:

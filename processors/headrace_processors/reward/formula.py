@@ -39,7 +39,8 @@ def difficulty_of(policy: RewardPolicy, artifact_type: str, prompt_chars: int, c
     complexity = policy.complexity.get(artifact_type, policy.complexity_default)
     prompt = min(1.0, prompt_chars / policy.prompt_full_chars)
     context = min(1.0, context_chars / policy.context_full_chars)
-    return policy.complexity_weight * complexity + policy.prompt_weight * prompt + policy.context_weight * context
+    weights = policy.difficulty_weights
+    return weights.complexity * complexity + weights.prompt * prompt + weights.context * context
 
 
 def reward_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:

@@ -31,13 +31,10 @@ COMPLEXITY = {"code": 0.8, "architecture": 0.7, "workflows": 0.6, "api_docs": 0.
 # What version 1 of the rules had in its formulas before these were keys: what a recorded body without them means, whatever the
 # defaults are by now.
 VERSION_1: Mapping[str, Any] = {
-    "complexity_weight": 0.5,
-    "prompt_weight": 0.3,
-    "context_weight": 0.2,
+    "difficulty_weights": {"complexity": 0.5, "prompt": 0.3, "context": 0.2},
     "prompt_full_chars": 5_000,
     "context_full_chars": 10_000,
-    "edit_weight": 0.4,
-    "overlap_weight": 0.3,
+    "similarity_weights": {"edit": 0.4, "overlap": 0.3},
 }
 
 
@@ -52,6 +49,37 @@ class BaseMapping(Policy):
     def matches(self, artifact_type: str, model: str, role: str | None) -> bool:
         wanted = (self.artifact_type, artifact_type), (self.model, model), (self.role, role)
         return all(mine is None or mine == theirs for mine, theirs in wanted)
+
+
+class DifficultyWeights(Policy):
+    """Of the parts of the difficulty; they add up to 1."""
+
+    complexity: Fraction = Field(0.5, description="of the artifact type's complexity")
+    prompt: Fraction = Field(0.3, description="of the prompt's length")
+    context: Fraction = Field(0.2, validate_default=True, description="of the context's length")
+
+    @field_validator("context")
+    @classmethod
+    def _sum_is_one(cls, context: float, info: ValidationInfo) -> float:
+        if {"complexity", "prompt"} <= info.data.keys():  # else they are wrong themselves
+            complexity, prompt = info.data["complexity"], info.data["prompt"]
+            if not math.isclose(complexity + prompt + context, 1, abs_tol=1e-9):
+                raise ValueError(f"complexity {complexity:g} + prompt {prompt:g} + context {context:g} must be 1")
+        return context
+
+
+class SimilarityWeights(Policy):
+    """Of the parts of the similarity of two texts; only their ratio counts."""
+
+    edit: Fraction = Field(0.4, description="of the edit similarity")
+    overlap: Fraction = Field(0.3, validate_default=True, description="of the n-gram overlap; 0 leaves it out")
+
+    @field_validator("overlap")
+    @classmethod
+    def _one_is_above_zero(cls, overlap: float, info: ValidationInfo) -> float:
+        if not overlap and not info.data.get("edit", 1):
+            raise ValueError("edit is 0 too, and one of them must be above 0")
+        return overlap
 
 
 class RewardPolicy(Policy):
@@ -71,11 +99,7 @@ class RewardPolicy(Policy):
         default_factory=lambda: dict(COMPLEXITY), description="how hard an artifact type is, by artifact type"
     )
     complexity_default: Fraction = Field(0.5, description="complexity of the other artifact types")
-    complexity_weight: Fraction = Field(
-        0.5, description="weight of the complexity in the difficulty; the three weights of the difficulty add up to 1"
-    )
-    prompt_weight: Fraction = Field(0.3, description="weight of the prompt's length in the difficulty")
-    context_weight: Fraction = Field(0.2, validate_default=True, description="weight of the context's length in the difficulty")
+    difficulty_weights: DifficultyWeights = Field(DifficultyWeights(), description="weights of the parts of the difficulty")
     prompt_full_chars: Characters = Field(
         5_000, description="characters of the rendered prompt from which on its length counts whole"
     )
@@ -90,10 +114,7 @@ class RewardPolicy(Policy):
     )
     squash: Literal["tanh", "clip"] = Field("tanh", description="how a reward gets into [-1, 1]")
     overlap: Literal["chrf", "bleu"] = Field("chrf", description="the n-gram part of the similarity of two texts")
-    edit_weight: Fraction = Field(
-        0.4, description="weight of the edit distance in the similarity; only its ratio to overlap_weight counts"
-    )
-    overlap_weight: Fraction = Field(0.3, validate_default=True, description="weight of the n-gram overlap in the similarity")
+    similarity_weights: SimilarityWeights = Field(SimilarityWeights(), description="weights of the parts of the similarity")
     decay_per_day: Share = Field(0.95, description="how much less an interaction counts among those of its type a day later")
     share_target: dict[str, Share] = Field(
         default_factory=dict, description="wanted share by artifact type; the others divide the rest equally"
@@ -117,24 +138,6 @@ class RewardPolicy(Policy):
     @classmethod
     def _complexity_over_defaults(cls, given: Any) -> Any:
         return {**COMPLEXITY, **given} if isinstance(given, Mapping) else given
-
-    @field_validator("context_weight")
-    @classmethod
-    def _difficulty_is_a_share(cls, context: float, info: ValidationInfo) -> float:
-        if {"complexity_weight", "prompt_weight"} <= info.data.keys():  # else they are wrong themselves
-            complexity, prompt = info.data["complexity_weight"], info.data["prompt_weight"]
-            if not math.isclose(complexity + prompt + context, 1, abs_tol=1e-9):
-                raise ValueError(
-                    f"complexity_weight {complexity:g} + prompt_weight {prompt:g} + context_weight {context:g} must be 1"
-                )
-        return context
-
-    @field_validator("overlap_weight")
-    @classmethod
-    def _similarity_has_a_part(cls, overlap: float, info: ValidationInfo) -> float:
-        if not overlap and not info.data.get("edit_weight", 1):
-            raise ValueError("edit_weight is 0 too, and a similarity needs one of them")
-        return overlap
 
     def base_of(self, artifact_type: str, model: str, role: str | None) -> str:
         return next((row.base for row in self.bases if row.matches(artifact_type, model, role)), model)
