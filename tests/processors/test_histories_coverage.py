@@ -65,6 +65,11 @@ CHOICES = {
     "curate.threshold": {"effective", "tiered"},
     "release.mode": {"auto", "manual"},
 }
+ADD_UP = {  # what is taken from one goes to the other
+    "reward.complexity_weight": "prompt_weight",
+    "reward.prompt_weight": "context_weight",
+    "reward.context_weight": "complexity_weight",
+}
 WITHOUT_CHOICE = {"release.rule"}
 KEYS = [f"{stage.name}.{key}" for stage in STAGES for key in stage.policy.model_fields]
 
@@ -88,7 +93,10 @@ def test_some_recorded_decision_depends_on_each_policy_key(name: str) -> None:
         if not isinstance(line, Activation):
             return line
         body = {**today, **line.rules.body}
-        return replace(line, rules=replace(line.rules, body={**body, key: other_value(name, body[key])}))
+        changes = {key: other_value(name, body[key])}
+        if name in ADD_UP:
+            changes[ADD_UP[name]] = body[ADD_UP[name]] + body[key] - changes[key]
+        return replace(line, rules=replace(line.rules, body={**body, **changes}))
 
     twin = History(tuple(changed(line) for line in history.lines))
     assert differences(twin, STAGE[stage]), f"{name}: nothing in {stage}'s history depends on it"
