@@ -18,7 +18,7 @@ help: ## what can be made
 preflight: # one clear line for each thing that is missing
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "headrace needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=python3.x")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "python venv is missing: install your system'\''s python3-venv package" >&2; exit 1; }
-	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(0 if free >= $(DISK_GB) else f"headrace needs $(DISK_GB) GB of free disk (most of it torch), here are {free:.1f}; less is enough for the CPU build: DISK_GB=2")'
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; sys.exit(0 if free >= $(DISK_GB) else f"headrace needs $(DISK_GB) GB of free disk (most of it torch), here are {free:.1f}; less is enough for the CPU build: DISK_GB=3")'
 
 $(VENV)/.installed-$(EXTRAS): pyproject.toml requirements.lock
 	@$(MAKE) --no-print-directory preflight

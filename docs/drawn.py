@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from headrace_cli.allowed_values import allowed
 from headrace_cli.main import COMMANDS, headrace
 from headrace_processors.policy_file import Policies
 from headrace_schemas.errors import CODES
@@ -198,24 +199,6 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
             yield Key(prefix + name, allowed(about), _default(field), meaning)
 
 
-def allowed(about: Mapping[str, Any]) -> str:
-    """What a JSON Schema allows, in words."""
-    if "enum" in about or "const" in about:
-        return ", ".join(f"`{value}`" for value in about.get("enum", [about.get("const")]))
-    if "anyOf" in about:
-        return " or ".join(allowed(choice) for choice in about["anyOf"] if choice.get("type") != "null")
-    kind = about.get("type")
-    if kind in ("integer", "number"):
-        return " ".join(["whole number" if kind == "integer" else "number", *_bounds(about)])
-    if kind == "array":
-        items = [allowed(item) for item in about.get("prefixItems", ())]
-        return f"({', '.join(items)})" if items else f"list of {allowed(about['items'])}"
-    if kind == "object":
-        values = about["additionalProperties"]
-        return f"table: name = {allowed(values) if isinstance(values, dict) and values else 'any value'}"
-    return {"string": "text", "boolean": "`true`, `false`"}.get(str(kind), "any value")
-
-
 def fenced(language: str, lines: Iterable[str]) -> str:
     return "\n".join([f"```{language}", *lines, "```"])
 
@@ -224,11 +207,6 @@ def table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     heading = tuple(heading)
     cells = [heading, ("---",) * len(heading), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells)
-
-
-def _bounds(about: Mapping[str, Any]) -> list[str]:
-    words = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
-    return [words[name].format(f"{about[name]:g}") for name in words if name in about]
 
 
 def _said(model: type[BaseModel]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faust
+import msgspec
 from faust.app import BootStrategy
 from mode import Service
 
@@ -107,7 +108,7 @@ def make_app(settings: Settings, supervisor: Supervisor, *, web_port: int | None
 
     @app.page("/status")
     async def status(view: Any, request: Any) -> Any:
-        return view.json(supervisor.describe())
+        return view.json(msgspec.to_builtins(supervisor.describe()))
 
     return app
 

@@ -22,45 +22,50 @@ class Command(NamedTuple):
     help: str
 
 
-COMMANDS: dict[str, Command] = {
-    "init": Command("headrace_cli.init:init", "all", "A policy and a settings file to begin with."),
-    "demo": Command("headrace_demo.run.cli:demo", "demo", "The whole loop on this machine, with a live view."),
-    "kafka": Command("headrace_cli.kafka:kafka", "broker", "A local single-node Apache Kafka: start, stop, status, run."),
-    "topics": Command("headrace_cli.topics:topics", "", "Declare all topics on a broker, or check them."),
-    "worker": Command("headrace_processors.cli:worker", "worker", "Run the stages intake, link, reward, curate and release."),
-    "trainer": Command("headrace_trainer.cli:trainer", "trainer", "Run the train stage."),
-    "publish": Command("headrace_cli.publish:publish", "", "Validate and send events from JSON lines."),
-    "tail": Command("headrace_cli.tail:tail", "", "Print events as they come."),
-    "status": Command("headrace_lake.cli:status", "worker", "Every stage's lag and counts, buckets, releases."),
-    "replay": Command("headrace_lake.cli:replay", "worker", "Verify what the stages wrote, or rebuild it from signals."),
-    "positions": Command("headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."),
-    "dataset": Command("headrace_lake.cli:dataset", "worker", "Write a bucket's training data to files."),
-    "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
-    "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version in the foreground."),
-    "releases": Command("headrace_cli.releases:releases", "", "List, follow or show releases."),
-    "promote": Command("headrace_cli.releases:promote", "", "Ask for a model version to be served."),
-    "rollback": Command("headrace_cli.releases:rollback", "", "Ask for an earlier release, or the base, to be served again."),
-    "revoke": Command("headrace_cli.releases:revoke", "", "Ask that an adapter is never served again."),
-    "pause": Command("headrace_cli.releases:pause", "", "Stop promotions of a bucket."),
-    "resume": Command("headrace_cli.releases:resume", "", "Allow promotions of a bucket again."),
-    "retract": Command("headrace_cli.releases:retract", "", "Take an interaction back; lists the releases that it touches."),
-    "forget": Command("headrace_cli.releases:forget", "", "Erase a person's data; lists the releases that it touches."),
-    "dead-letters": Command("headrace_cli.dead_letters:dead_letters", "", "What could not be processed: list, show."),
-    "config": Command("headrace_cli.config:config", "", "Print the settings and where each comes from."),
-    "doctor": Command("headrace_cli.doctor:doctor", "", "Check the surroundings: broker, versions, disk, Java, GPU, store."),
+SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
+    "To begin": {
+        "init": Command("headrace_cli.init:init", "all", "A policy and a settings file to begin with."),
+        "demo": Command("headrace_demo.run.cli:demo", "demo", "The whole loop on this machine, with a live view."),
+        "kafka": Command("headrace_cli.kafka:kafka", "broker", "A local single-node Apache Kafka: start, stop, status, run."),
+        "topics": Command("headrace_cli.topics:topics", "", "Declare all topics on a broker, or check them."),
+    },
+    "What runs": {
+        "worker": Command("headrace_processors.cli:worker", "worker", "Run the stages intake, link, reward, curate and release."),
+        "trainer": Command("headrace_trainer.cli:trainer", "trainer", "Run the train stage."),
+    },
+    "The log": {
+        "publish": Command("headrace_cli.publish:publish", "", "Validate and send events from JSON lines."),
+        "tail": Command("headrace_cli.tail:tail", "", "Print events as they come."),
+        "status": Command("headrace_lake.cli:status", "worker", "Every stage's lag and counts, buckets, releases."),
+        "replay": Command("headrace_lake.cli:replay", "worker", "Verify what the stages wrote, or rebuild it from signals."),
+        "positions": Command(
+            "headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."
+        ),
+        "dataset": Command("headrace_lake.cli:dataset", "worker", "Write a bucket's training data to files."),
+    },
+    "Training by hand": {
+        "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
+        "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version in the foreground."),
+    },
+    "Releases": {
+        "releases": Command("headrace_cli.releases:releases", "", "List, follow or show releases."),
+        "promote": Command("headrace_cli.releases:promote", "", "Ask for a model version to be served."),
+        "rollback": Command("headrace_cli.releases:rollback", "", "Ask for an earlier release, or the base, to be served again."),
+        "revoke": Command("headrace_cli.releases:revoke", "", "Ask that an adapter is never served again."),
+        "pause": Command("headrace_cli.releases:pause", "", "Stop promotions of a bucket."),
+        "resume": Command("headrace_cli.releases:resume", "", "Allow promotions of a bucket again."),
+    },
+    "Taking things back": {
+        "retract": Command("headrace_cli.releases:retract", "", "Take an interaction back; lists the releases that it touches."),
+        "forget": Command("headrace_cli.releases:forget", "", "Erase a person's data; lists the releases that it touches."),
+        "dead-letters": Command("headrace_cli.dead_letters:dead_letters", "", "What could not be processed: list, show."),
+    },
+    "Surroundings": {
+        "config": Command("headrace_cli.config:config", "", "Print the settings and where each comes from."),
+        "doctor": Command("headrace_cli.doctor:doctor", "", "Check the surroundings: broker, versions, disk, Java, GPU, store."),
+    },
 }
-
-
-# Which commands stand together in `--help`, in the order of COMMANDS.
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "To begin": ("init", "demo", "kafka", "topics"),
-    "What runs": ("worker", "trainer"),
-    "Events, and what became of them": ("publish", "tail", "status", "replay", "dataset"),
-    "Training by hand": ("train", "evaluate"),
-    "Releases": ("releases", "promote", "rollback", "revoke", "pause", "resume"),
-    "Taking things back": ("retract", "forget", "dead-letters"),
-    "Surroundings": ("config", "doctor"),
-}
+COMMANDS = {name: command for commands in SECTIONS.values() for name, command in commands.items()}
 
 
 class Table(click.Group):
@@ -83,9 +88,9 @@ class Table(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
-        for title, names in SECTIONS.items():
+        for title, commands in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(f"{name:<{width}}", COMMANDS[name].help) for name in names])
+                formatter.write_dl([(f"{name:<{width}}", command.help) for name, command in commands.items()])
 
 
 def missing_library(command: str, error: ModuleNotFoundError) -> Exception:

@@ -8,25 +8,25 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-import types
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple, get_args
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from headrace_cli.allowed_values import allowed
+
 WIDTH = 110
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-_BOUNDS = ((Gt, "gt", "above"), (Ge, "ge", "at least"), (Lt, "lt", "below"), (Le, "le", "at most"))
-_KINDS: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-class _Shape(NamedTuple):
-    """What an annotation says: its core without Annotated and None, and its bounds."""
+class _About(NamedTuple):
+    """What is told about a key: its field, description and allowed values as sentences, and the model of a list's or a table's
+    values."""
 
-    core: Any
-    bounds: tuple[str, ...]
+    field: FieldInfo
+    told: str
+    row: type[BaseModel] | None
 
 
 def render(instance: BaseModel, table: str = "", given: Mapping[str, Any] | None = None) -> str:
@@ -57,32 +57,31 @@ def _table(instance: BaseModel, table: str, given: Mapping[str, Any]) -> Iterato
     if table:
         yield f"[{table}]"
         yield from comment(type(instance).__doc__ or "")
-    for name, field in type(instance).model_fields.items():
+    for name, about in _keys(type(instance)).items():
         default = getattr(instance, name)
         within = f"{table}.{key(name)}" if table else key(name)
         if isinstance(default, BaseModel):
             inner.append(_table(default, within, given.get(name, {})))
         elif isinstance(default, dict):
-            inner.append(_mapping(field, default, within, given.get(name, {})))
+            inner.append(_mapping(about, default, within, given.get(name, {})))
         else:
             yield ""
-            yield from _key(name, field, default, within, given)
+            yield from _key(name, about, default, within, given)
     for lines in inner:
         yield ""
         yield from lines
 
 
-def _key(name: str, field: FieldInfo, default: Any, within: str, given: Mapping[str, Any]) -> Iterator[str]:
+def _key(name: str, about: _About, default: Any, within: str, given: Mapping[str, Any]) -> Iterator[str]:
+    if name not in given and default is None:
+        yield from comment(f"{name}: {about.told} Not set.")
+        return
+    yield from comment(about.told)
+    if about.row is not None:
+        yield from _holds(f"A table [[{within}]] for each, with:", about.row)
     if name in given:
-        yield from comment(_told(field))
         yield f"{key(name)} = {value(given[name])}"
-    elif default is None:
-        yield from comment(f"{name}: {_told(field)} Not set; {_kind(_shape(field).core)}.")
     else:
-        row = _row_model(field)
-        yield from comment(_told(field))
-        if row is not None:
-            yield from _holds(f"A table [[{within}]] for each, with:", row)
         yield from _default(name, default)
 
 
@@ -97,12 +96,11 @@ def _default(name: str, of: Any) -> Iterator[str]:
     yield "#]"
 
 
-def _mapping(field: FieldInfo, default: Mapping[str, Any], within: str, given: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _mapping(about: _About, default: Mapping[str, Any], within: str, given: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield f"[{within}]"
-    yield from comment(_told(field))
-    row = _row_model(field)
-    if row is not None:
-        yield from _holds(f"A table [{within}.NAME] for each, with:", row)
+    yield from comment(about.told)
+    if about.row is not None:
+        yield from _holds(f"A table [{within}.NAME] for each, with:", about.row)
     for name, of in default.items():
         yield from _default(name, of)
     for name, values in given.items():
@@ -114,68 +112,30 @@ def _mapping(field: FieldInfo, default: Mapping[str, Any], within: str, given: M
 
 def _holds(head: str, model: type[BaseModel]) -> Iterator[str]:
     yield f"# {head}"
+    for name, about in _keys(model).items():
+        default = about.field.get_default(call_default_factory=True)
+        unset = default is None or isinstance(default, (dict, BaseModel))
+        end = "Required." if about.field.is_required() else "Not set." if unset else f"Default: {value(default)}."
+        yield from (f"#   {line}" for line in textwrap.wrap(f"{key(name)}: {about.told} {end}", WIDTH - 2))
+
+
+def _keys(model: type[BaseModel]) -> dict[str, _About]:
+    schema = model.model_json_schema()["properties"]
+    found = {}
     for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        if field.is_required():
-            end = f"Required; {_kind(_shape(field).core)}."
-        elif default is None or isinstance(default, (dict, BaseModel)):
-            end = f"Not set; {_kind(_shape(field).core)}."
-        else:
-            end = f"Default: {value(default)}."
-        yield from (f"#   {line}" for line in textwrap.wrap(f"{key(name)}: {_told(field)} {end}".replace("  ", " "), WIDTH - 2))
+        row = next(iter(_models(field.annotation)), None)
+        values = "" if row else allowed(schema[name])
+        sentences = [text for text in (field.description or "", values) if text not in ("", "text")]
+        told = " ".join(f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in sentences)
+        found[name] = _About(field, told, row)
+    return found
 
 
-def _told(field: FieldInfo) -> str:
-    """The description as a sentence, and what is allowed."""
-    text = (field.description or "").strip()
-    text = f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
-    shape = _shape(field)
-    choices = get_args(shape.core) if get_origin(shape.core) is Literal else ()
-    several = [choice for inner in get_args(shape.core) if get_origin(inner) is Literal for choice in get_args(inner)]
-    if choices:
-        text += f" One of {', '.join(map(value, choices))}."
-    elif several:
-        text += f" Any of {', '.join(map(value, several))}."
-    elif shape.bounds:
-        text += f" {', '.join(shape.bounds).capitalize()}."
-    return text.strip()
-
-
-def _shape(field: FieldInfo) -> _Shape:
-    return _unwrap(field.annotation, _bounds(field.metadata))
-
-
-def _unwrap(annotation: Any, bounds: tuple[str, ...]) -> _Shape:
-    if get_origin(annotation) is Annotated:
-        inner, *metadata = get_args(annotation)
-        return _unwrap(inner, bounds + _bounds(metadata))
-    if get_origin(annotation) in (Union, types.UnionType):
-        members = [member for member in get_args(annotation) if member is not type(None)]
-        if len(members) == 1:
-            return _unwrap(members[0], bounds)
-    return _Shape(annotation, bounds)
-
-
-def _bounds(metadata: Any) -> tuple[str, ...]:
-    flat = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else (item,))]
-    return tuple(f"{word} {getattr(item, name):g}" for kind, name, word in _BOUNDS for item in flat if isinstance(item, kind))
-
-
-def _row_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a list's or a mapping's values, where they are models."""
-    for inner in get_args(_shape(field).core):
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            return inner
-    return None
-
-
-def _kind(core: Any) -> str:
-    if get_origin(core) is Literal:
-        return "a text"
-    origin = get_origin(core) or core
-    if origin in (list, tuple):
-        return "a list"
-    return "a table" if origin is dict else _KINDS.get(core, "a text")
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
 
 
 def _string(text: str) -> str:

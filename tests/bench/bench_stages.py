@@ -81,7 +81,7 @@ async def staged(settings: Settings, stage_name: str, topic: str, records: int) 
     task = FoldTask(stage, policy_file.load(None).bodies()[stage_name], topic, 0, settings)
 
     def counters() -> dict[str, int]:
-        return dict(task.describe()["counters"])
+        return dict(task.describe().counters)
 
     began = cpu()
     running = asyncio.create_task(task.run())

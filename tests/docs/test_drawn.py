@@ -55,5 +55,5 @@ def test_what_a_policy_allows_is_said_in_words() -> None:
     assert keys["threshold"].allowed == "`effective`, `tiered`"
     assert keys["open_limit"].allowed == "whole number from 1 to 5000"
     assert keys["open_limit"].default == "`1000`"
-    assert keys["age_limit_days"].meaning == "fold time since a bucket opened after which it is aged"
+    assert keys["age_limit_days"].meaning == "days of fold time since a bucket opened, after which aged_target is enough"
     assert keys["tiered.low"].allowed == "number above 0 to 5000"

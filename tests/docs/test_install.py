@@ -103,7 +103,7 @@ def test_without_a_line_that_is_called_an_error_the_last_ones_are_shown(install:
 def test_make_demo_installs_once_and_says_what_comes_next(tmp_path: Path) -> None:
     clone, fake = tmp_path / "clone", tmp_path / "fake"
     (clone / "deploy").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "deploy/install.py"):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "deploy/install.py"):
         shutil.copy(ROOT / name, clone / name)
     called = fake_pip.write(fake, ["Successfully installed a-1"], scripts={"headrace": '#!/bin/sh\necho "here runs $*"\n'})
 
@@ -122,7 +122,7 @@ def test_make_demo_installs_once_and_says_what_comes_next(tmp_path: Path) -> Non
     assert first[-2].startswith("next: the demo, which fetches Apache Kafka")
     assert first[-1] == "here runs demo --seed 3"
     assert make("demo") == ["here runs demo"]
-    assert called.read_text().splitlines()[0].endswith("--index-url x --editable .[demo]")
+    assert called.read_text().splitlines()[0].endswith("--index-url x --constraint requirements.lock --editable .[demo]")
     assert make("install", "EXTRAS=dev")[-1].startswith("next: make demo, or `. .venv/bin/activate`")
     assert make("install", "EXTRAS=dev") == []
     (clone / ".venv" / ".installed-demo").unlink()

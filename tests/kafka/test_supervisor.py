@@ -13,6 +13,7 @@ from aiokafka import TopicPartition
 from headrace_streams.kafka import clients
 from headrace_streams.runtime import supervisor
 from headrace_streams.runtime.journal import Refused, Transport
+from headrace_streams.runtime.status import TaskReport
 from headrace_streams.runtime.supervisor import Supervisor
 from headrace_streams.settings import Settings
 from support.live import until
@@ -57,8 +58,8 @@ class Noting:
         finally:
             self.notes.running.remove(self.place)
 
-    def describe(self) -> dict[str, Any]:
-        return {"topic": self.place[1], "partition": self.place[2]}
+    def describe(self) -> TaskReport:
+        return TaskReport(stage="test", topic=self.place[1], partition=self.place[2], phase="running")
 
     @property
     def progress(self) -> int | None:
@@ -123,7 +124,7 @@ def test_member_whose_coordination_died_joins_again(settings: Settings) -> None:
             coordinator.request_rejoin()
             async with running(settings, notes, "b"):
                 await until(lambda: shared_by({"a", "b"}), 30)
-                assert one.describe()["away"] is None
+                assert one.describe().away is None
             await until(lambda: shared_by({"a"}))
 
     asyncio.run(main())
@@ -143,15 +144,14 @@ def test_tasks_that_fail_start_again_and_those_refused_do_not(settings: Settings
                 return notes.owners().keys() == {("signals", 0), ("outcomes", 1)} and len(notes.started) == 7
 
             await until(settled)
-            said = one.describe()
-            assert said["away"] is None
-            tasks = {(task["topic"], task["partition"]): task for task in said["tasks"]}
+            report = one.describe()
+            assert report.away is None
+            tasks = {(task.topic, task.partition): task for task in report.tasks}
             assert tasks.keys() == ALL
-            assert tasks["signals", 0]["restarts"] == 3
-            assert tasks["signals", 0]["error"] == "away"
-            assert (tasks["signals", 1]["ended"], tasks["signals", 1]["error"]) == ("refused", "position 3 is outside the log")
-            assert (tasks["outcomes", 0]["ended"], tasks["outcomes", 0]["error"]) == ("done", None)
-            assert tasks["outcomes", 1]["ended"] is None
+            assert (tasks["signals", 0].restarts, tasks["signals", 0].error) == (3, "away")
+            assert (tasks["signals", 1].ended, tasks["signals", 1].error) == ("refused", "position 3 is outside the log")
+            assert (tasks["outcomes", 0].ended, tasks["outcomes", 0].error) == ("done", None)
+            assert tasks["outcomes", 1].ended is None
 
     asyncio.run(main())
 

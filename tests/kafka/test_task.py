@@ -123,7 +123,7 @@ def test_second_owner_fences_the_first(settings: Settings) -> None:
         await publish(settings, "signals", 0, inputs(50))
 
         async def read_all() -> bool:
-            return first.describe()["counters"].get("in") == 50
+            return first.describe().counters.get("in") == 50
 
         await until(read_all)
         await run_until_read(task(settings))  # the new owner
@@ -268,7 +268,7 @@ def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings)
         running = asyncio.create_task(ticking.run())
 
         async def ticked() -> bool:
-            return ticking.describe()["counters"].get("ticks") == 2
+            return ticking.describe().counters.get("ticks") == 2
 
         await until(ticked)
         running.cancel()

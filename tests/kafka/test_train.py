@@ -157,7 +157,7 @@ def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(
 
 
 async def _phase(task: TrainTask, phase: str) -> bool:
-    return bool(task.describe()["phase"] == phase)
+    return task.describe().phase == phase
 
 
 def test_two_trainers_on_one_batch_make_one_result(settings: Settings, base: Path, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_wrong_member_fails_three_times_and_the_next_batch_is_trained(settings
         assert sha256(b"something else") in failure.error
         (version,) = await train_log.events(ModelVersionCreated, "versions")
         assert version.batch_id == good.batch_id
-        assert learner.describe()["counters"] == {"in": 2, "failed": 1, "trained": 1}
+        assert learner.describe().counters == {"in": 2, "failed": 1, "trained": 1}
 
     asyncio.run(scenario())
 

@@ -66,11 +66,11 @@ def test_all_stages_run_and_say_where_they_stand(settings: Settings, tmp_path: P
         said = await asyncio.to_thread(ask)
         tasks = said["tasks"]
         assert isinstance(tasks, list)
-        places = sorted((task["stage"], task["topic"], task["partition"]) for task in tasks)
+        slots = sorted((slot["task"]["stage"], slot["topic"], slot["partition"]) for slot in tasks)
         expected = [("intake", "interactions"), ("intake", "feedback"), ("link", "refs"), ("reward", "signals")]
         expected += [("curate", "examples"), ("release", "outcomes")]
-        assert places == sorted((*place, partition) for place in expected for partition in (0, 1))
-        assert {task["error"] for task in tasks} == {None}
+        assert slots == sorted((*source, partition) for source in expected for partition in (0, 1))
+        assert {slot["error"] for slot in tasks} == {None}
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 30) == 0
 

@@ -58,7 +58,7 @@ def test_help_names_every_command_and_loads_none() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     sections = done.stdout.partition(f"{next(iter(main.SECTIONS))}:")[2].splitlines()
     listed = [line.split()[0] for line in sections if line.startswith("  ") and line[2] != " "]
-    assert listed == list(COMMANDS) == [name for names in main.SECTIONS.values() for name in names]
+    assert listed == list(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -160,10 +160,10 @@ def test_a_key_that_the_template_never_saw_is_written_with_what_its_model_says()
     assert render(Made(), "made", {"by_name": {"a b": {"share": 0.5}}}) == (
         "[made]\n# A model.\n\n"
         '# A text.\n#text = "say \\"hi\\"\\n"\n\n'
-        "# limit: At most so many. At least 1. Not set; a whole number.\n\n"
+        "# limit: At most so many. Whole number from 1. Not set.\n\n"
         "# In order.\n# A table [[made.rows]] for each, with:\n"
-        "#   name: Who. Required; a text.\n#   share: How much. Above 0. Not set; a number.\n#rows = []\n\n"
+        "#   name: Who. Required.\n#   share: How much. Number above 0. Not set.\n#rows = []\n\n"
         "[made.by_name]\n# A table [made.by_name.NAME] for each, with:\n"
-        "#   name: Who. Required; a text.\n#   share: How much. Above 0. Not set; a number.\n\n"
+        "#   name: Who. Required.\n#   share: How much. Number above 0. Not set.\n\n"
         '[made.by_name."a b"]\nshare = 0.5\n'
     )

@@ -61,7 +61,7 @@ async def run_until_read(task: FoldTask, seconds: float = 60.0) -> None:
     """Runs a task until it has no lag, then stops it. Raises what the task raises."""
 
     async def idle() -> bool:
-        return running.done() or (task.describe()["phase"] == "running" and task.describe()["lag"] == 0)
+        return running.done() or (task.describe().phase == "running" and task.describe().lag == 0)
 
     running = asyncio.create_task(task.run())
     try:

@@ -47,6 +47,14 @@ def test_a_pin_that_nobody_wrote_is_refused() -> None:
         Hyperparameters.from_wire({**RECORDED, "rank": 8})
 
 
+def test_a_policy_that_was_recorded_before_the_keys_were_renamed_is_read() -> None:
+    today = TrainerPolicy(defaults=SAME, buckets={"sql/tiny": {"rows_per_step": 2}})
+    recorded = {**today.body(), "defaults": RECORDED, "buckets": {"sql/tiny": {"batch_rows": 2}}}
+    assert TrainerPolicy.from_recorded(recorded) == today
+    assert TrainerPolicy.from_recorded(today.body()) == today
+    assert TrainerPolicy.from_recorded({}) == TrainerPolicy()
+
+
 def test_recorded_pins_train_the_adapter_that_today_s_names_train(tiny_base: Path, tmp_path: Path) -> None:
     learnt = [training_data.recorded(number) for number in range(24)]
     watched = [training_data.recorded(number, "validation") for number in range(30, 34)]

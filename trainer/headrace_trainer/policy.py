@@ -30,6 +30,10 @@ _WIRE_NAMES = {
 _OUR_NAMES = {wire: ours for ours, wire in _WIRE_NAMES.items()}
 
 
+def _ours(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    return {_OUR_NAMES.get(name, name): value for name, value in recorded.items()}
+
+
 class Hyperparameters(Policy):
     """How an adapter is trained. Lengths are in tokens."""
 
@@ -61,7 +65,7 @@ class Hyperparameters(Policy):
     @classmethod
     def from_wire(cls, pins: Mapping[str, Any]) -> Hyperparameters:
         """Out of the pins of a `TrainingStarted`. pydantic's ValidationError for what none of our versions wrote."""
-        return cls.model_validate({_OUR_NAMES.get(name, name): value for name, value in pins.items()})
+        return cls.model_validate(_ours(pins))
 
 
 class BasePolicy(Policy):
@@ -121,6 +125,13 @@ class TrainerPolicy(Policy):
     checkpoint_seconds: float = Field(30.0, ge=0, description="seconds between checkpoints of a run")
     threads: int | None = Field(None, ge=1, description="threads of torch in a job; absent: torch decides")
     seed: int = Field(0, description="a run's seed follows from its batch and this")
+
+    @classmethod
+    def from_recorded(cls, body: Mapping[str, Any]) -> TrainerPolicy:
+        """Out of the body of a `RulesActivated`, also of one from before some hyperparameters were renamed. pydantic's
+        ValidationError for what none of our versions wrote."""
+        buckets = {bucket: _ours(table) for bucket, table in body.get("buckets", {}).items()}
+        return cls.model_validate({**body, "defaults": _ours(body.get("defaults", {})), "buckets": buckets})
 
     def hyperparameters(self, bucket: str) -> Hyperparameters:
         """pydantic's ValidationError when an override names no hyperparameter or a wrong value."""

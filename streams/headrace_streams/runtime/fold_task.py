@@ -22,6 +22,7 @@ from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.session import Session, now_ms
 from headrace_streams.runtime.stage import Fold, Stage
+from headrace_streams.runtime.status import TaskReport
 from headrace_streams.runtime.step import Produced, provenance_without_input
 from headrace_streams.settings import Settings
 
@@ -73,20 +74,20 @@ class FoldTask:
         finally:
             self._phase = "stopped"
 
-    def describe(self) -> dict[str, Any]:
-        """Where it stands: phase, next offset, lag (null until the first fetch), fold time in ms, counters."""
+    def describe(self) -> TaskReport:
+        """Where it stands."""
         position = self._session.position
-        return {
-            "stage": self._runner.stage.name,
-            "topic": self._runner.topic,
-            "partition": self._runner.partition,
-            "phase": self._phase,
-            "next_offset": position.next_offset,
-            "lag": self._session.lag() if self._phase == "running" else None,
-            "now": position.now,
-            "state_keys": len(self._runner.state),
-            "counters": dict(position.counters),
-        }
+        return TaskReport(
+            stage=self._runner.stage.name,
+            topic=self._runner.topic,
+            partition=self._runner.partition,
+            phase=self._phase,
+            next_offset=position.next_offset,
+            lag=self._session.lag() if self._phase == "running" else None,
+            now=position.now,
+            state_keys=len(self._runner.state),
+            counters=dict(position.counters),
+        )
 
     @property
     def progress(self) -> int | None:

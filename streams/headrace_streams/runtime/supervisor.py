@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from headrace_streams.backoff import Backoff
 from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime.journal import Fenced, JournalError, Refused, stop
+from headrace_streams.runtime.status import SlotReport, TaskReport, WorkerReport
 from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace")
@@ -38,9 +39,7 @@ class Task(Protocol):
         """Until cancelled, or until nothing is left to do. Refused: never again; any other exception: start a new one."""
         ...
 
-    def describe(self) -> dict[str, Any]:
-        """JSON-able."""
-        ...
+    def describe(self) -> TaskReport: ...
 
     @property
     def progress(self) -> int | None:
@@ -59,7 +58,7 @@ class _Slot:
         self.keeper: asyncio.Task[None] | None = None
         self.restarts = 0
         self.error: str | None = None
-        self.ended: str | None = None  # "done" or "refused"
+        self.ended: Literal["done", "refused"] | None = None
 
     def note(self, level: int, error: str, *, traceback: bool = False) -> None:
         """Keeps what a task ended with; logs it unless the one before ended with the same."""
@@ -94,13 +93,20 @@ class Supervisor:
             if member is not None:
                 await stop(member)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> WorkerReport:
         """Group, whether the broker answers, and every assigned task with its restarts and last error."""
-        tasks = []
-        for (topic, partition), slot in sorted(self._slots.items()):
-            state = {"topic": topic, "partition": partition} if slot.task is None else slot.task.describe()
-            tasks.append({**state, "restarts": slot.restarts, "error": slot.error, "ended": slot.ended})
-        return {"group": self._group, "broker": self._settings.bootstrap, "away": self._away, "tasks": tasks}
+        tasks = [
+            SlotReport(
+                topic=topic,
+                partition=partition,
+                task=None if slot.task is None else slot.task.describe(),
+                restarts=slot.restarts,
+                error=slot.error,
+                ended=slot.ended,
+            )
+            for (topic, partition), slot in sorted(self._slots.items())
+        ]
+        return WorkerReport(group=self._group, broker=self._settings.bootstrap, away=self._away, tasks=tasks)
 
     async def _join(self) -> None:
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -20,6 +19,7 @@ from headrace_streams.adapter_store import fetch
 from headrace_streams.kafka import publisher
 from headrace_streams.kafka.reader import Reader, event_of
 from headrace_streams.requests import versions
+from headrace_streams.runtime.session import now_ms
 from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
 from headrace_trainer.job.process import JobFailed, JobProcess, probe_hardware
@@ -94,7 +94,7 @@ async def evaluate_version(
     result = await _run(context, origin, start, show, lambda spec: replace(spec, candidate=candidate))
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     if publish:
-        event = events.evaluated(origin, start, version, result, identity, time.time_ns() // 1_000_000)
+        event = events.evaluated(origin, start, version, result, identity, now_ms())
         await publisher.publish(settings, event)
     return _summary(version.adapter.digest, result, published=identity if publish else None)
 

@@ -26,6 +26,7 @@ from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.journal import Position
 from headrace_streams.runtime.session import Session, now_ms
 from headrace_streams.runtime.stage import Record, RuleVersion, Stage
+from headrace_streams.runtime.status import TaskReport
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.job.process import JobFailed, JobProcess
 from headrace_trainer.policy import TrainerPolicy
@@ -42,7 +43,7 @@ POLL_MS = 500
 
 
 def _policy(body: Mapping[str, Any], digest: str) -> TrainerPolicy:
-    return TrainerPolicy.model_validate(body)
+    return TrainerPolicy.from_recorded(body)
 
 
 TRAIN: Stage[TrainerPolicy] = Stage(topology=STAGES_BY_NAME[STAGE], policy=TrainerPolicy, versions={1: RuleVersion(_policy)})
@@ -93,13 +94,15 @@ class TrainTask:
         finally:
             self._activity = {"phase": "stopped"}
 
-    def describe(self) -> dict[str, Any]:
-        """Phase, next offset, counters; bucket, batch, step and loss while a job runs; what a bucket waits for."""
+    def describe(self) -> TaskReport:
+        """Where it stands; bucket, batch, step and loss while a job runs; what a bucket waits for."""
         position = self._session.position
-        return {
-            "stage": STAGE, "topic": "batches", "partition": self._session.partition, "next_offset": position.next_offset,
-            "counters": dict(position.counters), **self._activity,
-        }  # fmt: skip
+        return TaskReport(
+            stage=STAGE, topic="batches", partition=self._session.partition, phase=self._activity["phase"],
+            next_offset=position.next_offset, now=position.now, state_keys=len(self._runs) + len(self._buckets),
+            counters=dict(position.counters),
+            activity={name: value for name, value in self._activity.items() if name != "phase"},
+        )  # fmt: skip
 
     @property
     def progress(self) -> int | None:
