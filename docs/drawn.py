@@ -1,7 +1,7 @@
 """Draws what README and these pages show of the code's own tables, between `<!-- drawn: NAME -->` and `<!-- /drawn -->`.
 
 `python docs/drawn.py` writes, `--check` only says (exit 1) which pages are not current. What a key of a policy or a setting
-means is its description, or the comment beside it; what an event means is its docstring.
+means is its description; what an event or a table of the policy file means is its docstring.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ EXAMPLES = ROOT / "docs" / "examples"
 OUTSIDERS = {ANYBODY: "agents, people", OPERATOR: "operators"}
 COMMON = ("--bootstrap", "--deployment", "--config", "--json", "--help")  # options that nearly every command has
 _DRAWN = re.compile(r"(<!-- drawn: ([\w-]+) -->\n).*?(<!-- /drawn -->)", re.DOTALL)
-_COMMENT = re.compile(r"^ {4}(\w+): .*?  # (.+)$", re.MULTILINE)
 
 
 class Key(NamedTuple):
@@ -187,16 +186,15 @@ def policies() -> dict[str, type[BaseModel]]:
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
     """Every key of a model, those of models inside it with a dotted name."""
-    schema, meanings = model.model_json_schema(), dict(_COMMENT.findall(inspect.getsource(model)))
+    schema = model.model_json_schema()
     for name, field in model.model_fields.items():
         inner, about = _models(field.annotation), schema["properties"][name]
-        meaning = field.description or meanings.get(name, "")
         if inner:
             several = {"object": ".NAME", "array": "[]"}.get(about.get("type", ""), "")
-            yield Key(f"{prefix}{name}{several}", "tables" if several else "table", "", meaning or _said(inner[0]))
+            yield Key(f"{prefix}{name}{several}", "tables" if several else "table", "", field.description or _said(inner[0]))
             yield from keys_of(inner[0], f"{prefix}{name}{several}.")
         else:
-            yield Key(prefix + name, allowed(about), _default(field), meaning)
+            yield Key(prefix + name, allowed(about), _default(field), field.description or "")
 
 
 def fenced(language: str, lines: Iterable[str]) -> str:

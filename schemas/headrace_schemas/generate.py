@@ -1,4 +1,4 @@
-"""Writes json/*.json and asyncapi.yaml from the structs, the table of topics and the rules between fields.
+"""Writes json/*.json and asyncapi.yaml from the structs, the tables of topics and stages, and the rules between fields.
 
 `python -m headrace_schemas.generate` writes, `--check` only says (exit 1) which files are not current. Needs pyyaml, which is
 a tool of development: nothing at run time imports this module.
@@ -16,6 +16,7 @@ import yaml
 
 from headrace_schemas.events import EVENT_TYPES, Envelope
 from headrace_schemas.topics import ANYBODY, BY_NAME, DAY_MS, FOREVER, OPERATOR, Topic
+from headrace_schemas.topology import TOPOLOGY
 
 HERE = Path(__file__).parent
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -119,8 +120,9 @@ def _channel(topic: Topic) -> Json:
 
 
 def _stages_of(topic: Topic) -> list[str]:
-    stages = [name for name in topic.writers if name not in (ANYBODY, OPERATOR)]
-    return [f"Written by {', '.join(stages)}."] if stages else []
+    writers = [name for name in topic.writers if name not in (ANYBODY, OPERATOR)]
+    readers = [stage.name for stage in TOPOLOGY if topic.name in (*stage.inputs, *stage.lookups)]
+    return [f"{how} by {', '.join(names)}." for how, names in (("Written", writers), ("Read", readers)) if names]
 
 
 def kept_for(topic: Topic) -> str:

@@ -35,8 +35,8 @@ class ModelObject(Protocol):
 
 Given = Mapping[str, Any] | ModelObject
 """An object in the contract's form or in that of a provider; `headrace_schemas.provider_messages` says which are read."""
-Prompt = str | Sequence[Given]
-Output = str | Given
+Prompt = str | Sequence[Given] | Given
+Output = str | Given | Sequence[Given]
 Scalar = str | int | float | bool | None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from uuid import UUID
 from headrace.fields import Call, EventTime, Ref
 from headrace_schemas.codec import decode_input
 from headrace_schemas.errors import DecodeError
+from headrace_schemas.provider_messages import finish_reason_of, prompt_of, response_of, tools_of, usage_of
 
 InvalidEvent = DecodeError
 """What was given breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
@@ -29,6 +30,15 @@ class OutgoingEvent(NamedTuple):
     key: bytes
     value: bytes
     id: str
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "prompt": prompt_of,
+    "tools": tools_of,
+    "usage": usage_of,
+    "finish_reason": finish_reason_of,
+    "corrected_output": lambda value: response_of(value, "data.corrected_output").output,
+}
 
 
 def uuid7() -> str:
@@ -55,7 +65,8 @@ class EventFactory:
     def interaction(
         self, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None, parent: Call | None = None
     ) -> tuple[OutgoingEvent, Call]:
-        """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs.
+        """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs; prompt,
+        output, tools, usage and finish reason may be what a model library returned.
 
         With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given."""
         inherited: dict[str, Any] = {}
@@ -69,7 +80,7 @@ class EventFactory:
                     "prompt_group": parent.prompt_group,
                 }
             )
-        data = {"interaction_id": uuid7(), "agent": self._agent, **inherited, **_without_none(fields)}
+        data = {"interaction_id": uuid7(), "agent": self._agent, **inherited, **_normalised(_without_none(fields))}
         if isinstance(data.get("refs"), list | tuple):  # what is no list, the decoder names
             data["refs"] = [_ref(ref) for ref in data["refs"]]
         call = Call(str(data["interaction_id"]), data.get("prompt_group"), data.get("session_id"))
@@ -79,7 +90,7 @@ class EventFactory:
         self, call: Call | str | None, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None
     ) -> OutgoingEvent:
         """CONTRACT §2's `feedback.recorded`: on an interaction (`call` or the field `interaction_id`) or a foreign id (`ref`)."""
-        data = _without_none({"kind": None, "score": None, **fields})
+        data = _normalised(_without_none({"kind": None, "score": None, **fields}))
         target, ref = data.pop("interaction_id", None), data.pop("ref", None)
         if call is not None:
             if target is not None:
@@ -144,6 +155,20 @@ def interaction_id(target: Call | str) -> str:
 
 def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _normalised(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields in the contract's form; what a whole response says of its end and its tokens is taken unless it is given."""
+    try:
+        made = {name: _READERS[name](value) if name in _READERS else value for name, value in fields.items()}
+        if "output" in fields:
+            made["output"], *said = response_of(fields["output"])
+            for name, value in zip(("finish_reason", "usage"), said, strict=True):
+                if value is not None:
+                    made.setdefault(name, value)
+    except RecursionError:
+        raise InvalidEvent("nesting", None, "event: nested too deeply") from None
+    return made
 
 
 def _ref(ref: Any) -> dict[str, Any]:

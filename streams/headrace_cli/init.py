@@ -28,7 +28,7 @@ _SETTINGS_HEAD = """\
 """
 
 
-class Base(click.ParamType):
+class BaseOption(click.ParamType):
     """NAME=WEIGHTS."""
 
     name = "NAME=WEIGHTS"
@@ -45,7 +45,7 @@ class Base(click.ParamType):
 @click.option(
     "--base",
     "bases",
-    type=Base(),
+    type=BaseOption(),
     multiple=True,
     help="A base by name (the `model` that agents give) and its weights, a folder or a hub name. May be repeated.",
 )

@@ -8,7 +8,6 @@ Weights are safetensors or nothing: a format that runs code when it is loaded is
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from headrace_schemas.canonical import canonical, sha256
 from headrace_schemas.derived import Adapter, AdapterFile
 from headrace_schemas.root_error import FAILED, UNREACHABLE, HeadraceError
+from headrace_streams import durable_file
 
 MANIFEST = "manifest.json"
 SUFFIXES = (".safetensors", ".json", ".txt")  # weights, configuration, vocabularies
@@ -191,8 +191,7 @@ def _copy(source: BinaryIO | bytes, sink: BinaryIO, limit: int | None = None) ->
     else:
         while (limit is None or sink.tell() <= limit) and (chunk := source.read(CHUNK)):
             sink.write(chunk)
-    sink.flush()
-    os.fsync(sink.fileno())
+    durable_file.sync(sink)
 
 
 def _holds(folder: Path, adapter: Adapter) -> bool:
@@ -258,16 +257,6 @@ def _write(fs: Any, path: str, source: BinaryIO | bytes) -> None:
     try:
         with part.open("xb") as sink:
             _copy(source, sink)
-        part.replace(target)
-        _sync_folder(target.parent)
+        durable_file.replace(part, target)  # an event will say that the adapter is there
     finally:
         part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut: an event will say that the adapter is there."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.fields import Call
 from headrace.publishing import EventFactory
-from headrace_demo.agent.agent import Agent
+from headrace_demo.agent.agent import SqlAgent
 from headrace_demo.names import EXAM
 from headrace_demo.run.folder import MAIN, OTHER, Place
 from headrace_demo.shop import database as shop
@@ -83,7 +83,7 @@ def log(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> MemoryLog:
     log = MemoryLog(count=1)
     log.time = time.time_ns() // 1_000_000
     notebook: Any = Notebook(log)
-    agent = Agent(notebook, place.base, place.database, SEED, load=lambda base: learner)  # type: ignore[arg-type, return-value]
+    agent = SqlAgent(notebook, place.base, place.database, SEED, load=lambda base: learner)  # type: ignore[arg-type, return-value]
     learner.enough = agent.stop
     agent.run()
     bodies = load(place.settings("127.0.0.1:1").policy).bodies()
@@ -154,7 +154,7 @@ def test_a_release_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None
             raise OSError("adapter_model.safetensors is damaged")
         return learner
 
-    agent = Agent(book, tmp_path, tmp_path / "shop.duckdb", SEED, load=refuse)  # type: ignore[arg-type]
+    agent = SqlAgent(book, tmp_path, tmp_path / "shop.duckdb", SEED, load=refuse)  # type: ignore[arg-type]
     broken = SimpleNamespace(bucket=MAIN, sequence=1, adapter=object(), digest="sha256:" + "b" * 64, fetch=lambda: tmp_path)
     agent.follow(SimpleNamespace(follow=lambda: iter([broken])))  # type: ignore[arg-type]
     learner.enough = agent.stop

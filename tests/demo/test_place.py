@@ -128,7 +128,6 @@ def test_a_child_that_dies_is_told_with_its_last_lines(tmp_path: Path) -> None:
             children.check()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told on Linux only")
 def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     script = f"""

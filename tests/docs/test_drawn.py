@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import drawn
 import pytest
 from msgspec.structs import replace
+from pydantic import BaseModel, Field
 
 from headrace_schemas.topics import TOPICS
 from headrace_schemas.topology import TOPOLOGY
+from headrace_streams.policy import Policy
+from headrace_streams.settings import Settings
 from support.readme import README
 
 
@@ -50,10 +54,35 @@ def test_the_table_of_topics_and_the_table_of_stages_agree_on_who_writes() -> No
     assert said == {(stage.name, topic) for stage in TOPOLOGY for topic in stage.outputs} | of_every_stage | ticks
 
 
-def test_what_a_policy_allows_is_said_in_words() -> None:
-    keys = {key.name: key for key in drawn.keys_of(drawn.policies()["curate"])}
-    assert keys["threshold"].allowed == "`effective`, `tiered`"
-    assert keys["open_limit"].allowed == "whole number from 1 to 5000"
-    assert keys["open_limit"].default == "`1000`"
-    assert keys["age_limit_days"].meaning == "days of fold time since a bucket opened, after which aged_target is enough"
-    assert keys["tiered.low"].allowed == "number above 0 to 5000"
+class Inner(Policy):
+    """What is inside."""
+
+    share: float = Field(0.5, gt=0, le=1, description="a share")
+
+
+class Outer(Policy):
+    """What is set."""
+
+    kind: Literal["one", "other"] = Field("one", description="a kind")
+    size: int | None = Field(None, ge=1, le=5000, description="a size")
+    pairs: tuple[tuple[int, float], ...] = Field(((1, 2.0),), description="pairs")
+    inner: Inner = Inner()
+    named: dict[str, Inner] = Field(default_factory=dict, description="by name")
+
+
+def test_every_key_of_a_policy_is_said_in_words() -> None:
+    assert list(drawn.keys_of(Outer)) == [
+        ("kind", "`one`, `other`", '`"one"`', "a kind"),
+        ("size", "whole number from 1 to 5000", "", "a size"),
+        ("pairs", "list of (whole number, number)", "`[[1, 2.0]]`", "pairs"),
+        ("inner", "table", "", "What is inside."),
+        ("inner.share", "number above 0 to 1", "`0.5`", "a share"),
+        ("named.NAME", "tables", "", "by name"),
+        ("named.NAME.share", "number above 0 to 1", "`0.5`", "a share"),
+    ]
+
+
+@pytest.mark.parametrize("model", [Settings, *drawn.policies().values()])
+def test_every_key_that_people_may_set_says_what_it_means(model: type[BaseModel]) -> None:
+    assert model.__doc__
+    assert [key.name for key in drawn.keys_of(model) if not key.meaning] == []

@@ -67,6 +67,7 @@ def test_the_python_agent(settings: Settings, tmp_path: Path) -> None:
     assert taken(settings, printed).data.kind == "success"
 
 
+@pytest.mark.slow(20)
 def test_the_typescript_publisher(settings: Settings, tmp_path: Path) -> None:
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.pages import PAGES
 from support.readme import ROOT
 
 
+@pytest.mark.slow(6)
 def test_the_site_builds_and_holds_every_page(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],

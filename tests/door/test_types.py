@@ -39,6 +39,9 @@ TYPED: dict[type[Struct], Any] = {
 }
 # Fields whose type here is wider than the struct's, by its annotation here.
 WIDER: dict[tuple[type[Struct], str], Any] = {
+    (inputs.Interaction, "prompt"): fields.Prompt,  # also a whole request
+    (inputs.Interaction, "output"): fields.Output,  # also a whole response, or its parts
+    (inputs.Feedback, "corrected_output"): fields.Output | None,
     (inputs.Interaction, "finish_reason"): str | None,  # also a provider's word
     (inputs.Principal, "kind"): str,  # so that a variable will do
     (inputs.Feedback, "scale"): Sequence[float] | None,

@@ -24,9 +24,9 @@ from support.histories import (
     End,
     Entry,
     History,
+    HistoryError,
     Line,
     Output,
-    RecordingError,
     current,
     differences,
     path_of,
@@ -257,14 +257,24 @@ def test_the_history_of_a_new_rule_version_is_recorded_over_the_input_of_the_one
 def test_a_recorded_history_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "link.v1.jsonl"
     path.write_bytes(path_of("link", 1).read_bytes())
-    with pytest.raises(RecordingError, match=r"link\.v1\.jsonl: recorded already"):
+    with pytest.raises(HistoryError, match=r"link\.v1\.jsonl: recorded already"):
         record(STAGE["link"], folder=tmp_path)
     assert path.read_bytes() == path_of("link", 1).read_bytes()
 
 
+def test_what_is_no_history_is_named_by_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "inputs.jsonl"
+    path.write_text('{"line":"history","stage":"link","version":1,"partitions":{}}\n{"line":"sentence"}\n')
+    with pytest.raises(HistoryError, match=r"inputs\.jsonl:2: no line of a history: Invalid value 'sentence'"):
+        histories.read(path)
+    path.write_bytes(b"")
+    with pytest.raises(HistoryError, match=r"inputs\.jsonl: no history"):
+        histories.read(path)
+
+
 def test_there_is_nothing_to_record_without_input(tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="link: no history"):
+    with pytest.raises(HistoryError, match="link: no history"):
         record(STAGE["link"], folder=tmp_path)
-    with pytest.raises(RecordingError, match="a history of reward, not of link"):
+    with pytest.raises(HistoryError, match="a history of reward, not of link"):
         record(STAGE["link"], folder=tmp_path, inputs=path_of("reward", 1))
     assert not list(tmp_path.iterdir())

@@ -94,6 +94,10 @@ def test_some_recorded_decision_depends_on_each_policy_key(name: str) -> None:
     assert differences(twin, STAGE[stage]), f"{name}: nothing in {stage}'s history depends on it"
 
 
+def test_the_other_values_are_of_keys_that_there_are() -> None:
+    assert {*OTHER, *CHOICES, *WITHOUT_CHOICE} <= set(KEYS)
+
+
 def types_on(topic: str) -> set[str]:
     return {str(event.__struct_config__.tag) for event in BY_NAME[topic].events}
 

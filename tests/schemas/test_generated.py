@@ -75,6 +75,13 @@ def test_asyncapi_refers_only_to_what_is_there():
     assert all(operation["action"] in ("send", "receive") for operation in document["operations"].values())
 
 
+def test_channels_say_who_writes_and_who_reads():
+    channels = generate.asyncapi()["channels"]
+    assert "Operators publish their requests here. Written by train. Read by release." in channels["outcomes"]["description"]
+    assert "Written by reward, curate, release. Read by curate, train." in channels["examples"]["description"]
+    assert " by " not in channels["releases.history"]["description"].replace("Written by release. Read by train.", "")
+
+
 @pytest.mark.parametrize(
     ("data", "valid"),
     [

@@ -34,6 +34,10 @@ from headrace_streams.runtime.step import Produced
 FOLDER = Path(__file__).parents[1] / "histories"
 
 
+class HistoryError(ValueError):
+    """A history can't be read or recorded; one line says why."""
+
+
 class Base64(Struct, frozen=True):
     """Bytes that are no text."""
 
@@ -74,7 +78,7 @@ class Entry(Struct, frozen=True, tag_field="line", tag="record"):
     key: Payload
     value: Payload
     headers: PackedHeaders
-    outputs: tuple[Output, ...]
+    outputs: tuple[Output, ...] = ()
 
 
 class End(Struct, frozen=True, tag_field="line", tag="end"):
@@ -117,7 +121,16 @@ class History(Struct, frozen=True):
 
 
 def read(path: Path) -> History:
-    return History(tuple(_LINE.decode(line) for line in path.read_bytes().splitlines()))
+    """HistoryError names the file, and the line where there is one, that is no history."""
+    lines: list[Line] = []
+    for number, text in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            lines.append(_LINE.decode(text))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise HistoryError(f"{path}:{number}: no line of a history: {error}") from None
+    if not lines or not isinstance(lines[0], Head):
+        raise HistoryError(f"{path}: no history: its first line is no head, which names stage and version")
+    return History(tuple(lines))
 
 
 def path_of(stage: str, version: int, folder: Path = FOLDER) -> Path:
@@ -275,19 +288,15 @@ def _brief(output: Output) -> str:
     return f"{output.topic} key {output.key!r} value {str(output.value)[:200]!r}"
 
 
-class RecordingError(Exception):
-    """Nothing was recorded; one line says why."""
-
-
 def record(stage: FoldStage, *, inputs: Path | None = None, folder: Path = FOLDER) -> Path:
     """Writes the history of the newest rules of `stage`, over the records and policies of `inputs` or of its newest history.
-    Raises RecordingError when there is one already, or nothing to record it from."""
+    Raises HistoryError when there is one already, or nothing to record it from."""
     target = path_of(stage.name, stage.version, folder)
     if target.exists():
-        raise RecordingError(f"{target}: recorded already, and never again: other decisions are another rule version")
+        raise HistoryError(f"{target}: recorded already, and never again: other decisions are another rule version")
     source = inputs or next((path for path in reversed(_recorded(stage.name, folder))), None)
     if source is None:
-        raise RecordingError(f"{stage.name}: no history in {folder} to take the input from; name one with --inputs")
+        raise HistoryError(f"{stage.name}: no history in {folder} to take the input from; name one with --inputs")
     history = replayed(_under(read(source), stage), stage)
     with target.open("xb") as file:
         file.write(history.encode())
@@ -302,7 +311,7 @@ def _recorded(stage: str, folder: Path) -> list[Path]:
 def _under(history: History, stage: FoldStage) -> History:
     """The input of a history with its policies as bodies of today's model, under the newest rules of the stage."""
     if history.head.stage != stage.name:
-        raise RecordingError(f"inputs: a history of {history.head.stage}, not of {stage.name}")
+        raise HistoryError(f"inputs: a history of {history.head.stage}, not of {stage.name}")
 
     def newest(rules: RulesActivation) -> RulesActivation:
         body = stage.policy.model_validate(rules.body).body()
@@ -331,7 +340,7 @@ def main(arguments: Sequence[str]) -> int:
     [stage] = [stage for stage in STAGES if stage.name == given.stage]
     try:
         print(record(stage, inputs=given.inputs))
-    except (RecordingError, OSError, msgspec.MsgspecError) as error:
+    except (HistoryError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

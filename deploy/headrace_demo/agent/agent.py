@@ -43,7 +43,7 @@ class Standing:
     digest: str | None = None
 
 
-class Agent:
+class SqlAgent:
     """Asks, answers, judges, publishes. `stop` ends it after the batch in hand."""
 
     def __init__(
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         headrace.Recorder(given.bootstrap, deployment=given.deployment, agent="sql-bot", outbox=given.outbox) as recorder,
         headrace.Releases(given.bootstrap, deployment=given.deployment, buckets=buckets, cache=given.cache) as releases,
     ):
-        agent = Agent(recorder, given.base, given.database, given.seed)
+        agent = SqlAgent(recorder, given.base, given.database, given.seed)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: agent.stop())
         threading.Thread(target=agent.follow, args=(releases,), daemon=True).start()

@@ -1,11 +1,10 @@
 """The demo's child processes: started in groups of their own, watched, and ended with all that they started. Knows no stage.
 
-A child gets SIGTERM when this process dies, however it dies (on Linux); its output goes to a log of its own.
+A child ends when this process dies, however it dies; its output goes to a log of its own.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,10 +16,9 @@ from types import TracebackType
 from typing import IO
 
 from headrace_schemas.root_error import HeadraceError
+from headrace_streams.process_guard import ProcessGuard
 
 PATIENCE = 8.0  # seconds between SIGTERM and SIGKILL
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class ChildDied(HeadraceError):
@@ -33,6 +31,7 @@ class Children:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._guards: dict[str, ProcessGuard] = {}
 
     def start(
         self, name: str, *command: str, environment: Mapping[str, str] | None = None, output: int | IO[bytes] | None = None
@@ -46,9 +45,9 @@ class Children:
                 stdout=log if output is None else output,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if _LIBC else None,
             )
         self._running[name] = child
+        self._guards[name] = ProcessGuard(child.pid)
         return child
 
     def check(self) -> None:
@@ -60,6 +59,7 @@ class Children:
     def forget(self, name: str) -> None:
         """The child may end from here on."""
         self._running.pop(name).wait()
+        self._guards.pop(name).release()
 
     def last_lines(self, name: str, count: int = 5) -> str:
         path = self._logs / f"{name}.log"
@@ -81,6 +81,9 @@ class Children:
                 _kill_group(child.pid)
                 child.wait()
         self._running.clear()
+        for guard in self._guards.values():
+            guard.release()
+        self._guards.clear()
 
     def __enter__(self) -> Children:
         return self
@@ -92,11 +95,6 @@ class Children:
 def _without_settings() -> dict[str, str]:
     """This process's environment less HEADRACE_*: the run's settings are in its file, and variables would win over it."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-
-
-def _die_with_parent() -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _kill_group(group: int) -> None:

@@ -10,7 +10,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -39,13 +39,6 @@ class BrokerUnavailable(HeadraceError, ConnectionError):
 
 class TopicMissing(HeadraceError, LookupError):
     """A topic that the broker does not have."""
-
-
-class Span(NamedTuple):
-    """Offsets of a partition: `begin` is the first that is kept, `end` the first that committed readers don't see yet."""
-
-    begin: int
-    end: int
 
 
 def full_name(settings: Settings, topic: str) -> str:

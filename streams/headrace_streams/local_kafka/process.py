@@ -24,6 +24,7 @@ from typing import IO, Any, NamedTuple, Self
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.file_lock import try_lock
 from headrace_streams.local_kafka.jars import KAFKA_VERSION, MissingPiece, classpath, find_java
+from headrace_streams.process_guard import ProcessGuard
 
 # The quick compiler alone: the thorough one costs 1.8 s of CPU at each start, and twice the CPU for the first 100,000 records.
 JVM = ("-XX:TieredStopAtLevel=1", "-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
@@ -57,7 +58,6 @@ transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 log.cleaner.dedupe.buffer.size=33554432
 log.index.size.max.bytes=1048576
 """
-_GUARD = 'read line; kill -TERM "$0" 2>/dev/null && sleep 10 && kill -KILL "$0" 2>/dev/null'
 
 
 class KafkaFailed(HeadraceError, RuntimeError):
@@ -118,7 +118,7 @@ class LocalKafka:
         self.wait = wait
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: ProcessGuard | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -164,12 +164,6 @@ class LocalKafka:
 
     def stop(self, timeout: float = 30.0) -> None:
         """Ends it: SIGTERM, and after `timeout` seconds SIGKILL. Nothing happens when it is not running."""
-        if self._guard is not None:
-            self._guard.kill()
-            self._guard.wait()
-            if self._guard.stdin is not None:
-                self._guard.stdin.close()
-            self._guard = None
         if self._process is not None:
             self._process.terminate()
             try:
@@ -178,6 +172,9 @@ class LocalKafka:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+        if self._guard is not None:
+            self._guard.release()
+            self._guard = None
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -224,9 +221,7 @@ class LocalKafka:
                 start_new_session=True,  # Ctrl-C is ours to handle; it must not reach the broker before its clients
             )
         if not detach:
-            self._guard = subprocess.Popen(  # ends the broker when our end of the pipe closes, even if we are killed
-                ["/bin/sh", "-c", _GUARD, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
-            )
+            self._guard = ProcessGuard(self.pid)
         running = Running(self.pid, self.port, str(self.data_dir), KAFKA_VERSION)
         replacement = self.data_dir / "kafka.json.new"
         replacement.write_text(json.dumps(running._asdict()), encoding="utf-8")

@@ -14,7 +14,7 @@ from headrace_streams.runtime.stage import Fold, Headers, Record, Stage
 from headrace_streams.runtime.step import Processed, process
 
 
-class LogRecord(Protocol):
+class StoredRecord(Protocol):
     """What a runner reads of a record, wherever it comes from. `timestamp` is the append time in ms."""
 
     @property
@@ -50,7 +50,7 @@ class FoldRunner:
         """Puts the newest rule version in force, under a policy body. Raises InvalidBody."""
         self.activate(self.stage.version, body, digest(body))
 
-    def run(self, record: LogRecord) -> Processed:
+    def run(self, record: StoredRecord) -> Processed:
         """Folds one record into state and counters; what it writes. Raises nothing: what a fold raises is a dead letter."""
         assert self.fold is not None, f"{self.stage.name} over {self.topic}/{self.partition} has no rules in force"
         self.now = max(self.now, record.timestamp)

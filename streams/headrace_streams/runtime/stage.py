@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from headrace_schemas.canonical import digest
 from headrace_schemas.events import Event
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import StageTopology
 from headrace_streams.policy import Policy
 
@@ -81,11 +82,11 @@ class StatelessFold(Fold):
         raise ValueError(f"state key: {key!r}, and this stage keeps no state")
 
 
-class UnknownVersion(LookupError):
+class UnknownVersion(HeadraceError, LookupError):
     """A rule version that this code does not have; one line that names stage, version and those that are known."""
 
 
-class InvalidBody(ValueError):
+class InvalidBody(HeadraceError, ValueError):
     """A recorded policy body that its rule version can't read; one line that names field and value."""
 
 

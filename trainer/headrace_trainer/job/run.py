@@ -5,13 +5,10 @@ Everything that decides the adapter's bytes is in `JobSpec.start` (what `Trainin
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
 import torch
@@ -19,6 +16,7 @@ import torch
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import Member
 from headrace_schemas.selection import run_members
+from headrace_streams.file_lock import locked
 from headrace_trainer.data.rows import TokenisedExample, tokenise_members
 from headrace_trainer.evaluation.evaluate import INCUMBENT, evaluate
 from headrace_trainer.evaluation.grader import Grader
@@ -38,7 +36,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     hyper = Hyperparameters.from_wire(spec.start.hyperparameters)
     precision = precision_for(hyper.precision, spec.device)
     spec.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(spec.folder):
+    with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
         base = load_base(spec.weights, device=spec.device, precision=precision)
         if spec.candidate is not None:
             model, rows, warm_started, training = lora.load(base.model, spec.candidate), 0, False, None
@@ -101,11 +99,3 @@ def _prepare(spec: JobSpec) -> None:
     if spec.device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time in a run's folder: the job of a trainer that was just killed may have a moment left."""
-    with open(folder / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -5,7 +5,6 @@ Knows tensors and JSON, not what they mean. No pickle.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,8 @@ import orjson
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from headrace_streams import durable_file
 
 NAME = "checkpoint.safetensors"
 
@@ -26,14 +27,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Replaces the checkpoint of `folder`; it is on disk before the old one is gone."""
     temporary = folder / f"{NAME}.tmp"
     save_file(checkpoint.tensors, temporary, metadata={"notes": orjson.dumps(checkpoint.notes).decode()})
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / NAME)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable_file.replace(temporary, folder / NAME)
 
 
 def read(folder: Path, run: str) -> Checkpoint | None:
