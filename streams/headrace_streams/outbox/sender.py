@@ -51,7 +51,7 @@ class Sender:
                     backoff.reset()
                     await self._idle()
                 except Exception as error:  # nothing may end the sender but its owner
-                    self._say(error)
+                    self._report(error)
                     await self._disconnect(broken=True)
                     await backoff.wait()
         finally:
@@ -153,7 +153,7 @@ class Sender:
         except Exception as error:
             log.debug("closing the producer: %r", error)
 
-    def _say(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
         if text != self.trouble:
             log.warning("%s cannot be reached or does not take records: %s; they wait", self._settings.bootstrap, text)
