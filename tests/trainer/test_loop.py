@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_a_model_that_scales_its_logits_goes_the_long_way(tiny_base: Path) -> No
     base = load_base(str(tiny_base))
     forward = base.model.forward
 
-    def scaled(*arguments: object, **named: object) -> object:
+    def scaled(*arguments: object, **named: object) -> Any:
         made = forward(*arguments, **named)
         made.logits = made.logits * 0.5
         return made
