@@ -231,6 +231,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "adapter").iterdir())}
 
 
+@pytest.mark.slow(seconds=12)
 def test_a_killed_run_ends_with_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
     whole, killed = start(tiny_base, tmp_path / "whole"), start(tiny_base, tmp_path / "killed")
     while not (tmp_path / "killed" / "checkpoint.safetensors").exists():
