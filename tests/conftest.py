@@ -22,6 +22,10 @@ from headrace_streams.settings import Settings
 from support import shared_kafka
 from support.shared_kafka import SharedKafka
 
+# Before anything loads torch, and for what the tests start: tiny models are slower on two threads than on one, and workers that
+# take every core each wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _NUMBERS = itertools.count(1)
 _SHARED = pytest.StashKey[SharedKafka]()
 

@@ -67,7 +67,9 @@ async def started(settings: Settings, train_log: TrainLog, number: int) -> float
 
 async def _appended(settings: Settings, topic: str, wanted: Callable[[Any], bool]) -> int:
     """Append time in ms of the first record whose data is `wanted`."""
-    return min([record.timestamp async for record in Reader(settings).read_topic(topic) if wanted(decode(record.value).data)])
+    return min(
+        [int(record.timestamp) async for record in Reader(settings).read_topic(topic) if wanted(decode(record.value).data)]
+    )
 
 
 def starts(runs: int) -> tuple[list[float], list[float]]:

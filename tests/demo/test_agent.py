@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +34,8 @@ class Learner:
     """Knows every third answer; says when it was asked enough."""
 
     def __init__(self, sql: dict[str, str]) -> None:
-        self.sql, self.asked, self.enough = sql, 0, lambda: None
+        self.sql, self.asked = sql, 0
+        self.enough: Callable[[], None] = lambda: None
 
     def answers(self, prompts: Sequence[str]) -> list[str]:
         self.asked += len(prompts)

@@ -87,12 +87,12 @@ def test_commands_exist_and_take_what_is_shown(path: Path, tmp_path: Path, monke
     for line in command_lines(path):
         words = shlex.split(line)[1:]
         context = click.Context(headrace)
-        command: click.Command | None = headrace
+        command: click.Command = headrace
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):
             name, *words = words
-            command, context = command.get_command(context, name), click.Context(command, info_name=name, parent=context)
-            assert command is not None, line
-        assert command is not None
+            inner = command.get_command(context, name)
+            assert inner is not None, line
+            command, context = inner, click.Context(command, info_name=name, parent=context)
         if words:
             try:
                 command.make_context(context.info_name, words)

@@ -167,6 +167,7 @@ def events(count: int) -> str:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow(seconds=40)
 def test_step_by_step_from_a_clone(shell: Shell) -> None:
     """Every line of README in its order. On the way the reader gives the weights and the policy that it shows, and the agent goes
     on."""

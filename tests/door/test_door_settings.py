@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,9 +26,9 @@ import headrace
     ],
 )
 def test_a_wrong_setting_is_one_line(arguments: dict[str, Any], said: str) -> None:
-    doors: list[Any] = [headrace.Releases, headrace.AsyncReleases]
-    calls = [lambda door=door: door(**arguments) for door in doors]
-    calls += [lambda door=door: door(agent="bot", **arguments) for door in (headrace.Recorder, headrace.AsyncRecorder)]
+    readers: list[Callable[..., object]] = [headrace.Releases, headrace.AsyncReleases]
+    writers: list[Callable[..., object]] = [headrace.Recorder, headrace.AsyncRecorder]
+    calls = [*(partial(door, **arguments) for door in readers), *(partial(door, agent="bot", **arguments) for door in writers)]
     for call in calls:
         with pytest.raises(headrace.SettingsError) as caught:
             call()

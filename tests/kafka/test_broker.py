@@ -54,6 +54,7 @@ async def _all(settings: Settings) -> list[bytes]:
     return [record.value async for record in Reader(settings).read_partition("signals", 0)]
 
 
+@pytest.mark.slow(seconds=12)
 def test_data_survives_a_stop_and_a_kill_and_a_folder_has_one_broker(tmp_path: Path) -> None:
     from headrace_streams.kafka import admin
 
@@ -81,6 +82,7 @@ def test_data_survives_a_stop_and_a_kill_and_a_folder_has_one_broker(tmp_path: P
         assert asyncio.run(_all(Settings(bootstrap=last.bootstrap))) == [b"one", b"two"]
 
 
+@pytest.mark.slow(seconds=8)
 def test_in_the_background_it_starts_tells_and_stops(kept: Path) -> None:
     def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -158,6 +160,7 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert broker.status(tmp_path) is None
 
 
+@pytest.mark.slow(seconds=6)
 def test_passwords_reach_every_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that asks for SASL lets our clients in with the right password only."""
     from headrace_streams.kafka import admin

@@ -284,7 +284,8 @@ def test_junk_on_the_log_keeps_nobody_from_what_is_there(headrace: Run, settings
     assert (code, error) == (1, f"headrace: bucket {BUCKET!r} has no batch yet: `headrace status` lists the buckets\n")
 
 
-def test_without_a_broker(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_broker(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "DEADLINE", 0.5)
     assert invoke(["pause", BUCKET, "--bootstrap", "127.0.0.1:1"]) == 3
     assert "127.0.0.1:1" in capsys.readouterr().err
 

@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import NodeNotReadyError
 
 from headrace_streams.kafka import clients
-from headrace_streams.kafka.clients import BrokerUnavailable, Span, TopicMissing
-from headrace_streams.kafka.reader import Reader
+from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
+from headrace_streams.kafka.reader import Reader, Span
 from headrace_streams.settings import Settings
 
 pytestmark = pytest.mark.kafka

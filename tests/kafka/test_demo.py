@@ -13,7 +13,7 @@ import pytest
 
 from headrace_demo.shop.questions import is_held_out
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=150), pytest.mark.timeout(900)]
 
 MINUTES = 12
 

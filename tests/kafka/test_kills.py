@@ -26,7 +26,7 @@ from headrace_streams.settings import Settings
 from support.ring import Ring, count
 from support.tiny import build
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=90), pytest.mark.timeout(600)]
 
 POLICY = """
 [[reward.bases]]

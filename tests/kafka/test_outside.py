@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 
 from headrace_streams.settings import Settings
-from support.oracle import worth
+from support.oracle import example_by_the_rules
 from support.ring import Ring
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
@@ -67,11 +67,13 @@ class Outsider:
         while ended < self.settings.partitions:
             message = consumer.poll(30)
             assert message is not None, f"{topic}: nothing for 30 s"
-            if message.error():
-                assert message.error().name() == "_PARTITION_EOF", message.error()
+            error, value = message.error(), message.value()
+            if error is not None:
+                assert error.name() == "_PARTITION_EOF", error
                 ended += 1
             else:
-                found.append(json.loads(message.value()))
+                assert value is not None
+                found.append(json.loads(value))
         consumer.close()
         return found
 
@@ -97,7 +99,7 @@ def test_what_comes_out_is_what_the_contract_says(settings: Settings, ring: Ring
         }
         events.append(("interactions", name, "2026-01-01T00:00:00Z", interactions[name]))
         for turn in range(draw.randint(0, 4)):
-            said = {
+            said: dict[str, Any] = {
                 "feedback_id": f"f{turn}",
                 "interaction_id": name,
                 "kind": draw.choice(
@@ -122,7 +124,7 @@ def test_what_comes_out_is_what_the_contract_says(settings: Settings, ring: Ring
     newest = {event["data"]["interaction_id"]: event["data"] for event in outsider.read("examples")}
     assert newest.keys() == statements.keys()
     for name, example in newest.items():
-        expected = worth(interactions[name], statements[name])
+        expected = example_by_the_rules(interactions[name], statements[name])
         for field, value in expected.items():
             found = example[field]
             assert math.isclose(found, value, rel_tol=1e-9, abs_tol=1e-12) if isinstance(value, float) else found == value, (

@@ -153,6 +153,7 @@ def test_kill_9_loses_nothing_that_was_accepted(
     assert len(accepted) >= 600
 
 
+@pytest.mark.slow(seconds=10)
 def test_the_broker_goes_and_comes_back(tmp_path: Path) -> None:
     kafka = LocalKafka(tmp_path / "kafka")
     with kafka:

@@ -203,6 +203,7 @@ def test_async_releases_are_the_same(settings: Settings, tmp_path: Path) -> None
     assert asyncio.run(asyncio.wait_for(serve(), 60)) == [one.digest, two.digest]
 
 
+@pytest.mark.slow(seconds=10)
 def test_the_broker_goes_and_comes_back(tmp_path: Path) -> None:
     kafka = LocalKafka(tmp_path / "kafka")
     with kafka:

@@ -70,6 +70,7 @@ async def running(*tasks: TrainTask) -> AsyncIterator[list[asyncio.Task[None]]]:
                 await each
 
 
+@pytest.mark.slow(seconds=15)
 def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: Path, tmp_path: Path) -> None:
     train_log = TrainLog(settings)
     policy = policy_of(base, requirements=(RequirementPolicy(name="low", metric="loss", target=0.001, direction="at_most"),))
@@ -108,6 +109,7 @@ def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: P
     asyncio.run(scenario())
 
 
+@pytest.mark.slow(seconds=12)
 def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(
     settings: Settings, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +162,7 @@ async def _phase(task: TrainTask, phase: str) -> bool:
     return task.describe().phase == phase
 
 
+@pytest.mark.slow(seconds=20)
 def test_two_trainers_on_one_batch_make_one_result(settings: Settings, base: Path, tmp_path: Path) -> None:
     """Each has a data folder of its own, so nothing but the log can hold them apart."""
     train_log = TrainLog(settings)

@@ -54,6 +54,7 @@ def policy(tmp_path: Path) -> Path:
     return tmp_path / "policy.toml"
 
 
+@pytest.mark.slow(seconds=40)
 def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path, tmp_path: Path) -> None:
     train_log = TrainLog(settings)
     draw = random.Random(7)
@@ -113,6 +114,7 @@ def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path,
     asyncio.run(scenario())
 
 
+@pytest.mark.slow(seconds=15)
 def test_once_trains_what_waits_and_ends(settings: Settings, policy: Path, tmp_path: Path) -> None:
     train_log = TrainLog(settings)
 

@@ -78,6 +78,7 @@ def test_all_stages_run_and_say_where_they_stand(settings: Settings, tmp_path: P
         asyncio.run(main(process))
 
 
+@pytest.mark.slow(seconds=10)
 def test_several_processes_share_the_work_and_end_together(settings: Settings, tmp_path: Path) -> None:
     async def main(process: subprocess.Popen[bytes]) -> None:
         async def both_run() -> bool:
@@ -108,6 +109,7 @@ def test_several_processes_share_the_work_and_end_together(settings: Settings, t
         asyncio.run(main(process))
 
 
+@pytest.mark.slow(seconds=6)
 def test_children_end_when_their_parent_is_killed(settings: Settings, tmp_path: Path) -> None:
     async def main(process: subprocess.Popen[bytes]) -> None:
         async def both_run() -> bool:

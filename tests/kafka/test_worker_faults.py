@@ -40,6 +40,7 @@ async def total(settings: Settings) -> int:
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.slow(seconds=15)
 def test_killed_at_any_moment(settings: Settings, tmp_path: Path) -> None:
     source = random.Random(20261121)
 
@@ -93,6 +94,7 @@ def test_killed_with_its_transaction_open_or_just_committed(settings: Settings, 
     asyncio.run(main())
 
 
+@pytest.mark.slow(seconds=15)
 def test_broker_away_at_start_and_later(tmp_path: Path) -> None:
     kafka = LocalKafka(tmp_path / "kafka")
     kafka.start()
@@ -134,6 +136,7 @@ def test_broker_away_at_start_and_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow(seconds=20)
 def test_frozen_worker_is_replaced_and_fenced_when_it_comes_back(settings: Settings, tmp_path: Path) -> None:
     async def main() -> None:
         await declare(settings, COUNTING)

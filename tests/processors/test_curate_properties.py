@@ -40,7 +40,13 @@ records = st.one_of(
     st.just(tick()),
 )
 sequences = st.lists(st.tuples(records, st.floats(0, 3)), max_size=60)
-POLICY = {"target_effective_size": 2, "aged_target": 1, "open_limit": 4, "test_pool": 2, "good_enough_evidence": 6}
+POLICY: dict[str, Any] = {
+    "target_effective_size": 2,
+    "aged_target": 1,
+    "open_limit": 4,
+    "test_pool": 2,
+    "good_enough_evidence": 6,
+}
 
 
 def fed(stage: CurateRun, steps: list[tuple[bytes, float]]) -> CurateRun:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow.parquet
 import pytest
@@ -34,7 +35,7 @@ from support.memory_log import MemoryLog
 BUCKET = "sql/tiny"
 
 
-def envelope(**data: object) -> dict[str, object]:
+def envelope(**data: object) -> dict[str, Any]:
     return {"specversion": "1.0", "id": "e", "source": "test", "time": "2026-11-21T10:00:00Z", **data}
 
 
@@ -52,7 +53,7 @@ class BucketLog:
     def example(
         self,
         name: str,
-        split: str = "train",
+        split: Literal["train", "validation", "test"] = "train",
         revision: int = 1,
         target: str = "select 1",
         reward: float = 0.5,

@@ -142,7 +142,7 @@ def test_a_preference_speaks_to_everything_that_it_was_over() -> None:
             original.time,
             original.data.principal,  # type: ignore[union-attr]
         )
-        assert copy.data.score is copy.data.comment is None
+        assert (copy.data.score, copy.data.comment) == (None, None)
     assert len({event.id for event in (original, *copies)}) == 3
 
 

@@ -12,6 +12,7 @@ from headrace_processors.policy_file import Policies, PolicyError, load
 from headrace_processors.reward.policy import BaseMapping, DifficultyWeights, SimilarityWeights
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
+from headrace_streams.policy import Policy
 from headrace_streams.runtime.stage import FoldStage
 
 RECORDED = Path(__file__).parents[1] / "goldens" / "policies"  # {stage}.{rule version}.json, as they stood on the log
@@ -96,7 +97,9 @@ def test_a_body_that_an_earlier_deployment_recorded_still_builds_its_rules(stage
 
 
 def test_every_key_says_what_it_means() -> None:
-    for kind in (*(stage.policy for stage in STAGES), TieredPolicy, BaseMapping, DifficultyWeights, SimilarityWeights):
+    stages = [stage.policy for stage in STAGES]
+    kinds: list[type[Policy]] = [*stages, TieredPolicy, BaseMapping, DifficultyWeights, SimilarityWeights]
+    for kind in kinds:
         assert [name for name, field in kind.model_fields.items() if not field.description] == []
 
 

@@ -12,7 +12,7 @@ from sacrebleu import sentence_chrf
 
 from headrace_processors.reward import fold as reward
 from headrace_processors.reward.fold import RewardFold
-from headrace_processors.reward.policy import VERSION_1
+from headrace_processors.reward.policy import VERSION_1, RewardPolicy
 from headrace_processors.reward.similarity import edit_similarity
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
@@ -51,7 +51,7 @@ def fed(*values: bytes, **policy: object) -> StageRun:
 def examples(outputs: list[Write]) -> list[Example | Withdrawal]:
     events = events_on(outputs, "examples")
     assert all(isinstance(event, ExampleRewarded | ExampleWithdrawn) for event in events)
-    return [event.data for event in events]  # type: ignore[union-attr, misc]
+    return [event.data for event in events]  # type: ignore[misc]
 
 
 def rejected(outputs: list[Write]) -> list[tuple[str, str]]:
@@ -92,9 +92,14 @@ def test_an_example_has_all_that_was_said() -> None:
 
 def test_the_prompt_group_is_given_or_follows_from_prompt_and_context_alone() -> None:
     stage = reward_stage()
-    for number, fields in enumerate(
-        [{}, {"output": "else", "model": "n"}, {"context": "c"}, {"prompt": "p"}, {"prompt_group": "g"}]
-    ):
+    changes: list[dict[str, Any]] = [
+        {},
+        {"output": "else", "model": "n"},
+        {"context": "c"},
+        {"prompt": "p"},
+        {"prompt_group": "g"},
+    ]
+    for number, fields in enumerate(changes):
         stage.feed(interaction(f"i{number}", **fields), feedback(f"f{number}", f"i{number}"))
     plain, other_answer, other_context, other_prompt, given_group = [example.prompt_group for example in examples(stage.outputs)]  # type: ignore[union-attr]
     assert plain == other_answer
@@ -118,7 +123,7 @@ def test_feedback_may_come_first() -> None:
 
 
 def test_each_change_is_a_revision_and_no_change_is_none() -> None:
-    ci = {"principal": {"id": "ci", "kind": "test"}}
+    ci: dict[str, Any] = {"principal": {"id": "ci", "kind": "test"}}
     stage = fed(interaction(), feedback("f1", score=100, **ci), feedback("f2", score=100, minute=2, **ci))
     assert [example.revision for example in examples(stage.outputs)] == [1]
     stage.feed(feedback("f3", "i1", "validation_failure", score=0, minute=3, **ci))
@@ -296,7 +301,7 @@ def test_the_base_comes_from_policy_and_stays_what_it_was_at_first() -> None:
         bases=rows,
     )
     assert [example.bucket for example in examples(stage.outputs)] == ["sql/large", "sql/small", "code/tiny"]
-    stage.fold = RewardFold(reward.RewardPolicy())
+    stage.fold = RewardFold(RewardPolicy())
     stage.feed(feedback("f4", "i1", kind="explicit_negative"))
     assert last_example(stage).bucket == "sql/large"
 
@@ -351,7 +356,7 @@ FEEDBACK = st.fixed_dictionaries(
     st.sampled_from(["code", "erd", "sql"]),
 )
 def test_it_agrees_with_an_oracle_that_knows_only_the_published_rules(given: list[Any], prompt: str, artifact_type: str) -> None:
-    whole = {"artifact_type": artifact_type, "model": "tiny", "prompt": prompt, "context": prompt[::2]}
+    whole: dict[str, Any] = {"artifact_type": artifact_type, "model": "tiny", "prompt": prompt, "context": prompt[::2]}
     feedbacks = [
         (minute, "people:test", {**data, "scale": [1, 5], "feedback_id": f"f{number}"})
         for number, (minute, data) in enumerate(given)

@@ -31,7 +31,7 @@ def build(texts: Sequence[str], folder: Path, *, steps: int = 300, seed: int = 0
     model = Qwen2ForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
-    losses = []
+    losses: list[float] = []
     for batch in itertools.islice(_windows(tokenizer, texts, seed), steps):
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(input_ids=batch, labels=batch).loss

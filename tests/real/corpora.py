@@ -79,7 +79,7 @@ def _joined(value: Any) -> Any:
     return "\n".join(str(part) for part in value) if isinstance(value, list) else value
 
 
-def _time(value: Any) -> str | None:
+def _time(value: str | float | None) -> str | None:
     if value is None:
         return None
     if isinstance(value, int | float):

@@ -22,9 +22,6 @@ from typing import Any, NamedTuple
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-import base
-import corpora
-
 import headrace
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import ReleaseDecision
@@ -32,6 +29,7 @@ from headrace_streams.kafka import admin, clients
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
+from real import base, corpora
 from support.ring import Ring
 
 BASE = "small"
@@ -146,7 +144,8 @@ class Corpus:
 
     def publish(self) -> tuple[int, list[tuple[str, bytes]]]:
         """Everything in order: what the Recorder accepts, and raw what it refuses."""
-        good, raw = 0, []
+        good = 0
+        raw: list[tuple[str, bytes]] = []
         with headrace.Recorder(
             self.settings.bootstrap, deployment=self.settings.deployment, agent="corpus", outbox=self.folder / "outbox.db"
         ) as recorder:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 import pytest
 
+from headrace_schemas.cloudevents import Headers
 from headrace_schemas.codec import RECORD_LIMIT, DecodeError, decode, decode_input, encode
 from headrace_schemas.errors import CODES
 from headrace_schemas.events import FeedbackRecorded, InteractionRecorded
 from headrace_schemas.times import parse_ns, rfc3339
 
 NOW = parse_ns("2026-11-21T10:00:00Z") // 1_000_000
-ENVELOPE = {"specversion": "1.0", "id": "evt-1", "source": "agent:x"}
+ENVELOPE: dict[str, Any] = {"specversion": "1.0", "id": "evt-1", "source": "agent:x"}
 INTERACTION = {**ENVELOPE, "type": "headrace.interaction.recorded.v1", "data": {
     "agent": {"name": "bot"}, "artifact_type": "code", "model": "m", "prompt": "p", "output": ""}}  # fmt: skip
 FEEDBACK = {
@@ -27,20 +31,20 @@ PICTURE = {"role": "user", "content": [{"type": "image"}]}
 ABSENT = object()
 
 
-def changed(event, path, value):
-    event = copy.deepcopy(event)
+def changed(event: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    copied = copy.deepcopy(dict(event))
     *walk, last = path.split(".")
-    holder = event
+    holder = copied
     for name in walk:
         holder = holder[name]
     if value is ABSENT:
         del holder[last]
     else:
         holder[last] = value
-    return event
+    return copied
 
 
-def error_of(value, headers=(), append_time_ms=NOW):
+def error_of(value: Any, headers: Headers = (), append_time_ms: int = NOW) -> DecodeError:
     if not isinstance(value, bytes | None):
         value = json.dumps(value).encode()
     with pytest.raises(DecodeError) as caught:
@@ -101,7 +105,7 @@ def error_of(value, headers=(), append_time_ms=NOW):
         ("data.attributes", {"deep": {}}, "wrong_type"),
     ],
 )
-def test_an_interaction_that_is_none_names_field_and_code(path, value, code):
+def test_an_interaction_that_is_none_names_field_and_code(path: str, value: Any, code: str) -> None:
     error = error_of(changed(INTERACTION, path, value))
     assert (error.code, error.field) == (code, path)
     assert path in str(error)
@@ -129,7 +133,7 @@ def test_an_interaction_that_is_none_names_field_and_code(path, value, code):
         (changed(FEEDBACK, "data.comment", "x" * (16 * 1024 + 1)), "data.comment", "over_limit"),
     ],
 )  # fmt: skip
-def test_rules_between_fields_and_inside_lists(event, field, code):
+def test_rules_between_fields_and_inside_lists(event: dict[str, Any], field: str, code: str) -> None:
     error = error_of(event)
     assert (error.code, error.field) == (code, field)
 
@@ -152,7 +156,7 @@ def test_rules_between_fields_and_inside_lists(event, field, code):
         (b"9" * 5000, "out_of_range"),
     ],
 )
-def test_records_that_are_no_events(value, code):
+def test_records_that_are_no_events(value: bytes | None, code: str) -> None:
     assert error_of(value).code == code
 
 
@@ -160,26 +164,26 @@ def test_records_that_are_no_events(value, code):
     "piece", ["NaN", "Infinity", "-Infinity", "1e400", "-1.5E+309", "9" * 30, '"\\ud800"', '"\\udc00x"', "[1,]"]
 )
 @pytest.mark.parametrize("place", ["data.unknown", "unknown", "data.attributes"])
-def test_what_json_readers_disagree_on_is_refused_in_unknown_fields_too(piece, place):
-    value = {"a": "@"} if place == "data.attributes" else "@"
+def test_what_json_readers_disagree_on_is_refused_in_unknown_fields_too(piece: str, place: str) -> None:
+    value: Any = {"a": "@"} if place == "data.attributes" else "@"
     error_of(json.dumps(changed(INTERACTION, place, value)).replace('"@"', piece).encode())
 
 
-def test_numbers_beyond_all_floats_are_named():
+def test_numbers_beyond_all_floats_are_named() -> None:
     assert error_of(b'{"\\ud800": 1e999}').message.encode()
     for path in ("data.latency_ms", "data.unknown"):
         error = error_of(json.dumps(changed(INTERACTION, path, "@")).replace('"@"', "-1e400").encode())
         assert (error.code, error.field) == ("out_of_range", path)
 
 
-def test_nesting_of_64_is_fine_and_brackets_in_texts_do_not_count():
+def test_nesting_of_64_is_fine_and_brackets_in_texts_do_not_count() -> None:
     inner = json.loads("[" * 62 + "]" * 62)  # the record and data are the first two
     decode(json.dumps(changed(INTERACTION, "data.unknown", inner)).encode(), append_time_ms=NOW)
     assert error_of(changed(INTERACTION, "data.unknown", [inner])).code == "nesting"
     decode(json.dumps(changed(INTERACTION, "data.prompt", '["\\{' * 1000)).encode(), append_time_ms=NOW)
 
 
-def test_words_that_look_like_huge_numbers_are_fine():
+def test_words_that_look_like_huge_numbers_are_fine() -> None:
     words = ["00-4bf92f3577b34da6a3ce929d0e0e4736-01", "7e999", "x 1e999", "1" * 40]
     decode(json.dumps(changed(INTERACTION, "data.unknown", words)).encode(), append_time_ms=NOW)
     decode(
@@ -189,54 +193,54 @@ def test_words_that_look_like_huge_numbers_are_fine():
     )
 
 
-def test_size_and_future_bind_only_what_others_published():
+def test_size_and_future_bind_only_what_others_published() -> None:
     large = json.dumps(changed(INTERACTION, "data.prompt", "x" * RECORD_LIMIT)).encode()
     assert error_of(large).code == "over_limit"
     assert isinstance(decode(large), InteractionRecorded)
     assert decode(json.dumps(changed(INTERACTION, "time", "2099-01-01T00:00:00Z")).encode()).time
 
 
-def test_null_is_absent_and_integers_may_carry_a_zero_fraction():
+def test_null_is_absent_and_integers_may_carry_a_zero_fraction() -> None:
     event = changed(INTERACTION, "data.turn", 3.0)
     event["data"].update(attempt=2.0, usage={"input_tokens": 5.0, "output_tokens": None}, attributes={"x": 1.0}, session_id=None)
-    data = decode(json.dumps({**event, "subject": None, "time": None}).encode()).data
+    data: Any = decode(json.dumps({**event, "subject": None, "time": None}).encode()).data
     assert (data.turn, data.attempt, data.usage.input_tokens) == (3, 2, 5)
     assert type(data.turn) is type(data.usage.input_tokens) is int
     assert type(data.attributes["x"]) is float
 
 
-def test_a_flood_of_integers_with_a_zero_fraction_is_refused_quickly():
+def test_a_flood_of_integers_with_a_zero_fraction_is_refused_quickly() -> None:
     locator = {"topic": "t", "partition": 1.0, "offset": 1.0}
     start = {**ENVELOPE, "type": "headrace.batch.ready.v1", "data": {"members": [{"locator": locator}] * 10_000}}
     assert error_of(start).code in ("missing", "wrong_type", "unknown_type")
 
 
-def test_times_are_accepted_up_to_ten_minutes_ahead():
+def test_times_are_accepted_up_to_ten_minutes_ahead() -> None:
     for time in ("2026-11-21T10:10:00Z", "2000-01-01T00:00:00Z", "2026-11-21t12:00:00.123456789+02:00"):
         assert decode(json.dumps({**INTERACTION, "time": time}).encode(), append_time_ms=NOW).time == time
 
 
-def test_what_is_missing_is_filled_in_and_kept():
+def test_what_is_missing_is_filled_in_and_kept() -> None:
     decoded = decode_input(json.dumps({**INTERACTION, "extra": [1.0]}).encode(), append_time_ms=NOW)
     again = decode_input(json.dumps({**INTERACTION, "extra": [1.0]}).encode(), append_time_ms=NOW + 1)
-    event = decoded.event
+    event: Any = decoded.event
     assert event.time == rfc3339(NOW)
-    assert event.data.interaction_id == again.event.data.interaction_id
+    assert event.data.interaction_id == again.tree()["data"]["interaction_id"]
     assert event.data.interaction_id
     assert decode(decoded.passed()) == event
     assert json.loads(decoded.passed())["extra"] == [1.0]
     feedback = decode_input(json.dumps(FEEDBACK).encode(), append_time_ms=NOW)
-    assert feedback.event.data.feedback_id == "evt-1"
+    assert feedback.tree()["data"]["feedback_id"] == "evt-1"
     assert decode(feedback.passed()) == feedback.event
 
 
-def test_an_event_with_everything_in_it_passes_as_it_came():
+def test_an_event_with_everything_in_it_passes_as_it_came() -> None:
     event = {**changed(INTERACTION, "data.interaction_id", "int-1"), "time": "2026-11-21T10:00:00+00:00"}
     value = json.dumps(event, indent=1).encode()
     assert decode_input(value, append_time_ms=NOW).passed() == value
 
 
-def test_a_ref_is_replaced_by_the_interaction_that_it_names():
+def test_a_ref_is_replaced_by_the_interaction_that_it_names() -> None:
     event = changed(changed(FEEDBACK, "data.interaction_id", ABSENT), "data.ref", REF)
     decoded = decode_input(json.dumps({**event, "x": 1}).encode(), append_time_ms=NOW)
     resolved = decode(decoded.passed({"interaction_id": "int-9", "ref": None}))
@@ -244,14 +248,15 @@ def test_a_ref_is_replaced_by_the_interaction_that_it_names():
     assert (resolved.data.interaction_id, resolved.data.ref, resolved.data.feedback_id) == ("int-9", None, "evt-1")
 
 
-def test_the_tree_is_the_whole_event_and_a_new_one_each_time():
+def test_the_tree_is_the_whole_event_and_a_new_one_each_time() -> None:
     decoded = decode_input(json.dumps(changed(INTERACTION, "data.unknown", {"a": "secret"})).encode(), append_time_ms=NOW)
     decoded.tree()["data"]["unknown"]["a"] = "[gone]"
     assert decoded.tree()["data"]["unknown"]["a"] == "secret"
+    assert isinstance(decoded.event, InteractionRecorded)
     assert decoded.tree()["data"]["interaction_id"] == decoded.event.data.interaction_id
 
 
-def test_what_others_may_not_publish_is_unknown_to_intake():
+def test_what_others_may_not_publish_is_unknown_to_intake() -> None:
     tick = {**ENVELOPE, "type": "headrace.clock.ticked.v1", "data": {"bucket": "b", "time": "2026-11-21T10:00:00Z"}}
     value = json.dumps(tick).encode()
     assert decode(value)
@@ -259,7 +264,7 @@ def test_what_others_may_not_publish_is_unknown_to_intake():
         decode_input(value)
 
 
-def binary(**extra):
+def binary(**extra: Any) -> list[tuple[str, bytes | None]]:
     attributes = {key: value for key, value in INTERACTION.items() if key != "data"}
     return [
         (f"ce_{name}", value.encode() if isinstance(value, str) else value) for name, value in {**attributes, **extra}.items()
@@ -269,7 +274,7 @@ def binary(**extra):
 DATA = json.dumps(INTERACTION["data"]).encode()
 
 
-def test_binary_mode_reads_attributes_from_headers_and_keeps_the_unknown():
+def test_binary_mode_reads_attributes_from_headers_and_keeps_the_unknown() -> None:
     headers = [
         *binary(traceparent="00-ab-cd-01", team="blue", subject=None),
         ("content-type", b"application/json"),
@@ -281,7 +286,7 @@ def test_binary_mode_reads_attributes_from_headers_and_keeps_the_unknown():
     assert json.loads(decoded.passed())["team"] == "blue"
 
 
-def test_structured_mode_wins_where_it_is_declared():
+def test_structured_mode_wins_where_it_is_declared() -> None:
     headers = [*binary(id="other"), ("content-type", b"application/cloudevents+json; charset=utf-8")]
     assert decode(json.dumps(INTERACTION).encode(), headers).id == "evt-1"
 
@@ -302,12 +307,12 @@ def test_structured_mode_wins_where_it_is_declared():
         (DATA, [("ce_id", b"1")], "missing", "type"),
     ],
 )
-def test_binary_mode_that_is_none(value, headers, code, field):
+def test_binary_mode_that_is_none(value: bytes | None, headers: Headers, code: str, field: str | None) -> None:
     error = error_of(value, headers)
     assert (error.code, error.field) == (code, field)
 
 
-def test_messages_name_the_value_and_stay_short():
+def test_messages_name_the_value_and_stay_short() -> None:
     error = error_of(changed(INTERACTION, "data.latency_ms", "x" * 100_000))
     assert "data.latency_ms" in error.message
     assert "xxx" in error.message
@@ -315,7 +320,7 @@ def test_messages_name_the_value_and_stay_short():
     assert pickle.loads(pickle.dumps(error)).field == error.field
 
 
-def test_encoding_a_lone_surrogate_is_refused_by_name():
-    event = decode(json.dumps(INTERACTION).encode())
+def test_encoding_a_lone_surrogate_is_refused_by_name() -> None:
+    event = msgspec.structs.replace(decode(json.dumps(INTERACTION).encode()), id="\ud800")
     with pytest.raises(DecodeError, match="surrogate"):
-        encode(type(event)(specversion="1.0", id="\ud800", source="x", data=event.data))
+        encode(event)

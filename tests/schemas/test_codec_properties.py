@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from headrace_schemas.cloudevents import Headers
 from headrace_schemas.codec import DecodeError, decode, decode_input, encode, encode_tree
 from headrace_schemas.errors import CODES
-from headrace_schemas.events import EVENT_TYPES, InputEvent, InteractionRecorded
+from headrace_schemas.events import EVENT_TYPES, Event, InputEvent, InteractionRecorded
 from support.strategies import JSON, TEXTS, events
 
 NOW = 4_102_444_800_000
@@ -20,10 +23,10 @@ LIMITS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)
-def test_what_is_encoded_decodes_to_the_same(name):
+def test_what_is_encoded_decodes_to_the_same(name: str) -> None:
     @given(events(EVENT_TYPES[name]))
     @settings(LIMITS, max_examples=25)
-    def holds(event):
+    def holds(event: Event) -> None:
         assert decode(encode(event)) == event
         assert encode(decode(encode(event))) == encode(event)
 
@@ -32,7 +35,7 @@ def test_what_is_encoded_decodes_to_the_same(name):
 
 @given(events(*INPUTS), st.dictionaries(TEXTS, JSON, max_size=3), st.dictionaries(TEXTS, JSON, max_size=3))
 @LIMITS
-def test_unknown_attributes_and_fields_survive(event, attributes, fields):
+def test_unknown_attributes_and_fields_survive(event: Event, attributes: dict[str, Any], fields: dict[str, Any]) -> None:
     said = json.loads(encode(event))
     tree = {**attributes, **said, "data": {**fields, **said["data"]}}
     decoded = decode_input(json.dumps(tree).encode(), append_time_ms=NOW)
@@ -48,7 +51,7 @@ def test_unknown_attributes_and_fields_survive(event, attributes, fields):
 
 @given(events(*INPUTS), st.booleans())
 @LIMITS
-def test_binary_mode_says_the_same_as_structured_mode(event, traced):
+def test_binary_mode_says_the_same_as_structured_mode(event: Event, traced: bool) -> None:
     tree = json.loads(encode(event))
     data = json.dumps(tree.pop("data")).encode()
     headers = [(f"ce_{name}", value.encode()) for name, value in tree.items()]
@@ -57,7 +60,7 @@ def test_binary_mode_says_the_same_as_structured_mode(event, traced):
     assert json.loads(decoded.passed())["answer"] == "42"
 
 
-def tries(value, headers=()):
+def tries(value: bytes | None, headers: Headers = ()) -> None:
     _refusal(lambda: decode(value, headers))
     _refusal(lambda: decode_input(value, headers).tree())
     _refusal(lambda: decode_input(value, headers).passed({"added": 1}))
@@ -72,7 +75,7 @@ def tries(value, headers=()):
         assert 0 < len(refused.message.encode()) < 1000
 
 
-def _refusal(read):
+def _refusal(read: Callable[[], object]) -> DecodeError | None:
     try:
         read()
     except DecodeError as error:
@@ -84,14 +87,14 @@ def _refusal(read):
 @example(b"")
 @example(b"\xef\xbb\xbf{}")
 @settings(LIMITS, max_examples=200)
-def test_bytes_are_an_event_or_a_decode_error(value):
+def test_bytes_are_an_event_or_a_decode_error(value: bytes) -> None:
     tries(value)
     tries(value, [("ce_type", b"headrace.subject.erased.v1"), ("ce_id", b"1"), ("ce_source", b"x"), ("ce_specversion", b"1.0")])
 
 
 @given(events(*INPUTS), st.data())
 @settings(LIMITS, max_examples=200)
-def test_damaged_events_are_an_event_or_a_decode_error(event, data):
+def test_damaged_events_are_an_event_or_a_decode_error(event: Event, data: st.DataObject) -> None:
     """Cuts out, repeats or replaces a piece of a real event: much nearer to the rules than random bytes."""
     value = encode(event)
     start = data.draw(st.integers(0, len(value)))
@@ -103,7 +106,7 @@ def test_damaged_events_are_an_event_or_a_decode_error(event, data):
 
 @given(events(InteractionRecorded), JSON, st.sampled_from(["data", "id", "time", "type", "source", "traceparent"]))
 @LIMITS
-def test_any_value_anywhere_is_an_event_or_a_decode_error(event, value, name):
+def test_any_value_anywhere_is_an_event_or_a_decode_error(event: Event, value: Any, name: str) -> None:
     tree = json.loads(encode(event))
     tries(json.dumps({**tree, name: value}).encode())
     for field in tree["data"]:
@@ -120,10 +123,10 @@ def test_any_value_anywhere_is_an_event_or_a_decode_error(event, value, name):
     )
 )
 @settings(LIMITS, max_examples=200)
-def test_headers_are_never_worse_than_a_decode_error(headers):
+def test_headers_are_never_worse_than_a_decode_error(headers: list[tuple[str, bytes | None]]) -> None:
     tries(b'{"data_subject":"x"}', headers)
     tries(None, headers)
 
 
-def test_msgspec_reads_what_it_writes_for_the_largest_integers():
+def test_msgspec_reads_what_it_writes_for_the_largest_integers() -> None:
     assert msgspec.json.decode(msgspec.json.encode([2**63 - 1, -(2**63)])) == [2**63 - 1, -(2**63)]

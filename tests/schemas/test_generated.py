@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import jsonschema
 import msgspec
@@ -16,11 +17,13 @@ from headrace_schemas.topics import TOPIC_NAMES, TOPICS
 HERE = generate.HERE
 
 
-def test_committed_files_are_current():
+def test_committed_files_are_current() -> None:
     assert generate.main(["--check"]) == 0
 
 
-def test_check_names_what_is_not_current_and_generating_repairs_it(tmp_path, monkeypatch, capsys):
+def test_check_names_what_is_not_current_and_generating_repairs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(generate, "HERE", tmp_path)
     assert generate.main([]) == 0
     assert generate.main(["--check"]) == 0
@@ -34,11 +37,11 @@ def test_check_names_what_is_not_current_and_generating_repairs_it(tmp_path, mon
     assert generate.main(["--check"]) == 0
 
 
-def test_the_topics_carry_every_event_type():
+def test_the_topics_carry_every_event_type() -> None:
     assert {cls for topic in TOPICS for cls in topic.events} == set(EVENT_TYPES.values())
 
 
-def test_every_field_of_every_event_says_what_it_means():
+def test_every_field_of_every_event_says_what_it_means() -> None:
     documents = {name: generate.event_schema(cls) for name, cls in EVENT_TYPES.items()}
     structs = {f"{name}: {title}": struct for name, event in documents.items() for title, struct in event["$defs"].items()}
     structs |= documents | yaml.safe_load((HERE / "asyncapi.yaml").read_bytes())["components"]["schemas"]
@@ -48,14 +51,14 @@ def test_every_field_of_every_event_says_what_it_means():
     assert [name for name, struct in structs.items() if not struct.get("description")] == []
 
 
-def test_saying_what_a_field_means_checks_nothing():
+def test_saying_what_a_field_means_checks_nothing() -> None:
     described = Annotated[str, inputs.doc("a name")]
     assert msgspec.convert("", described) == ""
     with pytest.raises(msgspec.ValidationError, match="Expected `str`"):
         msgspec.convert(1, described)
 
 
-def test_asyncapi_refers_only_to_what_is_there():
+def test_asyncapi_refers_only_to_what_is_there() -> None:
     document = yaml.safe_load((HERE / "asyncapi.yaml").read_bytes())
     assert document["asyncapi"] == "3.0.0"
     assert set(document["channels"]) == set(TOPIC_NAMES)
@@ -75,7 +78,7 @@ def test_asyncapi_refers_only_to_what_is_there():
     assert all(operation["action"] in ("send", "receive") for operation in document["operations"].values())
 
 
-def test_channels_say_who_writes_and_who_reads():
+def test_channels_say_who_writes_and_who_reads() -> None:
     channels = generate.asyncapi()["channels"]
     assert "Operators publish their requests here. Written by train. Read by release." in channels["outcomes"]["description"]
     assert "Written by reward, curate, release. Read by curate, train." in channels["examples"]["description"]
@@ -97,6 +100,6 @@ def test_channels_say_who_writes_and_who_reads():
         ({"interaction_id": "i", "kind": "success\n"}, False),
     ],
 )
-def test_schemas_say_the_rules_between_fields(data, valid):
+def test_schemas_say_the_rules_between_fields(data: dict[str, Any], valid: bool) -> None:
     event = {"specversion": "1.0", "id": "1", "source": "x", "type": "headrace.feedback.recorded.v1", "data": data}
     assert jsonschema.Draft202012Validator(generate.event_schema(FeedbackRecorded)).is_valid(event) is valid

@@ -18,12 +18,12 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 SAMPLES = sorted(GOLDENS.glob("*.json"))
 
 
-def test_every_event_type_has_a_golden_sample():
+def test_every_event_type_has_a_golden_sample() -> None:
     assert set(EVENT_TYPES) <= {path.stem for path in SAMPLES}
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
-def test_a_golden_is_read_and_written_as_it_was(path):
+def test_a_golden_is_read_and_written_as_it_was(path: Path) -> None:
     event = decode(path.read_bytes())
     if path.stem in EVENT_TYPES:  # else an older version, which reads as the one of today
         assert type(event) is EVENT_TYPES[path.stem]
@@ -31,7 +31,7 @@ def test_a_golden_is_read_and_written_as_it_was(path):
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)
-def test_a_golden_fills_every_field_of_its_data(name):
+def test_a_golden_fills_every_field_of_its_data(name: str) -> None:
     """A field that no golden has could be renamed without anybody noticing."""
     tree = json.loads((GOLDENS / f"{name}.json").read_bytes())
     fields = {field.encode_name for field in msgspec.structs.fields(msgspec.structs.fields(EVENT_TYPES[name])[-1].type)}
@@ -41,7 +41,7 @@ def test_a_golden_fills_every_field_of_its_data(name):
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)
-def test_the_json_schema_accepts_the_golden_and_refuses_a_broken_one(name):
+def test_the_json_schema_accepts_the_golden_and_refuses_a_broken_one(name: str) -> None:
     schema = event_schema(EVENT_TYPES[name])
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ CALL = ToolCall(id="1", name="run", arguments={"b": 1, "a": [2]})
         ([ContextItem(content="a", score=0.5), ContextItem(content="b", id="2")], "a\nb"),
     ],
 )
-def test_rendered_text(value, text):
+def test_rendered_text(value: Any, text: str) -> None:
     assert render(value) == text
 
 
@@ -45,23 +47,23 @@ def test_rendered_text(value, text):
         (Message(role="assistant", tool_calls=[CALL]), True),
     ],
 )
-def test_has_text(output, expected):
+def test_has_text(output: str | Message, expected: bool) -> None:
     assert has_text(output) is expected
 
 
 @given(st.text())
-def test_normalising_twice_changes_nothing(text):
+def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
     assert normalise(f"  {text}\n") == normalise(text)
 
 
 @given(values(Interaction))
-def test_any_interaction_renders_and_has_a_group(data):
+def test_any_interaction_renders_and_has_a_group(data: Interaction) -> None:
     render(data.output).encode()
     assert len(prompt_group(render(data.prompt), render(data.context))) == 32
 
 
-def test_a_group_follows_from_prompt_and_context_however_they_are_spaced():
+def test_a_group_follows_from_prompt_and_context_however_they_are_spaced() -> None:
     group = prompt_group("p  q", "")
     assert group == prompt_group(" p\nq ", " ")
     assert group not in (prompt_group("p  q", "c"), prompt_group("p", ""))

@@ -10,7 +10,7 @@ from headrace_schemas.times import parse_ns, rfc3339
 
 
 @given(st.integers(-60_000_000_000_000, 250_000_000_000_000))
-def test_what_is_written_is_read(ms):
+def test_what_is_written_is_read(ms: int) -> None:
     assert parse_ns(rfc3339(ms)) == ms * 1_000_000
 
 
@@ -27,7 +27,7 @@ def test_what_is_written_is_read(ms):
         ("2000-02-29T00:00:00Z", 951_782_400_000_000_000),
     ],
 )
-def test_known_times(text, ns):
+def test_known_times(text: str, ns: int) -> None:
     assert parse_ns(text) == ns
 
 
@@ -39,7 +39,7 @@ def test_known_times(text, ns):
         "2026-11-21T10:00:00+24:00", "2026-11-21T10:00:00+0100", "２026-11-21T10:00:00Z", "2026-11-21T10:00:00Z\n",
     ],
 )  # fmt: skip
-def test_what_is_no_time(text):
+def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"time|year|month|day"):
         parse_ns(text)
 

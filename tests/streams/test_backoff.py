@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from headrace_streams import backoff
 from headrace_streams.backoff import Backoff
 
 
@@ -17,7 +16,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(duration: float) -> None:
         seconds.append(duration)
 
-    monkeypatch.setattr(backoff.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     return seconds
 
 

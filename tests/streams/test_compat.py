@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 
 def records(data: bytes) -> list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]:
     """As the fetcher goes through them: by batch, and no offset twice."""
-    batches, found = Batches(data), {}
+    batches = Batches(data)
+    found: dict[int, Any] = {}
     while batches.has_next():
         batch = batches.next_batch()
         assert batch.validate_crc()

@@ -33,7 +33,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
 def wrapped(error: Exception) -> Exception:
-    outer = KafkaError("Unexpected error during batch delivery")
+    outer: Exception = KafkaError("Unexpected error during batch delivery")
     outer.__cause__ = error
     return outer
 

@@ -41,7 +41,7 @@ GROUPS = {split: [name for name, _ in zip(groups(split), range(600), strict=Fals
 def example(number: int, *, split: str = "train", **changed: Any) -> Example:
     """The example of a number: corrected, reward 0.5; every number is another text and another prompt group."""
     bucket = changed.get("bucket", BUCKET)
-    content = {
+    content: dict[str, Any] = {
         "prompt": f"how many {number}?",
         "output": f"select {number}0",
         "target": f"select {number}",

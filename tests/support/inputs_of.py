@@ -58,7 +58,7 @@ def _refs() -> list[bytes]:
 
 
 def _signals() -> list[bytes]:
-    user = {"principal": {"id": "u", "kind": "human"}}
+    user: dict[str, Any] = {"principal": {"id": "u", "kind": "human"}}
     return [
         interaction("i1", data_subject="bob", tools=[{"name": "db", "parameters": {"z": 1, "a": {"y": 1.0, "b": None}}}]),
         interaction("i2", artifact_type="code"),

@@ -1,14 +1,20 @@
 """What an example is worth by the published rules alone, for feedback without corrections. Imports nothing of headrace."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 BONUS = {"success": 0.3, "explicit_positive": 0.4, "validation_failure": -0.5, "explicit_negative": -1.0}
 COMPLEXITY = {"code": 0.8, "architecture": 0.7, "workflows": 0.6, "api_docs": 0.5, "erd": 0.3}
 
 
-def example_by_the_rules(interaction, feedbacks):
+def example_by_the_rules(
+    interaction: Mapping[str, Any], feedbacks: Iterable[tuple[str | int, str, Mapping[str, Any]]]
+) -> dict[str, Any]:
     """The example of an interaction's `data` and of [(event time, source, `data`)] of its feedback."""
-    voices = {}
+    voices: dict[tuple[str, str | None], dict[str, Any]] = {}
     for _, source, feedback in sorted(feedbacks, key=lambda each: (each[0], each[2]["feedback_id"])):
         who = feedback.get("principal")
         voice = voices.setdefault((who["id"], feedback.get("name")) if who else (source, feedback["feedback_id"]), {})

@@ -6,7 +6,7 @@ between fields (headrace_schemas.constraints) are met by construction.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from hypothesis import strategies as st
@@ -16,7 +16,8 @@ from headrace_schemas import inputs
 from headrace_schemas.events import EVENT_TYPES, Envelope, FeedbackRecorded, InteractionRecorded
 from headrace_schemas.times import rfc3339
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+_NO_SURROGATES: tuple[Literal["Cs"]] = ("Cs",)
+TEXTS = st.text(st.characters(exclude_categories=_NO_SURROGATES), max_size=12)
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False)
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | FLOATS | TEXTS
@@ -43,11 +44,12 @@ def values(cls: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
 
 def _struct(info: inspect.StructType) -> st.SearchStrategy[Any]:
     cls = info.cls
-    required, optional = {}, {}
+    required: dict[str, st.SearchStrategy[Any]] = {}
+    optional: dict[str, st.SearchStrategy[Any]] = {}
     for field in info.fields:
         strategy = TIMES if issubclass(cls, Envelope) and field.name == "time" else _of(field.type)
         (required if field.required else optional)[field.name] = strategy
-    built = st.fixed_dictionaries(required, optional=optional).map(lambda fields: cls(**fields))
+    built: st.SearchStrategy[Any] = st.fixed_dictionaries(required, optional=optional).map(lambda fields: cls(**fields))
     if cls is InteractionRecorded or cls is FeedbackRecorded:
         return built
     if cls is inputs.Interaction:

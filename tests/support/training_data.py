@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
@@ -23,6 +23,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Agent
 from headrace_trainer.policy import Hyperparameters
 
+Split = Literal["train", "validation", "test"]
 BUCKET = "sums/tiny"
 HYPER = Hyperparameters(
     r=4, alpha=8, learning_rate=2e-2, epochs=4, rows_per_step=8, dropout=0.05, validation_rows=2, precision="fp32"
@@ -56,7 +57,7 @@ def record(example: Example) -> bytes:
 
 
 def recorded(
-    number: int, split: str = "train", *, offset: int | None = None, partition: int = 0, **changed: Any
+    number: int, split: Split = "train", *, offset: int | None = None, partition: int = 0, **changed: Any
 ) -> RecordedExample:
     """The example of a number, its record and a member that names it. `role` and `weight` go to the member."""
     role, weight = changed.pop("role", "train"), changed.pop("weight", 1.0)
@@ -66,7 +67,7 @@ def recorded(
     member = Member(
         example_id=rewarded.example_id, revision=rewarded.revision, sha256=sha256(value), role=role, weight=weight,
         difficulty=0.2, split=split, locator=locator,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     return RecordedExample(member, value, rewarded)
 
 

@@ -43,7 +43,7 @@ def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | N
     """Result and steps of a job in its own process; killed when it tells of step `kill_at`."""
 
     async def follow() -> tuple[JobResult | None, list[JobProgress]]:
-        steps = []
+        steps: list[JobProgress] = []
         async for event in JobProcess(spec).events():
             if isinstance(event, JobResult):
                 return event, steps
@@ -187,6 +187,7 @@ def test_a_job_dies_with_its_trainer(spec: JobSpec, tmp_path: Path) -> None:
         time.sleep(0.02)
     trainer.kill()
     trainer.wait()
+    deadline = time.monotonic() + 60
     with open(spec.folder / "lock") as file:
         while True:  # the job holds the lock as long as it lives
             try:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_a_model_that_scales_its_logits_goes_the_long_way(tiny_base: Path) -> No
     base = load_base(str(tiny_base))
     forward = base.model.forward
 
-    def scaled(*arguments: object, **named: object) -> object:
+    def scaled(*arguments: object, **named: object) -> Any:
         made = forward(*arguments, **named)
         made.logits = made.logits * 0.5
         return made
@@ -230,6 +231,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "adapter").iterdir())}
 
 
+@pytest.mark.slow(seconds=12)
 def test_a_killed_run_ends_with_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
     whole, killed = start(tiny_base, tmp_path / "whole"), start(tiny_base, tmp_path / "killed")
     while not (tmp_path / "killed" / "checkpoint.safetensors").exists():

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     buckets = [f"{kind}/{MODEL}" for kind in (SQL, DOCS)]
     with (
         headrace.Recorder(given.bootstrap, deployment=given.deployment, agent="sql-bot", outbox=given.outbox) as recorder,

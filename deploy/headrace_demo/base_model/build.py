@@ -148,7 +148,7 @@ def main() -> None:
     """`python -m headrace_demo.base_model.build SEED FOLDER THREADS`: builds it; prints lines `step steps loss`."""
     seed, folder, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     build(Path(folder), Recipe(seed=int(seed)), lambda step, steps, loss: print(step, steps, f"{loss:.4f}", flush=True))
 
 

@@ -45,7 +45,7 @@ def load_base(weights: str, *, device: str = "cpu", precision: Precision = "fp32
     On CUDA with bf16 the frozen weights are held in bf16; on a CPU they stay fp32 and autocast does the rest.
     """
     dtype = torch.bfloat16 if precision == "bf16" and device.startswith("cuda") else torch.float32
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights)
         model = AutoModelForCausalLM.from_pretrained(weights, dtype=dtype)
