@@ -74,7 +74,7 @@ class PrincipalFields(TypedDict, total=False):
 
 
 class InteractionFields(TypedDict, total=False):
-    """What an agent did (CONTRACT §2). Times in milliseconds, costs in US dollars, `adapter` a digest `sha256:…`."""
+    """What an agent did (docs/contract.md). Times in milliseconds, costs in US dollars, `adapter` a digest `sha256:…`."""
 
     interaction_id: str | None
     agent: AgentFields | None
@@ -109,7 +109,7 @@ class InteractionFields(TypedDict, total=False):
 
 
 class FeedbackFields(TypedDict, total=False):
-    """How good an interaction was (CONTRACT §2). `score` lies within `scale`, which is (0, 100) unless given."""
+    """How good an interaction was (docs/contract.md). `score` lies within `scale`, which is (0, 100) unless given."""
 
     feedback_id: str | None
     interaction_id: str | None

@@ -65,7 +65,7 @@ class EventFactory:
     def interaction(
         self, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None, parent: Call | None = None
     ) -> tuple[OutgoingEvent, Call]:
-        """CONTRACT §2's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs; prompt,
+        """The contract's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs; prompt,
         output, tools, usage and finish reason may be what a model library returned.
 
         With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given."""
@@ -89,7 +89,7 @@ class EventFactory:
     def feedback(
         self, call: Call | str | None, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None
     ) -> OutgoingEvent:
-        """CONTRACT §2's `feedback.recorded`: on an interaction (`call` or the field `interaction_id`) or a foreign id (`ref`)."""
+        """The contract's `feedback.recorded`: on an interaction (`call` or the field `interaction_id`) or a foreign id (`ref`)."""
         data = _normalised(_without_none({"kind": None, "score": None, **fields}))
         target, ref = data.pop("interaction_id", None), data.pop("ref", None)
         if call is not None:

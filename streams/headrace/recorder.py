@@ -182,7 +182,7 @@ class Recorder(_Base):
         traceparent: str | None = None,
         **fields: Unpack[InteractionFields],
     ) -> Call:
-        """An agent did something: the fields of CONTRACT §2 by name. The call is what feedback refers to.
+        """An agent did something: the fields of docs/contract.md by name. The call is what feedback refers to.
 
         `parent` is the call that this one follows or was made by: this one has its id as `parent_interaction_id`, and its
         `session_id` and `prompt_group` unless they are given. (A group that the stages derive from the text is not handed on.)"""
