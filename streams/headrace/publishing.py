@@ -65,7 +65,7 @@ class EventFactory:
     def interaction(
         self, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None, parent: Call | None = None
     ) -> tuple[OutgoingEvent, Call]:
-        """The contract's `interaction.recorded`. Fields that are None count as absent; `refs` may be (system, id) pairs; prompt,
+        """The contract's `interaction.recorded`. None counts as absent; `refs` may be (system, id) pairs; prompt,
         output, tools, usage and finish reason may be what a model library returned.
 
         With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given."""
