@@ -89,7 +89,7 @@ class EventFactory:
     def feedback(
         self, call: Call | str | None, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None
     ) -> OutgoingEvent:
-        """The contract's `feedback.recorded`: on an interaction (`call` or the field `interaction_id`) or a foreign id (`ref`)."""
+        """The contract's `feedback.recorded`: on an interaction (`call`, `interaction_id`) or a foreign id (`ref`)."""
         data = _normalised(_without_none({"kind": None, "score": None, **fields}))
         target, ref = data.pop("interaction_id", None), data.pop("ref", None)
         if call is not None:
