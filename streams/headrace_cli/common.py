@@ -94,7 +94,7 @@ def loaded_settings() -> Any:
     return click.get_current_context().meta["headrace.loaded"]
 
 
-def program() -> str:
+def program_name() -> str:
     """How this command was called, as a shell takes it: a line that is printed to be pasted begins with it."""
     called = (
         sys.argv[0] if os.path.basename(sys.argv[0]) == "headrace" else os.path.join(os.path.dirname(sys.executable), "headrace")

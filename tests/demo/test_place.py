@@ -43,10 +43,10 @@ echo "$0 $* ${HEADRACE_BOOTSTRAP-nothing set}" >> "$(dirname "$0")/called"
 PRINTING = """
 import sys
 from pathlib import Path
-from headrace_cli.common import program
+from headrace_cli.common import program_name
 from headrace_demo.run.folder import Place
 sys.argv[0] = sys.argv[1]
-print(Place(Path("its data"), 0).afterwards(program(), own_broker=bool(int(sys.argv[2]))))
+print(Place(Path("its data"), 0).afterwards(program_name(), own_broker=bool(int(sys.argv[2]))))
 """
 
 

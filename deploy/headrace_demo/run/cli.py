@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings, program, run
+from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings, program_name, run
 
 if TYPE_CHECKING:
     from headrace_demo.run.children import Children
@@ -102,14 +102,14 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
     finally:
         screen.close()
     table = summary(picture)
-    afterwards = place.afterwards(program(), own_broker=bootstrap is None)
+    afterwards = place.afterwards(program_name(), own_broker=bootstrap is None)
     if isinstance(screen, Json):
         screen.emit({"releases": table, "done": done, "seconds": round(seconds(), 1), "afterwards": afterwards})
         return OK if done else NO
     console.print(summary_table(picture))
     if not done:
         console.print(f"{len(table) - 1} of {releases} releases in {limit / 60:g} minutes", highlight=False)
-    ends = f" (`{place.command(program(), 'kafka stop')}` ends the broker that it starts)" if bootstrap is None else ""
+    ends = f" (`{place.command(program_name(), 'kafka stop')}` ends the broker that it starts)" if bootstrap is None else ""
     print(f"Everything is kept. This line looks around{ends}:\n{afterwards}")
     return OK if done else NO
 

@@ -18,7 +18,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from headrace_processors.release import state as release_state
-from headrace_processors.release.gate import figures, refusal
+from headrace_processors.release.gate import comparison_text, refusal
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.release.state import (
     AnswerReference,
@@ -139,7 +139,7 @@ class ReleaseStep:
         elif self.policy.mode == "manual":
             self._decline(version, "awaiting_promotion: the gate lets it pass, and the policy leaves promotion to a person")
         else:
-            self._serve(ReleasePromoted, version, self.bucket.serving, f"gate: {figures(evaluation.comparison)}")
+            self._serve(ReleasePromoted, version, self.bucket.serving, f"gate: {comparison_text(evaluation.comparison)}")
 
     def promote(self, version_id: str) -> None:
         version: ServableVersion | None = self.state.get(version_key(version_id, self.bucket.name))

@@ -15,13 +15,13 @@ def refusal(policy: ReleasePolicy, comparison: Comparison) -> str | None:
     if comparison.n < policy.min_test_rows:
         return f"insufficient_evidence: {comparison.n} test rows, at least {policy.min_test_rows} are needed"
     if not comparison.loss_gain.low > policy.min_gain:
-        return f"no_gain: {figures(comparison)}; the gain's lower bound must be above {policy.min_gain:g}"
+        return f"no_gain: {comparison_text(comparison)}; the gain's lower bound must be above {policy.min_gain:g}"
     if comparison.wins is not None and comparison.losses is not None and comparison.wins <= comparison.losses:
-        return f"no_wins: {figures(comparison)}; wins must be more than losses"
+        return f"no_wins: {comparison_text(comparison)}; wins must be more than losses"
     return None
 
 
-def figures(comparison: Comparison) -> str:
+def comparison_text(comparison: Comparison) -> str:
     """`loss gain 0.12 [0.04, 0.2] on 200 rows, 31 wins, 12 losses`."""
     gain = comparison.loss_gain
     text = f"loss gain {gain.value:.4g} [{gain.low:.4g}, {gain.high:.4g}] on {comparison.n} rows"
