@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -44,8 +44,9 @@ from headrace_schemas.inputs import (
     SubjectErasure,
     doc,
 )
+from headrace_schemas.times import rfc3339
 
-Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339 with offset: rules.check_time
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339 with offset: constraints.check_time
 
 
 class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -61,6 +62,21 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     traceparent: Annotated[
         Annotated[str, Meta(max_length=KEY_LIMIT)] | None, doc("W3C trace context; carried to all that is derived.")
     ] = None
+
+
+E = TypeVar("E", bound=Envelope)
+
+
+def make(kind: type[E], data: Any, *, id: str, writer: str, time_ms: int, traceparent: str | None = None) -> E:
+    """An event of ours. `writer` is the stage (or what else of Headrace says it), `time_ms` since the epoch."""
+    return kind(  # type: ignore[call-arg]
+        specversion="1.0",
+        id=id,
+        source=f"headrace:{writer}",
+        time=rfc3339(time_ms),
+        traceparent=traceparent,
+        data=data,
+    )
 
 
 class InteractionRecorded(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.recorded.v1"):

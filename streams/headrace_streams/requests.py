@@ -19,6 +19,7 @@ from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Evaluation, ModelVersion
 from headrace_schemas.events import (
     BatchReady,
+    E,
     EvaluationCompleted,
     Event,
     ExampleRewarded,
@@ -26,16 +27,14 @@ from headrace_schemas.events import (
     ModelVersionCreated,
     SubjectErased,
     TrainingStarted,
+    make,
 )
 from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
-from headrace_schemas.times import rfc3339
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.release_log import Decision, follow, history, served
 from headrace_streams.settings import Settings
-
-SOURCE = "headrace:command"
 
 
 class NoAnswer(HeadraceError, TimeoutError):
@@ -52,11 +51,9 @@ class Touched(NamedTuple):
     served: list[str]  # release ids among them that are served now
 
 
-def request(kind: type[Any], data: Any) -> Event:
+def request(kind: type[E], data: Any) -> E:
     """An event of ours with a new id and the time of now."""
-    now = rfc3339(time.time_ns() // 1_000_000)
-    event: Event = kind(specversion="1.0", id=uuid.uuid4().hex, source=SOURCE, time=now, data=data)
-    return event
+    return make(kind, data, id=uuid.uuid4().hex, writer="command", time_ms=time.time_ns() // 1_000_000)
 
 
 async def ask(settings: Settings, bucket: str, event: Event, timeout: float) -> Decision:

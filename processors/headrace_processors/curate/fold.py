@@ -31,14 +31,15 @@ from headrace_schemas.events import (
     ExampleSuperseded,
     ExampleWithdrawn,
     RequirementsTracked,
+    make,
 )
 from headrace_schemas.ids import derive_id
 from headrace_schemas.splits import split_of
 from headrace_schemas.text import normalise, render
-from headrace_schemas.times import parse_ns, rfc3339
+from headrace_schemas.times import parse_ns
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-SOURCE = "headrace:curate"
+STAGE = "curate"
 _GONE: dict[str, Status] = {"retracted": "retracted", "erased": "erased", "feedback_retracted": "withdrawn"}
 
 
@@ -237,13 +238,13 @@ class CurateStep:
             source=(self.record.topic, self.record.partition),
             policy_digests=self.digests,
         )
-        event = BatchReady(
-            specversion="1.0",
+        event = make(
+            BatchReady,
+            batch,
             id=derive_id("batch.ready", batch.batch_id),
-            source=SOURCE,
-            time=rfc3339(self.record.now),
+            writer=STAGE,
+            time_ms=self.record.now,
             traceparent=self.traceparent,
-            data=batch,
         )
         self.outputs.append(Write("batches", bucket.name, event))
         bucket.cut(members, batch.batch_id, batch.statistics.mean_reward)
@@ -262,13 +263,9 @@ class CurateStep:
     def _write_rejection(
         self, example_id: str, revision: int, interaction_id: str, bucket: str, reason: str, traceparent: str | None
     ) -> None:
-        event = ExampleRejected(
-            specversion="1.0",
-            id=derive_id("example.rejected", self.record.topic, self.record.partition, self.record.offset, example_id),
-            source=SOURCE,
-            time=rfc3339(self.record.now),
-            traceparent=traceparent,
-            data=ExampleRejection(
+        event = make(
+            ExampleRejected,
+            ExampleRejection(
                 example_id=example_id,
                 revision=revision,
                 interaction_id=interaction_id,
@@ -276,21 +273,25 @@ class CurateStep:
                 reason=reason,
                 rule=self.rules[reason],
             ),
+            id=derive_id("example.rejected", self.record.topic, self.record.partition, self.record.offset, example_id),
+            writer=STAGE,
+            time_ms=self.record.now,
+            traceparent=traceparent,
         )
         self.outputs.append(Write("rejections", interaction_id, event))
 
     def _supersede(self, bucket: str, example_id: str, interaction_id: str, revision: int, old: ExampleRecord) -> None:
         """Says that a batch holds an older revision than there is."""
         batch_id = old.batch_id or ""
-        event = ExampleSuperseded(
-            specversion="1.0",
-            id=derive_id("example.superseded", example_id, revision, batch_id),
-            source=SOURCE,
-            time=rfc3339(self.record.now),
-            traceparent=self.traceparent,
-            data=Supersession(
+        event = make(
+            ExampleSuperseded,
+            Supersession(
                 example_id=example_id, revision=revision, interaction_id=interaction_id, bucket=bucket, batch_id=batch_id
             ),
+            id=derive_id("example.superseded", example_id, revision, batch_id),
+            writer=STAGE,
+            time_ms=self.record.now,
+            traceparent=self.traceparent,
         )
         self.outputs.append(Write("rejections", interaction_id, event))
 

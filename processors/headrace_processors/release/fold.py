@@ -49,12 +49,12 @@ from headrace_schemas.events import (
     ResumeRequested,
     RevokeRequested,
     RollbackRequested,
+    make,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-SOURCE = "headrace:release"
+STAGE = "release"
 BASE = "base"  # names the base in a roll-back, as a release id would
 
 Request = EvaluationCompleted | PromoteRequested | RollbackRequested | RevokeRequested | PauseRequested | ResumeRequested
@@ -237,18 +237,18 @@ class ReleaseStep:
 
     def _track(self, release_id: str, required: list[Requirement]) -> None:
         """Tells curate which requirements the served release meets."""
-        tracking = RequirementsTracked(
-            specversion="1.0",
-            id=derive_id("requirements.tracked", self.release_id),
-            source=SOURCE,
-            time=rfc3339(self.record.now),
-            traceparent=self.event.traceparent,
-            data=Tracking(
+        tracking = make(
+            RequirementsTracked,
+            Tracking(
                 bucket=self.bucket.name,
                 release_id=release_id,
                 satisfied=bool(required) and all(requirement.satisfied for requirement in required),
                 requirements=required,
             ),
+            id=derive_id("requirements.tracked", self.release_id),
+            writer=STAGE,
+            time_ms=self.record.now,
+            traceparent=self.event.traceparent,
         )
         self.outputs.append(Write("examples", self.bucket.name, tracking))
 
@@ -257,13 +257,9 @@ class ReleaseStep:
         self.bucket = replace(self.bucket, sequence=self.sequence)
         self.changes[bucket_key(name)] = self.bucket
         artifact_type, _, base = name.partition("/")
-        event: Event = kind(  # type: ignore[call-arg,assignment]
-            specversion="1.0",
-            id=derive_id("release.answer", self.release_id),
-            source=SOURCE,
-            time=rfc3339(self.record.now),
-            traceparent=self.event.traceparent,
-            data=ReleaseDecision(
+        event: Event = make(  # type: ignore[assignment]
+            kind,
+            ReleaseDecision(
                 release_id=self.release_id,
                 sequence=self.sequence,
                 bucket=name,
@@ -279,6 +275,10 @@ class ReleaseStep:
                 evaluation_id=version.evaluation_id,
                 requested_by=getattr(self.event.data, "requested_by", None),
             ),
+            id=derive_id("release.answer", self.release_id),
+            writer=STAGE,
+            time_ms=self.record.now,
+            traceparent=self.event.traceparent,
         )
         self.outputs.append(Write("releases.history", name, event))
 

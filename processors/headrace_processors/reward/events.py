@@ -8,25 +8,24 @@ from __future__ import annotations
 from headrace_processors.reward.feedback import FeedbackRecord
 from headrace_processors.reward.state import InteractionFacts, InteractionState, InteractionTexts, RewardOutcome
 from headrace_schemas.derived import Content, Example, SignalRejection, Weights, Withdrawal
-from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected
+from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import FeedbackRetraction, Output
-from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Record, Write
 
-SOURCE = "headrace:reward"
+STAGE = "reward"
 
 
 def rejected(record: Record, event: Event, interaction_id: str, reason: str, rule: str, feedback_id: str | None = None) -> Write:
     """`feedback_id` names what was rejected when that is not the event at hand."""
     coordinates = f"{record.topic}/{record.partition}/{record.offset}"
-    event = SignalRejected(
-        specversion="1.0",
+    event = make(
+        SignalRejected,
+        SignalRejection(interaction_id=interaction_id, event_id=feedback_id or event.id, reason=reason, rule=rule),
         id=derive_id("signal.rejected", coordinates, reason, feedback_id or ""),
-        source=SOURCE,
-        time=rfc3339(record.now),
+        writer=STAGE,
+        time_ms=record.now,
         traceparent=event.traceparent,
-        data=SignalRejection(interaction_id=interaction_id, event_id=feedback_id or event.id, reason=reason, rule=rule),
     )
     return Write("rejections", interaction_id, event)
 
@@ -52,19 +51,19 @@ def preference_retractions(event: Event, interaction_id: str, preference: Feedba
 
 
 def withdrawn(record: Record, interaction_id: str, interaction: InteractionState, traceparent: str | None) -> Write:
-    event = ExampleWithdrawn(
-        specversion="1.0",
-        id=derive_id("example.withdrawn", interaction_id, interaction.revision),
-        source=SOURCE,
-        time=rfc3339(record.now),
-        traceparent=traceparent,
-        data=Withdrawal(
+    event = make(
+        ExampleWithdrawn,
+        Withdrawal(
             example_id=derive_id("example", interaction_id),
             revision=interaction.revision,
             interaction_id=interaction_id,
             bucket=interaction.bucket,
             reason=interaction.ended or "feedback_retracted",
         ),
+        id=derive_id("example.withdrawn", interaction_id, interaction.revision),
+        writer=STAGE,
+        time_ms=record.now,
+        traceparent=traceparent,
     )
     return Write("examples", interaction.bucket, event)
 
@@ -79,13 +78,9 @@ def rewarded(
     target: Output,
     traceparent: str | None,
 ) -> Write:
-    event = ExampleRewarded(
-        specversion="1.0",
-        id=derive_id("example.rewarded", interaction_id, interaction.revision),
-        source=SOURCE,
-        time=rfc3339(record.now),
-        traceparent=traceparent,
-        data=Example(
+    event = make(
+        ExampleRewarded,
+        Example(
             example_id=derive_id("example", interaction_id),
             revision=interaction.revision,
             interaction_id=interaction_id,
@@ -107,5 +102,9 @@ def rewarded(
             adapter=facts.adapter,
             data_subject=facts.data_subject,
         ),
+        id=derive_id("example.rewarded", interaction_id, interaction.revision),
+        writer=STAGE,
+        time_ms=record.now,
+        traceparent=traceparent,
     )
     return Write("examples", interaction.bucket, event)

@@ -16,7 +16,7 @@ from aiokafka import ConsumerRecord
 
 from headrace_schemas import derived
 from headrace_schemas.codec import encode
-from headrace_schemas.events import ClockTicked
+from headrace_schemas.events import ClockTicked, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.fold_runner import FoldRunner
@@ -166,11 +166,11 @@ class FoldTask:
 
     def _tick_value(self, bucket: str, now: int) -> bytes:
         name, topic, partition = self._runner.stage.name, self._runner.topic, self._runner.partition
-        event = ClockTicked(
-            specversion="1.0",
+        event = make(
+            ClockTicked,
+            derived.Tick(bucket=bucket, time=rfc3339(now)),
             id=derive_id("tick", name, topic, partition, bucket, now),
-            source=f"headrace:{name}",
-            time=rfc3339(now),
-            data=derived.Tick(bucket=bucket, time=rfc3339(now)),
+            writer=name,
+            time_ms=now,
         )
         return encode(event)

@@ -22,9 +22,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from headrace_schemas import derived
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import encode
-from headrace_schemas.events import RulesActivated
+from headrace_schemas.events import RulesActivated, make
 from headrace_schemas.ids import derive_id
-from headrace_schemas.times import rfc3339
 from headrace_schemas.topics import may_grow
 from headrace_streams.kafka import clients
 from headrace_streams.runtime.journal import Journal, Position, Refused, Rules, Transport, stop
@@ -166,12 +165,9 @@ class Session:
 
     def _activation(self) -> Produced:
         name, rules, offset = self.stage.name, self.rules, self.position.next_offset
-        event = RulesActivated(
-            specversion="1.0",
-            id=derive_id("rules", name, self.topic, self.partition, offset, rules.version, rules.digest),
-            source=f"headrace:{name}",
-            time=rfc3339(now_ms()),
-            data=derived.RulesActivation(
+        event = make(
+            RulesActivated,
+            derived.RulesActivation(
                 stage=name,
                 topic=self.topic,
                 partition=self.partition,
@@ -180,5 +176,8 @@ class Session:
                 digest=rules.digest,
                 body=dict(self._body),
             ),
+            id=derive_id("rules", name, self.topic, self.partition, offset, rules.version, rules.digest),
+            writer=name,
+            time_ms=now_ms(),
         )
         return Produced("rules", 0, self.label.encode(), encode(event), provenance_without_input(f"{name}.rules"))

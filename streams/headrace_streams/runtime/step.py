@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import DeadLetter, RecordError
-from headrace_schemas.events import Event, RecordRejected
+from headrace_schemas.events import Event, RecordRejected, make
 from headrace_schemas.ids import derive_id
-from headrace_schemas.times import rfc3339
 from headrace_schemas.topics import MIB, TOPICS
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
@@ -71,12 +70,9 @@ def dead_letter(stage: str, record: Record, error: RecordError) -> Write:
 
 
 def _letter(stage: str, coordinates: str, record: Record, error: RecordError) -> Event:
-    return RecordRejected(
-        specversion="1.0",
-        id=derive_id("dead-letter", stage, coordinates),
-        source=f"headrace:{stage}",
-        time=rfc3339(record.now),
-        data=DeadLetter(
+    return make(
+        RecordRejected,
+        DeadLetter(
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
@@ -86,6 +82,9 @@ def _letter(stage: str, coordinates: str, record: Record, error: RecordError) ->
             value_base64=None if record.value is None else base64.b64encode(record.value).decode(),
             error=error,
         ),
+        id=derive_id("dead-letter", stage, coordinates),
+        writer=stage,
+        time_ms=record.now,
     )
 
 

@@ -21,6 +21,7 @@ from headrace_schemas.derived import (
     TrainingStart,
 )
 from headrace_schemas.events import (
+    E,
     EvaluationCompleted,
     Event,
     ModelVersionCreated,
@@ -28,9 +29,10 @@ from headrace_schemas.events import (
     TrainingFailed,
     TrainingProgressed,
     TrainingStarted,
+    make,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.times import rfc3339
+from headrace_schemas.topics import route
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import Produced, provenance
@@ -46,7 +48,6 @@ _ORDINALS = {
     TrainingFailed: 4,
     TrainingProgressed: 5,
 }
-_TOPICS = {ModelVersionCreated: "versions", EvaluationCompleted: "outcomes"}
 
 
 class Origin(NamedTuple):
@@ -94,7 +95,7 @@ def version_id(run_id: str) -> str:
 
 
 def started(origin: Origin, start: TrainingStart, now: int) -> TrainingStarted:
-    return TrainingStarted(**_envelope(origin, "training-started", start.run_id, now), data=start)  # type: ignore[arg-type]
+    return _make(TrainingStarted, start, origin, "training-started", start.run_id, now)
 
 
 def progressed(origin: Origin, start: TrainingStart, progress: JobProgress, attempt: int, now: int) -> TrainingProgressed:
@@ -109,14 +110,14 @@ def progressed(origin: Origin, start: TrainingStart, progress: JobProgress, atte
         tokens_per_second=rounded(progress.tokens_per_second) if progress.tokens_per_second else None,
     )
     identity = derive_id("training-progressed", start.run_id, attempt, progress.phase, progress.step)
-    return TrainingProgressed(**_envelope(origin, "training-progressed", identity, now), data=data)  # type: ignore[arg-type]
+    return _make(TrainingProgressed, data, origin, "training-progressed", identity, now)
 
 
 def failed(origin: Origin, run_id: str, attempts: int, error: str, now: int) -> TrainingFailed:
     data = TrainingFailure(
         run_id=run_id, batch_id=origin.batch.batch_id, bucket=origin.batch.bucket, attempts=attempts, error=error[:2000]
     )
-    return TrainingFailed(**_envelope(origin, "training-failed", run_id, now), data=data)  # type: ignore[arg-type]
+    return _make(TrainingFailed, data, origin, "training-failed", run_id, now)
 
 
 def completed(
@@ -151,9 +152,9 @@ def completed(
     )
     evaluated_by = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
     return [
-        ModelVersionCreated(**_envelope(origin, "version", start.run_id, now), data=version),  # type: ignore[arg-type]
+        _make(ModelVersionCreated, version, origin, "version", start.run_id, now),
         evaluated(origin, evaluated_by, version, result, evaluation_id(start.run_id), now),
-        TrainingCompleted(**_envelope(origin, "training-completed", start.run_id, now), data=completion),  # type: ignore[arg-type]
+        _make(TrainingCompleted, completion, origin, "training-completed", start.run_id, now),
     ]
 
 
@@ -178,17 +179,11 @@ def evaluated(
         parent_adapter=start.parent_adapter,
         parent_release_id=start.parent_release_id,
     )
-    return EvaluationCompleted(**_envelope(origin, "evaluation", identity, now), data=data)  # type: ignore[arg-type]
+    return _make(EvaluationCompleted, data, origin, "evaluation", identity, now)
 
 
-def _envelope(origin: Origin, kind: str, identity: str, now: int) -> dict[str, str | None]:
-    return {
-        "specversion": "1.0",
-        "id": derive_id(kind, identity),
-        "source": f"headrace:{STAGE}",
-        "time": rfc3339(now),
-        "traceparent": origin.traceparent,
-    }
+def _make(kind: type[E], data: object, origin: Origin, name: str, identity: str, now: int) -> E:
+    return make(kind, data, id=derive_id(name, identity), writer=STAGE, time_ms=now, traceparent=origin.traceparent)
 
 
 def address(origin: Origin, events: Sequence[Event], partitions: Mapping[str, int]) -> list[Produced]:
@@ -196,7 +191,7 @@ def address(origin: Origin, events: Sequence[Event], partitions: Mapping[str, in
     key = origin.batch.bucket.encode()
     produced = []
     for event in events:
-        topic = _TOPICS.get(type(event), "runs")
+        topic, _ = route(event)
         headers = provenance(STAGE, origin.record, _ORDINALS[type(event)])
         produced.append(Produced(topic, partition_for(key, partitions[topic]), key, encode(event), headers))
     return produced
