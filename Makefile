@@ -36,7 +36,7 @@ demo: ## the whole ring on this machine, with a live view (DEMO_ARGS="--seed 11"
 	@$(BIN)/headrace demo $(DEMO_ARGS)
 
 test: install ## all tests, by WORKERS processes on one broker of their own (TEST_ARGS="-k reward")
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(TEST_ARGS)
+	@$(BIN)/pytest -n $(WORKERS) $(TEST_ARGS)
 
 test-fast: install ## what needs no broker and is not slow: under a minute
 	@$(BIN)/pytest -n $(WORKERS) -m "not kafka and not slow" $(TEST_ARGS)

@@ -42,6 +42,13 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["kafka"] = node.config.stash[_SHARED].door
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    from support.distribution import ByTest
+
+    return ByTest(config, log)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     shared = config.stash.get(_SHARED, None)
     if shared is not None:

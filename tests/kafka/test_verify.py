@@ -21,7 +21,7 @@ from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.ring import Ring
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=30), pytest.mark.xdist_group("verify"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=30), pytest.mark.timeout(300)]
 
 PAIRS = 60
 HEADER = struct.Struct(">qiibI")  # base offset, length, leader epoch, magic, crc: the head of a record batch
