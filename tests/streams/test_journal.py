@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiokafka.errors import (
     InvalidProducerEpoch,
@@ -26,6 +28,7 @@ from headrace_streams.runtime.journal import (
     Transport,
     decode_position,
     encode_position,
+    stop,
 )
 from headrace_streams.settings import Settings
 
@@ -73,3 +76,25 @@ POSITIONS = st.builds(
 @given(POSITIONS)
 def test_position_survives_its_record(position: Position) -> None:
     assert decode_position(encode_position(position)) == position
+
+
+def test_a_cancellation_that_comes_as_a_client_closes_is_not_lost() -> None:
+    class Closing:
+        """A consumer whose close ends in the very moment of the cancellation."""
+
+        def __init__(self) -> None:
+            self.ended = asyncio.Event()
+
+        async def stop(self) -> None:
+            await self.ended.wait()
+
+    async def main() -> bool:
+        client = Closing()
+        stopping = asyncio.create_task(stop(client))
+        await asyncio.sleep(0)
+        client.ended.set()
+        stopping.cancel()
+        await asyncio.wait({stopping}, timeout=5)
+        return stopping.cancelled()
+
+    assert asyncio.run(main())

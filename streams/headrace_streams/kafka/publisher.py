@@ -43,6 +43,7 @@ async def publish(settings: Settings, event: Event) -> None:
     topic, key = route(event)
     async with publishing(settings, topic) as publisher:
         try:
-            await asyncio.wait_for(await publisher.send(topic, key, encode(event)), clients.DEADLINE)
+            async with asyncio.timeout(clients.DEADLINE):
+                await (await publisher.send(topic, key, encode(event)))
         except TimeoutError:
             raise clients.BrokerUnavailable(f"{settings.bootstrap} did not acknowledge within {clients.DEADLINE:g} s") from None

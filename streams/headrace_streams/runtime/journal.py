@@ -141,7 +141,8 @@ class Journal:
             return
         if compat.in_transaction(producer):
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(producer.abort_transaction(), ABORT_SECONDS)
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await producer.abort_transaction()
         await stop(producer)
         compat.retrieve_errors(producer)  # what mattered of them has been raised
 
@@ -216,12 +217,17 @@ class Journal:
 
 
 async def stop(client: Any) -> None:
-    """Closes an aiokafka client in bounded time, whatever the broker does."""
+    """Closes an aiokafka client in bounded time, whatever the broker does. Cancelled meanwhile, it ends cancelled.
+
+    Not `asyncio.wait_for`: in Python 3.11 that swallows a cancellation which comes as its work ends, and the task then goes on
+    and keeps fencing the rightful owner of its partition."""
     try:
-        await asyncio.wait_for(clients.close(client), CLOSE_SECONDS)
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await clients.close(client)
     except Exception:  # a flush that can't end: what it would have sent is not committed and does not matter any more
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(compat.connection_of(client).close(), CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await compat.connection_of(client).close()
 
 
 class _Batches:

@@ -194,7 +194,8 @@ class Supervisor:
         if not offsets:
             return
         try:
-            await asyncio.wait_for(self._member.commit(offsets), PATIENCE_SECONDS)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._member.commit(offsets)
         except TimeoutError:
             self._says_away(f"no answer within {PATIENCE_SECONDS:g} s")
         except KafkaError as error:
