@@ -76,7 +76,7 @@ async def bare(settings: Settings, topic: str, out: str) -> tuple[float, int]:
 
 
 async def staged(settings: Settings, stage_name: str, topic: str, records: int) -> tuple[float, dict[str, int]]:
-    """Microseconds of CPU per record of a stage's own task over all `records`, and its boxes."""
+    """Microseconds of CPU per record of a stage's own task over all `records`, and its counters."""
     stage = next(stage for stage in STAGES if stage.name == stage_name)
     task = FoldTask(stage, policy_file.load(None).bodies()[stage_name], topic, 0, settings)
 
@@ -98,17 +98,17 @@ async def staged(settings: Settings, stage_name: str, topic: str, records: int) 
 
 
 async def once(bootstrap: str, number: int, count: int) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, int]]]:
-    """Figures of the stages, of the bare loop over the same records, and the boxes, by name of the measurement."""
+    """Figures of the stages, of the bare loop over the same records, and the counters, by name of the measurement."""
     settings = Settings(bootstrap=bootstrap, deployment=f"bench{number}", partitions=1)
     await admin.declare(settings)
     await fill(settings, count)
-    found, loops, boxes = {}, {}, {}
+    found, loops, counts = {}, {}, {}
     for stage, topic in MEASURED:
         name = f"{stage} over {topic}"
         loops[name], records = await bare(settings, topic, "runs")
-        found[name], boxes[name] = await staged(settings, stage, topic, records)
+        found[name], counts[name] = await staged(settings, stage, topic, records)
     await admin.delete(settings)
-    return found, loops, boxes
+    return found, loops, counts
 
 
 def main() -> None:
@@ -120,8 +120,8 @@ def main() -> None:
         loop = [loops[name] for _, loops, _ in done]
         common.line(f"{name}, bare loop", loop, "us/event")
         common.line(name, [found[name] for found, _, _ in done], "us/event", ("the bare loop", loop))
-    for name, boxes in done[0][2].items():
-        print(f"  {name}: {', '.join(f'{box} {number}' for box, number in sorted(boxes.items()))}")
+    for name, counters in done[0][2].items():
+        print(f"  {name}: {', '.join(f'{counter} {number}' for counter, number in sorted(counters.items()))}")
 
 
 if __name__ == "__main__":

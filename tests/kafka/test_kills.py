@@ -151,15 +151,15 @@ def test_ten_kills_under_load_change_nothing(ring: Ring, settings: Settings, tmp
     load.enough.set()
     load.join(180)
     assert load.error is None
-    boxes = ring.wait(published=load.published, trained=True, deadline=240)
+    counters = ring.wait(published=load.published, trained=True, deadline=240)
     print(f"{WORKER_KILLS + TRAINER_KILLS} kills, {in_transaction} in a transaction, {in_checkpoint} in a checkpoint write")
 
-    assert boxes["intake"]["in"] >= load.published  # at least once up to here
-    assert boxes["reward"]["applied"] == load.published
-    assert boxes["reward"]["in"] == boxes["reward"]["applied"] + boxes["reward"]["duplicate"]
+    assert counters["intake"]["in"] >= load.published  # at least once up to here
+    assert counters["reward"]["applied"] == load.published
+    assert counters["reward"]["in"] == counters["reward"]["applied"] + counters["reward"]["duplicate"]
     reports = asyncio.run(verify(KafkaLog(settings), STAGES))
     assert {name: report.differences for name, report in reports.items() if report.differences} == {}
-    assert reports["reward"].records == boxes["reward"]["in"]
+    assert reports["reward"].records == counters["reward"]["in"]
     batches = asyncio.run(count(settings, "batches"))
     versions = asyncio.run(by_batch(settings, "versions"))
     assert batches >= 1

@@ -185,11 +185,11 @@ def test_ten_thousand_fuzzed_records_are_all_counted(settings: Settings, ring: R
                 value = value[:1000]
         outsider.raw(topic, value, headers)
     outsider.producer.flush()
-    boxes = ring.wait(published=outsider.published)
+    counters = ring.wait(published=outsider.published)
     assert outsider.published == 10_000
-    assert boxes["intake"]["in"] == 10_000 == boxes["intake"]["signals"] + boxes["intake"]["dead"]
+    assert counters["intake"]["in"] == 10_000 == counters["intake"]["signals"] + counters["intake"]["dead"]
     dead = outsider.read("dead-letters")
-    assert len(dead) == boxes["intake"]["dead"] > 5_000
+    assert len(dead) == counters["intake"]["dead"] > 5_000
     assert {letter["data"]["error"]["code"] for letter in dead}.isdisjoint({"stage_error"})
     places = [(letter["data"]["topic"], letter["data"]["partition"], letter["data"]["offset"]) for letter in dead]
     assert len(set(places)) == len(places)

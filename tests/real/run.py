@@ -128,9 +128,9 @@ class Corpus:
             say(self.name, "waiting for the stages")
             ring.wait(published=good + len(raw), deadline=600)
             say(self.name, "waiting for the trainer")
-            boxes = ring.wait(published=good + len(raw), trained=True, deadline=3600)
+            counters = ring.wait(published=good + len(raw), trained=True, deadline=3600)
         say(self.name, "verifying")
-        report = asyncio.run(self.collect(boxes, raw))
+        report = asyncio.run(self.collect(counters, raw))
         verified = subprocess.run(
             [sys.executable, "-c", "from headrace_cli.main import main; main()", "replay", "--verify"],
             env=ring.environment,
@@ -176,10 +176,10 @@ class Corpus:
     async def events(self, topic: str) -> list[Any]:
         return [decode(record.value, tuple(record.headers)) async for record in Reader(self.settings).read_topic(topic)]
 
-    async def collect(self, boxes: dict[str, Counter[str]], raw: list[tuple[str, bytes]]) -> dict[str, Any]:
+    async def collect(self, counters: dict[str, Counter[str]], raw: list[tuple[str, bytes]]) -> dict[str, Any]:
         problems = []
-        for stage, counted in boxes.items():
-            total = sum(count for box, count in counted.items() if box != "in")
+        for stage, counted in counters.items():
+            total = sum(count for name, count in counted.items() if name != "in")
             if stage != "train" and counted["in"] != total:
                 problems.append(f"{stage}: in {counted['in']} is not {total}")
         dead = [base64.b64decode(event.data.value_base64 or "") for event in await self.events("dead-letters")]
@@ -196,7 +196,7 @@ class Corpus:
             event.data.reason for event in await self.events("rejections") if hasattr(event.data, "reason")
         )
         return {
-            "boxes": {stage: {box: count for box, count in sorted(counted.items())} for stage, counted in boxes.items()},
+            "counters": {stage: {name: count for name, count in sorted(counted.items())} for stage, counted in counters.items()},
             "rejections": dict(reasons.most_common()),
             "examples": len(newest),
             "revisions": len(examples),
@@ -239,8 +239,8 @@ def show(name: str, report: dict[str, Any], seconds: float) -> None:
         f"\n{name}: {report['published']} published, {report['published raw']} bad ones raw, {seconds:.0f} s;"
         f" base: {report['base']}"
     )
-    for stage, boxes in report["boxes"].items():
-        print(f"  {stage:8}", "  ".join(f"{box} {count}" for box, count in boxes.items()))
+    for stage, counters in report["counters"].items():
+        print(f"  {stage:8}", "  ".join(f"{name} {count}" for name, count in counters.items()))
     print("  rejected", "  ".join(f"{reason} {count}" for reason, count in report["rejections"].items()) or "none")
     print(
         f"  {report['examples']} examples in {report['revisions']} revisions,"
