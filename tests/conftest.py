@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from support.shared_kafka import SharedKafka
 # Before anything loads torch, and for what the tests start: tiny models are slower on two threads than on one, and workers that
 # take every core each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A run in the background of a shell ignores Ctrl-C; the commands that tests start would inherit that and never end by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _NUMBERS = itertools.count(1)
 _SHARED = pytest.StashKey[SharedKafka]()

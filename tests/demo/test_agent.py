@@ -26,6 +26,8 @@ from headrace_schemas.events import BatchReady, ExampleRewarded, FeedbackRecorde
 from headrace_trainer.stage.rehearsal import rehearsal_rows
 from support.memory_log import MemoryLog
 
+pytestmark = pytest.mark.slow(seconds=12)
+
 SEED = 2
 ASKED = 1400
 

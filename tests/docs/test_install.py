@@ -100,6 +100,7 @@ def test_without_a_line_that_is_called_an_error_the_last_ones_are_shown(install:
     assert install.telling(["error " + "x" * 500])[0] == "error " + "x" * 194 + " …"
 
 
+@pytest.mark.slow(seconds=6)
 def test_make_demo_installs_once_and_says_what_comes_next(tmp_path: Path) -> None:
     clone, fake = tmp_path / "clone", tmp_path / "fake"
     (clone / "deploy").mkdir(parents=True)

@@ -143,6 +143,7 @@ def pyright_errors(folder: Path, _cache: Path) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("errors", [mypy_errors, pyright_errors])
+@pytest.mark.slow(seconds=20)
 def test_a_type_checker_finds_an_authors_mistakes_and_nothing_else(
     errors: Callable[[Path, Path], Iterator[tuple[str, int]]], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

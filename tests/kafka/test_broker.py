@@ -118,11 +118,14 @@ def test_in_the_foreground_it_ends_with_its_parent(kept: Path, number: signal.Si
         stderr=subprocess.STDOUT,
         start_new_session=True,
     ) as parent:
-        assert parent.stdout is not None
-        assert any(b"Kafka answers on 127.0.0.1:" in line for line in parent.stdout)  # after what it says while it starts
-        assert broker.status(kept / "kafka") is not None
-        parent.send_signal(number)
-        assert parent.wait(30) == code
+        try:
+            assert parent.stdout is not None
+            assert any(b"Kafka answers on 127.0.0.1:" in line for line in parent.stdout)  # after what it says while it starts
+            assert broker.status(kept / "kafka") is not None
+            parent.send_signal(number)
+            assert parent.wait(30) == code
+        finally:
+            parent.kill()
     _until(lambda: broker.status(kept / "kafka") is None)
 
 

@@ -46,6 +46,7 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow(seconds=10)
 def test_a_guarded_child_and_what_it_started_end_with_a_parent_that_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", GUARDING, CHILD], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

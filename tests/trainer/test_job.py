@@ -175,6 +175,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow(seconds=6)
 def test_a_job_dies_with_its_trainer(spec: JobSpec, tmp_path: Path) -> None:
     endless = training_data.HYPER.model_copy(update={"steps": 20_000}).to_wire()
     (tmp_path / "spec").write_bytes(pickle.dumps(replace(spec, start=training_data.start(BATCH, hyperparameters=endless))))
