@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from support.shared_kafka import SharedKafka
 # Before anything loads torch, and for what the tests start: tiny models are slower on two threads than on one, and workers that
 # take every core each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is compiled is kept, whatever the runner says: else every worker compiles every test anew, for 2 s of CPU.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A run in the background of a shell ignores Ctrl-C; the commands that tests start would inherit that and never end by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
