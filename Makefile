@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 LOCK_ARGS ?=
 EXTRAS ?= dev
-# Tests with a broker wait as much as they compute: on two cores three workers are quicker than two.
+# Tests with a broker wait often: one worker more than the two cores that this is made for.
 WORKERS ?= 3
 DISK_GB ?= 8
 BIN := $(VENV)/bin
