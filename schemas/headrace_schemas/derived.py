@@ -235,7 +235,7 @@ class Adapter(Value, frozen=True, kw_only=True):
     """An adapter and what it consists of."""
 
     digest: Annotated[str, doc("Digest over its files: its name everywhere.")]
-    uri: Annotated[str, doc("Where the trainer put it; readers verify by digest what they fetch from there.")]
+    uri: Annotated[str, doc("Where the trainer put it. Nobody opens it: readers fetch by digest, from their own store.")]
     format: Annotated[str, doc("Format of the files, such as peft.")]
     size_bytes: Annotated[int, doc("Size of all files together.")]
     files: Annotated[list[AdapterFile], doc("Its files.")]

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from headrace.recorder import AsyncRecorder, Recorder, Undelivered
     from headrace.releases import AsyncRelease, AsyncReleases, Release, Releases
     from headrace_schemas.root_error import HeadraceError
-    from headrace_streams.adapter_store import AdapterRefused, StoreError
+    from headrace_streams.adapter_files import AdapterRefused, StoreError
     from headrace_streams.kafka.clients import BrokerUnavailable
     from headrace_streams.outbox.outbox import OutboxError, OutboxFull
     from headrace_streams.settings import SettingsError
 
 _HOMES = {
-    "AdapterRefused": "headrace_streams.adapter_store",
+    "AdapterRefused": "headrace_streams.adapter_files",
     "AgentFields": "headrace.fields",
     "AsyncRecorder": "headrace.recorder",
     "AsyncRelease": "headrace.releases",
@@ -52,7 +52,7 @@ _HOMES = {
     "Release": "headrace.releases",
     "Releases": "headrace.releases",
     "SettingsError": "headrace_streams.settings",
-    "StoreError": "headrace_streams.adapter_store",
+    "StoreError": "headrace_streams.adapter_files",
     "Undelivered": "headrace.recorder",
 }
 

@@ -1,4 +1,6 @@
-"""Releases: what to serve now, per bucket, and every change of it. Knows the topic `releases` and the adapter store.
+"""Releases: what to serve now, per bucket, and every change of it. Knows the topic `releases` and the reader's adapter store.
+
+The log says *what* to serve, by digest. Where its bytes come from is the reader's own `store`: nothing on the log is an address.
 
 An agent stays on what it has until it holds something better:
 
@@ -66,6 +68,7 @@ class ReleaseInfo:
     reason: str
     decision: ReleaseDecision = field(repr=False)
     cache: Path = field(repr=False)
+    store: str = field(repr=False)
 
     @property
     def digest(self) -> str | None:
@@ -73,19 +76,21 @@ class ReleaseInfo:
         return self.adapter.digest if self.adapter else None
 
     def _fetch(self) -> Path:
-        from headrace_streams.adapter_store import fetch
+        from headrace_streams.adapter_store import Store, fetch
 
         if self.adapter is None:
             raise ValueError(f"release {self.id} serves the base {self.base}: there is no adapter to fetch")
-        return fetch(self.adapter, self.cache)
+        return fetch(Store(self.store), self.adapter.digest, self.cache, self.adapter.files)
 
 
 @dataclass(frozen=True, slots=True)
 class Release(ReleaseInfo):
     def fetch(self) -> Path:
-        """A folder with the PEFT adapter, every file verified; from the cache when it is there. Blocks while it loads.
+        """A folder with the PEFT adapter, every file verified; from the cache when it is there, else from the reader's store.
+        Blocks while it loads, and no longer than a store may take to answer.
 
-        AdapterRefused: missing, or not what was evaluated. StoreError: the store can't be reached. ValueError: no adapter."""
+        AdapterRefused: not in the store, or not what was evaluated. StoreError: the store can't be reached. ValueError: no
+        adapter."""
         return self._fetch()
 
 
@@ -226,6 +231,7 @@ class _Feed(Generic[R]):
             reason=decision.reason,
             decision=decision,
             cache=self._cache,
+            store=self._settings.store,
         )
         with self._changed:
             self._table[release.bucket] = release
@@ -254,14 +260,16 @@ class _Base(Generic[R]):
         buckets: Collection[str] | None = None,
         deployment: str = "headrace",
         kafka: Mapping[str, Any] | None = None,
+        store: str | Path | None = None,
         cache: str | Path | None = None,
     ) -> None:
-        """`buckets`: which to follow (`artifact_type/base`); None: all. `kafka`: security settings, as the Recorder's. `cache`:
-        where adapters are kept, default the user's cache folder. Reading begins at once; a broker that is away is no error.
-        Raises SettingsError for settings that can't be."""
+        """`buckets`: which to follow (`artifact_type/base`); None: all. `kafka`: security settings, as the Recorder's. `store`:
+        the folder or URL that adapters are fetched from, default that of the setting `store` when nothing is set (`store/` in the
+        user's data folder). `cache`: where fetched ones are kept, default the user's cache folder. Reading begins at once; a
+        broker that is away is no error. Raises SettingsError for settings that can't be."""
         if isinstance(buckets, str):
             raise TypeError(f"buckets: a list of buckets, not the text {buckets!r}")
-        settings = from_arguments(bootstrap, deployment, kafka)
+        settings = from_arguments(bootstrap, deployment, kafka, store)
         folder = Path(cache) if cache is not None else user_cache_path("headrace", appauthor=False)
         self._arguments = (settings, None if buckets is None else frozenset(buckets), self._make, folder)
         self._start()

@@ -123,7 +123,8 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
-    from headrace_streams.adapter_store import Store, StoreError
+    from headrace_streams.adapter_files import StoreError
+    from headrace_streams.adapter_store import Store
 
     try:
         Store(settings.store).probe()

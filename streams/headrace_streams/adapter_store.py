@@ -1,66 +1,69 @@
-"""Where adapters are kept: content-addressed folders behind fsspec. Knows files and digests; no Kafka, no torch.
+"""Where adapters are kept: content-addressed folders behind fsspec. Knows the reader's own store and digests; no Kafka, no torch.
 
 An adapter is `{store}/adapters/<64 hex>/`: its files and `manifest.json`, the canonical JSON of [{path, sha256, size}] sorted by
-path. Its digest is the sha256 of that manifest, so an announced digest vouches for every byte, wherever the bytes come from.
-Weights are safetensors or nothing: a format that runs code when it is loaded is never stored and never fetched.
+path. Its digest is the sha256 of that manifest, so a digest vouches for every byte. A digest is all that a reader takes from the
+log: where bytes come from is the reader's setting `store`, and an announced `uri` is opened by nobody.
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
 import shutil
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
-import orjson
 from fsspec.implementations.local import LocalFileSystem
 
-from headrace_schemas.canonical import canonical, sha256
+from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Adapter, AdapterFile
-from headrace_schemas.root_error import FAILED, UNREACHABLE, HeadraceError
 from headrace_streams import durable_file
+from headrace_streams.adapter_files import (
+    MANIFEST,
+    MANIFEST_BYTES,
+    AdapterRefused,
+    StoreError,
+    check_file,
+    check_list,
+    describe,
+    files_of,
+    hexadecimal,
+    manifest_of,
+)
+from headrace_streams.deadline import within
 
-MANIFEST = "manifest.json"
-SUFFIXES = (".safetensors", ".json", ".txt")  # weights, configuration, vocabularies
 CHUNK = 1 << 20
+PATIENCE = 60.0  # seconds until a store has answered one question: an open, a chunk, a listing
+SLOWEST = 100_000  # bytes a second of a file that is still waited for
+_USER_AND_QUERY = re.compile(r"(\w+://)(?:[^/@\s]*@)?([^\s?]*)(?:\?[^\s'\"]*)?")  # where a URL may hold a secret
 
-
-class StoreError(HeadraceError):
-    """The store could not be read or written."""
-
-    exit_code = UNREACHABLE
-
-
-class AdapterRefused(StoreError):
-    """An adapter that is not what its digest says, or that holds what we never load. What was in use stays in use."""
-
-    exit_code = FAILED
-
-
-def manifest_of(files: Iterable[AdapterFile]) -> bytes:
-    """`manifest.json` of `files`: the same files, however listed, are the same bytes."""
-    ordered = sorted(files, key=lambda file: file.path)
-    return canonical([{"path": file.path, "size": file.size_bytes, "sha256": file.sha256} for file in ordered])
-
-
-def check_path(path: str) -> None:
-    """AdapterRefused unless `path` stays inside its folder and has a suffix that we load."""
-    plain = PurePosixPath(path)
-    inside = path == plain.as_posix() and not plain.is_absolute() and ".." not in plain.parts
-    if not inside or path in ("", ".", MANIFEST) or any(character in path for character in "\\:\0"):
-        raise AdapterRefused(f"adapter file {path!r} is not a plain relative path")
-    if plain.suffix not in SUFFIXES:
-        raise AdapterRefused(f"adapter file {path!r} is refused: only {', '.join(SUFFIXES)} are kept, never pickles")
+T = TypeVar("T")
 
 
 class Store:
-    """Adapters under one URL: a folder, or whatever fsspec has a driver for (`s3://…`, with that driver's own credentials)."""
+    """Adapters under one URL: a folder, or whatever fsspec has a driver for (`s3://…`, with that driver's own credentials).
 
-    def __init__(self, url: str | Path) -> None:
-        self._fs, self._root = _filesystem(str(url))
+    Nothing is opened until something is asked. Every question has its time (`patience` seconds), and whatever the driver raises
+    is a StoreError. StoreError at once for a chain of addresses (`::`) and for a scheme that has no driver."""
+
+    def __init__(self, url: str | Path, *, patience: float = PATIENCE) -> None:
+        self._url, self._patience = str(url), patience
+        self.name = _shown(self._url)
+        if "::" in self._url:
+            raise StoreError(f"store {self.name!r}: a chain of addresses (`::`) is no store")
+        with self._errors(f"no way to reach the store {self.name!r}"):
+            fsspec.get_filesystem_class(fsspec.core.split_protocol(self._url)[0] or "file")
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        with self._errors(f"no way to reach the store {self.name}"):
+            fs, root = within(self._patience, partial(fsspec.core.url_to_fs, self._url))
+        return fs, str(root).rstrip("/")
 
     def put(self, folder: str | Path) -> Adapter:
         """Stores the files of `folder` (a `manifest.json` in it is ignored). Doing it again changes nothing and gives the same.
@@ -69,180 +72,177 @@ class Store:
         names a file that is not safetensors, JSON or text, or a link; StoreError when the store cannot be written.
         """
         source = Path(folder)
-        files = sorted(_describe_all(source), key=lambda file: file.path)
+        with self._errors(f"no adapter in {source}"):
+            files = describe(source)
         if not files:
             raise AdapterRefused(f"no adapter in {source}: the folder is missing or empty")
         manifest = manifest_of(files)
         adapter = self._adapter(sha256(manifest), files)
-        place = self._place(adapter.digest)
-        try:
-            if not self._complete(place, files):
+        with self._errors(f"adapter {adapter.digest} could not be stored in {self.name}"):
+            if not within(self._patience, partial(self._complete, adapter)):
                 for file in files:
                     with (source / file.path).open("rb") as stream:
-                        _write(self._fs, f"{place}/{file.path}", stream)
-                _write(self._fs, f"{place}/{MANIFEST}", manifest)
-        except Exception as error:
-            raise StoreError(f"adapter {adapter.digest} could not be stored at {adapter.uri}: {error}") from error
+                        self._write(adapter.digest, file.path, stream, file.size_bytes)
+                self._write(adapter.digest, MANIFEST, manifest, len(manifest))
         return adapter
 
     def adapter(self, digest: str) -> Adapter:
         """The adapter of a digest, from its manifest in this store. AdapterRefused when it is missing or is another's."""
-        place = self._place(digest)
-        try:
-            manifest = bytes(self._fs.cat_file(f"{place}/{MANIFEST}"))
-        except FileNotFoundError:
-            raise AdapterRefused(f"adapter {digest} is not in the store at {self._fs.unstrip_protocol(self._root)}") from None
-        except Exception as error:
-            raise StoreError(f"adapter {digest} could not be read from {place}: {error}") from error
-        if sha256(manifest) != digest:
-            raise AdapterRefused(f"adapter {digest} has a manifest with digest {sha256(manifest)}")
-        rows = orjson.loads(manifest)
-        return self._adapter(digest, [AdapterFile(path=r["path"], size_bytes=r["size"], sha256=r["sha256"]) for r in rows])
+        return self._adapter(digest, files_of(digest, self.manifest(digest)))
+
+    def manifest(self, digest: str) -> bytes:
+        """As it lies here, whatever it says. AdapterRefused when there is none."""
+        return b"".join(self.chunks(digest, MANIFEST, MANIFEST_BYTES))
+
+    def chunks(self, digest: str, path: str, size: int) -> Generator[bytes]:
+        """The bytes of one file of an adapter, one more than `size` at the most. AdapterRefused: it is missing or no regular
+        file. StoreError: it can't be read, or at less than `SLOWEST` bytes a second."""
+        fs, _ = self._place
+        place = f"{self._folder(digest)}/{path}"
+        end = time.monotonic() + self._patience + size / SLOWEST
+
+        def ask(call: Callable[[], T]) -> T:
+            if time.monotonic() > end:
+                raise TimeoutError(f"it comes at less than {SLOWEST // 1000} kB a second")
+            return within(self._patience, call)
+
+        with self._errors(f"adapter {digest}: {path} could not be read from the store {self.name}"):
+            try:
+                info = ask(partial(fs.info, place))
+                linked = info.get("islink") or ask(partial(self._behind_link, digest, path))
+                if linked or info.get("type") != "file":
+                    raise AdapterRefused(f"adapter {digest}: {path} is no regular file in the store {self.name}")
+                source = ask(partial(fs.open, place, "rb"))
+            except FileNotFoundError:
+                missing = "the adapter" if path == MANIFEST else path
+                raise AdapterRefused(f"adapter {digest}: {missing} is not in the store {self.name}") from None
+            try:
+                left = size + 1
+                while left > 0 and (chunk := ask(partial(source.read, min(left, CHUNK)))):
+                    left -= len(chunk)
+                    yield chunk
+            finally:
+                with suppress(Exception):  # after a read that was given up it may not close either
+                    within(1.0, source.close)
 
     def probe(self) -> None:
         """Writes, reads and removes a small file. StoreError when that does not work."""
-        path, content = f"{self._root}/.probe-{uuid.uuid4().hex}", b"headrace"
-        try:
-            self._fs.makedirs(self._root, exist_ok=True)
-            self._fs.pipe_file(path, content)
-            read = self._fs.cat_file(path)
-            self._fs.rm_file(path)
-        except Exception as error:  # drivers of object stores raise whatever they like
-            raise StoreError(f"{self._root} can't be written and read: {type(error).__name__}: {error}") from error
+        fs, root = self._place
+        path, content = f"{root}/.probe-{uuid.uuid4().hex}", b"headrace"
+
+        def there_and_back() -> bytes:
+            fs.makedirs(root, exist_ok=True)
+            fs.pipe_file(path, content)
+            read = bytes(fs.cat_file(path))
+            fs.rm_file(path)
+            return read
+
+        with self._errors(f"{root} can't be written and read"):
+            read = within(self._patience, there_and_back)
         if read != content:
-            raise StoreError(f"{self._root} gives back something else than was written")
+            raise StoreError(f"{root} gives back something else than was written")
 
-    def _complete(self, place: str, files: Sequence[AdapterFile]) -> bool:
-        try:
-            sizes = {path.removeprefix(place + "/"): self._fs.size(path) for path in self._fs.find(place)}
-        except FileNotFoundError:
-            return False
-        return MANIFEST in sizes and all(sizes.get(file.path) == file.size_bytes for file in files)
-
-    def _place(self, digest: str) -> str:
-        return f"{self._root}/adapters/{_hex(digest)}"
+    def _folder(self, digest: str) -> str:
+        return f"{self._place[1]}/adapters/{hexadecimal(digest)}"
 
     def _adapter(self, digest: str, files: Sequence[AdapterFile]) -> Adapter:
-        size = sum(file.size_bytes for file in files)
-        uri = str(self._fs.unstrip_protocol(self._place(digest)))
-        return Adapter(digest=digest, uri=uri, format="peft", size_bytes=size, files=list(files))
+        uri = str(self._place[0].unstrip_protocol(self._folder(digest)))
+        return Adapter(
+            digest=digest, uri=uri, format="peft", size_bytes=sum(file.size_bytes for file in files), files=list(files)
+        )
+
+    def _complete(self, adapter: Adapter) -> bool:
+        fs, place = self._place[0], self._folder(adapter.digest)
+        try:
+            sizes = {path.removeprefix(place + "/"): fs.size(path) for path in fs.find(place)}
+        except FileNotFoundError:
+            return False
+        return MANIFEST in sizes and all(sizes.get(file.path) == file.size_bytes for file in adapter.files)
+
+    def _behind_link(self, digest: str, path: str) -> bool:
+        """Whether a folder on the way to a file, from the adapter's own down, is a link; only disks have them."""
+        if not isinstance(self._place[0], LocalFileSystem):
+            return False
+        return any((Path(self._folder(digest)) / parent).is_symlink() for parent in PurePosixPath(path).parents)
+
+    def _write(self, digest: str, path: str, source: BinaryIO | bytes, size: int) -> None:
+        place = f"{self._folder(digest)}/{path}"
+        within(self._patience + size / SLOWEST, partial(_write, self._place[0], place, source))
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Whatever is raised inside becomes `what: why`: drivers of object stores raise what they like."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{what}: {_reason(error)}") from error
 
 
-def fetch(adapter: Adapter, cache_dir: str | Path) -> Path:
-    """The folder `{cache_dir}/adapters/<64 hex>` with exactly the files that `adapter` announces, verified by size and sha256.
+def fetch(store: Store, digest: str, cache_dir: str | Path, announced: Sequence[AdapterFile] | None = None) -> Path:
+    """The folder `{cache_dir}/adapters/<64 hex>` with exactly the files of `digest`, verified by size, sha256 and content.
 
-    A cached folder is verified again and used as it is; otherwise the files come from `adapter.uri` into a folder beside it that
-    is renamed when all are right. AdapterRefused: the manifest is not the digest's, a path leads elsewhere, a file is missing,
-    wrong or of a kind that we never load. StoreError: the store cannot be reached. Nothing else in the cache is touched.
+    A cached folder is verified again and used as it is; otherwise the files come from `store` into a folder beside it that is
+    renamed when all are right. `announced` is what somebody says the files are: another list than the digest's is refused.
+    AdapterRefused: not in the store, a path leads elsewhere, a file is missing, wrong or of a kind that we never load.
+    StoreError: the store can't be read in time, or the cache not written. Nothing else in the cache is touched.
     """
-    if sha256(manifest_of(adapter.files)) != adapter.digest:
-        raise AdapterRefused(f"adapter {adapter.digest} announces files whose manifest is {sha256(manifest_of(adapter.files))}")
-    for file in adapter.files:
-        check_path(file.path)
-    if len({file.path for file in adapter.files}) != len(adapter.files):
-        raise AdapterRefused(f"adapter {adapter.digest} announces a file twice")
-    target = Path(cache_dir) / "adapters" / _hex(adapter.digest)
-    if _holds(target, adapter):
+    target = Path(cache_dir) / "adapters" / hexadecimal(digest)
+    if announced is not None:
+        check_list(digest, announced)
+    if _holds(target, digest):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    manifest = store.manifest(digest)
+    files = files_of(digest, manifest)
     workplace = target.parent / f".{target.name[:16]}-{uuid.uuid4().hex}"  # short: some file systems limit names
     try:
-        _download(adapter, workplace)
-        if target.exists() and not _holds(target, adapter):  # a damaged cache; another process may have mended it meanwhile
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workplace.mkdir()
+        for file in files:
+            with closing(store.chunks(digest, file.path, file.size_bytes)) as chunks:
+                _save(chunks, workplace / file.path)
+            try:
+                check_file(workplace, file)
+            except AdapterRefused as error:
+                raise AdapterRefused(f"adapter {digest} in the store {store.name}: {error}") from None
+        _save([manifest], workplace / MANIFEST)
+        if target.exists() and not _holds(target, digest):  # a damaged cache; another process may have mended it meanwhile
             target.rename(workplace.with_name(workplace.name + "-damaged"))
         if not target.exists():
             try:
                 workplace.rename(target)
             except OSError:
-                if not _holds(target, adapter):  # lost the race to somebody who put the same bytes there: fine
+                if not _holds(target, digest):  # lost the race to somebody who put the same bytes there: fine
                     raise
+    except OSError as error:
+        raise StoreError(f"adapter {digest}: the cache {target.parent} can't be written: {_reason(error)}") from error
     finally:
         for leftover in target.parent.glob(f"{workplace.name}*"):
             shutil.rmtree(leftover, ignore_errors=True)
     return target
 
 
-def _download(adapter: Adapter, folder: Path) -> None:
-    fs, place = _filesystem(adapter.uri)
-    folder.mkdir()
-    for file in adapter.files:
-        path = folder / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with fs.open(f"{place}/{file.path}", "rb") as source, path.open("xb") as sink:
-                _copy(source, sink, limit=file.size_bytes)
-        except FileNotFoundError:
-            raise AdapterRefused(f"adapter {adapter.digest}: {file.path} is missing at {adapter.uri}") from None
-        except Exception as error:
-            raise StoreError(f"adapter {adapter.digest}: {file.path} could not be read from {adapter.uri}: {error}") from error
-        size = path.stat().st_size
-        if size != file.size_bytes:
-            raise AdapterRefused(f"adapter {adapter.digest}: {file.path} has not the announced {file.size_bytes} bytes")
-        if (found := _file_sha256(path)) != file.sha256:
-            raise AdapterRefused(f"adapter {adapter.digest}: {file.path} is {found}, announced was {file.sha256}")
-    with (folder / MANIFEST).open("xb") as sink:
-        _copy(manifest_of(adapter.files), sink)
-
-
-def _copy(source: BinaryIO | bytes, sink: BinaryIO, limit: int | None = None) -> None:
-    """All bytes of `source` onto disk; past `limit` it stops one chunk later, as the size is then wrong anyway."""
-    if isinstance(source, bytes):
-        sink.write(source)
-    else:
-        while (limit is None or sink.tell() <= limit) and (chunk := source.read(CHUNK)):
-            sink.write(chunk)
-    durable_file.sync(sink)
-
-
-def _holds(folder: Path, adapter: Adapter) -> bool:
-    """Whether `folder` has exactly the files of `adapter`, byte for byte."""
-    if not folder.is_dir():
-        return False
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    if present != {MANIFEST, *(file.path for file in adapter.files)}:
-        return False
-    sizes_fit = all((folder / file.path).stat().st_size == file.size_bytes for file in adapter.files)
-    return sizes_fit and all(_file_sha256(folder / file.path) == file.sha256 for file in adapter.files)
-
-
-def _describe_all(folder: Path) -> Iterator[AdapterFile]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if name != MANIFEST and (path.is_symlink() or not path.is_dir()):
-            yield _describe(path, name)
-
-
-def _describe(path: Path, name: str) -> AdapterFile:
-    check_path(name)
-    if path.is_symlink() or not path.is_file():
-        raise AdapterRefused(f"adapter file {name!r} is refused: it is no regular file")
-    size = path.stat().st_size
-    if path.suffix == ".safetensors":  # 8 bytes with the length of a JSON header: what else bears the name is something else
-        with path.open("rb") as stream:
-            head = stream.read(9)
-        if len(head) < 9 or int.from_bytes(head[:8], "little") > size - 8 or head[8:] != b"{":
-            raise AdapterRefused(f"adapter file {name!r} is refused: its bytes are not safetensors")
-    return AdapterFile(path=name, size_bytes=size, sha256=_file_sha256(path))
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _hex(digest: str) -> str:
-    name, _, hexadecimal = digest.partition(":")
-    if name != "sha256" or len(hexadecimal) != 64 or set(hexadecimal) - set("0123456789abcdef"):
-        raise AdapterRefused(f"not the digest of an adapter: {digest!r}")
-    return hexadecimal
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
+def _holds(folder: Path, digest: str) -> bool:
+    """Whether `folder` has exactly the files of the adapter, byte for byte, and no links."""
     try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:  # unknown scheme, or its driver is not installed
-        raise StoreError(f"no way to reach the store {url!r}: {error}") from error
-    return fs, str(root).rstrip("/")
+        files = files_of(digest, (folder / MANIFEST).read_bytes())
+        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+        if present != {MANIFEST, *(file.path for file in files)}:
+            return False
+        for file in files:
+            check_file(folder, file)
+    except (AdapterRefused, OSError):
+        return False
+    return True
+
+
+def _save(chunks: Iterable[bytes], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as sink:
+        for chunk in chunks:
+            sink.write(chunk)
+        durable_file.sync(sink)
 
 
 def _write(fs: Any, path: str, source: BinaryIO | bytes) -> None:
@@ -256,7 +256,18 @@ def _write(fs: Any, path: str, source: BinaryIO | bytes) -> None:
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with part.open("xb") as sink:
-            _copy(source, sink)
+            shutil.copyfileobj(source, sink, CHUNK) if not isinstance(source, bytes) else sink.write(source)
         durable_file.replace(part, target)  # an event will say that the adapter is there
     finally:
         part.unlink(missing_ok=True)
+
+
+def _shown(text: str) -> str:
+    """`text` without what may be a secret in the URLs in it."""
+    return _USER_AND_QUERY.sub(r"\1\2", text)
+
+
+def _reason(error: Exception) -> str:
+    """An error of anybody's on one line."""
+    text = _shown(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -48,6 +48,14 @@ def _servers(text: str) -> str:
     return text
 
 
+def _one_address(text: str) -> str:
+    if not text.strip():
+        raise ValueError("no folder and no URL")
+    if "::" in text:
+        raise ValueError("a chain of addresses (`::`) is no store: name one folder or URL")
+    return text
+
+
 class Security(BaseModel):
     """How clients prove who they are; passed to every client. A file is a PEM path."""
 
@@ -94,7 +102,7 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path("headrace", appauthor=False),
         description="local broker, training runs, caches, store; the user's data folder unless given",
     )
-    store: str = Field(
+    store: Annotated[str, AfterValidator(_one_address)] = Field(
         default_factory=lambda data: str(data["data_dir"] / "store") if "data_dir" in data else "",
         description="where adapters are kept: a folder, or a URL that fsspec knows; `store/` in `data_dir` unless given",
     )
@@ -121,11 +129,14 @@ class Loaded(NamedTuple):
     origins: Mapping[str, str]
 
 
-def from_arguments(bootstrap: str, deployment: str, kafka: Mapping[str, Any] | None) -> Settings:
+def from_arguments(bootstrap: str, deployment: str, kafka: Mapping[str, Any] | None, store: str | Path | None = None) -> Settings:
     """Settings of a call that was given these arguments; `kafka` are the fields of Security. Raises SettingsError."""
     security: Any = dict(kafka) if isinstance(kafka, Mapping) else {} if kafka is None else kafka
+    given = {"bootstrap": bootstrap, "deployment": deployment, "security": security}
+    if store is not None:
+        given["store"] = str(store) if isinstance(store, Path) else store
     try:
-        return Settings.model_validate({"bootstrap": bootstrap, "deployment": deployment, "security": security})
+        return Settings.model_validate(given)
     except ValidationError as error:
         raise SettingsError(_line(error, lambda name: name.replace("security", "kafka", 1))) from None
 

@@ -39,6 +39,23 @@ def test_a_wrong_setting_is_one_line(arguments: dict[str, Any], said: str) -> No
         assert caught.value.__cause__ is None, "a traceback shows no other error before it"
 
 
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("reference::data:,x", "store = 'reference::data:,x': a chain of addresses (`::`) is no store: name one folder or URL"),
+        ("", "store = '': no folder and no URL"),
+        (7, "store = 7: "),
+    ],
+)
+def test_a_wrong_store_is_one_line(store: Any, said: str) -> None:
+    readers: list[Callable[..., object]] = [headrace.Releases, headrace.AsyncReleases]
+    for reader in readers:
+        with pytest.raises(headrace.SettingsError) as caught:
+            reader("127.0.0.1:1", store=store)
+        assert str(caught.value).startswith(said)
+        assert "\n" not in str(caught.value)
+
+
 def test_the_door_reads_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_BOOTSTRP", "x:1")
     monkeypatch.setenv("HEADRACE_BOOTSTRAP", "nowhere")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.kafka
 
 
 def open_releases(settings: Settings, **options: object) -> headrace.Releases:
-    cache = settings.data_dir / "cache"
-    return headrace.Releases(settings.bootstrap, deployment=settings.deployment, cache=cache, **options)  # type: ignore[arg-type]
+    places: dict[str, Any] = {"store": settings.store, "cache": settings.data_dir / "cache", **options}
+    return headrace.Releases(settings.bootstrap, deployment=settings.deployment, **places)
 
 
 class Follower:
@@ -187,7 +188,7 @@ def test_async_releases_are_the_same(settings: Settings, tmp_path: Path) -> None
         seen: list[str | None] = []
         await awrite(settings, "releases", BUCKET, event(ReleasePromoted, release(1, one)))
         async with headrace.AsyncReleases(
-            settings.bootstrap, buckets=[BUCKET], deployment=settings.deployment, cache=cache
+            settings.bootstrap, buckets=[BUCKET], deployment=settings.deployment, store=settings.store, cache=cache
         ) as releases:
             current = await releases.current(BUCKET)
             assert current is not None

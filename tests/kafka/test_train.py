@@ -24,7 +24,7 @@ from headrace_schemas.events import (
     TrainingProgressed,
     TrainingStarted,
 )
-from headrace_streams.adapter_store import fetch
+from headrace_streams.adapter_store import Store, fetch
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.journal import Fenced
@@ -96,7 +96,7 @@ def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: P
         assert version.tokens > 0
         steps = await train_log.events(TrainingProgressed, "runs")
         assert {step.phase for step in steps} >= {"training", "evaluation"}
-        folder = fetch(version.adapter, tmp_path / "cache")
+        folder = fetch(Store(settings.store), version.adapter.digest, tmp_path / "cache", version.adapter.files)
         assert lora.load(load_base(str(base)).model, folder)
         assert {file.path for file in version.adapter.files} == {"adapter_config.json", "adapter_model.safetensors"}
         assert not list((settings.data_dir / "trainer").rglob("checkpoint*"))

@@ -67,6 +67,12 @@ def test_nested_settings_merge_value_by_value(tmp_path: Path, monkeypatch: pytes
             "k",
             "security (from HEADRACE_SECURITY_SSL_KEYFILE): ssl_certfile and ssl_keyfile go together",
         ),
+        (
+            "HEADRACE_STORE",
+            "simplecache::s3://b",
+            "store = 'simplecache::s3://b' (from HEADRACE_STORE): a chain of addresses (`::`) is no store",
+        ),
+        ("HEADRACE_STORE", " ", "store = ' ' (from HEADRACE_STORE): no folder and no URL"),
         ("HEADRACE_BOOTSTRP", "x:1", "HEADRACE_BOOTSTRP = 'x:1': there is no such setting; did you mean HEADRACE_BOOTSTRAP?"),
         ("headrace_bootstrp", "x:1", "headrace_bootstrp = 'x:1': there is no such setting; did you mean HEADRACE_BOOTSTRAP?"),
         (

@@ -177,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--base", required=True, type=Path, help="folder of the base model")
     parser.add_argument("--database", required=True, type=Path, help="the shop's DuckDB file")
     parser.add_argument("--outbox", required=True, type=Path, help="SQLite file of what is not yet delivered")
+    parser.add_argument("--store", required=True, help="folder or URL that adapters are fetched from")
     parser.add_argument("--cache", required=True, type=Path, help="folder of fetched adapters")
     parser.add_argument("--seed", required=True, type=int, help="which shop it is, and the order of questions")
     given = parser.parse_args(arguments)
@@ -186,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     buckets = [f"{kind}/{MODEL}" for kind in (SQL, DOCS)]
     with (
         headrace.Recorder(given.bootstrap, deployment=given.deployment, agent="sql-bot", outbox=given.outbox) as recorder,
-        headrace.Releases(given.bootstrap, deployment=given.deployment, buckets=buckets, cache=given.cache) as releases,
+        headrace.Releases(
+            given.bootstrap, deployment=given.deployment, buckets=buckets, store=given.store, cache=given.cache
+        ) as releases,
     ):
         agent = SqlAgent(recorder, given.base, given.database, given.seed)
         for number in (signal.SIGTERM, signal.SIGINT):

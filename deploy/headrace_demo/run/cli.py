@@ -91,7 +91,7 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
                 async with _ring(children, place, bootstrap, note) as settings:
                     await building
                     _start(children, place, "trainer", "--device", "cpu")
-                    _start_agent(children, place, settings.bootstrap)
+                    _start_agent(children, place, settings)
                     note("the agent answers questions; wrong answers are corrected, and learnt from")
                     done = await _watch(
                         settings, picture, screen, children, seconds, lambda: picture.complete(releases, EXAM), limit
@@ -212,10 +212,10 @@ def _start(children: Children, place: Place, command: str, *arguments: str) -> N
     children.start(command, "-c", _RUN, command, "--config", str(place.config), *arguments, environment=_threads("1"))
 
 
-def _start_agent(children: Children, place: Place, bootstrap: str) -> None:
+def _start_agent(children: Children, place: Place, settings: Settings) -> None:
     arguments = {
-        "--bootstrap": bootstrap, "--deployment": place.deployment, "--base": place.base, "--database": place.database,
-        "--outbox": place.run / "outbox.db", "--cache": place.data_dir / "cache", "--seed": place.seed,
+        "--bootstrap": settings.bootstrap, "--deployment": place.deployment, "--base": place.base, "--database": place.database,
+        "--outbox": place.run / "outbox.db", "--store": settings.store, "--cache": place.data_dir / "cache", "--seed": place.seed,
     }  # fmt: skip
     flat = [str(part) for pair in arguments.items() for part in pair]
     children.start("agent", "-m", "headrace_demo.agent.agent", *flat, environment=_threads("1"))

@@ -15,7 +15,6 @@ from headrace_schemas.derived import ModelVersion, TrainingStart
 from headrace_schemas.events import BatchReady
 from headrace_schemas.ids import derive_id
 from headrace_streams import release_log
-from headrace_streams.adapter_store import fetch
 from headrace_streams.kafka import publisher
 from headrace_streams.kafka.reader import Reader, event_of
 from headrace_streams.requests import versions
@@ -90,7 +89,7 @@ async def evaluate_version(
         parent_release_id=release.release_id if release else None,
         withdrawn=known.withdrawn_of(origin.batch) or None,
     )  # fmt: skip
-    candidate = fetch(version.adapter, context.folder / "cache")
+    candidate = await context.adapter_folder(version.adapter.digest)
     result = await _run(context, origin, start, show, lambda spec: replace(spec, candidate=candidate))
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     if publish:

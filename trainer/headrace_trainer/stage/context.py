@@ -66,7 +66,7 @@ class TrainerContext:
         """The folder of an adapter in the store, verified. AdapterRefused, StoreError."""
         if digest is None:
             return None
-        return await asyncio.to_thread(lambda: fetch(self.store.adapter(digest), self.folder / "cache"))
+        return await asyncio.to_thread(fetch, self.store, digest, self.folder / "cache")
 
     async def values_of(self, batch: Batch, start: TrainingStart, rehearsed: RecordValues | None = None) -> RecordValues:
         """The records of all members of a run, as far as they are there; those in `rehearsed` are not read again."""

@@ -21,7 +21,7 @@ from headrace_schemas.derived import TrainingStart
 from headrace_schemas.events import BatchReady, Event
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topology import RECORDS, STAGES_BY_NAME
-from headrace_streams.adapter_store import AdapterRefused
+from headrace_streams.adapter_files import AdapterRefused
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.journal import Position
 from headrace_streams.runtime.session import Session, now_ms
