@@ -77,7 +77,9 @@ class Store:
         if not files:
             raise AdapterRefused(f"no adapter in {source}: the folder is missing or empty")
         manifest = manifest_of(files)
-        adapter = self._adapter(sha256(manifest), files)
+        digest, size = sha256(manifest), sum(file.size_bytes for file in files)
+        uri = str(self._place[0].unstrip_protocol(self._folder(digest)))
+        adapter = Adapter(digest=digest, uri=uri, format="peft", size_bytes=size, files=files)
         with self._errors(f"adapter {adapter.digest} could not be stored in {self.name}"):
             if not within(self._patience, partial(self._complete, adapter)):
                 for file in files:
@@ -85,10 +87,6 @@ class Store:
                         self._write(adapter.digest, file.path, stream, file.size_bytes)
                 self._write(adapter.digest, MANIFEST, manifest, len(manifest))
         return adapter
-
-    def adapter(self, digest: str) -> Adapter:
-        """The adapter of a digest, from its manifest in this store. AdapterRefused when it is missing or is another's."""
-        return self._adapter(digest, files_of(digest, self.manifest(digest)))
 
     def manifest(self, digest: str) -> bytes:
         """As it lies here, whatever it says. AdapterRefused when there is none."""
@@ -144,12 +142,6 @@ class Store:
 
     def _folder(self, digest: str) -> str:
         return f"{self._place[1]}/adapters/{hexadecimal(digest)}"
-
-    def _adapter(self, digest: str, files: Sequence[AdapterFile]) -> Adapter:
-        uri = str(self._place[0].unstrip_protocol(self._folder(digest)))
-        return Adapter(
-            digest=digest, uri=uri, format="peft", size_bytes=sum(file.size_bytes for file in files), files=list(files)
-        )
 
     def _complete(self, adapter: Adapter) -> bool:
         fs, place = self._place[0], self._folder(adapter.digest)

@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     )
     store: Annotated[str, AfterValidator(_one_address)] = Field(
         default_factory=lambda data: str(data["data_dir"] / "store") if "data_dir" in data else "",
-        description="where adapters are kept: a folder, or a URL that fsspec knows; `store/` in `data_dir` unless given",
+        description="where adapters are kept: one folder, or one URL that fsspec knows; `store/` in `data_dir` unless given",
     )
     policy: Path | None = Field(None, description="the policy file")
     partitions: int = Field(4, ge=1, le=1000, description="partitions of each topic that is created")

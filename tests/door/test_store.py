@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from fsspec import AbstractFileSystem
 from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Adapter, AdapterFile
 from headrace_streams import adapter_store
-from headrace_streams.adapter_files import AdapterRefused, StoreError, manifest_of
+from headrace_streams.adapter_files import AdapterRefused, StoreError, files_of, manifest_of
 from headrace_streams.adapter_store import Store, fetch
 
 
@@ -65,7 +66,8 @@ def test_put_and_fetch_give_the_same_bytes(store: Store, folder: Path, tmp_path:
     assert sha256((fetched / "manifest.json").read_bytes()) == adapter.digest
     for path in folder.iterdir():
         assert (fetched / path.name).read_bytes() == path.read_bytes()
-    assert store.put(folder) == store.put(fetched) == store.adapter(adapter.digest) == adapter
+    assert store.put(folder) == store.put(fetched) == adapter
+    assert files_of(adapter.digest, store.manifest(adapter.digest)) == adapter.files
 
 
 def test_an_unfinished_put_is_finished_by_the_next(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_an_unfinished_put_is_finished_by_the_next(store: Store, folder: Path, t
     (place / "manifest.json").unlink()
     (place / "adapter_config.json").unlink()
     with pytest.raises(AdapterRefused, match="not in the store"):
-        store.adapter(adapter.digest)
+        fetch(store, adapter.digest, tmp_path / "cache")
     store.put(folder)
     assert (fetch(store, adapter.digest, tmp_path / "cache") / "adapter_config.json").read_text() == '{"r":8}'
 
@@ -129,7 +131,7 @@ def test_a_digest_that_is_not_the_manifests_is_refused(store: Store, folder: Pat
     with pytest.raises(AdapterRefused, match="manifest"):
         fetch(store, adapter.digest, tmp_path / "cache")
     with pytest.raises(AdapterRefused, match="not the digest"):
-        store.adapter("sha256:../../etc")
+        fetch(store, "sha256:../../etc", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,7 @@ def test_a_store_behind_a_url(folder: Path, tmp_path: Path) -> None:
     store = Store("memory://bucket")
     adapter = store.put(folder)
     assert adapter.uri == f"memory:///bucket/adapters/{adapter.digest[7:]}"
-    assert store.adapter(adapter.digest) == adapter == store.put(folder)
+    assert store.put(folder) == adapter
     assert (fetch(store, adapter.digest, tmp_path / "cache") / "adapter_config.json").read_text() == '{"r":8}'
     with pytest.raises(StoreError, match="nosuch"):
         Store("nosuch://x")
@@ -313,7 +315,7 @@ def test_whatever_a_driver_raises_is_one_line_that_names_store_and_digest(folder
     digest = "sha256:" + "a" * 64
     actions: list[Callable[[], object]] = [
         lambda: fetch(Store(url), digest, tmp_path / "cache"),
-        lambda: Store(url).adapter(digest),
+        lambda: Store(url).manifest(digest),
         lambda: Store(url).put(folder),
         lambda: Store(url).probe(),
     ]
@@ -333,6 +335,15 @@ def test_a_store_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(adapter_store, "SLOWEST", 10_000_000)
     with pytest.raises(StoreError, match=said):
         fetch(Store(url, patience=0.2), "sha256:" + "a" * 64, tmp_path / "cache")
+
+
+def test_an_http_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    """The real thing: it takes the connection, reads, and says nothing."""
+    pytest.importorskip("aiohttp")
+    with socket.create_server(("127.0.0.1", 0)) as tarpit:
+        url = f"http://127.0.0.1:{tarpit.getsockname()[1]}/store"
+        with pytest.raises(StoreError, match=r"no answer within 0.3 s"):
+            fetch(Store(url, patience=0.3), "sha256:" + "a" * 64, tmp_path / "cache")
 
 
 def test_no_secret_of_a_url_is_shown() -> None:
