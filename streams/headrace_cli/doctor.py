@@ -129,7 +129,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     try:
         Store(settings.store).probe()
     except StoreError as error:
-        yield Finding("store", "broken", f"{settings.store}: {error}")
+        yield Finding("store", "broken", str(error))
         return
     yield Finding("store", "ok", f"{settings.store} can be written and read")
 

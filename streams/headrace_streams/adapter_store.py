@@ -61,8 +61,8 @@ class Store:
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
-        with self._errors(f"no way to reach the store {self.name}"):
-            fs, root = within(self._patience, partial(fsspec.core.url_to_fs, self._url))
+        """The driver and its name for the root; some connect for it. Raises whatever they do: asked for inside `_errors`."""
+        fs, root = within(self._patience, partial(fsspec.core.url_to_fs, self._url))
         return fs, str(root).rstrip("/")
 
     def put(self, folder: str | Path) -> Adapter:
@@ -78,14 +78,14 @@ class Store:
             raise AdapterRefused(f"no adapter in {source}: the folder is missing or empty")
         manifest = manifest_of(files)
         digest, size = sha256(manifest), sum(file.size_bytes for file in files)
-        uri = str(self._place[0].unstrip_protocol(self._folder(digest)))
-        adapter = Adapter(digest=digest, uri=uri, format="peft", size_bytes=size, files=files)
-        with self._errors(f"adapter {adapter.digest} could not be stored in {self.name}"):
+        with self._errors(f"adapter {digest} could not be stored in {self.name}"):
+            uri = str(self._place[0].unstrip_protocol(self._folder(digest)))
+            adapter = Adapter(digest=digest, uri=uri, format="peft", size_bytes=size, files=files)
             if not within(self._patience, partial(self._complete, adapter)):
                 for file in files:
                     with (source / file.path).open("rb") as stream:
-                        self._write(adapter.digest, file.path, stream, file.size_bytes)
-                self._write(adapter.digest, MANIFEST, manifest, len(manifest))
+                        self._write(digest, file.path, stream, file.size_bytes)
+                self._write(digest, MANIFEST, manifest, len(manifest))
         return adapter
 
     def manifest(self, digest: str) -> bytes:
@@ -95,8 +95,6 @@ class Store:
     def chunks(self, digest: str, path: str, size: int) -> Generator[bytes]:
         """The bytes of one file of an adapter, one more than `size` at the most. AdapterRefused: it is missing or no regular
         file. StoreError: it can't be read, or at less than `SLOWEST` bytes a second."""
-        fs, _ = self._place
-        place = f"{self._folder(digest)}/{path}"
         end = time.monotonic() + self._patience + size / SLOWEST
 
         def ask(call: Callable[[], T]) -> T:
@@ -105,6 +103,7 @@ class Store:
             return within(self._patience, call)
 
         with self._errors(f"adapter {digest}: {path} could not be read from the store {self.name}"):
+            fs, place = self._place[0], f"{self._folder(digest)}/{path}"
             try:
                 info = ask(partial(fs.info, place))
                 linked = info.get("islink") or ask(partial(self._behind_link, digest, path))
@@ -125,20 +124,21 @@ class Store:
 
     def probe(self) -> None:
         """Writes, reads and removes a small file. StoreError when that does not work."""
-        fs, root = self._place
-        path, content = f"{root}/.probe-{uuid.uuid4().hex}", b"headrace"
+        content = b"headrace"
 
         def there_and_back() -> bytes:
+            fs, root = self._place
+            path = f"{root}/.probe-{uuid.uuid4().hex}"
             fs.makedirs(root, exist_ok=True)
             fs.pipe_file(path, content)
             read = bytes(fs.cat_file(path))
             fs.rm_file(path)
             return read
 
-        with self._errors(f"{root} can't be written and read"):
+        with self._errors(f"{self.name} can't be written and read"):
             read = within(self._patience, there_and_back)
         if read != content:
-            raise StoreError(f"{root} gives back something else than was written")
+            raise StoreError(f"{self.name} gives back something else than was written")
 
     def _folder(self, digest: str) -> str:
         return f"{self._place[1]}/adapters/{hexadecimal(digest)}"

@@ -281,6 +281,16 @@ class Odd(AbstractFileSystem):  # type: ignore[misc]
         raise {"index": IndexError, "cancelled": asyncio.CancelledError, "lines": OSError}[path.partition("/")[0]]("list\nindex")
 
 
+class Unreachable(Odd):
+    """A driver that connects as soon as it is made, and can't."""
+
+    protocol = "unreachable"
+    cachable = False
+
+    def __init__(self, **_: Any) -> None:
+        raise IndexError("list\nindex")
+
+
 class Dripping(Odd):
     """A driver that gives a byte now and then, and never all."""
 
@@ -303,6 +313,7 @@ class Dripping(Odd):
 @pytest.fixture
 def odd_drivers() -> Iterator[None]:
     fsspec.register_implementation("odd", Odd, clobber=True)
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
     fsspec.register_implementation("dripping", Dripping, clobber=True)
     Odd.stall.clear()
     yield
@@ -310,7 +321,7 @@ def odd_drivers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("odd_drivers")
-@pytest.mark.parametrize("url", ["odd://index", "odd://cancelled", "odd://lines"])
+@pytest.mark.parametrize("url", ["odd://index", "odd://cancelled", "odd://lines", "unreachable://x"])
 def test_whatever_a_driver_raises_is_one_line_that_names_store_and_digest(folder: Path, tmp_path: Path, url: str) -> None:
     digest = "sha256:" + "a" * 64
     actions: list[Callable[[], object]] = [
