@@ -131,6 +131,9 @@ def _store(settings: Settings) -> Iterator[Finding]:
     except StoreError as error:
         yield Finding("store", "broken", str(error))
         return
+    if settings.store.startswith("memory:"):
+        yield Finding("store", "broken", f"{settings.store} lives in one process: what the trainer puts there nobody can fetch")
+        return
     yield Finding("store", "ok", f"{settings.store} can be written and read")
 
 

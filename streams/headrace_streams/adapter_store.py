@@ -111,8 +111,8 @@ class Store:
                     raise AdapterRefused(f"adapter {digest}: {path} is no regular file in the store {self.name}")
                 source = ask(partial(fs.open, place, "rb"))
             except FileNotFoundError:
-                missing = "the adapter" if path == MANIFEST else path
-                raise AdapterRefused(f"adapter {digest}: {missing} is not in the store {self.name}") from None
+                what = f"adapter {digest}" if path == MANIFEST else f"adapter {digest}: {path}"
+                raise AdapterRefused(f"{what} is not in the store {self.name}") from None
             try:
                 left = size + 1
                 while left > 0 and (chunk := ask(partial(source.read, min(left, CHUNK)))):

@@ -13,12 +13,13 @@ import pytest
 
 from headrace_cli import main
 from headrace_cli.common import CliError, fail
+from headrace_cli.doctor import _store
 from headrace_cli.main import COMMANDS, Command, invoke
 from headrace_streams.kafka.clients import BrokerUnavailable
 from headrace_streams.local_kafka.jars import MissingLibrary, MissingPiece
 from headrace_streams.local_kafka.process import KafkaFailed
 from headrace_streams.outbox.outbox import Outbox
-from headrace_streams.settings import SettingsError
+from headrace_streams.settings import Settings, SettingsError
 
 NOBODY = ["--bootstrap", "127.0.0.1:1"]
 
@@ -186,6 +187,20 @@ def test_doctor_names_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert findings["broker"]["verdict"] == "broken"
     assert findings["store"]["verdict"] == "broken"
     assert "headrace kafka start" in findings["broker"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("store", "verdict", "said"),
+    [
+        ("{}/store", "ok", "can be written and read"),
+        ("memory://x", "broken", "nobody can fetch"),
+        ("nosuch://x", "broken", "nosuch"),
+    ],
+)
+def test_doctor_says_whether_others_can_fetch_from_the_store(tmp_path: Path, store: str, verdict: str, said: str) -> None:
+    (finding,) = _store(Settings(store=store.format(tmp_path)))
+    assert finding.verdict == verdict
+    assert said in finding.detail
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
