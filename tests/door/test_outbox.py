@@ -84,11 +84,11 @@ def test_another_start_finds_what_was_left(tmp_path: Path) -> None:
 def test_accepts_that_wait_together_share_a_commit(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     commits: list[str] = []
-    outbox._db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    outbox._database.connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
     with ThreadPoolExecutor(32) as pool:
-        with outbox._commit_lock:  # as if a commit were running: everybody else queues up behind it
+        with outbox._database.lock:  # as if a commit were running: everybody else queues up behind it
             futures = [pool.submit(outbox.append, "feedback", b"k", b"%d" % number) for number in range(32)]
-            while len(outbox._tickets) < 32:
+            while len(outbox._database._tickets) < 32:
                 threading.Event().wait(0.001)
         seqs = [future.result() for future in futures]
     assert len(set(seqs)) == outbox.pending == 32
@@ -156,10 +156,77 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
 def test_a_disk_that_fails_accepts_nothing(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     fill(outbox, 1)
-    outbox._db.execute("PRAGMA max_page_count=8")
+    outbox._database.connection.execute("PRAGMA max_page_count=8")
     with pytest.raises(OutboxFull, match="disk is full"):
         outbox.append("feedback", b"k", b"x" * 100_000)
-    outbox._db.execute("PRAGMA max_page_count=100000")
+    outbox._database.connection.execute("PRAGMA max_page_count=100000")
     assert outbox.pending == 1
     fill(outbox, 1)
     assert outbox.pending == 2
+
+
+def run(program: str, *arguments: object, code: int = 0) -> str:
+    """Runs `program` in a process of its own, which must end with `code`; what it printed."""
+    done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+TWO_IN_ONE = """
+import os, signal, subprocess, sys
+from headrace_streams.outbox.outbox import Outbox
+first, second = Outbox(sys.argv[1]), Outbox(sys.argv[2])
+opened_and_closed = "import sys; from headrace_streams.outbox.outbox import Outbox; Outbox(sys.argv[1]).close()"
+subprocess.run([sys.executable, "-c", opened_and_closed, sys.argv[1]], check=True)
+for number in range(100):
+    (first, second)[number % 2].append("feedback", b"k", b"%d" % number)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("other", ["outbox.db", "link.db"])
+def test_two_in_one_process_keep_what_they_accepted_while_others_come_and_go(tmp_path: Path, other: str) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "outbox.db")
+    run(TWO_IN_ONE, tmp_path / "outbox.db", tmp_path / other, code=-9)
+    assert [entry.value for entry in Outbox(tmp_path / "outbox.db").waiting()] == [b"%d" % number for number in range(100)]
+
+
+def test_outboxes_of_one_process_share_a_connection_until_the_last_is_closed(tmp_path: Path) -> None:
+    first, second = Outbox(tmp_path / "outbox.db"), Outbox(f"{tmp_path}/../{tmp_path.name}/outbox.db")
+    connection = first._database.connection
+    assert second._database.connection is connection
+    first.close()
+    first.close()
+    fill(second, 1)
+    second.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    assert Outbox(tmp_path / "outbox.db").pending == 1
+
+
+def test_a_forgotten_outbox_neither_sends_nor_holds_the_file(tmp_path: Path) -> None:
+    kept = Outbox(tmp_path / "outbox.db")
+    assert Outbox(tmp_path / "outbox.db").try_to_send()
+    assert kept.try_to_send()
+    assert len(kept._database.users) == 1
+
+
+def test_both_sides_of_a_fork_go_on_with_outboxes_that_share_a_file(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from headrace_streams.outbox.outbox import Outbox
+first, second = Outbox(sys.argv[1]), Outbox(sys.argv[1])
+assert first.try_to_send()
+child = os.fork()
+for number in range(50):
+    (first, second)[number % 2].append("feedback", b"k", b"child" if child == 0 else b"parent")
+assert first._database is second._database
+third = Outbox(sys.argv[1])
+third.append("feedback", b"k", b"after")
+for outbox in (first, second, third):
+    outbox.close()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    run(program, tmp_path / "outbox.db")
+    assert Outbox(tmp_path / "outbox.db").pending == 102
