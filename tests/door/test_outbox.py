@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_streams.outbox.outbox import Outbox, OutboxError, OutboxFull
+from headrace_streams.outbox.outbox import Destination, Outbox, OutboxError, OutboxFull
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -230,3 +230,98 @@ if child:
 """
     run(program, tmp_path / "outbox.db")
     assert Outbox(tmp_path / "outbox.db").pending == 102
+
+
+FULL_DISK = """
+import resource, sys
+from headrace_streams.outbox.outbox import Outbox, OutboxError
+
+def room(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+room(40_000)  # as much as SQLite needs to read
+outbox = Outbox(sys.argv[1])
+room(0)
+assert outbox.try_to_send()
+window = outbox.waiting(limit=50)
+assert len(window) == 50
+try:
+    outbox.delivered(window)
+except OutboxError as error:
+    print(error)
+print(outbox.waiting()[0].seq, outbox.oldest, outbox.pending, outbox.unwritten)
+room(resource.RLIM_INFINITY)
+outbox.append("feedback", b"k", b"now there is room")
+print(outbox.waiting()[0].seq, outbox.oldest, outbox.pending, outbox.unwritten)
+"""
+
+
+def test_on_a_full_disk_what_waits_is_sent_and_what_was_acknowledged_is_remembered(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from headrace_streams.outbox.outbox import Outbox
+outbox = Outbox(sys.argv[1])
+for number in range(100):
+    outbox.append("feedback", b"k", b"x" * 1000)
+os._exit(0)
+"""
+    run(program, tmp_path / "outbox.db")
+    complaint, full, room = run(FULL_DISK, tmp_path / "outbox.db").splitlines()
+    assert "can't be written" in complaint
+    assert full == "51 51 50 50"
+    assert room == "51 51 51 0"
+    assert Outbox(tmp_path / "outbox.db").pending == 51
+
+
+def test_only_another_sender_means_another_sender(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    (tmp_path / "outbox.db.sender").mkdir()
+    with pytest.raises(OutboxError, match=r"outbox\.db\.sender can't be locked"):
+        outbox.try_to_send()
+
+
+HERE, THERE = Destination("shop", "kafka1:9092,kafka2:9092"), Destination("shop", "elsewhere:9092")
+
+
+@pytest.mark.parametrize("other", [THERE, Destination("test", HERE.bootstrap)])
+@pytest.mark.parametrize("kept", ["waiting", "refused"])
+def test_what_was_written_for_one_destination_is_not_sent_to_another_unless_told(
+    tmp_path: Path, other: Destination, kept: str
+) -> None:
+    first = Outbox(tmp_path / "outbox.db", destination=HERE)
+    fill(first, 1)
+    if kept == "refused":
+        first.refuse(first.waiting()[0], "why")
+    first.close()
+    with pytest.raises(OutboxError) as caught:
+        Outbox(tmp_path / "outbox.db", destination=other)
+    assert str(HERE) in str(caught.value)
+    assert str(other) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    Outbox(tmp_path / "outbox.db", destination=Destination("shop", "kafka0:9092, kafka2:9092")).close()  # one in common
+    Outbox(tmp_path / "outbox.db", destination=other, rebind=True).close()
+    with pytest.raises(OutboxError, match="holds records for"):
+        Outbox(tmp_path / "outbox.db", destination=HERE)
+
+
+def test_an_empty_outbox_is_anybodys_and_who_was_there_before_notices(tmp_path: Path) -> None:
+    first = Outbox(tmp_path / "outbox.db", destination=HERE)
+    fill(first, 1)
+    first.delivered(first.waiting())
+    second = Outbox(tmp_path / "outbox.db", destination=THERE)
+    fill(second, 1)
+    for use in (first.waiting, first.requeue, lambda: fill(first, 1)):
+        with pytest.raises(OutboxError, match="for shop at elsewhere:9092, not for shop at kafka1"):
+            use()
+    assert second.pending == 1
+
+
+def test_an_outbox_from_before_is_bound_by_its_next_start(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    fill(outbox, 1)
+    outbox._database.connection.execute("DROP TABLE destination")
+    outbox._database.connection.execute("PRAGMA user_version = 0")
+    outbox.close()
+    Outbox(tmp_path / "outbox.db", destination=HERE).close()
+    with pytest.raises(OutboxError, match="holds records for"):
+        Outbox(tmp_path / "outbox.db", destination=THERE)
