@@ -40,6 +40,13 @@ def ids(settings: Settings) -> list[str]:
     return [event["data"]["interaction_id"] for _, event in consume(settings.bootstrap, f"{settings.deployment}.interactions")]
 
 
+def next_start(settings: Settings, outbox: Path, **options: Any) -> headrace.Recorder:
+    """A Recorder that sends what another one left, which knew no broker."""
+    return headrace.Recorder(
+        settings.bootstrap, agent="bot", outbox=outbox, deployment=settings.deployment, rebind_outbox=True, **options
+    )
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a program that imports the door; whatever still runs at the end of the test is killed."""
@@ -176,7 +183,7 @@ def test_what_could_not_be_sent_is_there_at_the_next_start(settings: Settings, t
     recorder = headrace.Recorder("127.0.0.1:1", agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment)
     call = recorder.interaction(**FIELDS, output="1")
     recorder.close(timeout=0.1)
-    with headrace.Recorder(settings.bootstrap, agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment) as recorder:
+    with next_start(settings, tmp_path / "o.db") as recorder:
         assert recorder.flush(30)
     assert ids(settings) == [call.interaction_id]
 
@@ -213,7 +220,7 @@ def test_what_the_broker_refuses_for_good_steps_aside(
     large = recorder.interaction(**FIELDS, output="x" * 30_000)
     good += [recorder.interaction(**FIELDS, output=str(n)).interaction_id for n in range(5)]
     recorder.close(0)  # nothing was sent: the next start finds them together, as one batch
-    with headrace.Recorder(settings.bootstrap, agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment) as recorder:
+    with next_start(settings, tmp_path / "o.db") as recorder:
         assert recorder.flush(30)
         assert (recorder.pending, recorder.refused) == (0, 1)
         [refusal] = recorder.refusals
@@ -232,7 +239,7 @@ def test_a_full_outbox_says_so_and_empties(settings: Settings, tmp_path: Path) -
     with pytest.raises(headrace.OutboxFull, match="10 records"):
         recorder.interaction(**FIELDS, output="one too many")
     recorder.close(0)
-    with headrace.Recorder(settings.bootstrap, agent="bot", outbox=path, deployment=settings.deployment, max_rows=10) as recorder:
+    with next_start(settings, path, max_rows=10) as recorder:
         assert recorder.flush(30)
         made.append(recorder.interaction(**FIELDS, output="room again").interaction_id)
     assert sorted(ids(settings)) == sorted(made)

@@ -111,7 +111,7 @@ class Outbox:
         if not self._destination.is_same_as(name):
             raise OutboxError(
                 f"outbox {self._name} holds records for {name}, not for {self._destination}: "
-                "take another file, or rebind it if they shall go there"
+                "take another file, or say that they shall go there (rebind_outbox=True, `headrace publish --rebind`)"
             )
         self._bound_to = name
 
