@@ -213,11 +213,17 @@ def test_a_forgotten_outbox_neither_sends_nor_holds_the_file(tmp_path: Path) -> 
 
 def test_both_sides_of_a_fork_go_on_with_outboxes_that_share_a_file(tmp_path: Path) -> None:
     program = """
-import os, sys
+import os, sqlite3, sys
 from headrace_streams.outbox.outbox import Outbox
 first, second = Outbox(sys.argv[1]), Outbox(sys.argv[1])
 assert first.try_to_send()
+before = first._database.connection
 child = os.fork()
+try:
+    before.execute("SELECT 1")
+    raise SystemExit("an open connection has crossed the fork")
+except sqlite3.ProgrammingError:
+    pass
 for number in range(50):
     (first, second)[number % 2].append("feedback", b"k", b"child" if child == 0 else b"parent")
 assert first._database is second._database
@@ -325,3 +331,32 @@ def test_an_outbox_from_before_is_bound_by_its_next_start(tmp_path: Path) -> Non
     Outbox(tmp_path / "outbox.db", destination=HERE).close()
     with pytest.raises(OutboxError, match="holds records for"):
         Outbox(tmp_path / "outbox.db", destination=THERE)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_accepted_into_a_file_that_is_no_longer_there(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path)
+    fill(outbox, 1)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    if replaced:
+        path.touch()
+    with pytest.raises(OutboxError, match="removed or replaced"):
+        fill(outbox, 1)
+    new = Outbox(path)
+    assert fill(new, 1) == [1]
+    outbox.close()
+    assert (tmp_path / "outbox.db-wal").exists(), "the old one has not taken the new one's log away"
+    assert Outbox(path)._database is new._database
+
+
+def test_what_is_acknowledged_is_written_down_at_the_end(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    fill(outbox, 3)
+    outbox._database.connection.execute("PRAGMA query_only = 1")
+    with pytest.raises(OutboxError, match="can't be written"):
+        outbox.delivered(outbox.waiting()[:2])
+    outbox._database.connection.execute("PRAGMA query_only = 0")
+    outbox.close()
+    assert [entry.value for entry in Outbox(tmp_path / "outbox.db").waiting()] == [b"v2"]

@@ -84,6 +84,11 @@ class Database:
     def name(self) -> str:
         return str(self.path or "in memory")
 
+    @property
+    def replaced(self) -> bool:
+        """Whether the path leads to another file by now, or to none: what is written here would be lost."""
+        return self.path is not None and _identity(self.path) != self._file
+
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
             with contextlib.suppress(FileExistsError):  # a new file has no locks yet that closing it could drop
@@ -103,6 +108,7 @@ class Database:
         except BaseException:
             db.close()
             raise
+        self._file = None if self.path is None else _identity(self.path)
         return db
 
     def commit(self, work: Callable[[], Any]) -> Any:
@@ -133,6 +139,8 @@ class Database:
         return ticket.result
 
     def _run(self, group: list[_Ticket]) -> None:
+        if self.replaced:
+            raise sqlite3.OperationalError("it was removed or replaced while in use")
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             row = self.connection.execute("SELECT entries, bytes, (SELECT name FROM destination) FROM totals").fetchone()
@@ -238,6 +246,14 @@ class Database:
             self.lock.release()
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # looks without opening
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 _shared: weakref.WeakValueDictionary[str, Database] = weakref.WeakValueDictionary()
 _all: weakref.WeakSet[Database] = weakref.WeakSet()
 _registry_lock = threading.RLock()
@@ -249,7 +265,7 @@ def join(path: Path | None, user: object) -> Database:
     with _registry_lock:
         real = None if path is None else os.path.realpath(path)
         database = None if real is None else _shared.get(real)
-        if database is None or database.failed:
+        if database is None or database.failed or database.replaced:
             database = Database(path, real)
             _all.add(database)
             if real is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,6 +234,8 @@ class Outbox:
     def close(self) -> None:
         """Ends sending and appending from here. What waits stays in the file (in memory: is gone)."""
         if not self._closed:
+            with suppress(OutboxError):  # it would be sent again by the next start
+                self.delivered()
             self._closed = True
             self._database.leave(self)
 
