@@ -152,11 +152,11 @@ def test_a_topic_that_may_not_be_written_to_keeps_back_nothing_of_another(broker
     fill(outbox, "feedback", b"f1")
 
     async def scene(sender: Sender) -> None:
-        await until(lambda: broker.taken == [b"f1"])
+        await until(lambda: outbox.pending == 1)
         assert "TopicAuthorizationFailedError" in (sender.trouble or "")
 
     while_sending(outbox, scene)
-    assert (outbox.pending, outbox.refused) == (1, 0)
+    assert (broker.taken, outbox.pending, outbox.refused) == ([b"f1"], 1, 0)
 
 
 def test_an_unknown_error_of_the_broker_sets_nothing_aside(broker: Broker, outbox: Outbox) -> None:
@@ -192,6 +192,23 @@ def test_an_unknown_error_of_one_record_among_others_sets_that_one_aside(
     assert "publish --outbox FILE --requeue" in caplog.text
     assert outbox.requeue() == 1
     assert outbox.pending == 1
+
+
+def test_many_odd_records_at_the_front_are_found_out_as_good_ones_come(broker: Broker, outbox: Outbox) -> None:
+    broker.answer = lambda topic, value: UnknownError() if value.startswith(b"odd") else None
+    odd = [b"odd%d" % n for n in range(45)]
+    good: list[bytes] = []
+    fill(outbox, "feedback", *odd)
+
+    async def scene(sender: Sender) -> None:
+        while outbox.pending:
+            good.append(b"%d" % len(good))
+            fill(outbox, "feedback", good[-1])
+            await until(lambda: good[-1] in broker.taken)
+
+    while_sending(outbox, scene)
+    assert sorted(broker.taken) == sorted(good)
+    assert sorted(refusal.entry.value for refusal in outbox.refusals()) == sorted(odd)
 
 
 def test_a_record_that_the_broker_refuses_steps_aside_and_the_others_arrive(broker: Broker, outbox: Outbox) -> None:

@@ -27,8 +27,8 @@ IDLE = 0.5  # seconds between looks at a file to which another process may appen
 BACKOFF = (0.1, 5.0)  # first and longest seconds between attempts to reach the broker, or a topic
 ACKNOWLEDGED = 30.0  # seconds until an unanswered window counts as a failure of the connection
 SILENCE = 2.0  # seconds without an answer until `trouble` says so
-_LOG_APPEND_TIME = 1  # the kind of a record's timestamp that is the broker's
 UNKNOWN_IN_A_ROW = 20  # records tried alone, none taken, until an unknown error counts as the broker's and not as theirs
+_LOG_APPEND_TIME = 1  # the kind of a record's timestamp that is the broker's
 
 
 class Outcome(NamedTuple):
@@ -66,6 +66,7 @@ class Sender:
         self._counts: dict[str, int] = {}  # partitions of topics, as long as the producer lives
         self._parked: dict[str, _Parked] = {}
         self._passing: set[tuple[str, int]] = set()  # partitions that took something of this window
+        self._turn = 0  # with which suspect the next search for a bad record begins
         self._asked = False  # whether the broker ever answered, and so had a chance to tell its time
         self._writable = True  # whether all could be written to the outbox in this pass
         self._wake = asyncio.Event()
@@ -131,7 +132,6 @@ class Sender:
                 window = due
             if window:
                 tried -= await self._deliver(window)
-                self._asked = True
         for topic in tried:  # nothing of it failed in this pass
             self._unpark(topic)
         self._say("broker", None)
@@ -178,13 +178,14 @@ class Sender:
         return set(parked)
 
     async def _try_alone(self, suspects: Sequence[Entry], outcomes: dict[int, Outcome]) -> dict[int, Outcome]:
-        """An unknown error may be the broker's or the record's. It is the record's when others of its partition pass, and only
-        then is the record refused. What is now known of the suspects."""
+        """An unknown error may be the broker's or the record's. It is the record's when it comes again although others of its
+        partition have passed, and only then is the record refused. What is now known of the suspects."""
         known: dict[int, Outcome] = {entry.seq: outcomes[entry.seq] for entry in suspects}
         tried: list[Entry] = []
-        in_a_row = 0
-        for entry in suspects if len(outcomes) > 1 else ():
+        in_a_row, first = 0, self._turn % max(len(suspects), 1)
+        for entry in [*suspects[first:], *suspects[:first]] if len(outcomes) > 1 else ():
             if in_a_row == UNKNOWN_IN_A_ROW:
+                self._turn += UNKNOWN_IN_A_ROW
                 break
             tried.append(entry)
             known |= await self._send([entry])
@@ -192,7 +193,11 @@ class Sender:
             in_a_row = 0 if known[entry.seq].error is None else in_a_row + 1
         for entry in tried:
             error, partition = known[entry.seq]
-            if isinstance(error, UNKNOWN) and partition is not None and (entry.topic, partition) in self._passing:
+            if not isinstance(error, UNKNOWN) or partition is None or (entry.topic, partition) not in self._passing:
+                continue
+            known |= await self._send([entry])  # once more: a broker may have got well since
+            self._settle([entry], known)
+            if isinstance(error := known[entry.seq].error, UNKNOWN):
                 self._refuse(entry, error)
                 known[entry.seq] = Outcome(None, partition)
         return known
@@ -263,6 +268,7 @@ class Sender:
                 }
             if futures:
                 done, _ = await asyncio.wait(futures.values(), timeout=ACKNOWLEDGED)
+                self._asked = self._asked or bool(done)
         for seq, future in futures.items():
             late = TimeoutError(f"no acknowledgement within {ACKNOWLEDGED:g} s")
             failure = future.exception() if future in done else late
