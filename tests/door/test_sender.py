@@ -148,15 +148,15 @@ def test_a_missing_topic_keeps_back_nothing_of_another(broker: Broker, outbox: O
 
 def test_a_topic_that_may_not_be_written_to_keeps_back_nothing_of_another(broker: Broker, outbox: Outbox) -> None:
     broker.answer = lambda topic, value: TopicAuthorizationFailedError(topic) if topic == "interactions" else None
-    fill(outbox, "interactions", b"i1")
+    fill(outbox, "interactions", *(b"i%d" % n for n in range(700)))  # more than a window
     fill(outbox, "feedback", b"f1")
 
     async def scene(sender: Sender) -> None:
-        await until(lambda: outbox.pending == 1)
+        await until(lambda: outbox.pending == 700)
         assert "TopicAuthorizationFailedError" in (sender.trouble or "")
 
     while_sending(outbox, scene)
-    assert (broker.taken, outbox.pending, outbox.refused) == ([b"f1"], 1, 0)
+    assert (broker.taken, outbox.pending, outbox.refused) == ([b"f1"], 700, 0)
 
 
 def test_an_unknown_error_of_the_broker_sets_nothing_aside(broker: Broker, outbox: Outbox) -> None:

@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 import headrace
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
+from headrace_streams.outbox.broker_clock import BrokerClock
 from headrace_streams.settings import Settings
 from support.recording import consume
 
@@ -242,6 +244,41 @@ def test_a_full_outbox_says_so_and_empties(settings: Settings, tmp_path: Path) -
     with next_start(settings, path, max_rows=10) as recorder:
         assert recorder.flush(30)
         made.append(recorder.interaction(**FIELDS, output="room again").interaction_id)
+    assert sorted(ids(settings)) == sorted(made)
+
+
+def test_a_clock_far_ahead_is_noticed_and_what_would_be_refused_waits(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = timedelta(minutes=11)
+    monkeypatch.setattr("headrace.recorder.BrokerClock", lambda: BrokerClock(lambda: time.time() + ahead.total_seconds()))
+    recorder = headrace.Recorder("127.0.0.1:1", agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment)
+    before = [recorder.interaction(**FIELDS, output=str(n)).interaction_id for n in range(3)]
+    recorder.close(0)
+    with next_start(settings, tmp_path / "o.db") as recorder:
+        until(lambda: "2 records wait" in (recorder.trouble or ""))
+        assert "about 11 minutes ahead" in (recorder.trouble or "")
+        after = recorder.interaction(**FIELDS, output="after").interaction_id
+        until(lambda: after in ids(settings))
+        assert sorted(ids(settings)) == sorted([before[0], after])
+        assert recorder.pending == 2
+        recorder.close(0)
+    written = [event for _, event in consume(settings.bootstrap, f"{settings.deployment}.interactions")]
+    [stamped] = [datetime.fromisoformat(event["time"]) for event in written if event["data"]["interaction_id"] == after]
+    assert abs(stamped - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_two_recorders_of_a_program_share_an_outbox(settings: Settings, tmp_path: Path) -> None:
+    def recorder() -> headrace.Recorder:
+        return headrace.Recorder(settings.bootstrap, agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment)
+
+    with recorder() as first:
+        made = [first.interaction(**FIELDS, output="1").interaction_id]
+        with recorder() as second:
+            made.append(second.interaction(**FIELDS, output="2").interaction_id)
+            first.close()
+            made.append(second.interaction(**FIELDS, output="3").interaction_id)
+            assert second.flush(30)
     assert sorted(ids(settings)) == sorted(made)
 
 
