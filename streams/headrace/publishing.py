@@ -16,6 +16,7 @@ from uuid import UUID
 
 from headrace.fields import Call, EventTime, Ref
 from headrace_schemas.codec import decode_input
+from headrace_schemas.constraints import check_time
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.provider_messages import finish_reason_of, prompt_of, response_of, tools_of, usage_of
 
@@ -52,10 +53,14 @@ def uuid7() -> str:
 class EventFactory:
     """Makes the events of one agent: knows its attributes and the CloudEvents source of all its events.
 
-    `agent` is a name or {name, role?, version?}; `source` defaults to `agent:<name>` or `agent:<name>/<version>`.
+    `agent` is a name or {name, role?, version?}; `source` defaults to `agent:<name>` or `agent:<name>/<version>`. `now` is the
+    time of events that are given none, and what the others' times are judged by.
     """
 
-    def __init__(self, agent: str | Mapping[str, Any], source: str | None = None) -> None:
+    def __init__(
+        self, agent: str | Mapping[str, Any], source: str | None = None, now: Callable[[], datetime] | None = None
+    ) -> None:
+        self._now = now or _now
         self._agent = {"name": agent} if isinstance(agent, str) else dict(agent)
         name, version = self._agent.get("name"), self._agent.get("version")
         if not isinstance(name, str) or not name:
@@ -134,18 +139,18 @@ class EventFactory:
     def _event(
         self, topic: str, key: str, kind: str, data: Mapping[str, Any], event_time: EventTime, traceparent: str | None
     ) -> OutgoingEvent:
-        identity = uuid7()
+        identity, now = uuid7(), self._now()
         event = {
             "specversion": "1.0",
             "id": identity,
             "source": self._source,
             "type": f"headrace.{kind}.v1",
-            "time": _rfc3339(event_time),
+            "time": _rfc3339(now if event_time is None else event_time),
             **_without_none({"traceparent": traceparent}),
             "data": data,
         }
         value = _encode(event)
-        decode_input(value, append_time_ms=time.time_ns() // 1_000_000)
+        decode_input(value, append_time_ms=int(now.timestamp() * 1000))
         return OutgoingEvent(topic, key.encode(), value, identity)
 
 
@@ -183,10 +188,24 @@ def _ref_key(ref: Mapping[str, Any]) -> str:
     return f"{ref.get('system')}:{ref.get('id')}"
 
 
-def _rfc3339(event_time: EventTime) -> str:
+def due(value: bytes, broker_ms: int) -> bool:
+    """Whether an event may be appended when the broker's clock shows that: its time is no further ahead than anybody takes."""
+    try:
+        check_time(json.loads(value)["time"], broker_ms)
+    except DecodeError as error:
+        return error.code != "future_time"
+    except (LookupError, TypeError, ValueError):  # no event of ours, or it has no time
+        return True
+    return True
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _rfc3339(event_time: str | datetime) -> str:
     if isinstance(event_time, str):
         return event_time
-    event_time = event_time or datetime.now(UTC)
     if event_time.tzinfo is None:
         raise InvalidEvent("bad_time", "time", f"time: {event_time.isoformat()} has no offset from UTC")
     return event_time.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -19,9 +19,11 @@ from typing import Any, Unpack
 
 from headrace.background import Background
 from headrace.fields import Call, EventTime, FeedbackFields, InteractionFields, Ref
-from headrace.publishing import EventFactory, OutgoingEvent
+from headrace.library_log import hush_this_thread
+from headrace.publishing import EventFactory, OutgoingEvent, due
 from headrace_schemas.root_error import HeadraceError
-from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Outbox, Refusal
+from headrace_streams.outbox.broker_clock import BrokerClock
+from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Destination, Outbox, Refusal
 from headrace_streams.settings import Settings, from_arguments
 
 log = logging.getLogger("headrace.recorder")
@@ -37,8 +39,8 @@ class Undelivered(HeadraceError):
 class _Engine:
     """The outbox and the thread that empties it. Holds no reference to the Recorder, so that a forgotten one can be collected."""
 
-    def __init__(self, settings: Settings, outbox: Outbox) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, outbox: Outbox, clock: BrokerClock) -> None:
+        self._settings, self._clock = settings, clock
         self.outbox = outbox
         self._closed = False
         self._start()
@@ -51,7 +53,8 @@ class _Engine:
     async def _main(self) -> None:
         from headrace_streams.outbox.sender import Sender
 
-        self._sender = Sender(self._settings, self.outbox, self._progressed)
+        hush_this_thread()
+        self._sender = Sender(self._settings, self.outbox, self._progressed, clock=self._clock, due=due)
         await self._sender.run()
 
     def _progressed(self) -> None:
@@ -127,13 +130,18 @@ class _Base:
         source: str | None = None,
         max_bytes: int = MAX_BYTES,
         max_rows: int = MAX_ROWS,
+        rebind_outbox: bool = False,
     ) -> None:
         """`kafka`: security settings {protocol, sasl_mechanism, sasl_username, sasl_password, ssl_cafile, ssl_certfile,
-        ssl_keyfile}. `max_bytes`, `max_rows`: how much may wait before OutboxFull. Raises SettingsError for settings that can't
-        be, OutboxError for an outbox file that can't be used; a broker that is away is no error."""
-        self._events = EventFactory(agent, source)
+        ssl_keyfile}. `max_bytes`, `max_rows`: how much may wait before OutboxFull. `rebind_outbox`: what waits in the file for
+        another deployment, or at other brokers, shall go to this one. Raises SettingsError for settings that can't be,
+        OutboxError for a file that can't be used or holds what is for somebody else; a broker that is away is no error."""
         settings = from_arguments(bootstrap, deployment, kafka)
-        self._engine = _Engine(settings, Outbox(outbox, max_bytes=max_bytes, max_rows=max_rows))
+        destination = Destination(settings.deployment, settings.bootstrap)
+        clock = BrokerClock()
+        self._events = EventFactory(agent, source, clock.trusted)
+        file = Outbox(outbox, max_bytes=max_bytes, max_rows=max_rows, destination=destination, rebind=rebind_outbox)
+        self._engine = _Engine(settings, file, clock)
         self._finalizer = weakref.finalize(self, _close_abandoned, self._engine, os.getpid())
 
     @property
@@ -152,7 +160,7 @@ class _Base:
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing gets through at the moment; None when nothing is known to be wrong."""
+        """Why nothing, or not everything, gets through at the moment; None when nothing is known to be wrong."""
         return self._engine.trouble
 
     def _close(self, timeout: float) -> None:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from platformdirs import user_cache_path
 
 from headrace.background import Background
+from headrace.library_log import hush_this_thread
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Adapter, ReleaseDecision
 from headrace_schemas.errors import DecodeError
@@ -183,6 +184,7 @@ class _Feed(Generic[R]):
         from headrace_streams.kafka import clients
         from headrace_streams.kafka.reader import OffsetOutOfRangeError, TopicPartition
 
+        hush_this_thread()
         topic = clients.full_name(self._settings, "releases")
         counts = await clients.partition_counts(self._settings, ["releases"])
         partitions = [TopicPartition(topic, number) for number in range(counts["releases"])]

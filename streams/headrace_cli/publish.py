@@ -26,14 +26,20 @@ LOOK = 0.5  # seconds between looks at it
 @click.command()
 @click.argument("files", nargs=-1, metavar="FILE...", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--outbox", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Send what this outbox still holds.")
+@click.option("--requeue", is_flag=True, help="With --outbox: first put back what the broker had refused.")
+@click.option(
+    "--rebind", is_flag=True, help="With --outbox: send it here, though it was written for another deployment or broker."
+)
 @common
-def publish(settings: Settings, as_json: bool, files: tuple[str, ...], outbox: Path | None) -> int:
+def publish(settings: Settings, as_json: bool, files: tuple[str, ...], outbox: Path | None, requeue: bool, rebind: bool) -> int:
     """Send events from files of JSON lines ("-" for standard input).
 
     All lines are validated first; when one is invalid, each such line is named, nothing is sent and the exit code is 1.
     """
     if not files and outbox is None:
         raise CliError(USAGE, "give a FILE, - for standard input, or --outbox DB")
+    if (requeue or rebind) and outbox is None:
+        raise CliError(USAGE, f"{'--requeue' if requeue else '--rebind'} needs --outbox DB")
     counts: dict[str, int] = {}
     with contextlib.ExitStack() as stack:
         inputs = [(name, stack.enter_context(_open(name))) for name in files]
@@ -45,7 +51,7 @@ def publish(settings: Settings, as_json: bool, files: tuple[str, ...], outbox: P
         if inputs:
             counts = run(_send(settings, [stream for _, stream in inputs]))
     if outbox is not None:
-        counts |= run(_drain(settings, outbox))
+        counts |= run(_drain(settings, outbox, requeue, rebind))
     if as_json:
         emit(counts)
     else:
@@ -99,15 +105,17 @@ async def _send(settings: Settings, streams: Sequence[BinaryIO]) -> dict[str, in
     return dict(sent)
 
 
-async def _drain(settings: Settings, path: Path) -> dict[str, int]:
+async def _drain(settings: Settings, path: Path, requeue: bool, rebind: bool) -> dict[str, int]:
     """Sends all that waits in an outbox; gives up when nothing moves for `PATIENCE` seconds."""
-    from headrace_streams.outbox.outbox import Outbox
+    from headrace.publishing import due
+    from headrace_streams.outbox.outbox import Destination, Outbox
     from headrace_streams.outbox.sender import Sender
 
-    outbox = Outbox(path)
+    outbox = Outbox(path, destination=Destination(settings.deployment, settings.bootstrap), rebind=rebind)
+    requeued = {"requeued": outbox.requeue()} if requeue else {}
     before, refused = outbox.pending, outbox.refused
     progress = asyncio.Event()
-    sender = Sender(settings, outbox, progress.set)
+    sender = Sender(settings, outbox, progress.set, due=due)
     task = asyncio.create_task(sender.run())
     try:
         first, since = outbox.oldest, time.monotonic()
@@ -121,7 +129,7 @@ async def _drain(settings: Settings, path: Path) -> dict[str, int]:
             with contextlib.suppress(TimeoutError):  # nobody tells us when the sender is another process
                 async with asyncio.timeout(LOOK):
                     await progress.wait()
-        return {"delivered": before - (outbox.refused - refused), "refused": outbox.refused - refused}
+        return {**requeued, "delivered": before - (outbox.refused - refused), "refused": outbox.refused - refused}
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -22,7 +22,11 @@ class Backoff:
         """The next wait is no shorter than that."""
         self._next = max(self._next, seconds)
 
+    def seconds(self) -> float:
+        """How long to wait now, for who waits by himself; makes the next wait longer."""
+        seconds, self._next = self._next, min(2 * self._next, self._longest)
+        return seconds * random.uniform(1 - self._spread, 1 + self._spread)
+
     async def wait(self) -> None:
         """Sleeps, and makes the next wait longer."""
-        seconds, self._next = self._next, min(2 * self._next, self._longest)
-        await asyncio.sleep(seconds * random.uniform(1 - self._spread, 1 + self._spread))
+        await asyncio.sleep(self.seconds())

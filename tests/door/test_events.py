@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.fields import Call
-from headrace.publishing import EventFactory, InvalidEvent, OutgoingEvent, uuid7
+from headrace.publishing import EventFactory, InvalidEvent, OutgoingEvent, due, uuid7
 from headrace_schemas.codec import decode
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, InteractionRecorded, InteractionRetracted, SubjectErased
 from headrace_schemas.times import parse_ns
@@ -225,3 +225,23 @@ def test_whatever_is_said_is_accepted_by_the_decoder_or_refused_here(fields: dic
     except InvalidEvent:
         return
     assert isinstance(decode(outgoing.value, append_time_ms=time.time_ns() // 1_000_000), InteractionRecorded)
+
+
+def test_an_event_without_a_time_has_that_of_the_clock_it_is_to_go_by() -> None:
+    behind = datetime.now(UTC) - timedelta(minutes=11)
+    factory = EventFactory("bot", now=lambda: behind)
+    assert event(factory.interaction(FIELDS, None, None)[0])["time"] == behind.isoformat().replace("+00:00", "Z")
+    with pytest.raises(InvalidEvent, match="more than 10 minutes ahead"):
+        factory.interaction(FIELDS, datetime.now(UTC), None)
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(9, True), (11, False)])
+def test_an_event_is_due_when_its_time_will_be_taken(events: EventFactory, minutes: int, expected: bool) -> None:
+    now = datetime(2025, 1, 1, tzinfo=UTC)
+    value = events.interaction(FIELDS, now + timedelta(minutes=minutes), None)[0].value
+    assert due(value, int(now.timestamp() * 1000)) is expected
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"{}", b"7", b'{"time": 7}', b'{"time": "yesterday"}', b"\xff"])
+def test_what_has_no_time_is_not_kept_back(value: bytes) -> None:
+    assert due(value, 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_streams.outbox.outbox import Outbox, OutboxError, OutboxFull
+from headrace_streams.outbox.outbox import Destination, Outbox, OutboxError, OutboxFull
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -84,11 +84,11 @@ def test_another_start_finds_what_was_left(tmp_path: Path) -> None:
 def test_accepts_that_wait_together_share_a_commit(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     commits: list[str] = []
-    outbox._db.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    outbox._database.connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
     with ThreadPoolExecutor(32) as pool:
-        with outbox._commit_lock:  # as if a commit were running: everybody else queues up behind it
+        with outbox._database.lock:  # as if a commit were running: everybody else queues up behind it
             futures = [pool.submit(outbox.append, "feedback", b"k", b"%d" % number) for number in range(32)]
-            while len(outbox._tickets) < 32:
+            while len(outbox._database._tickets) < 32:
                 threading.Event().wait(0.001)
         seqs = [future.result() for future in futures]
     assert len(set(seqs)) == outbox.pending == 32
@@ -156,10 +156,207 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
 def test_a_disk_that_fails_accepts_nothing(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     fill(outbox, 1)
-    outbox._db.execute("PRAGMA max_page_count=8")
+    outbox._database.connection.execute("PRAGMA max_page_count=8")
     with pytest.raises(OutboxFull, match="disk is full"):
         outbox.append("feedback", b"k", b"x" * 100_000)
-    outbox._db.execute("PRAGMA max_page_count=100000")
+    outbox._database.connection.execute("PRAGMA max_page_count=100000")
     assert outbox.pending == 1
     fill(outbox, 1)
     assert outbox.pending == 2
+
+
+def run(program: str, *arguments: object, code: int = 0) -> str:
+    """Runs `program` in a process of its own, which must end with `code`; what it printed."""
+    done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+TWO_IN_ONE = """
+import os, signal, subprocess, sys
+from headrace_streams.outbox.outbox import Outbox
+first, second = Outbox(sys.argv[1]), Outbox(sys.argv[2])
+opened_and_closed = "import sys; from headrace_streams.outbox.outbox import Outbox; Outbox(sys.argv[1]).close()"
+subprocess.run([sys.executable, "-c", opened_and_closed, sys.argv[1]], check=True)
+for number in range(100):
+    (first, second)[number % 2].append("feedback", b"k", b"%d" % number)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("other", ["outbox.db", "link.db"])
+def test_two_in_one_process_keep_what_they_accepted_while_others_come_and_go(tmp_path: Path, other: str) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "outbox.db")
+    run(TWO_IN_ONE, tmp_path / "outbox.db", tmp_path / other, code=-9)
+    assert [entry.value for entry in Outbox(tmp_path / "outbox.db").waiting()] == [b"%d" % number for number in range(100)]
+
+
+def test_outboxes_of_one_process_share_a_connection_until_the_last_is_closed(tmp_path: Path) -> None:
+    first, second = Outbox(tmp_path / "outbox.db"), Outbox(f"{tmp_path}/../{tmp_path.name}/outbox.db")
+    connection = first._database.connection
+    assert second._database.connection is connection
+    first.close()
+    first.close()
+    fill(second, 1)
+    second.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    assert Outbox(tmp_path / "outbox.db").pending == 1
+
+
+def test_a_forgotten_outbox_neither_sends_nor_holds_the_file(tmp_path: Path) -> None:
+    kept = Outbox(tmp_path / "outbox.db")
+    assert Outbox(tmp_path / "outbox.db").try_to_send()
+    assert kept.try_to_send()
+    assert len(kept._database.users) == 1
+
+
+def test_both_sides_of_a_fork_go_on_with_outboxes_that_share_a_file(tmp_path: Path) -> None:
+    program = """
+import os, sqlite3, sys
+from headrace_streams.outbox.outbox import Outbox
+first, second = Outbox(sys.argv[1]), Outbox(sys.argv[1])
+assert first.try_to_send()
+before = first._database.connection
+child = os.fork()
+try:
+    before.execute("SELECT 1")
+    raise SystemExit("an open connection has crossed the fork")
+except sqlite3.ProgrammingError:
+    pass
+for number in range(50):
+    (first, second)[number % 2].append("feedback", b"k", b"child" if child == 0 else b"parent")
+assert first._database is second._database
+third = Outbox(sys.argv[1])
+third.append("feedback", b"k", b"after")
+for outbox in (first, second, third):
+    outbox.close()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    run(program, tmp_path / "outbox.db")
+    assert Outbox(tmp_path / "outbox.db").pending == 102
+
+
+FULL_DISK = """
+import resource, sys
+from headrace_streams.outbox.outbox import Outbox, OutboxError
+
+def room(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+room(40_000)  # as much as SQLite needs to read
+outbox = Outbox(sys.argv[1])
+room(0)
+assert outbox.try_to_send()
+window = outbox.waiting(limit=50)
+assert len(window) == 50
+try:
+    outbox.delivered(window)
+except OutboxError as error:
+    print(error)
+print(outbox.waiting()[0].seq, outbox.oldest, outbox.pending, outbox.unwritten)
+room(resource.RLIM_INFINITY)
+outbox.append("feedback", b"k", b"now there is room")
+print(outbox.waiting()[0].seq, outbox.oldest, outbox.pending, outbox.unwritten)
+"""
+
+
+def test_on_a_full_disk_what_waits_is_sent_and_what_was_acknowledged_is_remembered(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from headrace_streams.outbox.outbox import Outbox
+outbox = Outbox(sys.argv[1])
+for number in range(100):
+    outbox.append("feedback", b"k", b"x" * 1000)
+os._exit(0)
+"""
+    run(program, tmp_path / "outbox.db")
+    complaint, full, room = run(FULL_DISK, tmp_path / "outbox.db").splitlines()
+    assert "can't be written" in complaint
+    assert full == "51 51 50 50"
+    assert room == "51 51 51 0"
+    assert Outbox(tmp_path / "outbox.db").pending == 51
+
+
+def test_only_another_sender_means_another_sender(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    (tmp_path / "outbox.db.sender").mkdir()
+    with pytest.raises(OutboxError, match=r"outbox\.db\.sender can't be locked"):
+        outbox.try_to_send()
+
+
+HERE, THERE = Destination("shop", "kafka1:9092,kafka2:9092"), Destination("shop", "elsewhere:9092")
+
+
+@pytest.mark.parametrize("other", [THERE, Destination("test", HERE.bootstrap)])
+@pytest.mark.parametrize("kept", ["waiting", "refused"])
+def test_what_was_written_for_one_destination_is_not_sent_to_another_unless_told(
+    tmp_path: Path, other: Destination, kept: str
+) -> None:
+    first = Outbox(tmp_path / "outbox.db", destination=HERE)
+    fill(first, 1)
+    if kept == "refused":
+        first.refuse(first.waiting()[0], "why")
+    first.close()
+    with pytest.raises(OutboxError) as caught:
+        Outbox(tmp_path / "outbox.db", destination=other)
+    assert str(HERE) in str(caught.value)
+    assert str(other) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    Outbox(tmp_path / "outbox.db", destination=Destination("shop", "kafka0:9092, kafka2:9092")).close()  # one in common
+    Outbox(tmp_path / "outbox.db", destination=other, rebind=True).close()
+    with pytest.raises(OutboxError, match="holds records for"):
+        Outbox(tmp_path / "outbox.db", destination=HERE)
+
+
+def test_an_empty_outbox_is_anybodys_and_who_was_there_before_notices(tmp_path: Path) -> None:
+    first = Outbox(tmp_path / "outbox.db", destination=HERE)
+    fill(first, 1)
+    first.delivered(first.waiting())
+    second = Outbox(tmp_path / "outbox.db", destination=THERE)
+    fill(second, 1)
+    for use in (first.waiting, first.requeue, lambda: fill(first, 1)):
+        with pytest.raises(OutboxError, match="for shop at elsewhere:9092, not for shop at kafka1"):
+            use()
+    assert second.pending == 1
+
+
+def test_an_outbox_from_before_is_bound_by_its_next_start(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    fill(outbox, 1)
+    outbox._database.connection.execute("DROP TABLE destination")
+    outbox._database.connection.execute("PRAGMA user_version = 0")
+    outbox.close()
+    Outbox(tmp_path / "outbox.db", destination=HERE).close()
+    with pytest.raises(OutboxError, match="holds records for"):
+        Outbox(tmp_path / "outbox.db", destination=THERE)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_accepted_into_a_file_that_is_no_longer_there(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path)
+    fill(outbox, 1)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    if replaced:
+        path.touch()
+    with pytest.raises(OutboxError, match="removed or replaced"):
+        fill(outbox, 1)
+    new = Outbox(path)
+    assert fill(new, 1) == [1]
+    outbox.close()
+    assert (tmp_path / "outbox.db-wal").exists(), "the old one has not taken the new one's log away"
+    assert Outbox(path)._database is new._database
+
+
+def test_what_is_acknowledged_is_written_down_at_the_end(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    fill(outbox, 3)
+    outbox._database.connection.execute("PRAGMA query_only = 1")
+    with pytest.raises(OutboxError, match="can't be written"):
+        outbox.delivered(outbox.waiting()[:2])
+    outbox._database.connection.execute("PRAGMA query_only = 0")
+    outbox.close()
+    assert [entry.value for entry in Outbox(tmp_path / "outbox.db").waiting()] == [b"v2"]

@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 import headrace
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
+from headrace_streams.outbox.broker_clock import BrokerClock
 from headrace_streams.settings import Settings
 from support.recording import consume
 
@@ -38,6 +40,13 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def ids(settings: Settings) -> list[str]:
     return [event["data"]["interaction_id"] for _, event in consume(settings.bootstrap, f"{settings.deployment}.interactions")]
+
+
+def next_start(settings: Settings, outbox: Path, **options: Any) -> headrace.Recorder:
+    """A Recorder that sends what another one left, which knew no broker."""
+    return headrace.Recorder(
+        settings.bootstrap, agent="bot", outbox=outbox, deployment=settings.deployment, rebind_outbox=True, **options
+    )
 
 
 @pytest.fixture
@@ -176,7 +185,7 @@ def test_what_could_not_be_sent_is_there_at_the_next_start(settings: Settings, t
     recorder = headrace.Recorder("127.0.0.1:1", agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment)
     call = recorder.interaction(**FIELDS, output="1")
     recorder.close(timeout=0.1)
-    with headrace.Recorder(settings.bootstrap, agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment) as recorder:
+    with next_start(settings, tmp_path / "o.db") as recorder:
         assert recorder.flush(30)
     assert ids(settings) == [call.interaction_id]
 
@@ -213,7 +222,7 @@ def test_what_the_broker_refuses_for_good_steps_aside(
     large = recorder.interaction(**FIELDS, output="x" * 30_000)
     good += [recorder.interaction(**FIELDS, output=str(n)).interaction_id for n in range(5)]
     recorder.close(0)  # nothing was sent: the next start finds them together, as one batch
-    with headrace.Recorder(settings.bootstrap, agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment) as recorder:
+    with next_start(settings, tmp_path / "o.db") as recorder:
         assert recorder.flush(30)
         assert (recorder.pending, recorder.refused) == (0, 1)
         [refusal] = recorder.refusals
@@ -232,9 +241,44 @@ def test_a_full_outbox_says_so_and_empties(settings: Settings, tmp_path: Path) -
     with pytest.raises(headrace.OutboxFull, match="10 records"):
         recorder.interaction(**FIELDS, output="one too many")
     recorder.close(0)
-    with headrace.Recorder(settings.bootstrap, agent="bot", outbox=path, deployment=settings.deployment, max_rows=10) as recorder:
+    with next_start(settings, path, max_rows=10) as recorder:
         assert recorder.flush(30)
         made.append(recorder.interaction(**FIELDS, output="room again").interaction_id)
+    assert sorted(ids(settings)) == sorted(made)
+
+
+def test_a_clock_far_ahead_is_noticed_and_what_would_be_refused_waits(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = timedelta(minutes=11)
+    monkeypatch.setattr("headrace.recorder.BrokerClock", lambda: BrokerClock(lambda: time.time() + ahead.total_seconds()))
+    recorder = headrace.Recorder("127.0.0.1:1", agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment)
+    before = [recorder.interaction(**FIELDS, output=str(n)).interaction_id for n in range(3)]
+    recorder.close(0)
+    with next_start(settings, tmp_path / "o.db") as recorder:
+        until(lambda: "2 records wait" in (recorder.trouble or ""))
+        assert "about 11 minutes ahead" in (recorder.trouble or "")
+        after = recorder.interaction(**FIELDS, output="after").interaction_id
+        until(lambda: after in ids(settings))
+        assert sorted(ids(settings)) == sorted([before[0], after])
+        assert recorder.pending == 2
+        recorder.close(0)
+    written = [event for _, event in consume(settings.bootstrap, f"{settings.deployment}.interactions")]
+    [stamped] = [datetime.fromisoformat(event["time"]) for event in written if event["data"]["interaction_id"] == after]
+    assert abs(stamped - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_two_recorders_of_a_program_share_an_outbox(settings: Settings, tmp_path: Path) -> None:
+    def recorder() -> headrace.Recorder:
+        return headrace.Recorder(settings.bootstrap, agent="bot", outbox=tmp_path / "o.db", deployment=settings.deployment)
+
+    with recorder() as first:
+        made = [first.interaction(**FIELDS, output="1").interaction_id]
+        with recorder() as second:
+            made.append(second.interaction(**FIELDS, output="2").interaction_id)
+            first.close()
+            made.append(second.interaction(**FIELDS, output="3").interaction_id)
+            assert second.flush(30)
     assert sorted(ids(settings)) == sorted(made)
 
 

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -18,7 +20,7 @@ from headrace_cli.main import COMMANDS, Command, invoke
 from headrace_streams.kafka.clients import BrokerUnavailable
 from headrace_streams.local_kafka.jars import MissingLibrary, MissingPiece
 from headrace_streams.local_kafka.process import KafkaFailed
-from headrace_streams.outbox.outbox import Outbox
+from headrace_streams.outbox.outbox import Destination, Outbox
 from headrace_streams.settings import Settings, SettingsError
 
 NOBODY = ["--bootstrap", "127.0.0.1:1"]
@@ -48,6 +50,52 @@ def test_publish_notices_that_another_process_empties_the_outbox(tmp_path: Path,
     assert json.loads(capsys.readouterr().out) == {"delivered": 3, "refused": 0}
     emptying.join()
     other.close()
+
+
+@contextmanager
+def emptied(path: Path) -> Iterator[None]:
+    """Somebody else sends from the outbox at `path`, whatever waits there."""
+    outbox, done = Outbox(path), threading.Event()
+    assert outbox.try_to_send()
+
+    def send() -> None:
+        while not done.wait(0.01):
+            outbox.delivered(outbox.waiting())
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    yield
+    done.set()
+    sending.join()
+    outbox.close()
+
+
+def test_publish_puts_back_what_was_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path)
+    for number in range(3):
+        outbox.append("feedback", b"k", b"%d" % number)
+        outbox.refuse(outbox.waiting()[0], "UnknownError")
+    with emptied(path):
+        assert invoke(["publish", "--outbox", str(path), "--json", *NOBODY]) == 0
+        assert json.loads(capsys.readouterr().out) == {"delivered": 0, "refused": 0}
+        assert outbox.refused == 3
+        assert invoke(["publish", "--outbox", str(path), "--requeue", "--json", *NOBODY]) == 0
+    assert json.loads(capsys.readouterr().out)["requeued"] == 3
+    assert (outbox.pending, outbox.refused) == (0, 0)
+
+
+def test_publish_sends_nothing_elsewhere_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path, destination=Destination("shop", "kafka:9092"))
+    outbox.append("feedback", b"k", b"v")
+    assert invoke(["publish", "--outbox", str(path), *NOBODY]) == 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{path} holds records for shop at kafka:9092, not for headrace at 127.0.0.1:1" in line
+    assert "--rebind" in line
+    assert outbox.pending == 1
+    with emptied(path):
+        assert invoke(["publish", "--outbox", str(path), "--rebind", *NOBODY]) == 0
 
 
 def test_help_names_every_command_and_loads_none() -> None:
@@ -115,6 +163,8 @@ def test_each_error_has_its_exit_code(error: Exception, code: int | None) -> Non
         (["config", "--bootstrap", "x"], 2, "bootstrap = 'x' (from --bootstrap): 'x' is not host:port"),
         (["config", "--config", "none.toml"], 2, "none.toml"),
         (["publish"], 2, "give a FILE, - for standard input, or --outbox DB"),
+        (["publish", "--requeue", "-"], 2, "--requeue needs --outbox DB"),
+        (["publish", "--rebind", "-"], 2, "--rebind needs --outbox DB"),
         (["tail", "signals", "--from", "yesterday", *NOBODY], 2, "--from = 'yesterday'"),
         (["kafka", "status"], 1, ""),
     ],

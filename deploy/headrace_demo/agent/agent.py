@@ -186,7 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     buckets = [f"{kind}/{MODEL}" for kind in (SQL, DOCS)]
     with (
-        headrace.Recorder(given.bootstrap, deployment=given.deployment, agent="sql-bot", outbox=given.outbox) as recorder,
+        headrace.Recorder(
+            given.bootstrap,
+            deployment=given.deployment,
+            agent="sql-bot",
+            outbox=given.outbox,
+            rebind_outbox=True,  # the demo's broker may come back on another port
+        ) as recorder,
         headrace.Releases(
             given.bootstrap, deployment=given.deployment, buckets=buckets, store=given.store, cache=given.cache
         ) as releases,

@@ -10,12 +10,14 @@ from aiokafka.errors import (
     PolicyViolationError,
     RecordListTooLargeError,
     RecordTooLargeError,
+    TopicAuthorizationFailedError,
     UnknownError,
+    UnknownTopicOrPartitionError,
     UnsupportedForMessageFormatError,
 )
 
-# UnknownError is among them because aiokafka reports brokers' newer codes so, "invalid record" for one; an entry that is set
-# aside by mistake is not lost: `Outbox.requeue` brings it back.
+from headrace_streams.kafka.clients import TopicMissing
+
 FOR_GOOD = (
     CorruptRecordException,
     InvalidTimestampError,
@@ -24,6 +26,10 @@ FOR_GOOD = (
     PolicyViolationError,
     RecordListTooLargeError,
     RecordTooLargeError,
-    UnknownError,
     UnsupportedForMessageFormatError,
 )
+# May be either: a broker's own trouble, or a newer code that aiokafka has no name for ("invalid record" is one). What others of
+# the same partition meet tells which.
+UNKNOWN = (UnknownError,)
+# One topic takes nothing; others may.
+OF_ONE_TOPIC = (TopicMissing, TopicAuthorizationFailedError, UnknownTopicOrPartitionError)
