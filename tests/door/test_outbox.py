@@ -360,3 +360,30 @@ def test_what_is_acknowledged_is_written_down_at_the_end(tmp_path: Path) -> None
     outbox._database.connection.execute("PRAGMA query_only = 0")
     outbox.close()
     assert [entry.value for entry in Outbox(tmp_path / "outbox.db").waiting()] == [b"v2"]
+
+
+COME_AND_GO = """
+import sys, threading
+from headrace_streams.outbox.outbox import Outbox
+
+def work():
+    for turn in range(10):
+        first, second = Outbox(sys.argv[1]), Outbox(sys.argv[1])
+        for number in range(20):
+            (first, second)[number % 2].append("feedback", b"k", b"%d" % number)
+        first.close()
+        if turn % 2:
+            second.close()
+
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_nothing_is_lost_when_outboxes_of_several_threads_and_processes_come_and_go(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COME_AND_GO, str(tmp_path / "outbox.db")]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    outbox = Outbox(tmp_path / "outbox.db")
+    assert (outbox.pending, len(outbox.waiting(limit=10_000))) == (1800, 1800)
