@@ -5,6 +5,8 @@ Knows the events; no bytes, no Kafka, no clock (the append time is given).
 
 from __future__ import annotations
 
+import msgspec
+
 from headrace_schemas.errors import DecodeError, clipped
 from headrace_schemas.events import Event, FeedbackRecorded, InteractionRecorded
 from headrace_schemas.inputs import Feedback, Interaction, Message, Output
@@ -36,6 +38,17 @@ def check_time(time: str, append_time_ms: int | None) -> None:
         raise DecodeError("out_of_range", "time", f"time: {clipped(time)} is before the year 2000")
     if append_time_ms is not None and moment > (append_time_ms + AHEAD_MS) * _NS_PER_MS:
         raise DecodeError("future_time", "time", f"time: {clipped(time)} is more than 10 minutes ahead of the append time")
+
+
+def due(value: bytes, broker_ms: int) -> bool:
+    """Whether an event may be appended when the broker's clock shows that: its time is no further ahead than anybody takes."""
+    try:
+        check_time(msgspec.json.decode(value)["time"], broker_ms)
+    except DecodeError as error:
+        return error.code != "future_time"
+    except (LookupError, TypeError, ValueError, msgspec.MsgspecError):  # no event of ours, or it has no time
+        return True
+    return True
 
 
 def check_interaction(data: Interaction) -> None:

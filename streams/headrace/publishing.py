@@ -16,7 +16,6 @@ from uuid import UUID
 
 from headrace.fields import Call, EventTime, Ref
 from headrace_schemas.codec import decode_input
-from headrace_schemas.constraints import check_time
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.provider_messages import finish_reason_of, prompt_of, response_of, tools_of, usage_of
 
@@ -186,17 +185,6 @@ def _ref(ref: Any) -> dict[str, Any]:
 
 def _ref_key(ref: Mapping[str, Any]) -> str:
     return f"{ref.get('system')}:{ref.get('id')}"
-
-
-def due(value: bytes, broker_ms: int) -> bool:
-    """Whether an event may be appended when the broker's clock shows that: its time is no further ahead than anybody takes."""
-    try:
-        check_time(json.loads(value)["time"], broker_ms)
-    except DecodeError as error:
-        return error.code != "future_time"
-    except (LookupError, TypeError, ValueError):  # no event of ours, or it has no time
-        return True
-    return True
 
 
 def _now() -> datetime:

@@ -20,7 +20,8 @@ from typing import Any, Unpack
 from headrace.background import Background
 from headrace.fields import Call, EventTime, FeedbackFields, InteractionFields, Ref
 from headrace.library_log import hush_this_thread
-from headrace.publishing import EventFactory, OutgoingEvent, due
+from headrace.publishing import EventFactory, OutgoingEvent
+from headrace_schemas.constraints import due
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.outbox.broker_clock import BrokerClock
 from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Destination, Outbox, Refusal

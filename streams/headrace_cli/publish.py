@@ -107,7 +107,7 @@ async def _send(settings: Settings, streams: Sequence[BinaryIO]) -> dict[str, in
 
 async def _drain(settings: Settings, path: Path, requeue: bool, rebind: bool) -> dict[str, int]:
     """Sends all that waits in an outbox; gives up when nothing moves for `PATIENCE` seconds."""
-    from headrace.publishing import due
+    from headrace_schemas.constraints import due
     from headrace_streams.outbox.outbox import Destination, Outbox
     from headrace_streams.outbox.sender import Sender
 

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.fields import Call
-from headrace.publishing import EventFactory, InvalidEvent, OutgoingEvent, due, uuid7
+from headrace.publishing import EventFactory, InvalidEvent, OutgoingEvent, uuid7
 from headrace_schemas.codec import decode
+from headrace_schemas.constraints import due
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, InteractionRecorded, InteractionRetracted, SubjectErased
 from headrace_schemas.times import parse_ns
 
