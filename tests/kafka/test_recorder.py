@@ -163,7 +163,7 @@ def test_kill_9_loses_nothing_that_was_accepted(
 
 
 @pytest.mark.slow(seconds=10)
-def test_the_broker_goes_and_comes_back(tmp_path: Path) -> None:
+def test_the_broker_goes_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     kafka = LocalKafka(tmp_path / "kafka")
     with kafka:
         settings = Settings(bootstrap=kafka.bootstrap, deployment="away", partitions=2, data_dir=tmp_path)
@@ -174,11 +174,16 @@ def test_the_broker_goes_and_comes_back(tmp_path: Path) -> None:
             kafka.stop()
             made += [recorder.interaction(**FIELDS, output=str(n)).interaction_id for n in range(20, 40)]
             assert not recorder.flush(1)
+            until(lambda: kafka.bootstrap in (recorder.trouble or ""), seconds=10)
             assert recorder.pending == 20
             kafka.start()
             made += [recorder.interaction(**FIELDS, output=str(n)).interaction_id for n in range(40, 60)]
             assert recorder.flush(60)
+            until(lambda: recorder.trouble is None)
             assert sorted(set(ids(settings))) == sorted(made)
+        assert [
+            record for record in caplog.records if record.name.startswith("aiokafka") and "recorder" in str(record.threadName)
+        ] == []
 
 
 def test_what_could_not_be_sent_is_there_at_the_next_start(settings: Settings, tmp_path: Path) -> None:
@@ -199,6 +204,34 @@ def test_a_topic_that_is_missing_is_waited_for(settings: Settings, tmp_path: Pat
         assert recorder.flush(30)
     assert ids(late) == [call.interaction_id]
     asyncio.run(admin.delete(late))
+
+
+def test_a_topic_that_is_missing_keeps_back_nothing_of_another(settings: Settings, tmp_path: Path) -> None:
+    half = Settings(bootstrap=settings.bootstrap, deployment=f"{settings.deployment}half", partitions=1, data_dir=tmp_path)
+
+    async def delete_interactions() -> None:
+        await admin.declare(half)
+        async with clients.connected(clients.admin(half)) as client:
+            await client.delete_topics([f"{half.deployment}.interactions"])
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(clients.BrokerUnavailable):
+                    try:
+                        await clients.partition_counts(half, ["interactions"])
+                    except clients.TopicMissing:
+                        return
+                await asyncio.sleep(0.05)
+
+    asyncio.run(delete_interactions())
+    with headrace.Recorder(half.bootstrap, agent="bot", outbox=tmp_path / "o.db", deployment=half.deployment) as recorder:
+        call = recorder.interaction(**FIELDS, output="1")
+        recorder.feedback(call, kind="success", score=1)
+        until(lambda: len(consume(half.bootstrap, f"{half.deployment}.feedback")) == 1)
+        assert f"{half.deployment}.interactions takes no records" in (recorder.trouble or "")
+        asyncio.run(admin.declare(half))
+        assert recorder.flush(30)
+    assert ids(half) == [call.interaction_id]
+    asyncio.run(admin.delete(half))
 
 
 def test_what_the_broker_refuses_for_good_steps_aside(
