@@ -227,18 +227,17 @@ def evaluate(headrace: Run, settings: Settings, tmp_path: Path, monkeypatch: pyt
     return refused
 
 
-@pytest.mark.slow(seconds=30)
+@pytest.mark.slow(seconds=10)
 def test_evaluate_opens_no_address_of_a_version(
     settings: Settings, attack: Attack, opened: list[str], evaluate: Callable[[Adapter], str]
 ) -> None:
-    for uri in (*attack.uris[:4], "::"):
+    for uri in attack.uris:
         line = evaluate(attack.announced(uri))
         assert attack.adapter.digest in line
         assert settings.store in line
     attack.check_that_nobody_came(opened, settings.store)
 
 
-@pytest.mark.slow(seconds=15)
 def test_evaluate_opens_no_address_of_what_is_served(
     settings: Settings, tmp_path: Path, attack: Attack, opened: list[str], evaluate: Callable[[Adapter], str]
 ) -> None:
