@@ -35,7 +35,7 @@ ANSWERED = ("headrace.release.promoted.v1", "headrace.release.declined.v1")
 @pytest.fixture
 def headrace_deployment(broker: str, tmp_path: Path) -> Iterator[Settings]:
     """The deployment that a newcomer has without setting anything."""
-    settings = Settings(bootstrap=broker, partitions=2, data_dir=tmp_path / "data")
+    settings = Settings(bootstrap=broker, partitions=2, data_dir=tmp_path / "home" / "headrace")
     asyncio.run(admin.declare(settings))
     yield settings
     asyncio.run(admin.delete(settings))
@@ -50,7 +50,7 @@ def test_the_python_example_runs(headrace_deployment: Settings, tmp_path: Path) 
     program = program.replace("127.0.0.1:9092", settings.bootstrap) + "\nprint(release.digest, folder)\nreleases.close()\n"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "HEADRACE_DATA_DIR": str(tmp_path / "reader"), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        env={**os.environ, "XDG_DATA_HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     digest, folder = done.stdout.split()
