@@ -46,7 +46,7 @@ async def _status(settings: Settings) -> dict[str, Any]:
     from headrace_lake.status import stage_status, task_statuses
     from headrace_processors.curate.state import describe_buckets
     from headrace_schemas.topology import TOPOLOGY
-    from headrace_streams.release_log import served
+    from headrace_streams.release_log import adapter_digest, served
 
     log = KafkaLog(settings)
     tasks = await task_statuses(log, TOPOLOGY)
@@ -60,7 +60,7 @@ async def _status(settings: Settings) -> dict[str, Any]:
                 "bucket": bucket,
                 "release_id": release.release_id,
                 "sequence": release.sequence,
-                "adapter": release.adapter.digest if release.adapter else None,
+                "adapter": adapter_digest(release),
                 "reason": release.reason,
             }
             for bucket, release in sorted((await served(log)).items())

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from headrace_schemas.canonical import sha256
 from headrace_schemas.errors import DecodeError, clipped
 
 FILE_PARTS = frozenset({"image_url", "input_image", "input_audio", "file", "input_file", "image", "document"})
@@ -76,7 +76,7 @@ def inline(data: str, media_type: str, field: str) -> dict[str, Any]:
 
 
 def _digested(data: bytes, media_type: str) -> dict[str, Any]:
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    digest = sha256(data)
     return {"type": "ref", "media_type": media_type, "uri": digest, "sha256": digest}
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from headrace_streams.release_log import Decision
     from headrace_streams.requests import Touched
 
-CHANGES = ("promoted", "rolled_back", "revoked")
-
 
 @click.group(invoke_without_command=True)
 @click.option("--follow", is_flag=True, help="Go on with each answer as it comes.")
@@ -86,7 +84,7 @@ def _list(settings: Settings, as_json: bool, follow: bool, everything: bool) -> 
             show_one(decision, decision.data.release_id in now)
 
     def show_one(decision: Decision, served: bool | None) -> None:
-        if not everything and decision.kind not in CHANGES:
+        if not everything and decision.kind not in release_log.CHANGES:
             return
         if as_json:
             emit(_row(decision) if served is None else {**_row(decision), "served": served})
@@ -148,7 +146,7 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, t
     buckets |= {
         decision.data.bucket
         for decision in run(release_log.history(Reader(settings)))
-        if decision.data.adapter and decision.data.adapter.digest == digest
+        if release_log.adapter_digest(decision.data) == digest
     }
     if not buckets:
         raise CliError(NO, f"no version and no release has the adapter {digest} (sha256: and 64 hex digits)")
@@ -231,9 +229,11 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
 
 
 def _touched_row(decision: Decision, touched: Touched) -> dict[str, Any]:
+    from headrace_streams.release_log import adapter_digest
+
     data = decision.data
     row = {"release_id": data.release_id, "bucket": data.bucket, "sequence": data.sequence, "kind": decision.kind}
-    return {**row, "adapter": data.adapter.digest if data.adapter else None, "served": data.release_id in touched.served}
+    return {**row, "adapter": adapter_digest(data), "served": data.release_id in touched.served}
 
 
 def _ask(settings: Settings, as_json: bool, timeout: float, kind: type[Any], data: Any) -> int:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
@@ -85,7 +86,7 @@ class Store:
                 for file in files:
                     with (source / file.path).open("rb") as stream:
                         self._write(digest, file.path, stream, file.size_bytes)
-                self._write(digest, MANIFEST, manifest, len(manifest))
+                self._write(digest, MANIFEST, BytesIO(manifest), len(manifest))
         return adapter
 
     def manifest(self, digest: str) -> bytes:
@@ -157,7 +158,7 @@ class Store:
             return False
         return any((Path(self._folder(digest)) / parent).is_symlink() for parent in PurePosixPath(path).parents)
 
-    def _write(self, digest: str, path: str, source: BinaryIO | bytes, size: int) -> None:
+    def _write(self, digest: str, path: str, source: BinaryIO, size: int) -> None:
         place = f"{self._folder(digest)}/{path}"
         within(self._patience + size / SLOWEST, partial(_write, self._place[0], place, source))
 
@@ -237,18 +238,18 @@ def _save(chunks: Iterable[bytes], path: Path) -> None:
         durable_file.sync(sink)
 
 
-def _write(fs: Any, path: str, source: BinaryIO | bytes) -> None:
+def _write(fs: Any, path: str, source: BinaryIO) -> None:
     """Writes one file whole or not at all: by a rename on a disk; an object store shows an object only when it is complete."""
     if not isinstance(fs, LocalFileSystem):
         with fs.open(path, "wb") as sink:
-            shutil.copyfileobj(source, sink, CHUNK) if not isinstance(source, bytes) else sink.write(source)
+            shutil.copyfileobj(source, sink, CHUNK)
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with part.open("xb") as sink:
-            shutil.copyfileobj(source, sink, CHUNK) if not isinstance(source, bytes) else sink.write(source)
+            shutil.copyfileobj(source, sink, CHUNK)
         durable_file.replace(part, target)  # an event will say that the adapter is there
     finally:
         part.unlink(missing_ok=True)

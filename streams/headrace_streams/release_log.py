@@ -21,7 +21,9 @@ from headrace_schemas.events import (
 from headrace_streams.kafka.reader import Reader, event_of
 
 Kind = Literal["promoted", "declined", "rolled_back", "revoked", "paused", "resumed"]
-ServingKind = Literal["promoted", "rolled_back", "revoked"]
+CHANGES: tuple[Kind, ...] = ("promoted", "rolled_back", "revoked")
+"""The kinds that change what is served."""
+
 _KINDS: dict[type, Kind] = {
     ReleasePromoted: "promoted",
     ReleaseDeclined: "declined",
@@ -29,11 +31,6 @@ _KINDS: dict[type, Kind] = {
     ReleaseRevoked: "revoked",
     ReleasePaused: "paused",
     ReleaseResumed: "resumed",
-}
-_SERVING: dict[type, ServingKind] = {
-    ReleasePromoted: "promoted",
-    ReleaseRolledBack: "rolled_back",
-    ReleaseRevoked: "revoked",
 }
 
 
@@ -51,11 +48,6 @@ def decision_of(event: Event | None) -> Decision | None:
     if kind is None or event is None:
         return None
     return Decision(kind, event.time or "", event.data)  # type: ignore[arg-type]
-
-
-def serving_kind(event: Event) -> ServingKind | None:
-    """How what is served came about, for an event that says what to serve; None for another."""
-    return _SERVING.get(type(event))
 
 
 async def history(reader: Reader) -> list[Decision]:
@@ -79,8 +71,9 @@ async def served(reader: Reader, bucket: str | None = None) -> dict[str, Release
     """What is served now, by bucket; of one bucket only when `bucket` is given. A bucket that is not in it serves its base."""
     now: dict[str, ReleaseDecision] = {}
     async for event in reader.events("releases", key=bucket):
-        if isinstance(event, ReleasePromoted | ReleaseRolledBack | ReleaseRevoked) and bucket in (None, event.data.bucket):
-            now[event.data.bucket] = event.data
+        decision = decision_of(event)
+        if decision is not None and decision.kind in CHANGES and bucket in (None, decision.data.bucket):
+            now[decision.data.bucket] = decision.data
     return now
 
 

@@ -33,7 +33,7 @@ from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader
-from headrace_streams.release_log import Decision, follow, history, served
+from headrace_streams.release_log import CHANGES, Decision, adapter_digest, follow, history, served
 from headrace_streams.settings import Settings
 
 
@@ -120,10 +120,10 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
     made = await versions(settings) if batches else []
     direct = {version.adapter.digest for version in made if version.batch_id in batches}
     inherited = _descendants(made, direct)
-    decisions = [decision for decision in await history(reader) if decision.kind in ("promoted", "rolled_back", "revoked")]
+    decisions = [decision for decision in await history(reader) if decision.kind in CHANGES]
     now = {release.release_id for release in (await served(reader)).values()}
-    trained = [decision for decision in decisions if _digest(decision) in direct]
-    later = [decision for decision in decisions if _digest(decision) in inherited]
+    trained = [decision for decision in decisions if adapter_digest(decision.data) in direct]
+    later = [decision for decision in decisions if adapter_digest(decision.data) in inherited]
     still = [decision.data.release_id for decision in (*trained, *later) if decision.data.release_id in now]
     return Touched(sorted(examples), sorted(batches), trained, later, still)
 
@@ -134,10 +134,6 @@ def _descendants(made: Collection[ModelVersion], adapters: Collection[str]) -> s
     while new := {version.adapter.digest for version in made if version.parent_adapter in known} - known:
         known |= new
     return known - set(adapters)
-
-
-def _digest(decision: Decision) -> str | None:
-    return decision.data.adapter.digest if decision.data.adapter else None
 
 
 def _rows(event: BatchReady | TrainingStarted) -> Iterator[str]:

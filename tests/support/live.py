@@ -96,13 +96,7 @@ async def oracle(
         record = Record(topic, partition, offset, message.timestamp, now, message.key, message.value, message.headers)
         done = process(stage.name, fold, state, record, counts)
         produced += done.produced
-        for key, value in done.changes.items():
-            if value is None:
-                state.pop(key, None)
-            else:
-                state[key] = value
-        for name, count in done.counters.items():
-            counters[name] = counters.get(name, 0) + count
+        done.apply(state, counters)
     dumped = {key: fold.dump(key, value) for key, value in state.items()}
     return produced, dumped, Position(next_offset=offset + 1, now=now, counters=counters)
 

@@ -18,16 +18,15 @@ STAGE = "reward"
 
 def rejected(record: Record, event: Event, interaction_id: str, reason: str, rule: str, feedback_id: str | None = None) -> Write:
     """`feedback_id` names what was rejected when that is not the event at hand."""
-    coordinates = f"{record.topic}/{record.partition}/{record.offset}"
-    event = make(
+    rejection = make(
         SignalRejected,
         SignalRejection(interaction_id=interaction_id, event_id=feedback_id or event.id, reason=reason, rule=rule),
-        id=derive_id("signal.rejected", coordinates, reason, feedback_id or ""),
+        id=derive_id("signal.rejected", record.coordinates, reason, feedback_id or ""),
         writer=STAGE,
         time_ms=record.now,
         traceparent=event.traceparent,
     )
-    return Write("rejections", interaction_id, event)
+    return Write("rejections", interaction_id, rejection)
 
 
 def preference_retractions(event: Event, interaction_id: str, preference: FeedbackRecord) -> list[Write]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from headrace_schemas.canonical import digest
 from headrace_streams.runtime.stage import Fold, Headers, Record, Stage
 from headrace_streams.runtime.step import Processed, process
 
@@ -48,7 +47,8 @@ class FoldRunner:
 
     def activate_newest(self, body: Mapping[str, Any]) -> None:
         """Puts the newest rule version in force, under a policy body. Raises InvalidBody."""
-        self.activate(self.stage.version, body, digest(body))
+        self.fold = None
+        self.fold = self.stage.newest(body)
 
     def run(self, record: StoredRecord) -> Processed:
         """Folds one record into state and counters; what it writes. Raises nothing: what a fold raises is a dead letter."""

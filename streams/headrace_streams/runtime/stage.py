@@ -38,6 +38,11 @@ class Record(NamedTuple):
     value: bytes | None
     headers: Headers = ()
 
+    @property
+    def coordinates(self) -> str:
+        """topic/partition/offset"""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
 
 class Write(NamedTuple):
     """One event to write. `value` is an event, or bytes that are one already (pass-through). `everywhere`: to each partition."""

@@ -57,19 +57,18 @@ class Processed(NamedTuple):
 def dead_letter(stage: str, record: Record, error: RecordError) -> Write:
     """The whole record, its coordinates and the error, addressed to `dead-letters`. A record that no dead letter can hold
     stays behind at its coordinates, and the message says so."""
-    coordinates = f"{record.topic}/{record.partition}/{record.offset}"
-    event = _letter(stage, coordinates, record, error)
+    event = _letter(stage, record, error)
     # A header costs what is around it too: a million empty ones are a few bytes for a publisher and ten million as JSON.
     headers = sum(2 + len(name.encode()) + len(value or b"") for name, value in record.headers)
     size = len(record.key or b"") + len(record.value or b"") + headers
     if size > CARRIED_SURELY and len(encode(event)) > _LIMITS["dead-letters"]:
         message = f"{error.message} (record of {size} bytes not carried)"
         bare = record._replace(key=None, value=None, headers=())
-        event = _letter(stage, coordinates, bare, RecordError(code=error.code, message=message, field=error.field))
-    return Write("dead-letters", coordinates, event)
+        event = _letter(stage, bare, RecordError(code=error.code, message=message, field=error.field))
+    return Write("dead-letters", record.coordinates, event)
 
 
-def _letter(stage: str, coordinates: str, record: Record, error: RecordError) -> Event:
+def _letter(stage: str, record: Record, error: RecordError) -> Event:
     return make(
         RecordRejected,
         DeadLetter(
@@ -82,7 +81,7 @@ def _letter(stage: str, coordinates: str, record: Record, error: RecordError) ->
             value_base64=None if record.value is None else base64.b64encode(record.value).decode(),
             error=error,
         ),
-        id=derive_id("dead-letter", stage, coordinates),
+        id=derive_id("dead-letter", stage, record.coordinates),
         writer=stage,
         time_ms=record.now,
     )
