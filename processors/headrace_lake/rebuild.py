@@ -14,6 +14,7 @@ from headrace_lake.log import Log, LogRecord
 from headrace_schemas.times import parse_ns
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.provenance import writer_of
 from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.step import Produced
 
@@ -36,7 +37,7 @@ async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Sig
         async for record in log.read("signals", partition):
             if until_ms is not None and record.timestamp > until_ms:
                 continue
-            if dict(record.headers).get("headrace-stage", b"").decode() in CHAIN:
+            if writer_of(record.headers) in CHAIN:
                 continue  # the chain writes it again
             event = decode_or_none(record.value, record.headers)  # as reward does: it may have grown since it came in
             if event is None:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace_lake.lineage import Provenance, provenance_of
 from headrace_lake.log import Log, changelog_of, rules_of
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import RulesActivation
 from headrace_schemas.topics import TOPICS
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
+from headrace_streams.runtime.provenance import Provenance, provenance_of
 from headrace_streams.runtime.stage import FoldStage, Headers, InvalidBody, StatelessFold, UnknownVersion
 from headrace_streams.runtime.step import Produced
 

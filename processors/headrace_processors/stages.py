@@ -17,12 +17,25 @@ from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
 from headrace_processors.reward.policy import VERSION_1, RewardPolicy
 from headrace_schemas.topology import STAGES_BY_NAME
+from headrace_streams.runtime.provenance import six_headers
 from headrace_streams.runtime.stage import FoldStage, RuleVersion
 
 STAGES: tuple[FoldStage, ...] = (
-    FoldStage(topology=STAGES_BY_NAME["intake"], policy=IntakePolicy, versions={1: RuleVersion(intake.build)}),
-    FoldStage(topology=STAGES_BY_NAME["link"], policy=LinkPolicy, versions={1: RuleVersion(link.build)}),
-    FoldStage(topology=STAGES_BY_NAME["reward"], policy=RewardPolicy, versions={1: RuleVersion(reward.build, absent=VERSION_1)}),
-    FoldStage(topology=STAGES_BY_NAME["curate"], policy=CuratePolicy, versions={1: RuleVersion(curate.build)}),
-    FoldStage(topology=STAGES_BY_NAME["release"], policy=ReleasePolicy, versions={1: RuleVersion(release.build)}),
+    FoldStage(
+        topology=STAGES_BY_NAME["intake"], policy=IntakePolicy, versions={1: RuleVersion(intake.build, provenance=six_headers)}
+    ),
+    FoldStage(topology=STAGES_BY_NAME["link"], policy=LinkPolicy, versions={1: RuleVersion(link.build, provenance=six_headers)}),
+    FoldStage(
+        topology=STAGES_BY_NAME["reward"],
+        policy=RewardPolicy,
+        versions={1: RuleVersion(reward.build, absent=VERSION_1, provenance=six_headers)},
+    ),
+    FoldStage(
+        topology=STAGES_BY_NAME["curate"], policy=CuratePolicy, versions={1: RuleVersion(curate.build, provenance=six_headers)}
+    ),
+    FoldStage(
+        topology=STAGES_BY_NAME["release"],
+        policy=ReleasePolicy,
+        versions={1: RuleVersion(release.build, provenance=six_headers), 2: RuleVersion(release.build)},
+    ),
 )

@@ -96,7 +96,7 @@ class MemoryTask:
         """What the record would do now; nothing of it is taken."""
         runner = self._runner
         assert runner.fold is not None
-        return process(self.stage.name, runner.fold, runner.state, record, runner.partitions)
+        return process(self.stage.name, runner.fold, runner.state, record, runner.partitions, runner.provenance)
 
     def dumped(self) -> dict[str, bytes]:
         """The state in changelog form."""

@@ -283,7 +283,7 @@ def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings)
             assert event.data.bucket == record.key.decode()
             assert dict(record.headers) == {
                 "content-type": b"application/cloudevents+json",
-                "headrace-stage": b"ticking.tick",
+                "headrace-origin": b"ticking.tick",
             }
 
     asyncio.run(main())

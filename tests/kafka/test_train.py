@@ -28,6 +28,7 @@ from headrace_streams.adapter_store import Store, fetch
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.journal import Fenced
+from headrace_streams.runtime.provenance import provenance_of
 from headrace_streams.settings import Settings
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.job.process import Hardware
@@ -101,9 +102,10 @@ def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: P
         assert {file.path for file in version.adapter.files} == {"adapter_config.json", "adapter_model.safetensors"}
         assert not list((settings.data_dir / "trainer").rglob("checkpoint*"))
         records = [record async for record in Reader(settings).read_topic("outcomes")]
-        headers = dict(records[0].headers)
         assert records[0].key == batch.bucket.encode()
-        assert (headers["headrace-stage"], headers["headrace-topic"]) == (b"train", b"batches")
+        source = provenance_of(records[0].headers)
+        assert source is not None
+        assert source[:2] == ("train", "batches")
         assert b"0af7651916cd43dd8448eb211c80319c" in records[0].value
 
     asyncio.run(scenario())

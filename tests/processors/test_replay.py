@@ -14,6 +14,7 @@ from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import RulesActivated
+from headrace_streams.runtime.provenance import origin, provenance_of
 from headrace_streams.runtime.stage import RuleVersion
 from support.counting import COUNTING, CountingFold
 from support.memory_log import MemoryLog
@@ -72,7 +73,9 @@ def test_a_repeated_record_is_found(log: MemoryLog) -> None:
 def test_an_added_record_is_found(log: MemoryLog) -> None:
     topic, partition = partition_with(log, "rejections")
     first = log.records[topic, partition][0]
-    headers = tuple((name, b"1" if name == "headrace-ordinal" else value) for name, value in first.headers)
+    source = provenance_of(first.headers)
+    assert source is not None
+    headers = origin(source._replace(ordinal=1))
     log.append(topic, partition, first.key, first.value, headers)
     (difference,) = check(log).differences
     assert (difference.field, difference.expected) == ("unexpected", "nothing")

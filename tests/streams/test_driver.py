@@ -12,6 +12,7 @@ from headrace_schemas.codec import decode
 from headrace_schemas.events import RecordRejected
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime.provenance import Provenance, provenance_of
 from headrace_streams.runtime.stage import Headers, Record, Step, Write
 from headrace_streams.runtime.step import STATE_LIMIT, process
 from support.counting import COUNTING, CountingFold
@@ -45,11 +46,7 @@ def test_output_carries_key_partition_and_provenance() -> None:
     assert (produced.topic, produced.key, produced.partition) == ("rejections", b"k", partition_for(b"k", 4))
     assert dict(produced.headers) == {
         "content-type": b"application/cloudevents+json",
-        "headrace-stage": b"counting",
-        "headrace-topic": b"signals",
-        "headrace-partition": b"1",
-        "headrace-offset": b"7",
-        "headrace-ordinal": b"0",
+        "headrace-origin": b"counting/signals/1/7/0",
     }
     assert (done.changes, done.dumped, done.counters) == ({"k": 1}, {"k": b"1"}, {"in": 1, "counted": 1})
 
@@ -58,7 +55,8 @@ def test_everywhere_goes_to_each_partition_with_its_own_ordinal() -> None:
     step = Step([Write("rejections", "k", b"a", everywhere=True), Write("rejections", "k", b"b")])
     produced = process("odd", Odd(step), {}, record(b"x"), COUNTS).produced
     assert [item.partition for item in produced] == [0, 1, 2, 3, partition_for(b"k", 4)]
-    assert [dict(item.headers)["headrace-ordinal"] for item in produced] == [b"0", b"1", b"2", b"3", b"4"]
+    sources = [provenance_of(item.headers) for item in produced]
+    assert sources == [Provenance("odd", "signals", 1, 7, ordinal) for ordinal in range(5)]
 
 
 def test_deleted_key_is_a_tombstone() -> None:

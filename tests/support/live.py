@@ -15,6 +15,7 @@ from headrace_streams.kafka import admin, clients
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
+from headrace_streams.runtime.provenance import provenance_of
 from headrace_streams.runtime.stage import FoldStage, Record
 from headrace_streams.runtime.step import Produced, process
 from headrace_streams.settings import Settings
@@ -94,7 +95,7 @@ async def oracle(
             fold = stage.build(rule.version, rule.body, rule.digest)
         now, offset = max(now, message.timestamp), message.offset
         record = Record(topic, partition, offset, message.timestamp, now, message.key, message.value, message.headers)
-        done = process(stage.name, fold, state, record, counts)
+        done = process(stage.name, fold, state, record, counts, stage.versions[stage.version].provenance)
         produced += done.produced
         done.apply(state, counters)
     dumped = {key: fold.dump(key, value) for key, value in state.items()}
@@ -112,9 +113,8 @@ async def outputs_of(settings: Settings, stage: FoldStage, topic: str, partition
     for name, count in counts.items():
         for part in range(count):
             for record in await read(settings, name, part):
-                headers = dict(record.headers)
-                source = (headers.get("headrace-stage"), headers.get("headrace-topic"), headers.get("headrace-partition"))
-                if source == (stage.name.encode(), topic.encode(), str(partition).encode()):
+                source = provenance_of(record.headers)
+                if source is not None and source[:3] == (stage.name, topic, partition):
                     item = Produced(name, part, record.key, record.value, tuple(record.headers))
                     found.setdefault((name, part), []).append(item)
     return found

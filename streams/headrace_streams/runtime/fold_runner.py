@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from headrace_streams.runtime.provenance import HeaderForm, origin
 from headrace_streams.runtime.stage import Fold, Headers, Record, Stage
 from headrace_streams.runtime.step import Processed, process
 
@@ -39,16 +40,19 @@ class FoldRunner:
         self.counters: dict[str, int] = {}
         self.now = 0
         self.fold: Fold | None = None
+        self.provenance: HeaderForm = origin  # as the rules in force write it
 
     def activate(self, version: int, body: Mapping[str, Any], digest: str) -> None:
         """Puts a rule version and a policy in force from the next record on. Raises UnknownVersion, InvalidBody."""
         self.fold = None
         self.fold = self.stage.build(version, body, digest)
+        self.provenance = self.stage.versions[version].provenance
 
     def activate_newest(self, body: Mapping[str, Any]) -> None:
         """Puts the newest rule version in force, under a policy body. Raises InvalidBody."""
         self.fold = None
         self.fold = self.stage.newest(body)
+        self.provenance = self.stage.versions[self.stage.version].provenance
 
     def run(self, record: StoredRecord) -> Processed:
         """Folds one record into state and counters; what it writes. Raises nothing: what a fold raises is a dead letter."""
@@ -64,7 +68,7 @@ class FoldRunner:
             record.value,
             record.headers,
         )
-        processed = process(self.stage.name, self.fold, self.state, given, self.partitions)
+        processed = process(self.stage.name, self.fold, self.state, given, self.partitions, self.provenance)
         processed.apply(self.state, self.counters)
         return processed
 

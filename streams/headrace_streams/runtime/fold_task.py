@@ -20,10 +20,11 @@ from headrace_schemas.events import ClockTicked, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.session import Session, now_ms
 from headrace_streams.runtime.stage import Fold, Stage
 from headrace_streams.runtime.status import TaskReport
-from headrace_streams.runtime.step import Produced, provenance_without_input
+from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 
 BATCH_RECORDS = 2000
@@ -159,7 +160,7 @@ class FoldTask:
         if not buckets:
             return
         now = now_ms()
-        headers = provenance_without_input(f"{self._runner.stage.name}.tick")
+        headers = origin_without_input(f"{self._runner.stage.name}.tick")
         topic, partition = self._runner.topic, self._runner.partition
         ticks = [Produced(topic, partition, key.encode(), self._tick_value(key, now), headers) for key in buckets]
         await self._session.commit(ticks, {}, self._session.position)

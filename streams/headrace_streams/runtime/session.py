@@ -27,8 +27,9 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
 from headrace_streams.kafka import clients
 from headrace_streams.runtime.journal import Journal, Position, Refused, Rules, Transport, stop
+from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.stage import Stage, UnknownVersion
-from headrace_streams.runtime.step import Produced, provenance_without_input
+from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 
 SETTLE_SECONDS = 1.0  # idle time after which a position that moved over transaction markers only is committed too
@@ -180,4 +181,4 @@ class Session:
             writer=name,
             time_ms=now_ms(),
         )
-        return Produced("rules", 0, self.label.encode(), encode(event), provenance_without_input(f"{name}.rules"))
+        return Produced("rules", 0, self.label.encode(), encode(event), origin_without_input(f"{name}.rules"))

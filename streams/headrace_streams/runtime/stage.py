@@ -19,8 +19,8 @@ from headrace_schemas.events import Event
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import StageTopology
 from headrace_streams.policy import Policy
-
-Headers = Sequence[tuple[str, bytes]]
+from headrace_streams.runtime.provenance import HeaderForm, origin
+from headrace_streams.runtime.provenance import Headers as Headers
 
 
 class Record(NamedTuple):
@@ -101,10 +101,11 @@ F = TypeVar("F")
 class RuleVersion(Struct, Generic[F], frozen=True):
     """The rules of a stage under one version number. `build(body, digest)` makes them from the JSON form of a policy, live or
     from the log, where `digest` is the body's as recorded. `absent` says what the version did where a key now is: it stands in
-    for keys that the body lacks, whatever the default is today."""
+    for keys that the body lacks, whatever the default is today. `provenance`: the form of the headers that it writes."""
 
     build: Callable[[Mapping[str, Any], str], F]
     absent: Mapping[str, Any] = {}
+    provenance: HeaderForm = origin
 
 
 StateUpcast = Callable[[Mapping[str, bytes]], dict[str, bytes]]

@@ -15,6 +15,7 @@ from headrace_schemas.events import Event, RecordRejected, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import MIB, TOPICS
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime.provenance import HeaderForm, Provenance, WrittenHeaders, origin
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
 RECORD_LIMIT = MIB  # uncompressed bytes of a value on input and signals; larger input is poison
@@ -32,7 +33,7 @@ class Produced(NamedTuple):
     partition: int
     key: bytes
     value: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    headers: WrittenHeaders
 
 
 class Processed(NamedTuple):
@@ -87,24 +88,9 @@ def _letter(stage: str, record: Record, error: RecordError) -> Event:
     )
 
 
-def provenance(stage: str, record: Record, ordinal: int) -> tuple[tuple[str, bytes], ...]:
-    """Headers of a derived record: where it came from. `ordinal` numbers the outputs of one input record from 0."""
-    return (
-        ("content-type", b"application/cloudevents+json"),
-        ("headrace-stage", stage.encode()),
-        ("headrace-topic", record.topic.encode()),
-        ("headrace-partition", b"%d" % record.partition),
-        ("headrace-offset", b"%d" % record.offset),
-        ("headrace-ordinal", b"%d" % ordinal),
-    )
-
-
-def provenance_without_input(stage: str) -> tuple[tuple[str, bytes], ...]:
-    """Headers of a record that no input record made (a tick, an activation): who wrote it, and no coordinates."""
-    return (("content-type", b"application/cloudevents+json"), ("headrace-stage", stage.encode()))
-
-
-def address(stage: str, record: Record, step: Step, partitions: Mapping[str, int]) -> list[Produced]:
+def address(
+    stage: str, record: Record, step: Step, partitions: Mapping[str, int], headers: HeaderForm = origin
+) -> list[Produced]:
     """The records of a step, in order. ValueError when one is over its limit."""
     produced: list[Produced] = []
     for output in step.outputs:
@@ -115,7 +101,8 @@ def address(stage: str, record: Record, step: Step, partitions: Mapping[str, int
         key = output.key.encode()
         count = partitions[output.topic]
         for partition in range(count) if output.everywhere else (partition_for(key, count),):
-            produced.append(Produced(output.topic, partition, key, value, provenance(stage, record, len(produced))))
+            source = Provenance(stage, record.topic, record.partition, record.offset, len(produced))
+            produced.append(Produced(output.topic, partition, key, value, headers(source)))
     return produced
 
 
@@ -130,15 +117,22 @@ def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
     return dumped
 
 
-def process(stage: str, fold: Fold, state: Mapping[str, Any], record: Record, partitions: Mapping[str, int]) -> Processed:
+def process(
+    stage: str,
+    fold: Fold,
+    state: Mapping[str, Any],
+    record: Record,
+    partitions: Mapping[str, int],
+    headers: HeaderForm = origin,
+) -> Processed:
     """Runs `fold` on one record. An exception of the fold, or an output or state value over its limit, becomes a dead letter
     (`stage_error`) with state unchanged: nothing bad stops the stream. `partitions`: short topic name -> count."""
     try:
         step = fold.step(state, record)
-        produced = address(stage, record, step, partitions)
+        produced = address(stage, record, step, partitions, headers)
         return Processed(produced, step.changes, dump(fold, step.changes), {"in": 1, **step.counters})
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
         message = f"{type(error).__name__}: {error}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
         reason = RecordError(code="stage_error", message=message)
         step = Step([dead_letter(stage, record, reason)])
-        return Processed(address(stage, record, step, partitions), {}, {}, {"in": 1, "dead": 1})
+        return Processed(address(stage, record, step, partitions, headers), {}, {}, {"in": 1, "dead": 1})

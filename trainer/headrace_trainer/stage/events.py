@@ -34,8 +34,9 @@ from headrace_schemas.events import (
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import route
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime import provenance
 from headrace_streams.runtime.stage import Record
-from headrace_streams.runtime.step import Produced, provenance
+from headrace_streams.runtime.step import Produced
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import JobProgress, JobResult
 
@@ -192,6 +193,8 @@ def address(origin: Origin, events: Sequence[Event], partitions: Mapping[str, in
     produced = []
     for event in events:
         topic, _ = route(event)
-        headers = provenance(STAGE, origin.record, _ORDINALS[type(event)])
-        produced.append(Produced(topic, partition_for(key, partitions[topic]), key, encode(event), headers))
+        record = origin.record
+        ordinal = _ORDINALS[type(event)]
+        source = provenance.Provenance(STAGE, record.topic, record.partition, record.offset, ordinal)
+        produced.append(Produced(topic, partition_for(key, partitions[topic]), key, encode(event), provenance.origin(source)))
     return produced
