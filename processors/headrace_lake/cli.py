@@ -93,10 +93,11 @@ def replay(
 
 async def _verify(settings: Settings, as_json: bool, allow_not_comparable: bool) -> int:
     from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.recorded_outputs import DERIVED
     from headrace_lake.verify import verify
     from headrace_processors.stages import STAGES
 
-    reports = await verify(KafkaLog(settings), STAGES)
+    reports = await verify(KafkaLog(settings), STAGES, topics=DERIVED)
     for stage, report in reports.items():
         if as_json:
             emit(

@@ -28,6 +28,7 @@ class Topic(Struct, frozen=True, kw_only=True):
     description: str
     events: tuple[type[Envelope], ...] = ()
     writers: tuple[str, ...] = ()  # stages; "anybody": outsiders, "operator": people's commands
+    requests: tuple[type[Envelope], ...] = ()  # of the events: those that commands write
     retention_ms: int = FOREVER
     compacted: bool = False
     max_bytes: int = 2 * MIB
@@ -37,6 +38,13 @@ class Topic(Struct, frozen=True, kw_only=True):
 
 
 ANYBODY, OPERATOR = "anybody", "operator"
+_REQUESTS = (
+    events.PromoteRequested,
+    events.RollbackRequested,
+    events.RevokeRequested,
+    events.PauseRequested,
+    events.ResumeRequested,
+)
 
 TOPICS: tuple[Topic, ...] = (
     Topic(
@@ -127,15 +135,9 @@ TOPICS: tuple[Topic, ...] = (
         name="outcomes",
         key="bucket",
         description="evaluations and people's requests, in one order",
-        events=(
-            events.EvaluationCompleted,
-            events.PromoteRequested,
-            events.RollbackRequested,
-            events.RevokeRequested,
-            events.PauseRequested,
-            events.ResumeRequested,
-        ),
+        events=(events.EvaluationCompleted, *_REQUESTS),
         writers=("train", OPERATOR),
+        requests=_REQUESTS,
     ),
     Topic(
         name="releases",

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from headrace_lake.recorded_outputs import DERIVED
 from headrace_lake.verify import Verified, verify
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import RulesActivated
-from headrace_streams.runtime.provenance import origin, provenance_of
+from headrace_streams.runtime.journal import decode_position, encode_position
+from headrace_streams.runtime.provenance import ORIGIN, Provenance, origin, origin_without_input, provenance_of
 from headrace_streams.runtime.stage import RuleVersion
+from headrace_streams.testing import event
 from support.counting import COUNTING, CountingFold
 from support.memory_log import MemoryLog
 
@@ -79,6 +82,81 @@ def test_an_added_record_is_found(log: MemoryLog) -> None:
     log.append(topic, partition, first.key, first.value, headers)
     (difference,) = check(log).differences
     assert (difference.field, difference.expected) == ("unexpected", "nothing")
+
+
+def test_outputs_in_another_order_are_found(log: MemoryLog) -> None:
+    place = partition_with(log, "rejections")
+    first, second, *rest = log.records[place]
+    log.records[place] = [second._replace(offset=first.offset), first._replace(offset=second.offset), *rest]
+    assert {difference.field for difference in check(log).differences} == {"missing", "unexpected"}
+
+
+def test_a_position_with_another_fold_time_is_found(log: MemoryLog) -> None:
+    changelog = log.records["state.counting.signals", 1]
+    position = next(number for number, record in enumerate(changelog) if record.key == b"@position")
+    value = decode_position(changelog[position].value or b"")
+    changelog[position] = changelog[position]._replace(value=encode_position(structs.replace(value, now=value.now + 1)))
+    (difference,) = check(log).differences
+    assert (difference.partition, difference.field, difference.expected) == (1, "now", str(value.now))
+
+
+FORGED = event("headrace.clock.ticked.v1", {"bucket": "b", "time": "2026-01-01T00:00:00Z"})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        origin(Provenance("counting", "nowhere", 0, 1, 0)),
+        origin(Provenance("counting", "signals", 7, 1, 0)),
+        origin(Provenance("counting", "signals", 0, 2**63, 0)),
+        origin(Provenance("intake", "interactions", 0, 1, 0)),
+        origin(Provenance("nobody", "signals", 0, 1, 0)),
+        origin_without_input("counting.tick"),
+        origin_without_input("counting"),
+        ((ORIGIN, None),),
+    ],
+    ids=["none", "topic", "partition", "offset", "not its topic", "stage", "tick elsewhere", "no input", "null"],
+)
+def test_a_record_on_an_output_that_no_task_can_have_written_is_found(log: MemoryLog, headers: Any) -> None:
+    place = partition_with(log, "rejections")
+    forged = log.append(*place, b"key", FORGED, headers)
+    (difference,) = check(log).differences
+    assert (difference.topic, difference.partition, difference.offset, difference.field) == (*place, forged.offset, "unexpected")
+
+
+def test_a_record_of_a_stranger_is_a_difference_unless_its_reader_made_a_dead_letter_of_it() -> None:
+    [curate] = [stage for stage in STAGES if stage.name == "curate"]
+    log = MemoryLog()
+    log.append("examples", 0, b"sql/m", b"junk")
+    log.run(curate, curate.policy().body())
+    report = asyncio.run(verify(log, [curate], topics=DERIVED))["curate"]
+    assert report.differences == []
+    assert report.notes == ["curate over examples/0: 1 records that no stage wrote, each a dead letter"]
+    log.append("examples", 0, b"sql/m", FORGED)
+    log.run(curate, curate.policy().body())
+    (difference,) = asyncio.run(verify(log, [curate], topics=DERIVED))["curate"].differences
+    assert (difference.topic, difference.offset, difference.field) == ("examples", 1, "unexpected")
+
+
+def test_what_needs_no_input_is_accounted_for_where_it_may_stand_and_a_difference_elsewhere() -> None:
+    stages = [stage for stage in STAGES if stage.name in ("curate", "release")]
+    log = MemoryLog()
+    request = event("headrace.pause.requested.v1", {"bucket": "sql/m", "reason": "r", "requested_by": "me"})
+    log.append("examples", 0, b"sql/m", FORGED, origin_without_input("curate.tick"))
+    log.append("rules", 0, b"curate/examples/0", b"{}", origin_without_input("curate.rules"))
+    log.append("outcomes", 0, b"sql/m", request)
+    log.append("runs", 0, b"sql/m", b"{}", origin(Provenance("train", "batches", 0, 4, 0)))
+    report = asyncio.run(verify(log, stages, topics=DERIVED))
+    assert not any(part.differences for part in report.values())
+    log.append("examples", 1, b"sql/m", request)
+    log.append("outcomes", 1, b"another key", request)
+    log.append("outcomes", 1, b"sql/m", FORGED)
+    log.append("runs", 1, b"sql/m", b"{}")
+    log.append("rules", 0, b"x", b"{}", origin_without_input("curate.tick"))
+    report = asyncio.run(verify(log, stages, topics=DERIVED))
+    found = sorted((one.topic, one.partition, one.offset or 0) for part in report.values() for one in part.differences)
+    assert found == [("examples", 1, 0), ("outcomes", 1, 0), ("outcomes", 1, 1), ("rules", 0, 1), ("runs", 1, 0)]
 
 
 def test_altered_input_shows_in_outputs_or_state(log: MemoryLog) -> None:

@@ -21,8 +21,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from headrace_lake.differences import Difference, json_differences
 from headrace_lake.log import LogRecord
-from headrace_lake.verify import Difference, json_differences
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import RulesActivation

@@ -14,6 +14,7 @@ from headrace_schemas.events import RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position, encode_position
+from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.step import Produced
 
@@ -74,7 +75,9 @@ class MemoryLog:
             body=body,
         )
         event = RulesActivated(specversion="1.0", id="rules", source="headrace:test", data=data)
-        self.append("rules", 0, f"{stage.name}/{topic}/{partition}".encode(), encode(event))
+        self.append(
+            "rules", 0, f"{stage.name}/{topic}/{partition}".encode(), encode(event), origin_without_input(f"{stage.name}.rules")
+        )
         runner = FoldRunner(stage, topic, partition, counts)
         runner.activate_newest(body)
         assert runner.fold is not None
