@@ -23,7 +23,7 @@ from headrace.library_log import hush_this_thread
 from headrace.publishing import EventFactory, OutgoingEvent
 from headrace_schemas.constraints import due
 from headrace_schemas.root_error import HeadraceError
-from headrace_streams.outbox.broker_clock import BrokerClock
+from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Destination, Outbox, Refusal
 from headrace_streams.settings import Settings, from_arguments
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import Event
 from headrace_schemas.topics import TOPIC_NAMES
 from headrace_schemas.topology import DEAD, RECORDS
@@ -30,8 +30,10 @@ from headrace_streams.kafka import admin
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.policy import Policy
+from headrace_streams.runtime.deadlines import all_deadlines
 from headrace_streams.runtime.fold_runner import FoldRunner
-from headrace_streams.runtime.stage import FoldStage, Headers, Record
+from headrace_streams.runtime.provenance import origin_without_input
+from headrace_streams.runtime.stage import FoldStage, Headers, Record, Write
 from headrace_streams.runtime.step import Processed, process
 from headrace_streams.settings import Settings
 
@@ -67,15 +69,38 @@ class MemoryTask:
         return runner
 
     @property
+    def records(self) -> int:
+        """How many were fed."""
+        return self._offset
+
+    @property
     def counters(self) -> Mapping[str, int]:
         """Of all records since the start, `in` among them."""
         return self._runner.counters
 
     @property
-    def tick_due(self) -> list[str]:
-        """State keys that wait for time to pass."""
+    def deadlines(self) -> Mapping[str, int]:
+        """State keys that wait for time to pass, with the fold time in ms until which they do."""
         assert self._runner.fold is not None
-        return list(self._runner.fold.tick_due(self._runner.state))
+        return all_deadlines(self._runner.fold.deadline, self._runner.state)
+
+    def overdue(self, now_ms: int) -> Sequence[Write]:
+        """What a live task would write into this input at that fold time; `let_pass` feeds it too."""
+        assert self._runner.fold is not None
+        keys = [key for key, at in sorted(self.deadlines.items(), key=lambda item: (item[1], item[0])) if at <= now_ms]
+        return self._runner.fold.overdue(self._runner.state, keys, now_ms) if keys else ()
+
+    def let_pass(self, now_ms: int) -> list[Processed]:
+        """Time passes while nothing comes in: what an idle task writes into its own input then, and folds."""
+        return [
+            self.feed(
+                write.value if isinstance(write.value, bytes) else encode(write.value),
+                key=write.key.encode(),
+                headers=origin_without_input(f"{self.stage.name}.tick"),
+                at_ms=now_ms,
+            )
+            for write in self.overdue(now_ms)
+        ]
 
     def feed(
         self, value: bytes | None, *, key: bytes | None = None, headers: Headers = (), at_ms: int | None = None
@@ -92,11 +117,12 @@ class MemoryTask:
         time = START_MS + self._offset * STEP_MS if at_ms is None else at_ms
         return Record(self.topic, 0, self._offset, time, max(time, self._runner.now), key, value, headers)
 
-    def try_out(self, record: Record) -> Processed:
-        """What the record would do now; nothing of it is taken."""
+    def try_out(self, record: Record, *, backwards: bool = False) -> Processed:
+        """What the record would do now; nothing of it is taken. `backwards`: with the keys of the state the other way round."""
         runner = self._runner
         assert runner.fold is not None
-        return process(self.stage.name, runner.fold, runner.state, record, runner.partitions, runner.provenance)
+        state = dict(reversed(runner.state.items())) if backwards else runner.state
+        return process(self.stage.name, runner.fold, state, record, runner.partitions, runner.provenance)
 
     def dumped(self) -> dict[str, bytes]:
         """The state in changelog form."""
@@ -124,11 +150,13 @@ def check_fold(
 ) -> None:
     """Runs the newest rules of a stage over records and holds them to what live tasks, restarts and replay rely on.
 
-    - A step changes no state by itself, and the same state and record give the same step: replays are equal.
+    - A step changes no state by itself, and the same state and record give the same step, in whatever order the state's keys
+      stand: they stand otherwise after a restart. Replays are equal.
     - State survives its changelog form, and a task that restarts before every record does what one does that never stops.
     - Delivery is at least once: a record that comes twice in a row changes no state and writes nothing new but why it was not
       taken. `repeats=False` leaves that out, for a stage that passes repetitions on to one that knows them.
     - Every record is in one counter of the topology; writes go to its outputs; no state key is the runtime's own.
+    - What it writes when deadlines have passed goes into its input and moves them: it would be asked for ever.
 
     AssertionError names the stage, the record's number and what differs."""
     straight, restarting = MemoryTask(stage, topic, policy), MemoryTask(stage, topic, policy)
@@ -137,20 +165,24 @@ def check_fold(
         record, before = straight.next_record(value, key=key), straight.dumped()
         tried = straight.try_out(record)
         assert straight.dumped() == before, _difference(f"{where}: the step changed state itself", before, straight.dumped())
+        again = straight.try_out(record)
+        assert again == tried, _difference(f"{where}: the same step again", tried._asdict(), again._asdict())
+        turned = straight.try_out(record, backwards=True)
+        assert turned == tried, _difference(f"{where}: with the state in another order", tried._asdict(), turned._asdict())
         processed = straight.feed(value, key=key)
-        assert processed == tried, _difference(f"{where}: the same step again", tried._asdict(), processed._asdict())
         _check_places(stage, processed, where)
         _check_counters(stage, straight.counters, number + 1, where)
 
         restarting.restart()
         other = restarting.feed(value, key=key)
         assert other == processed, _difference(f"{where}: after a restart", processed._asdict(), other._asdict())
-        assert restarting.tick_due == straight.tick_due, f"{where}: after a restart other keys wait for time to pass"
+        assert restarting.deadlines == straight.deadlines, f"{where}: after a restart other keys wait for time to pass"
 
         if repeats:
             again = straight.try_out(straight.next_record(value, key=key, at_ms=record.timestamp))
             _check_repetition(straight.dumped(), processed, again, f"{where}, again")
     assert restarting.dumped() == straight.dumped()
+    _check_deadlines(straight)
 
 
 def _check_places(stage: FoldStage, processed: Processed, where: str) -> None:
@@ -167,6 +199,26 @@ def _check_counters(stage: FoldStage, counters: Mapping[str, int], records: int,
     assert counters[RECORDS] == records == total, (
         f"{where}: {records} records, but the counters add up to {total}: {dict(counters)}"
     )
+
+
+def _check_deadlines(task: MemoryTask) -> None:
+    """Time passes until nothing waits any more, one deadline after the other."""
+    stage, waiting = task.stage, dict(task.deadlines)
+    while waiting:
+        now = min(waiting.values())
+        due = sorted(key for key, at in waiting.items() if at <= now)
+        where = f"{stage.name} over {task.topic}, deadlines of {due[:5]} passed"
+        writes = task.overdue(now)
+        assert writes == task.overdue(now), f"{where}: it writes other events when asked again"
+        strange = {write.topic for write in writes} - {task.topic}
+        assert not strange, f"{where}: writes to {sorted(strange)}, which is not its input"
+        for processed in task.let_pass(now):
+            _check_places(stage, processed, where)
+        _check_counters(stage, task.counters, task.records, where)
+        left = dict(task.deadlines)
+        same = [key for key in due if left.get(key) == waiting[key]]
+        assert not same, f"{where}: what it wrote does not move the deadlines of {same[:5]}"
+        waiting = left
 
 
 def _check_repetition(state: Mapping[str, bytes], first: Processed, again: Processed, where: str) -> None:

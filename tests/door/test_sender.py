@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError, TopicAuthorizationFailedError, UnknownError
 
+from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
 from headrace_streams.outbox import sender as module
-from headrace_streams.outbox.broker_clock import BrokerClock
 from headrace_streams.outbox.outbox import Destination, Outbox
 from headrace_streams.outbox.sender import Sender
 from headrace_streams.settings import Settings

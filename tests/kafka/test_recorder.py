@@ -20,9 +20,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
 
 import headrace
+from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
-from headrace_streams.outbox.broker_clock import BrokerClock
 from headrace_streams.settings import Settings
 from support.recording import consume
 

@@ -17,12 +17,15 @@ from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.positions import Rebuilt, rebuild_state
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode
-from headrace_schemas.events import ClockTicked, RulesActivated
+from headrace_schemas.derived import Tick
+from headrace_schemas.events import ClockTicked, RulesActivated, make
+from headrace_schemas.ids import derive_id
+from headrace_schemas.times import rfc3339
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import admin, clients
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import POSITION_KEY, Fenced, Journal, Position, Refused, encode_position
-from headrace_streams.runtime.stage import Record, RuleVersion, Step
+from headrace_streams.runtime.stage import FoldStage, Record, RuleVersion, Step, Write
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 from support.counting import COUNTING, CountingFold
@@ -240,44 +243,67 @@ def test_large_outputs_of_one_transaction_are_packed(settings: Settings) -> None
 
 
 class TickingFold(CountingFold):
-    """Waits for time to pass while a bucket is open; any tick closes it."""
+    """Forgets a key `forget_ms` of fold time after its last record, by a tick that says when."""
+
+    forget_ms = 500
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         if record.value is not None and b"clock.ticked" in record.value:
-            return Step(changes={(record.key or b"").decode(): None}, counters={"ticks": 1})
-        return super().step(state, record)
+            key = (record.key or b"").decode()
+            return Step(changes={key: None} if state[key] <= record.now else {}, counters={"ticks": 1})
+        step = super().step({}, record)
+        return step._replace(changes=dict.fromkeys(step.changes, record.now + self.forget_ms))
 
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        return sorted(state)
+    def deadline(self, key: str, value: Any) -> int | None:
+        return int(value)
+
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
+        return [Write("signals", key, self._tick(key, now)) for key in keys]
+
+    def _tick(self, key: str, now: int) -> ClockTicked:
+        return make(ClockTicked, Tick(bucket=key, time=rfc3339(now)), id=derive_id(key, now), writer="ticking", time_ms=now)
 
 
-TICKING = msgspec.structs.replace(
-    COUNTING,
-    topology=msgspec.structs.replace(COUNTING.topology, name="ticking"),
-    versions={1: RuleVersion(TickingFold)},
-)
+class StubbornFold(TickingFold):
+    """Writes what becomes a dead letter."""
+
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
+        return [Write("signals", "nobody", b"explode")]
 
 
-def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings) -> None:
-    stage = TICKING
+def stage_named(name: str, fold: type[CountingFold]) -> FoldStage:
+    return msgspec.structs.replace(
+        COUNTING, topology=msgspec.structs.replace(COUNTING.topology, name=name), versions={1: RuleVersion(fold)}
+    )
+
+
+TICKING = stage_named("ticking", TickingFold)
+
+
+def test_idle_partition_is_told_of_passed_deadlines_once_each_and_never_before(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace_streams.runtime.fold_task.OVERDUE_KEYS", 2)  # portions
 
     async def main() -> None:
-        await declare(settings, stage)
-        await publish(settings, "signals", 1, [(b"a", b"x"), (b"b", b"x")])
-        ticking = FoldTask(stage, BODY, "signals", 1, settings, tick_seconds=0.5)
-        running = asyncio.create_task(ticking.run())
+        await declare(settings, TICKING)
+        await publish(settings, "signals", 1, [(key, b"x") for key in (b"a", b"b", b"c", b"d", b"e")])
+        idle = FoldTask(TICKING, BODY, "signals", 1, settings)
+        running = asyncio.create_task(idle.run())
 
-        async def ticked() -> bool:
-            return ticking.describe().counters.get("ticks") == 2
+        async def forgotten() -> bool:
+            return idle.describe().counters.get("ticks") == 5
 
-        await until(ticked)
+        await until(forgotten)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await assert_exact(settings, stage, "signals", [1], BODY)
-        assert await changelog_state(settings, stage, "signals", 1) == {}
-        records = (await read(settings, "signals", 1))[2:]
-        assert [record.key for record in records] == [b"a", b"b"]
-        for record in records:
+        await assert_exact(settings, TICKING, "signals", [1], BODY)
+        assert await changelog_state(settings, TICKING, "signals", 1) == {}
+        records = await read(settings, "signals", 1)
+        came = {record.key: record.timestamp for record in records[:5]}
+        assert sorted(record.key for record in records[5:]) == [b"a", b"b", b"c", b"d", b"e"]
+        for record in records[5:]:
+            assert record.timestamp >= came[record.key] + TickingFold.forget_ms
             event = decode(record.value, record.headers)
             assert isinstance(event, ClockTicked)
             assert event.data.bucket == record.key.decode()
@@ -285,6 +311,72 @@ def test_idle_partition_with_open_buckets_gets_one_tick_each(settings: Settings)
                 "content-type": b"application/cloudevents+json",
                 "headrace-origin": b"ticking.tick",
             }
+
+    asyncio.run(main())
+
+
+def test_a_restarted_task_knows_its_deadlines_by_the_brokers_clock(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a machine's clock of 1970."""
+
+    async def main() -> None:
+        await declare(settings, TICKING)
+        await publish(settings, "signals", 1, [(b"a", b"x")])
+        await run_until_read(FoldTask(TICKING, BODY, "signals", 1, settings))
+        monkeypatch.setattr("time.time", lambda: 0.0)
+        monkeypatch.setattr("time.time_ns", lambda: 0)
+        idle = FoldTask(TICKING, BODY, "signals", 1, settings)
+        running = asyncio.create_task(idle.run())
+
+        async def forgotten() -> bool:
+            return idle.describe().counters.get("ticks") == 1
+
+        await until(forgotten)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_busy_partition_is_told_by_fold_time(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, TICKING)
+        busy = FoldTask(TICKING, BODY, "signals", 1, settings, tick_seconds=0.1)
+        running = asyncio.create_task(busy.run())
+        await publish(settings, "signals", 1, [(b"a", b"x")])
+
+        async def forgotten() -> bool:
+            await publish(settings, "signals", 1, [(b"b", b"x")])
+            return busy.describe().counters.get("ticks", 0) >= 1
+
+        await until(forgotten, every=0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await run_until_read(FoldTask(TICKING, BODY, "signals", 1, settings))
+        await assert_exact(settings, TICKING, "signals", [1], BODY)
+        records = await read(settings, "signals", 1)
+        assert next(record.key for record in records if b"clock.ticked" in record.value) == b"a"
+
+    asyncio.run(main())
+
+
+def test_a_fold_that_does_not_heed_its_own_record_is_asked_again_no_sooner_than_a_tick_later(settings: Settings) -> None:
+    stage = stage_named("stubborn", StubbornFold)
+
+    async def main() -> None:
+        await declare(settings, stage)
+        await publish(settings, "signals", 1, [(b"a", b"x")])
+        idle = FoldTask(stage, BODY, "signals", 1, settings, tick_seconds=1.0)
+        running = asyncio.create_task(idle.run())
+
+        async def asked_thrice() -> bool:
+            return idle.describe().counters.get("in", 0) >= 4
+
+        await until(asked_thrice)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        times = [record.timestamp for record in await read(settings, "signals", 1)][1:4]
+        assert times[1] - times[0] >= 1000
+        assert times[2] - times[1] >= 1000
 
     asyncio.run(main())
 
@@ -313,12 +405,21 @@ def test_idle_position_moves_over_transaction_markers(settings: Settings, monkey
     asyncio.run(main())
 
 
+class DeletingFold(CountingFold):
+    """`gone` deletes a key."""
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        if record.value == b"gone":
+            return Step(changes={(record.key or b"").decode(): None}, counters={"counted": 1})
+        return super().step(state, record)
+
+
 def test_compacted_and_tombstoned_changelog_restores_the_same_state(settings: Settings) -> None:
-    stage = TICKING
+    stage = stage_named("deleting", DeletingFold)
 
     async def main() -> None:
-        await admin.declare(settings, [changelog("ticking", "signals")])
-        await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"clock.ticked"), (b"b", b"x")])
+        await admin.declare(settings, [changelog("deleting", "signals")])
+        await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x"), (b"a", b"gone"), (b"b", b"x")])
         await run_until_read(FoldTask(stage, BODY, "signals", 0, settings))
         await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"x")])
         await run_until_read(FoldTask(stage, BODY, "signals", 0, settings))

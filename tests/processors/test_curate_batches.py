@@ -6,11 +6,17 @@ import msgspec
 import pytest
 
 from headrace_processors.curate.manifest import batch_id
+from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import describe_buckets
+from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Locator, Weights
-from support.examples import BUCKET, CurateRun, day, rewarded, tick, tracked, withdrawn
+from headrace_streams.testing import MemoryTask
+from support.examples import BUCKET, DAY_MS, CurateRun, day, rewarded, tick, tracked, withdrawn
+from support.signals import START_MS
+
+(CURATE,) = (stage for stage in STAGES if stage.name == "curate")
 
 
 def negative(number: int, **changed: object) -> bytes:
@@ -144,14 +150,14 @@ def test_balance_is_part_of_the_weight() -> None:
 def test_an_old_bucket_is_cut_with_less() -> None:
     stage = CurateRun(aged_target=3, age_limit_days=7)
     stage.feed(*(rewarded(number) for number in range(3)))
-    assert stage.fold.tick_due(stage.state) == [BUCKET]
+    assert stage.deadlines == [START_MS + 7 * DAY_MS]
     stage.days = 6.99
     stage.feed(tick())
     assert stage.batches == []
     stage.days = 7.0
     stage.feed(tick())
     assert [(batch.cause, batch.target) for batch in stage.batches] == [("age", 3.0)]
-    assert stage.fold.tick_due(stage.state) == []
+    assert stage.deadlines == []
     assert stage.counters == {"admitted": 3, "ticks": 2}
 
 
@@ -160,7 +166,7 @@ def test_an_old_bucket_with_too_little_waits_for_just_enough_and_no_more_for_tim
     stage.feed(rewarded(1))
     stage.days = 8.0
     stage.feed(tick(), rewarded(2))
-    assert (stage.batches, stage.fold.tick_due(stage.state)) == ([], [])
+    assert (stage.batches, stage.deadlines) == ([], [])
     stage.feed(rewarded(3))
     assert [batch.cause for batch in stage.batches] == ["age"]
 
@@ -173,10 +179,22 @@ def test_a_silent_bucket_ages_while_another_of_its_partition_is_busy() -> None:
     assert [batch.bucket for batch in stage.batches] == [BUCKET]
 
 
+def test_one_tick_lets_time_pass_for_every_bucket_that_is_due() -> None:
+    policy = CuratePolicy(aged_target=1)
+    task = MemoryTask(CURATE, "examples", policy)
+    task.feed(rewarded(1), at_ms=START_MS)
+    task.feed(rewarded(2, bucket="code/other"), at_ms=START_MS + 1000)
+    assert list(task.deadlines.values()) == [START_MS + 7 * DAY_MS]  # no record before it, however many buckets are open
+    assert task.overdue(START_MS + 7 * DAY_MS - 1) == ()
+    (ticked,) = task.let_pass(START_MS + 7 * DAY_MS + 2000)
+    assert [produced.topic for produced in ticked.produced] == ["batches", "batches"]
+    assert task.deadlines == {}
+
+
 def test_age_counts_from_the_opening_and_an_emptied_bucket_is_closed() -> None:
     stage = CurateRun(aged_target=1)
     stage.feed(rewarded(1), withdrawn(1))
-    assert stage.fold.tick_due(stage.state) == []
+    assert stage.deadlines == []
     stage.days = 5.0
     stage.feed(rewarded(2))
     stage.days = 11.9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -93,8 +93,58 @@ class WaitsOnlyWhileItLives(Remembering):
         self.steps += 1
         return super().step(state, record)
 
-    def tick_due(self, state: Mapping[str, Any]) -> list[str]:
-        return ["bucket"] if self.steps > 2 else []
+    def deadline(self, key: str, value: Any) -> int | None:
+        return testing.START_MS if self.steps > 2 else None
+
+
+class DependsOnOrder(Remembering):
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        step = super().step(state, record)
+        return step._replace(changes={**step.changes, "first": next(iter(state), "none")} if step.changes else {})
+
+    def dump(self, key: str, value: Any) -> bytes:
+        return str(value).encode()
+
+    def load(self, key: str, value: bytes) -> Any:
+        return value.decode() if key == "first" else int(value)
+
+
+HOUR_MS = 3_600_000
+
+
+class Forgetting(Remembering):
+    """Forgets a value an hour after it came."""
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        if record.value is not None and b"clock.ticked" in record.value:
+            due = [key for key, at in state.items() if at <= record.now]
+            return Step((), dict.fromkeys(due), {"counted": 1})
+        step = super().step(state, record)
+        return step._replace(changes=dict.fromkeys(step.changes, record.now + HOUR_MS))
+
+    def deadline(self, key: str, value: Any) -> int | None:
+        return int(value)
+
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> list[Write]:
+        return [Write("signals", keys[0], event("headrace.clock.ticked.v1", {"bucket": keys[0], "time": str(now)}))]
+
+
+class ForgetsNothing(Forgetting):
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        step = super().step(state, record)
+        return step if record.value is None or b"clock.ticked" not in record.value else step._replace(changes={})
+
+
+class TellsOthers(Forgetting):
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> list[Write]:
+        return [write._replace(topic="batches") for write in super().overdue(state, keys, now)]
+
+
+class TellsOtherwise(Forgetting):
+    calls = itertools.count()
+
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> list[Write]:
+        return [Write("signals", f"{next(self.calls)}", b"clock.ticked")]
 
 
 def stage_of(fold: type[Fold]) -> FoldStage:
@@ -106,6 +156,7 @@ VALUES = [b"one", b"two", b"one", b"three", b"explode", b"explode"]
 
 def test_a_fold_that_keeps_the_contract_passes() -> None:
     check_fold(stage_of(Remembering), "signals", VALUES)
+    check_fold(stage_of(Forgetting), "signals", VALUES)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +165,10 @@ def test_a_fold_that_keeps_the_contract_passes() -> None:
         (ChangesStateItself, "record 0: the step changed state itself differs: seen: expected None, found b'1'"),
         (DependsOnTheCall, "record 0: the same step again differs: changes"),
         (RemembersInItself, "record 1: after a restart differs: changes: expected .'age': 1000., found .'age': 0."),
+        (DependsOnOrder, "record 1: with the state in another order differs: changes: .*'first': 'one'.*'first': 'first'"),
+        (ForgetsNothing, r"deadlines of \['one'\] passed: what it wrote does not move the deadlines of \['one'\]"),
+        (TellsOthers, r"deadlines of \['one'\] passed: writes to \['batches'\], which is not its input"),
+        (TellsOtherwise, r"deadlines of \['one'\] passed: it writes other events when asked again"),
         (WaitsOnlyWhileItLives, "after a restart other keys wait for time to pass"),
         (LosesOnTheWay, "state that was dumped and loaded differs: one: expected b'1', found b'2'"),
         (CountsTwice, "1 records, but the counters add up to 2"),
@@ -142,7 +197,19 @@ def test_a_task_in_memory_is_fed_restarted_and_asked() -> None:
     task.restart()
     task.feed(b"x", key=b"k")
     assert task.dumped() == {"k": b"4"}
-    assert task.tick_due == []
+    assert task.deadlines == {}
+
+
+def test_time_passes_in_a_task_as_in_a_live_one_without_input() -> None:
+    task = MemoryTask(stage_of(Forgetting), "signals")
+    task.feed(b"one")
+    task.feed(b"two")
+    one, two = testing.START_MS + HOUR_MS, testing.START_MS + HOUR_MS + testing.STEP_MS
+    assert task.deadlines == {"one": one, "two": two}
+    assert (task.overdue(one - 1), task.let_pass(one - 1)) == ((), [])
+    (ticked,) = task.let_pass(one)
+    assert ticked.changes == {"one": None}
+    assert task.deadlines == {"two": two}
 
 
 def test_time_never_runs_backwards_in_a_task() -> None:

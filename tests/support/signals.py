@@ -11,6 +11,7 @@ import msgspec
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import Event
 from headrace_schemas.times import rfc3339
+from headrace_streams.runtime.deadlines import all_deadlines
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
 START_MS = 1_790_000_000_000
@@ -103,6 +104,11 @@ class StageRun:
         self.counters.update(step.counters)
         self.counters = Counter({name: count for name, count in self.counters.items() if count})
         self.outputs += step.outputs
+
+    @property
+    def deadlines(self) -> list[int]:
+        """Fold times (ms) until which the state waits, ascending."""
+        return sorted(all_deadlines(self.fold.deadline, self.state).values())
 
     def dumped(self) -> dict[str, bytes]:
         return {key: self.fold.dump(key, value) for key, value in self.state.items()}

@@ -22,7 +22,7 @@ from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import DEADLINES, CurateBucket, CurateState, ExampleRecord, Queue, Status
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import Example, ExampleRejection, Supersession, Tracking, Withdrawal
+from headrace_schemas.derived import Example, ExampleRejection, Supersession, Tick, Tracking, Withdrawal
 from headrace_schemas.events import (
     BatchReady,
     ClockTicked,
@@ -36,7 +36,7 @@ from headrace_schemas.events import (
 from headrace_schemas.ids import derive_id
 from headrace_schemas.splits import split_of
 from headrace_schemas.text import normalise, render
-from headrace_schemas.times import parse_ns
+from headrace_schemas.times import parse_ns, rfc3339
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
 STAGE = "curate"
@@ -74,9 +74,16 @@ class CurateFold(Fold):
     def load(self, key: str, value: bytes) -> Any:
         return curate_state.load(key, value)
 
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        """Open buckets that have not reached the age limit."""
-        return [name for _, name in state.get(DEADLINES) or ()]
+    def deadline(self, key: str, value: Any) -> int | None:
+        """When the next open bucket reaches the age limit."""
+        return int(value[0][0]) if key == DEADLINES else None
+
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
+        """One tick, however many buckets are due: it lets time pass for all."""
+        due, bucket = state[DEADLINES][0]
+        tick = Tick(bucket=bucket, time=rfc3339(now))
+        event = make(ClockTicked, tick, id=derive_id("tick", STAGE, bucket, due, now), writer=STAGE, time_ms=now)
+        return [Write("examples", bucket, event)]
 
 
 class CurateStep:

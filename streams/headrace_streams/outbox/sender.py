@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from headrace_streams.backoff import Backoff
+from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.failures import FOR_GOOD, OF_ONE_TOPIC, UNKNOWN
 from headrace_streams.kafka.partitioner import partition_for
-from headrace_streams.outbox.broker_clock import BrokerClock
 from headrace_streams.outbox.outbox import Entry, Outbox, OutboxError
 from headrace_streams.settings import Settings
 

@@ -6,11 +6,12 @@ counters and of switching rules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from headrace_streams.runtime.deadlines import Deadlines
 from headrace_streams.runtime.provenance import HeaderForm, origin
-from headrace_streams.runtime.stage import Fold, Headers, Record, Stage
+from headrace_streams.runtime.stage import Fold, Headers, Record, Stage, Write
 from headrace_streams.runtime.step import Processed, process
 
 
@@ -41,6 +42,7 @@ class FoldRunner:
         self.now = 0
         self.fold: Fold | None = None
         self.provenance: HeaderForm = origin  # as the rules in force write it
+        self.deadlines: Deadlines | None = None
 
     def activate(self, version: int, body: Mapping[str, Any], digest: str) -> None:
         """Puts a rule version and a policy in force from the next record on. Raises UnknownVersion, InvalidBody."""
@@ -70,7 +72,23 @@ class FoldRunner:
         )
         processed = process(self.stage.name, self.fold, self.state, given, self.partitions, self.provenance)
         processed.apply(self.state, self.counters)
+        if self.deadlines is not None:
+            self.deadlines.note(processed.changes)
         return processed
+
+    def watch(self, retry_ms: int) -> None:
+        """From here on deadlines of the state are kept, for a driver that lets time pass (Deadlines says what `retry_ms` is)."""
+        assert self.fold is not None
+        if type(self.fold).deadline is not Fold.deadline:
+            self.deadlines = Deadlines(self.fold.deadline, retry_ms)
+            self.deadlines.load(self.state)
+
+    def overdue(self, now: int, limit: int) -> Sequence[Write]:
+        """What to write into the input partition for up to `limit` keys whose deadline has passed at fold time `now` (ms)."""
+        assert self.fold is not None
+        if self.deadlines is None or not (keys := self.deadlines.overdue(self.state, now, limit)):
+            return ()
+        return self.fold.overdue(self.state, keys, now)
 
     def dumped(self) -> dict[str, bytes]:
         """The whole state in changelog form."""

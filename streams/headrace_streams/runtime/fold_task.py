@@ -14,14 +14,10 @@ from typing import Any
 
 from aiokafka import ConsumerRecord
 
-from headrace_schemas import derived
 from headrace_schemas.codec import encode
-from headrace_schemas.events import ClockTicked, make
-from headrace_schemas.ids import derive_id
-from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import origin_without_input
-from headrace_streams.runtime.session import Session, now_ms
+from headrace_streams.runtime.session import Session
 from headrace_streams.runtime.stage import Fold, Stage
 from headrace_streams.runtime.status import TaskReport
 from headrace_streams.runtime.step import Produced
@@ -32,11 +28,12 @@ BATCH_SECONDS = 0.05
 BATCH_BYTES = 8 * 1024 * 1024  # of outputs and state, before a transaction is closed early
 POLL_MS = 500
 TICK_SECONDS = 60.0
+OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
 LOAD_CHUNK = 2000  # state values decoded before other tasks get a turn
 
 
 class FoldTask:
-    """`policy` is a policy body; `tick_seconds` the least time between two ticks of an idle partition."""
+    """`policy` is a policy body; `tick_seconds` the longest time between two looks at deadlines while there is input."""
 
     def __init__(
         self,
@@ -54,7 +51,8 @@ class FoldTask:
         self._tick_seconds = tick_seconds
         self._backlog: deque[ConsumerRecord] = deque()
         self._phase = "starting"
-        self._active = self._ticked = time.monotonic()
+        self._looked = time.monotonic()
+        self._written = 0  # offset behind what was last written into the input
 
     @property
     def label(self) -> str:
@@ -107,16 +105,18 @@ class FoldTask:
                 await asyncio.sleep(0)
         position = self._session.position
         runner.counters, runner.now, runner.partitions = dict(position.counters), position.now, self._session.partitions
+        runner.watch(int(self._tick_seconds * 1000))
 
     async def _poll_once(self) -> None:
         """One micro-batch, or one idle wait."""
         if not self._backlog:
             await self._fetch(POLL_MS)
-        if self._backlog:
-            await self._process()
-        else:
+        idle = not self._backlog
+        if idle:
             await self._session.settle()
-        await self._tick()
+        else:
+            await self._process()
+        await self._let_time_pass(idle)
 
     async def _fetch(self, timeout_ms: int) -> None:
         self._backlog.extend(await self._session.fetch(timeout_ms, BATCH_RECORDS))
@@ -144,34 +144,32 @@ class FoldTask:
                 if not self._backlog:
                     break
         next_offset = message.offset + 1 if self._backlog else await self._session.next_offset()
-        self._active = time.monotonic()
         counters = dict(self._runner.counters)
         position = self._session.moved(next_offset=next_offset, now=self._runner.now, counters=counters)
         await self._session.commit(produced, changes, position)
 
-    async def _tick(self) -> None:
-        """Lets time pass for a fold that waits for it while nothing comes in: a record like any other, so that replay sees it."""
-        clock = time.monotonic()
-        if self._backlog or clock - max(self._active, self._ticked) < self._tick_seconds:
+    async def _let_time_pass(self, idle: bool) -> None:
+        """Writes what the fold says of values whose deadline has passed into its own input: by the broker's clock while nothing
+        comes in, by fold time while there is input, for what lies unread may move a deadline."""
+        deadlines, runner = self._runner.deadlines, self._runner
+        if deadlines is None or (not idle and time.monotonic() - self._looked < self._tick_seconds):
             return
-        self._ticked = clock
-        assert self._runner.fold is not None
-        buckets = self._runner.fold.tick_due(self._runner.state)
-        if not buckets:
+        if deadlines.waiting:
+            if self._session.position.next_offset < self._written:
+                return
+            deadlines.settle(runner.now)
+        self._looked = time.monotonic()
+        if deadlines.earliest is None:
             return
-        now = now_ms()
-        headers = origin_without_input(f"{self._runner.stage.name}.tick")
-        topic, partition = self._runner.topic, self._runner.partition
-        ticks = [Produced(topic, partition, key.encode(), self._tick_value(key, now), headers) for key in buckets]
-        await self._session.commit(ticks, {}, self._session.position)
-
-    def _tick_value(self, bucket: str, now: int) -> bytes:
-        name, topic, partition = self._runner.stage.name, self._runner.topic, self._runner.partition
-        event = make(
-            ClockTicked,
-            derived.Tick(bucket=bucket, time=rfc3339(now)),
-            id=derive_id("tick", name, topic, partition, bucket, now),
-            writer=name,
-            time_ms=now,
-        )
-        return encode(event)
+        now = max(runner.now, await self._session.broker_ms()) if idle else runner.now
+        writes = runner.overdue(now, OVERDUE_KEYS)
+        if not writes:
+            return
+        headers = origin_without_input(f"{runner.stage.name}.tick")
+        input_ = runner.topic, runner.partition
+        produced = [
+            Produced(*input_, write.key.encode(), write.value if isinstance(write.value, bytes) else encode(write.value), headers)
+            for write in writes
+        ]
+        ends = await self._session.commit(produced, {}, self._session.position)
+        self._written = ends[input_]

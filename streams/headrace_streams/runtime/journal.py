@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import changelog
+from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
@@ -39,6 +40,7 @@ ABORT_SECONDS = 2.0
 FLUSH_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
 APPEAR_SECONDS = 5.0
+_LOG_APPEND_TIME = 1
 _LOST = (InvalidProducerIdMapping, UnknownProducerId, OutOfOrderSequenceNumber, InvalidTxnState)
 
 
@@ -91,7 +93,8 @@ def decode_position(value: bytes) -> Position:
 
 class Journal:
     """`state` (key -> bytes) and `position` are what `open` found; `state` is the opener's to take. `partitions` has the
-    counts of the input topic, `outputs`, `rules` and `dead-letters` by short name."""
+    counts of the input topic, `outputs`, `rules` and `dead-letters` by short name; `clock` follows the broker's by what it
+    acknowledges."""
 
     def __init__(self, settings: Settings, stage: str, topic: str, partition: int, outputs: Iterable[str] = ()) -> None:
         self.label = f"{stage}/{topic}/{partition}"
@@ -104,6 +107,7 @@ class Journal:
         self._outputs = sorted({topic, *outputs, "rules", "dead-letters"})
         self._transactional_id = f"{settings.deployment}.{stage}.{topic}.{partition}"
         self._producer: Any = None
+        self.clock = BrokerClock()
 
     async def open(self) -> None:
         """Fences any predecessor, then reads the changelog to its end. Raises Refused when a topic is missing, or Transport."""
@@ -119,13 +123,16 @@ class Journal:
         except (KafkaError, OSError) as error:
             self._fail(error)
 
-    async def commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
-        """Writes everything as one transaction, or nothing. A cancelled caller still sees the transaction end.
+    async def commit(
+        self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position
+    ) -> Mapping[tuple[str, int], int]:
+        """Writes everything as one transaction, or nothing. A cancelled caller still sees the transaction end. Returns the offset
+        behind what was written, by short topic name and partition.
 
         Raises Fenced, ProducerLost or Transport; after that the outcome is known to the next `open` only."""
         work = asyncio.ensure_future(self._commit(produced, changes, position))
         try:
-            await asyncio.shield(work)
+            return await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.wait({work}, timeout=FLUSH_SECONDS)
             if not work.done():
@@ -188,7 +195,9 @@ class Journal:
         position = self.state.pop(POSITION_KEY, None)
         self.position = None if position is None else decode_position(position)
 
-    async def _commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
+    async def _commit(
+        self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position
+    ) -> Mapping[tuple[str, int], int]:
         batches = _Batches(self._producer)
         for record in produced:
             name = clients.full_name(self._settings, record.topic)
@@ -199,11 +208,12 @@ class Journal:
         batches.add(name, self._partition, POSITION_KEY.encode(), encode_position(position), ())
         try:
             await self._producer.begin_transaction()
-            await batches.send()
+            ends = await batches.send(self.clock)
             await self._producer.commit_transaction()
         except (KafkaError, OSError) as error:
             self._fail(error)
         self.position = position
+        return {(clients.short_name(self._settings, topic), partition): end for (topic, partition), end in ends.items()}
 
     def _fail(self, error: BaseException) -> NoReturn:
         cause: BaseException | None = error
@@ -244,14 +254,20 @@ class _Batches:
             builders.append(self._producer.create_batch())
             builders[-1].append(**fields)  # the first one fits, whatever its size
 
-    async def send(self) -> None:
-        """Submits all and waits for every acknowledgement; the first failure is raised (committing would not notice it)."""
-        sent = []
+    async def send(self, clock: BrokerClock) -> dict[tuple[str, int], int]:
+        """Submits all and waits for every acknowledgement, by which `clock` goes; the offset behind each partition's. The first
+        failure is raised (committing would not notice it)."""
+        sent, counts = [], []
         for round_ in zip_longest(*self._packed.values()):  # a partition's second batch waits for its first; the others need not
             for (topic, partition), batch in zip(self._packed, round_, strict=True):
                 if batch is not None:
+                    counts.append(batch.record_count())
                     sent.append(await self._producer.send_batch(batch, topic, partition=partition))
-        results = await asyncio.gather(*sent, return_exceptions=True)
-        for result in results:
+        ends: dict[tuple[str, int], int] = {}
+        for count, result in zip(counts, await asyncio.gather(*sent, return_exceptions=True), strict=True):
             if isinstance(result, BaseException):
                 raise result
+            ends[result.topic, result.partition] = result.offset + count
+            if result.timestamp_type == _LOG_APPEND_TIME:
+                clock.heard(result.timestamp)
+        return ends

@@ -25,6 +25,7 @@ from headrace_schemas.codec import encode
 from headrace_schemas.events import RulesActivated, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
+from headrace_schemas.topology import changelog
 from headrace_streams.kafka import clients
 from headrace_streams.runtime.journal import Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.provenance import origin_without_input
@@ -111,11 +112,26 @@ class Session:
         end = None if self._consumer is None else self._consumer.last_stable_offset(self._tp)
         return None if end is None else max(0, end - self.position.next_offset)
 
-    async def commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
-        """Outputs, changed state and the new position as one transaction. Raises as Journal.commit."""
-        await self._journal.commit(produced, changes, position)
+    async def commit(
+        self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position
+    ) -> Mapping[tuple[str, int], int]:
+        """Outputs, changed state and the new position as one transaction. Returns and raises as Journal.commit."""
+        ends = await self._journal.commit(produced, changes, position)
         self.position = position
         self._committed = time.monotonic()
+        return ends
+
+    async def broker_ms(self) -> int:
+        """The broker's time, never too late. Before anything was written here, the position is, to hear it."""
+        if self._journal.clock.broker_ms() is None:
+            await self.commit([], {}, self.position)
+        now = self._journal.clock.broker_ms()
+        if now is None:
+            name = changelog(self.stage.name, self.topic).name
+            raise Refused(
+                f"{self.label}: topic {name} has no times of the broker: set message.timestamp.type=LogAppendTime on it"
+            )
+        return now
 
     async def settle(self) -> None:
         """While idle: transaction markers count as read, or retention would one day leave the position outside the log."""

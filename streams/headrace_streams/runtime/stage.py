@@ -75,8 +75,15 @@ class Fold(ABC):
         """The changelog form of a state value: equal states are equal bytes."""
         return msgspec.json.encode(value)
 
-    def tick_due(self, state: Mapping[str, Any]) -> Sequence[str]:
-        """State keys (buckets) that wait for time to pass: while there are any, an idle input gets `ClockTicked` records."""
+    def deadline(self, key: str, value: Any) -> int | None:
+        """The fold time in ms at which a state value is to be looked at if nothing happens before, or None. Asked for every
+        value that changes."""
+        return None
+
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
+        """What a task writes into its own input partition (whatever a write's key says) when the deadlines of `keys` have passed,
+        `now` being fold time in ms: records like any other, so that replay sees time pass where it did. Pure. Folding them must
+        move the deadlines, or the keys are asked for again."""
         return ()
 
 

@@ -136,7 +136,8 @@ class TrainTask:
         event = decode_or_none(record.value)
         if not isinstance(event, BatchReady):
             log.warning("%s: the record at offset %d is no BatchReady", self.label, record.offset)
-            return await self._session.commit([], {}, self._after(record, "strange"))
+            await self._session.commit([], {}, self._after(record, "strange"))
+            return
         origin = Origin(record, event.data, event.traceparent)
         bucket = self._buckets.get(event.data.bucket, TrainBucket())
         if self._context.weights_of(event.data.base) is None:
