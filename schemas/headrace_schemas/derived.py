@@ -85,6 +85,8 @@ class Example(Value, frozen=True, kw_only=True):
     score: Annotated[float | None, doc("Mean score of the voices, 0-100; absent when nobody gave one.")] = None
     adapter: Annotated[str | None, doc("Digest of the adapter that answered; absent: the base alone.")] = None
     data_subject: Annotated[str | None, doc("Whose personal data this may hold.")] = None
+    finish_reason: Annotated[str | None, doc("Why the output ended: stop, length …")] = None
+    principals: Annotated[list[str] | None, doc("People and agents that were heard, as kind:id, sorted; absent: none.")] = None
 
 
 class Withdrawal(Value, frozen=True, kw_only=True):
@@ -98,10 +100,11 @@ class Withdrawal(Value, frozen=True, kw_only=True):
 
 
 class Tick(Value, frozen=True, kw_only=True):
-    """Time passed on a partition where nothing else happened."""
+    """Time passed on a partition where nothing else happened. What is due is decided by fold time, whatever it names."""
 
-    bucket: Annotated[str, doc("An open bucket of the partition.")]
+    bucket: Annotated[str, doc("A bucket of the partition whose deadline has passed, or one of whose examples.")]
     time: Annotated[str, doc("The time that passed until now, RFC 3339.")]
+    examples: Annotated[list[str] | None, doc("Examples of the bucket whose deadline has passed; absent: none.")] = None
 
 
 class ExampleRejection(Value, frozen=True, kw_only=True):
@@ -155,6 +158,10 @@ class BatchStatistics(Value, frozen=True, kw_only=True):
     effective_size: Annotated[float, doc("Effective sample size of the train members under decay.")]
     mean_reward: Annotated[float, doc("Mean reward of the train members.")]
     success_rate: Annotated[float | None, doc("Decayed success rate of the bucket's base, 0-1; absent without evidence.")] = None
+    left_out: Annotated[
+        dict[str, int] | None,
+        doc("How many were left out since the batch before, by reason as on rejections; waiting and over_share may still come."),
+    ] = None
 
 
 class Batch(Value, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ from headrace_streams.policy import Policy
 from headrace_streams.runtime.deadlines import all_deadlines
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import origin_without_input
-from headrace_streams.runtime.stage import FoldStage, Headers, Record, Write
+from headrace_streams.runtime.stage import DERIVED, FoldStage, Headers, Record, Write
 from headrace_streams.runtime.step import Processed, process
 from headrace_streams.settings import Settings
 
@@ -129,12 +129,17 @@ class MemoryTask:
         return self._runner.dumped()
 
     def restart(self) -> None:
-        """Goes on with nothing but what a changelog holds. AssertionError when the state changes on the way."""
+        """Goes on with what a changelog holds. AssertionError when the state changes on the way, derived keys among it."""
         before, old = self.dumped(), self._runner
         self._runner = self._started()
         assert self._runner.fold is not None
         self._runner.state = {key: self._runner.fold.load(key, value) for key, value in before.items()}
+        self._runner.derive()
         self._runner.counters, self._runner.now = dict(old.counters), old.now
+        derived, kept = (
+            {key: value for key, value in runner.state.items() if key.startswith(DERIVED)} for runner in (self._runner, old)
+        )
+        assert derived == kept, _difference(f"{self.stage.name}: derived state after a restart", kept, derived)
         after = self.dumped()
         assert after == before, _difference(f"{self.stage.name}: state that was dumped and loaded", before, after)
 

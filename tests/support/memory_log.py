@@ -83,6 +83,7 @@ class MemoryLog:
         assert runner.fold is not None
         runner.counters, runner.now = dict(position.counters), position.now
         runner.state = {key: runner.fold.load(key, value) for key, value in state.items() if value is not None}
+        runner.derive()
         offset = position.next_offset - 1
         for record in islice(self.records.get((topic, partition), []), position.next_offset, None):  # it may grow meanwhile
             offset = record.offset

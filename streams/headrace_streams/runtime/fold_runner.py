@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from headrace_streams.runtime.deadlines import Deadlines
 from headrace_streams.runtime.provenance import HeaderForm, origin
-from headrace_streams.runtime.stage import Fold, Headers, Record, Stage, Write
+from headrace_streams.runtime.stage import DERIVED, Fold, Headers, Record, Stage, Write
 from headrace_streams.runtime.step import Processed, process
 
 
@@ -90,7 +90,12 @@ class FoldRunner:
             return ()
         return self.fold.overdue(self.state, keys, now)
 
+    def derive(self) -> None:
+        """Makes the derived keys of a state that was loaded from a changelog: after `activate`, before the first `run`."""
+        assert self.fold is not None
+        self.state.update(self.fold.derive(self.state))
+
     def dumped(self) -> dict[str, bytes]:
         """The whole state in changelog form."""
         assert self.fold is not None
-        return {key: self.fold.dump(key, value) for key, value in self.state.items()}
+        return {key: self.fold.dump(key, value) for key, value in self.state.items() if not key.startswith(DERIVED)}

@@ -103,6 +103,7 @@ class FoldTask:
                 raise self._session.unreadable(key, error) from error
             if number % LOAD_CHUNK == 0:
                 await asyncio.sleep(0)
+        runner.derive()
         position = self._session.position
         runner.counters, runner.now, runner.partitions = dict(position.counters), position.now, self._session.partitions
         runner.watch(int(self._tick_seconds * 1000))

@@ -2,7 +2,8 @@
 
 A fold is `step(state, record) -> Step`: it reads no clock, draws no random number and changes nothing; the driver (live task
 or replay) applies `Step.changes` to the state, writes `Step.outputs` and adds `Step.counters`, all or nothing.
-State is a mapping from state key to an immutable value; `dump`/`load` are its changelog form.
+State is a mapping from state key to an immutable value; `dump`/`load` are its changelog form. Keys that begin with DERIVED
+are indexes: a step reads and changes them like any other, but they are not written, and `derive` makes them after a restart.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from headrace_schemas.topology import StageTopology
 from headrace_streams.policy import Policy
 from headrace_streams.runtime.provenance import HeaderForm, origin
 from headrace_streams.runtime.provenance import Headers as Headers
+
+DERIVED = "~"  # a state key that begins so is kept in memory only: it follows from the others
 
 
 class Record(NamedTuple):
@@ -74,6 +77,10 @@ class Fold(ABC):
     def dump(self, key: str, value: Any) -> bytes:
         """The changelog form of a state value: equal states are equal bytes."""
         return msgspec.json.encode(value)
+
+    def derive(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The derived keys of a state that was just loaded, with their values: what a task that never stopped would have."""
+        return {}
 
     def deadline(self, key: str, value: Any) -> int | None:
         """The fold time in ms at which a state value is to be looked at if nothing happens before, or None. Asked for every

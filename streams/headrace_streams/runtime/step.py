@@ -16,7 +16,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import MIB, TOPICS
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime.provenance import HeaderForm, Provenance, WrittenHeaders, origin
-from headrace_streams.runtime.stage import Fold, Record, Step, Write
+from headrace_streams.runtime.stage import DERIVED, Fold, Record, Step, Write
 
 RECORD_LIMIT = MIB  # uncompressed bytes of a value on input and signals; larger input is poison
 _ROOM = 64 * 1024  # that the broker's own limit leaves for key and headers
@@ -107,9 +107,11 @@ def address(
 
 
 def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
-    """The changelog form of state changes. ValueError when a value is over its limit."""
+    """The changelog form of state changes; derived keys have none. ValueError when a value is over its limit."""
     dumped: dict[str, bytes | None] = {}
     for key, value in changes.items():
+        if key.startswith(DERIVED):
+            continue
         data = None if value is None else fold.dump(key, value)
         if data is not None and len(data) > STATE_LIMIT:
             raise ValueError(f"state of {key[:200]!r} has {len(data)} bytes, more than {STATE_LIMIT}")
