@@ -322,11 +322,13 @@ class _Comparison:
         if recorded != counters:
             self._differ(None, "counters", str(dict(sorted(counters.items()))), str(dict(sorted(recorded.items()))))
         try:
-            state = self.runner.stage.upcast_state(self.position.state_version, self.changelog)
+            stage = self.runner.stage
+            form = max(self.runner.state_version, min(self.position.state_version, stage.state_version))
+            state = stage.upcast_state(self.position.state_version, self.changelog, form)
+            expected = stage.upcast_state(self.runner.state_version, self.runner.dumped(), form)
         except UnknownVersion as error:
             self.not_comparable.append(NotComparable(*self.task, 0, self.position.next_offset, self.records, str(error)))
             return
-        expected = self.runner.dumped()
         for key in sorted(expected.keys() | state.keys()):
             if expected.get(key) != state.get(key):
                 self._differ(None, f"state {key}", repr(expected.get(key))[:200], repr(state.get(key))[:200])
