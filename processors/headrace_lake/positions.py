@@ -50,7 +50,7 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
         changes: dict[str, bytes | None] = {key: value for key, value in state.items() if journal.state.get(key) != value}
         removed = journal.state.keys() - state.keys()
         changes |= dict.fromkeys(removed)
-        await _replace(journal, changes, position, stage.state_version)
+        await _replace(journal, changes, position, runner.state_version)
         return Rebuilt(records, len(state), len(changes) - len(removed), len(removed))
     finally:
         await journal.close()

@@ -316,7 +316,7 @@ class _Comparison:
             self._differ(None, "counters", str(dict(sorted(counters.items()))), str(dict(sorted(recorded.items()))))
         if self.position.now != self.runner.now:
             self._differ(None, "now", str(self.runner.now), str(self.position.now))
-        same_form = self.position.state_version == self.runner.stage.state_version
+        same_form = self.position.state_version == self.runner.state_version
         if same_form and state_print(self.runner.dumped()) == self.state:
             return
         changelog = await changelog_of(self.log, *self.task)  # whole, as only now it has to be shown
@@ -324,11 +324,13 @@ class _Comparison:
             self._differ(None, "state", "the one that the fold made", "another one (the task has gone on since)")
             return
         try:
-            state = self.runner.stage.upcast_state(self.position.state_version, changelog)
+            stage = self.runner.stage
+            form = max(self.runner.state_version, min(self.position.state_version, stage.state_version))
+            state = stage.upcast_state(self.position.state_version, changelog, form)
+            expected = stage.upcast_state(self.runner.state_version, self.runner.dumped(), form)
         except UnknownVersion as error:
             self.not_comparable.append(NotComparable(*self.task, 0, self.position.next_offset, self.records, str(error)))
             return
-        expected = self.runner.dumped()
         for key in sorted(expected.keys() | state.keys()):
             if expected.get(key) != state.get(key):
                 self._differ(None, f"state {key}", repr(expected.get(key))[:200], repr(state.get(key))[:200])

@@ -17,7 +17,7 @@ from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import RulesActivated
 from headrace_streams.runtime.journal import decode_position, encode_position
 from headrace_streams.runtime.provenance import ORIGIN, Provenance, origin, origin_without_input, provenance_of
-from headrace_streams.runtime.stage import RuleVersion
+from headrace_streams.runtime.stage import Record, RuleVersion, Step
 from headrace_streams.testing import event
 from support.counting import COUNTING, CountingFold
 from support.memory_log import MemoryLog
@@ -303,6 +303,40 @@ def test_state_of_a_newer_version_is_not_comparable_and_of_an_older_one_is_compa
     assert [span.reason for span in report.not_comparable] == [
         "counting: state of version 3 is newer than 2, which this code has"
     ]
+
+
+def test_each_rule_version_folds_the_form_of_state_that_it_knows(log: MemoryLog) -> None:
+    """A live task upcasts when it starts with the newer version; verify does where the log says that it did."""
+
+    class NamedFold(CountingFold):
+        """Keeps a count under another name."""
+
+        def step(self, state: Mapping[str, Any], record: Record) -> Step:
+            old = {key.removeprefix("count/"): value for key, value in state.items()}
+            step = super().step(old, record)
+            return step._replace(changes={f"count/{key}": value for key, value in step.changes.items()})
+
+        def load(self, key: str, value: bytes) -> Any:
+            if not key.startswith("count/"):
+                raise ValueError(f"state key: {key!r}")
+            return int(value)
+
+    def renamed(state: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {f"count/{key}": value for key, value in state.items()}
+
+    both = structs.replace(
+        COUNTING,
+        versions={1: RuleVersion(CountingFold, state_version=1), 2: RuleVersion(NamedFold)},
+        state_version=2,
+        state_upcasts={1: renamed},
+    )
+    before = asyncio.run(verify(log, [both]))["counting"]
+    assert (before.records, before.differences, before.not_comparable) == (12, [], [])
+    for number in range(6):
+        log.append("signals", number % 2, f"k{number % 3}".encode(), b"{}")
+    log.run(both, {"step": 1})
+    after = asyncio.run(verify(log, [both]))["counting"]
+    assert (after.records, after.outputs, after.differences, after.not_comparable) == (18, 18, [], [])
 
 
 def test_activation_of_a_worker_whose_clock_is_ahead_counts_and_junk_beside_it_does_not(log: MemoryLog) -> None:

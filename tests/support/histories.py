@@ -201,7 +201,7 @@ class _Task:
             partitions=runner.partitions[runner.topic],
             counters=runner.counters,
             rules=self.rules,
-            state_version=runner.stage.state_version,
+            state_version=runner.state_version,
         )
         dumped = {**runner.dumped(), POSITION_KEY: encode_position(position)}
         return {key: pack(dumped[key]) for key in sorted(dumped)}
@@ -244,11 +244,13 @@ def differences(recorded: History, stage: FoldStage) -> list[Difference]:
 
 
 def current(end: End, stage: FoldStage) -> dict[str, bytes]:
-    """A changelog in today's form, as a restarted task would go on with it: state upcast, the position with all its fields."""
+    """A changelog in the form that its rules read today: state upcast, the position with all its fields."""
     changelog = {key: unpack(value) or b"" for key, value in end.changelog.items()}
     position = decode_position(changelog.pop(POSITION_KEY))
-    state = stage.upcast_state(position.state_version, changelog)
-    return {**state, POSITION_KEY: encode_position(replace(position, state_version=stage.state_version))}
+    assert position.rules is not None
+    form = stage.state_version_of(position.rules.version)
+    state = stage.upcast_state(position.state_version, changelog, form)
+    return {**state, POSITION_KEY: encode_position(replace(position, state_version=form))}
 
 
 Field = tuple[str, str, str]  # name, expected, found

@@ -13,7 +13,7 @@ from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.runtime.fold_runner import FoldRunner
-from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position, encode_position
+from headrace_streams.runtime.journal import POSITION_KEY, Position, Rules, decode_position, encode_position
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.step import Produced
@@ -82,20 +82,26 @@ class MemoryLog:
         runner.activate_newest(body)
         assert runner.fold is not None
         runner.counters, runner.now = dict(position.counters), position.now
-        runner.state = {key: runner.fold.load(key, value) for key, value in state.items() if value is not None}
+        there = {key: value for key, value in state.items() if value is not None}
+        upcast = stage.upcast_state(position.state_version, there)
+        runner.state = {key: runner.fold.load(key, value) for key, value in upcast.items()}
         runner.derive()
         offset = position.next_offset - 1
         for record in islice(self.records.get((topic, partition), []), position.next_offset, None):  # it may grow meanwhile
             offset = record.offset
             for produced in runner.run(record).produced:
                 self.write(produced)
-        for key, value in runner.dumped().items():
+        dumped = runner.dumped()
+        for key in sorted(there.keys() - dumped.keys()):
+            self.append(name, partition, key.encode(), None)
+        for key, value in dumped.items():
             self.append(name, partition, key.encode(), value)
         position = Position(
             next_offset=offset + 1,
             now=runner.now,
             partitions=self.count,
             counters=runner.counters,
+            rules=Rules(stage.version, digest(body)),
             state_version=stage.state_version,
         )
         self.append(name, partition, POSITION_KEY.encode(), encode_position(position))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from headrace_schemas.canonical import digest
 from headrace_streams.runtime.deadlines import Deadlines
 from headrace_streams.runtime.provenance import HeaderForm, origin
 from headrace_streams.runtime.stage import DERIVED, Fold, Headers, Record, Stage, Write
@@ -38,23 +39,37 @@ class FoldRunner:
     def __init__(self, stage: Stage[Fold], topic: str, partition: int, partitions: Mapping[str, int]) -> None:
         self.stage, self.topic, self.partition, self.partitions = stage, topic, partition, partitions
         self.state: dict[str, Any] = {}
+        self.state_version = stage.state_version  # the form of `state`
         self.counters: dict[str, int] = {}
         self.now = 0
         self.fold: Fold | None = None
         self.provenance: HeaderForm = origin  # as the rules in force write it
         self.deadlines: Deadlines | None = None
 
-    def activate(self, version: int, body: Mapping[str, Any], digest: str) -> None:
-        """Puts a rule version and a policy in force from the next record on. Raises UnknownVersion, InvalidBody."""
-        self.fold = None
-        self.fold = self.stage.build(version, body, digest)
+    def activate(self, version: int, body: Mapping[str, Any], name: str) -> None:
+        """Puts a rule version and a policy in force from the next record on; the state takes on the form that the version reads.
+        Raises UnknownVersion, InvalidBody."""
+        before, self.fold = self.fold, None
+        fold = self.stage.build(version, body, name)
+        self._take_form(self.stage.state_version_of(version), before, fold)
+        self.fold = fold
         self.provenance = self.stage.versions[version].provenance
 
     def activate_newest(self, body: Mapping[str, Any]) -> None:
         """Puts the newest rule version in force, under a policy body. Raises InvalidBody."""
-        self.fold = None
-        self.fold = self.stage.newest(body)
-        self.provenance = self.stage.versions[self.stage.version].provenance
+        self.activate(self.stage.version, body, digest(body))
+
+    def _take_form(self, wanted: int, before: Fold | None, fold: Fold) -> None:
+        """As a live task does that starts with a newer version: what its state looks like is upcast in changelog form, and what
+        was derived from it is derived again."""
+        if self.state and before is not None:
+            kept = {key: value for key, value in self.state.items() if not key.startswith(DERIVED)}
+            if wanted != self.state_version:
+                dumped = {key: before.dump(key, value) for key, value in kept.items()}
+                upcast = self.stage.upcast_state(self.state_version, dumped, wanted)
+                kept = {key: fold.load(key, value) for key, value in upcast.items()}
+            self.state = {**kept, **fold.derive(kept)}
+        self.state_version = wanted
 
     def run(self, record: StoredRecord) -> Processed:
         """Folds one record into state and counters; what it writes. Raises nothing: what a fold raises is a dead letter."""

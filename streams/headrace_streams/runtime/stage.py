@@ -115,11 +115,13 @@ F = TypeVar("F")
 class RuleVersion(Struct, Generic[F], frozen=True):
     """The rules of a stage under one version number. `build(body, digest)` makes them from the JSON form of a policy, live or
     from the log, where `digest` is the body's as recorded. `absent` says what the version did where a key now is: it stands in
-    for keys that the body lacks, whatever the default is today. `provenance`: the form of the headers that it writes."""
+    for keys that the body lacks, whatever the default is today. `provenance`: the form of the headers that it writes.
+    `state_version`: the form of the state that its fold reads and writes; None: the stage's newest."""
 
     build: Callable[[Mapping[str, Any], str], F]
     absent: Mapping[str, Any] = {}
     provenance: HeaderForm = origin
+    state_version: int | None = None
 
 
 StateUpcast = Callable[[Mapping[str, bytes]], dict[str, bytes]]
@@ -167,18 +169,23 @@ class Stage(Struct, Generic[F], frozen=True, kw_only=True):
         """The rules of a new task under a policy body. Raises InvalidBody."""
         return self.build(self.version, body, digest(body))
 
-    def upcast_state(self, version: int, state: Mapping[str, bytes]) -> dict[str, bytes]:
-        """A changelog of state version `version` as one of `state_version`. UnknownVersion where there is no way."""
+    def state_version_of(self, version: int) -> int:
+        """The form of state that a rule version reads and writes."""
+        rules = self.versions.get(version)
+        return self.state_version if rules is None or rules.state_version is None else rules.state_version
+
+    def upcast_state(self, version: int, state: Mapping[str, bytes], wanted: int | None = None) -> dict[str, bytes]:
+        """A changelog of state version `version` as one of version `wanted`, by default `state_version`. UnknownVersion where
+        there is no way."""
+        target = self.state_version if wanted is None else wanted
         current = dict(state)
-        for number in range(version, self.state_version):
+        for number in range(version, target):
             upcast = self.state_upcasts.get(number)
             if upcast is None:
-                raise UnknownVersion(f"{self.name}: state of version {number} can't be read by version {self.state_version}")
+                raise UnknownVersion(f"{self.name}: state of version {number} can't be read by version {target}")
             current = upcast(current)
-        if version > self.state_version:
-            raise UnknownVersion(
-                f"{self.name}: state of version {version} is newer than {self.state_version}, which this code has"
-            )
+        if version > target:
+            raise UnknownVersion(f"{self.name}: state of version {version} is newer than {target}, which this code has")
         return current
 
 
