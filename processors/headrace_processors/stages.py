@@ -36,6 +36,6 @@ STAGES: tuple[FoldStage, ...] = (
     FoldStage(
         topology=STAGES_BY_NAME["release"],
         policy=ReleasePolicy,
-        versions={1: RuleVersion(release.build, provenance=six_headers), 2: RuleVersion(release.build)},
+        versions={1: RuleVersion(release.build, provenance=six_headers), 2: RuleVersion(release.build, checks_writers=True)},
     ),
 )

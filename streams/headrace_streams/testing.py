@@ -24,17 +24,17 @@ import msgspec
 
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import Event
-from headrace_schemas.topics import TOPIC_NAMES
-from headrace_schemas.topology import DEAD, RECORDS
+from headrace_schemas.topics import BY_NAME, TOPIC_NAMES
+from headrace_schemas.topology import DEAD, RECORDS, STAGES_BY_NAME
 from headrace_streams.kafka import admin
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.policy import Policy
 from headrace_streams.runtime.deadlines import all_deadlines
 from headrace_streams.runtime.fold_runner import FoldRunner
-from headrace_streams.runtime.provenance import origin_without_input
+from headrace_streams.runtime.provenance import Provenance, origin, origin_without_input
 from headrace_streams.runtime.stage import DERIVED, FoldStage, Headers, Record, Write
-from headrace_streams.runtime.step import Processed, process
+from headrace_streams.runtime.step import Processed
 from headrace_streams.settings import Settings
 
 START_MS = 1_790_000_000_000  # append time of a task's first record
@@ -49,6 +49,13 @@ def event(
     """A CloudEvent as others publish it, structured. `kind` is its whole type, `time` RFC 3339; nothing is checked."""
     tree = {"specversion": "1.0", "id": id, "source": source, "type": kind, "data": data, **more}
     return msgspec.json.encode(tree if time is None else {**tree, "time": time})
+
+
+def written_headers(topic: str) -> Headers:
+    """Headers as of a record that the first writer of `topic` (short name) wrote; none where anybody may write."""
+    declared = BY_NAME.get(topic)
+    writer = None if declared is None else STAGES_BY_NAME.get(declared.writers[0])
+    return () if writer is None else origin(Provenance(writer.name, writer.inputs[0], 0, 0, 0))
 
 
 class MemoryTask:
@@ -113,16 +120,15 @@ class MemoryTask:
     def next_record(
         self, value: bytes | None, *, key: bytes | None = None, headers: Headers = (), at_ms: int | None = None
     ) -> Record:
-        """The record that `feed` would take."""
+        """The record that `feed` would take. Without `headers` it has those of a stage, where only stages write."""
         time = START_MS + self._offset * STEP_MS if at_ms is None else at_ms
+        headers = headers or written_headers(self.topic)
         return Record(self.topic, 0, self._offset, time, max(time, self._runner.now), key, value, headers)
 
     def try_out(self, record: Record, *, backwards: bool = False) -> Processed:
         """What the record would do now; nothing of it is taken. `backwards`: with the keys of the state the other way round."""
         runner = self._runner
-        assert runner.fold is not None
-        state = dict(reversed(runner.state.items())) if backwards else runner.state
-        return process(self.stage.name, runner.fold, state, record, runner.partitions, runner.provenance)
+        return runner.decide(record, dict(reversed(runner.state.items())) if backwards else None)
 
     def dumped(self) -> dict[str, bytes]:
         """The state in changelog form."""
@@ -261,4 +267,4 @@ def published(settings: Settings, topic: str) -> list[Event]:
     return asyncio.run(read())
 
 
-__all__ = ["MemoryTask", "check_fold", "event", "local_kafka", "published"]
+__all__ = ["MemoryTask", "check_fold", "event", "local_kafka", "published", "written_headers"]

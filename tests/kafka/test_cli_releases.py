@@ -276,10 +276,7 @@ def test_junk_on_the_log_keeps_nobody_from_what_is_there(headrace: Run, settings
         code, _, error = headrace(*arguments)
         assert (arguments, code, "Error" in error) == (arguments, 0, False), error
     code, _, error = headrace("replay", "--verify")
-    assert (code, error) == (
-        1,
-        f"headrace: deployment {settings.deployment!r}: no stage has ever run here, so there is nothing to verify\n",
-    )
+    assert (code, "unexpected: expected a record of" in error, error.count("\n")) == (1, True, 1)
     code, _, error = headrace("dataset", BUCKET, "--out", str(settings.data_dir / "rows"))
     assert (code, error) == (1, f"headrace: bucket {BUCKET!r} has no batch yet: `headrace status` lists the buckets\n")
 

@@ -15,6 +15,7 @@ from headrace_streams.adapter_store import Store
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
+from headrace_streams.testing import written_headers
 
 BUCKET = "sql/tiny-sql"
 
@@ -67,4 +68,5 @@ async def awrite(settings: Settings, topic: str, key: str, *events: Event) -> No
     async with clients.connected(clients.producer(settings)) as producer:
         for one in events:
             partition = partition_for(key.encode(), count)
-            await producer.send_and_wait(clients.full_name(settings, topic), encode(one), key.encode(), partition)
+            name, headers = clients.full_name(settings, topic), list(written_headers(topic))
+            await producer.send_and_wait(name, encode(one), key.encode(), partition, headers=headers)

@@ -13,7 +13,8 @@ from headrace_schemas.canonical import digest
 from headrace_streams.runtime.deadlines import Deadlines
 from headrace_streams.runtime.provenance import HeaderForm, origin
 from headrace_streams.runtime.stage import DERIVED, Fold, Headers, Record, Stage, Write
-from headrace_streams.runtime.step import Processed, process
+from headrace_streams.runtime.step import Processed, process, refused
+from headrace_streams.runtime.writers import refusal
 
 
 class StoredRecord(Protocol):
@@ -44,6 +45,7 @@ class FoldRunner:
         self.now = 0
         self.fold: Fold | None = None
         self.provenance: HeaderForm = origin  # as the rules in force write it
+        self.checks_writers = False  # as the rules in force do
         self.deadlines: Deadlines | None = None
 
     def activate(self, version: int, body: Mapping[str, Any], name: str) -> None:
@@ -53,7 +55,8 @@ class FoldRunner:
         fold = self.stage.build(version, body, name)
         self._take_form(self.stage.state_version_of(version), before, fold)
         self.fold = fold
-        self.provenance = self.stage.versions[version].provenance
+        rules = self.stage.versions[version]
+        self.provenance, self.checks_writers = rules.provenance, rules.checks_writers
 
     def activate_newest(self, body: Mapping[str, Any]) -> None:
         """Puts the newest rule version in force, under a policy body. Raises InvalidBody."""
@@ -85,11 +88,19 @@ class FoldRunner:
             record.value,
             record.headers,
         )
-        processed = process(self.stage.name, self.fold, self.state, given, self.partitions, self.provenance)
+        processed = self.decide(given)
         processed.apply(self.state, self.counters)
         if self.deadlines is not None:
             self.deadlines.note(processed.changes)
         return processed
+
+    def decide(self, record: Record, state: Mapping[str, Any] | None = None) -> Processed:
+        """What a record would do now, or in another `state`; nothing of it is taken."""
+        assert self.fold is not None
+        name, partitions = self.stage.name, self.partitions
+        if self.checks_writers and (error := refusal(record.topic, record.value, record.headers)) is not None:
+            return refused(name, record, error, partitions, self.provenance)
+        return process(name, self.fold, self.state if state is None else state, record, partitions, self.provenance)
 
     def watch(self, retry_ms: int) -> None:
         """From here on deadlines of the state are kept, for a driver that lets time pass (Deadlines says what `retry_ms` is)."""

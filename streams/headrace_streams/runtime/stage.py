@@ -115,12 +115,14 @@ F = TypeVar("F")
 class RuleVersion(Struct, Generic[F], frozen=True):
     """The rules of a stage under one version number. `build(body, digest)` makes them from the JSON form of a policy, live or
     from the log, where `digest` is the body's as recorded. `absent` says what the version did where a key now is: it stands in
-    for keys that the body lacks, whatever the default is today. `provenance`: the form of the headers that it writes.
+    for keys that the body lacks, whatever the default is today. `provenance`: the form of the headers that it writes;
+    `checks_writers`: whether a record that its topic's writers did not write is a dead letter.
     `state_version`: the form of the state that its fold reads and writes; None: the stage's newest."""
 
     build: Callable[[Mapping[str, Any], str], F]
     absent: Mapping[str, Any] = {}
     provenance: HeaderForm = origin
+    checks_writers: bool = False
     state_version: int | None = None
 
 

@@ -136,5 +136,12 @@ def process(
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
         message = f"{type(error).__name__}: {error}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
         reason = RecordError(code="stage_error", message=message)
-        step = Step([dead_letter(stage, record, reason)])
-        return Processed(address(stage, record, step, partitions, headers), {}, {}, {"in": 1, "dead": 1})
+        return refused(stage, record, reason, partitions, headers)
+
+
+def refused(
+    stage: str, record: Record, error: RecordError, partitions: Mapping[str, int], headers: HeaderForm = origin
+) -> Processed:
+    """A record that no fold sees: a dead letter, with state unchanged."""
+    step = Step([dead_letter(stage, record, error)])
+    return Processed(address(stage, record, step, partitions, headers), {}, {}, {"in": 1, "dead": 1})

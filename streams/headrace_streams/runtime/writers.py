@@ -1,0 +1,37 @@
+"""Who may have written a record of a topic that only Headrace writes, as its headers say. Knows the two tables, no fold.
+
+Headers prove nothing about somebody who may write to the topic; they keep mistakes and simple forgeries out of every state. What
+they claim is checked by verify, and who may write at all by the broker (`headrace topics acls`).
+"""
+
+from __future__ import annotations
+
+from headrace_schemas.derived import RecordError
+from headrace_schemas.topics import ANYBODY, BY_NAME
+from headrace_schemas.topology import STAGES_BY_NAME
+from headrace_streams.kafka.reader import decode_or_none
+from headrace_streams.runtime.provenance import ORIGIN, Headers, provenance_of, writer_of
+
+UNKNOWN_WRITER = "unknown_writer"
+
+
+def refusal(topic: str, value: bytes | None, headers: Headers) -> RecordError | None:
+    """Why a record of `topic` (short name) is not taken for one of ours; None when it is, or when anybody may write there."""
+    declared = BY_NAME.get(topic)
+    if declared is None or ANYBODY in declared.writers:
+        return None
+    writer = writer_of(headers)
+    if writer is None:
+        if declared.requests and isinstance(decode_or_none(value, headers), declared.requests):
+            return None
+        found = "none"
+    else:
+        stage = writer.removesuffix(".tick")
+        if stage in declared.writers:
+            if stage == writer and provenance_of(headers) is not None:
+                return None
+            if stage != writer and topic in STAGES_BY_NAME[stage].inputs:
+                return None
+        found = repr(writer[:80])
+    message = f"{ORIGIN}: {found}, but {topic} is written by {', '.join(declared.writers)}"
+    return RecordError(code=UNKNOWN_WRITER, message=message, field="headers")
