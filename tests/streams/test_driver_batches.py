@@ -39,10 +39,11 @@ class Died(Exception):
 
 
 class World:
-    """The durable side: what was committed. `fates` says of each commit: fine, or died before or after it took effect."""
+    """The durable side: what was committed. `fates` says of each commit: fine, or died before or after it took effect; `turns`
+    how many turns of the loop it takes, while the task goes on."""
 
-    def __init__(self, messages: list[Message], chunks: list[int], fates: list[str]) -> None:
-        self.messages, self.chunks, self.fates = messages, chunks, fates
+    def __init__(self, messages: list[Message], chunks: list[int], fates: list[str], turns: list[int]) -> None:
+        self.messages, self.chunks, self.fates, self.turns = messages, chunks, fates, turns
         self.produced: list[Produced] = []
         self.state: dict[str, bytes] = {}
         self.position: Position | None = None
@@ -60,11 +61,28 @@ class FakeJournal:
         self.state: dict[str, bytes] = {}
         self.position: Position | None = None
         self.partitions = COUNTS
+        self.flight: asyncio.Task[Mapping[tuple[str, int], int]] | None = None
 
     async def open(self) -> None:
         self.state, self.position = dict(self.world.state), self.world.position
 
-    async def commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
+    def launch(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
+        assert self.flight is None
+        self.flight = asyncio.create_task(self._commit(list(produced), dict(changes), position))
+
+    async def landed(self) -> Mapping[tuple[str, int], int]:
+        if self.flight is None:
+            return {}
+        try:
+            return await asyncio.shield(self.flight)
+        finally:
+            self.flight = None
+
+    async def _commit(
+        self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position
+    ) -> Mapping[tuple[str, int], int]:
+        for _ in range(self.world.turns.pop() if self.world.turns else 0):
+            await asyncio.sleep(0)
         fate = self.world.fates.pop() if self.world.fates else "fine"
         if fate == "before":
             raise Transport("died before")
@@ -77,9 +95,12 @@ class FakeJournal:
         self.world.position = self.position = position
         if fate == "after":
             raise Transport("died after")
+        return {}
 
     async def close(self) -> None:
-        pass
+        if self.flight is not None:
+            await asyncio.wait({self.flight})
+            self.flight.exception()
 
 
 class FakeConsumer:
@@ -109,8 +130,11 @@ class FakeConsumer:
 
     async def getmany(self, tp: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Message]]:
         rest = [message for message in self.world.messages if message.offset >= self.at]
-        if not rest and timeout_ms:
-            raise Died
+        if not rest:
+            if self.world.position is not None and self.world.position.next_offset >= self.at:
+                raise Died
+            await asyncio.sleep(0.001)
+            return {}
         size = self.world.chunks.pop() if self.world.chunks else 3
         got = rest[:size]
         if got:
@@ -147,10 +171,18 @@ def oracle(messages: list[Message]) -> tuple[list[Produced], dict[str, Any], dic
     return produced, state, counters, now
 
 
-@given(logs(), st.lists(st.integers(0, 9)), st.lists(st.sampled_from(["fine", "fine", "before", "after"])), st.integers(1, 5))
+@given(
+    logs(),
+    st.lists(st.integers(0, 9)),
+    st.lists(st.sampled_from(["fine", "fine", "before", "after"])),
+    st.lists(st.integers(0, 30)),
+    st.integers(1, 5),
+)
 @settings(max_examples=150, deadline=None)
-def test_borders_and_deaths_do_not_show(messages: list[Message], chunks: list[int], fates: list[str], batch: int) -> None:
-    world = World(messages, chunks, fates)
+def test_borders_and_deaths_do_not_show(
+    messages: list[Message], chunks: list[int], fates: list[str], turns: list[int], batch: int
+) -> None:
+    world = World(messages, chunks, fates, turns)
 
     async def run() -> None:
         while True:
@@ -165,6 +197,7 @@ def test_borders_and_deaths_do_not_show(messages: list[Message], chunks: list[in
         patch.setattr(session, "Journal", world.journal)
         patch.setattr(clients, "consumer", world.consumer)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
+        patch.setattr(fold_task, "LINGER_SECONDS", 0)
         asyncio.run(run())
     produced, state, counters, now = oracle(messages)
     assert [item for item in world.produced if item.topic != "rules"] == produced
@@ -177,7 +210,7 @@ def test_borders_and_deaths_do_not_show(messages: list[Message], chunks: list[in
 
 
 def test_log_that_loses_what_is_not_read_yet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World([Message(0, 1_790_000_000_000, b"a", b"x")], [], [])
+    world = World([Message(0, 1_790_000_000_000, b"a", b"x")], [], [], [])
 
     async def gone(*_: Any, **__: Any) -> Any:
         raise OffsetOutOfRangeError({TopicPartition("signals", 0): 0})

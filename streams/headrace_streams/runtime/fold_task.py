@@ -1,7 +1,8 @@
 """The live driver of a fold: one stage over one input partition, exactly. Knows the clock's ticks, decides nothing itself.
 
-Micro-batches: fetch, fold record by record, commit outputs, state and position as one transaction. After any error the task is
-over; its successor reads from the changelog what was committed.
+Micro-batches: fetch, fold record by record, commit outputs, state and position as one transaction. While that is under way the
+next batch is fetched and folded, ahead of what is committed. After any error the task is over, and what it folded ahead with it;
+its successor reads from the changelog what was committed.
 """
 
 from __future__ import annotations
@@ -20,16 +21,42 @@ from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.session import Session
 from headrace_streams.runtime.stage import Fold, Stage
 from headrace_streams.runtime.status import TaskReport
-from headrace_streams.runtime.step import Produced
+from headrace_streams.runtime.step import Processed, Produced
 from headrace_streams.settings import Settings
 
 BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
+LINGER_SECONDS = 0.005  # for more input, before a transaction begins
+FOLD_SECONDS = 0.005  # of folding before other tasks get a turn
 BATCH_BYTES = 8 * 1024 * 1024  # of outputs and state, before a transaction is closed early
 POLL_MS = 500
 TICK_SECONDS = 60.0
 OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
 LOAD_CHUNK = 2000  # state values decoded before other tasks get a turn
+
+
+class Batch:
+    """What records that were folded and are not committed write: outputs, and changed state in changelog form."""
+
+    def __init__(self) -> None:
+        self.produced: list[Produced] = []
+        self.changes: dict[str, bytes | None] = {}
+        self.records = self.size = 0
+        self.began = time.monotonic()
+
+    def add(self, processed: Processed) -> None:
+        """One record's doing."""
+        if not self.records:
+            self.began = time.monotonic()
+        self.records += 1
+        self.produced += processed.produced
+        self.changes.update(processed.dumped)
+        self.size += sum(len(data or b"") for data in processed.dumped.values())
+        self.size += sum(len(item.value) for item in processed.produced)
+
+    @property
+    def full(self) -> bool:
+        return self.records >= BATCH_RECORDS or self.size >= BATCH_BYTES
 
 
 class FoldTask:
@@ -52,7 +79,9 @@ class FoldTask:
         self._backlog: deque[ConsumerRecord] = deque()
         self._phase = "starting"
         self._looked = time.monotonic()
-        self._written = 0  # offset behind what was last written into the input
+        self._written: int | None = 0  # offset behind what was last written into the input; None while that is under way
+        self._fetching: asyncio.Task[tuple[list[ConsumerRecord], int]] | None = None
+        self._fetched_to = 0  # the offset behind the backlog, and behind transaction markers that follow it
 
     @property
     def label(self) -> str:
@@ -68,8 +97,13 @@ class FoldTask:
                 await self._load(state)
                 await self._session.begin()
                 self._phase = "running"
-                while True:
-                    await self._poll_once()
+                try:
+                    while True:
+                        await self._poll_once()
+                finally:
+                    if self._fetching is not None:
+                        self._fetching.cancel()
+                        await asyncio.gather(self._fetching, return_exceptions=True)
         finally:
             self._phase = "stopped"
 
@@ -110,67 +144,104 @@ class FoldTask:
 
     async def _poll_once(self) -> None:
         """One micro-batch, or one idle wait."""
-        if not self._backlog:
-            await self._fetch(POLL_MS)
-        idle = not self._backlog
-        if idle:
+        batch = await self._fold_ahead()
+        if not batch.records:
             await self._session.settle()
-        else:
-            await self._process()
-        await self._let_time_pass(idle)
+            await self._let_time_pass()
+            return
+        position = self._session.moved(
+            next_offset=self._backlog[0].offset if self._backlog else self._fetched_to,
+            now=self._runner.now,
+            counters=dict(self._runner.counters),
+        )
+        if time.monotonic() - self._looked >= self._tick_seconds:  # what lies unread may move a deadline, so by fold time
+            batch.produced += self._overdue(self._runner.now)
+        self._session.launch(batch.produced, batch.changes, position)
 
-    async def _fetch(self, timeout_ms: int) -> None:
-        self._backlog.extend(await self._session.fetch(timeout_ms, BATCH_RECORDS))
-
-    async def _process(self) -> None:
-        """Folds what is there until the batch is large or old enough, then commits."""
-        produced: list[Produced] = []
-        changes: dict[str, bytes | None] = {}
-        records = size = 0
-        deadline = time.monotonic() + BATCH_SECONDS
+    async def _fold_ahead(self) -> Batch:
+        """What there is to fold, until the batch is large, or input is idle; meanwhile the batch before it is being committed.
+        Returns when the next transaction may begin. A batch without records: nothing came."""
+        batch = Batch()
         while True:
-            message = self._backlog.popleft()
-            processed = self._runner.run(message)
-            for data in processed.dumped.values():
-                size += len(data or b"")
-            produced += processed.produced
-            changes.update(processed.dumped)
-            for item in processed.produced:
-                size += len(item.value)
-            records += 1
-            if records >= BATCH_RECORDS or size >= BATCH_BYTES or time.monotonic() >= deadline:
-                break
-            if not self._backlog:
-                await self._fetch(0)
-                if not self._backlog:
-                    break
-        next_offset = message.offset + 1 if self._backlog else await self._session.next_offset()
-        counters = dict(self._runner.counters)
-        position = self._session.moved(next_offset=next_offset, now=self._runner.now, counters=counters)
-        await self._session.commit(produced, changes, position)
+            while self._backlog:
+                self._fold_some(batch)
+                if batch.full:
+                    await self._land()
+                if self._session.flight is None and (batch.full or time.monotonic() - batch.began >= BATCH_SECONDS):
+                    return batch
+                await asyncio.sleep(0)
+            fetched = await self._fetch(LINGER_SECONDS if batch.records and self._session.flight is None else None)
+            if not fetched and self._session.flight is None and (batch.records or fetched is not None):
+                return batch
 
-    async def _let_time_pass(self, idle: bool) -> None:
-        """Writes what the fold says of values whose deadline has passed into its own input: by the broker's clock while nothing
-        comes in, by fold time while there is input, for what lies unread may move a deadline."""
-        deadlines, runner = self._runner.deadlines, self._runner
-        if deadlines is None or (not idle and time.monotonic() - self._looked < self._tick_seconds):
+    def _fold_some(self, batch: Batch) -> None:
+        """Folds until others should have a turn."""
+        until = time.monotonic() + FOLD_SECONDS
+        while self._backlog and not batch.full:
+            batch.add(self._runner.run(self._backlog.popleft()))
+            if time.monotonic() >= until:
+                break
+
+    async def _fetch(self, seconds: float | None) -> int | None:
+        """Adds what comes to the backlog; how much that was, 0 when nothing came within POLL_MS. None when `seconds` are over or
+        the transaction under way has ended before."""
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._fetched(), name=f"{self.label} fetch")
+        waited: set[asyncio.Future[Any]] = {self._fetching}
+        if self._session.flight is not None:
+            waited.add(self._session.flight)
+        await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if self._session.flight is not None and self._session.flight.done():
+            await self._land()
+        if not self._fetching.done():
+            return None
+        fetching, self._fetching = self._fetching, None
+        records, self._fetched_to = fetching.result()
+        self._backlog.extend(records)
+        return len(records)
+
+    async def _fetched(self) -> tuple[list[ConsumerRecord], int]:
+        records = await self._session.fetch(POLL_MS, BATCH_RECORDS)
+        return records, await self._session.next_offset()
+
+    async def _land(self) -> None:
+        """Waits for the transaction under way."""
+        ends = await self._session.landed()
+        if self._written is None:
+            self._written = ends[self._runner.topic, self._runner.partition]
+
+    async def _let_time_pass(self) -> None:
+        """While nothing comes in, time passes by the broker's clock."""
+        deadlines = self._runner.deadlines
+        if deadlines is None or not (deadlines.waiting or deadlines.earliest is not None):
             return
-        if deadlines.waiting:
-            if self._session.position.next_offset < self._written:
-                return
-            deadlines.settle(runner.now)
+        produced = self._overdue(max(self._runner.now, await self._session.broker_ms()))
+        if produced:
+            self._session.launch(produced, {}, self._session.position)
+            await self._land()
+
+    def _overdue(self, now: int) -> list[Produced]:
+        """What the fold says of values whose deadline has passed at `now`, to be written into its own input. Nothing as long as
+        what was written last is not folded."""
         self._looked = time.monotonic()
-        if deadlines.earliest is None:
-            return
-        now = max(runner.now, await self._session.broker_ms()) if idle else runner.now
-        writes = runner.overdue(now, OVERDUE_KEYS)
-        if not writes:
-            return
+        runner = self._runner
+        if runner.deadlines is None or self._written is None:
+            return []
+        if runner.deadlines.waiting:
+            if self._session.position.next_offset < self._written:
+                return []
+            runner.deadlines.settle(runner.now)
         headers = origin_without_input(f"{runner.stage.name}.tick")
-        input_ = runner.topic, runner.partition
         produced = [
-            Produced(*input_, write.key.encode(), write.value if isinstance(write.value, bytes) else encode(write.value), headers)
-            for write in writes
+            Produced(
+                runner.topic,
+                runner.partition,
+                write.key.encode(),
+                write.value if isinstance(write.value, bytes) else encode(write.value),
+                headers,
+            )
+            for write in runner.overdue(now, OVERDUE_KEYS)
         ]
-        ends = await self._session.commit(produced, {}, self._session.position)
-        self._written = ends[input_]
+        if produced:
+            self._written = None
+        return produced

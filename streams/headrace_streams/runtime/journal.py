@@ -1,8 +1,9 @@
 """The memory of a task: its fenced transactional producer, its changelog and its position in one. Knows Kafka, but no fold.
 
 There is one Journal per (stage, input topic, partition). `open` takes the producer id first, which fences any predecessor and
-settles its open transaction, and only then reads the changelog: nobody else can add to what was read. `commit` writes outputs,
-changed state and the new position as one transaction. After any error a Journal is of no more use: close it, open another.
+settles its open transaction, and only then reads the changelog: nobody else can add to what was read. `launch` writes outputs,
+changed state and the new position as one transaction, while its owner goes on. After any error a Journal is of no more use: close
+it, open another.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ CLOSE_SECONDS = 5.0
 APPEAR_SECONDS = 5.0
 _LOG_APPEND_TIME = 1
 _LOST = (InvalidProducerIdMapping, UnknownProducerId, OutOfOrderSequenceNumber, InvalidTxnState)
+
+
+Ends = Mapping[tuple[str, int], int]  # offset behind the last record, by topic and partition
 
 
 class JournalError(HeadraceError):
@@ -108,6 +112,7 @@ class Journal:
         self._transactional_id = f"{settings.deployment}.{stage}.{topic}.{partition}"
         self._producer: Any = None
         self.clock = BrokerClock()
+        self.flight: asyncio.Task[Ends] | None = None  # the transaction under way
 
     async def open(self) -> None:
         """Fences any predecessor, then reads the changelog to its end. Raises Refused when a topic is missing, or Transport."""
@@ -123,26 +128,39 @@ class Journal:
         except (KafkaError, OSError) as error:
             self._fail(error)
 
-    async def commit(
-        self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position
-    ) -> Mapping[tuple[str, int], int]:
-        """Writes everything as one transaction, or nothing. A cancelled caller still sees the transaction end. Returns the offset
-        behind what was written, by short topic name and partition.
+    def launch(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
+        """Begins to write everything as one transaction, or nothing. One at a time: `landed` first."""
+        assert self.flight is None, f"{self.label}: a transaction is under way"
+        self.flight = asyncio.create_task(self._commit(produced, changes, position), name=f"{self.label} commit")
+
+    async def landed(self) -> Ends:
+        """The end of the transaction under way, if there is one: the offset behind what was written, by short topic name and
+        partition. A cancelled caller leaves it going; `close` sees it to its end.
 
         Raises Fenced, ProducerLost or Transport; after that the outcome is known to the next `open` only."""
-        work = asyncio.ensure_future(self._commit(produced, changes, position))
+        if self.flight is None:
+            return {}
         try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait({work}, timeout=FLUSH_SECONDS)
-            if not work.done():
-                work.cancel()
-            elif not work.cancelled():
-                work.exception()  # seen: whoever cancels is going to close this journal anyway
-            raise
+            return await asyncio.shield(self.flight)
+        finally:
+            if self.flight.done():
+                self.flight = None
+
+    async def commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> Ends:
+        """Both, one after the other."""
+        self.launch(produced, changes, position)
+        return await self.landed()
 
     async def close(self) -> None:
-        """Gives up an open transaction and the connections; never raises and never waits long."""
+        """Waits for the transaction under way, gives up one that does not end, and closes the connections; never raises and never
+        waits long."""
+        flight, self.flight = self.flight, None
+        if flight is not None:
+            await asyncio.wait({flight}, timeout=FLUSH_SECONDS)
+            if not flight.done():
+                flight.cancel()
+            elif not flight.cancelled():
+                flight.exception()  # seen: nobody goes on with this journal
         producer, self._producer = self._producer, None
         if producer is None:
             return
@@ -195,9 +213,7 @@ class Journal:
         position = self.state.pop(POSITION_KEY, None)
         self.position = None if position is None else decode_position(position)
 
-    async def _commit(
-        self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position
-    ) -> Mapping[tuple[str, int], int]:
+    async def _commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> Ends:
         batches = _Batches(self._producer)
         for record in produced:
             name = clients.full_name(self._settings, record.topic)

@@ -5,11 +5,12 @@ async with session.held() as state:      # changelog form, at the stage's state 
     await session.begin()                # the rules are on the log before the first output made with them; then seek
     while True:
         records = await session.fetch(...)
-        await session.commit(produced, changes, position)
+        await session.commit(produced, changes, position)  # or `launch`, and `landed` before the next
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -27,7 +28,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import clients
-from headrace_streams.runtime.journal import Journal, Position, Refused, Rules, Transport, stop
+from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.stage import Stage, UnknownVersion
 from headrace_streams.runtime.step import Produced
@@ -49,7 +50,7 @@ class Session:
         self.label = f"{stage.name}/{topic}/{partition}"
         self.stage, self.topic, self.partition = stage, topic, partition
         self.rules = Rules(stage.version, digest(body))
-        self.position = Position(state_version=stage.state_version)
+        self.position = self._launched = Position(state_version=stage.state_version)
         self._settings, self._body = settings, body
         self._journal = Journal(settings, stage.name, topic, partition, (topic, *stage.outputs))
         self._tp = TopicPartition(clients.full_name(settings, topic), partition)
@@ -112,14 +113,29 @@ class Session:
         end = None if self._consumer is None else self._consumer.last_stable_offset(self._tp)
         return None if end is None else max(0, end - self.position.next_offset)
 
-    async def commit(
-        self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position
-    ) -> Mapping[tuple[str, int], int]:
-        """Outputs, changed state and the new position as one transaction. Returns and raises as Journal.commit."""
-        ends = await self._journal.commit(produced, changes, position)
-        self.position = position
+    @property
+    def flight(self) -> asyncio.Task[Ends] | None:
+        """The transaction under way; `landed` says how it ended."""
+        return self._journal.flight
+
+    def launch(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
+        """Begins to write outputs, changed state and the new position as one transaction, while the caller goes on."""
+        self._journal.launch(produced, changes, position)
+        self._launched = position
+
+    async def landed(self) -> Ends:
+        """Waits for the transaction under way, if there is one. Returns and raises as Journal.landed."""
+        if self._journal.flight is None:
+            return {}
+        ends = await self._journal.landed()
+        self.position = self._launched
         self._committed = time.monotonic()
         return ends
+
+    async def commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> Ends:
+        """Both, one after the other."""
+        self.launch(produced, changes, position)
+        return await self.landed()
 
     async def broker_ms(self) -> int:
         """The broker's time, never too late. Before anything was written here, the position is, to hear it."""
