@@ -46,21 +46,21 @@ def packed(codec: str, data: bytes) -> bytes:
         case "raw snappy":
             return bytes(cramjam.snappy.compress_raw(data))
         case "lz4":
-            return bytes(lz4.frame.compress(data))
+            return bytes(lz4.frame.compress(data, block_linked=False))
         case "zstd":
             return bytes(zstd_encode(data))
     return data
 
 
 def batch(codec: str, data: bytes, count: int, *, base: int = 0, last: int | None = None, append_time: int = 7) -> bytes:
-    """A batch of `data`, packed already, that says it holds `count` records."""
-    attributes = CODECS[codec] | 0x08
+    """A batch of `data`, packed already, that says it holds `count` records. `append_time` 0: as a client sends it."""
+    attributes = CODECS[codec] | (0x08 if append_time else 0)
     last = count - 1 if last is None else last
     behind = struct.pack(">hiqqqhii", attributes, last, append_time, append_time, -1, -1, -1, count) + data
     return struct.pack(">qiibI", base, len(behind) + 9, 0, 2, calc_crc32c(behind)) + behind
 
 
-def batch_of(codec: str, records: Iterable[bytes], *, base: int = 0) -> bytes:
+def batch_of(codec: str, records: Iterable[bytes], *, base: int = 0, append_time: int = 7) -> bytes:
     """A good batch."""
     listed = list(records)
-    return batch(codec, packed(codec, b"".join(listed)), len(listed), base=base)
+    return batch(codec, packed(codec, b"".join(listed)), len(listed), base=base, append_time=append_time)

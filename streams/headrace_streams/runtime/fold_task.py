@@ -25,7 +25,7 @@ from headrace_streams.settings import Settings
 
 BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
-BATCH_BYTES = 8 * 1024 * 1024  # of outputs and state, before a transaction is closed early
+BATCH_BYTES = 4 * 1024 * 1024  # of outputs and state, before a transaction is closed early
 POLL_MS = 500
 TICK_SECONDS = 60.0
 OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
@@ -120,6 +120,7 @@ class FoldTask:
         await self._let_time_pass(idle)
 
     async def _fetch(self, timeout_ms: int) -> None:
+        """Bounded in bytes too (`compat.GIVEN_BYTES`, unpacked), and asked for only when nothing is left."""
         self._backlog.extend(await self._session.fetch(timeout_ms, BATCH_RECORDS))
 
     async def _process(self) -> None:
