@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,10 @@ from headrace_schemas.codec import decode
 from headrace_schemas.events import RecordRejected
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.provenance import Provenance, provenance_of
 from headrace_streams.runtime.stage import Headers, Record, Step, Write
-from headrace_streams.runtime.step import STATE_LIMIT, process
+from headrace_streams.runtime.step import DERIVED_LIMIT, STATE_LIMIT, process
 from support.counting import COUNTING, CountingFold
 
 COUNTS = {"signals": 2, "rejections": 4, "dead-letters": 3}
@@ -106,6 +108,43 @@ def test_record_that_no_dead_letter_can_hold_stays_where_it_is(value: bytes, hea
     assert isinstance(event, RecordRejected)
     assert (event.data.key_base64, event.data.value_base64, event.data.headers) == (None, None, [])
     assert event.data.error.message == f"RuntimeError: no (record of {size + 1} bytes not carried)"
+
+
+def test_what_no_dead_letter_can_hold_is_not_written_to_find_that_out() -> None:
+    too_large = record(b"x" * (50 * MIB))
+    tracemalloc.start()
+    process("odd", Odd(RuntimeError("no")), {}, too_large, COUNTS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MIB
+
+
+@pytest.mark.parametrize(
+    ("key", "headers"), [(None, ()), (b"k", [("a", b"x"), ('q"\x01é', None), ("", b"")])], ids=["bare", "key and headers"]
+)
+def test_the_size_of_a_dead_letter_is_judged_to_the_byte(key: bytes | None, headers: Headers) -> None:
+    def letter(size: int) -> tuple[int, bool]:
+        made = record(b"x" * size, key)._replace(headers=headers)
+        [produced] = process("odd", Odd(RuntimeError("no")), {}, made, COUNTS).produced
+        return len(produced.value), b"value_base64" in produced.value
+
+    least, _ = letter(3 * MIB)
+    most = 3 * MIB + (DERIVED_LIMIT - least) // 4 * 3  # three bytes more are four characters more
+    length, carried = letter(most)
+    assert carried
+    assert DERIVED_LIMIT - 4 < length <= DERIVED_LIMIT
+    assert not letter(most + 1)[1]
+
+
+def test_a_value_that_was_not_read_is_a_dead_letter_of_every_stage_and_no_fold_sees_it() -> None:
+    unread = record(UnreadValue("over_limit", "record: 9 bytes"))._replace(key=None)
+    processed = process("odd", Odd(AssertionError("a fold was asked")), {}, unread, COUNTS)
+    [produced] = processed.produced
+    event = decode(produced.value)
+    assert isinstance(event, RecordRejected)
+    assert (event.data.error.code, event.data.error.message) == ("over_limit", "record: 9 bytes")
+    assert (event.data.key_base64, event.data.value_base64, event.data.headers) == (None, None, [])
+    assert processed.counters == {"in": 1, "dead": 1}
 
 
 def test_large_record_is_carried_whole_where_a_dead_letter_holds_it() -> None:

@@ -24,7 +24,7 @@ from headrace_streams.settings import Security, Settings, SettingsError
 
 DEADLINE = 10.0  # seconds until a broker that doesn't answer counts as unreachable
 REQUEST_LIMIT = 9 * MIB  # the largest record of the topics table, and its headers
-FETCH_LIMIT = 9 * MIB  # per partition and request
+FETCH_LIMIT = 2 * MIB  # per partition and request, packed; a first batch that is larger comes whole all the same
 TRANSACTION_TIMEOUT_MS = 10_000
 
 Producer = AIOKafkaProducer  # for those that do not import the library

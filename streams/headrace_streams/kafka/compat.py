@@ -1,10 +1,10 @@
 """What aiokafka has no public door for, each thing once: so a new version of it is checked here. Knows no topic and no event.
 
-Header names: aiokafka takes them for UTF-8 and raises from deep within its fetcher where one is not. Brokers take any bytes, and
-so do clients in languages whose strings are bytes: one such record would stop every consumer of its partition, for ever and
-whatever stands behind it. `install` makes consumers read such a batch again with a question mark for each byte of the name that
-is not ASCII; all other batches go the fast way. It changes a library for its whole process, so only processes of ours call it
-(every command does, when it runs), never the door: an agent reads `releases` alone, which only we write.
+How batches are read: aiokafka unpacks a batch at once, however large it becomes, and raises from deep within its fetcher at
+header names that are no UTF-8, at a wrong checksum and at whatever else is odd about a batch: one such batch would stop every
+consumer of its partition, for ever and whatever stands behind it. `install` makes consumers read batches by `unpacking.py`, and
+hand out what is read in portions. It changes a library for its whole process, so only processes of ours call it (every command
+does, when it runs), never the door: an agent reads `releases` alone, which only we write.
 """
 
 from __future__ import annotations
@@ -12,89 +12,136 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
-from aiokafka.errors import ProducerClosed
+from aiokafka.errors import CorruptRecordException, ProducerClosed
 from aiokafka.protocol.metadata import MetadataRequest
-from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.record.util import decode_varint
 
+from headrace_schemas.topics import MIB
+from headrace_streams.kafka.unpacking import header_of, unpack, unread
+
+GIVEN_BYTES = 2 * MIB  # unpacked, of a partition, that one `getmany` gives out, and at most one record more
+_HEADER_BYTES = 96  # of a header as an object
+_SIGHTINGS = 3  # of a wrong checksum until it is what lies on the broker and not what the way did to it
 _SIZE_AT, _SIZE_END = 8, 12  # where a batch says how many bytes follow
+_damaged: dict[int, int] = {}  # how often a batch with a wrong checksum was seen
+
+
+class DamagedBatch(CorruptRecordException):  # type: ignore[misc]
+    """A batch with a wrong checksum, seen for the first time or the second: reading it again may mend that."""
 
 
 class Batches:
-    """What the fetcher asks of a partition's bytes."""
+    """What the fetcher asks of a partition's bytes. `given` counts the unpacked bytes of what was handed out."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._start = data, 0
         self._records = MemoryRecords(data)
         self.has_next = self._records.has_next
         self.size_in_bytes = self._records.size_in_bytes
+        self.given = 0
 
     def next_batch(self) -> Any:
         batch = self._records.next_batch()
         start = self._start
         size = int.from_bytes(self._data[start + _SIZE_AT : start + _SIZE_END], "big")
         self._start = start + _SIZE_END + size
-        return _Batch(batch, self._data, start, self._start) if isinstance(batch, DefaultRecordBatch) else batch
+        if not isinstance(batch, DefaultRecordBatch):
+            return batch
+        return _Batch(batch, memoryview(self._data)[start : self._start], self)
+
+    def spent(self, size: int) -> None:
+        self.given += size
 
 
 class _Batch:
-    """A batch of the current format; `data[start:end]` are its bytes."""
+    """A batch of the current format; `raw` are its bytes."""
 
-    __slots__ = ("_batch", "_data", "_end", "_start")
+    __slots__ = ("_batch", "_batches", "_raw", "_wrong")
 
-    def __init__(self, batch: Any, data: bytes, start: int, end: int) -> None:
-        self._batch, self._data, self._start, self._end = batch, data, start, end
+    def __init__(self, batch: Any, raw: memoryview, batches: Batches) -> None:
+        self._batch, self._raw, self._batches, self._wrong = batch, raw, batches, False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
+
+    def validate_crc(self) -> bool:
+        """True as well for a batch that stays wrong: then its offsets are given out, and nothing of what stands in it."""
+        if self._batch.validate_crc():
+            return True
+        if len(_damaged) > 1000:
+            _damaged.clear()
+        seen = hash(bytes(self._raw))
+        _damaged[seen] = _damaged.get(seen, 0) + 1
+        if _damaged[seen] < _SIGHTINGS:
+            raise DamagedBatch(f"the batch at offset {self._batch.base_offset} has a wrong checksum")
+        self._wrong = True
+        return True
+
+    @property
+    def is_control_batch(self) -> bool:
+        return not self._wrong and self._batch.is_control_batch
+
+    @property
+    def is_transactional(self) -> bool:
+        return not self._wrong and self._batch.is_transactional
 
     def __next__(self) -> Any:
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from self._batch
-        except UnicodeDecodeError:  # from the first record on once more: the fetcher drops offsets that it has had
-            yield from _mended(self._data[self._start : self._end])
+        if not self._wrong:
+            return unpack(self._raw, self._batches.spent)
+        header = header_of(self._raw)
+        whole = header.last_offset - header.base_offset + 1 == header.records
+        offsets = range(header.base_offset, (header.last_offset if whole else header.base_offset) + 1)
+        return unread(header, offsets, "corrupt", "batch: its checksum is wrong (not carried)")
 
 
-def _mended(raw: bytes) -> Any:
-    """The batch with readable header names. They keep their length, so nothing else moves."""
-    batch = _DefaultRecordBatchPy(bytearray(raw))
-    batch._maybe_uncompress()
-    buffer, position = batch._buffer, batch._pos
-    for _ in range(batch._num_records):
-        length, position = decode_varint(buffer, position)
-        following = position + length
-        position += 1  # attributes
-        for _ in ("timestamp", "offset"):
-            position = decode_varint(buffer, position)[1]
-        for _ in ("key", "value"):
-            position = _behind(buffer, position)
-        headers, position = decode_varint(buffer, position)
-        for _ in range(headers):
-            length, name = decode_varint(buffer, position)
-            text = bytes(buffer[name : name + length])
-            try:
-                text.decode()
-            except UnicodeDecodeError:
-                buffer[name : name + length] = bytes(byte if byte < 0x80 else ord("?") for byte in text)
-            position = _behind(buffer, name + length)
-        position = following
-    return batch
+class PortionedResult(fetcher.FetchResult):  # type: ignore[misc]
+    """What was fetched of a partition, given out by bytes and not by number of records alone."""
+
+    _partition_records: Any
+
+    def getall(self, max_records: int | None = None) -> list[Any]:
+        if not self.check_assignment(self._topic_partition) or not self.has_more():
+            return []
+        given: list[Any] = []
+        records = self._partition_records._records
+        end = getattr(records, "given", 0) + GIVEN_BYTES
+        for record in self._partition_records:
+            given.append(record)
+            if record.headers:
+                records.given += _HEADER_BYTES * len(record.headers)
+            if records.given >= end or (max_records is not None and len(given) >= max_records):
+                self._update_position()
+                break
+        else:
+            self._update_position()
+            self._partition_records = None
+        return given
 
 
-def _behind(buffer: Any, position: int) -> int:
-    """Where the text with its length at `position` ends; a length of -1 is null."""
-    length, position = decode_varint(buffer, position)
-    return int(position + max(length, 0))
+async def getmany(
+    consumer: Any, *partitions: TopicPartition, timeout_ms: int, max_records: int | None = None
+) -> dict[TopicPartition, list[Any]]:
+    """As the consumer's own, about GIVEN_BYTES of each partition; a batch with a wrong checksum is read again, and given out as
+    unread records when it stays so. Raises KafkaError."""
+    try:
+        fetched: dict[TopicPartition, list[Any]] = await consumer.getmany(
+            *partitions, timeout_ms=timeout_ms, max_records=max_records
+        )
+    except DamagedBatch:
+        return {}
+    return fetched
 
 
 def install() -> None:
-    """Header names of any bytes, for all consumers of this process; the fetcher has no other door."""
+    """Bounded reading of whatever a batch holds, for all consumers of this process; the fetcher has no other door."""
     fetcher.MemoryRecords = Batches
+    fetcher.FetchResult = PortionedResult
 
 
 def in_transaction(producer: Any) -> bool:

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from headrace_schemas.cloudevents import Headers
 from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.events import Event
-from headrace_streams.kafka import clients
+from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
@@ -194,7 +194,7 @@ async def _records(
     patience = loop.time() + clients.DEADLINE
     positions = {tp: await consumer.position(tp) for tp in ends or ()}
     while ends is None or any(position < ends[tp] for tp, position in positions.items()):
-        fetched = await consumer.getmany(timeout_ms=poll_ms)
+        fetched = await compat.getmany(consumer, timeout_ms=poll_ms)
         records = [record for batch in fetched.values() for record in batch]
         if ends is None:
             yield records

@@ -28,7 +28,7 @@ BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
 LINGER_SECONDS = 0.005  # for more input, before a transaction begins
 FOLD_SECONDS = 0.005  # of folding before other tasks get a turn
-BATCH_BYTES = 8 * 1024 * 1024  # of outputs and state, before a transaction is closed early
+BATCH_BYTES = 4 * 1024 * 1024  # of outputs and state, before a transaction is closed early
 POLL_MS = 500
 TICK_SECONDS = 60.0
 OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
@@ -201,6 +201,7 @@ class FoldTask:
         return len(records)
 
     async def _fetched(self) -> tuple[list[ConsumerRecord], int]:
+        """Bounded in bytes too (`compat.GIVEN_BYTES`, unpacked), and asked for only when nothing is left."""
         records = await self._session.fetch(POLL_MS, BATCH_RECORDS)
         return records, await self._session.next_offset()
 

@@ -201,7 +201,7 @@ class Journal:
             await consumer.seek_to_beginning(tp)
             end = (await consumer.end_offsets([tp]))[tp]
             while await consumer.position(tp) < end:
-                for records in (await consumer.getmany(tp, timeout_ms=500)).values():
+                for records in (await compat.getmany(consumer, tp, timeout_ms=500)).values():
                     for record in records:
                         key = record.key.decode()
                         if record.value is None:

@@ -27,7 +27,7 @@ from headrace_schemas.events import RulesActivated, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
-from headrace_streams.kafka import clients
+from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.stage import Stage, UnknownVersion
@@ -95,8 +95,8 @@ class Session:
         self._consumer.seek(self._tp, position)
 
     async def fetch(self, timeout_ms: int, max_records: int) -> list[ConsumerRecord]:
-        """The next committed records, if any come in time."""
-        fetched = await self._consumer.getmany(self._tp, timeout_ms=timeout_ms, max_records=max_records)
+        """The next committed records, if any come in time: at most `max_records`, and about GIVEN_BYTES."""
+        fetched = await compat.getmany(self._consumer, self._tp, timeout_ms=timeout_ms, max_records=max_records)
         records: list[ConsumerRecord] = fetched.get(self._tp, [])
         return records
 

@@ -9,12 +9,15 @@ import base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import DeadLetter, RecordError
 from headrace_schemas.events import Event, RecordRejected, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import MIB, TOPICS
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.provenance import HeaderForm, Provenance, WrittenHeaders, origin
 from headrace_streams.runtime.stage import DERIVED, Fold, Record, Step, Write
 
@@ -57,16 +60,32 @@ class Processed(NamedTuple):
 
 def dead_letter(stage: str, record: Record, error: RecordError) -> Write:
     """The whole record, its coordinates and the error, addressed to `dead-letters`. A record that no dead letter can hold
-    stays behind at its coordinates, and the message says so."""
-    event = _letter(stage, record, error)
+    stays behind at its coordinates, and the message says so; so does one that was not read."""
+    bare = record._replace(key=None, value=None, headers=())
     # A header costs what is around it too: a million empty ones are a few bytes for a publisher and ten million as JSON.
     headers = sum(2 + len(name.encode()) + len(value or b"") for name, value in record.headers)
     size = len(record.key or b"") + len(record.value or b"") + headers
-    if size > CARRIED_SURELY and len(encode(event)) > _LIMITS["dead-letters"]:
+    if size > CARRIED_SURELY and _letter_bytes(stage, record, error) > _LIMITS["dead-letters"]:
         message = f"{error.message} (record of {size} bytes not carried)"
-        bare = record._replace(key=None, value=None, headers=())
-        event = _letter(stage, bare, RecordError(code=error.code, message=message, field=error.field))
-    return Write("dead-letters", record.coordinates, event)
+        record, error = bare, RecordError(code=error.code, message=message, field=error.field)
+    elif isinstance(record.value, UnreadValue):
+        record = bare
+    return Write("dead-letters", record.coordinates, _letter(stage, record, error))
+
+
+def _letter_bytes(stage: str, record: Record, error: RecordError) -> int:
+    """What the dead letter of a record has as JSON, judged before anything of the record is written. Base64: 4 of 3."""
+    size = len(encode(_letter(stage, record._replace(key=None, value=None, headers=()), error)))
+    for name, text in (("key", record.key), ("value", record.value)):
+        if text is not None:
+            size += len(f',"{name}_base64":') + _base64_bytes(text)
+    for header, value in record.headers:
+        size += len("[,],") + len(msgspec.json.encode(header)) + (len("null") if value is None else _base64_bytes(value))
+    return size - (1 if record.headers else 0)
+
+
+def _base64_bytes(data: bytes) -> int:
+    return 2 + (len(data) + 2) // 3 * 4
 
 
 def _letter(stage: str, record: Record, error: RecordError) -> Event:
@@ -119,6 +138,13 @@ def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
     return dumped
 
 
+def _unread(stage: str, record: Record) -> Step:
+    """What becomes of a record that readers give out without its value, whatever the stage and its rule version."""
+    assert isinstance(record.value, UnreadValue)
+    error = RecordError(code=record.value.code, message=record.value.message)
+    return Step([dead_letter(stage, record, error)], {}, {"dead": 1})
+
+
 def process(
     stage: str,
     fold: Fold,
@@ -130,7 +156,7 @@ def process(
     """Runs `fold` on one record. An exception of the fold, or an output or state value over its limit, becomes a dead letter
     (`stage_error`) with state unchanged: nothing bad stops the stream. `partitions`: short topic name -> count."""
     try:
-        step = fold.step(state, record)
+        step = _unread(stage, record) if isinstance(record.value, UnreadValue) else fold.step(state, record)
         produced = address(stage, record, step, partitions, headers)
         return Processed(produced, step.changes, dump(fold, step.changes), {"in": 1, **step.counters})
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
