@@ -56,13 +56,14 @@ class Decoded:
     """An event that others published, completed, together with all that they wrote, known to us or not.
 
     `event` has what may be missing filled in: `time` by the append time, an interaction's id by a digest of (source, id), a
-    feedback's id by the event's. `passed` and `tree` give the same event with every unknown attribute and field.
+    feedback's id by the event's. `passed` and `tree` give the same event with every unknown attribute and field; `value` is
+    the event in structured mode as it came.
     """
 
-    __slots__ = ("_attributes", "_data", "_value", "event")
+    __slots__ = ("_attributes", "_data", "event", "value")
 
     def __init__(self, value: bytes, event: InputEvent, append_time_ms: int | None) -> None:
-        self._value = value
+        self.value = value
         self._attributes: dict[str, Any] = {}
         self._data: dict[str, Any] = {}
         if event.time is None and append_time_ms is not None:
@@ -75,21 +76,26 @@ class Decoded:
             event = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **self._data))
         self.event: InputEvent = msgspec.structs.replace(event, **self._attributes) if self._attributes else event
 
+    @property
+    def completed(self) -> bool:
+        """Whether `event` says more than `value` does."""
+        return bool(self._data or self._attributes)
+
     def passed(self, data: Mapping[str, Any] | None = None) -> bytes:
         """The event anew in structured mode, unknown fields untouched; `data` sets fields of `data` (None removes one)."""
         changes = {**self._data, **data} if data else self._data
         if not changes and not self._attributes:
-            return self._value
-        pieces: dict[str, Any] = dict(_PIECES.decode(self._value))
+            return self.value
+        pieces = _pieces(self.value)
         pieces.update(self._attributes)
         if changes:
-            fields: dict[str, Any] = {**_PIECES.decode(pieces["data"]), **changes}
+            fields = {**_pieces(pieces["data"]), **changes}
             pieces["data"] = {name: field for name, field in fields.items() if field is not None}
         return _written(pieces)
 
     def tree(self) -> dict[str, Any]:
         """The event as plain JSON, a new one at each call: for whoever must look at, or replace, every string."""
-        tree: dict[str, Any] = tree_of(self._value)
+        tree: dict[str, Any] = tree_of(self.value)
         tree.update(self._attributes)
         tree["data"].update(self._data)
         return tree
@@ -97,8 +103,12 @@ class Decoded:
 
 def decode_input(value: bytes | None, headers: Headers = (), *, append_time_ms: int | None = None) -> Decoded:
     """As `decode`, for the events that others may publish; an event of another type is an unknown one (`unknown_type`)."""
-    raw, event = _typed(_INPUTS, _read(value, headers, append_time_ms), append_time_ms)
-    return Decoded(raw, event, append_time_ms)
+    return Decoded(*read_input(value, headers, append_time_ms), append_time_ms)
+
+
+def read_input(value: bytes | None, headers: Headers, append_time_ms: int | None) -> tuple[bytes, InputEvent]:
+    """The structured-mode bytes of an event that others may publish, and the event as they say it, not completed."""
+    return _typed(_INPUTS, _read(value, headers, append_time_ms), append_time_ms)
 
 
 def _read(value: bytes | None, headers: Headers, append_time_ms: int | None) -> bytes:
@@ -138,6 +148,14 @@ def _mended(decoder: msgspec.json.Decoder[_T], raw: bytes, error: msgspec.Valida
             break
         found.holder[found.last] = int(found.value)
     raise fault(error, tree) from None
+
+
+def _pieces(raw: bytes | Raw) -> dict[str, Any]:
+    """An object with its values as they are written. DecodeError for a name that is no UTF-8, which no known one is."""
+    try:
+        return dict(_PIECES.decode(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise unreadable(error) from None
 
 
 def _written(value: Any) -> bytes:

@@ -15,6 +15,7 @@ from headrace_schemas.times import NANOS, parse_ns
 EARLIEST_NS = 946_684_800 * NANOS  # 2000-01-01T00:00:00Z
 AHEAD_MS = 10 * 60 * 1000  # how far a publisher's clock may be ahead of the broker's
 SCALE = (0.0, 100.0)
+SCALE_BOUND = 1e9  # of both ends of a scale that is published: sums and squares of what is within are far from any overflow
 _NS_PER_MS = NANOS // 1000
 
 
@@ -83,6 +84,13 @@ def check_feedback(data: Feedback) -> None:
         raise DecodeError("missing", "data.corrected_output", "data.corrected_output: required for kind user_correction")
     if data.kind == "preference" and not data.over and data.under is None:
         raise DecodeError("missing", "data.over", "data.over: required for kind preference")
+
+
+def check_scale(data: Feedback) -> None:
+    """The scale of what is published lies within +-1e9. Not part of `check_event`: older records on the log may have others."""
+    if data.scale is not None and not -SCALE_BOUND <= data.scale[0] < data.scale[1] <= SCALE_BOUND:
+        message = f"data.scale: {clipped(list(data.scale))} is not within -1e9 and 1e9; publish the score on a smaller scale"
+        raise DecodeError("out_of_range", "data.scale", message)
 
 
 def _check_assistant(output: Output, field: str) -> None:

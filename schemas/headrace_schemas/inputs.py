@@ -31,6 +31,8 @@ Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Number = float  # an integer on the wire is accepted
+# Published within +-1e9 (constraints.check_scale); records of before may say otherwise, so only the JSON Schema bounds it here.
+ScaleEnd = Annotated[float, Meta(extra_json_schema={"minimum": -1e9, "maximum": 1e9})]
 Scalar = str | int | float | bool | None
 
 
@@ -210,7 +212,9 @@ class Feedback(Value, frozen=True, kw_only=True):
         ),
     ]
     score: Annotated[Number | None, doc("How good, within the scale.")] = None
-    scale: Annotated[tuple[Number, Number] | None, doc("Lowest and highest possible score; absent means 0 and 100.")] = None
+    scale: Annotated[
+        tuple[ScaleEnd, ScaleEnd] | None, doc("Lowest and highest possible score, within -1e9 and 1e9; absent means 0 and 100.")
+    ] = None
     name: Annotated[Key | None, doc("Which check, such as unit_tests or lint: each name is a voice of its own.")] = None
     corrected_output: Annotated[Output | None, doc("What the output should have been; required for user_correction.")] = None
     over: Annotated[

@@ -17,6 +17,7 @@ from headrace_schemas.errors import DecodeError, clipped
 
 RECORD_LIMIT = 1024 * 1024  # bytes of an event in structured mode, uncompressed
 NESTING_LIMIT = 64
+VALUE_LIMIT = 20_000  # of a published record: objects, arrays, strings, numbers, true, false and null; some 2 MB as objects
 _CLIP = 200  # characters of a path through fields that we do not know
 INT64 = range(-(2**63), 2**63)
 
@@ -25,6 +26,7 @@ _ALIKE = bytes.maketrans(b"123456789[]E", b"000000000{}e")
 _LONG = b"0" * 19  # no integer with fewer digits leaves 64 bits
 _EXPONENT = re.compile(rb"0e\+?000")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_EMPTY = re.compile(rb"[\[{]\s*[\]}]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}"))
 
 _TREE = msgspec.json.Decoder()
@@ -42,6 +44,16 @@ def check_limits(raw: bytes) -> None:
         _check_nesting(alike)
     if _LONG in alike or _has_exponent(alike):
         _check_numbers(raw)
+
+
+def check_values(raw: bytes) -> None:
+    """DecodeError for a JSON text with more than `VALUE_LIMIT` values. A list or object of n has n - 1 commas."""
+    if raw.count(b",") + raw.count(b"{") + raw.count(b"[") < VALUE_LIMIT:
+        return
+    bare = _STRING.sub(b'""', raw)
+    values = 1 + bare.count(b",") + bare.count(b"{") + bare.count(b"[") - len(_EMPTY.findall(bare))
+    if values > VALUE_LIMIT:
+        raise DecodeError("over_limit", None, f"record: {values} JSON values, at most {VALUE_LIMIT} are allowed")
 
 
 def tree_of(raw: bytes) -> Any:

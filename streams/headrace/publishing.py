@@ -15,9 +15,9 @@ from urllib.parse import quote
 from uuid import UUID
 
 from headrace.fields import Call, EventTime, Ref
-from headrace_schemas.codec import decode_input
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.provider_messages import finish_reason_of, prompt_of, response_of, tools_of, usage_of
+from headrace_schemas.published import decode_published
 
 InvalidEvent = DecodeError
 """What was given breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
@@ -149,7 +149,7 @@ class EventFactory:
             "data": data,
         }
         value = _encode(event)
-        decode_input(value, append_time_ms=int(now.timestamp() * 1000))
+        decode_published(value, append_time_ms=int(now.timestamp() * 1000))
         return OutgoingEvent(topic, key.encode(), value, identity)
 
 

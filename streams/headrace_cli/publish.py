@@ -75,12 +75,12 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _faults(name: str, stream: BinaryIO) -> Iterator[str]:
-    from headrace_schemas.codec import decode_input
     from headrace_schemas.errors import DecodeError
+    from headrace_schemas.published import decode_published
 
     for number, line in _lines(stream):
         try:
-            decode_input(line, append_time_ms=time.time_ns() // 1_000_000)
+            decode_published(line, append_time_ms=time.time_ns() // 1_000_000)
         except DecodeError as error:
             yield f"{name}:{number}: {error.code}: {error.message}"
 

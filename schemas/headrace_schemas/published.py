@@ -1,0 +1,54 @@
+"""What others publish, as intake reads it since its rule version 2 and as the door checks it. Knows no Kafka and no clock.
+
+The same events as `codec.decode_input` reads, which stays as version 1 needs it, within two more bounds: the number of values of
+a record and the scale of a score. The common case is decoded once (strict.py); errors say what is right (explain.py).
+"""
+
+from __future__ import annotations
+
+from headrace_schemas.cloudevents import Headers, structured
+from headrace_schemas.codec import Decoded, encode_tree, read_input
+from headrace_schemas.constraints import check_event, check_scale
+from headrace_schemas.errors import DecodeError
+from headrace_schemas.events import FeedbackRecorded, InputEvent
+from headrace_schemas.explain import explained
+from headrace_schemas.json_limits import RECORD_LIMIT, check_values
+from headrace_schemas.strict import decode_strictly, says_no_more
+
+
+class Published(Decoded):
+    """A published event, completed. `strict`: there is nothing in it that `event` does not have."""
+
+    __slots__ = ("strict",)
+
+    def __init__(self, value: bytes, event: InputEvent, append_time_ms: int | None, *, strict: bool) -> None:
+        super().__init__(value, event, append_time_ms)
+        self.strict = strict
+
+    def written(self) -> bytes:
+        """The completed event anew, always from what a reader finds: of a name that is given twice only the last value is."""
+        if self.strict and not self.completed and says_no_more(self.value, self.event):
+            return self.value
+        return encode_tree(self.tree())
+
+
+def decode_published(value: bytes | None, headers: Headers = (), *, append_time_ms: int) -> Published:
+    """The event in a record that somebody else published. DecodeError, and nothing else, when it is none."""
+    raw = structured(value, headers) if headers or value is None else value
+    if len(raw) > RECORD_LIMIT:
+        raise DecodeError("over_limit", None, f"record: {len(raw)} bytes, at most {RECORD_LIMIT} are allowed")
+    event = decode_strictly(raw)
+    if event is not None:
+        check_event(event, append_time_ms)
+        check_values(raw)
+        published = Published(raw, event, append_time_ms, strict=True)
+    else:
+        try:
+            raw, event = read_input(raw, (), append_time_ms)
+        except DecodeError as error:
+            raise explained(error, raw) from None
+        check_values(raw)
+        published = Published(raw, event, append_time_ms, strict=False)
+    if isinstance(published.event, FeedbackRecorded):
+        check_scale(published.event.data)
+    return published

@@ -1,0 +1,199 @@
+"""The common case of a published event in one decode: nothing unknown, nothing doubtful. Knows no rule that is not elsewhere.
+
+Each input event has a twin with the same fields that refuses unknown ones and reads the frequent keys without their patterns
+(3 us of an event; `str.isprintable` says as much of nearly every key). What it refuses is not bad, only not common: the caller
+reads it again the general way. A twin may refuse too much, but never takes what the general way refuses or reads otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator
+from functools import lru_cache, reduce
+from operator import or_
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+
+from headrace_schemas.errors import DecodeError
+from headrace_schemas.events import FeedbackRecorded, InputEvent, InteractionRecorded
+from headrace_schemas.inputs import Agent, Feedback, Interaction, Message, Principal
+from headrace_schemas.json_limits import INT64, NESTING_LIMIT, check_limits
+
+# Fields that nearly every event has, read without their pattern here and looked at by `_keys_hold`.
+_BARE = {
+    InteractionRecorded: ("id", "source"),
+    FeedbackRecorded: ("id", "source"),
+    Agent: ("name",),
+    Interaction: ("interaction_id", "artifact_type", "model", "session_id"),
+    Feedback: ("feedback_id", "interaction_id", "kind"),
+    Principal: ("id",),
+}
+_SLACK = 5  # bytes: no second value of a name fits into fewer, with its quotes, colon and comma
+_SHORTEST = 3  # bytes of the shortest number with an exponent
+_CONSTRAINTS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
+_ENCODER = msgspec.json.Encoder()
+
+
+def decode_strictly(raw: bytes) -> InputEvent | None:
+    """The event that `raw`, at most as long as a record may be, says in full and in the common way; None for all else.
+
+    The rules between fields (constraints.check_event) are the caller's, as they are of any decoded event.
+    """
+    try:
+        if raw.count(b"{") + raw.count(b"[") > NESTING_LIMIT:
+            check_limits(raw)
+        event = _DECODER.decode(raw)
+    except (msgspec.MsgspecError, DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return event if _keys_hold(event) and all(_holds(value) for value in free_values(event)) else None
+
+
+def says_no_more(raw: bytes, event: InputEvent) -> bool:
+    """Whether `raw`, of which `event` was decoded strictly, is the one compact JSON text of it, whatever the order of its names.
+
+    Of equal events the compact text is the shortest: white space, escapes, nulls and a name given twice only add to it. Only a
+    number with an exponent may take less (`1e2` for 100.0), so what numbers could save is bounded by what could hide in it.
+    """
+    return len(raw) == len(_ENCODER.encode(event)) and sum(map(_saved, _floats(event))) <= _SLACK
+
+
+def free_values(event: InputEvent) -> Iterator[Any]:
+    """The values of fields that are any JSON: arguments of tool calls, parameters of tools, attributes."""
+    if isinstance(event, InteractionRecorded):
+        data = event.data
+        if data.attributes is not None:
+            yield data.attributes
+        for tool in data.tools or ():
+            yield tool.parameters
+        for message in (*(() if isinstance(data.prompt, str) else data.prompt), data.output):
+            if isinstance(message, Message):
+                yield from (call.arguments for call in message.tool_calls or ())
+    elif isinstance(event, FeedbackRecorded) and isinstance(event.data.corrected_output, Message):
+        yield from (call.arguments for call in event.data.corrected_output.tool_calls or ())
+
+
+def _keys_hold(event: InputEvent) -> bool:
+    """What the patterns that the twins lack would say, or less. Each kind of key was seen a moment ago, mostly."""
+    if isinstance(event, InteractionRecorded):
+        data = event.data
+        keys = f"{event.id}{event.source}{data.model}{data.agent.name}{data.interaction_id or ''}{data.session_id or ''}"
+        return keys.isprintable() and _is_artifact_type(data.artifact_type)
+    if isinstance(event, FeedbackRecorded):
+        said = event.data
+        principal = "" if said.principal is None else said.principal.id
+        keys = f"{event.id}{event.source}{said.interaction_id or ''}{said.feedback_id or ''}{principal}"
+        return keys.isprintable() and _is_kind(said.kind)
+    return True
+
+
+@lru_cache(4096)
+def _is_artifact_type(text: str) -> bool:
+    return re.fullmatch("[a-z0-9][a-z0-9_.-]{0,63}", text) is not None
+
+
+@lru_cache(4096)
+def _is_kind(text: str) -> bool:
+    return re.fullmatch("[a-z_]{1,40}", text) is not None
+
+
+def _holds(value: Any) -> bool:
+    """Whether a free value has no integer beyond 64 bits."""
+    if type(value) is int:
+        return value in INT64
+    if type(value) is dict:
+        return all(map(_holds, value.values()))
+    return type(value) is not list or all(map(_holds, value))
+
+
+def _floats(event: InputEvent) -> Iterator[float]:
+    """All numbers of an event that are floats."""
+    if isinstance(event, InteractionRecorded):
+        data = event.data
+        yield from filter(_is_float, (data.latency_ms, data.ttft_ms, data.cost_usd))
+        if data.experiment is not None:
+            yield from filter(_is_float, (data.experiment.propensity,))
+        if isinstance(data.context, list):
+            yield from filter(_is_float, (item.score for item in data.context))
+    elif isinstance(event, FeedbackRecorded):
+        yield from filter(_is_float, (event.data.score, *(event.data.scale or ())))
+    for value in free_values(event):
+        yield from _floats_in(value)
+
+
+def _floats_in(value: Any) -> Iterator[float]:
+    if type(value) is float:
+        yield value
+    elif type(value) is dict or type(value) is list:
+        for item in value.values() if type(value) is dict else value:
+            yield from _floats_in(item)
+
+
+def _is_float(value: Any) -> bool:
+    return type(value) is float
+
+
+def _saved(number: float) -> int:
+    """At most so many bytes are saved by writing a float with an exponent: only whole and very small ones have shorter forms."""
+    if not number.is_integer() and abs(number) >= 0.01:
+        return 0
+    return max(0, len(_ENCODER.encode(number)) - _SHORTEST)
+
+
+def _twin_of(annotation: Any, bare: bool = False) -> Any:
+    """The type that the twins have where the events have `annotation`; without pattern if `bare`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        kind, *metas = get_args(annotation)
+        limits = [_without_pattern(meta) if bare else meta for meta in metas if isinstance(meta, Meta)]
+        return _limited(_twin_of(kind, bare), limits)
+    if origin is Union or origin is types.UnionType:
+        return reduce(or_, (_twin_of(kind, bare) for kind in get_args(annotation)))
+    if origin in (list, dict, tuple):
+        return origin[tuple(_twin_of(kind) for kind in get_args(annotation))]
+    if annotation is float:  # an integer stays one, so that encoding gives the bytes that came
+        return Annotated[int, Meta(ge=INT64.start, le=INT64.stop - 1)] | float
+    return _struct_twin(annotation) if isinstance(annotation, type) and issubclass(annotation, Struct) else annotation
+
+
+def _limited(kind: Any, limits: list[Meta]) -> Any:
+    """`kind` under constraints; of a number that may be an integer each kind has them."""
+    for limit in limits:
+        if limit.ge is not None and (get_origin(kind) is Union or get_origin(kind) is types.UnionType):
+            kind = (
+                Annotated[int, Meta(ge=limit.ge, le=INT64.stop - 1 if limit.le is None else limit.le)] | Annotated[float, limit]
+            )
+        elif any(getattr(limit, name) is not None for name in _CONSTRAINTS):
+            kind = Annotated[kind, limit]
+    return kind
+
+
+def _without_pattern(meta: Meta) -> Meta:
+    return Meta(min_length=meta.min_length, max_length=meta.max_length)
+
+
+@lru_cache(None)
+def _struct_twin(kind: type[Struct]) -> type[Struct]:
+    config, hints = kind.__struct_config__, get_type_hints(kind, include_extras=True)
+    bare = _BARE.get(kind, ())
+    fields = []
+    for field in msgspec.structs.fields(kind):
+        twin = _twin_of(hints[field.name], field.name in bare)
+        fields.append((field.name, twin) if field.default is NODEFAULT else (field.name, twin, field.default))
+    return msgspec.defstruct(
+        kind.__name__,
+        fields,
+        bases=(kind,),
+        module=__name__,
+        frozen=True,
+        kw_only=True,
+        omit_defaults=True,
+        forbid_unknown_fields=True,
+        tag_field=config.tag_field,
+        tag=config.tag,
+    )
+
+
+_DECODER: msgspec.json.Decoder[InputEvent] = msgspec.json.Decoder(reduce(or_, map(_struct_twin, get_args(InputEvent))))
