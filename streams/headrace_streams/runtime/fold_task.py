@@ -35,7 +35,7 @@ OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
 LOAD_CHUNK = 2000  # state values decoded before other tasks get a turn
 
 
-class Batch:
+class MicroBatch:
     """What records that were folded and are not committed write: outputs, and changed state in changelog form."""
 
     def __init__(self) -> None:
@@ -158,10 +158,10 @@ class FoldTask:
             batch.produced += self._overdue(self._runner.now)
         self._session.launch(batch.produced, batch.changes, position)
 
-    async def _fold_ahead(self) -> Batch:
+    async def _fold_ahead(self) -> MicroBatch:
         """What there is to fold, until the batch is large, or input is idle; meanwhile the batch before it is being committed.
         Returns when the next transaction may begin. A batch without records: nothing came."""
-        batch = Batch()
+        batch = MicroBatch()
         while True:
             while self._backlog:
                 self._fold_some(batch)
@@ -174,7 +174,7 @@ class FoldTask:
             if not fetched and self._session.flight is None and (batch.records or fetched is not None):
                 return batch
 
-    def _fold_some(self, batch: Batch) -> None:
+    def _fold_some(self, batch: MicroBatch) -> None:
         """Folds until others should have a turn."""
         until = time.monotonic() + FOLD_SECONDS
         while self._backlog and not batch.full:
