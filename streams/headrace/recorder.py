@@ -62,10 +62,6 @@ class _Engine:
         with self._changed:
             self._changed.notify_all()
 
-    def _wake(self) -> None:
-        if self._sender is not None:
-            self._sender.wake()
-
     def _restart_after_fork(self) -> None:
         """In a forked child the thread is missing; the outbox has looked after itself."""
         if not self._background.here and not self._closed:
@@ -78,7 +74,10 @@ class _Engine:
     def accept(self, event: OutgoingEvent) -> None:
         self._restart_after_fork()
         self.outbox.append(event.topic, event.key, event.value)
-        self._background.call(self._wake)
+        sender = self._sender
+        if sender is not None and sender.unaware:  # once a pass: to wake a thread costs as much as to write an event
+            sender.unaware = False
+            self._background.call(sender.wake)
 
     def flush(self, timeout: float | None) -> bool:
         self._restart_after_fork()

@@ -70,6 +70,7 @@ class Sender:
         self._asked = False  # whether the broker ever answered, and so had a chance to tell its time
         self._writable = True  # whether all could be written to the outbox in this pass
         self._wake = asyncio.Event()
+        self.unaware = True  # whether a `wake` would tell something new: since then no pass has begun
         self._troubles: dict[str, str] = {}  # by what they are about
 
     @property
@@ -118,6 +119,7 @@ class Sender:
         """One pass over all that waits, but for topics that are parked."""
         now = asyncio.get_running_loop().time()
         self._wake.clear()
+        self.unaware = True  # before the first look, or what is accepted just after the last one would wait until IDLE is over
         self._writable = True
         self._write_down()
         tried = {topic for topic, parked in self._parked.items() if parked.until <= now}
