@@ -37,7 +37,7 @@ STAGES: tuple[FoldStage, ...] = (
         policy=CuratePolicy,
         versions={
             1: RuleVersion(curate.build_1, absent=curate_policy.VERSION_1, provenance=six_headers),
-            2: RuleVersion(curate.build),
+            2: RuleVersion(curate.build, checks_writers=True),
         },
         state_version=2,
         state_upcasts={1: upcast_1},
