@@ -7,7 +7,9 @@ wrote still verify, and a recorded history of each version is in tests/histories
 from __future__ import annotations
 
 from headrace_processors.curate import fold as curate
+from headrace_processors.curate import policy as curate_policy
 from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate.state import upcast_1
 from headrace_processors.intake import fold as intake
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.link import fold as link
@@ -31,7 +33,14 @@ STAGES: tuple[FoldStage, ...] = (
         versions={1: RuleVersion(reward.build, absent=VERSION_1, provenance=six_headers)},
     ),
     FoldStage(
-        topology=STAGES_BY_NAME["curate"], policy=CuratePolicy, versions={1: RuleVersion(curate.build, provenance=six_headers)}
+        topology=STAGES_BY_NAME["curate"],
+        policy=CuratePolicy,
+        versions={
+            1: RuleVersion(curate.build_1, absent=curate_policy.VERSION_1, provenance=six_headers),
+            2: RuleVersion(curate.build, checks_writers=True),
+        },
+        state_version=2,
+        state_upcasts={1: upcast_1},
     ),
     FoldStage(
         topology=STAGES_BY_NAME["release"],

@@ -51,7 +51,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         description="what is worth learning, and when a bucket is worth a run",
         inputs=("examples",),
         outputs=("batches", "rejections"),
-        counters=("admitted", "replaced", "rejected", "withdrawn", "ticks", "tracked"),
+        counters=("admitted", "replaced", "waiting", "rejected", "withdrawn", "ticks", "tracked"),
     ),
     StageTopology(
         name="train",

@@ -148,7 +148,7 @@ def test_balance_is_part_of_the_weight() -> None:
 
 
 def test_an_old_bucket_is_cut_with_less() -> None:
-    stage = CurateRun(aged_target=3, age_limit_days=7)
+    stage = CurateRun(aged_target=3, age_limit_days=7, keep_days=None)
     stage.feed(*(rewarded(number) for number in range(3)))
     assert stage.deadlines == [START_MS + 7 * DAY_MS]
     stage.days = 6.99
@@ -180,11 +180,14 @@ def test_a_silent_bucket_ages_while_another_of_its_partition_is_busy() -> None:
 
 
 def test_one_tick_lets_time_pass_for_every_bucket_that_is_due() -> None:
-    policy = CuratePolicy(aged_target=1)
+    policy = CuratePolicy(aged_target=1, keep_days=None)
     task = MemoryTask(CURATE, "examples", policy)
     task.feed(rewarded(1), at_ms=START_MS)
     task.feed(rewarded(2, bucket="code/other"), at_ms=START_MS + 1000)
-    assert list(task.deadlines.values()) == [START_MS + 7 * DAY_MS]  # no record before it, however many buckets are open
+    assert task.deadlines == {
+        f"bucket:{BUCKET}": START_MS + 7 * DAY_MS,
+        "bucket:code/other": START_MS + 7 * DAY_MS + 1000,
+    }
     assert task.overdue(START_MS + 7 * DAY_MS - 1) == ()
     (ticked,) = task.let_pass(START_MS + 7 * DAY_MS + 2000)
     assert [produced.topic for produced in ticked.produced] == ["batches", "batches"]
@@ -192,7 +195,7 @@ def test_one_tick_lets_time_pass_for_every_bucket_that_is_due() -> None:
 
 
 def test_age_counts_from_the_opening_and_an_emptied_bucket_is_closed() -> None:
-    stage = CurateRun(aged_target=1)
+    stage = CurateRun(aged_target=1, keep_days=None)
     stage.feed(rewarded(1), withdrawn(1))
     assert stage.deadlines == []
     stage.days = 5.0
@@ -221,7 +224,7 @@ def test_nothing_is_cut_while_all_requirements_are_satisfied() -> None:
 
 
 def test_a_bucket_that_is_good_enough_is_not_cut() -> None:
-    stage = CurateRun(target_effective_size=20, good_enough_evidence=20)
+    stage = CurateRun(target_effective_size=20, good_enough_evidence=20, good_enough_margin=0.0)
     right = {"quality": 0.9, "correction": None, "score": 100.0}
     stage.feed(*(rewarded(number, **right) for number in range(30)))
     assert stage.batches == []
@@ -322,7 +325,7 @@ def test_members_stay_in_line_while_many_come_and_go() -> None:
         stage.feed(rewarded(number), withdrawn(number))
     slots = stage.bucket.train
     assert (slots.size, slots.next - slots.first < 150) == (1, True)
-    assert sum(key.startswith("slot:") for key in stage.state) == 1
+    assert sum(key.startswith("~slot:") for key in stage.state) == 1
     stage.feed(withdrawn(0))
     assert stage.bucket.opened_ms is None
 

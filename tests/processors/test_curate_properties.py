@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from headrace_processors.curate.bucket import WorkingBucket
-from headrace_processors.curate.state import CurateBucket, CurateState
+from headrace_processors.curate.policy import VERSION_1
+from headrace_processors.curate.state import CurateBucket, CurateState, ExampleRecord
 from headrace_schemas.canonical import sha256
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Batch
-from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn
-from support.examples import BUCKET, CurateRun, day, rewarded, tick, tracked, withdrawn
+from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleWithdrawn
+from headrace_streams.runtime.stage import Write
+from support.examples import BUCKET, DAY_MS, CurateRun, day, rewarded, tick, tracked, withdrawn
+from support.signals import START_MS, event_of
 
 OTHER = "code/other"
 numbers = st.integers(0, 11)
@@ -30,6 +34,11 @@ shapes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "event_time": st.integers(-400, 0).map(day),
         "bucket": st.sampled_from([BUCKET, BUCKET, OTHER]),
         "revision": st.integers(1, 5),
+        "contradicted": st.sampled_from([False, False, True]),
+        "voices": st.integers(1, 3),
+        "finish_reason": st.sampled_from([None, "stop", "stop", "length"]),
+        "principals": st.sampled_from([None, ["human:ada"], ["agent:bot", "human:ada"]])
+        | st.integers(0, 20).map(lambda n: [f"human:{n}"]),
     }
 )
 records = st.one_of(
@@ -49,6 +58,20 @@ POLICY: dict[str, Any] = {
 }
 
 
+CLEAN: dict[str, Any] = {
+    **POLICY,
+    "target_effective_size": 3,
+    "open_limit": 12,
+    "near_duplicate": 0.5,
+    "principal_share": 0.3,
+    "contradictions": "wait",
+    "keep_days": 30,
+    "max_buckets": 2,
+    "bases": ["tiny"],
+}
+POLICIES = st.sampled_from([POLICY, CLEAN, {**CLEAN, "contradictions": "drop", "bases": [], "max_buckets": 1}])
+
+
 def fed(stage: CurateRun, steps: list[tuple[bytes, float]]) -> CurateRun:
     for value, days in steps:
         stage.days += days
@@ -57,18 +80,19 @@ def fed(stage: CurateRun, steps: list[tuple[bytes, float]]) -> CurateRun:
 
 
 @settings(max_examples=150, deadline=None)
-@given(sequences)
-def test_any_prefix_resumes_and_the_same_again_is_the_same(steps: list[tuple[bytes, float]]) -> None:
-    once, stored = fed(CurateRun(**POLICY), steps), fed(CurateRun(through_dump=True, **POLICY), steps)
+@given(sequences, POLICIES)
+def test_any_prefix_resumes_and_the_same_again_is_the_same(steps: list[tuple[bytes, float]], policy: dict[str, Any]) -> None:
+    once, stored = fed(CurateRun(**policy), steps), fed(CurateRun(through_dump=True, **policy), steps)
     assert once.outputs == stored.outputs
+    assert once.state == stored.state
     assert once.counters == stored.counters
     assert once.dumped() == stored.dumped()
 
 
 @settings(max_examples=150, deadline=None)
-@given(sequences)
-def test_a_record_that_comes_twice_changes_nothing(steps: list[tuple[bytes, float]]) -> None:
-    once, twice = CurateRun(**POLICY), CurateRun(**POLICY)
+@given(sequences, POLICIES)
+def test_a_record_that_comes_twice_changes_nothing(steps: list[tuple[bytes, float]], policy: dict[str, Any]) -> None:
+    once, twice = CurateRun(**policy), CurateRun(**policy)
     for value, days in steps:
         once.days = twice.days = once.days + days
         once.feed(value)
@@ -80,9 +104,9 @@ def test_a_record_that_comes_twice_changes_nothing(steps: list[tuple[bytes, floa
 
 
 @settings(max_examples=200, deadline=None)
-@given(sequences)
-def test_what_a_batch_may_hold(steps: list[tuple[bytes, float]]) -> None:
-    stage = CurateRun(**POLICY)
+@given(sequences, POLICIES)
+def test_what_a_batch_may_hold(steps: list[tuple[bytes, float]], policy: dict[str, Any]) -> None:
+    stage = CurateRun(**policy)
     values: dict[tuple[str, str], bytes] = {}
     withdrawn_ids: set[tuple[str, str]] = set()
     sides: dict[tuple[str, str], set[str]] = {}
@@ -95,14 +119,14 @@ def test_what_a_batch_may_hold(steps: list[tuple[bytes, float]]) -> None:
         stage.feed(value)
         if isinstance(event, ExampleRewarded):
             values[event.data.example_id, sha256(value)] = value
-            known = stage.state[f"example:{event.data.bucket}:{event.data.example_id}"]
-            if known.status not in ("retracted", "erased", "withdrawn"):
+            known = stage.state.get(f"example:{event.data.bucket}:{event.data.example_id}")
+            if known is not None and known.status not in ("retracted", "erased", "withdrawn"):
                 withdrawn_ids.discard((event.data.bucket, event.data.example_id))
         for batch in stage.batches[before:]:
             check(batch, values, withdrawn_ids, sides)
-    for holder, example_id in [(key, value) for key, value in stage.state.items() if key.startswith("content:")]:
+    for holder, example_id in [(key, value) for key, value in stage.state.items() if key.startswith("~content:")]:
         assert any(
-            key.endswith(example_id) and known.content == holder.removeprefix("content:")
+            key.endswith(example_id) and known.content == holder.removeprefix("~content:")
             for key, known in stage.state.items()
             if key.startswith("example:")
         )
@@ -134,16 +158,17 @@ def check(
 
 
 @settings(max_examples=100, deadline=None)
-@given(sequences)
-def test_a_state_value_is_never_changed_in_place(steps: list[tuple[bytes, float]]) -> None:
-    stage = CurateRun(**POLICY)
+@given(sequences, POLICIES)
+def test_a_state_value_is_never_changed_in_place(steps: list[tuple[bytes, float]], policy: dict[str, Any]) -> None:
+    stage = CurateRun(**policy)
     for value, days in steps:
         stage.days += days
-        kept, before = dict(stage.state), stage.dumped()
+        kept, before = dict(stage.state), {key: stage.fold.dump(key, stored) for key, stored in stage.state.items()}
         stage.feed(value)
         assert {key: stage.fold.dump(key, stored) for key, stored in kept.items()} == before
         again = {key: stage.fold.load(key, stored) for key, stored in stage.dumped().items()}
         assert {key: stage.fold.dump(key, stored) for key, stored in again.items()} == stage.dumped()
+        assert {**again, **stage.fold.derive(again)} == stage.state
 
 
 @settings(max_examples=100, deadline=None)
@@ -155,3 +180,43 @@ def test_running_sums_are_what_the_members_are_worth(steps: list[tuple[bytes, fl
         anew.recompute_sums()
         assert bucket.fill == pytest.approx(anew.value.fill, abs=1e-3)
         assert bucket.train.size == len(list(anew.members("train")))
+
+
+@settings(max_examples=150, deadline=None)
+@given(sequences)
+def test_with_all_new_rules_off_version_2_decides_as_version_1_did(steps: list[tuple[bytes, float]]) -> None:
+    off = {**POLICY, **VERSION_1}
+    old, new = fed(CurateRun(version=1, **off), steps), fed(CurateRun(version=2, **off), steps)
+    assert [explained(write) for write in new.outputs] == old.outputs
+    assert new.counters == old.counters
+    assert new.state.keys() == old.state.keys()
+
+
+def explained(write: Write) -> Write:
+    """Without what only version 2 says of a batch."""
+    event = write.value
+    if not isinstance(event, BatchReady):
+        return write
+    statistics = replace(event.data.statistics, left_out=None)
+    return write._replace(value=replace(event, data=replace(event.data, statistics=statistics)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(sequences, POLICIES)
+def test_in_the_end_everything_that_is_not_open_is_forgotten(steps: list[tuple[bytes, float]], policy: dict[str, Any]) -> None:
+    """One deadline after the other passes; what curate writes for it is folded like any record, and moves it."""
+    stage = fed(CurateRun(**{**policy, "keep_days": 30}), steps)
+    for _ in range(400):
+        waiting = sorted((at, key) for key, value in stage.state.items() if (at := stage.fold.deadline(key, value)) is not None)
+        if not waiting:
+            break
+        now = waiting[0][0]
+        due = [key for at, key in waiting if at <= now]
+        stage.days = (now - START_MS) / DAY_MS + 1e-6
+        for write in stage.fold.overdue(stage.state, due, now):
+            stage.feed(encode(event_of(write)))
+        assert not any(stage.fold.deadline(key, stage.state.get(key)) == now for key in due if key in stage.state)
+    assert not waiting
+    known = [value for value in stage.state.values() if isinstance(value, ExampleRecord)]
+    assert {example.status for example in known} <= {"open"}
+    assert stage.state == {**(kept := {k: v for k, v in stage.state.items() if not k.startswith("~")}), **stage.fold.derive(kept)}

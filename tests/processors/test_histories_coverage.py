@@ -57,6 +57,18 @@ OTHER: dict[str, Any] = {
     "curate.open_limit": 9,
     "curate.test_pool": 5,
     "curate.min_test_pool": 1,
+    "curate.max_buckets": 2,
+    "curate.bases": ["other"],
+    "curate.keep_days": 300.0,
+    "curate.settle_after_days": 30.0,
+    "curate.near_duplicate": 0.99,
+    "curate.echo": None,
+    "curate.truncated": [],
+    "curate.exempt": {},
+    "curate.principal_share": None,
+    "curate.contradictions": "keep",
+    "curate.fresh_share": 1.0,
+    "curate.good_enough_margin": 0.2,
 }
 CHOICES = {
     "reward.difficulty_on_negative": {"amplify", "ignore"},
@@ -202,7 +214,7 @@ def test_curate_rejected_for_every_reason_and_cut_for_both_causes() -> None:
         for key, value in end.changelog.items()
         if key.startswith("example:")
     ]
-    statuses = {"open", "test", "cut", "past", "rejected", "withdrawn", "retracted", "erased"}
+    statuses = {"open", "test", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"}
     assert {state["status"] for state in states} == statuses
 
 

@@ -108,10 +108,11 @@ def tick(bucket: str = BUCKET) -> bytes:
 class CurateRun(StageRun):
     """The curate stage under a policy. `days` is fold time since the start, for the test to set."""
 
-    def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
+    def __init__(self, *, through_dump: bool = False, recorded: str | None = None, version: int = 2, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
         self.policy = CuratePolicy(**policy)
-        super().__init__(build(self.policy.body(), recorded or self.policy.digest), "examples", through_dump=through_dump)
+        fold = build(self.policy.body(), recorded or self.policy.digest, version)
+        super().__init__(fold, "examples", through_dump=through_dump)
         self.days = 0.0
 
     def feed(self, *values: bytes | None, **ignored: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import Event
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.deadlines import all_deadlines
-from headrace_streams.runtime.stage import Fold, Record, Step, Write
+from headrace_streams.runtime.stage import DERIVED, Fold, Record, Step, Write
 
 START_MS = 1_790_000_000_000
 MINUTE_MS = 60_000
@@ -100,7 +100,10 @@ class StageRun:
             if value is None:
                 self.state.pop(key, None)
             else:
-                self.state[key] = self.fold.load(key, self.fold.dump(key, value)) if self.through_dump else value
+                self.state[key] = value
+        if self.through_dump:
+            self.state = {key: self.fold.load(key, value) for key, value in self.dumped().items()}
+            self.state.update(self.fold.derive(self.state))
         self.counters.update(step.counters)
         self.counters = Counter({name: count for name, count in self.counters.items() if count})
         self.outputs += step.outputs
@@ -111,7 +114,7 @@ class StageRun:
         return sorted(all_deadlines(self.fold.deadline, self.state).values())
 
     def dumped(self) -> dict[str, bytes]:
-        return {key: self.fold.dump(key, value) for key, value in self.state.items()}
+        return {key: self.fold.dump(key, value) for key, value in self.state.items() if not key.startswith(DERIVED)}
 
 
 def events_on(outputs: Iterable[Write], topic: str) -> list[Event]:

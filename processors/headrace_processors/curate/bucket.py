@@ -5,7 +5,7 @@ The bucket is loaded once, changed by these methods, and stored once, at the end
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import fsum
 from typing import Any
 
@@ -17,6 +17,8 @@ from headrace_processors.curate.state import EMPTY, CurateBucket, CurateState, E
 from headrace_processors.decay import RunningSum, weights
 
 DAY_MS = 86_400_000
+TRAIN: Queue = "train"
+NEGATIVE: Queue = "negative"
 SPARSE = 100  # empty slots that a queue may have beyond as many as it has members
 
 
@@ -48,15 +50,17 @@ class WorkingBucket:
         return self._bounds(queue).size
 
     def add(self, example_id: str, record: ExampleRecord) -> None:
-        """Puts an example (status open or test) at the end of its queue; opens the bucket when it is the first."""
+        """Puts an example (status open or test) at the end of its queue; opens the bucket if it is not and may be."""
         queue = record.queue
         assert queue is not None
         bounds = self._bounds(queue)
         self._state.put_slot(self.name, queue, bounds.next, example_id)
         self._state.put_holder(record.content, example_id)
         self._state.put_example(self.name, example_id, replace(record, slot=bounds.next, admitted=True))
-        if queue != "test" and self.value.opened_ms is None:
-            self._open()
+        if record.sketch:
+            self._index(example_id, record)
+        if queue != "test":
+            self.open()
         if queue == "train":
             sums = self.value.sums if bounds.size else (RunningSum(), RunningSum())
             sums = _added(sums, record.time_ns, self._policy.decay_per_day)
@@ -70,6 +74,9 @@ class WorkingBucket:
             self._state.put_holder(old.content, None)
             self._state.put_holder(new.content, example_id)
         self._state.put_example(self.name, example_id, replace(new, slot=old.slot, admitted=True))
+        if (old.sketch, old.near_key) != (new.sketch, new.near_key):
+            self._unindex(example_id, old)
+            self._index(example_id, new)
         if new.queue == "train" and old.time_ns != new.time_ns:
             self.recompute_sums()
 
@@ -79,12 +86,15 @@ class WorkingBucket:
         self._state.put_example(self.name, example_id, replace(rest, slot=-1))
         if old is None:
             return
+        if old.status == "waiting":
+            self._change(waiting=self.value.waiting - 1)
         if old.content and self._state.holder(old.content) == example_id:
             self._state.put_holder(old.content, None)
         queue = old.queue
         if queue is None:
             return
         self._state.put_slot(self.name, queue, old.slot, None)
+        self._unindex(example_id, old)
         bounds = self._bounds(queue)
         first = bounds.first
         while first < bounds.next and self._state.slot(self.name, queue, first) is None:
@@ -97,20 +107,52 @@ class WorkingBucket:
         if self.value.opened_ms is not None and not self.value.train.size + self.value.negative.size:
             self._close()
 
+    def wait(self, example_id: str, old: ExampleRecord | None, record: ExampleRecord) -> None:
+        """Keeps an example aside: it is in no queue, and its content may be another's."""
+        self.remove(example_id, old, record)
+        self._change(waiting=self.value.waiting + 1)
+
+    def forget(self, example_id: str, old: ExampleRecord) -> None:
+        """As if an example had never been."""
+        self.remove(example_id, old, old)
+        self._state.put_example(self.name, example_id, None)
+
+    @property
+    def is_forgettable(self) -> bool:
+        """Whether nothing stands in it and nothing ever came of it: another model name that somebody mistyped once."""
+        value = self.value
+        members = value.train.size + value.negative.size + value.test.size + value.waiting
+        return not members and not value.batches and value.release_id is None
+
+    def near(self, record: ExampleRecord) -> list[str]:
+        """Open members of the same role and outcome that may be near-duplicates of an example."""
+        return self._state.near(self.name, record.near_key).candidates(record.sketch)
+
+    def leave_out(self, reason: str) -> None:
+        """Counts an example that does not come into the next batch."""
+        counts = dict(self.value.left_out)
+        counts[reason] = counts.get(reason, 0) + 1
+        self._change(left_out=tuple(sorted(counts.items())))
+
     def cut(self, members: Mapping[str, ExampleRecord], batch_id: str, mean_reward: float) -> None:
-        """Closes the bucket, whose open `members` went into a batch."""
+        """Closes the bucket, whose open `members` went into a batch. Those that did not open the next."""
         for example_id, record in members.items():
             assert record.role is not None
             self._state.put_slot(self.name, record.role, record.slot, None)
-            self._state.put_example(self.name, example_id, replace(record, status="cut", slot=-1, batch_id=batch_id))
-        train, negative = self.value.train.next, self.value.negative.next
-        self._change(
-            train=QueueBounds(train, train),
-            negative=QueueBounds(negative, negative),
-            batches=self.value.batches + 1,
-            last_reward=mean_reward,
-        )
+            self._unindex(example_id, record)
+            cut = replace(record, status="cut", slot=-1, batch_id=batch_id, sketch=b"")
+            self._state.put_example(self.name, example_id, cut)
+        all_cut = len(members) == self.value.train.size + self.value.negative.size
+        rest = {queue: [] if all_cut else list(self.members(queue)) for queue in (TRAIN, NEGATIVE)}
+        ends = {queue: self._bounds(queue).next for queue in rest}
+        self._change(batches=self.value.batches + 1, last_reward=mean_reward, left_out=())
+        for queue, kept in rest.items():
+            first = kept[0][1].slot if kept else ends[queue]
+            self._change(**{queue: QueueBounds(first, ends[queue], len(kept))})
         self._close()
+        if any(rest.values()):
+            self.recompute_sums(dict(rest[TRAIN]))
+            self.open()
 
     def count_trial(self, old: ExampleRecord | None, new: ExampleRecord) -> None:
         """Counts an answer of the bucket's own base as right or wrong, in place of what its older revision counted."""
@@ -122,26 +164,41 @@ class WorkingBucket:
         if new.serving_epoch == epoch:
             trials = trials.add(new.time_ns, per_day)
             successes = successes.add(new.time_ns, per_day) if new.success else successes
-        self._change(trials=trials, successes=successes)
+        if (trials, successes) != (self.value.trials, self.value.successes):
+            self._change(trials=trials, successes=successes)
+            self._change(good=self._policy.good_enough_margin > 0 and self.is_good)
 
     def track(self, release_id: str, satisfied: bool) -> None:
         """What is served, and whether it meets all requirements. Another release starts another epoch without evidence."""
         if release_id != self.value.release_id:
             epoch = self.value.serving_epoch + 1
-            self._change(release_id=release_id, serving_epoch=epoch, trials=RunningSum(), successes=RunningSum())
+            self._change(release_id=release_id, serving_epoch=epoch, trials=RunningSum(), successes=RunningSum(), good=False)
         self._change(satisfied=satisfied)
 
     def mark_aged(self) -> None:
-        self._change(aged=True)
+        self._change(aged=True, due_ms=None)
+
+    def open(self) -> None:
+        """Fixes its target, if it is not open already. A bucket whose base neither policy nor a release names waits: nobody could
+        train it."""
+        value = self.value
+        if value.opened_ms is not None or not (self._policy.names(value.base, self.name) or value.release_id is not None):
+            return
+        due_ms = self._now_ms + round(self._policy.age_limit_days * DAY_MS)
+        self._state.add_deadline(due_ms, self.name)
+        target = thresholds.target(self._policy, self.name, value.admitted, value.last_reward)
+        self._change(target=target, opened_ms=self._now_ms, aged=False, due_ms=due_ms)
+
+    def fill_of(self, records: Iterable[ExampleRecord]) -> float:
+        """What some of its members would fill it to."""
+        times = [record.time_ns for record in records]
+        return self._fill(self._sums(times), len(times))
 
     def recompute_sums(self, members: Mapping[str, ExampleRecord] | None = None) -> None:
         """Sums and fill anew from the filling members (`members`, when the caller has them)."""
         records = dict(self.members("train")) if members is None else members
-        times = [record.time_ns for record in records.values()]
-        shares = weights(times, self._policy.decay_per_day)
-        newest = max(times, default=0)
-        sums = RunningSum(fsum(shares), newest), RunningSum(fsum(share * share for share in shares), newest)
-        self._change(sums=sums, fill=self._fill(sums, len(times)), removals=0)
+        sums = self._sums([record.time_ns for record in records.values()])
+        self._change(sums=sums, fill=self._fill(sums, len(records)), removals=0)
 
     def _change(self, **fields: Any) -> None:
         self.value = replace(self.value, **fields)
@@ -150,14 +207,31 @@ class WorkingBucket:
         bounds: QueueBounds = getattr(self.value, queue)
         return bounds
 
-    def _open(self) -> None:
-        self._state.add_deadline(self._now_ms + round(self._policy.age_limit_days * DAY_MS), self.name)
-        target = thresholds.target(self._policy, self.name, self.value.admitted, self.value.last_reward)
-        self._change(target=target, opened_ms=self._now_ms, aged=False)
-
     def _close(self) -> None:
-        self._state.drop_deadline(self.name)
-        self._change(opened_ms=None, aged=False, fill=EMPTY, removals=0, sums=(RunningSum(), RunningSum()))
+        if self.value.due_ms is not None:
+            self._state.drop_deadline(self.value.due_ms, self.name)
+        self._change(opened_ms=None, aged=False, due_ms=None, fill=EMPTY, removals=0, sums=(RunningSum(), RunningSum()))
+
+    def _index(self, example_id: str, record: ExampleRecord) -> None:
+        if record.sketch:
+            index = self._state.near(self.name, record.near_key)
+            self._state.put_near(self.name, record.near_key, index.add(example_id, record.sketch))
+
+    def _unindex(self, example_id: str, record: ExampleRecord) -> None:
+        if record.sketch:
+            index = self._state.near(self.name, record.near_key)
+            self._state.put_near(self.name, record.near_key, index.remove(example_id))
+
+    @property
+    def is_good(self) -> bool:
+        """Whether what is served is good enough that nothing is cut; once it is, until its rate falls by `good_enough_margin`."""
+        policy, (rate, evidence) = self._policy, self.value.success_rate(self._policy.decay_per_day)
+        least = policy.good_enough - (policy.good_enough_margin if self.value.good else 0.0)
+        return rate is not None and evidence >= policy.good_enough_evidence and rate >= least
+
+    def _sums(self, times: Sequence[int]) -> Sums:
+        shares, newest = weights(times, self._policy.decay_per_day), max(times, default=0)
+        return RunningSum(fsum(shares), newest), RunningSum(fsum(share * share for share in shares), newest)
 
     def _subtract(self, time_ns: int) -> None:
         """Takes a weight back from the running sums. Where little is left of them rounding errors would be all there is, and

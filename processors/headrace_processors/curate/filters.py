@@ -5,11 +5,14 @@ A rejection says `reason`, a name of this table, and `rule`, the sentence beside
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate import near_duplicates
+from headrace_processors.curate.policy import CuratePolicy, TargetRule
 from headrace_schemas.derived import Example
-from headrace_schemas.text import has_text, normalise
+from headrace_schemas.inputs import Message
+from headrace_schemas.text import has_text, normalise, render
 
 Role = Literal["train", "negative"]
 
@@ -20,11 +23,16 @@ REJECTIONS: dict[str, str] = {
     "not_for_training": "the publisher allows training (train is not false)",
     "no_text_target": "the target has text, or a tool call",
     "generic": "the target has a letter or digit, at least {min_chars} characters, and up to {generic_chars} no empty phrase",
+    "echo": "the target is less than {echo} alike to what was asked",
+    "truncated": "a target that nobody corrected ended for another reason than {truncated}",
+    "contradicted": "no voices of opposite sign were heard",
     "low_score": "a target that nobody corrected has a score above {train_above:g}",
     "no_reward": "there is a reward, above or below 0",
     "held_out": "a negative example is not in the test split",
     "duplicate": "no other example of the bucket has the same prompt, context and target",
+    "near_duplicate": "no other open example of its role and outcome that is worth as much is {near_duplicate} alike to it",
     "overflow": "an open bucket keeps the newest {open_limit} of each role",
+    "too_many_buckets": "a partition has at most {max_buckets} buckets",
 }
 
 
@@ -37,7 +45,8 @@ class FilterResult(NamedTuple):
 
 def rules(policy: CuratePolicy) -> dict[str, str]:
     """The table with the figures of `policy`."""
-    return {reason: rule.format(**policy.model_dump()) for reason, rule in REJECTIONS.items()}
+    figures = {**policy.model_dump(), "truncated": " or ".join(policy.truncated)}
+    return {reason: rule.format(**figures) for reason, rule in REJECTIONS.items()}
 
 
 def judge(policy: CuratePolicy, example: Example, target: str, split: str) -> FilterResult:
@@ -46,8 +55,10 @@ def judge(policy: CuratePolicy, example: Example, target: str, split: str) -> Fi
         return FilterResult(None, "not_for_training")
     if not has_text(example.content.target):
         return FilterResult(None, "no_text_target")
-    if is_generic(policy, target):
-        return FilterResult(None, "generic")
+    if (broken := _broken(policy, example, target)) is not None:
+        return FilterResult(None, broken)
+    if example.contradicted and policy.contradictions == "drop":
+        return FilterResult(None, "contradicted")
     result = role_of(policy, example)
     return FilterResult(None, "held_out") if result.role == "negative" and split == "test" else result
 
@@ -60,6 +71,37 @@ def role_of(policy: CuratePolicy, example: Example) -> FilterResult:
     if example.reward > 0:
         return FilterResult("train", None) if good else FilterResult(None, "low_score")
     return FilterResult("negative", None) if example.reward < 0 else FilterResult(None, "no_reward")
+
+
+def _broken(policy: CuratePolicy, example: Example, target: str) -> TargetRule | None:
+    """The rule about targets that an example breaks, of those that hold for its artifact type."""
+    exempt = policy.exempt.get(example.artifact_type, ())
+    if "generic" not in exempt and is_generic(policy, target):
+        return "generic"
+    corrected = example.components.correction is not None
+    if "truncated" not in exempt and example.finish_reason in policy.truncated and not corrected:
+        return "truncated"
+    return "echo" if policy.echo is not None and "echo" not in exempt and is_echo(policy.echo, example, target) else None
+
+
+def is_echo(least: float, example: Example, target: str) -> bool:
+    """Whether a target says again what was asked: the prompt, or its last message, and little else. White space and case do not
+    count. Texts of which one is much longer are not compared."""
+    prompt = example.content.prompt
+    asked = [render(prompt)] if isinstance(prompt, str) else [render(prompt), *(render(message) for message in _last(prompt))]
+    said = normalise(target).casefold()
+    for text in asked:
+        if not len(text) * least <= len(target) <= len(text) / least:
+            continue
+        text = normalise(text).casefold()
+        if text == said or near_duplicates.similarity(near_duplicates.sketch(text), near_duplicates.sketch(said)) >= least:
+            return True
+    return False
+
+
+def _last(prompt: Sequence[Message]) -> Sequence[Message]:
+    """The last message of a prompt that somebody asked."""
+    return [message for message in prompt if message.role == "user"][-1:]
 
 
 def is_generic(policy: CuratePolicy, text: str) -> bool:

@@ -29,9 +29,10 @@ def batch(
     per_day: float,
     source: tuple[str, int],
     policy_digests: Mapping[str, str],
+    left_out: Mapping[str, int] | None = None,
 ) -> Batch:
     """The manifest of `bucket` with its open `members` and its test `pool`. `source`: topic and partition of the examples;
-    `target`: the fill that was asked for when it was cut; `per_day`: the decay."""
+    `target`: the fill that was asked for when it was cut; `per_day`: the decay; `left_out`: what it does not hold."""
     shares = dict(zip(members, decay.weights([record.time_ns for record in members.values()], per_day), strict=True))
     raw = {name: abs(record.reward) * shares[name] * record.balance for name, record in members.items()}
     train = [name for name, record in members.items() if record.role == "train"]
@@ -44,6 +45,7 @@ def batch(
         effective_size=rounded(decay.effective_size([shares[name] for name in train])),
         mean_reward=rounded(fsum(members[name].reward for name in train) / len(train)),
         success_rate=bucket.success_rate(per_day)[0],
+        left_out=None if left_out is None else dict(left_out),
     )
     return Batch(
         batch_id=batch_id(bucket.name, listed, tests),

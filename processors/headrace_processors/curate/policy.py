@@ -9,6 +9,22 @@ from pydantic import Field, model_validator
 from headrace_streams.policy import Policy
 
 Share = Annotated[float, Field(gt=0, le=1)]
+TargetRule = Literal["echo", "truncated", "generic"]
+
+VERSION_1: dict[str, object] = {  # what rule version 1 did without these keys
+    "max_buckets": None,
+    "bases": [],
+    "keep_days": None,
+    "near_duplicate": None,
+    "echo": None,
+    "truncated": [],
+    "exempt": {},
+    "principal_share": None,
+    "contradictions": "keep",
+    "settle_after_days": 1.0,
+    "fresh_share": 0.0,
+    "good_enough_margin": 0.0,
+}
 
 GENERIC = (  # openings of answers that teach nothing, whatever was asked; in lower case, apostrophes straight
     "hello! how can i",
@@ -85,6 +101,43 @@ class CuratePolicy(Policy):
         0, description="test rows that a cut waits for, until the bucket is aged"
     )
     open_limit: Annotated[int, Field(ge=1, le=5000)] = Field(1000, description="open members of a bucket, of each role")
+    max_buckets: Annotated[int, Field(ge=1)] | None = Field(
+        10_000, description="buckets of a partition; an example of one more is rejected; null: no limit"
+    )
+    bases: tuple[str, ...] = Field(
+        (),
+        description="bases that somebody trains; of others examples are kept but not cut, until a release names them. Empty: all",
+    )
+    keep_days: Annotated[float, Field(gt=0, le=36500)] | None = Field(
+        365.0,
+        description="days of fold time since the last record about it, after which an example is forgotten, unless it is open",
+    )
+    near_duplicate: Share | None = Field(
+        0.85, description="similarity from which two open examples of one role and outcome are near-duplicates; null: none are"
+    )
+    echo: Share | None = Field(0.9, description="similarity to the prompt from which a target is an echo of it; null: none is")
+    truncated: tuple[str, ...] = Field(
+        ("length",), description="finish reasons of an output that is not whole: it is not learnt, unless it was corrected"
+    )
+    exempt: dict[str, tuple[TargetRule, ...]] = Field(
+        {"edit": ("echo",), "edits": ("echo",)}, description="rules about targets that do not hold for an artifact type"
+    )
+    principal_share: Share | None = Field(
+        None,
+        description="largest share of a batch on which one person or agent was heard, where ten or more were; null: no limit",
+    )
+    contradictions: Literal["keep", "wait", "drop"] = Field(
+        "keep", description="examples with voices of opposite sign: keep, wait for a third voice or settle_after_days, or drop"
+    )
+    settle_after_days: Annotated[float, Field(gt=0, le=3650)] = Field(
+        1.0, description="days of fold time since the last record about it, after which a contradicted example waits no more"
+    )
+    fresh_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="of the target: how much of a further batch must be examples that were in no batch yet"
+    )
+    good_enough_margin: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.02, description="how far below good_enough the rate of what was good enough must fall before it is cut again"
+    )
 
     @model_validator(mode="after")
     def _reachable(self) -> CuratePolicy:
@@ -95,6 +148,10 @@ class CuratePolicy(Policy):
         if self.min_test_pool > self.test_pool:
             raise ValueError(f"min_test_pool: {self.min_test_pool} rows are never in a pool of {self.test_pool}")
         return self
+
+    def names(self, base: str, bucket: str) -> bool:
+        """Whether it says that somebody trains the base."""
+        return not self.bases or base in self.bases or bucket in self.targets
 
     def effective_target(self, bucket: str) -> float:
         return self.targets.get(bucket, self.target_effective_size)

@@ -1,26 +1,30 @@
 """State of curate: buckets, their members and the examples known, as they stand on the log. Knows no event, decides nothing.
 
-A bucket is one small value; its members stand in numbered slots, so that an example that comes or goes writes a few small
-values whatever the size of the bucket. `CurateState` collects the changes of one step and leaves the state as it was. A
-`name=` is a field's name on the log.
+A bucket is one small value, an example another. Everything else is derived: who stands in a slot, who has a content, which
+buckets can grow old and when, what near-duplicates are looked for among. `CurateState` collects the changes of one step and
+leaves the state as it was. A `name=` is a field's name on the log.
 """
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field, json
+from msgspec.structs import replace
 
 from headrace_processors.curate.filters import Role
+from headrace_processors.curate.near_duplicates import NearIndex
 from headrace_processors.decay import RunningSum
 from headrace_schemas.canonical import rounded
 
 EMPTY = 0.0  # the fill of an empty bucket. msgspec leaves a default out when it is this very object, not when it is equal
-DEADLINES = "deadlines"  # state key: (fold time in ms, bucket) of every open bucket that can still grow old, ascending
+DEADLINES = "~deadlines"  # derived: (fold time in ms, bucket) of every open bucket that can still grow old, ascending
+BUCKETS = "~buckets"  # derived: how many buckets there are
+HOLDING = ("open", "test", "cut")  # an example of such a status has its content: another with the same is a duplicate
 
-Status = Literal["open", "test", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
+Status = Literal["open", "test", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
 Queue = Literal["train", "negative", "test"]
 Deadlines = tuple[tuple[int, str], ...]
 Sums = tuple[RunningSum, RunningSum]
@@ -37,8 +41,9 @@ class QueueBounds(Struct, frozen=True):
 class ExampleRecord(Struct, frozen=True, omit_defaults=True):
     """What curate remembers of an example. Of one that was withdrawn: revision and status, nothing that came from its texts.
 
-    `status`: open (in a bucket), test (in the test pool), cut (in batch `batch_id`), past (left the pool, which is full),
-    rejected, withdrawn (may come again), retracted and erased (may not). `time_ns` is event time.
+    `status`: open (in a bucket), test (in the test pool), waiting (for another voice, or for time), cut (in batch `batch_id`),
+    past (left the pool, which is full), rejected, withdrawn (may come again), retracted and erased (may not). `time_ns` is event
+    time, `seen_ms` the fold time of the last record about it, 0 where rule version 1 wrote it.
     """
 
     revision: int
@@ -59,6 +64,16 @@ class ExampleRecord(Struct, frozen=True, omit_defaults=True):
     admitted: bool = False  # ever, to this bucket
     serving_epoch: int = field(name="era", default=-1)  # of the bucket, when the answer was counted among its trials
     success: bool = False
+    seen_ms: int = field(name="seen", default=0)
+    again: bool = False  # an older revision of it was in a batch
+    right: bool = False  # quality above 0. What was right and what was put right are different outcomes
+    sketch: bytes = b""  # of prompt and target while it is open, where near-duplicates are looked for
+    principals: tuple[str, ...] = ()  # people and agents that were heard, where policy gives each a share
+
+    @property
+    def near_key(self) -> str:
+        """Which index it stands in, beside the bucket's name: near-duplicates have one role and one outcome."""
+        return f"{self.role}:{'right' if self.right else 'wrong'}"
 
     @property
     def queue(self) -> Queue | None:
@@ -71,6 +86,8 @@ class CurateBucket(Struct, frozen=True, omit_defaults=True):
     `sums`: Σw and Σw² over the decay weights of the filling members.
 
     `trials` and `successes` count answers of the bucket's own base in this `serving_epoch`: since what is served last changed.
+
+    `due_ms`: fold time at which it is old, of an open bucket that is not. `left_out`: how many since the last cut, by reason.
     """
 
     name: str
@@ -91,6 +108,10 @@ class CurateBucket(Struct, frozen=True, omit_defaults=True):
     serving_epoch: int = field(name="era", default=0)
     trials: RunningSum = field(name="judged", default=RunningSum())
     successes: RunningSum = field(name="won", default=RunningSum())
+    due_ms: int | None = field(name="due", default=None)
+    left_out: tuple[tuple[str, int], ...] = ()
+    waiting: int = 0  # examples
+    good: bool = False  # enough that it is not cut, as its rate was when it last changed
 
     @property
     def base(self) -> str:
@@ -127,48 +148,76 @@ class CurateState:
         bucket: CurateBucket | None = self.get(f"bucket:{name}")
         return CurateBucket(name) if bucket is None else bucket
 
+    def has_bucket(self, name: str) -> bool:
+        return self.get(f"bucket:{name}") is not None
+
+    @property
+    def buckets(self) -> int:
+        """How many there are."""
+        count: int = self.get(BUCKETS) or 0
+        return count
+
     def put_bucket(self, bucket: CurateBucket) -> None:
+        if not self.has_bucket(bucket.name):
+            self.put(BUCKETS, self.buckets + 1)
         self.put(f"bucket:{bucket.name}", bucket)
+
+    def drop_bucket(self, name: str) -> None:
+        """Forgets a bucket, if there is one."""
+        if self.has_bucket(name):
+            self.put(f"bucket:{name}", None)
+            self.put(BUCKETS, self.buckets - 1 or None)
 
     def example(self, bucket: str, example_id: str) -> ExampleRecord | None:
         record: ExampleRecord | None = self.get(f"example:{bucket}:{example_id}")
         return record
 
-    def put_example(self, bucket: str, example_id: str, record: ExampleRecord) -> None:
+    def put_example(self, bucket: str, example_id: str, record: ExampleRecord | None) -> None:
         self.put(f"example:{bucket}:{example_id}", record)
 
     def holder(self, content: str) -> str | None:
         """The example that has this content in its bucket."""
-        example_id: str | None = self.get(f"content:{content}")
+        example_id: str | None = self.get(f"~content:{content}")
         return example_id
 
     def put_holder(self, content: str, example_id: str | None) -> None:
-        self.put(f"content:{content}", example_id)
+        self.put(f"~content:{content}", example_id)
 
     def slot(self, bucket: str, queue: Queue, number: int) -> str | None:
         """The example in a slot."""
-        example_id: str | None = self.get(f"slot:{queue}:{number}:{bucket}")
+        example_id: str | None = self.get(_slot_key(bucket, queue, number))
         return example_id
 
     def put_slot(self, bucket: str, queue: Queue, number: int, example_id: str | None) -> None:
-        self.put(f"slot:{queue}:{number}:{bucket}", example_id)
+        self.put(_slot_key(bucket, queue, number), example_id)
+
+    def near(self, bucket: str, near_key: str) -> NearIndex:
+        """The members of a bucket that have one role and outcome."""
+        index: NearIndex | None = self.get(f"~near:{near_key}:{bucket}")
+        return NearIndex() if index is None else index
+
+    def put_near(self, bucket: str, near_key: str, index: NearIndex | None) -> None:
+        self.put(f"~near:{near_key}:{bucket}", index if index and index.ids else None)
 
     def add_deadline(self, due_ms: int, bucket: str) -> None:
-        deadlines = list(self._deadlines())
-        insort(deadlines, (due_ms, bucket))
-        self._put_deadlines(tuple(deadlines))
+        deadlines, entry = self._deadlines(), (due_ms, bucket)
+        place = bisect_left(deadlines, entry)
+        self._put_deadlines((*deadlines[:place], entry, *deadlines[place:]))
 
-    def drop_deadline(self, bucket: str) -> None:
+    def drop_deadline(self, due_ms: int, bucket: str) -> None:
+        deadlines, entry = self._deadlines(), (due_ms, bucket)
+        place = bisect_left(deadlines, entry)
+        if deadlines[place : place + 1] == (entry,):
+            self._put_deadlines(deadlines[:place] + deadlines[place + 1 :])
+
+    def pop_overdue(self, now_ms: int, limit: int | None) -> Sequence[str]:
+        """Buckets whose age limit has come, each once, the first `limit` of them."""
         deadlines = self._deadlines()
-        others = tuple(entry for entry in deadlines if entry[1] != bucket)
-        if others != deadlines:
-            self._put_deadlines(others)
-
-    def pop_overdue(self, now_ms: int) -> Iterator[str]:
-        """Buckets whose age limit has come, each once."""
-        while (deadlines := self._deadlines()) and deadlines[0][0] <= now_ms:
-            self._put_deadlines(deadlines[1:])
-            yield deadlines[0][1]
+        end = bisect_right(deadlines, now_ms, key=lambda entry: entry[0])
+        end = end if limit is None else min(end, limit)
+        if end:
+            self._put_deadlines(deadlines[end:])
+        return [name for _, name in deadlines[:end]]
 
     def _deadlines(self) -> Deadlines:
         deadlines: Deadlines = self.get(DEADLINES) or ()
@@ -178,7 +227,51 @@ class CurateState:
         self.put(DEADLINES, deadlines or None)
 
 
-_TYPES: dict[str, Any] = {"bucket": CurateBucket, "example": ExampleRecord, "slot": str, "content": str, DEADLINES: Deadlines}
+def _slot_key(bucket: str, queue: Queue, number: int) -> str:
+    return f"~slot:{queue}:{number}:{bucket}"
+
+
+def example_key(key: str) -> tuple[str, str]:
+    """Bucket and example id of a state key `example:…`."""
+    bucket, _, example_id = key.removeprefix("example:").rpartition(":")
+    return bucket, example_id
+
+
+def derive(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The derived keys of a state that has none yet."""
+    derived, deadlines, buckets = CurateState({}), [], 0
+    for key, value in state.items():
+        if isinstance(value, CurateBucket):
+            buckets += 1
+            if value.due_ms is not None:
+                deadlines.append((value.due_ms, value.name))
+            continue
+        assert isinstance(value, ExampleRecord)
+        bucket, example_id = example_key(key)
+        if value.content and value.status in HOLDING:
+            derived.put_holder(value.content, example_id)
+        if value.queue is not None:
+            derived.put_slot(bucket, value.queue, value.slot, example_id)
+        if value.sketch and value.status == "open":
+            derived.put_near(bucket, value.near_key, derived.near(bucket, value.near_key).add(example_id, value.sketch))
+    if deadlines:
+        derived.put(DEADLINES, tuple(sorted(deadlines)))
+    if buckets:
+        derived.put(BUCKETS, buckets)
+    return derived.changes
+
+
+def upcast_1(state: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A changelog of state version 1, which held slots, contents and all deadlines as values of their own, in version 2."""
+    deadlines = json.decode(state.get("deadlines", b"[]"), type=Deadlines)
+    current = {key: value for key, value in state.items() if key.partition(":")[0] in _TYPES}
+    for due_ms, name in deadlines:
+        if (value := current.get(f"bucket:{name}")) is not None:
+            current[f"bucket:{name}"] = json.encode(replace(json.decode(value, type=CurateBucket), due_ms=due_ms))
+    return current
+
+
+_TYPES: dict[str, Any] = {"bucket": CurateBucket, "example": ExampleRecord}
 
 
 def load(key: str, value: bytes) -> Any:
@@ -198,6 +291,8 @@ def describe_buckets(state: Mapping[str, bytes]) -> list[dict[str, Any]]:
 def _described(bucket: CurateBucket) -> dict[str, Any]:
     if bucket.satisfied:
         note = "all requirements are satisfied: nothing is cut"
+    elif bucket.opened_ms is None and bucket.train.size + bucket.negative.size:
+        note = "no policy and no release names its base: its examples are kept, nothing is cut"
     elif bucket.opened_ms is None:
         note = "nothing to learn from yet" if not bucket.batches else "no new example since the last batch"
     elif bucket.fill >= bucket.target:

@@ -1,0 +1,342 @@
+"""What one record does to the buckets of its partition: where a revision belongs, what is cut, what time changes. Pure.
+
+Knows the rules in force and the state; what an example is good for by itself is decided in filters.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from headrace_processors.curate import events, filters, manifest, near_duplicates, shares
+from headrace_processors.curate.bucket import WorkingBucket
+from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate.state import CurateBucket, CurateState, ExampleRecord, Queue, Status
+from headrace_schemas.canonical import sha256
+from headrace_schemas.derived import Example, ExampleRejection, Supersession, Tracking, Withdrawal
+from headrace_schemas.ids import derive_id
+from headrace_schemas.splits import split_of
+from headrace_schemas.text import normalise, render
+from headrace_schemas.times import parse_ns
+from headrace_streams.runtime.stage import Record, Step, Write
+
+PORTION = 1000  # buckets that grow old in one step: with 40,000 the loop stood still for seconds
+SETTLED = 3  # voices that make a contradicted example a majority
+REPEATED = ("stale_revision", "retracted", "erased")  # reasons that are about the record, not about the example
+_GONE: dict[str, Status] = {"retracted": "retracted", "erased": "erased", "feedback_retracted": "withdrawn"}
+
+
+class CurateRules(Struct, frozen=True):
+    """What is in force: rule version, policy, the table of rejections with its figures, and the policies' digests."""
+
+    version: int
+    policy: CuratePolicy
+    rejections: Mapping[str, str]
+    digests: Mapping[str, str]
+
+
+class CurateStep:
+    """One step in the making. A bucket that it takes up is stored once, when the step is finished."""
+
+    def __init__(self, rules: CurateRules, state: Mapping[str, Any], record: Record, traceparent: str | None) -> None:
+        self.rules, self.policy = rules, rules.policy
+        self.record = record
+        self.traceparent = traceparent
+        self.state = CurateState(state)
+        self.buckets: dict[str, WorkingBucket] = {}
+        self.outputs: list[Write] = []
+        self.counters: dict[str, int] = {}
+        self.forgotten: set[str] = set()  # buckets that an example was forgotten of
+
+    def finished(self) -> Step:
+        for name, bucket in self.buckets.items():
+            if name in self.forgotten and bucket.is_forgettable:
+                self.state.drop_bucket(name)
+            else:
+                bucket.store()
+        return Step(self.outputs, self.state.changes, {name: count for name, count in self.counters.items() if count})
+
+    def bucket(self, name: str) -> WorkingBucket:
+        if name not in self.buckets:
+            self.buckets[name] = WorkingBucket(self.policy, self.state, name, self.record.now)
+        return self.buckets[name]
+
+    def count(self, counter: str, by: int = 1) -> None:
+        self.counters[counter] = self.counters.get(counter, 0) + by
+
+    def rewarded(self, example: Example) -> str:
+        """Finds where one revision belongs; returns the counter of its record."""
+        example_id = example.example_id
+        old = self.state.example(example.bucket, example_id)
+        if old is not None and example.revision <= old.revision:
+            return self._reject(example, "stale_revision")
+        if old is not None and old.status in ("retracted", "erased"):
+            known = replace(old, revision=example.revision, seen_ms=self._seen_ms)
+            self.state.put_example(example.bucket, example_id, known)
+            return self._reject(example, old.status)
+        if self._has_no_room(example.bucket):
+            return self._reject(example, "too_many_buckets")
+        bucket, content = self.bucket(example.bucket), example.content
+        target = render(content.target)
+        prompt, context, normalised = normalise(render(content.prompt)), normalise(render(content.context)), normalise(target)
+        new = self._record_of(example, derive_id("content", example.bucket, prompt, context, normalised), old, bucket.value)
+        bucket.count_trial(old, new)
+        if old is not None and old.status == "cut":
+            self._supersede(example.bucket, example_id, example.interaction_id, example.revision, old)
+            if new.content == old.content and abs(example.reward - old.reward) <= self.policy.reward_moved:
+                # Reward and content stay those of the batch, so that many small moves add up to a large one.
+                trial = {"serving_epoch": new.serving_epoch, "success": new.success, "time_ns": new.time_ns}
+                known = replace(old, revision=example.revision, seen_ms=self._seen_ms, **trial)
+                self.state.put_example(example.bucket, example_id, known)
+                return "replaced"
+        if old is not None and old.status == "waiting":
+            self._waits_no_more("replaced")
+        role, reason = filters.judge(self.policy, example, target, new.split)
+        if reason is not None:
+            self._leave(bucket, example_id, old, new, reason, self.traceparent)
+            return "rejected"
+        new = replace(new, role=role)
+        if self.policy.near_duplicate is not None and new.split != "test":
+            # Of one context only: beside a long one that two have in common, what they ask for would not count.
+            new = replace(new, sketch=near_duplicates.sketch(f"{normalised}\n{prompt}".casefold(), salt=context))
+        if example.contradicted and self.policy.contradictions == "wait" and example.voices < SETTLED:
+            bucket.wait(example_id, old, replace(new, status="waiting", counter="waiting"))
+            return "waiting"
+        return self._take(bucket, example_id, old, new, self.traceparent)
+
+    def withdrawn(self, withdrawal: Withdrawal) -> None:
+        example_id = withdrawal.example_id
+        old = self.state.example(withdrawal.bucket, example_id)
+        status = _GONE[withdrawal.reason]
+        if old is not None and (old.status == status or old.status in ("retracted", "erased")):
+            return
+        if self._has_no_room(withdrawal.bucket):
+            return
+        if old is not None and old.status == "cut":
+            self._supersede(withdrawal.bucket, example_id, withdrawal.interaction_id, withdrawal.revision, old)
+        if old is not None and old.status == "waiting":
+            self._waits_no_more("replaced")
+        revision, admitted = max(withdrawal.revision, old.revision if old else 0), old is not None and old.admitted
+        rest = ExampleRecord(revision=revision, status=status, admitted=admitted, seen_ms=self._seen_ms)
+        bucket = self.bucket(withdrawal.bucket)
+        bucket.count_trial(old, rest)
+        bucket.remove(example_id, old, rest)
+
+    def tracked(self, tracking: Tracking) -> None:
+        if self._has_no_room(tracking.bucket):
+            return
+        bucket = self.bucket(tracking.bucket)
+        bucket.track(tracking.release_id, tracking.satisfied)
+        if bucket.value.train.size + bucket.value.negative.size:
+            bucket.open()
+        self._cut_if_ready(bucket)
+
+    def due(self, bucket_name: str, example_id: str, known: ExampleRecord) -> None:
+        """The deadline of an example has passed: one that waited is taken as it is, another is forgotten."""
+        bucket = self.bucket(bucket_name)
+        if known.status == "waiting":
+            self._waits_no_more(self._take(bucket, example_id, known, replace(known, seen_ms=self._seen_ms), None))
+        else:
+            bucket.forget(example_id, known)
+            self.forgotten.add(bucket_name)
+
+    def age(self) -> None:
+        """Fold time passes for every bucket of the partition, whatever the record was about."""
+        for name in self.state.pop_overdue(self.record.now, None if self.rules.version == 1 else PORTION):
+            bucket = self.bucket(name)
+            bucket.mark_aged()
+            self._cut_if_ready(bucket)
+
+    @property
+    def _seen_ms(self) -> int:
+        return 0 if self.rules.version == 1 else self.record.now
+
+    def _record_of(self, example: Example, content: str, old: ExampleRecord | None, bucket: CurateBucket) -> ExampleRecord:
+        own = example.model == bucket.base and example.voices > 0
+        shared = self.policy.principal_share is not None
+        return ExampleRecord(
+            revision=example.revision,
+            status="rejected",
+            interaction_id=example.interaction_id,
+            split=split_of(example.bucket, example.prompt_group),  # type: ignore[arg-type]
+            content=content,
+            reward=example.reward,
+            balance=example.weights.balance,
+            difficulty=example.components.difficulty,
+            time_ns=parse_ns(example.event_time),
+            sha256=sha256(self.record.value or b""),
+            offset=self.record.offset,
+            admitted=old is not None and old.admitted,
+            serving_epoch=bucket.serving_epoch if own else -1,
+            success=own and example.quality > 0,
+            seen_ms=self._seen_ms,
+            again=self.rules.version > 1 and old is not None and (old.again or old.status == "cut"),
+            right=self.rules.version > 1 and example.quality > 0,
+            principals=tuple(derive_id("principal", name)[:16] for name in example.principals or ()) if shared else (),
+        )
+
+    def _take(
+        self, bucket: WorkingBucket, example_id: str, old: ExampleRecord | None, new: ExampleRecord, traceparent: str | None
+    ) -> str:
+        """Puts an example that is good for a role into its queue, unless there is one like it; returns the counter."""
+        if self.state.holder(new.content) not in (None, example_id):
+            self._leave(bucket, example_id, old, new, "duplicate", traceparent)
+            return "rejected"
+        near = self._near_duplicates(bucket, example_id, new) if new.sketch else {}
+        if any(abs(other.reward) >= abs(new.reward) for other in near.values()):
+            self._leave(bucket, example_id, old, new, "near_duplicate", traceparent)
+            return "rejected"
+        status: Status = "test" if new.split == "test" else "open"
+        counter = "replaced" if old is not None and old.queue is not None else "admitted"
+        new = replace(new, status=status, counter=counter)
+        if old is not None and old.queue is not None and old.queue == new.queue:
+            bucket.replace_revision(example_id, old, new)
+        else:
+            bucket.remove(example_id, old, new)
+            bucket.add(example_id, new)
+            self._trim(bucket)
+        for other_id in near:
+            other = self.state.example(bucket.name, other_id)
+            if other is not None and other.status == "open":  # what fell out as overflow just now is no longer there
+                self._evict(bucket, other_id, other, "near_duplicate")
+        self._cut_if_ready(bucket)
+        return counter
+
+    def _near_duplicates(self, bucket: WorkingBucket, example_id: str, new: ExampleRecord) -> dict[str, ExampleRecord]:
+        """Open members of its role and outcome that are as similar to an example as policy says."""
+        found: dict[str, ExampleRecord] = {}
+        for other_id in bucket.near(new):
+            other = self.state.example(bucket.name, other_id)
+            assert other is not None, f"{bucket.name}: {other_id} is among its near-duplicates and not known"
+            least = self.policy.near_duplicate
+            if other_id != example_id and least is not None and near_duplicates.similarity(other.sketch, new.sketch) >= least:
+                found[other_id] = other
+        return found
+
+    def _trim(self, bucket: WorkingBucket) -> None:
+        """Drops the oldest members of queues that hold more than they may; what was never cut is rejected as overflow."""
+        open_limit = self.policy.open_limit
+        limits: dict[Queue, int] = {"train": open_limit, "negative": open_limit, "test": self.policy.test_pool}
+        for queue, limit in limits.items():
+            while bucket.size(queue) > limit:
+                example_id, oldest = bucket.oldest(queue)
+                if queue == "test":
+                    bucket.remove(example_id, oldest, _without_content(oldest, "past"))
+                else:
+                    self._evict(bucket, example_id, oldest, "overflow")
+
+    def _evict(self, bucket: WorkingBucket, example_id: str, member: ExampleRecord, reason: str) -> None:
+        """Takes a member out of an open bucket; its record counts as rejected from now on."""
+        self.count(member.counter, -1)
+        self.count("rejected")
+        self._write_rejection(bucket.name, example_id, member, reason, None)
+        bucket.remove(example_id, member, _without_content(member, "rejected"))
+        self._explain(bucket, reason)
+
+    def _leave(
+        self,
+        bucket: WorkingBucket,
+        example_id: str,
+        old: ExampleRecord | None,
+        new: ExampleRecord,
+        reason: str,
+        traceparent: str | None,
+    ) -> None:
+        """Rejects an example that is in no batch, and its older revision with it."""
+        rest = replace(_without_content(new, "rejected"), role=None, counter="rejected")
+        bucket.remove(example_id, old, rest)
+        self._write_rejection(bucket.name, example_id, new, reason, traceparent)
+        self._explain(bucket, reason)
+
+    def _explain(self, bucket: WorkingBucket, reason: str) -> None:
+        if self.rules.version > 1:
+            bucket.leave_out(reason)
+
+    def _waits_no_more(self, counter: str) -> None:
+        """The record of an example that waited counts elsewhere."""
+        self.count("waiting", -1)
+        self.count(counter)
+
+    def _has_no_room(self, bucket: str) -> bool:
+        most = self.policy.max_buckets
+        return (
+            most is not None and bucket not in self.buckets and not self.state.has_bucket(bucket) and self.state.buckets >= most
+        )
+
+    def _cut_if_ready(self, bucket: WorkingBucket) -> None:
+        """Cuts the bucket when it is worth it."""
+        value, policy = bucket.value, self.policy
+        wanted = min(value.target, policy.aged_target) if value.aged else value.target
+        judgeable = value.aged or value.test.size >= policy.min_test_pool
+        ready = value.opened_ms is not None and value.fill >= wanted and judgeable
+        if not ready or value.satisfied or bucket.is_good:
+            return
+        train = dict(bucket.members("train"))
+        bucket.recompute_sums(train)  # a running sum may decide when to look, not what is there
+        value = bucket.value
+        chosen = train if policy.principal_share is None else shares.within(policy.principal_share, train)
+        fill = value.fill if len(chosen) == len(train) else bucket.fill_of(chosen.values())
+        if fill < wanted or not any(member.split == "train" for member in chosen.values()):
+            return
+        fresh = sum(not member.again for member in chosen.values())
+        if value.batches and fresh < policy.fresh_share * wanted:
+            return
+        members = {**chosen, **dict(bucket.members("negative"))}
+        cause: Literal["target", "age"] = "target" if fill >= value.target else "age"
+        over = len(train) - len(chosen)
+        batch = manifest.batch(
+            value,
+            members,
+            dict(bucket.members("test")),
+            cause=cause,
+            target=wanted,
+            per_day=policy.decay_per_day,
+            source=(self.record.topic, self.record.partition),
+            policy_digests=self.rules.digests,
+            left_out=None if self.rules.version == 1 else _left_out(value, over),
+        )
+        self.outputs.append(events.ready(self.record, batch, self.traceparent))
+        bucket.cut(members, batch.batch_id, batch.statistics.mean_reward)
+
+    def _reject(self, example: Example, reason: str) -> str:
+        """Names an example, of which nothing changes, on `rejections`; returns the counter of its record."""
+        known = ExampleRecord(revision=example.revision, status="rejected", interaction_id=example.interaction_id)
+        self._write_rejection(example.bucket, example.example_id, known, reason, self.traceparent)
+        return "rejected"
+
+    def _write_rejection(
+        self, bucket: str, example_id: str, example: ExampleRecord, reason: str, traceparent: str | None
+    ) -> None:
+        rejection = ExampleRejection(
+            example_id=example_id,
+            revision=example.revision,
+            interaction_id=example.interaction_id,
+            bucket=bucket,
+            reason=reason,
+            rule=self.rules.rejections[reason],
+        )
+        self.outputs.append(events.rejected(self.record, rejection, traceparent))
+
+    def _supersede(self, bucket: str, example_id: str, interaction_id: str, revision: int, old: ExampleRecord) -> None:
+        """Says that a batch holds an older revision than there is."""
+        newer = Supersession(
+            example_id=example_id,
+            revision=revision,
+            interaction_id=interaction_id,
+            bucket=bucket,
+            batch_id=old.batch_id or "",
+        )
+        self.outputs.append(events.superseded(self.record, newer, self.traceparent))
+
+
+def _without_content(example: ExampleRecord, status: Status) -> ExampleRecord:
+    """What is remembered of an example that is in no bucket any more."""
+    return replace(example, status=status, content="", sha256="", offset=-1, sketch=b"", principals=(), right=False)
+
+
+def _left_out(bucket: CurateBucket, over_share: int) -> dict[str, int]:
+    """How many examples the next batch does not hold, by reason, beside those that come with the one after it."""
+    return dict(bucket.left_out) | {name: n for name, n in (("waiting", bucket.waiting), ("over_share", over_share)) if n}

@@ -1,0 +1,98 @@
+"""Sketches: similarity is exact for short texts and close for long ones, candidates are not missed, digests never move."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace_processors.curate.near_duplicates import SHINGLE, SKETCH, NearIndex, bands, similarity, sketch
+
+WORDS = [f"w{number:03}"[:: 1 if number % 2 else -1] for number in range(400)]
+texts = st.lists(st.sampled_from(WORDS), max_size=24).map(" ".join)
+
+
+def exact(one: str, other: str) -> float:
+    """Jaccard similarity of the sets of shingles, as plainly as it can be written."""
+    sets = [
+        {data[place : place + SHINGLE] for place in range(max(1, len(data) - SHINGLE + 1))}
+        for data in (one.encode().ljust(SHINGLE, b"\0"), other.encode().ljust(SHINGLE, b"\0"))
+    ]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def edited(text: str, share: float, pick: random.Random) -> str:
+    return " ".join(pick.choice(WORDS) if pick.random() < share else word for word in text.split())
+
+
+@settings(deadline=None)
+@given(texts, texts)
+def test_the_similarity_of_short_texts_is_exact(one: str, other: str) -> None:
+    for left, right in ((one, other), (one, f"{one} {other}"), (one, one)):
+        if len(left) < SKETCH and len(right) < SKETCH:
+            assert similarity(sketch(left), sketch(right)) == exact(left, right)
+
+
+def test_the_similarity_of_long_texts_is_close() -> None:
+    pick = random.Random(1)
+    errors = []
+    for _ in range(200):
+        words = ["".join(pick.choices("abcdefghijklmnopqrst", k=pick.randint(2, 9))) for _ in range(pick.randint(100, 500))]
+        text = " ".join(words)
+        other = edited(text, pick.random() * 0.3, pick)
+        errors.append(similarity(sketch(text), sketch(other)) - exact(text, other))
+    assert abs(sum(errors)) / len(errors) < 0.02
+    assert sum(error * error for error in errors) / len(errors) < 0.05**2
+
+
+def test_what_is_similar_is_among_the_candidates() -> None:
+    pick = random.Random(2)
+    missed = found = 0
+    for _ in range(400):
+        text = " ".join(pick.choices(WORDS, k=pick.randint(2, 300)))
+        other = edited(text, pick.random() * 0.1, pick)
+        if exact(text, other) >= 0.85:
+            found += 1
+            missed += NearIndex().add("a", sketch(text)).candidates(sketch(other)) != ["a"]
+    assert found > 100
+    assert missed == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans(), texts), max_size=12))
+@settings(deadline=None)
+def test_an_index_does_not_depend_on_the_order_in_which_members_came(steps: list[tuple[str, bool, str]]) -> None:
+    index, members = NearIndex(), dict[str, str]()
+    for name, there, text in steps:
+        if name in members:
+            index = index.remove(name)
+            del members[name]
+        if there:
+            index, members[name] = index.add(name, sketch(text)), text
+    anew = NearIndex()
+    for name in sorted(members, reverse=True):
+        anew = anew.add(name, sketch(members[name]))
+    assert index == anew
+    assert index.ids == tuple(sorted(members))
+
+
+def test_another_context_has_nothing_in_common() -> None:
+    assert similarity(sketch("select 1", "a"), sketch("select 1", "b")) == 0
+    assert similarity(sketch("select 1", "a"), sketch("select 1", "a")) == 1
+
+
+@pytest.mark.parametrize("text", ["", "a", "é", "\ud800", "x" * 10_000, "ab" * 100_000])
+def test_any_text_has_a_sketch(text: str) -> None:
+    assert 4 <= len(sketch(text)) <= 4 * SKETCH
+    assert similarity(sketch(text), sketch(text)) == 1
+    assert NearIndex().add("a", sketch(text)).candidates(sketch(text)) == ["a"]
+
+
+def test_digests_are_the_same_in_every_version_of_every_library() -> None:
+    """They stand in states and in histories: figures of the day when rule version 2 was written."""
+    text = " ".join(WORDS)
+    assert sketch("select 1").hex() == "cf41a1167aa287cc6d876de60deaccee"
+    assert hashlib.sha256(sketch(text)).hexdigest()[:16] == "e82d390877c5590e"
+    assert hashlib.sha256(bands(sketch(text))).hexdigest()[:16] == "249e4d96f8d4f90c"
