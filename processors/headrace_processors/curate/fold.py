@@ -46,6 +46,8 @@ _GONE: dict[str, Status] = {"retracted": "retracted", "erased": "erased", "feedb
 class CurateFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `examples` in; `rejections` and `batches` out."""
 
+    gauged = "bucket:"
+
     def __init__(self, policy: CuratePolicy, digest: str) -> None:
         """`digest` is that of the policy body as recorded, which today's model need not have."""
         self._policy = policy
@@ -73,6 +75,9 @@ class CurateFold(Fold):
 
     def load(self, key: str, value: bytes) -> Any:
         return curate_state.load(key, value)
+
+    def gauges(self, key: str, value: Any) -> tuple[str, Mapping[str, float]]:
+        return value.name, curate_state.bucket_gauges(value)
 
     def deadline(self, key: str, value: Any) -> int | None:
         """When the next open bucket reaches the age limit."""
