@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from headrace_schemas.topology import DEAD, RECORDS
+from headrace_schemas.topology import DEAD, RECORDS, STAGES_BY_NAME
 from headrace_streams.monitoring.readiness import NOT_YET, reasons_not_ready
 from headrace_streams.runtime.meters import Histogram, StageMeter
 from headrace_streams.runtime.status import SlotReport, TaskReport, WorkerReport
@@ -129,7 +129,9 @@ def _tasks(slots: Iterable[SlotReport]) -> Iterator[Metric]:
         for gauge, (_, _, value_of) in zip(gauges, _TASK_GAUGES, strict=True):
             if (value := value_of(task)) is not None:
                 gauge.add_metric(labels, value)
-        for name, count in task.counters.items():
+        row = STAGES_BY_NAME.get(task.stage)
+        none_yet = dict.fromkeys((RECORDS, DEAD, *(row.counters if row else ())), 0)  # so that the first of a kind is an increase
+        for name, count in {**none_yet, **task.counters}.items():
             if name == RECORDS:
                 records.add_metric(labels, count)
             elif name == DEAD:
