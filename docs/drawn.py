@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 import click
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -27,6 +28,9 @@ from headrace_schemas.errors import CODES
 from headrace_schemas.generate import kept_for
 from headrace_schemas.topics import ANYBODY, OPERATOR, TOPICS, Topic
 from headrace_schemas.topology import DEAD, TOPOLOGY
+from headrace_streams.monitoring import metrics
+from headrace_streams.runtime.meters import StageMeter
+from headrace_streams.runtime.status import RestoreReport, SlotReport, TaskReport, WorkerReport
 from headrace_streams.settings import Settings
 from headrace_trainer.policy import TrainerPolicy
 
@@ -102,6 +106,52 @@ def counters() -> str:
     return table(("stage", "counters"), [(f"`{stage.name}`", _names((*stage.counters, DEAD))) for stage in TOPOLOGY])
 
 
+class ExportedMetric(NamedTuple):
+    """One metric as it is exported: full name, kind, labels beside `deployment`, meaning."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+def exported() -> list[ExportedMetric]:
+    """Every metric of ours, from a report that has one of everything."""
+    figures = dict.fromkeys(metrics.BUCKET_GAUGES, 1.0)
+    task = TaskReport(
+        stage="reward", topic="signals", partition=0, phase="running", lag=1, lag_seconds=1.0, now=1, partitions=1, committed=1.0,
+        restore=RestoreReport(seconds=1.0, records=1, keys=1, bytes=1), buckets=1, gauges={"b": figures},
+    )  # fmt: skip
+    slot = SlotReport(topic="signals", partition=0, task=task, restarts=0, error=None, ended=None)
+    meter = StageMeter()
+    meter.restarted("fenced")
+    meter.trained("trained", 1.0)
+    meter.dead["stage_error"] = meter.outputs["examples"] = 1
+    report = WorkerReport(group="g", broker="b", away=None, tasks=[slot])
+    found = []
+    for family in metrics.families(report, {("reward", "signals"): meter}, "d"):
+        names = [label for label in family.samples[0].labels if label not in ("deployment", "le")]
+        kind = "gauge" if family.type == "info" else family.type
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        found.append(ExportedMetric(family.name + suffix, kind, tuple(names), family.documentation))
+    return found
+
+
+def metrics_table() -> str:
+    rows = [(f"`{metric.name}`", metric.kind, _names(metric.labels), metric.meaning) for metric in exported()]
+    return table(("metric", "kind", "labels", "what"), rows)
+
+
+def alerts() -> str:
+    """The alert rules: after how long, how bad, where the runbook is."""
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+    rows = []
+    for rule in rules:
+        section = rule["annotations"]["runbook_url"].partition("#")[2]
+        rows.append((f"`{rule['alert']}`", rule.get("for", ""), rule["labels"]["severity"], f"[{section}](runbook.md#{section})"))
+    return table(("alert", "after", "severity", "runbook"), rows)
+
+
 def settings() -> str:
     return keys(Settings, "setting")
 
@@ -152,6 +202,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "policy": policy,
     "policy-tables": policy_tables,
     "commands": commands,
+    "metrics": metrics_table,
+    "alerts": alerts,
     "example-python": partial(example, "python", "agent.py"),
     "example-typescript": partial(example, "typescript", "publish.ts"),
     "example-java": partial(example, "java", "Publish.java"),

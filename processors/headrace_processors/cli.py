@@ -6,12 +6,15 @@ import logging
 import multiprocessing
 import signal
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
 import click
 
 from headrace_cli.common import USAGE, CliError, common, run
+from headrace_cli.web import site, web
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace")
@@ -24,19 +27,24 @@ END_SECONDS = 20.0  # for a child to finish its transactions
 @common(json=False)
 @click.option("--stages", metavar="A,B", help="Which stages to run; all of them unless given.")
 @click.option("--processes", default=1, type=click.IntRange(1, 256), show_default=True, help="Worker processes of this command.")
-@click.option("--web-port", type=click.IntRange(1, 65535), help="Serve /status as JSON on 127.0.0.1; off unless given.")
-def worker(settings: Settings, stages: str | None, processes: int, web_port: int | None) -> int:
+@web
+def worker(settings: Settings, stages: str | None, processes: int, web_port: int | None, web_host: str) -> int:
     """Run the stages: validate, join, reward, curate and release, exactly once each.
 
     Partitions are shared among all workers of a deployment, on any number of machines. Ends on SIGTERM or Ctrl-C after the
-    transactions that are under way.
+    transactions that are under way. With a web port it also waits for topics that are not there yet; of several processes each
+    has its own port, from the one given upwards.
     """
     names = _chosen(stages)
     _policies(settings)  # what is wrong with them is said once, here
+    ports = [None] * processes if web_port is None else [web_port + number for number in range(processes)]
     if processes == 1:
-        return run(_serve(settings, names, web_port))
-    run(_wait(settings, names))
-    return _supervise(settings, names, processes, web_port)
+        return run(_serve(settings, names, ports[0], web_host))
+    if web_port is None:
+        run(_wait(settings, names))
+    for port in filter(None, ports):  # a child that can't have its port would be started again for ever
+        site(settings, port, web_host).close()
+    return _supervise(settings, names, ports, web_host)
 
 
 def _chosen(stages: str | None) -> tuple[str, ...]:
@@ -57,14 +65,14 @@ def _policies(settings: Settings) -> Any:
 
 
 async def _wait(settings: Settings, names: tuple[str, ...]) -> None:
-    from headrace_processors.stages import STAGES
-    from headrace_processors.worker import wait_for_topics
+    from headrace_schemas.topology import STAGES_BY_NAME
+    from headrace_streams.runtime.startup import wait_for_topics
 
     _log_to_stderr()
-    await wait_for_topics(settings, [stage for stage in STAGES if stage.name in names])
+    await wait_for_topics(settings, [STAGES_BY_NAME[name] for name in names])
 
 
-async def _serve(settings: Settings, names: tuple[str, ...], web_port: int | None) -> int:
+async def _serve(settings: Settings, names: tuple[str, ...], web_port: int | None, web_host: str) -> int:
     from headrace_processors.stages import STAGES
     from headrace_processors.worker import serve
 
@@ -72,7 +80,7 @@ async def _serve(settings: Settings, names: tuple[str, ...], web_port: int | Non
     policies = _policies(settings)
     bodies = {stage.name: getattr(policies, stage.name).body() for stage in stages}
     _log_to_stderr()
-    return await serve(settings, stages, bodies, web_port=web_port)
+    return await serve(settings, stages, bodies, site=None if web_port is None else site(settings, web_port, web_host))
 
 
 def _log_to_stderr() -> None:
@@ -81,17 +89,22 @@ def _log_to_stderr() -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
-def _child(settings: Settings, names: tuple[str, ...], web_port: int | None) -> None:
-    raise SystemExit(run(_serve(settings, names, web_port)))
+def _child(settings: Settings, names: tuple[str, ...], web_port: int | None, web_host: str) -> None:
+    try:
+        raise SystemExit(run(_serve(settings, names, web_port, web_host)))
+    except HeadraceError as error:
+        log.error("%s", error)
+        raise SystemExit(error.exit_code) from None
 
 
-def _supervise(settings: Settings, names: tuple[str, ...], processes: int, web_port: int | None) -> int:
-    """Keeps `processes` children running until a signal; a child that dies is started again. They end when this process does."""
+def _supervise(settings: Settings, names: tuple[str, ...], ports: Sequence[int | None], web_host: str) -> int:
+    """Keeps a child for each of `ports` running until a signal; one that dies is started again. All end with this process."""
+    _log_to_stderr()
     context = multiprocessing.get_context("spawn")
     ended: list[int] = []
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
         signal.signal(number, lambda *_, code=code: ended.append(code))
-    children: list[Any] = [None] * processes
+    children: list[Any] = [None] * len(ports)
     try:
         while not ended:
             for place, child in enumerate(children):
@@ -100,8 +113,8 @@ def _supervise(settings: Settings, names: tuple[str, ...], processes: int, web_p
                 if child is not None:
                     log.error("worker process %d ended with %s and is started again", place, child.exitcode)
                     time.sleep(RESTART_SECONDS)
-                port = None if web_port is None else web_port + place
-                children[place] = context.Process(target=_child, args=(settings, names, port), name=f"headrace-worker-{place}")
+                given = (settings, names, ports[place], web_host)
+                children[place] = context.Process(target=_child, args=given, name=f"headrace-worker-{place}")
                 children[place].start()
             wait([child.sentinel for child in children], timeout=0.5)
     finally:

@@ -1,4 +1,4 @@
-"""The worker process: Faust hosts it (application, services, web page); the supervisor's tasks do the work. Decides nothing.
+"""The worker process: Faust hosts it (application, services); the supervisor's tasks do the work. Decides nothing.
 
 Faust's own consumer, producer and tables stay switched off: every stage runs on partition tasks (ARCHITECTURE.md says why).
 """
@@ -14,22 +14,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faust
-import msgspec
 from faust.app import BootStrategy
 from mode import Service
 
-from headrace_schemas.topology import changelog
-from headrace_streams.kafka import clients
+from headrace_streams.monitoring.site import Site
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.stage import FoldStage
+from headrace_streams.runtime.startup import wait_for_topics
 from headrace_streams.runtime.supervisor import MakeTask, Supervisor
 from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace")
-
-WEB_HOST = "127.0.0.1"
-RETRY_SECONDS = 1.0
-SAY_SECONDS = 2.0  # without an answer, before the wait is mentioned
 
 
 class _Host(BootStrategy):
@@ -79,8 +74,8 @@ def _make(stage: FoldStage, body: Mapping[str, Any], settings: Settings, topic: 
     return FoldTask(stage, body, topic, partition, settings)
 
 
-def make_app(settings: Settings, supervisor: Supervisor, *, web_port: int | None = None) -> App:
-    """The Faust application around `supervisor`; `web_port` serves what it says of itself as JSON at /status."""
+def make_app(settings: Settings, supervisor: Supervisor) -> App:
+    """The Faust application around `supervisor`."""
     app = App(
         f"{settings.deployment}-worker",
         broker=f"kafka://{settings.bootstrap.split(',')[0]}",
@@ -93,10 +88,7 @@ def make_app(settings: Settings, supervisor: Supervisor, *, web_port: int | None
         table_standby_replicas=0,
         stream_wait_empty=False,
         consumer_auto_offset_reset="earliest",
-        web_enabled=web_port is not None,
-        web_host=WEB_HOST,
-        web_bind=WEB_HOST,
-        web_port=web_port or 6066,  # Faust wants a port even where it serves nothing
+        web_enabled=False,  # our own site is there before the topics are, and the trainer has the same
         loop=asyncio.get_running_loop(),
         worker_redirect_stdouts=False,
     )
@@ -106,36 +98,7 @@ def make_app(settings: Settings, supervisor: Supervisor, *, web_port: int | None
         def __init__(self, **options: Any) -> None:
             super().__init__(supervisor, **options)
 
-    @app.page("/status")
-    async def status(view: Any, request: Any) -> Any:
-        return view.json(msgspec.to_builtins(supervisor.describe()))
-
     return app
-
-
-async def wait_for_topics(settings: Settings, stages: Sequence[FoldStage]) -> None:
-    """Returns when the broker has every topic of `stages`; a broker that is away is waited for. Raises TopicMissing."""
-    topics = {"rules", "dead-letters"}
-    for stage in stages:
-        topics |= {*stage.inputs, *stage.outputs, *(changelog(stage.name, topic).name for topic in stage.inputs)}
-    said = False
-
-    def say(reason: object) -> None:
-        nonlocal said
-        if not said:
-            log.warning("waiting for the broker at %s: %s", settings.bootstrap, reason)
-        said = True
-
-    while True:
-        later = asyncio.get_running_loop().call_later(SAY_SECONDS, say, "no answer yet")
-        try:
-            await clients.partition_counts(settings, sorted(topics))
-            return
-        except (clients.BrokerUnavailable, OSError) as error:
-            say(error)
-            await asyncio.sleep(RETRY_SECONDS)
-        finally:
-            later.cancel()
 
 
 async def serve(
@@ -143,15 +106,29 @@ async def serve(
     stages: Sequence[FoldStage],
     bodies: Mapping[str, Mapping[str, Any]],
     *,
-    web_port: int | None = None,
+    site: Site | None = None,
     group: str | None = None,
 ) -> int:
-    """Runs a worker until SIGTERM (returns 0) or SIGINT (returns 130), or until the process that started it is gone."""
+    """Runs a worker until SIGTERM (returns 0) or SIGINT (returns 130), or until the process that started it is gone. With a
+    `site`, which says what it waits for, missing topics are waited for."""
+    supervisor = Supervisor(settings, group or f"{settings.deployment}.worker", tasks_of(settings, stages, bodies))
+    if site is None:
+        return await _serve(settings, stages, supervisor, patient=False)
+    site.serve(supervisor.describe)
+    try:
+        return await _serve(settings, stages, supervisor, patient=True)
+    finally:
+        site.close()
+
+
+async def _serve(settings: Settings, stages: Sequence[FoldStage], supervisor: Supervisor, *, patient: bool) -> int:
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     _listen(stop)
     for noisy in ("faust", "mode", __name__):  # mode logs every service's start and stop under the name of its module
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    waiting = asyncio.create_task(wait_for_topics(settings, stages))
+    waiting = asyncio.create_task(
+        wait_for_topics(settings, [stage.topology for stage in stages], patient=patient, note=supervisor.waits)
+    )
     either: list[asyncio.Future[Any]] = [stop, waiting]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if stop.done():
@@ -159,8 +136,7 @@ async def serve(
         await asyncio.gather(waiting, return_exceptions=True)
         return stop.result()
     await waiting
-    supervisor = Supervisor(settings, group or f"{settings.deployment}.worker", tasks_of(settings, stages, bodies))
-    app = make_app(settings, supervisor, web_port=web_port)
+    app = make_app(settings, supervisor)
     try:
         await app.start()
         names = ", ".join(stage.name for stage in stages)

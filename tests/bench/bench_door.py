@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import arguments, line
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import headrace
+from bench.common import arguments, line
 from headrace.publishing import EventFactory
 
 NOWHERE = "127.0.0.1:1"

@@ -4,49 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from headrace_streams.settings import Settings
+from support.commands import command, free_port
 from support.live import position_of, publish, until
 
 pytestmark = pytest.mark.kafka
 
 
-@contextmanager
-def command(settings: Settings, folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    log = folder / "worker.log"
-    start = "from headrace_cli.main import main; main()"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", start, "worker", "--deployment", settings.deployment, *arguments],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "HEADRACE_BOOTSTRAP": settings.bootstrap, "HEADRACE_DATA_DIR": str(settings.data_dir)},
-        )
-    try:
-        yield process, log
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def worker(settings: Settings, folder: Path, *arguments: str) -> AbstractContextManager[tuple[subprocess.Popen[bytes], Path]]:
+    return command(settings, folder, "worker", *arguments)
 
 
 def test_all_stages_run_and_say_where_they_stand(settings: Settings, tmp_path: Path) -> None:
@@ -74,7 +50,7 @@ def test_all_stages_run_and_say_where_they_stand(settings: Settings, tmp_path: P
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 30) == 0
 
-    with command(settings, tmp_path, "--web-port", str(port)) as (process, _):
+    with worker(settings, tmp_path, "--web-port", str(port)) as (process, _):
         asyncio.run(main(process))
 
 
@@ -105,7 +81,7 @@ def test_several_processes_share_the_work_and_end_together(settings: Settings, t
         assert not alive
         assert not other.is_running()
 
-    with command(settings, tmp_path, "--stages", "intake", "--processes", "2") as (process, log):
+    with worker(settings, tmp_path, "--stages", "intake", "--processes", "2") as (process, log):
         asyncio.run(main(process))
 
 
@@ -121,7 +97,7 @@ def test_children_end_when_their_parent_is_killed(settings: Settings, tmp_path: 
         _, alive = await asyncio.to_thread(psutil.wait_procs, children, 20)
         assert not alive
 
-    with command(settings, tmp_path, "--stages", "link", "--processes", "2") as (process, log):
+    with worker(settings, tmp_path, "--stages", "link", "--processes", "2") as (process, log):
         asyncio.run(main(process))
 
 
@@ -135,7 +111,7 @@ def test_children_end_when_their_parent_is_killed(settings: Settings, tmp_path: 
     ],
 )
 def test_refusals_are_one_line(settings: Settings, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
-    with command(settings, tmp_path, *arguments) as (process, log):
+    with worker(settings, tmp_path, *arguments) as (process, log):
         assert process.wait(60) == code
         [line] = log.read_text().splitlines()
         assert says in line

@@ -60,6 +60,7 @@ class FakeJournal:
         self.world = world
         self.state: dict[str, bytes] = {}
         self.position: Position | None = None
+        self.restored_records = 0
         self.partitions = COUNTS
         self.flight: asyncio.Task[Mapping[tuple[str, int], int]] | None = None
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace_cli.common import NO, CliError, common, emit, note, run
+from headrace_cli.common import NO, USAGE, CliError, common, emit, note, run
+from headrace_cli.web import site, web
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
+    from headrace_streams.monitoring.site import Site
     from headrace_trainer.stage.by_hand import JobSummary
 
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -23,36 +25,47 @@ _device = click.option("--device", default="auto", show_default=True, help="auto
 @click.command()
 @click.option("--once", is_flag=True, help="Train the batches that wait now, then exit.")
 @_device
+@web
 @common(json=False)
-def trainer(settings: Settings, once: bool, device: str) -> None:
-    """Run the train stage: each batch becomes an adapter and an evaluation, in order, exactly once."""
+def trainer(settings: Settings, once: bool, device: str, web_port: int | None, web_host: str) -> None:
+    """Run the train stage: each batch becomes an adapter and an evaluation, in order, exactly once. With a web port it also waits
+    for topics that are not there yet."""
+    if once and web_port is not None:
+        raise CliError(USAGE, "--web-port is for a trainer that goes on; --once ends by itself")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with contextlib.suppress(asyncio.CancelledError):
-        run(_serve(settings, once, device))
+        run(_serve(settings, once, device, None if web_port is None else site(settings, web_port, web_host)))
 
 
-async def _serve(settings: Settings, once: bool, device: str) -> None:
-    from headrace_streams.runtime.supervisor import Supervisor
+async def _serve(settings: Settings, once: bool, device: str, web_site: Site | None) -> None:
+    from headrace_streams.runtime.startup import wait_for_topics
+    from headrace_streams.runtime.supervisor import MakeTask, Supervisor
     from headrace_trainer.evaluation.grader import find
     from headrace_trainer.job.process import probe_hardware
     from headrace_trainer.policy import load
     from headrace_trainer.stage.context import TrainerContext
-    from headrace_trainer.stage.task import TrainTask
+    from headrace_trainer.stage.task import TRAIN, TrainTask
 
     policy = load(settings.policy)
     for grader in policy.graders.values():
         find(grader.name)
-    context = TrainerContext(settings, policy, await probe_hardware(device))
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    context: TrainerContext
+    tasks: dict[str, MakeTask] = {"batches": lambda _topic, partition: TrainTask(context, partition)}
+    supervisor = Supervisor(settings, f"{settings.deployment}.trainer", tasks)
+    if web_site is not None:
+        web_site.serve(supervisor.describe)
+    supervisor.waits("for a process to load the libraries of training")
+    context = TrainerContext(settings, policy, await probe_hardware(device))
     logging.getLogger("headrace").info(
         "trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, context.hardware.device
     )
     if not once:
-        tasks = {"batches": lambda _topic, partition: TrainTask(context, partition)}
-        return await Supervisor(settings, f"{settings.deployment}.trainer", tasks).run()
+        await wait_for_topics(settings, [TRAIN.topology], patient=web_site is not None, note=supervisor.waits)
+        return await supervisor.run()
     for partition in range(await context.reader.partitions("batches")):
         await TrainTask(context, partition, once=True).run()
 

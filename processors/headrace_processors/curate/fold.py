@@ -29,6 +29,8 @@ from headrace_streams.runtime.stage import Fold, Record, Step, Write
 class CurateFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `examples` in; `rejections` and `batches` out."""
 
+    gauged = "bucket:"
+
     def __init__(self, policy: CuratePolicy, digest: str, *, version: int) -> None:
         """`digest` is that of the policy body as recorded, which today's model need not have."""
         self._rules = CurateRules(version, policy, filters.rules(policy), {"curate": digest})
@@ -62,6 +64,9 @@ class CurateFold(Fold):
 
     def derive(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         return curate_state.derive(state)
+
+    def gauges(self, key: str, value: Any) -> tuple[str, Mapping[str, float]]:
+        return value.name, curate_state.bucket_gauges(value)
 
     def deadline(self, key: str, value: Any) -> int | None:
         """When an open bucket reaches the age limit, when an example that waits is taken, and when another is forgotten."""

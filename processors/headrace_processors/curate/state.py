@@ -288,6 +288,20 @@ def describe_buckets(state: Mapping[str, bytes]) -> list[dict[str, Any]]:
     return [_described(load(key, state[key])) for key in listed]
 
 
+def bucket_gauges(bucket: CurateBucket) -> dict[str, float]:
+    """What is shown of a bucket while its task runs; `opened_timestamp_seconds` of an open one only."""
+    gauges: dict[str, float] = {
+        "fill": bucket.fill,
+        "target": bucket.target,
+        "examples": bucket.train.size,
+        "test_rows": bucket.test.size,
+        "batches": bucket.batches,
+    }
+    if bucket.opened_ms is not None:
+        gauges["opened_timestamp_seconds"] = bucket.opened_ms / 1000
+    return gauges
+
+
 def _described(bucket: CurateBucket) -> dict[str, Any]:
     if bucket.satisfied:
         note = "all requirements are satisfied: nothing is cut"

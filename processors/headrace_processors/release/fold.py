@@ -65,6 +65,8 @@ class ReleaseFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `outcomes` in; `releases`, `releases.history` and, for
     the requirements, `examples` out."""
 
+    gauged = bucket_key("")
+
     def __init__(self, policy: ReleasePolicy, digest: str) -> None:
         """`digest` is that of the policy body as recorded, which today's model need not have."""
         self._policy = policy
@@ -94,6 +96,9 @@ class ReleaseFold(Fold):
 
     def load(self, key: str, value: bytes) -> Any:
         return release_state.load(key, value)
+
+    def gauges(self, key: str, value: Any) -> tuple[str, Mapping[str, float]]:
+        return value.name, {"decisions": value.sequence, "paused": value.paused}
 
 
 class ReleaseStep:

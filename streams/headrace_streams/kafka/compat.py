@@ -29,7 +29,7 @@ _SIZE_AT, _SIZE_END = 8, 12  # where a batch says how many bytes follow
 _damaged: dict[int, int] = {}  # how often a batch with a wrong checksum was seen
 
 
-class DamagedBatch(CorruptRecordException):  # type: ignore[misc]
+class DamagedBatch(HeadraceError, CorruptRecordException):  # type: ignore[misc]
     """A batch with a wrong checksum, seen for the first time or the second: reading it again may mend that."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import cramjam
 import lz4.frame
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topics import MIB
 
 if sys.version_info >= (3, 14):
@@ -30,7 +31,7 @@ _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
 _UNREADABLE = (zlib.error, zstd.ZstdError, cramjam.DecompressionError, RuntimeError, ValueError, EOFError)
 
 
-class BatchFault(Exception):
+class BatchFault(HeadraceError):
     """Why the rest of a batch is not read: code and message of a dead letter."""
 
     def __init__(self, code: str, message: str) -> None:

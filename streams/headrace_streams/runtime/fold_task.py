@@ -8,9 +8,10 @@ its successor reads from the changelog what was committed.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka import ConsumerRecord
@@ -20,7 +21,7 @@ from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.session import Session
 from headrace_streams.runtime.stage import Fold, Stage
-from headrace_streams.runtime.status import TaskReport
+from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
 from headrace_streams.runtime.step import Processed, Produced
 from headrace_streams.settings import Settings
 
@@ -41,11 +42,13 @@ class MicroBatch:
     def __init__(self) -> None:
         self.produced: list[Produced] = []
         self.changes: dict[str, bytes | None] = {}
+        self.append_times: list[int] = []  # in ms, of the records
         self.records = self.size = 0
         self.began = time.monotonic()
 
-    def add(self, processed: Processed) -> None:
+    def add(self, append_ms: int, processed: Processed) -> None:
         """One record's doing."""
+        self.append_times.append(append_ms)
         if not self.records:
             self.began = time.monotonic()
         self.records += 1
@@ -82,6 +85,7 @@ class FoldTask:
         self._written: int | None = 0  # offset behind what was last written into the input; None while that is under way
         self._fetching: asyncio.Task[tuple[list[ConsumerRecord], int]] | None = None
         self._fetched_to = 0  # the offset behind the backlog, and behind transaction markers that follow it
+        self._gauged: dict[str, Any] = {}  # watched state values
 
     @property
     def label(self) -> str:
@@ -109,23 +113,46 @@ class FoldTask:
 
     def describe(self) -> TaskReport:
         """Where it stands."""
-        position = self._session.position
+        position, running = self._session.position, self._phase == "running"
         return TaskReport(
             stage=self._runner.stage.name,
             topic=self._runner.topic,
             partition=self._runner.partition,
             phase=self._phase,
             next_offset=position.next_offset,
-            lag=self._session.lag() if self._phase == "running" else None,
+            lag=self._session.lag() if running else None,
+            lag_seconds=self._session.lag_seconds(self._backlog[0].timestamp if self._backlog else None) if running else None,
             now=position.now,
             state_keys=len(self._runner.state),
             counters=dict(position.counters),
+            partitions=position.partitions,
+            committed=self._session.committed_at,
+            restore=self._session.restore,
+            buckets=len(self._gauged),
+            gauges=self._gauges(),
         )
 
     @property
     def progress(self) -> int | None:
         """The next offset to read, for monitoring; None before there is one."""
         return self._session.position.next_offset if self._phase == "running" else None
+
+    def _gauges(self) -> dict[str, Mapping[str, float]]:
+        """Of the first buckets by name: which they are must not change from one scrape to the next."""
+        fold, keys = self._runner.fold, heapq.nsmallest(GAUGED_BUCKETS, self._gauged)
+        return {} if fold is None else dict(fold.gauges(key, self._gauged[key]) for key in keys)
+
+    def _note_gauged(self, keys: Iterable[str]) -> None:
+        """Follows state values that are watched, so that telling of them costs nothing while records are folded."""
+        fold = self._runner.fold
+        if fold is None or not fold.gauged:
+            return
+        for key in keys:
+            if key.startswith(fold.gauged):
+                if (value := self._runner.state.get(key)) is None:
+                    self._gauged.pop(key, None)
+                else:
+                    self._gauged[key] = value
 
     async def _load(self, state: dict[str, bytes]) -> None:
         runner = self._runner
@@ -138,6 +165,7 @@ class FoldTask:
             if number % LOAD_CHUNK == 0:
                 await asyncio.sleep(0)
         runner.derive()
+        self._note_gauged(runner.state)
         position = self._session.position
         runner.counters, runner.now, runner.partitions = dict(position.counters), position.now, self._session.partitions
         runner.watch(int(self._tick_seconds * 1000))
@@ -156,7 +184,8 @@ class FoldTask:
         )
         if time.monotonic() - self._looked >= self._tick_seconds:  # what lies unread may move a deadline, so by fold time
             batch.produced += self._overdue(self._runner.now)
-        self._session.launch(batch.produced, batch.changes, position)
+        self._note_gauged(batch.changes)
+        self._session.launch(batch.produced, batch.changes, position, batch.append_times)
 
     async def _fold_ahead(self) -> MicroBatch:
         """What there is to fold, until the batch is large, or input is idle; meanwhile the batch before it is being committed.
@@ -178,7 +207,8 @@ class FoldTask:
         """Folds until others should have a turn."""
         until = time.monotonic() + FOLD_SECONDS
         while self._backlog and not batch.full:
-            batch.add(self._runner.run(self._backlog.popleft()))
+            record = self._backlog.popleft()
+            batch.add(record.timestamp, self._runner.run(record))
             if time.monotonic() >= until:
                 break
 

@@ -105,6 +105,7 @@ class Journal:
         self.state: dict[str, bytes] = {}
         self.position: Position | None = None
         self.partitions: dict[str, int] = {}
+        self.restored_records = 0
         self._settings = settings
         self._topic, self._partition = topic, partition
         self._changelog = changelog(stage, topic).name
@@ -202,6 +203,7 @@ class Journal:
             end = (await consumer.end_offsets([tp]))[tp]
             while await consumer.position(tp) < end:
                 for records in (await compat.getmany(consumer, tp, timeout_ms=500)).values():
+                    self.restored_records += len(records)
                     for record in records:
                         key = record.key.decode()
                         if record.value is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,9 +28,11 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import clients, compat
+from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.stage import Stage, UnknownVersion
+from headrace_streams.runtime.status import RestoreReport
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 
@@ -56,6 +58,11 @@ class Session:
         self._tp = TopicPartition(clients.full_name(settings, topic), partition)
         self._consumer: Any = None
         self._committed = time.monotonic()
+        self.meter = meters.of(stage.name, topic)
+        self.restore: RestoreReport | None = None
+        self.committed_at: float | None = None
+        self._opened = time.monotonic()
+        self._lagging: float | None = None
 
     @property
     def partitions(self) -> dict[str, int]:
@@ -67,8 +74,12 @@ class Session:
         """Fences any predecessor and yields the state. Closed at the end, however that comes. What the body raises of Kafka's
         errors, and what goes wrong here, is Refused (somebody has to look), Fenced, ProducerLost or Transport."""
         try:
+            self._opened = time.monotonic()
             await self._journal.open()
-            yield await self._restore()
+            state = await self._restore()
+            size = sum(len(key) + len(value) for key, value in state.items())
+            self.restore = RestoreReport(seconds=0, records=self._journal.restored_records, keys=len(state), bytes=size)
+            yield state
         except OffsetOutOfRangeError as error:
             raise Refused(f"{self.label}: position {self.position.next_offset} is outside the log: {error}") from error
         except (KafkaError, OSError) as error:
@@ -93,6 +104,8 @@ class Session:
             what = f"{begin - position} records were removed unread" if position < begin else "the log has lost its end"
             raise Refused(f"{self.label}: position {position} is outside the log of {self._tp.topic} [{begin}, {end}): {what}")
         self._consumer.seek(self._tp, position)
+        if self.restore is not None:
+            self.restore = msgspec.structs.replace(self.restore, seconds=time.monotonic() - self._opened)
 
     async def fetch(self, timeout_ms: int, max_records: int) -> list[ConsumerRecord]:
         """The next committed records, if any come in time: at most `max_records`, and about GIVEN_BYTES."""
@@ -113,15 +126,44 @@ class Session:
         end = None if self._consumer is None else self._consumer.last_stable_offset(self._tp)
         return None if end is None else max(0, end - self.position.next_offset)
 
+    def lag_seconds(self, first_ms: int | None) -> float | None:
+        """How long the first record that is not folded has waited; `first_ms` is its append time. None as `lag`.
+
+        Before it is fetched its append time is not known: then, for how long there has been a lag whenever this was asked."""
+        lag, clock = self.lag(), time.monotonic()
+        if not lag:
+            self._lagging = None
+            return None if lag is None else 0.0
+        if self._lagging is None:
+            self._lagging = clock
+        return clock - self._lagging if first_ms is None else max(0.0, time.time() - first_ms / 1000)
+
     @property
     def flight(self) -> asyncio.Task[Ends] | None:
         """The transaction under way; `landed` says how it ended."""
         return self._journal.flight
 
-    def launch(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
-        """Begins to write outputs, changed state and the new position as one transaction, while the caller goes on."""
-        self._journal.launch(produced, changes, position)
+    def launch(
+        self,
+        produced: Iterable[Produced],
+        changes: Mapping[str, bytes | None],
+        position: Position,
+        append_times: Sequence[int] = (),
+    ) -> None:
+        """Begins to write outputs, changed state and the new position as one transaction, while the caller goes on.
+        `append_times`: in ms, of the input records that it is the end of."""
+        records, began = list(produced), time.monotonic()
+        self._journal.launch(records, changes, position)
         self._launched = position
+
+        def measure(flight: asyncio.Future[Ends]) -> None:
+            if not flight.cancelled() and flight.exception() is None:
+                self.committed_at = time.time()
+                self.meter.committed(time.monotonic() - began, records)
+                self.meter.folded(append_times, now_ms())
+
+        if self._journal.flight is not None:
+            self._journal.flight.add_done_callback(measure)  # when it ends: who waits for it may come later
 
     async def landed(self) -> Ends:
         """Waits for the transaction under way, if there is one. Returns and raises as Journal.landed."""

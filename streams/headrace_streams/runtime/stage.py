@@ -70,6 +70,12 @@ class Fold(ABC):
     @abstractmethod
     def step(self, state: Mapping[str, Any], record: Record) -> Step: ...
 
+    gauged: str = ""  # state keys that begin so are watched: `gauges` says what is shown of them; "" for none
+
+    def gauges(self, key: str, value: Any) -> tuple[str, Mapping[str, float]]:
+        """What is shown of a watched state value to whoever watches a running task: the bucket, and figures by name."""
+        raise NotImplementedError(f"{type(self).__name__} watches {self.gauged!r} and does not say what to show")
+
     @abstractmethod
     def load(self, key: str, value: bytes) -> Any:
         """A state value from its changelog form. ValueError when the key is none of the stage's, or the value is not its own."""

@@ -16,9 +16,11 @@ from typing import Any, Literal, Protocol
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
+from headrace_schemas.topology import TOPOLOGY
 from headrace_streams.backoff import Backoff
 from headrace_streams.kafka import clients, compat
-from headrace_streams.runtime.journal import Fenced, JournalError, Refused, stop
+from headrace_streams.runtime import meters
+from headrace_streams.runtime.journal import Fenced, JournalError, Refused, Transport, stop
 from headrace_streams.runtime.status import SlotReport, TaskReport, WorkerReport
 from headrace_streams.settings import Settings
 
@@ -48,6 +50,11 @@ class Task(Protocol):
 
 
 MakeTask = Callable[[str, int], Task]
+_STAGES = {topic: stage.name for stage in TOPOLOGY for topic in stage.inputs}
+
+
+def _restarted(topic: str, reason: str) -> None:
+    meters.of(_STAGES.get(topic, "other"), topic).restarted(reason)
 
 
 class _Slot:
@@ -76,6 +83,8 @@ class Supervisor:
         self._member: Any = None
         self._away: str | None = None
         self._monitored = 0.0
+        self._waiting: str | None = "to begin"
+        self._given = False  # whether the group has said which partitions are ours
 
     async def run(self) -> None:
         """Until cancelled; tasks then finish the transaction they are in. Waits for a broker that is away, and says so."""
@@ -93,6 +102,10 @@ class Supervisor:
             if member is not None:
                 await stop(member)
 
+    def waits(self, reason: str) -> None:
+        """Notes what its host waits for before it runs, e.g. "for topics: …"."""
+        self._waiting = reason
+
     def describe(self) -> WorkerReport:
         """Group, whether the broker answers, and every assigned task with its restarts and last error."""
         tasks = [
@@ -106,7 +119,9 @@ class Supervisor:
             )
             for (topic, partition), slot in sorted(self._slots.items())
         ]
-        return WorkerReport(group=self._group, broker=self._settings.bootstrap, away=self._away, tasks=tasks)
+        return WorkerReport(
+            group=self._group, broker=self._settings.bootstrap, away=self._away, waiting=self._waiting, tasks=tasks
+        )
 
     async def _join(self) -> None:
         while True:
@@ -122,7 +137,12 @@ class Supervisor:
         self._member = member
         self._says_back()
         names = [clients.full_name(self._settings, topic) for topic in self._tasks]
-        member.subscribe(names, listener=_Pause(member))
+        self._given = False
+        self._waiting = f"for group {self._group} to share out the partitions"
+        member.subscribe(names, listener=_Pause(member, self._joined))
+
+    def _joined(self) -> None:
+        self._given = True
 
     async def _poll(self) -> None:
         """Keeps the membership alive; everything is paused, so nothing comes."""
@@ -147,6 +167,8 @@ class Supervisor:
         for place in sorted(assigned.keys() - self._slots.keys()):
             slot = self._slots[place] = _Slot()
             slot.keeper = asyncio.create_task(self._keep(slot, *place), name="/".join(map(str, place)))
+        if self._given:
+            self._waiting = None
 
     async def _drop(self, places: list[tuple[str, int]]) -> None:
         slots = [self._slots.pop(place) for place in places]
@@ -169,16 +191,21 @@ class Supervisor:
                 slot.ended = "done"
                 return
             except Refused as error:
+                _restarted(topic, "refused")
                 slot.ended = "refused"
                 slot.note(logging.ERROR, str(error))
                 return
             except Fenced as error:
+                reason = "fenced"
                 slot.note(logging.WARNING, str(error))
                 backoff.at_least(FENCED_SECONDS)
             except JournalError as error:
+                reason = "transport" if isinstance(error, Transport) else "producer_lost"
                 slot.note(logging.WARNING, str(error))
             except Exception as error:  # a bug must not take the other partitions with it
+                reason = "error"
                 slot.note(logging.ERROR, f"{place}: {type(error).__name__}: {error}", traceback=True)
+            _restarted(topic, reason)
             slot.restarts += 1
             if time.monotonic() - started > HEALTHY_SECONDS:
                 backoff.reset()
@@ -218,8 +245,8 @@ class Supervisor:
 class _Pause(ConsumerRebalanceListener):  # type: ignore[misc]
     """Pauses what is assigned before it is fetched. It does nothing else: aiokafka swallows what a listener raises."""
 
-    def __init__(self, member: Any) -> None:
-        self._member = member
+    def __init__(self, member: Any, joined: Callable[[], None]) -> None:
+        self._member, self._joined = member, joined
 
     def on_partitions_revoked(self, revoked: Any) -> None:
         pass
@@ -227,3 +254,4 @@ class _Pause(ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_assigned(self, assigned: Any) -> None:
         with contextlib.suppress(Exception):
             self._member.pause(*assigned)
+        self._joined()

@@ -7,6 +7,7 @@ trainer that it is one, and version, evaluation, completion and position are one
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import shutil
 import time
@@ -26,7 +27,7 @@ from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.journal import Position
 from headrace_streams.runtime.session import Session, now_ms
 from headrace_streams.runtime.stage import Record, RuleVersion, Stage
-from headrace_streams.runtime.status import TaskReport
+from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.job.process import JobFailed, JobProcess
 from headrace_trainer.policy import TrainerPolicy
@@ -74,6 +75,7 @@ class TrainTask:
         self._runs: dict[str, TrainingRun] = {}
         self._buckets: dict[str, TrainBucket] = {}
         self._activity: dict[str, Any] = {"phase": "starting"}
+        self._append_ms: int | None = None  # of the record that is under way
 
     @property
     def label(self) -> str:
@@ -100,13 +102,19 @@ class TrainTask:
         return TaskReport(
             stage=STAGE, topic="batches", partition=self._session.partition, phase=self._activity["phase"],
             next_offset=position.next_offset, now=position.now, state_keys=len(self._runs) + len(self._buckets),
-            counters=dict(position.counters),
+            counters=dict(position.counters), partitions=position.partitions, committed=self._session.committed_at,
+            lag=self._session.lag(), lag_seconds=self._session.lag_seconds(self._append_ms), restore=self._session.restore,
+            buckets=len(self._buckets), gauges=self._gauges(),
             activity={name: value for name, value in self._activity.items() if name != "phase"},
         )  # fmt: skip
 
     @property
     def progress(self) -> int | None:
         return self._session.position.next_offset if self._activity["phase"] not in ("starting", "stopped") else None
+
+    def _gauges(self) -> dict[str, Mapping[str, float]]:
+        names = heapq.nsmallest(GAUGED_BUCKETS, self._buckets)
+        return {name: {"untrained_batches": len(self._buckets[name].untrained)} for name in names}
 
     def _load(self, state: Mapping[str, bytes]) -> None:
         for key, value in state.items():
@@ -124,10 +132,12 @@ class TrainTask:
         self._activity = {"phase": "running"}
         records = await self._session.fetch(POLL_MS, 1)
         for message in records:
+            self._append_ms = message.timestamp
             now = max(self._session.position.now, message.timestamp)
             await self._handle_batch(
                 Record("batches", message.partition, message.offset, message.timestamp, now, message.key, message.value)
             )
+        self._append_ms = None
         if not records:
             await self._session.settle()
 
