@@ -6,6 +6,7 @@ Knows topic names and offsets, nothing of what is in a record. Topics are short 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -22,6 +23,7 @@ from headrace_schemas.topics import MIB
 from headrace_streams.kafka import compat
 from headrace_streams.settings import Security, Settings, SettingsError
 
+CLOSE_SECONDS = 5.0
 DEADLINE = 10.0  # seconds until a broker that doesn't answer counts as unreachable
 REQUEST_LIMIT = 9 * MIB  # the largest record of the topics table, and its headers
 FETCH_LIMIT = 2 * MIB  # per partition and request, packed; a first batch that is larger comes whole all the same
@@ -149,6 +151,20 @@ async def start(client: Client, *, within: float | None = None) -> None:
 async def close(client: Client) -> None:
     """Closes a client of any of the three kinds, started or not."""
     await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+
+
+async def stop(client: Any) -> None:
+    """Closes an aiokafka client in bounded time, whatever the broker does. Cancelled meanwhile, it ends cancelled.
+
+    Not `asyncio.wait_for`: in Python 3.11 that swallows a cancellation which comes as its work ends, and the task then goes on
+    and keeps fencing the rightful owner of its partition."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await close(client)
+    except Exception:  # a flush that can't end: what it would have sent is not committed and does not matter any more
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await compat.connection_of(client).close()
 
 
 async def describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,16 +9,18 @@ does, when it runs), never the door: an agent reads `releases` alone, which only
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aiokafka import TopicPartition
+from aiokafka.conn import CloseReason
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CorruptRecordException, ProducerClosed
+from aiokafka.errors import CorruptRecordException, OutOfOrderSequenceNumber, ProducerClosed
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.unpacking import header_of, unpack, unread
 
@@ -144,9 +146,53 @@ def install() -> None:
     fetcher.FetchResult = PortionedResult
 
 
-def in_transaction(producer: Any) -> bool:
-    """Whether a transactional producer has begun a transaction and not ended it."""
-    return bool(producer._txn_manager.is_in_transaction())
+def producer_id(producer: Any) -> int:
+    """The id that brokers know a started transactional producer by."""
+    return int(producer._txn_manager.producer_id)
+
+
+def producer_epoch(producer: Any) -> int:
+    """The epoch that a started transactional producer was given."""
+    return int(producer._txn_manager.producer_epoch)
+
+
+async def empty_transaction(producer: Any, partitions: Iterable[TopicPartition], *, committed: bool) -> None:
+    """A transaction without a record: its marker in each of these partitions, which need not have been written to."""
+    await producer.begin_transaction()
+    for partition in partitions:
+        producer._txn_manager.maybe_add_partition_to_txn(partition)
+    await (producer.commit_transaction() if committed else producer.abort_transaction())
+
+
+class ConnectionLost(OutOfOrderSequenceNumber):  # type: ignore[misc]
+    """A transaction can't begin. Of this kind because aiokafka's sender passes few kinds on as they are, and this is one."""
+
+
+class ConnectionWatch:
+    """Sets `lost` when a producer loses a connection or its coordinator; while it is set, no partition is added to a transaction
+    (ConnectionLost). aiokafka would ask that again of a broker which has just started and perhaps has not ended the last one."""
+
+    def __init__(self, producer: Any) -> None:
+        self.lost = False
+        client, sender = producer.client, producer._sender
+        closed, dead, add = client._on_connection_closed, sender._coordinator_dead, sender._do_add_partitions_to_txn
+
+        def on_closed(connection: Any, reason: Any) -> None:
+            if reason not in (CloseReason.SHUTDOWN, CloseReason.IDLE_DROP):
+                self.lost = True
+            closed(connection, reason)
+
+        def on_dead(kind: Any) -> None:
+            self.lost = True
+            dead(kind)
+
+        async def guarded(partitions: Any) -> Any:
+            if self.lost:
+                raise ConnectionLost("the connection to the broker broke")
+            return await add(partitions)
+
+        client._on_connection_closed, sender._coordinator_dead = on_closed, on_dead
+        sender._do_add_partitions_to_txn = guarded
 
 
 def retrieve_errors(producer: Any) -> None:

@@ -1,17 +1,18 @@
 """The memory of a task: its fenced transactional producer, its changelog and its position in one. Knows Kafka, but no fold.
 
 There is one Journal per (stage, input topic, partition). `open` takes the producer id first, which fences any predecessor and
-settles its open transaction, and only then reads the changelog: nobody else can add to what was read. `launch` writes outputs,
-changed state and the new position as one transaction, while its owner goes on. After any error a Journal is of no more use: close
-it, open another.
+settles its open transaction; where a broker skipped that, it is ended (`hanging.py`). Then it commits a barrier to the changelog
+and reads up to that: nobody else can add to what was read, and nothing hangs below it. `launch` writes outputs, changed state and
+the new position as one transaction, while its owner goes on. After any error a Journal is of no more use: close it, open another.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing
 from itertools import zip_longest
 from typing import Any, NoReturn
 
@@ -26,73 +27,42 @@ from aiokafka.errors import (
     ProducerFenced,
     UnknownProducerId,
 )
-from msgspec import Struct
 
-from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import changelog
 from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
+from headrace_streams.kafka.clients import stop
+from headrace_streams.runtime.changelog import ChangelogReader
+from headrace_streams.runtime.errors import Fenced, JournalError, ProducerLost, Refused, Transport
+from headrace_streams.runtime.hanging import HangingTransactions
+from headrace_streams.runtime.position import POSITION_KEY, Position, Rules, Stamp, decode_position, encode_position
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 
-POSITION_KEY = "@position"
+__all__ = [
+    "POSITION_KEY",
+    "Fenced",
+    "Journal",
+    "JournalError",
+    "Position",
+    "ProducerLost",
+    "Refused",
+    "Rules",
+    "Transport",
+    "decode_position",
+    "encode_position",
+    "stop",
+]
+
+BARRIER_KEY = "@barrier"  # only ever a deletion: a reader that does not know it notices nothing
 BATCH_BYTES = 1024 * 1024
-ABORT_SECONDS = 2.0
 FLUSH_SECONDS = 5.0
-CLOSE_SECONDS = 5.0
 APPEAR_SECONDS = 5.0
 _LOG_APPEND_TIME = 1
 _LOST = (InvalidProducerIdMapping, UnknownProducerId, OutOfOrderSequenceNumber, InvalidTxnState)
 
 
 Ends = Mapping[tuple[str, int], int]  # offset behind the last record, by topic and partition
-
-
-class JournalError(HeadraceError):
-    """A journal can't go on; the message says which one and why."""
-
-
-class Fenced(JournalError):
-    """Another owner took this task's producer id: what was not committed never happened."""
-
-
-class ProducerLost(JournalError):
-    """The broker no longer knows this producer id (idle for too long, or its data is gone): open a new journal."""
-
-
-class Transport(JournalError):
-    """The broker did not take it: away, refusing, or too slow."""
-
-
-class Refused(JournalError):
-    """Going on would be wrong, and trying again would not help: somebody has to look. The message says what to do."""
-
-
-class Rules(Struct, frozen=True):
-    """Which rules a task goes by: the version in code and the digest of the policy body."""
-
-    version: int
-    digest: str
-
-
-class Position(Struct, frozen=True, kw_only=True):
-    """Where a task stands: every input record below `next_offset` is in `counters`. `now` is the fold's time in ms,
-    `partitions` the count of the input topic that state and keys were laid out for."""
-
-    next_offset: int = 0
-    now: int = 0
-    partitions: int = 0
-    counters: dict[str, int] = {}
-    rules: Rules | None = None
-    state_version: int = 1  # of the state beside it: what its values mean
-
-
-def encode_position(position: Position) -> bytes:
-    return msgspec.json.encode(position)
-
-
-def decode_position(value: bytes) -> Position:
-    return msgspec.json.decode(value, type=Position)
 
 
 class Journal:
@@ -108,24 +78,43 @@ class Journal:
         self.restored_records = 0
         self._settings = settings
         self._topic, self._partition = topic, partition
-        self._changelog = changelog(stage, topic).name
-        self._outputs = sorted({topic, *outputs, "rules", "dead-letters"})
+        self._changelog_topic = changelog(stage, topic).name
+        self._changelog_partition = TopicPartition(clients.full_name(settings, self._changelog_topic), partition)
+        self._changelog = ChangelogReader(settings, self._changelog_partition, self.label)
+        self._output_topics = sorted({*outputs, "rules", "dead-letters"})
         self._transactional_id = f"{settings.deployment}.{stage}.{topic}.{partition}"
         self._producer: Any = None
+        self._connections: Any = None
+        self._own: Any = None
+        self._written: Counter[str] = Counter()  # records of this producer by partition, as `Stamp` has them
         self.clock = BrokerClock()
-        self.flight: asyncio.Task[Ends] | None = None  # the transaction under way
+        self.flight: asyncio.Task[Ends] | None = None  # the transaction under way, or waiting to begin
+        self._begun = False  # the transaction under way
 
     async def open(self) -> None:
-        """Fences any predecessor, then reads the changelog to its end. Raises Refused when a topic is missing, or Transport."""
+        """Fences any predecessor, ends what it left, then reads the changelog to its end. Raises Refused, Fenced, ProducerLost or
+        Transport."""
         self._producer = clients.producer(
             self._settings,
             transactional_id=self._transactional_id,
             max_batch_size=BATCH_BYTES,
         )
+        self._connections = compat.ConnectionWatch(self._producer)
         try:
             await self._producer.start()
             await self._count_partitions()
-            await self._restore()
+            self._connections.lost = False
+            self._own = HangingTransactions(self._producer, self.label, self._changelog_partition, self._outputs())
+            await self._own.end_hanging(self._changelog.stamps)
+            await self._restore(await self._barrier())
+        except (KafkaError, OSError) as error:
+            self._fail(error)
+
+    async def check(self) -> None:
+        """After a lost connection: waits until the broker answers and has ended the last transaction everywhere. Until then no
+        other can begin. Raises as `commit`."""
+        try:
+            await self._own.wait_until_ended(self._connections)
         except (KafkaError, OSError) as error:
             self._fail(error)
 
@@ -154,10 +143,14 @@ class Journal:
 
     async def close(self) -> None:
         """Waits for the transaction under way, gives up one that does not end, and closes the connections; never raises and never
-        waits long."""
+        waits long.
+
+        What is given up stays open until the next `open`, or its timeout: a marker that says aborted in the epoch of its records
+        would look like a commit's (see `hanging.py`)."""
         flight, self.flight = self.flight, None
         if flight is not None:
-            await asyncio.wait({flight}, timeout=FLUSH_SECONDS)
+            if self._begun:
+                await asyncio.wait({flight}, timeout=FLUSH_SECONDS)
             if not flight.done():
                 flight.cancel()
             elif not flight.cancelled():
@@ -165,15 +158,12 @@ class Journal:
         producer, self._producer = self._producer, None
         if producer is None:
             return
-        if compat.in_transaction(producer):
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(ABORT_SECONDS):
-                    await producer.abort_transaction()
         await stop(producer)
         compat.retrieve_errors(producer)  # what mattered of them has been raised
 
     async def _count_partitions(self) -> None:
-        names = {topic: clients.full_name(self._settings, topic) for topic in (*self._outputs, self._changelog)}
+        topics = (*self._output_topics, self._topic, self._changelog_topic)
+        names = {topic: clients.full_name(self._settings, topic) for topic in topics}
         deadline = time.monotonic() + APPEAR_SECONDS
         while True:
             cluster = await self._producer.client.fetch_all_metadata()
@@ -184,46 +174,64 @@ class Journal:
             if time.monotonic() > deadline:
                 raise Refused(f"{self.label}: topic {missing[0]} is missing: run `headrace topics create`")
             await asyncio.sleep(0.2)  # a topic that was just created takes a moment to be seen
-        kept = self.partitions.pop(self._changelog)
+        kept = self.partitions.pop(self._changelog_topic)
         if kept <= self._partition:
             raise Refused(
-                f"{self.label}: topic {names[self._changelog]} has {kept} partitions, fewer than its input "
+                f"{self.label}: topic {names[self._changelog_topic]} has {kept} partitions, fewer than its input "
                 f"{self._topic}: run `headrace topics create`"
             )
         for name in names.values():
             await self._producer.partitions_for(name)  # known before the first batch
 
-    async def _restore(self) -> None:
-        tp = TopicPartition(clients.full_name(self._settings, self._changelog), self._partition)
-        consumer = clients.consumer(self._settings, auto_offset_reset="earliest")
-        try:
-            await consumer.start()
-            consumer.assign([tp])
-            await consumer.seek_to_beginning(tp)
-            end = (await consumer.end_offsets([tp]))[tp]
-            while await consumer.position(tp) < end:
-                for records in (await compat.getmany(consumer, tp, timeout_ms=500)).values():
-                    self.restored_records += len(records)
-                    for record in records:
-                        key = record.key.decode()
-                        if record.value is None:
-                            self.state.pop(key, None)
-                        else:
-                            self.state[key] = record.value
-        finally:
-            await stop(consumer)
+    def _outputs(self) -> list[TopicPartition]:
+        """Every partition that may be written to beside the changelog; of the input only its own, for what it tells itself."""
+        found = {TopicPartition(clients.full_name(self._settings, self._topic), self._partition): None}
+        for topic in self._output_topics:
+            name = clients.full_name(self._settings, topic)
+            found.update((TopicPartition(name, number), None) for number in range(self.partitions[topic]))
+        return list(found)
+
+    async def _barrier(self) -> int:
+        """The offset of a record that this producer has committed: whoever shows it knows all that was written before."""
+        topic, partition = self._changelog_partition
+        await self._producer.begin_transaction()
+        sent = await self._producer.send(topic, value=None, key=BARRIER_KEY.encode(), partition=partition)
+        offset: int = (await sent).offset
+        await self._producer.commit_transaction()
+        if offset < 0:  # it was sent twice, over a connection that broke
+            raise Transport(f"{self.label}: the broker did not tell where it wrote")
+        return offset
+
+    async def _restore(self, barrier: int) -> None:
+        async with aclosing(self._changelog.records(at_least=barrier + 1)) as batches:
+            async for records in batches:
+                self.restored_records += len(records)
+                for record in records:
+                    key = record.key.decode()
+                    if record.value is None:
+                        self.state.pop(key, None)
+                    else:
+                        self.state[key] = record.value
         position = self.state.pop(POSITION_KEY, None)
         self.position = None if position is None else decode_position(position)
 
     async def _commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> Ends:
+        self._begun = False
+        await self.check()
+        self._begun = True
         batches = _Batches(self._producer)
+        written: Counter[str] = Counter()
         for record in produced:
             name = clients.full_name(self._settings, record.topic)
             batches.add(name, record.partition, record.key, record.value, record.headers)
-        name = clients.full_name(self._settings, self._changelog)
+            written[f"{name}/{record.partition}"] += 1
+        self._written += written
+        stamp = Stamp(compat.producer_epoch(self._producer), {place: self._written[place] for place in written})
+        position = msgspec.structs.replace(position, stamp=stamp)
+        changelog_topic = self._changelog_partition.topic
         for key, value in changes.items():
-            batches.add(name, self._partition, key.encode(), value, ())
-        batches.add(name, self._partition, POSITION_KEY.encode(), encode_position(position), ())
+            batches.add(changelog_topic, self._partition, key.encode(), value, ())
+        batches.add(changelog_topic, self._partition, POSITION_KEY.encode(), encode_position(position), ())
         try:
             await self._producer.begin_transaction()
             ends = await batches.send(self.clock)
@@ -238,24 +246,12 @@ class Journal:
         while cause is not None:  # aiokafka wraps what ended its sender
             if isinstance(cause, ProducerFenced | InvalidProducerEpoch):
                 raise Fenced(f"{self.label}: another owner has taken over {self._transactional_id}") from error
+            if isinstance(cause, compat.ConnectionLost):
+                raise Transport(f"{self.label}: {cause}") from error
             if isinstance(cause, _LOST):
                 raise ProducerLost(f"{self.label}: the broker has lost {self._transactional_id}: {cause!r}") from error
             cause = cause.__cause__
         raise Transport(f"{self.label}: {error!r}") from error
-
-
-async def stop(client: Any) -> None:
-    """Closes an aiokafka client in bounded time, whatever the broker does. Cancelled meanwhile, it ends cancelled.
-
-    Not `asyncio.wait_for`: in Python 3.11 that swallows a cancellation which comes as its work ends, and the task then goes on
-    and keeps fencing the rightful owner of its partition."""
-    try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await clients.close(client)
-    except Exception:  # a flush that can't end: what it would have sent is not committed and does not matter any more
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await compat.connection_of(client).close()
 
 
 class _Batches:

@@ -54,7 +54,7 @@ class Session:
         self.rules = Rules(stage.version, digest(body))
         self.position = self._launched = Position(state_version=stage.state_version)
         self._settings, self._body = settings, body
-        self._journal = Journal(settings, stage.name, topic, partition, (topic, *stage.outputs))
+        self._journal = Journal(settings, stage.name, topic, partition, stage.outputs)
         self._tp = TopicPartition(clients.full_name(settings, topic), partition)
         self._consumer: Any = None
         self._committed = time.monotonic()
@@ -192,7 +192,9 @@ class Session:
         return now
 
     async def settle(self) -> None:
-        """While idle: transaction markers count as read, or retention would one day leave the position outside the log."""
+        """While idle: transaction markers count as read, or retention would one day leave the position outside the log. What a
+        broker that went away has left of the last transaction is seen to as well."""
+        await self._journal.check()
         if time.monotonic() - self._committed < SETTLE_SECONDS:
             return
         position = await self.next_offset()
