@@ -67,6 +67,9 @@ class FakeJournal:
     async def open(self) -> None:
         self.state, self.position = dict(self.world.state), self.world.position
 
+    async def check(self) -> None:
+        pass
+
     def launch(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
         assert self.flight is None
         self.flight = asyncio.create_task(self._commit(list(produced), dict(changes), position))

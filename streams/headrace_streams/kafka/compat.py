@@ -164,7 +164,7 @@ async def empty_transaction(producer: Any, partitions: Iterable[TopicPartition],
     await (producer.commit_transaction() if committed else producer.abort_transaction())
 
 
-class ConnectionLost(OutOfOrderSequenceNumber):  # type: ignore[misc]
+class ConnectionLost(HeadraceError, OutOfOrderSequenceNumber):  # type: ignore[misc]
     """A transaction can't begin. Of this kind because aiokafka's sender passes few kinds on as they are, and this is one."""
 
 
