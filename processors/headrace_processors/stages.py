@@ -37,7 +37,7 @@ STAGES: tuple[FoldStage, ...] = (
         policy=LinkPolicy,
         versions={
             1: RuleVersion(link_1.build, absent=LINK_1, provenance=six_headers, state_version=1),
-            2: RuleVersion(link.build),
+            2: RuleVersion(link.build, checks_writers=True),
         },
         state_version=2,
         state_upcasts={1: link_state.upcast},
@@ -47,7 +47,7 @@ STAGES: tuple[FoldStage, ...] = (
         policy=RewardPolicy,
         versions={
             1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
-            2: RuleVersion(reward.build),
+            2: RuleVersion(reward.build, checks_writers=True),
         },
         state_version=2,
         state_upcasts={1: reward_upcast.upcast},
