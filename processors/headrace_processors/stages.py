@@ -13,11 +13,17 @@ from headrace_processors.curate.state import upcast_1
 from headrace_processors.intake import fold as intake
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.link import fold as link
+from headrace_processors.link import state as link_state
+from headrace_processors.link import version_1 as link_1
+from headrace_processors.link.policy import VERSION_1 as LINK_1
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.release import fold as release
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
-from headrace_processors.reward.policy import VERSION_1, RewardPolicy
+from headrace_processors.reward import upcast as reward_upcast
+from headrace_processors.reward.policy import VERSION_1 as REWARD_1
+from headrace_processors.reward.policy import RewardPolicy
+from headrace_processors.reward.version_1 import fold as reward_1
 from headrace_schemas.topology import STAGES_BY_NAME
 from headrace_streams.runtime.provenance import six_headers
 from headrace_streams.runtime.stage import FoldStage, RuleVersion
@@ -26,11 +32,25 @@ STAGES: tuple[FoldStage, ...] = (
     FoldStage(
         topology=STAGES_BY_NAME["intake"], policy=IntakePolicy, versions={1: RuleVersion(intake.build, provenance=six_headers)}
     ),
-    FoldStage(topology=STAGES_BY_NAME["link"], policy=LinkPolicy, versions={1: RuleVersion(link.build, provenance=six_headers)}),
+    FoldStage(
+        topology=STAGES_BY_NAME["link"],
+        policy=LinkPolicy,
+        versions={
+            1: RuleVersion(link_1.build, absent=LINK_1, provenance=six_headers, state_version=1),
+            2: RuleVersion(link.build, checks_writers=True),
+        },
+        state_version=2,
+        state_upcasts={1: link_state.upcast},
+    ),
     FoldStage(
         topology=STAGES_BY_NAME["reward"],
         policy=RewardPolicy,
-        versions={1: RuleVersion(reward.build, absent=VERSION_1, provenance=six_headers)},
+        versions={
+            1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
+            2: RuleVersion(reward.build, checks_writers=True),
+        },
+        state_version=2,
+        state_upcasts={1: reward_upcast.upcast},
     ),
     FoldStage(
         topology=STAGES_BY_NAME["curate"],

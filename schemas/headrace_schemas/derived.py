@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from headrace_schemas.inputs import Agent, Context, Digest, Key, Output, Text, Tool, Value, doc
+from headrace_schemas.inputs import Agent, Context, Digest, Key, Output, Ref, Text, Tool, Value, doc
 
 # Fields that mean the same wherever they stand.
 ExampleId = Annotated[str, doc("Id of the example, derived from its interaction's.")]
@@ -99,6 +99,27 @@ class Withdrawal(Value, frozen=True, kw_only=True):
     reason: Annotated[Literal["retracted", "erased", "feedback_retracted"], doc("What was taken back.")]
 
 
+class InteractionExpiry(Value, frozen=True, kw_only=True):
+    """An interaction of which nothing was heard for as long as the policy waits: what is kept of it goes."""
+
+    interaction_id: InteractionId
+    last_heard: Annotated[str, doc("Fold time of the last record about it, RFC 3339.")]
+
+
+class ErasureContinuation(Value, frozen=True, kw_only=True):
+    """The next portion of an erasure that is too large for one step."""
+
+    subject: Annotated[str, doc("Digest of the erased subject's handle.")]
+    portion: Annotated[int, doc("Number of the portion: 1, 2, 3 …")]
+
+
+class RefExpiry(Value, frozen=True, kw_only=True):
+    """A foreign id of which nothing was heard for as long as the policy waits: its link, or what waits for one, goes."""
+
+    ref: Annotated[Ref, doc("The foreign id.")]
+    last_heard: Annotated[str, doc("Fold time of the last record about it, RFC 3339.")]
+
+
 class Tick(Value, frozen=True, kw_only=True):
     """Time passed on a partition where nothing else happened. What is due is decided by fold time, whatever it names."""
 
@@ -123,8 +144,8 @@ class SignalRejection(Value, frozen=True, kw_only=True):
 
     interaction_id: InteractionId
     event_id: Annotated[str, doc("Id of the event, or of the feedback, that was not taken.")]
-    reason: Annotated[str, doc("duplicate, conflict, erased or voice_limit.")]
-    rule: Annotated[str, doc("Which rule it broke: identity, subject or voices.")]
+    reason: Annotated[str, doc("duplicate, conflict, erased, voice_limit or expired.")]
+    rule: Annotated[str, doc("Which rule it broke: identity, subject, voices or age.")]
 
 
 class Supersession(Value, frozen=True, kw_only=True):

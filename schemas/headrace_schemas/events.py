@@ -13,11 +13,14 @@ from msgspec import Meta, Struct
 from headrace_schemas.derived import (
     Batch,
     DeadLetter,
+    ErasureContinuation,
     Evaluation,
     Example,
     ExampleRejection,
+    InteractionExpiry,
     ModelVersion,
     PromoteRequest,
+    RefExpiry,
     ReleaseDecision,
     RevokeRequest,
     RollbackRequest,
@@ -113,6 +116,24 @@ class FeedbackRetracted(Envelope, frozen=True, kw_only=True, tag="headrace.feedb
     """Feedback was taken back."""
 
     data: FeedbackRetraction
+
+
+class InteractionExpired(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.expired.v1"):
+    """Nothing was heard of an interaction for too long."""
+
+    data: InteractionExpiry
+
+
+class ErasureContinued(Envelope, frozen=True, kw_only=True, tag="headrace.erasure.continued.v1"):
+    """The next portion of an erasure is due."""
+
+    data: ErasureContinuation
+
+
+class RefExpired(Envelope, frozen=True, kw_only=True, tag="headrace.ref.expired.v1"):
+    """Nothing was heard of a foreign id for too long."""
+
+    data: RefExpiry
 
 
 class ExampleRewarded(Envelope, frozen=True, kw_only=True, tag="headrace.example.rewarded.v1"):
@@ -280,6 +301,9 @@ class RecordRejected(Envelope, frozen=True, kw_only=True, tag="headrace.record.r
 InputEvent = InteractionRecorded | InteractionLinked | InteractionRetracted | SubjectErased | FeedbackRecorded | FeedbackRetracted
 Event = (
     InputEvent
+    | InteractionExpired
+    | ErasureContinued
+    | RefExpired
     | ExampleRewarded
     | ExampleWithdrawn
     | ClockTicked

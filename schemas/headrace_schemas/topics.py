@@ -73,8 +73,8 @@ TOPICS: tuple[Topic, ...] = (
         name="refs",
         key="foreign id",
         description="links, and feedback that names a foreign id",
-        events=(events.InteractionLinked, events.FeedbackRecorded),
-        writers=("intake",),
+        events=(events.InteractionLinked, events.FeedbackRecorded, events.RefExpired),
+        writers=("intake", "link"),
         max_bytes=4 * MIB,
     ),
     Topic(
@@ -87,6 +87,8 @@ TOPICS: tuple[Topic, ...] = (
             events.SubjectErased,
             events.FeedbackRecorded,
             events.FeedbackRetracted,
+            events.InteractionExpired,
+            events.ErasureContinued,
         ),
         writers=("intake", "link", "reward"),
         max_bytes=4 * MIB,
@@ -210,6 +212,8 @@ def key_of(topic: str, event: Event) -> str:
             return f"{data.topic}/{data.partition}/{data.offset}"
     if isinstance(event, events.SubjectErased):
         return event.data.data_subject
+    if isinstance(event, events.ErasureContinued):
+        return event.data.subject
     if data.interaction_id is None and isinstance(event, events.FeedbackRecorded) and event.data.ref is not None:
         return ref_key(event.data.ref)
     return data.interaction_id or ""

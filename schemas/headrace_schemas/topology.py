@@ -37,14 +37,14 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         description="foreign ids become interaction ids",
         inputs=("refs",),
         outputs=("signals",),
-        counters=("resolved", "waiting"),
+        counters=("resolved", "waiting", "expired"),
     ),
     StageTopology(
         name="reward",
         description="an interaction and all that is said of it become an example",
         inputs=("signals",),
         outputs=("examples", "rejections", "signals"),
-        counters=("applied", "duplicate", "conflict", "waiting"),
+        counters=("applied", "duplicate", "conflict", "waiting", "expired"),
     ),
     StageTopology(
         name="curate",

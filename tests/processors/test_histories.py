@@ -255,11 +255,12 @@ def test_the_history_of_a_new_rule_version_is_recorded_over_the_input_of_the_one
 
 
 def test_a_recorded_history_is_never_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "link.v1.jsonl"
-    path.write_bytes(path_of("link", 1).read_bytes())
-    with pytest.raises(HistoryError, match=r"link\.v1\.jsonl: recorded already"):
+    recorded = path_of("link", STAGE["link"].version)
+    path = tmp_path / recorded.name
+    path.write_bytes(recorded.read_bytes())
+    with pytest.raises(HistoryError, match=rf"{recorded.name}: recorded already"):
         record(STAGE["link"], folder=tmp_path)
-    assert path.read_bytes() == path_of("link", 1).read_bytes()
+    assert path.read_bytes() == recorded.read_bytes()
 
 
 def test_what_is_no_history_is_named_by_file_and_line(tmp_path: Path) -> None:

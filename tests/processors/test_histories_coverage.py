@@ -184,7 +184,7 @@ def test_every_stage_met_a_record_that_it_could_not_process() -> None:
 def test_reward_rejected_and_withdrew_for_every_reason() -> None:
     events = [event for _, event in written("reward")]
     rejected = {event["data"]["reason"] for event in events if event["type"] == "headrace.signal.rejected.v1"}
-    assert rejected == {"duplicate", "conflict", "erased", "voice_limit"}
+    assert rejected == {"duplicate", "conflict", "erased", "voice_limit", "expired"}
     withdrawn = {event["data"]["reason"] for event in events if event["type"] == "headrace.example.withdrawn.v1"}
     assert withdrawn == {"retracted", "erased", "feedback_retracted"}
     examples = [event["data"] for event in events if event["type"] == "headrace.example.rewarded.v1"]

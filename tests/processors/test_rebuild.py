@@ -9,6 +9,7 @@ from typing import Any
 from headrace_lake.rebuild import rebuild
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import RECORD_LIMIT
+from headrace_streams.testing import written_headers
 from support.memory_log import MemoryLog
 
 STAGE = {stage.name: stage for stage in STAGES}
@@ -24,8 +25,10 @@ def test_signal_that_grew_beyond_what_publishers_may_send_counts() -> None:
     """Scrubbing may lengthen a record."""
     log = MemoryLog(1)
     said = {"interaction_id": "a", "agent": {"name": "x"}, "artifact_type": "sql", "model": "m", "prompt": "p"}
-    log.append("signals", 0, b"a", event(0, "interaction.recorded", {**said, "output": "o" * RECORD_LIMIT}))
-    log.append("signals", 0, b"a", event(1, "feedback.recorded", {"interaction_id": "a", "kind": "success", "score": 100}))
+    long = event(0, "interaction.recorded", {**said, "output": "o" * RECORD_LIMIT})
+    log.append("signals", 0, b"a", long, written_headers("signals"))
+    feedback = event(1, "feedback.recorded", {"interaction_id": "a", "kind": "success", "score": 100})
+    log.append("signals", 0, b"a", feedback, written_headers("signals"))
 
     async def examples() -> list[str]:
         return [made.topic async for made in rebuild(log, [STAGE["reward"]], BODIES)]

@@ -12,8 +12,10 @@ from sacrebleu import sentence_chrf
 
 from headrace_processors.reward import fold as reward
 from headrace_processors.reward.fold import RewardFold
+from headrace_processors.reward.keys import INTERACTION
 from headrace_processors.reward.policy import VERSION_1, RewardPolicy
 from headrace_processors.reward.similarity import edit_similarity
+from headrace_processors.reward.state import InteractionState
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import Example, Withdrawal
@@ -57,6 +59,15 @@ def examples(outputs: list[Write]) -> list[Example | Withdrawal]:
 def rejected(outputs: list[Write]) -> list[tuple[str, str]]:
     events = [event_of(output) for output in outputs if output.topic == "rejections"]
     return [(event.data.interaction_id, event.data.reason) for event in events if isinstance(event, SignalRejected)]
+
+
+def cases(stage: StageRun) -> dict[str, InteractionState]:
+    """The case of each interaction by id."""
+    return {
+        key.removeprefix(INTERACTION): msgspec.json.decode(value, type=InteractionState)
+        for key, value in stage.state.items()
+        if key.startswith(INTERACTION)
+    }
 
 
 def last_example(stage: StageRun) -> Example:
@@ -406,7 +417,7 @@ def test_order_and_repetition_do_not_change_the_outcome(values: list[bytes], ran
     for value in values:
         ordered.feed(value)
         assert sum(ordered.counters.values()) == ordered.records
-        assert ordered.counters["waiting"] == sum(getattr(value, "waiting", 0) for value in ordered.state.values())
+        assert ordered.counters["waiting"] == sum(case.waiting for case in cases(ordered).values())
     shuffled = [*values, *values]
     random.shuffle(shuffled)
     disordered.feed(*shuffled)

@@ -1,7 +1,8 @@
 """What the stages keep in their changelogs, byte for byte as it was first written: state outlives the code that wrote it.
 
 `goldens/state/{stage}.jsonl` has a line `[state key, value]` for each kind of value, one with every field set and one with none
-that may be absent. Names in the code may change; those in these files may not.
+that may be absent; `{stage}.{n}.jsonl` has those of an older state version. Names in the code may change; those in these files
+may not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace_processors.link.state import ForeignId
+from headrace_processors.reward.state import InteractionContent, InteractionState
 from headrace_processors.stages import STAGES
 from headrace_streams.runtime.stage import Fold, FoldStage
 
@@ -20,14 +23,32 @@ GOLDENS = Path(__file__).parents[1] / "goldens" / "state"
 STATEFUL = [pytest.param(stage, id=stage.name) for stage in STAGES if (GOLDENS / f"{stage.name}.jsonl").exists()]
 
 
+OLDER = [pytest.param(path, id=path.stem) for path in sorted(GOLDENS.glob("*.*.jsonl"))]
+# What the state holds as bytes, by the beginning of its key.
+AS_BYTES: dict[str, type[msgspec.Struct]] = {
+    "interaction/": InteractionState,
+    "content/": InteractionContent,
+    '["jira","OPS-7"]': ForeignId,
+    '["jira","OPS:8"]': ForeignId,
+}
+
+
 def fold_of(stage: FoldStage) -> Fold:
     return stage.newest(stage.policy().model_dump(mode="json"))
 
 
 def values_of(stage: FoldStage) -> list[tuple[str, bytes]]:
-    lines = (GOLDENS / f"{stage.name}.jsonl").read_bytes().splitlines()
-    pairs = [msgspec.json.decode(line, type=tuple[str, msgspec.Raw]) for line in lines]
+    return read(GOLDENS / f"{stage.name}.jsonl")
+
+
+def read(path: Path) -> list[tuple[str, bytes]]:
+    pairs = [msgspec.json.decode(line, type=tuple[str, msgspec.Raw]) for line in path.read_bytes().splitlines()]
     return [(key, bytes(value)) for key, value in pairs]
+
+
+def decoded(key: str, value: Any) -> Any:
+    kind = next((kind for begins, kind in AS_BYTES.items() if key.startswith(begins)), None)
+    return msgspec.json.decode(value, type=kind) if isinstance(value, bytes) and kind is not None else value
 
 
 def structs_in(value: Any) -> Iterator[msgspec.Struct]:
@@ -42,7 +63,9 @@ def structs_in(value: Any) -> Iterator[msgspec.Struct]:
 
 
 def test_every_stage_with_state_has_goldens() -> None:
-    assert {path.stem for path in GOLDENS.iterdir()} == {stage.name for stage in STAGES} - {"intake"}  # which keeps none
+    assert {path.name.partition(".")[0] for path in GOLDENS.iterdir()} == {stage.name for stage in STAGES} - {
+        "intake"
+    }  # which keeps none
 
 
 @pytest.mark.parametrize("stage", STATEFUL)
@@ -59,9 +82,22 @@ def test_the_goldens_set_every_field_of_the_state(stage: FoldStage) -> None:
     fields: set[tuple[str, str]] = set()
     written: set[tuple[str, str]] = set()
     for key, value in values_of(stage):
-        for struct in structs_in(fold.load(key, value)):
+        for struct in structs_in(decoded(key, fold.load(key, value))):
             for field in msgspec.structs.fields(struct):
                 fields.add((type(struct).__name__, field.name))
                 if getattr(struct, field.name) not in (field.default, field.default_factory, [], {}):
                     written.add((type(struct).__name__, field.name))
     assert fields == written
+
+
+@pytest.mark.parametrize("path", OLDER)
+def test_a_state_value_of_an_older_version_is_read_by_its_rules_and_becomes_one_of_today(path: Path) -> None:
+    name, _, form = path.stem.partition(".")
+    [stage] = [stage for stage in STAGES if stage.name == name]
+    version = next(version for version in stage.versions if stage.state_version_of(version) == int(form))
+    body = stage.policy().body()
+    old, new = stage.build(version, body, ""), fold_of(stage)
+    for key, value in read(path):
+        assert old.dump(key, old.load(key, value)) == value
+        for today, upcast in stage.upcast_state(int(form), {key: value}).items():
+            assert new.dump(today, new.load(today, upcast)) == upcast

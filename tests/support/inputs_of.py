@@ -54,6 +54,7 @@ def _refs() -> list[bytes]:
         feedback("f4", None, ref=other),
         event("interaction.linked", {"interaction_id": "i3", "ref": JIRA}, minute=2),
         event("interaction.linked", {"interaction_id": "i2", "ref": other}, minute=2),
+        event("ref.expired", {"ref": other, "last_heard": at(2)}, source="headrace:link"),
     ]
 
 
@@ -80,6 +81,8 @@ def _signals() -> list[bytes]:
         interaction_retracted("i2"),
         interaction_retracted("i4"),
         subject_erased("bob"),
+        event("interaction.expired", {"interaction_id": "i3", "last_heard": at(2)}, source="headrace:reward"),
+        event("erasure.continued", {"subject": "0" * 32, "portion": 1}, source="headrace:reward"),
     ]
 
 

@@ -13,17 +13,21 @@ from headrace_schemas.events import FeedbackRecorded
 from headrace_schemas.ids import derive_id
 
 
-def fan_out(event: FeedbackRecorded) -> list[tuple[str, FeedbackRecorded]]:
-    """(interaction id, event) of each interaction that `event`, whose own interaction id is known, prefers something to."""
+def fan_out(event: FeedbackRecorded, *, by_preferred: bool = False) -> list[tuple[str, FeedbackRecorded]]:
+    """(interaction id, event) of each interaction that `event`, whose own interaction id is known, prefers something to.
+
+    `by_preferred`: the copies' ids name what was preferred too. Without it (rule versions 1) two copies that reach one
+    interaction from two others carry one id."""
     if event.data.kind != PREFERENCE:
         return []
     preferred = event.data.interaction_id
+    named = (preferred or "",) if by_preferred else ()
     return [
         (
             other,
             structs.replace(
                 event,
-                id=derive_id("preference", event.source, event.data.feedback_id or event.id, other),
+                id=derive_id("preference", event.source, event.data.feedback_id or event.id, other, *named),
                 data=structs.replace(
                     event.data,
                     feedback_id=event.data.feedback_id or event.id,

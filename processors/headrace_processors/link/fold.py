@@ -1,43 +1,40 @@
-"""The link stage: foreign ids become interaction ids. Pure fold over refs, one state value per foreign id.
+"""The link stage: foreign ids become interaction ids. Pure fold over refs.
 
 A link says which interaction a foreign id means; the latest one counts, by event time, for feedback that comes after it.
-Feedback whose foreign id nobody has linked yet waits, up to a limit beyond which it is a dead letter, for the first link.
-Counters: resolved (links too), waiting, dead.
+Feedback whose foreign id nobody has linked yet waits, up to a limit beyond which it is a dead letter, for the first link. What
+nobody speaks of for as long as the policy says expires, link and waiting feedback alike.
+Counters: resolved (links too), waiting, expired, dead. This is rule version 2; version_1 is what came before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
+from headrace_processors.expiry import period_ms, touched_of
 from headrace_processors.intake.preference import fan_out
 from headrace_processors.link.policy import LinkPolicy
-from headrace_schemas.codec import Decoded, decode_input
-from headrace_schemas.derived import RecordError
-from headrace_schemas.events import FeedbackRecorded, InteractionLinked
+from headrace_processors.link.state import ForeignId, event_key, head_key, is_head, ref_of
+from headrace_schemas.codec import Decoded, decode, decode_input
+from headrace_schemas.derived import RecordError, RefExpiry
+from headrace_schemas.events import FeedbackRecorded, InteractionLinked, RefExpired, make
+from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Ref
-from headrace_schemas.times import parse_ns
+from headrace_schemas.times import parse_ns, rfc3339
+from headrace_schemas.topics import ref_key
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
 STAGE = "link"
-WAITING_BYTES = 3 * 1024 * 1024  # of all that waits for one foreign id: what a changelog record holds, with room for escapes
+WAITING_BYTES = 3 * 1024 * 1024  # of all that waits for one foreign id
+TOUCHES = 16  # a link that is used says so in the state at most so many times in the time after which it would expire
 
-
-class ForeignId(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A foreign id: what it means, as of `time_ns`, or the events (JSON, in order of arrival) that wait to be told."""
-
-    interaction_id: str = ""
-    time_ns: int = 0
-    events: tuple[str, ...] = ()
-    size: int = 0  # bytes of the events
-
-
-_UNKNOWN = ForeignId()
-_DECODER = msgspec.json.Decoder(ForeignId)
+_HEAD = msgspec.json.Decoder(ForeignId)
+_EVENT = msgspec.json.Decoder(msgspec.Raw)
+_EXPIRED = str(RefExpired.__struct_config__.tag).encode()
 
 
 class LinkFold(Fold):
@@ -45,46 +42,110 @@ class LinkFold(Fold):
 
     def __init__(self, policy: LinkPolicy) -> None:
         self._policy = policy
+        self._expire_ms = period_ms(policy.expire_after_days)
 
     def load(self, key: str, value: bytes) -> Any:
-        return _DECODER.decode(value)
+        ref_of(key)
+        if is_head(key):
+            _HEAD.decode(value)
+            touched_of(value)
+        else:
+            _EVENT.decode(value)
+        return value
+
+    def dump(self, key: str, value: Any) -> bytes:
+        assert isinstance(value, bytes)
+        return value
+
+    def deadline(self, key: str, value: Any) -> int | None:
+        return touched_of(value) + self._expire_ms if self._expire_ms and is_head(key) else None
+
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
+        return [self._expired(ref, touched_of(state[key]), now) for key in keys if (ref := ref_of(key)) is not None]
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        if _EXPIRED in (record.value or b""):
+            own = decode(record.value, record.headers)
+            if isinstance(own, RefExpired):
+                return self._expire(state, record, own.data.ref)
         decoded = decode_input(record.value, record.headers)
         event = decoded.event
         if isinstance(event, InteractionLinked):
-            return self._linked(state, event)
+            return self._linked(state, record, event)
         if isinstance(event, FeedbackRecorded) and event.data.ref is not None:
             return self._referred(state, record, decoded, event.data.ref)
         raise ValueError(f"type: {type(event).__name__} names no foreign id")
 
-    def _linked(self, state: Mapping[str, Any], event: InteractionLinked) -> Step:
-        key = _state_key(event.data.ref)
-        before: ForeignId = state.get(key, _UNKNOWN)
+    def _linked(self, state: Mapping[str, Any], record: Record, event: InteractionLinked) -> Step:
+        ref = event.data.ref
+        before = _head(state, ref)
         time_ns = parse_ns(event.time or "")
         if before.interaction_id and time_ns < before.time_ns:
             return Step((), {}, {"resolved": 1})
         interaction_id = event.data.interaction_id
-        outputs = [
-            output for event_json in before.events for output in _resolved(decode_input(event_json.encode()), interaction_id)
-        ]
-        counters = {"resolved": 1 + len(before.events)}
-        if before.events:
-            counters["waiting"] = -len(before.events)
-        return Step(outputs, {key: ForeignId(interaction_id=interaction_id, time_ns=time_ns)}, counters)
+        outputs: list[Write] = []
+        changes: dict[str, Any] = {}
+        for key, value in _waiting(state, ref, before):
+            outputs += _resolved(decode_input(value), interaction_id)
+            changes[key] = None
+        changes[head_key(ref)] = msgspec.json.encode(
+            ForeignId(touched=record.now, interaction_id=interaction_id, time_ns=time_ns)
+        )
+        counters = {"resolved": 1 + before.waiting}
+        if before.waiting:
+            counters["waiting"] = -before.waiting
+        return Step(outputs, changes, counters)
 
     def _referred(self, state: Mapping[str, Any], record: Record, decoded: Decoded, ref: Ref) -> Step:
-        key = _state_key(ref)
-        before: ForeignId = state.get(key, _UNKNOWN)
+        key = head_key(ref)
+        before = _head(state, ref)
         if before.interaction_id:
-            return Step(_resolved(decoded, before.interaction_id), {}, {"resolved": 1})
+            stale = self._expire_ms and record.now - before.touched > self._expire_ms // TOUCHES
+            changes = {key: msgspec.json.encode(structs.replace(before, touched=record.now))} if stale else {}
+            return Step(_resolved(decoded, before.interaction_id), changes, {"resolved": 1})
         event = decoded.passed()
         size = before.size + len(event)
-        if len(before.events) >= self._policy.waiting or size > WAITING_BYTES:
-            message = f"data.ref: {len(before.events)} feedbacks wait for a link of {ref.system}:{ref.id} already"
+        if before.waiting >= self._policy.waiting or size > WAITING_BYTES:
+            message = f"data.ref: {before.waiting} feedbacks wait for a link of {ref.system}:{ref.id} already"
             error = RecordError(code="waiting_limit", field="data.ref", message=message)
             return Step([dead_letter(STAGE, record, error)], {}, {"dead": 1})
-        return Step((), {key: ForeignId(events=(*before.events, event.decode()), size=size)}, {"waiting": 1})
+        after = ForeignId(touched=record.now, waiting=before.waiting + 1, size=size)
+        return Step((), {key: msgspec.json.encode(after), event_key(ref, before.waiting): event}, {"waiting": 1})
+
+    def _expire(self, state: Mapping[str, Any], record: Record, ref: Ref) -> Step:
+        """True by the fold's own time and policy, or nothing: something may have been heard since it was written."""
+        key = head_key(ref)
+        value = state.get(key)
+        due = None if value is None else self.deadline(key, value)
+        if due is None or due > record.now:
+            return Step((), {}, {"resolved": 1})
+        before = _head(state, ref)
+        changes: dict[str, Any] = {key: None, **{waiting: None for waiting, _ in _waiting(state, ref, before)}}
+        counters = {"resolved": 1}
+        if before.waiting:
+            counters |= {"waiting": -before.waiting, "expired": before.waiting}
+        return Step((), changes, counters)
+
+    def _expired(self, ref: Ref, touched: int, now: int) -> Write:
+        event = make(
+            RefExpired,
+            RefExpiry(ref=ref, last_heard=rfc3339(touched)),
+            id=derive_id("ref.expired", ref.system, ref.id, touched),
+            writer=STAGE,
+            time_ms=now,
+        )
+        return Write("refs", ref_key(ref), event)
+
+
+def _head(state: Mapping[str, Any], ref: Ref) -> ForeignId:
+    value = state.get(head_key(ref))
+    return ForeignId(touched=0) if value is None else _HEAD.decode(value)
+
+
+def _waiting(state: Mapping[str, Any], ref: Ref, head: ForeignId) -> Iterator[tuple[str, bytes]]:
+    for number in range(head.waiting):
+        key = event_key(ref, number)
+        yield key, state[key]
 
 
 def _resolved(decoded: Decoded, interaction_id: str) -> list[Write]:
@@ -93,12 +154,8 @@ def _resolved(decoded: Decoded, interaction_id: str) -> list[Write]:
     assert isinstance(event, FeedbackRecorded)  # nothing else waits
     named = structs.replace(event, data=structs.replace(event.data, interaction_id=interaction_id, ref=None))
     value = decoded.passed({"interaction_id": interaction_id, "ref": None})
-    return [Write("signals", interaction_id, value), *(Write("signals", other, copy) for other, copy in fan_out(named))]
-
-
-def _state_key(ref: Ref) -> str:
-    """Unlike the record key, of one foreign id only, whatever colons its parts hold."""
-    return msgspec.json.encode([ref.system, ref.id]).decode()
+    copies = fan_out(named, by_preferred=True)
+    return [Write("signals", interaction_id, value), *(Write("signals", other, copy) for other, copy in copies)]
 
 
 def build(body: Mapping[str, Any], digest: str) -> LinkFold:

@@ -5,23 +5,36 @@ Builds events from state; knows no formula and keeps nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from headrace_processors.reward.feedback import FeedbackRecord
-from headrace_processors.reward.state import InteractionFacts, InteractionState, InteractionTexts, RewardOutcome
+from headrace_processors.reward.state import InteractionContent, InteractionState, RewardOutcome
+from headrace_processors.reward.version_1.state import FeedbackRecord1, InteractionFacts1, InteractionState1, RewardOutcome1
 from headrace_schemas.derived import Content, Example, SignalRejection, Weights, Withdrawal
 from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected, make
 from headrace_schemas.ids import derive_id
-from headrace_schemas.inputs import FeedbackRetraction, Output
+from headrace_schemas.inputs import FeedbackRetraction
 from headrace_streams.runtime.stage import Record, Write
 
 STAGE = "reward"
 
 
-def rejected(record: Record, event: Event, interaction_id: str, reason: str, rule: str, feedback_id: str | None = None) -> Write:
-    """`feedback_id` names what was rejected when that is not the event at hand."""
+def rejected(
+    record: Record,
+    event: Event,
+    interaction_id: str,
+    reason: str,
+    rule: str,
+    feedback_id: str | None = None,
+    source: str | None = None,
+) -> Write:
+    """`feedback_id` names what was rejected when that is not the event at hand, and `source` whose it is when several may be
+    rejected at once."""
+    parts = (record.coordinates, reason, feedback_id or "", *(() if source is None else (source,)))
     rejection = make(
         SignalRejected,
         SignalRejection(interaction_id=interaction_id, event_id=feedback_id or event.id, reason=reason, rule=rule),
-        id=derive_id("signal.rejected", record.coordinates, reason, feedback_id or ""),
+        id=derive_id("signal.rejected", *parts),
         writer=STAGE,
         time_ms=record.now,
         traceparent=event.traceparent,
@@ -29,7 +42,9 @@ def rejected(record: Record, event: Event, interaction_id: str, reason: str, rul
     return Write("rejections", interaction_id, rejection)
 
 
-def preference_retractions(event: Event, interaction_id: str, preference: FeedbackRecord) -> list[Write]:
+def preference_retractions(
+    event: Event, interaction_id: str, preference: FeedbackRecord | FeedbackRecord1, over: Iterable[str]
+) -> list[Write]:
     """A preference that is retracted is retracted on the other side too: its copies have the same source and feedback id."""
     return [
         Write(
@@ -44,12 +59,14 @@ def preference_retractions(event: Event, interaction_id: str, preference: Feedba
                 data=FeedbackRetraction(feedback_id=preference.feedback_id, interaction_id=other),
             ),
         )
-        for other in dict.fromkeys(preference.over)
+        for other in dict.fromkeys(over)
         if other != interaction_id
     ]
 
 
-def withdrawn(record: Record, interaction_id: str, interaction: InteractionState, traceparent: str | None) -> Write:
+def withdrawn(
+    record: Record, interaction_id: str, interaction: InteractionState | InteractionState1, traceparent: str | None
+) -> Write:
     event = make(
         ExampleWithdrawn,
         Withdrawal(
@@ -70,12 +87,14 @@ def withdrawn(record: Record, interaction_id: str, interaction: InteractionState
 def rewarded(
     record: Record,
     interaction_id: str,
-    interaction: InteractionState,
-    facts: InteractionFacts,
-    outcome: RewardOutcome,
-    texts: InteractionTexts,
-    target: Output,
+    interaction: InteractionState | InteractionState1,
+    facts: InteractionContent | InteractionFacts1,
+    prompt_group: str,
+    outcome: RewardOutcome | RewardOutcome1,
+    content: Content,
     traceparent: str | None,
+    finish_reason: str | None = None,
+    principals: list[str] | None = None,
 ) -> Write:
     event = make(
         ExampleRewarded,
@@ -87,8 +106,8 @@ def rewarded(
             artifact_type=facts.artifact_type,
             model=facts.model,
             agent=facts.agent,
-            prompt_group=facts.prompt_group,
-            content=Content(prompt=texts.prompt, output=texts.output, target=target, context=texts.context, tools=texts.tools),
+            prompt_group=prompt_group,
+            content=content,
             quality=outcome.quality,
             reward=outcome.reward,
             components=outcome.components,
@@ -100,6 +119,8 @@ def rewarded(
             score=outcome.score,
             adapter=facts.adapter,
             data_subject=facts.data_subject,
+            finish_reason=finish_reason,
+            principals=principals,
         ),
         id=derive_id("example.rewarded", interaction_id, interaction.revision),
         writer=STAGE,

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from headrace_schemas.inputs import Feedback, Output
+from headrace_schemas.inputs import Feedback
 
 CORRECTION = "user_correction"
 PREFERENCE = "preference"
 
 
-class FeedbackRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One feedback as state. Not yet `received`: a retraction came first, and `time_ns` is the retraction's until it is."""
+class FeedbackRecord(Struct, frozen=True, kw_only=True, array_like=True):
+    """One feedback as state. Not yet `received`: a retraction came first, and `time_ns` is the retraction's until it is. What is
+    long stands under keys of its own, named by the digests here."""
 
     source: str
     feedback_id: str
@@ -30,11 +32,12 @@ class FeedbackRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
     name: str | None = None
     principal: str | None = None  # its id
-    corrected: Output | None = None
-    size: int = 0  # bytes that `corrected` may take in the state
-    over: tuple[str, ...] = ()
+    corrected: str | None = None  # digest of the corrected output
+    size: int = 0  # bytes of it all in the state
+    over: str | None = None  # digest of the ids that a preference was over
     under: bool = False
     retracted: bool = False
+    speaker: str | None = None  # what the principal is: human, validator, test, agent
 
     @property
     def received(self) -> bool:
@@ -45,12 +48,38 @@ class FeedbackRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.received and not self.retracted
 
     @property
+    def identity(self) -> tuple[str, str]:
+        return self.source, self.feedback_id
+
+    @property
     def voice(self) -> tuple[str | None, ...]:
         return (self.source, self.feedback_id, None) if self.principal is None else (self.principal, self.name)
 
     @property
     def order(self) -> tuple[int, str, str]:
         return self.time_ns, self.feedback_id, self.source
+
+
+class Statement(Protocol):
+    """What a summary reads of a feedback, of whatever rule version. `corrected` is its corrected output, or the digest of it."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def score(self) -> float | None: ...
+    @property
+    def corrected(self) -> Any: ...
+    @property
+    def over(self) -> Any: ...
+    @property
+    def under(self) -> bool: ...
+    @property
+    def counts(self) -> bool: ...
+    @property
+    def voice(self) -> tuple[str | None, ...]: ...
+
+
+S = TypeVar("S", bound=Statement)
 
 
 class FeedbackSummary(Struct, frozen=True, kw_only=True):
@@ -61,21 +90,25 @@ class FeedbackSummary(Struct, frozen=True, kw_only=True):
     voices: int
     contradicted: bool
     score: float | None = None  # mean of the voices' scores, 0-100
-    corrected: Output | None = None
+    corrected: Any = None  # as the statement says it, None when nobody corrected
 
 
 def score_of_100(feedback: Feedback) -> float | None:
-    """The score mapped from its scale to 0-100."""
+    """The score mapped from its scale to 0-100, finite whatever finite scale it has: length and distance are measured in halves
+    where they would overflow."""
     if feedback.score is None or feedback.scale is None:
         return feedback.score
     low, high = feedback.scale
-    return (feedback.score - low) / (high - low) * 100
+    score, length = feedback.score, high - low
+    if math.isinf(length):
+        low, score, length = low / 2, score / 2, high / 2 - low / 2
+    return (score - low) / length * 100
 
 
-def aggregate(records: Sequence[FeedbackRecord], bonus: Callable[[FeedbackRecord], float]) -> FeedbackSummary | None:
-    """The summary of `records` in their `order`, or None when none of them counts. `bonus`: what a kind is worth."""
-    voices: dict[tuple[str | None, ...], list[FeedbackRecord]] = {}
-    corrected: Output | None = None
+def aggregate(records: Sequence[S], bonus: Callable[[S], float]) -> FeedbackSummary | None:
+    """The summary of `records` in their order, or None when none of them counts. `bonus`: what a kind is worth."""
+    voices: dict[tuple[str | None, ...], list[S]] = {}
+    corrected: Any = None
     for record in records:
         if not record.counts:
             continue
@@ -106,9 +139,7 @@ def aggregate(records: Sequence[FeedbackRecord], bonus: Callable[[FeedbackRecord
     )
 
 
-def _voice(
-    records: Sequence[FeedbackRecord], bonus: Callable[[FeedbackRecord], float]
-) -> tuple[float, float, float | None, bool]:
+def _voice(records: Sequence[S], bonus: Callable[[S], float]) -> tuple[float, float, float | None, bool]:
     """(validation, feedback, score, whether it speaks of the output at all) of one voice."""
     kind = next((record for record in reversed(records) if record.kind != CORRECTION), None)
     score = next((record.score for record in reversed(records) if record.score is not None), None)

@@ -1,61 +1,58 @@
 """The reward stage: an interaction and all feedback on it become an example, revision by revision. Pure fold over signals.
 
-Order does not matter: whatever comes first opens the interaction's state, and the outcome is computed anew from all that is
+Order does not matter: whatever comes first opens the interaction's case, and the outcome is computed anew from all that is
 known. A revision is written only when the outcome changed, an example only once there is feedback. The first of several events
 with one identity wins; the others are counted as duplicate or conflict and named on `rejections`. Counters: applied, duplicate,
-conflict, waiting; what waited moves to applied when its other half comes.
+conflict, waiting, expired; what waited moves to applied when its other half comes, and to expired when it never does.
+
+This is rule version 2; version_1 is what came before.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
-from msgspec import structs
 
-from headrace_processors.reward import events
-from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, aggregate, score_of_100
-from headrace_processors.reward.formula import balance_of, bonus_of, count_type, difficulty_of, reward_of
+from headrace_processors.expiry import period_ms, touched_of
+from headrace_processors.reward import keys
 from headrace_processors.reward.policy import RewardPolicy
-from headrace_processors.reward.similarity import similarity
 from headrace_processors.reward.state import (
     ErasedSubject,
-    InteractionFacts,
+    InteractionContent,
     InteractionState,
-    InteractionTexts,
-    RewardOutcome,
     TypeCounts,
-    without_text,
+    is_expired,
 )
-from headrace_schemas.canonical import rounded
+from headrace_processors.reward.step import STAGE, RewardStep
 from headrace_schemas.codec import decode
+from headrace_schemas.derived import ErasureContinuation, InteractionExpiry
 from headrace_schemas.events import (
-    Event,
+    ErasureContinued,
     FeedbackRecorded,
     FeedbackRetracted,
+    InteractionExpired,
     InteractionRecorded,
     InteractionRetracted,
     SubjectErased,
+    make,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.inputs import Output
-from headrace_schemas.text import prompt_group, render
-from headrace_schemas.times import parse_ns
+from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-TYPE_COUNTS = "shares"  # state key, as it stands on the log
-_INTERACTION = "interaction/"
-_SUBJECT = "subject/"
-_ENCODER = msgspec.json.Encoder()
-_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    _INTERACTION: msgspec.json.Decoder(InteractionState),
-    _SUBJECT: msgspec.json.Decoder(ErasedSubject),
-    TYPE_COUNTS: msgspec.json.Decoder(TypeCounts),
+_AS_VALUES: dict[str, msgspec.json.Decoder[Any]] = {
+    keys.SUBJECT: msgspec.json.Decoder(ErasedSubject),
+    keys.TYPE_COUNTS: msgspec.json.Decoder(TypeCounts),
 }
-_UNKNOWN = InteractionState()
+_AS_BYTES: dict[str, msgspec.json.Decoder[Any]] = {
+    keys.INTERACTION: msgspec.json.Decoder(InteractionState),
+    keys.CONTENT: msgspec.json.Decoder(InteractionContent),
+    keys.CORRECTION: msgspec.json.Decoder(msgspec.Raw),
+    keys.OVER: msgspec.json.Decoder(list[str]),
+    keys.ERASING: msgspec.json.Decoder(list[str]),
+}
 
 
 class RewardFold(Fold):
@@ -63,9 +60,31 @@ class RewardFold(Fold):
 
     def __init__(self, policy: RewardPolicy) -> None:
         self._policy = policy
+        self._expire_ms = period_ms(policy.expire_after_days)
+        self._forget_ms = period_ms(policy.forget_after_days)
 
     def load(self, key: str, value: bytes) -> Any:
-        return _DECODERS[key[: key.find("/") + 1] or key].decode(value)
+        """Bytes stay as they are once they are known to be what they should be: 2 us a value, against 16 us as objects."""
+        kind = key[: key.find("/") + 1] or key
+        decoder = _AS_BYTES.get(kind)
+        if decoder is None:
+            return _AS_VALUES[kind].decode(value)
+        decoder.decode(value)
+        if kind == keys.INTERACTION:
+            touched_of(value)
+        return value
+
+    def dump(self, key: str, value: Any) -> bytes:
+        return value if isinstance(value, bytes) else msgspec.json.encode(value)
+
+    def deadline(self, key: str, value: Any) -> int | None:
+        if key.startswith(keys.INTERACTION):
+            period = self._forget_ms if is_expired(value) else self._expire_ms
+            return touched_of(value) + period if period else None
+        return 0 if key.startswith(keys.ERASING) else None
+
+    def overdue(self, state: Mapping[str, Any], keys_: Sequence[str], now: int) -> Sequence[Write]:
+        return [self._continued(key, now) if key.startswith(keys.ERASING) else self._expired(state, key, now) for key in keys_]
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
@@ -81,215 +100,36 @@ class RewardFold(Fold):
                 step.interaction_retracted(event)
             case SubjectErased():
                 step.subject_erased(event)
+            case ErasureContinued():
+                step.erasure_continued(event)
+            case InteractionExpired():
+                step.interaction_expired(event, self.deadline)
             case _:
                 raise ValueError(f"type: {type(event).__name__} is no signal")
         return Step(step.outputs, step.changes, step.counters)
 
-
-class RewardStep:
-    """One step in the making."""
-
-    def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event) -> None:
-        self.policy, self.state, self.record, self.event = policy, state, record, event
-        self.outputs: list[Write] = []
-        self.changes: dict[str, Any] = {}
-        self.counters: dict[str, int] = {}
-
-    def interaction_recorded(self, event: InteractionRecorded) -> None:
-        data = event.data
-        interaction_id, before = self._interaction(data.interaction_id)
-        digest = _digest(data)
-        if before.facts is not None:
-            return self._known(interaction_id, before, before.facts.digest, digest)
-        time_ns = _time_ns(event)
-        prompt, context = render(data.prompt), render(data.context)
-        facts = InteractionFacts(
-            digest=digest,
-            event_time=event.time or "",
-            time_ns=time_ns,
-            artifact_type=data.artifact_type,
-            model=data.model,
-            agent=data.agent,
-            prompt_group=prompt_group(prompt, context) if data.prompt_group is None else data.prompt_group,
-            prompt_chars=len(prompt),
-            context_chars=len(context),
-            texts=InteractionTexts(prompt=data.prompt, output=data.output, context=data.context, tools=data.tools),
-            adapter=data.adapter,
-            data_subject=data.data_subject,
-            train=data.train is not False,
-            traceparent=event.traceparent,
+    def _expired(self, state: Mapping[str, Any], key: str, now: int) -> Write:
+        interaction_id = key.removeprefix(keys.INTERACTION)
+        touched = touched_of(state[key])
+        event = make(
+            InteractionExpired,
+            InteractionExpiry(interaction_id=interaction_id, last_heard=rfc3339(touched)),
+            id=derive_id("interaction.expired", interaction_id, touched),
+            writer=STAGE,
+            time_ms=now,
         )
-        after = structs.replace(before, facts=facts)
-        if self._is_erased(data.data_subject, time_ns):
-            after = after.tombstone("erased")
-            self._reject(interaction_id, "erased", "subject")
-        elif before.ended:
-            after = after.tombstone(before.ended)
-        self._revise(interaction_id, before, after)
+        return Write("signals", interaction_id, event)
 
-    def feedback_recorded(self, event: FeedbackRecorded) -> None:
-        data = event.data
-        feedback_id = data.feedback_id or event.id
-        interaction_id, before = self._interaction(data.interaction_id)
-        digest = _digest(structs.replace(data, feedback_id=feedback_id))
-        known = before.find_feedback(event.source, feedback_id)
-        if known is not None and known.received:
-            return self._known(interaction_id, before, known.digest, digest)
-        retracted = known is not None
-        feedback = FeedbackRecord(
-            source=event.source,
-            feedback_id=feedback_id,
-            time_ns=_time_ns(event),
-            digest=digest,
-            kind=data.kind,
-            score=score_of_100(data),
-            name=data.name,
-            principal=None if data.principal is None else data.principal.id,
-            corrected=None if retracted else data.corrected_output,
-            size=0 if retracted or data.corrected_output is None else len(self.record.value or b""),
-            over=tuple(data.over or ()),
-            under=data.under is not None,
-            retracted=retracted,
+    def _continued(self, key: str, now: int) -> Write:
+        subject, _, number = key.removeprefix(keys.ERASING).partition("/")
+        event = make(
+            ErasureContinued,
+            ErasureContinuation(subject=subject, portion=int(number)),
+            id=derive_id("erasure.continued", subject, int(number), now),
+            writer=STAGE,
+            time_ms=now,
         )
-        if before.ended:
-            feedback = without_text(feedback, before.ended)
-        self._apply_feedback(interaction_id, before, feedback)
-
-    def feedback_retracted(self, event: FeedbackRetracted) -> None:
-        data = event.data
-        interaction_id, before = self._interaction(data.interaction_id)
-        known = before.find_feedback(event.source, data.feedback_id)
-        if known is None:
-            known = FeedbackRecord(source=event.source, feedback_id=data.feedback_id, time_ns=_time_ns(event))
-        elif known.retracted:
-            return self._refuse(interaction_id, "duplicate")
-        self._apply_feedback(interaction_id, before, structs.replace(known, corrected=None, size=0, retracted=True))
-
-    def interaction_retracted(self, event: InteractionRetracted) -> None:
-        interaction_id, before = self._interaction(event.data.interaction_id)
-        if before.ended:
-            return self._refuse(interaction_id, "duplicate")
-        self._revise(interaction_id, before, before.tombstone("retracted"))
-
-    def subject_erased(self, event: SubjectErased) -> None:
-        """Every interaction of the subject in this partition: rare enough to look through all instead of keeping an index."""
-        subject = event.data.data_subject
-        erased: ErasedSubject | None = self.state.get(_subject_key(subject))
-        time_ns = _time_ns(event)
-        if erased is None or erased.time_ns < time_ns:
-            self.changes[_subject_key(subject)] = ErasedSubject(time_ns)
-        for key, before in self.state.items():
-            if isinstance(before, InteractionState) and before.facts is not None and before.facts.data_subject == subject:
-                self._revise(key.removeprefix(_INTERACTION), before, before.tombstone("erased"))
-        self.counters = {"applied": 1}  # one record, however many interactions it ended; nothing of them waited
-
-    def _apply_feedback(self, interaction_id: str, before: InteractionState, feedback: FeedbackRecord) -> None:
-        after, dropped = before.with_feedback(feedback)
-        for oldest in dropped:
-            self._reject(interaction_id, "voice_limit", "voices", oldest.feedback_id)
-        if feedback.received and feedback.retracted and feedback.kind == PREFERENCE:
-            self.outputs += events.preference_retractions(self.event, interaction_id, feedback)
-        self._revise(interaction_id, before, after)
-
-    def _revise(self, interaction_id: str, before: InteractionState, after: InteractionState) -> None:
-        """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
-        scored = self._outcome(after)
-        outcome = None if scored is None else scored[0]
-        if outcome != after.outcome:
-            facts = after.facts
-            assert facts is not None  # without facts there is no outcome, neither before nor now
-            trace = self.event.traceparent or facts.traceparent
-            if scored is None:
-                after = structs.replace(after, revision=after.revision + 1, outcome=None)
-                self.outputs.append(events.withdrawn(self.record, interaction_id, after, trace))
-            else:
-                if not after.bucket:
-                    after = self._first_revision(after, facts)
-                after = structs.replace(after, revision=after.revision + 1, outcome=scored[0])
-                self.outputs.append(events.rewarded(self.record, interaction_id, after, facts, *scored, trace))
-        self.changes[_INTERACTION + interaction_id] = after
-        moved = before.waiting - after.waiting
-        self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
-
-    def _outcome(self, interaction: InteractionState) -> tuple[RewardOutcome, InteractionTexts, Output] | None:
-        """What the interaction is worth now, its texts and its target; None when nothing counts."""
-        facts = interaction.facts
-        if facts is None or facts.texts is None or interaction.ended:
-            return None
-        summary = aggregate(interaction.feedback, partial(bonus_of, self.policy))
-        if summary is None:
-            return None
-        target, correction, digest = facts.texts.output, None, ""
-        if summary.corrected is not None:
-            target, digest = summary.corrected, _digest(summary.corrected)
-            correction = 1 - self._similarity(facts.texts.output, target)
-        difficulty = difficulty_of(self.policy, facts.artifact_type, facts.prompt_chars, facts.context_chars)
-        result = reward_of(self.policy, summary, difficulty, correction)
-        outcome = RewardOutcome(
-            quality=result.quality,
-            reward=result.reward,
-            components=result.components,
-            contradicted=summary.contradicted,
-            voices=summary.voices,
-            score=None if summary.score is None else rounded(summary.score),
-            target=digest,
-        )
-        return outcome, facts.texts, target
-
-    def _similarity(self, output: Output, corrected: Output) -> float:
-        return similarity(
-            render(output),
-            render(corrected),
-            overlap=self.policy.overlap,
-            edit_weight=self.policy.similarity_weights.edit,
-            overlap_weight=self.policy.similarity_weights.overlap,
-        )
-
-    def _first_revision(self, interaction: InteractionState, facts: InteractionFacts) -> InteractionState:
-        """With what is fixed at revision 1, bucket and balance; the counts of artifact types take this one in."""
-        counts = self.state.get(TYPE_COUNTS, TypeCounts({})).by_type
-        self.changes[TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, facts.artifact_type, facts.time_ns))
-        base = self.policy.base_of(facts.artifact_type, facts.model, facts.agent.role)
-        balance = balance_of(self.policy, counts, facts.artifact_type)
-        return structs.replace(interaction, bucket=f"{facts.artifact_type}/{base}", balance=balance)
-
-    def _interaction(self, interaction_id: str | None) -> tuple[str, InteractionState]:
-        if interaction_id is None:
-            raise ValueError("data.interaction_id: missing on signals")
-        return interaction_id, self.state.get(_INTERACTION + interaction_id, _UNKNOWN)
-
-    def _is_erased(self, subject: str | None, time_ns: int) -> bool:
-        erased = None if subject is None else self.state.get(_subject_key(subject))
-        return erased is not None and time_ns <= erased.time_ns
-
-    def _known(self, interaction_id: str, interaction: InteractionState, first: str, digest: str) -> None:
-        """An identity that was there before: the same data is a duplicate, other data a conflict, and the first one stays."""
-        if interaction.ended == "erased":
-            self._reject(interaction_id, "erased", "subject")
-            self.counters = {"duplicate": 1}
-        else:
-            self._refuse(interaction_id, "duplicate" if first == digest else "conflict")
-
-    def _refuse(self, interaction_id: str, counter: Literal["duplicate", "conflict"]) -> None:
-        self._reject(interaction_id, counter, "identity")
-        self.counters = {counter: 1}
-
-    def _reject(self, interaction_id: str, reason: str, rule: str, feedback_id: str | None = None) -> None:
-        self.outputs.append(events.rejected(self.record, self.event, interaction_id, reason, rule, feedback_id))
-
-
-def _subject_key(subject: str) -> str:
-    return _SUBJECT + derive_id("subject", subject)
-
-
-def _digest(data: Any) -> str:
-    return hashlib.blake2b(_ENCODER.encode(data), digest_size=16).hexdigest()
-
-
-def _time_ns(event: Event) -> int:
-    if event.time is None:
-        raise ValueError("time: missing on signals")
-    return parse_ns(event.time)
+        return Write("signals", subject, event)
 
 
 def build(body: Mapping[str, Any], digest: str) -> RewardFold:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from headrace_processors.decay import RunningSum
-from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary
+from headrace_processors.reward.feedback import PREFERENCE, FeedbackSummary, Statement
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_schemas.canonical import rounded
 from headrace_schemas.derived import Components
@@ -27,7 +27,7 @@ class RewardResult(Struct, frozen=True, kw_only=True):
     components: Components
 
 
-def bonus_of(policy: RewardPolicy, feedback: FeedbackRecord) -> float:
+def bonus_of(policy: RewardPolicy, feedback: Statement) -> float:
     """What a kind of feedback is worth. A preference counts for what was preferred and against what it was preferred to."""
     if feedback.kind == PREFERENCE and (feedback.over or feedback.under):
         return -policy.preference if feedback.under else policy.preference

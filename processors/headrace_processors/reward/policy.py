@@ -16,6 +16,7 @@ from headrace_streams.policy import Policy
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bonus = Annotated[float, Field(ge=-10, le=10)]
+Days = Annotated[float, Field(ge=0, le=36_500)]
 Characters = Annotated[int, Field(ge=1, le=10_000_000)]
 
 BONUS = {
@@ -35,6 +36,8 @@ VERSION_1: Mapping[str, Any] = {
     "prompt_full_chars": 5_000,
     "context_full_chars": 10_000,
     "similarity_weights": {"edit": 0.4, "overlap": 0.3},
+    "expire_after_days": 0.0,
+    "forget_after_days": 0.0,
 }
 
 
@@ -127,6 +130,17 @@ class RewardPolicy(Policy):
     balance_high: Annotated[float, Field(ge=1)] = Field(1.5, description="largest balance")
     bases: tuple[BaseMapping, ...] = Field(
         (), description="which base learns from whom; without a row that matches, it is the model that answered"
+    )
+
+    expire_after_days: Days = Field(
+        90.0,
+        description="days of fold time without a record about it after which an interaction, and feedback that waits for one, is "
+        "given up; 0: never",
+    )
+    forget_after_days: Days = Field(
+        0.0,
+        description="days after that in which an example can still be withdrawn, by its retraction or its subject's erasure; 0: "
+        "for ever",
     )
 
     @field_validator("bonus", mode="before")

@@ -1,102 +1,188 @@
-"""State of the reward stage: one value per interaction, with all feedback on it. Data and its bounds; decides nothing.
+"""State of the reward stage: what is kept of an interaction, in a few values that change apart. Data and bounds; decides nothing.
 
-The value begins with whatever comes first, the interaction or feedback on it, and never goes away: what remains of a retracted
-or erased one is ids and digests, so that a redelivery is still known as one. A `name=` is the name on the log.
+| key | value |
+|---|---|
+| `interaction/{id}` | the case: identities, statements, outcome; no text, under 1 KB; rewritten by each record about it |
+| `content/{id}` | what the interaction said, texts and all; written once |
+| `correction/{id}/{digest}` | a corrected output; written once, gone with the last statement that names it |
+| `over/{id}/{digest}` | the ids that a preference was over; likewise |
+| `subject/{digest}` | a subject was erased |
+| `erasing/{digest}/{number}` | ids that an erasure has still to end |
+| `shares` | decayed counts of artifact types |
+
+The driver holds the first four as bytes, decoded only by a record about them: a million open interactions are a million byte
+strings, whatever objects their texts would be. An erased or retracted interaction keeps ids and digests, so that a redelivery is
+known as one; what expired after it was an example keeps what a withdrawal needs.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct, field, structs
+import msgspec
+from msgspec import Raw, Struct, structs
 
 from headrace_processors.decay import RunningSum
 from headrace_processors.reward.feedback import FeedbackRecord
 from headrace_schemas.derived import Components
-from headrace_schemas.inputs import VOICE_LIMIT, Agent, Context, Output, Text, Tool
+from headrace_schemas.inputs import VOICE_LIMIT, Agent
 
-CORRECTIONS_LIMIT = 4 * 1024 * 1024  # bytes of corrected outputs kept of one interaction
+STATEMENTS_LIMIT = 4 * 1024 * 1024  # bytes of all feedback kept of one interaction, corrected outputs and `over` included
 REPEAT_LIMIT = 16  # feedback kept of one voice, to fall back on when later ones are retracted
+SAME = 1e-9  # by how much two outcomes may differ in any number and say the same: no consumer decides by less
+ERASED = "erased"  # in place of a digest that an erasure took away
+NOTHING = Raw(b"")  # of a text that is not there: msgspec reads no `Raw | None`
+
+_ENCODER = msgspec.json.Encoder()
+_WHO = ("human", "agent")  # of the kinds of principal, those that have an opinion
 
 
-class InteractionTexts(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The texts of an interaction."""
+class InteractionContent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an interaction said: all that an example of it repeats, in the bytes in which it does."""
 
-    prompt: Text
-    output: Output
-    context: Context = None
-    tools: list[Tool] | None = None
-
-
-class InteractionFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the interaction itself said. `texts` are gone once it was retracted or erased."""
-
-    digest: str  # of the interaction's data, to tell a duplicate from a conflict
     event_time: str
     time_ns: int
     artifact_type: str
     model: str
     agent: Agent
-    prompt_group: str
+    prompt: Raw
+    output: Raw
     prompt_chars: int  # rendered
     context_chars: int
-    texts: InteractionTexts | None = field(name="original", default=None)
+    context: Raw = NOTHING
+    tools: Raw = NOTHING
+    prompt_group: str | None = None  # as its publisher gave it
     adapter: str | None = None
     data_subject: str | None = None
     train: bool = True
+    finish_reason: str | None = None
     traceparent: str | None = None
 
 
-class RewardOutcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RewardOutcome(Struct, frozen=True, kw_only=True, array_like=True):
     """What the last revision said: the next one is written only when this changes."""
 
     quality: float
     reward: float
-    components: Components
+    validation: float
+    feedback: float
+    difficulty: float
+    multiplier: float
+    correction: float | None
+    score: float | None
     contradicted: bool
     voices: int
-    score: float | None = None
     target: str = ""  # digest of the corrected output; empty: the output itself
+
+    @property
+    def components(self) -> Components:
+        return Components(
+            validation=self.validation,
+            feedback=self.feedback,
+            difficulty=self.difficulty,
+            multiplier=self.multiplier,
+            correction=self.correction,
+        )
+
+    def says(self, other: RewardOutcome) -> bool:
+        """Whether both say the same, as far as anybody decides by it."""
+        if (self.target, self.voices, self.contradicted) != (other.target, other.voices, other.contradicted):
+            return False
+        return all(
+            mine == theirs or (mine is not None and theirs is not None and abs(mine - theirs) <= SAME)
+            for mine, theirs in zip(self._numbers(), other._numbers(), strict=True)
+        )
+
+    def _numbers(self) -> tuple[float | None, ...]:
+        return (
+            self.quality,
+            self.reward,
+            self.validation,
+            self.feedback,
+            self.difficulty,
+            self.multiplier,
+            self.correction,
+            self.score,
+        )
+
+
+class Similarity(Struct, frozen=True, kw_only=True, array_like=True):
+    """How alike the output and a corrected output are, so that it is computed once: milliseconds for long texts."""
+
+    target: str  # digest of the corrected output
+    weights: str  # what the policy said of it
+    value: float
 
 
 class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One interaction. `outcome` is what `examples` holds of it now; `bucket` and `balance` are fixed at revision 1."""
+    """The case of one interaction. It begins with whatever comes first, the interaction or feedback on it. `outcome` is what
+    `examples` holds of it now; `bucket` and `balance` are fixed at revision 1. The first two fields stand first in its bytes."""
 
-    facts: InteractionFacts | None = None
-    feedback: tuple[FeedbackRecord, ...] = field(name="statements", default=())  # in their order
+    touched: int  # fold time in ms of the last record about it
+    expired: bool = False  # nothing was heard of it for too long: what is left serves a withdrawal only
+    digest: str = ""  # of the interaction's data, to tell a duplicate from a conflict; empty: not recorded yet
+    subject: str = ""  # digest of its data subject's handle
+    feedback: tuple[FeedbackRecord, ...] = ()  # in their order
     ended: Literal["", "retracted", "erased"] = ""
     revision: int = 0
     outcome: RewardOutcome | None = None
+    standing: bool = False  # of an expired one: whether an example of it stands
     bucket: str = ""
     balance: float = 1.0
+    group: str = ""  # derived prompt group, known from revision 1 on
+    similarity: Similarity | None = None
+
+    @property
+    def recorded(self) -> bool:
+        return bool(self.digest)
 
     @property
     def waiting(self) -> int:
         """Input records that are kept but have no effect yet: all while the interaction is unknown, else retractions of
         feedback that nobody has given."""
-        if self.facts is None:
+        if self.expired:
+            return 0
+        if not self.recorded:
             return sum(record.received + record.retracted for record in self.feedback) + (self.ended == "retracted")
         return sum(record.retracted and not record.received for record in self.feedback)
 
+    @property
+    def principals(self) -> list[str] | None:
+        """People and agents that are heard, as kind:id."""
+        heard = {f"{said.speaker}:{said.principal}" for said in self.feedback if said.counts and said.speaker in _WHO}
+        return sorted(heard) or None
+
     def find_feedback(self, source: str, feedback_id: str) -> FeedbackRecord | None:
-        return next((record for record in self.feedback if (record.source, record.feedback_id) == (source, feedback_id)), None)
+        return next((record for record in self.feedback if record.identity == (source, feedback_id)), None)
 
     def with_feedback(self, record: FeedbackRecord) -> tuple[InteractionState, list[FeedbackRecord]]:
         """The state with `record` in place of the one with its identity, and what fell out because of the limits."""
-        identity = record.source, record.feedback_id
-        others = (other for other in self.feedback if (other.source, other.feedback_id) != identity)
+        identity = record.identity
+        others = (other for other in self.feedback if other.identity != identity)
         newest, dropped = _newest(sorted((*others, record), key=lambda each: each.order))
         return structs.replace(self, feedback=newest), dropped
 
     def tombstone(self, how: Literal["retracted", "erased"]) -> InteractionState:
         """The state without any text. Of an erased one neither subject nor digests are left."""
-        facts = self.facts
-        if facts is not None:
-            facts = structs.replace(facts, texts=None)
-            if how == "erased":
-                facts = structs.replace(facts, digest="", data_subject=None, prompt_group="", agent=Agent(name=facts.agent.name))
         feedback = tuple(without_text(record, how) for record in self.feedback)
-        return structs.replace(self, facts=facts, feedback=feedback, ended=how)
+        if how == "retracted":
+            return structs.replace(self, feedback=feedback, ended=how, similarity=None)
+        digest = ERASED if self.recorded else ""
+        return structs.replace(self, feedback=feedback, ended=how, digest=digest, subject="", group="", similarity=None)
+
+    def remains(self) -> InteractionState | None:
+        """What is left of it when it expires: nothing, unless a withdrawal needs it or it must not come back."""
+        if not self.recorded or not (self.revision or self.ended == "retracted"):
+            return None
+        return InteractionState(
+            touched=self.touched,
+            expired=True,
+            subject=self.subject,
+            ended=self.ended,
+            revision=self.revision,
+            standing=self.outcome is not None,
+            bucket=self.bucket,
+        )
 
 
 class TypeCounts(Struct, frozen=True):
@@ -105,26 +191,37 @@ class TypeCounts(Struct, frozen=True):
     by_type: dict[str, RunningSum]
 
 
-class ErasedSubject(Struct, frozen=True):
+class ErasedSubject(Struct, frozen=True, omit_defaults=True):
     """A subject was erased: what happened up to `time_ns` is not taken in any more, however late it comes."""
 
     time_ns: int
+    pending: tuple[int, ...] = ()  # numbers of the portions that have still to be ended
+
+
+def is_expired(value: bytes) -> bool:
+    """`expired` of an encoded case, without decoding it: it stands behind `touched`."""
+    return b'"expired":true' in value[:48]
 
 
 def without_text(record: FeedbackRecord, how: Literal["retracted", "erased"]) -> FeedbackRecord:
-    """What is kept of feedback on an interaction that was retracted or erased."""
+    """What is kept of feedback on an interaction that was retracted or erased. `over` is ids, which a later retraction needs."""
     if how == "erased":
-        digest = "erased" if record.received else ""
-        return structs.replace(record, corrected=None, size=0, score=None, principal=None, name=None, digest=digest)
-    return structs.replace(record, corrected=None, size=0)
+        digest = ERASED if record.received else ""
+        record = structs.replace(record, score=None, principal=None, speaker=None, name=None, digest=digest)
+    return record if record.corrected is None else structs.replace(record, corrected=None)
+
+
+def sized(record: FeedbackRecord, *texts: bytes) -> FeedbackRecord:
+    """The record with the bytes that it and its texts take in the state."""
+    return structs.replace(record, size=len(_ENCODER.encode(record)) + sum(map(len, texts)))
 
 
 def _newest(ordered: list[FeedbackRecord]) -> tuple[tuple[FeedbackRecord, ...], list[FeedbackRecord]]:
-    """The last voices and of each the last feedback, as far as they have room; and the others."""
+    """The last voices and of each the last feedback, as far as they have room; and the others. The newest always has."""
     newest: list[FeedbackRecord] = []
     dropped: list[FeedbackRecord] = []
     repeats: dict[tuple[str | None, ...], int] = {}
-    room = CORRECTIONS_LIMIT
+    room = STATEMENTS_LIMIT
     for record in reversed(ordered):
         repeated = repeats.get(record.voice, 0)
         if (repeated or len(repeats) < VOICE_LIMIT) and repeated < REPEAT_LIMIT and record.size <= room:

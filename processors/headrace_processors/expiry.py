@@ -1,0 +1,25 @@
+"""When what a stage keeps is given up: so long after the last record about it, by fold time. Knows no stage and no clock.
+
+Values that expire stand in the state as encoded bytes that begin with `touched`, the fold time in ms of the last record about
+them: a driver asks a million of them for their deadline when it starts, and need not decode one.
+"""
+
+from __future__ import annotations
+
+import re
+
+DAY_MS = 86_400_000
+_HEAD = re.compile(rb'\{"touched":(\d+)')
+
+
+def period_ms(days: float) -> int:
+    """0: never."""
+    return int(days * DAY_MS)
+
+
+def touched_of(value: bytes) -> int:
+    """ValueError when the value does not begin as it should."""
+    head = _HEAD.match(value)
+    if head is None:
+        raise ValueError(f"state: begins with {value[:40]!r}, not with the time of the last record about it")
+    return int(head[1])

@@ -1,0 +1,443 @@
+"""One step of the reward stage under rule version 2: what one record does to state, outputs and counters. Reads no clock.
+
+State is touched as little as a record needs: a feedback decodes and writes the case, reads the content only when a revision may
+follow, and no record rewrites a text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw, structs
+
+from headrace_processors.reward import events, keys
+from headrace_processors.reward.erasure import matching, portions
+from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, aggregate, score_of_100
+from headrace_processors.reward.formula import balance_of, bonus_of, count_type, difficulty_of, reward_of
+from headrace_processors.reward.policy import RewardPolicy
+from headrace_processors.reward.similarity import similarity
+from headrace_processors.reward.state import (
+    NOTHING,
+    ErasedSubject,
+    InteractionContent,
+    InteractionState,
+    RewardOutcome,
+    Similarity,
+    TypeCounts,
+    sized,
+    without_text,
+)
+from headrace_schemas.canonical import rounded
+from headrace_schemas.derived import Content
+from headrace_schemas.events import (
+    ErasureContinued,
+    Event,
+    FeedbackRecorded,
+    FeedbackRetracted,
+    InteractionExpired,
+    InteractionRecorded,
+    InteractionRetracted,
+    SubjectErased,
+)
+from headrace_schemas.inputs import Context, Output, Text
+from headrace_schemas.text import prompt_group, render
+from headrace_schemas.times import parse_ns
+from headrace_streams.runtime.stage import Record, Write
+
+STAGE = events.STAGE
+_ENCODER = msgspec.json.Encoder()
+_CASE = msgspec.json.Decoder(InteractionState)
+_CONTENT = msgspec.json.Decoder(InteractionContent)
+_TEXT: msgspec.json.Decoder[Text] = msgspec.json.Decoder(Text)
+_OUTPUT: msgspec.json.Decoder[Output] = msgspec.json.Decoder(Output)
+_CONTEXT: msgspec.json.Decoder[Context] = msgspec.json.Decoder(Context)
+_IDS = msgspec.json.Decoder(list[str])
+
+
+class RewardStep:
+    """One step in the making."""
+
+    def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event) -> None:
+        self.policy, self.state, self.record, self.event = policy, state, record, event
+        self.outputs: list[Write] = []
+        self.changes: dict[str, Any] = {}
+        self.counters: dict[str, int] = {}
+        self._stored = InteractionState(touched=0)  # the case at hand, as it is in the state
+        self._contents: dict[str, InteractionContent] = {}  # those that were read or written in this step
+
+    def interaction_recorded(self, event: InteractionRecorded) -> None:
+        data = event.data
+        interaction_id, before = self._interaction(data.interaction_id)
+        if before.expired:
+            return self._too_late(interaction_id)
+        digest = _digest(_ENCODER.encode(data))
+        if before.recorded:
+            return self._known(interaction_id, before, before.digest, digest)
+        time_ns = _time_ns(event)
+        subject = "" if data.data_subject is None else keys.subject_digest(data.data_subject)
+        after = structs.replace(before, digest=digest, subject=subject)
+        erased: ErasedSubject | None = self.state.get(keys.SUBJECT + subject) if subject else None
+        if erased is not None and time_ns <= erased.time_ns:
+            after = after.tombstone("erased")
+            self._reject(interaction_id, "erased", "subject")
+        elif before.ended:
+            after = after.tombstone(before.ended)
+        else:
+            content = InteractionContent(
+                event_time=event.time or "",
+                time_ns=time_ns,
+                artifact_type=data.artifact_type,
+                model=data.model,
+                agent=data.agent,
+                prompt=_raw(data.prompt),
+                output=_raw(data.output),
+                prompt_chars=len(render(data.prompt)),
+                context_chars=len(render(data.context)),
+                context=_raw(data.context),
+                tools=_raw(data.tools),
+                prompt_group=data.prompt_group,
+                adapter=data.adapter,
+                data_subject=data.data_subject,
+                train=data.train is not False,
+                finish_reason=data.finish_reason,
+                traceparent=event.traceparent,
+            )
+            self._contents[interaction_id] = content
+            self.changes[keys.CONTENT + interaction_id] = _ENCODER.encode(content)
+        self._revise(interaction_id, before, after)
+
+    def feedback_recorded(self, event: FeedbackRecorded) -> None:
+        data = event.data
+        feedback_id = data.feedback_id or event.id
+        interaction_id, before = self._interaction(data.interaction_id)
+        if before.expired:
+            return self._too_late(interaction_id, feedback_id)
+        if data.feedback_id is None:
+            data = structs.replace(data, feedback_id=feedback_id)
+        digest = _digest(_ENCODER.encode(data))
+        known = before.find_feedback(event.source, feedback_id)
+        if known is not None and known.received:
+            return self._known(interaction_id, before, known.digest, digest)
+        retracted = known is not None
+        corrected = b"" if retracted or data.corrected_output is None else _ENCODER.encode(data.corrected_output)
+        over = b"" if retracted or not data.over else _ENCODER.encode(data.over)
+        feedback = FeedbackRecord(
+            source=event.source,
+            feedback_id=feedback_id,
+            time_ns=_time_ns(event),
+            digest=digest,
+            kind=data.kind,
+            score=score_of_100(data),
+            name=data.name,
+            principal=None if data.principal is None else data.principal.id,
+            speaker=None if data.principal is None else data.principal.kind,
+            corrected=_digest(corrected) if corrected else None,
+            over=_digest(over) if over else None,
+            under=data.under is not None,
+            retracted=retracted,
+        )
+        if before.ended:
+            feedback, corrected = without_text(feedback, before.ended), b""
+        if feedback.corrected is not None:
+            self.changes[keys.correction_key(interaction_id, feedback.corrected)] = corrected
+        if feedback.over is not None:
+            self.changes[keys.over_key(interaction_id, feedback.over)] = over
+        others = data.over or () if retracted and feedback.kind == PREFERENCE else ()
+        self._apply_feedback(interaction_id, before, sized(feedback, corrected, over), others)
+
+    def feedback_retracted(self, event: FeedbackRetracted) -> None:
+        data = event.data
+        interaction_id, before = self._interaction(data.interaction_id)
+        if before.expired:
+            return self._too_late(interaction_id, data.feedback_id)
+        known = before.find_feedback(event.source, data.feedback_id)
+        others: Sequence[str] = ()
+        if known is None:
+            known = FeedbackRecord(source=event.source, feedback_id=data.feedback_id, time_ns=_time_ns(event))
+        elif known.retracted:
+            return self._refuse(interaction_id, "duplicate")
+        elif known.kind == PREFERENCE and known.over is not None:
+            others = _IDS.decode(self.state[keys.over_key(interaction_id, known.over)])
+        retracted = structs.replace(known, corrected=None, over=None, retracted=True)
+        self._apply_feedback(interaction_id, before, sized(retracted), others)
+
+    def interaction_retracted(self, event: InteractionRetracted) -> None:
+        interaction_id, before = self._interaction(event.data.interaction_id)
+        if before.ended:
+            return self._refuse(interaction_id, "duplicate")
+        if before.expired:
+            return self._withdraw_expired(interaction_id, before, "retracted")
+        self._revise(interaction_id, before, before.tombstone("retracted"))
+
+    def interaction_expired(self, event: InteractionExpired, deadline: Callable[[str, Any], int | None]) -> None:
+        """It counts when it is true by the fold's own time and policy: something may have been heard since it was written."""
+        interaction_id = event.data.interaction_id
+        key = keys.INTERACTION + interaction_id
+        value = self.state.get(key)
+        due = None if value is None else deadline(key, value)
+        self.counters = {"applied": 1}
+        if value is None or due is None or due > self.record.now:
+            return
+        before = self._stored = _CASE.decode(value)
+        for feedback in before.feedback:
+            if not before.recorded and feedback.received:
+                self._reject(interaction_id, "expired", "age", feedback.feedback_id, feedback.source)
+        remains = before.remains()
+        self._drop_texts(interaction_id, ())
+        if keys.CONTENT + interaction_id in self.state:
+            self.changes[keys.CONTENT + interaction_id] = None
+        self.changes[key] = None if remains is None else _ENCODER.encode(structs.replace(remains, touched=self.record.now))
+        if before.waiting:
+            self.counters |= {"waiting": -before.waiting, "expired": before.waiting}
+
+    def subject_erased(self, event: SubjectErased) -> None:
+        """Every interaction of the subject in this partition: rare enough to look through all of them (0.1 us a key)
+        instead of keeping an index. The first portion at once; each of the others by a record of its own: no step is long."""
+        subject, time_ns = keys.subject_digest(event.data.data_subject), _time_ns(event)
+        before = self.state.get(keys.SUBJECT + subject)
+        first, later = portions(matching(self.state, subject), self._pending(subject, before))
+        number = max(before.pending, default=0) if before is not None else 0
+        pending = () if before is None else before.pending
+        for ids in later:
+            number += 1
+            pending = (*pending, number)
+            self.changes[keys.portion_key(subject, number)] = _ENCODER.encode(ids)
+        newest = max(time_ns, -1 if before is None else before.time_ns)
+        if before != (after := ErasedSubject(newest, pending)):
+            self.changes[keys.SUBJECT + subject] = after
+        for interaction_id in first:
+            self._erase(interaction_id, subject)
+        self.counters = {"applied": 1}  # one record, however many interactions it ended; nothing of them waited
+
+    def erasure_continued(self, event: ErasureContinued) -> None:
+        subject, number = event.data.subject, event.data.portion
+        mark: ErasedSubject | None = self.state.get(keys.SUBJECT + subject)
+        ids = self.state.get(keys.portion_key(subject, number))
+        if mark is not None and ids is not None:
+            for interaction_id in _IDS.decode(ids):
+                self._erase(interaction_id, subject)
+            self.changes[keys.portion_key(subject, number)] = None
+            left = tuple(other for other in mark.pending if other != number)
+            self.changes[keys.SUBJECT + subject] = structs.replace(mark, pending=left)
+        self.counters = {"applied": 1}
+
+    def _erase(self, interaction_id: str, subject: str) -> None:
+        value = self.state.get(keys.INTERACTION + interaction_id)
+        if value is None:  # expired meanwhile
+            return
+        before = self._stored = _CASE.decode(value)
+        if before.subject != subject:  # erased meanwhile, or its case says the digest elsewhere
+            return
+        if before.expired:
+            self._withdraw_expired(interaction_id, before, "erased")
+        else:
+            self._revise(interaction_id, before, before.tombstone("erased"))
+
+    def _pending(self, subject: str, mark: ErasedSubject | None) -> list[bytes]:
+        """The portions of an erasure that is under way."""
+        return [] if mark is None else [self.state[keys.portion_key(subject, number)] for number in mark.pending]
+
+    def _apply_feedback(
+        self, interaction_id: str, before: InteractionState, feedback: FeedbackRecord, retracted_over: Sequence[str]
+    ) -> None:
+        """`retracted_over`: what a preference that is taken back was over; they hear of it."""
+        after, dropped = before.with_feedback(feedback)
+        for oldest in dropped:
+            self._reject(interaction_id, "voice_limit", "voices", oldest.feedback_id)
+        self.outputs += events.preference_retractions(self.event, interaction_id, feedback, retracted_over)
+        self._revise(interaction_id, before, after, feedback)
+
+    def _revise(
+        self, interaction_id: str, before: InteractionState, after: InteractionState, added: FeedbackRecord | None = None
+    ) -> None:
+        """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
+        summary = None if after.ended or not after.recorded else aggregate(after.feedback, partial(bonus_of, self.policy))
+        if summary is None:
+            if after.outcome is not None:
+                content = self._content(interaction_id)
+                after = structs.replace(after, revision=after.revision + 1, outcome=None, standing=False)
+                trace = self.event.traceparent or (None if content is None else content.traceparent)
+                self.outputs.append(events.withdrawn(self.record, interaction_id, after, trace))
+        else:
+            after = self._scored(interaction_id, after, summary)
+        self._drop_texts(interaction_id, after.feedback, added)
+        if after.ended and not self._stored.ended and keys.CONTENT + interaction_id in self.state:
+            self.changes[keys.CONTENT + interaction_id] = None
+        self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(structs.replace(after, touched=self.record.now))
+        moved = before.waiting - after.waiting
+        self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
+
+    def _scored(self, interaction_id: str, after: InteractionState, summary: Any) -> InteractionState:
+        content = self._content(interaction_id)
+        assert content is not None  # what is recorded and not ended has it
+        corrected: str | None = summary.corrected
+        target, alike = content.output, None
+        if corrected is not None:
+            target = self._correction(interaction_id, corrected)
+            alike = self._similarity(after.similarity, content.output, corrected, target)
+        difficulty = difficulty_of(self.policy, content.artifact_type, content.prompt_chars, content.context_chars)
+        result = reward_of(self.policy, summary, difficulty, None if alike is None else 1 - alike.value)
+        parts = result.components
+        outcome = RewardOutcome(
+            quality=result.quality,
+            reward=result.reward,
+            validation=parts.validation,
+            feedback=parts.feedback,
+            difficulty=parts.difficulty,
+            multiplier=parts.multiplier,
+            correction=parts.correction,
+            score=None if summary.score is None else rounded(summary.score),
+            contradicted=summary.contradicted,
+            voices=summary.voices,
+            target=corrected or "",
+        )
+        if after.outcome is not None and outcome.says(after.outcome):
+            return after if alike == after.similarity else structs.replace(after, similarity=alike)
+        if not after.bucket:
+            after = self._first_revision(after, content)
+        after = structs.replace(after, revision=after.revision + 1, outcome=outcome, similarity=alike)
+        texts: dict[str, Any] = {"prompt": content.prompt, "output": content.output, "target": target}  # raw, as they came
+        if content.context is not NOTHING:
+            texts["context"] = content.context
+        if content.tools is not NOTHING:
+            texts["tools"] = content.tools
+        trace = self.event.traceparent or content.traceparent
+        group = after.group if content.prompt_group is None else content.prompt_group
+        self.outputs.append(
+            events.rewarded(
+                self.record,
+                interaction_id,
+                after,
+                content,
+                group,
+                outcome,
+                Content(**texts),
+                trace,
+                content.finish_reason,
+                after.principals,
+            )
+        )
+        return after
+
+    def _similarity(self, known: Similarity | None, output: Raw, corrected: str, target: Raw) -> Similarity:
+        """Computed once for an output and a corrected output, unless the policy weighs it otherwise by now."""
+        weights = self.policy.similarity_weights
+        how = f"{self.policy.overlap} {weights.edit!r} {weights.overlap!r}"
+        if known is not None and (known.target, known.weights) == (corrected, how):
+            return known
+        value = similarity(
+            render(_OUTPUT.decode(output)),
+            render(_OUTPUT.decode(target)),
+            overlap=self.policy.overlap,
+            edit_weight=weights.edit,
+            overlap_weight=weights.overlap,
+        )
+        return Similarity(target=corrected, weights=how, value=value)
+
+    def _first_revision(self, case: InteractionState, content: InteractionContent) -> InteractionState:
+        """With what is fixed at revision 1, bucket, balance and group; the counts of artifact types take this one in."""
+        counts = self.state.get(keys.TYPE_COUNTS, TypeCounts({})).by_type
+        self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, content.time_ns))
+        base = self.policy.base_of(content.artifact_type, content.model, content.agent.role)
+        balance = balance_of(self.policy, counts, content.artifact_type)
+        group = ""
+        if content.prompt_group is None:
+            context = "" if content.context is NOTHING else render(_CONTEXT.decode(content.context))
+            group = prompt_group(render(_TEXT.decode(content.prompt)), context)
+        return structs.replace(case, bucket=f"{content.artifact_type}/{base}", balance=balance, group=group)
+
+    def _drop_texts(self, interaction_id: str, left: tuple[FeedbackRecord, ...], added: FeedbackRecord | None = None) -> None:
+        """What no statement names any more goes; what fell out as it came, or is there already, is not written."""
+        stored = self._stored.feedback if added is None else (*self._stored.feedback, added)
+        kept = {key for feedback in left for key in _text_keys(interaction_id, feedback)}
+        for key in [key for feedback in stored for key in _text_keys(interaction_id, feedback)]:
+            if key in self.state:
+                self.changes.pop(key, None)
+                if key not in kept:
+                    self.changes[key] = None
+            elif key not in kept:
+                self.changes.pop(key, None)
+
+    def _correction(self, interaction_id: str, digest: str) -> Raw:
+        key = keys.correction_key(interaction_id, digest)
+        return Raw(self.changes.get(key) or self.state[key])
+
+    def _content(self, interaction_id: str) -> InteractionContent | None:
+        content = self._contents.get(interaction_id)
+        if content is None:
+            value = self.state.get(keys.CONTENT + interaction_id)
+            if value is None:
+                return None
+            content = self._contents[interaction_id] = _CONTENT.decode(value)
+        return content
+
+    def _interaction(self, interaction_id: str | None) -> tuple[str, InteractionState]:
+        """Its case. One that an erasure has still to come to is as good as erased."""
+        if interaction_id is None:
+            raise ValueError("data.interaction_id: missing on signals")
+        value = self.state.get(keys.INTERACTION + interaction_id)
+        case = self._stored = InteractionState(touched=self.record.now) if value is None else _CASE.decode(value)
+        if case.subject and not case.expired:
+            mark: ErasedSubject | None = self.state.get(keys.SUBJECT + case.subject)
+            if mark is not None and mark.pending:
+                quoted = _ENCODER.encode(interaction_id)
+                if any(quoted in portion for portion in self._pending(case.subject, mark)):
+                    return interaction_id, case.tombstone("erased")
+        return interaction_id, case
+
+    def _withdraw_expired(self, interaction_id: str, before: InteractionState, how: Literal["retracted", "erased"]) -> None:
+        """Of an expired interaction there is no more than the example, if one stands."""
+        after = structs.replace(before, ended=how, standing=False, touched=self.record.now)
+        if how == "erased":
+            after = structs.replace(after, subject="")
+        if before.standing:
+            after = structs.replace(after, revision=after.revision + 1)
+            self.outputs.append(events.withdrawn(self.record, interaction_id, after, self.event.traceparent))
+        self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(after)
+        self.counters = {"applied": 1}
+
+    def _too_late(self, interaction_id: str, feedback_id: str | None = None) -> None:
+        """About an interaction that expired after it had been an example. About any other the stage knows nothing any more, so
+        that it waits like what comes early, and expires in its turn."""
+        self._reject(interaction_id, "expired", "age", feedback_id)
+        self.counters = {"expired": 1}
+
+    def _known(self, interaction_id: str, interaction: InteractionState, first: str, digest: str) -> None:
+        """An identity that was there before: the same data is a duplicate, other data a conflict, and the first one stays."""
+        if interaction.ended == "erased":
+            self._reject(interaction_id, "erased", "subject")
+            self.counters = {"duplicate": 1}
+        else:
+            self._refuse(interaction_id, "duplicate" if first == digest else "conflict")
+
+    def _refuse(self, interaction_id: str, counter: Literal["duplicate", "conflict"]) -> None:
+        self._reject(interaction_id, counter, "identity")
+        self.counters = {counter: 1}
+
+    def _reject(
+        self, interaction_id: str, reason: str, rule: str, feedback_id: str | None = None, source: str | None = None
+    ) -> None:
+        self.outputs.append(events.rejected(self.record, self.event, interaction_id, reason, rule, feedback_id, source))
+
+
+def _text_keys(interaction_id: str, feedback: FeedbackRecord) -> list[str]:
+    found = [] if feedback.corrected is None else [keys.correction_key(interaction_id, feedback.corrected)]
+    return found if feedback.over is None else [*found, keys.over_key(interaction_id, feedback.over)]
+
+
+def _raw(value: Any) -> Raw:
+    return NOTHING if value is None else Raw(_ENCODER.encode(value))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _time_ns(event: Event) -> int:
+    if event.time is None:
+        raise ValueError("time: missing on signals")
+    return parse_ns(event.time)
