@@ -1,4 +1,4 @@
-"""Hostile batches through a stage's fold without a broker: as the fetcher reads them, as a task folds them. Knows what must hold."""
+"""Hostile batches through a fold without a broker: as the fetcher reads them, as a task folds them. Knows what must hold."""
 
 from __future__ import annotations
 

@@ -32,10 +32,10 @@ class HostileRecord(NamedTuple):
 
 
 class HostileBatch(NamedTuple):
-    """`data` is a whole batch of `count` records; `kind` says what is odd about it."""
+    """`data` is a whole batch of so many `records`; `kind` says what is odd about it."""
 
     data: bytes
-    count: int
+    records: int
     kind: str
 
 
@@ -54,7 +54,7 @@ def records(topic: str, seed: object) -> Iterator[HostileRecord]:
     known = samples(topic)
     while True:
         make = chance.choices(_KINDS, _WEIGHTS)[0]
-        value = make(chance, known)
+        value: bytes | None = make(chance, known)
         headers: Headers = []
         if chance.random() < 0.1:
             value, headers = _binary(chance, value)
