@@ -1,4 +1,4 @@
-"""A few seconds of what `make fuzz` does for hours: hostile records through every fold. (FUZZ_RECORDS, FUZZ_SEED: more, others.)"""
+"""A few seconds of what `make fuzz` does for hours: hostile records through every fold. FUZZ_RECORDS and FUZZ_SEED."""
 
 from __future__ import annotations
 

@@ -39,6 +39,11 @@ class HostileBatch(NamedTuple):
     kind: str
 
 
+def _compacted(topic: str) -> bool:
+    """Whether brokers refuse records without a key."""
+    return topic not in BY_NAME or BY_NAME[topic].compacted
+
+
 def samples(topic: str) -> tuple[bytes, ...]:
     """Valid events of every type that a topic holds."""
     try:
@@ -60,7 +65,8 @@ def records(topic: str, seed: object) -> Iterator[HostileRecord]:
             value, headers = _binary(chance, value)
         elif chance.random() < 0.05:
             headers = [(_odd_name(chance), _bytes(chance, 20)) for _ in range(chance.choice((1, 1, 3, 40)))]
-        yield HostileRecord(_key(chance), value, headers)
+        key = _key(chance)
+        yield HostileRecord(b"" if key is None and _compacted(topic) else key, value, headers)
 
 
 def batches(topic: str, seed: object, count: int, *, append_time: int = 0, broken: bool = False) -> Iterator[HostileBatch]:
@@ -71,7 +77,7 @@ def batches(topic: str, seed: object, count: int, *, append_time: int = 0, broke
         size = min(count, chance.choice((1, 10, 100, 300)))
         fate = chance.random()
         if fate < 0.005:
-            rows, kind = _bomb(chance)
+            rows, kind = _bomb(chance, b"k" if _compacted(topic) else None)
             rows = rows[:count]
             made = batch_of(chance.choice(("gzip", "lz4", "zstd")), rows, append_time=append_time)
             size = len(rows)
@@ -216,7 +222,7 @@ def _binary(chance: random.Random, value: bytes | None) -> tuple[bytes | None, H
         attributes = {name: item for name, item in tree.items() if name != "data"}
         inner = msgspec.json.encode(tree.get("data"))
     except (AttributeError, ValueError, RecursionError):
-        attributes, inner = {"id": "1", "type": "x"}, value
+        attributes, inner = {"id": "1", "type": "x"}, value or b""
     headers: Headers = [
         (b"ce_" + name.encode(errors="replace"), str(item).encode(errors="replace")) for name, item in attributes.items()
     ]
@@ -249,20 +255,20 @@ def _bytes(chance: random.Random, size: int) -> bytes:
     return chance.randbytes(size)
 
 
-def _bomb(chance: random.Random) -> tuple[list[bytes], str]:
+def _bomb(chance: random.Random, key: bytes | None) -> tuple[list[bytes], str]:
     """Records around what is small on the wire and large in memory."""
     ordinary = record(0, b"k", b"{}")
     match chance.randrange(4):
         case 0:
             size = chance.choice((10, 70, 150)) * MIB
-            return [ordinary, record(1, None, bytes(size)), record(2, b"k", b"{}")], "one record"
+            return [ordinary, record(1, key, bytes(size)), record(2, b"k", b"{}")], "one record"
         case 1:
             return [record(offset, b"k", bytes(MIB)) for offset in range(chance.choice((5, 80)))], "many records"
         case 2:
             many = [(b"", None)] * chance.choice((999, 1001, 1_000_000))
             return [ordinary, record(1, b"k", b"{}", many), record(2, b"k", b"{}")], "headers"
         case _:
-            return [record(offset, None, None) for offset in range(5000)], "tombstones"
+            return [record(offset, key, None) for offset in range(5000)], "tombstones"
 
 
 def _spoilt(chance: random.Random, codec: str, rows: bytes) -> bytes:
