@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from headrace_schemas.topics import MIB, TOPICS, Topic, may_grow
+from headrace_schemas.topics import MIB, TOPICS, Compaction, Topic, may_grow
 
 
 class StageTopology(Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ def changelog(stage: str, topic: str) -> Topic:
         key="state key",
         description=f"state and position of {stage} over {topic}",
         writers=(stage,),
-        compacted=True,
+        compaction=Compaction(),
         max_bytes=8 * MIB,
         may_grow=may_grow(topic),
     )

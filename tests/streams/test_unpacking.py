@@ -119,6 +119,7 @@ BAD_PAYLOADS = {
     "a length without end": lambda data: b"\xff" * 20 + data,
     "a length beyond the end": lambda data: varint(100_000) + data,
     "an offset twice": lambda data: record(0, b"k", b"v") + data,
+    "an offset too far": lambda data: record(0, b"k", b"v") + record(2, b"k", b"v"),
     "nothing": lambda data: b"",
     "half a record": lambda data: data[:4],
 }
@@ -145,6 +146,11 @@ def test_bytes_that_cannot_be_unpacked_are_a_record_for_each_offset(codec: str, 
     assert [item.offset for item in found] == [0, 1, 2]
     assert isinstance(found[2].value, UnreadValue)
     assert found[2].value.code == "corrupt"
+
+
+def test_offsets_that_compaction_left_out_are_not_made_up() -> None:
+    data = b"".join(record(offset, b"k", b"v") for offset in (0, 3, 5))
+    assert [(item.offset, item.value) for item in unpack(batch("none", data, 3, last=8))] == [(0, b"v"), (3, b"v"), (5, b"v")]
 
 
 def test_a_record_that_is_broken_inside_costs_itself_alone() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import for_code
+from aiokafka.errors import MessageSizeTooLargeError, for_code
 from aiokafka.protocol.produce import ProduceRequest
 
 from headrace_streams.kafka import clients
@@ -14,13 +14,24 @@ from headrace_streams.kafka.compat import connection_of
 from headrace_streams.settings import Settings
 
 
-async def produce_raw(settings: Settings, topic: str, partition: int, *batches: bytes) -> None:
-    """Appends each of `batches`. KafkaError when the broker refuses one."""
+class InvalidRecord(Exception):
+    """The broker's INVALID_RECORD, which the client does not know."""
+
+    code = 87
+
+
+async def produce_raw(settings: Settings, topic: str, partition: int, *batches: bytes) -> list[int]:
+    """Appends each of `batches`. Which of them the broker refused, by index: too large, or without a key on a compacted topic."""
     name = clients.full_name(settings, topic)
+    refused = []
     async with clients.connected(clients.producer(settings)) as producer:
         await producer.partitions_for(name)
-        for batch in batches:
-            await _append(connection_of(producer), name, partition, batch)
+        for index, batch in enumerate(batches):
+            try:
+                await _append(connection_of(producer), name, partition, batch)
+            except (MessageSizeTooLargeError, InvalidRecord):
+                refused.append(index)
+    return refused
 
 
 async def _append(client: Any, topic: str, partition: int, batch: bytes) -> None:
@@ -33,5 +44,7 @@ async def _append(client: Any, topic: str, partition: int, batch: bytes) -> None
             if not error.retriable:
                 break
             await asyncio.sleep(0.1)  # a topic that was just made has no leader yet
+    if response.topics[0][1][0][1] == InvalidRecord.code:
+        raise InvalidRecord(topic)
     if error.errno:
         raise error(response)

@@ -41,13 +41,13 @@ class Ring:
             self.environment["OMP_NUM_THREADS"] = str(threads)
 
     def start(self, *commands: str) -> None:
-        """`worker` and `trainer`, or others of the `headrace` command; one that still runs is left alone."""
+        """`worker` and `trainer`, or others of the `headrace` command, with their options; one that still runs is left alone."""
         for command in commands:
             if command in self.children and self.children[command].poll() is None:
                 continue
-            with (self.folder / f"{command}.log").open("ab") as log:
+            with (self.folder / f"{command.split()[0]}.log").open("ab") as log:
                 self.children[command] = subprocess.Popen(
-                    [sys.executable, "-c", "from headrace_cli.main import main; main()", command],
+                    [sys.executable, "-c", "from headrace_cli.main import main; main()", *command.split()],
                     env=self.environment,
                     stdout=log,
                     stderr=log,

@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from headrace_schemas.topics import MIB, Topic
+from headrace_schemas.topics import Topic
 from headrace_schemas.topology import ALL_TOPICS
 from headrace_streams.kafka.clients import DEADLINE, BrokerUnavailable, admin, connected, describe, full_name
 from headrace_streams.settings import Settings
@@ -42,8 +42,13 @@ def topic_configs(settings: Settings, topic: Topic) -> dict[str, str]:
         "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": str(min(2, settings.replication_factor)),
     }
-    if topic.compacted:
-        configs["segment.bytes"] = str(64 * MIB)  # only closed segments are compacted, and a task reads it all at start
+    if topic.compaction is not None:
+        configs |= {
+            "segment.bytes": str(topic.compaction.segment_bytes),
+            "min.cleanable.dirty.ratio": str(topic.compaction.dirty_ratio),
+            "max.compaction.lag.ms": str(topic.compaction.within_ms),
+            "delete.retention.ms": str(topic.compaction.tombstones_ms),
+        }
     return configs
 
 

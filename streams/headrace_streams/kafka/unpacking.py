@@ -7,6 +7,7 @@ each offset is accounted for, and the good records around it get through.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ _LETTER_BYTES = 1024  # that a record which is not read counts for: it becomes a
 _HEADER = struct.Struct(">qiibIhiqqqhii")  # up to the number of records, which stands last
 _ATTRIBUTES_AT, _COUNT_AT = 21, 57
 _CODEC, _LOG_APPEND_TIME = 0x07, 0x08
+_BROKEN = (UnicodeDecodeError, CorruptRecordException, ValueError, IndexError)  # what the client's reader raises
 
 
 class UnreadValue(bytes):
@@ -83,11 +85,12 @@ def unpack(batch: bytes | memoryview, spent: Callable[[int], None] = lambda size
     Raises nothing for what the batch holds."""
     header = header_of(batch)
     expected, last = header.base_offset, header.last_offset
+    whole = last - expected + 1 == header.records  # nothing was compacted away: offsets follow each other
     try:
         for records in _runs(header, batch, spent):
             for record in records:
                 offset = record.offset
-                if not expected <= offset <= last:
+                if offset != expected and (whole or not expected < offset <= last):
                     raise BatchFault("corrupt", f"batch: offset {offset} stands where {expected} should")
                 yield record
                 expected = offset + 1
@@ -99,6 +102,12 @@ def unpack(batch: bytes | memoryview, spent: Callable[[int], None] = lambda size
 
 def _runs(header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int], None]) -> Iterator[Iterable[Any]]:
     """Runs of ordinary records, as aiokafka's fast reader reads them, and what stands out one by one."""
+    if header.codec == 0 and len(batch) - _HEADER.size < 2 * HEADERS_LIMIT:  # nothing in it can stand out
+        with contextlib.suppress(*_BROKEN):
+            records = list(DefaultRecordBatch(bytes(batch)))
+            spent(len(batch))
+            yield records
+            return
     stream = _Stream(portions(header.codec, memoryview(batch)[_HEADER.size :]))
     template = bytearray(batch[: _HEADER.size])
     template[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
@@ -121,7 +130,7 @@ def _read(header: BatchHeader, data: bytes, count: int) -> Iterator[Iterable[Any
     try:
         made.extend(DefaultRecordBatch(data))
         yield made
-    except (UnicodeDecodeError, CorruptRecordException, ValueError, IndexError):
+    except _BROKEN:
         yield made  # which came before it
         position = _HEADER.size
         for number in range(count):
