@@ -12,7 +12,7 @@ NEXT ?= next: make demo, or `. $(BIN)/activate` and `headrace --help`
 # What has been installed with more than the demo needs is enough for it.
 DEMO_EXTRAS = $(firstword $(foreach extras,dev all,$(if $(wildcard $(VENV)/.installed-$(extras)),$(extras))) demo)
 
-.PHONY: help preflight install demo test test-fast check docs docs-generate lock bench fuzz clean
+.PHONY: help preflight install demo test test-fast check docs docs-generate lock bench fuzz chaos clean
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -64,6 +64,9 @@ bench: install ## measure; prints ratios against named baselines
 
 fuzz: install ## hostile records, 1,000,000 of them, on a broker of its own (FUZZ_ARGS="--seed 2 --records 100000")
 	@$(BIN)/python tests/fuzz/on_broker.py $(FUZZ_ARGS)
+
+chaos: install ## 1,000 faults by seed, with a report (CHAOS_ARGS="--seeds 1-5 --kinds broker-killed")
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS_ARGS)
 
 clean: ## remove the virtual environment and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

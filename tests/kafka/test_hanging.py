@@ -180,3 +180,18 @@ def lose_connections(journal: Journal) -> None:
     for connection in connections.values():
         connection._writer.transport.abort()
         connection.close(reason=CloseReason.CONNECTION_BROKEN)
+
+
+def test_a_broker_that_has_just_started_and_knows_no_leaders_is_asked_again(on_it: Settings) -> None:
+    """Seen by the chaos rig: the task stood still for good, as nobody asked for metadata again."""
+
+    async def main() -> None:
+        async with opened(on_it) as journal:
+            own = partition(on_it, "state.counting.signals", 0)
+            known = journal._producer.client.cluster._partitions[own.topic]
+            known[own.partition] = known[own.partition]._replace(leader=-1)
+            journal._connections.lost = True
+            async with asyncio.timeout(10):
+                await journal.commit([output(1)], {}, Position(next_offset=1))
+
+    asyncio.run(main())

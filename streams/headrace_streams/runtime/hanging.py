@@ -72,6 +72,7 @@ class HangingTransactions:
                 if not getattr(error, "retriable", True):
                     raise
                 connections.lost = True
+                await self._producer.client.force_metadata_update()  # one that has just started knows no leaders
             else:
                 if not open_in:
                     continue

@@ -247,7 +247,7 @@ class Journal:
             if isinstance(cause, ProducerFenced | InvalidProducerEpoch):
                 raise Fenced(f"{self.label}: another owner has taken over {self._transactional_id}") from error
             if isinstance(cause, compat.ConnectionLost):
-                raise Transport(f"{self.label}: {cause}") from error
+                raise Transport(f"{self.label}: {cause.args[0]}") from error
             if isinstance(cause, _LOST):
                 raise ProducerLost(f"{self.label}: the broker has lost {self._transactional_id}: {cause!r}") from error
             cause = cause.__cause__

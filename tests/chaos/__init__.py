@@ -1,0 +1,1 @@
+"""A deployment under faults by seed, held against what its publishers were told (`make chaos`)."""
