@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 from headrace_processors.curate import near_duplicates
 from headrace_processors.curate.filters import is_echo
-from headrace_processors.curate.near_duplicates import COMPARED, SHINGLE, NearIndex, similarity, sketch
+from headrace_processors.curate.near_duplicates import COMPARED, SHINGLE, NearIndex, bands, similarity, sketch
 from headrace_schemas.text import normalise
 from real import corpora
 from support.examples import example
@@ -64,7 +64,7 @@ def pairs_of(texts: Sequence[str], count: int, pick: random.Random) -> list[Pair
             for line in text.split("\n")
         )
         one, two = sketch(text), sketch(other)
-        found = bool(NearIndex().add("one", one).candidates(two)) and similarity(one, two) >= LEAST
+        found = bool(NearIndex().add("one", bands(one)).candidates(bands(two))) and similarity(one, two) >= LEAST
         pairs.append(Pair(exact(text, other), found, len(_bytes(text))))
     return pairs
 
@@ -87,7 +87,7 @@ def check_cost(texts: Sequence[str]) -> tuple[float, float, float]:
     index, known = NearIndex(), {}
     for number, text in enumerate(texts[:OPEN]):
         known[f"{number:04}"] = sketch(text)
-        index = index.add(f"{number:04}", known[f"{number:04}"])
+        index = index.add(f"{number:04}", bands(known[f"{number:04}"]))
     rest = texts[OPEN : OPEN + 300] or texts
     costs = []
     for _ in range(5):
@@ -95,11 +95,11 @@ def check_cost(texts: Sequence[str]) -> tuple[float, float, float]:
         sketches = [sketch(text) for text in rest]
         times.append(time.process_time())
         for one in sketches:
-            for other in index.candidates(one):
+            for other in index.candidates(bands(one)):
                 similarity(known[other], one)
         times.append(time.process_time())
         for one in sketches:
-            index.add("x", one)
+            index.add("x", one[:128])
         times.append(time.process_time())
         costs.append([(after - before) / len(rest) * 1e6 for before, after in pairwise(times)])
     least = [min(column) for column in zip(*costs, strict=True)]
@@ -111,11 +111,11 @@ def near_in_buckets(texts: Sequence[str]) -> int:
     index, known, found = NearIndex(), dict[str, str](), 0
     for number, text in enumerate(texts):
         one = sketch(text)
-        if any(similarity(sketch(known[other]), one) >= LEAST and known[other] != text for other in index.candidates(one)):
+        if any(similarity(sketch(known[other]), one) >= LEAST and known[other] != text for other in index.candidates(bands(one))):
             found += 1
         elif text not in known.values():
             name = f"{number:06}"
-            index, known[name] = index.add(name, one), text
+            index, known[name] = index.add(name, bands(one)), text
         if len(known) > OPEN:
             index, known = NearIndex(), {}
     return found

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from headrace_processors.curate import thresholds
+from headrace_processors.curate.near_duplicates import bands
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import EMPTY, CurateBucket, CurateState, ExampleRecord, Queue, QueueBounds, Sums
 from headrace_processors.decay import RunningSum, weights
@@ -29,6 +30,7 @@ class WorkingBucket:
         self.name = name
         self.value: CurateBucket = state.bucket(name)
         self._policy, self._state, self._now_ms = policy, state, now_ms
+        self._last_row = b"", b""  # a sketch and its bands
 
     def store(self) -> None:
         self._state.put_bucket(self.value)
@@ -126,7 +128,7 @@ class WorkingBucket:
 
     def near(self, record: ExampleRecord) -> list[str]:
         """Open members of the same role and outcome that may be near-duplicates of an example."""
-        return self._state.near(self.name, record.near_key).candidates(record.sketch)
+        return self._state.near(self.name, record.near_key).candidates(self._row(record))
 
     def leave_out(self, reason: str) -> None:
         """Counts an example that does not come into the next batch."""
@@ -136,13 +138,16 @@ class WorkingBucket:
 
     def cut(self, members: Mapping[str, ExampleRecord], batch_id: str, mean_reward: float) -> None:
         """Closes the bucket, whose open `members` went into a batch. Those that did not open the next."""
+        all_cut = len(members) == self.value.train.size + self.value.negative.size
+        for near_key in {record.near_key for record in members.values() if all_cut}:
+            self._state.put_near(self.name, near_key, None)
         for example_id, record in members.items():
             assert record.role is not None
             self._state.put_slot(self.name, record.role, record.slot, None)
-            self._unindex(example_id, record)
+            if not all_cut:
+                self._unindex(example_id, record)
             cut = replace(record, status="cut", slot=-1, batch_id=batch_id, sketch=b"")
             self._state.put_example(self.name, example_id, cut)
-        all_cut = len(members) == self.value.train.size + self.value.negative.size
         rest = {queue: [] if all_cut else list(self.members(queue)) for queue in (TRAIN, NEGATIVE)}
         ends = {queue: self._bounds(queue).next for queue in rest}
         self._change(batches=self.value.batches + 1, last_reward=mean_reward, left_out=())
@@ -215,7 +220,13 @@ class WorkingBucket:
     def _index(self, example_id: str, record: ExampleRecord) -> None:
         if record.sketch:
             index = self._state.near(self.name, record.near_key)
-            self._state.put_near(self.name, record.near_key, index.add(example_id, record.sketch))
+            self._state.put_near(self.name, record.near_key, index.add(example_id, self._row(record)))
+
+    def _row(self, record: ExampleRecord) -> bytes:
+        """The bands of its sketch: what is looked for in an index is mostly put into it then."""
+        if self._last_row[0] != record.sketch:
+            self._last_row = record.sketch, bands(record.sketch)
+        return self._last_row[1]
 
     def _unindex(self, example_id: str, record: ExampleRecord) -> None:
         if record.sketch:

@@ -89,11 +89,10 @@ def is_echo(least: float, example: Example, target: str) -> bool:
     count. Texts of which one is much longer are not compared."""
     prompt = example.content.prompt
     asked = [render(prompt)] if isinstance(prompt, str) else [render(prompt), *(render(message) for message in _last(prompt))]
-    said = normalise(target).casefold()
     for text in asked:
         if not len(text) * least <= len(target) <= len(text) / least:
             continue
-        text = normalise(text).casefold()
+        text, said = normalise(text).casefold(), normalise(target).casefold()
         if text == said or near_duplicates.similarity(near_duplicates.sketch(text), near_duplicates.sketch(said)) >= least:
             return True
     return False

@@ -15,7 +15,7 @@ from msgspec import Struct, field, json
 from msgspec.structs import replace
 
 from headrace_processors.curate.filters import Role
-from headrace_processors.curate.near_duplicates import NearIndex
+from headrace_processors.curate.near_duplicates import NearIndex, bands
 from headrace_processors.decay import RunningSum
 from headrace_schemas.canonical import rounded
 
@@ -253,7 +253,7 @@ def derive(state: Mapping[str, Any]) -> dict[str, Any]:
         if value.queue is not None:
             derived.put_slot(bucket, value.queue, value.slot, example_id)
         if value.sketch and value.status == "open":
-            derived.put_near(bucket, value.near_key, derived.near(bucket, value.near_key).add(example_id, value.sketch))
+            derived.put_near(bucket, value.near_key, derived.near(bucket, value.near_key).add(example_id, bands(value.sketch)))
     if deadlines:
         derived.put(DEADLINES, tuple(sorted(deadlines)))
     if buckets:
