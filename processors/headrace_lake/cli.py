@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -20,18 +21,34 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option(
+    "--behind",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    help="Seconds that a record may wait before its task is behind.",
+)
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait until all is well, if it is not.")
 @common
-def status(settings: Settings, as_json: bool) -> None:
-    """Every stage: lag and each counter; every bucket and how full it is; what is served.
+def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int:
+    """Every stage: lag and each counter; every bucket and how full it is; what is served; and what is wrong.
 
-    Reads the log, so it works with no worker running."""
-    found = run(_status(settings))
+    Exit 1 when something is: a task is refused, started again and again, absent or behind, a training failed or is held, the
+    counters of a stage don't add up. Reads the log, and what workers let their consumer groups know of their tasks: it works from
+    anywhere, with no worker running, too."""
+    deadline = time.monotonic() + wait
+    while True:
+        found = run(_status(settings, behind))
+        if not found["troubles"] or time.monotonic() >= deadline:
+            break
+        time.sleep(1.0)
+    code = NO if found["troubles"] else 0
     if as_json:
-        return emit(found)
+        emit(found)
+        return code
     for stage in found["stages"]:
         counters = "  ".join(f"{name} {count}" for name, count in stage["counters"].items())
-        warning = "" if stage["accounted"] else "  NOT ACCOUNTED FOR"
-        click.echo(f"{stage['stage']:8} lag {stage['lag']:<7} in {stage['records']:<9} {counters}{warning}")
+        click.echo(f"{stage['stage']:8} lag {stage['lag']:<7} in {stage['records']:<9} {counters}")
     click.echo("\nbuckets" if found["buckets"] else "\nno bucket yet")
     for bucket in found["buckets"]:
         full = f"{bucket['fill']:.1f} of {bucket['target']:.0f}"
@@ -39,21 +56,53 @@ def status(settings: Settings, as_json: bool) -> None:
     click.echo("\nserved" if found["served"] else "\nnothing is released yet: every bucket serves its base")
     for release in found["served"]:
         click.echo(f"  {release['bucket']:30} #{release['sequence']:<4} {release['adapter'] or 'the base'}  {release['reason']}")
+    click.echo("\nwrong" if found["troubles"] else "\nnothing is wrong")
+    for trouble in found["troubles"]:
+        click.echo(f"  {trouble['kind']:12}{trouble['what']}: {' '.join(trouble['detail'].split())}")
+    return code
 
 
-async def _status(settings: Settings) -> dict[str, Any]:
+async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
     from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.log import events_of
     from headrace_lake.status import stage_status, task_statuses
+    from headrace_lake.troubles import batch_troubles, failed_batches, group_of, stage_troubles, task_troubles
     from headrace_processors.curate.state import describe_buckets
     from headrace_schemas.topology import TOPOLOGY
+    from headrace_streams.kafka.groups import group_view
     from headrace_streams.release_log import adapter_digest, served
+    from headrace_streams.runtime.status import decode_note
 
     log = KafkaLog(settings)
-    tasks = await task_statuses(log, TOPOLOGY)
+    tasks = await task_statuses(log, TOPOLOGY, time.time_ns() // 1_000_000)
+    stages = [stage_status(stage, tasks) for stage in TOPOLOGY]
+    names = {stage.name: group_of(settings.deployment, stage.name) for stage in TOPOLOGY}
+    views = {name: await group_view(settings, name) for name in dict.fromkeys(names.values())}
+    groups = {stage: views[name] for stage, name in names.items()}
+    failed = failed_batches(
+        [event async for event in events_of(log, "runs")], [event async for event in events_of(log, "batches")]
+    )
+    troubles = [*task_troubles(tasks, groups, behind_seconds), *batch_troubles(failed), *stage_troubles(stages)]
     curate = [task.state for task in tasks if task.stage == "curate"]
     return {
         "deployment": settings.deployment,
-        "stages": [msgspec.structs.asdict(stage_status(stage, tasks)) for stage in TOPOLOGY],
+        "well": not troubles,
+        "troubles": [msgspec.structs.asdict(trouble) for trouble in troubles],
+        "stages": [msgspec.structs.asdict(stage) for stage in stages],
+        "tasks": [
+            {
+                "stage": task.stage,
+                "topic": task.topic,
+                "partition": task.partition,
+                "next_offset": task.next_offset,
+                "lag": task.lag,
+                "waited_seconds": task.waited_seconds,
+                "worker": groups[task.stage].assigned.get((task.topic, task.partition)),
+                "note": msgspec.to_builtins(decode_note(groups[task.stage].metadata.get((task.topic, task.partition), ""))),
+            }
+            for task in tasks
+        ],
+        "failed_batches": [msgspec.structs.asdict(failure) for failure in failed.values()],
         "buckets": [bucket for state in curate for bucket in describe_buckets(state)],
         "served": [
             {
@@ -214,7 +263,7 @@ def list_positions(settings: Settings, as_json: bool) -> None:
     from headrace_lake.status import task_statuses
     from headrace_schemas.topology import TOPOLOGY
 
-    for task in run(task_statuses(KafkaLog(settings), TOPOLOGY)):
+    for task in run(task_statuses(KafkaLog(settings), TOPOLOGY, time.time_ns() // 1_000_000)):
         name, position = f"{task.stage}/{task.topic}/{task.partition}", task.position
         rules = None if position is None else position.rules
         if as_json:

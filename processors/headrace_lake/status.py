@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 
 from msgspec import Struct
 
@@ -16,13 +17,15 @@ EXACT_LAG = 100  # up to here the records behind a lag are counted one by one
 
 class TaskStatus(Struct, frozen=True):
     """One partition of a stage's input. `lag` is the committed records to come: exact when few, else counted in offsets, among
-    which are transaction markers. `position` None: it never ran. `state` is in changelog form."""
+    which are transaction markers. `waited_seconds`: for how long the first of them has been there, None without a lag. `position`
+    None: it never ran. `state` is in changelog form."""
 
     stage: str
     topic: str
     partition: int
     next_offset: int
     lag: int
+    waited_seconds: float | None
     position: Position | None
     state: dict[str, bytes]
 
@@ -41,8 +44,8 @@ class StageStatus(Struct, frozen=True):
     accounted: bool
 
 
-async def task_statuses(log: KafkaLog, stages: Sequence[StageTopology]) -> list[TaskStatus]:
-    """Every task of `stages`, whether it runs or not."""
+async def task_statuses(log: KafkaLog, stages: Sequence[StageTopology], now_ms: int) -> list[TaskStatus]:
+    """Every task of `stages`, whether it runs or not, at `now_ms` (since the epoch)."""
     statuses = []
     for stage in stages:
         for topic in stage.inputs:
@@ -52,10 +55,23 @@ async def task_statuses(log: KafkaLog, stages: Sequence[StageTopology]) -> list[
                 position = None if raw is None else decode_position(raw)
                 next_offset = span.begin if position is None else position.next_offset
                 lag = max(0, span.end - next_offset)
+                first: int | None = None
                 if 0 < lag <= EXACT_LAG:
-                    lag = sum([1 async for _ in log.read(topic, partition, next_offset, span.end)])
-                statuses.append(TaskStatus(stage.name, topic, partition, next_offset, lag, position, state))
+                    times = [record.timestamp async for record in log.read(topic, partition, next_offset, span.end)]
+                    lag, first = len(times), times[0] if times else None
+                elif lag:
+                    first = await _first(log, topic, partition, next_offset)
+                waited = None if first is None else max(0, now_ms - first) / 1000
+                statuses.append(TaskStatus(stage.name, topic, partition, next_offset, lag, waited, position, state))
     return statuses
+
+
+async def _first(log: KafkaLog, topic: str, partition: int, start: int) -> int | None:
+    """Append time of the first record from `start` on."""
+    async with aclosing(log.read(topic, partition, start)) as records:
+        async for record in records:
+            return record.timestamp
+    return None
 
 
 def stage_status(stage: StageTopology, tasks: Sequence[TaskStatus]) -> StageStatus:

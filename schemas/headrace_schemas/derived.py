@@ -346,6 +346,15 @@ class Evaluation(Value, frozen=True, kw_only=True):
     parent_release_id: Annotated[str | None, doc("The release that it was compared with; absent: the base.")] = None
 
 
+class BatchRetryRequest(Value, frozen=True, kw_only=True):
+    """Somebody wants a batch trained once more."""
+
+    bucket: RequestedBucket
+    batch_id: Annotated[Key, doc("The batch, whose training failed.")]
+    reason: Because = None
+    requested_by: RequestedBy = None
+
+
 class PromoteRequest(Value, frozen=True, kw_only=True):
     """Somebody wants a version served."""
 

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from headrace_schemas.derived import (
     Batch,
+    BatchRetryRequest,
     DeadLetter,
     ErasureContinuation,
     Evaluation,
@@ -220,6 +221,12 @@ class EvaluationCompleted(Envelope, frozen=True, kw_only=True, tag="headrace.eva
     data: Evaluation
 
 
+class BatchRetryRequested(Envelope, frozen=True, kw_only=True, tag="headrace.batch.retry.requested.v1"):
+    """Somebody wants a batch trained once more."""
+
+    data: BatchRetryRequest
+
+
 class PromoteRequested(Envelope, frozen=True, kw_only=True, tag="headrace.promote.requested.v1"):
     """Somebody wants a version served."""
 
@@ -312,6 +319,7 @@ Event = (
     | SignalRejected
     | ExampleSuperseded
     | BatchReady
+    | BatchRetryRequested
     | TrainingStarted
     | TrainingProgressed
     | TrainingCompleted

@@ -135,8 +135,9 @@ TOPICS: tuple[Topic, ...] = (
         name="batches",
         key="bucket",
         description="manifests of what is to be trained",
-        events=(events.BatchReady,),
-        writers=("curate",),
+        events=(events.BatchReady, events.BatchRetryRequested),
+        writers=("curate", OPERATOR),
+        requests=(events.BatchRetryRequested,),
         max_bytes=8 * MIB,
     ),
     Topic(

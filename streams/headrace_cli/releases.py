@@ -99,6 +99,8 @@ Function = Callable[..., Any]
 
 def _asking(function: Function) -> Function:
     """Options of all commands that wait for an answer."""
+    again = "Id of an earlier request whose answer was lost: it is asked, and answered, once."
+    function = click.option("--request-id", metavar="ID", help=again)(function)
     function = click.option("--reason", help="Why; it stands in the answer.")(function)
     function = click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds.")(function)
     return functools.wraps(function)(common(function))
@@ -107,7 +109,7 @@ def _asking(function: Function) -> Function:
 @click.command()
 @click.argument("version", metavar="VERSION")
 @_asking
-def promote(settings: Settings, as_json: bool, version: str, reason: str | None, timeout: float) -> int:
+def promote(settings: Settings, as_json: bool, version: str, reason: str | None, request_id: str | None, timeout: float) -> int:
     """Ask that a model version be served. Exit 1 when it is declined."""
     from headrace_schemas.derived import PromoteRequest
     from headrace_schemas.events import PromoteRequested
@@ -116,26 +118,28 @@ def promote(settings: Settings, as_json: bool, version: str, reason: str | None,
     if not made:
         raise CliError(NO, f"no model version {version}: `headrace tail versions --from start --no-follow` shows all")
     data = PromoteRequest(bucket=made[0].bucket, version_id=version, reason=reason, requested_by=_who())
-    return _ask(settings, as_json, timeout, PromoteRequested, data)
+    return _ask(settings, as_json, timeout, request_id, PromoteRequested, data)
 
 
 @click.command()
 @click.argument("bucket", metavar="BUCKET")
 @click.option("--to", metavar="RELEASE", help='A release that was served before, or "base". Default: the one before.')
 @_asking
-def rollback(settings: Settings, as_json: bool, bucket: str, to: str | None, reason: str | None, timeout: float) -> int:
+def rollback(
+    settings: Settings, as_json: bool, bucket: str, to: str | None, reason: str | None, request_id: str | None, timeout: float
+) -> int:
     """Ask that an earlier release, or the base, be served again. Exit 1 when it is declined."""
     from headrace_schemas.derived import RollbackRequest
     from headrace_schemas.events import RollbackRequested
 
     data = RollbackRequest(bucket=bucket, release_id=to, reason=reason, requested_by=_who())
-    return _ask(settings, as_json, timeout, RollbackRequested, data)
+    return _ask(settings, as_json, timeout, request_id, RollbackRequested, data)
 
 
 @click.command()
 @click.argument("digest", metavar="DIGEST")
 @_asking
-def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, timeout: float) -> int:
+def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, request_id: str | None, timeout: float) -> int:
     """Ask that an adapter never be served again; if it is served, the release before it takes its place."""
     from headrace_schemas.derived import RevokeRequest
     from headrace_schemas.events import RevokeRequested
@@ -154,7 +158,7 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, t
     for bucket in sorted(buckets):  # each is asked, whatever became of those before: nobody may go on serving it
         data = RevokeRequest(bucket=bucket, adapter=digest, reason=reason, requested_by=_who())
         try:
-            codes.append(_ask(settings, as_json, timeout, RevokeRequested, data))
+            codes.append(_ask(settings, as_json, timeout, request_id, RevokeRequested, data))
         except CliError as error:
             note(f"headrace: {error.message}")
             codes.append(error.exit_code)
@@ -164,23 +168,29 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, t
 @click.command()
 @click.argument("bucket", metavar="BUCKET")
 @_asking
-def pause(settings: Settings, as_json: bool, bucket: str, reason: str | None, timeout: float) -> int:
+def pause(settings: Settings, as_json: bool, bucket: str, reason: str | None, request_id: str | None, timeout: float) -> int:
     """Ask that nothing be promoted in a bucket until it is resumed; what a person asks for still is."""
     from headrace_schemas.derived import SwitchRequest
     from headrace_schemas.events import PauseRequested
 
-    return _ask(settings, as_json, timeout, PauseRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=_who()))
+    _check_bucket(settings, bucket)
+    return _ask(
+        settings, as_json, timeout, request_id, PauseRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=_who())
+    )
 
 
 @click.command()
 @click.argument("bucket", metavar="BUCKET")
 @_asking
-def resume(settings: Settings, as_json: bool, bucket: str, reason: str | None, timeout: float) -> int:
+def resume(settings: Settings, as_json: bool, bucket: str, reason: str | None, request_id: str | None, timeout: float) -> int:
     """Ask that promotions of a bucket go on."""
     from headrace_schemas.derived import SwitchRequest
     from headrace_schemas.events import ResumeRequested
 
-    return _ask(settings, as_json, timeout, ResumeRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=_who()))
+    _check_bucket(settings, bucket)
+    return _ask(
+        settings, as_json, timeout, request_id, ResumeRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=_who())
+    )
 
 
 @click.command()
@@ -236,19 +246,19 @@ def _touched_row(decision: Decision, touched: Touched) -> dict[str, Any]:
     return {**row, "adapter": adapter_digest(data), "served": data.release_id in touched.served}
 
 
-def _ask(settings: Settings, as_json: bool, timeout: float, kind: type[Any], data: Any) -> int:
+def _ask(settings: Settings, as_json: bool, timeout: float, request_id: str | None, kind: type[Any], data: Any) -> int:
     """Publishes the request, prints the answer; the exit code."""
     from headrace_schemas.codec import decode, encode
     from headrace_schemas.errors import DecodeError
     from headrace_streams import requests
 
-    event = requests.request(kind, data)
+    event = requests.request(kind, data, request_id)
     try:
         decode(encode(event))
     except DecodeError as error:
         raise CliError(USAGE, error.message) from error
     try:
-        decision = run(requests.ask(settings, data.bucket, event, timeout))
+        decision = run(requests.ask(settings, data.bucket, event, timeout, repeated=request_id is not None))
     except requests.NoAnswer as error:
         raise CliError(FAILED, str(error)) from error
     if as_json:
@@ -262,6 +272,20 @@ def _versions(settings: Settings) -> list[ModelVersion]:
     from headrace_streams import requests
 
     return run(requests.versions(settings))
+
+
+def _check_bucket(settings: Settings, bucket: str) -> None:
+    """CliError when no example, batch or release has that bucket: a misspelt name must not look paused."""
+    from difflib import get_close_matches
+
+    from headrace_streams import requests
+
+    known = run(requests.buckets(settings, bucket))
+    if bucket in known:
+        return
+    nearest = get_close_matches(bucket, known, n=1, cutoff=0.0)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ": nothing was learnt here yet"
+    raise CliError(NO, f"there is no bucket {bucket!r}{hint}")
 
 
 def _who() -> str | None:

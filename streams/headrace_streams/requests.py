@@ -31,10 +31,13 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
+from headrace_schemas.topics import TOPICS
 from headrace_streams.kafka.publisher import publish
-from headrace_streams.kafka.reader import Reader
+from headrace_streams.kafka.reader import Reader, event_of
 from headrace_streams.release_log import CHANGES, Decision, adapter_digest, follow, history, served
 from headrace_streams.settings import Settings
+
+_ASKED = tuple(kind for topic in TOPICS for kind in topic.requests)  # to ask about a bucket does not make it one
 
 
 class NoAnswer(HeadraceError, TimeoutError):
@@ -51,15 +54,22 @@ class Touched(NamedTuple):
     served: list[str]  # release ids among them that are served now
 
 
-def request(kind: type[E], data: Any) -> E:
-    """An event of ours with a new id and the time of now."""
-    return make(kind, data, id=uuid.uuid4().hex, writer="command", time_ms=time.time_ns() // 1_000_000)
+def request(kind: type[E], data: Any, id: str | None = None) -> E:
+    """An event of ours with the time of now, and a new id unless it repeats an earlier request."""
+    return make(kind, data, id=id or uuid.uuid4().hex, writer="command", time_ms=time.time_ns() // 1_000_000)
 
 
-async def ask(settings: Settings, bucket: str, event: Event, timeout: float) -> Decision:
-    """Publishes a request about `bucket` and waits for its answer. NoAnswer after `timeout` seconds."""
-    async with aclosing(follow(Reader(settings), bucket, since="end")) as decisions:
+async def ask(settings: Settings, bucket: str, event: Event, timeout: float, *, repeated: bool = False) -> Decision:
+    """Publishes a request about `bucket` and waits for its answer. NoAnswer after `timeout` seconds.
+
+    A request is answered once, whatever comes with its id later: with `repeated` the answer may be there already."""
+    reader = Reader(settings)
+    async with aclosing(follow(reader, bucket, since="end")) as decisions:
         await anext(decisions)  # now it reads: whatever answers comes behind that
+        if repeated:
+            for decision in await history(reader):
+                if (decision.data.bucket, decision.data.request_id) == (bucket, event.id):
+                    return decision
         await publish(settings, event)
         try:
             async with asyncio.timeout(timeout):
@@ -69,7 +79,24 @@ async def ask(settings: Settings, bucket: str, event: Event, timeout: float) -> 
                             return decision
         except TimeoutError:
             pass
-    raise NoAnswer(f"no answer for {bucket} within {timeout:g} s; the request stands: is a worker running?")
+    raise NoAnswer(
+        f"no answer for {bucket} within {timeout:g} s; the request stands: is a worker running? Repeat it with "
+        f"--request-id {event.id}, or it is done twice"
+    )
+
+
+async def buckets(settings: Settings, wanted: str) -> set[str]:
+    """The buckets that there are; reads all examples only when `wanted` is not among those that were cut or evaluated."""
+    reader = Reader(settings)
+    known: set[str] = set()
+    for topic in ("batches", "outcomes", "releases.history", "examples"):
+        if wanted in known:
+            break
+        async with aclosing(reader.read_topic(topic)) as records:
+            async for record in records:
+                if record.key is not None and (event := event_of(record)) is not None and not isinstance(event, _ASKED):
+                    known.add(record.key.decode(errors="replace"))
+    return known
 
 
 async def versions(settings: Settings) -> list[ModelVersion]:

@@ -107,7 +107,7 @@ class Ring:
 
     async def _look(self, published: int | None, trained: bool) -> tuple[list[TaskStatus], list[str]]:
         log = KafkaLog(self.settings)
-        tasks = await task_statuses(log, TOPOLOGY)
+        tasks = await task_statuses(log, TOPOLOGY, time.time_ns() // 1_000_000)
         open_ = [
             f"{task.stage}/{task.topic}/{task.partition} lag {task.lag}" for task in tasks if task.stage != "train" and task.lag
         ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 GAUGED_BUCKETS = 200  # of one task, whose figures are shown: labels of metrics must be bounded
 
@@ -22,10 +24,10 @@ class RestoreReport(Struct, frozen=True, kw_only=True):
 
 class TaskReport(Struct, frozen=True, kw_only=True):
     """One task. `phase`: starting, restoring, running, stopped; the train stage's also says what it waits for or is at. `lag` in
-    offsets, None until the first fetch, and `lag_seconds` how long the first of them has waited; `now` is fold time in ms;
-    `activity` is what a task that works for long is at (the train stage: bucket, batch, step, loss). `partitions` is the count
-    of the input topic, `committed` the time of the last commit (seconds since the epoch). `gauges`: figures by name of each
-    bucket, of not more than `GAUGED_BUCKETS`; `buckets` is how many there are."""
+    offsets, None until the first fetch, and `lag_seconds` how long the first of them has waited; `now` is fold time in ms.
+    `activity` is what a task that works for long is at (the train stage: bucket, batch, step, loss), `held` what around it keeps
+    it from that. `partitions` is the count of the input topic, `committed` the time of the last commit (seconds since the epoch).
+    `gauges`: figures by name of each bucket, of not more than `GAUGED_BUCKETS`; `buckets` is how many there are."""
 
     stage: str
     topic: str
@@ -38,6 +40,7 @@ class TaskReport(Struct, frozen=True, kw_only=True):
     state_keys: int = 0
     counters: Mapping[str, int] = {}
     activity: Mapping[str, Any] = {}
+    held: str | None = None
     partitions: int = 0
     committed: float | None = None
     restore: RestoreReport | None = None
@@ -55,6 +58,42 @@ class SlotReport(Struct, frozen=True, kw_only=True):
     restarts: int
     error: str | None
     ended: Literal["done", "refused"] | None
+
+
+class TaskNote(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker lets the group know of an assigned partition, as metadata of the offset that it commits for monitoring, of
+    which brokers keep up to 4 KiB. `recent`: how often its task was started again in the last RECENT_SECONDS; `held` as a
+    report's."""
+
+    phase: str = "starting"
+    error: str | None = None
+    ended: Literal["done", "refused"] | None = None
+    recent: int = 0
+    held: str | None = None
+
+
+RECENT_SECONDS = 600.0
+NOTE_CHARACTERS = 450  # of each text in a note: 4 bytes each at the most, and there may be two
+
+
+def encode_note(note: TaskNote) -> str:
+    return msgspec.json.encode(replace(note, error=_clipped(note.error), held=_clipped(note.held))).decode()
+
+
+def decode_note(text: str) -> TaskNote | None:
+    """None for what is no note: somebody else's metadata, or that of a version that writes another form."""
+    try:
+        return msgspec.json.decode(text, type=TaskNote)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _clipped(text: str | None) -> str | None:
+    if text is None:
+        return None
+    line = " ".join(text.split())
+    plain = "".join(character if character.isprintable() else "?" for character in line)
+    return plain if len(plain) <= NOTE_CHARACTERS else plain[: NOTE_CHARACTERS - 1] + "…"
 
 
 class WorkerReport(Struct, frozen=True, kw_only=True):

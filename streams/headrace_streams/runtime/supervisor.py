@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -21,7 +22,7 @@ from headrace_streams.backoff import Backoff
 from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Fenced, JournalError, Refused, Transport, stop
-from headrace_streams.runtime.status import SlotReport, TaskReport, WorkerReport
+from headrace_streams.runtime.status import RECENT_SECONDS, SlotReport, TaskNote, TaskReport, WorkerReport, encode_note
 from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace")
@@ -66,6 +67,20 @@ class _Slot:
         self.restarts = 0
         self.error: str | None = None
         self.ended: Literal["done", "refused"] | None = None
+        self.restarted: deque[float] = deque(maxlen=100)  # when it was started again, the last times
+        self.offset: int | None = None  # committed for monitoring last
+
+    def for_group(self) -> str:
+        """What the group is let know."""
+        report, since = None if self.task is None else self.task.describe(), time.monotonic() - RECENT_SECONDS
+        note = TaskNote(
+            phase="starting" if report is None else report.phase,
+            error=self.error,
+            ended=self.ended,
+            recent=sum(at > since for at in self.restarted),
+            held=None if report is None else report.held,
+        )
+        return encode_note(note)
 
     def note(self, level: int, error: str, *, traceback: bool = False) -> None:
         """Keeps what a task ended with; logs it unless the one before ended with the same."""
@@ -207,21 +222,28 @@ class Supervisor:
                 slot.note(logging.ERROR, f"{place}: {type(error).__name__}: {error}", traceback=True)
             _restarted(topic, reason)
             slot.restarts += 1
+            if reason != "fenced":
+                slot.restarted.append(time.monotonic())
             if time.monotonic() - started > HEALTHY_SECONDS:
                 backoff.reset()
             await backoff.wait()
 
     async def _monitor(self) -> None:
-        """Commits where the tasks stand, for whoever looks at the group; the answer also tells whether the broker is there."""
-        offsets = {
-            TopicPartition(clients.full_name(self._settings, topic), partition): slot.task.progress
-            for (topic, partition), slot in self._slots.items()
-            if slot.task is not None and slot.task.progress is not None
-        }
-        if not offsets:
+        """Commits where the tasks stand and how they are, for whoever looks at the group; the answer also tells whether the
+        broker is there. Of a task that has not come to its position the offset stays what it was."""
+        if not self._slots:
             return
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
+                offsets = {}
+                for (topic, partition), slot in self._slots.items():
+                    tp = TopicPartition(clients.full_name(self._settings, topic), partition)
+                    progress = None if slot.task is None else slot.task.progress
+                    if progress is None and slot.offset is None:
+                        progress = await self._member.committed(tp) or 0
+                    if progress is not None:
+                        slot.offset = progress
+                    offsets[tp] = (slot.offset, slot.for_group())
                 await self._member.commit(offsets)
         except TimeoutError:
             self._says_away(f"no answer within {PATIENCE_SECONDS:g} s")
