@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from headrace_cli.acls import acls
 from headrace_cli.common import NO, common, emit, note, run
 from headrace_schemas.topology import ALL_TOPICS
 from headrace_streams.settings import Settings
@@ -59,3 +60,6 @@ def check(settings: Settings, as_json: bool, partitions: int | None, replication
             click.echo(difference)
         click.echo(f"{len(differences)} differences" if differences else f"{len(ALL_TOPICS)} topics are as declared")
     return NO if differences else 0
+
+
+topics.add_command(acls)

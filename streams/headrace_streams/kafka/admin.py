@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, SecurityDisabled, TopicAlreadyExistsError, for_code
 
 from headrace_schemas.topics import MIB, Topic
 from headrace_schemas.topology import ALL_TOPICS
+from headrace_streams.kafka import compat
 from headrace_streams.kafka.clients import DEADLINE, BrokerUnavailable, admin, connected, describe, full_name
 from headrace_streams.settings import Settings
 
@@ -93,6 +94,12 @@ async def delete(settings: Settings, topics: Sequence[Topic] = ALL_TOPICS) -> No
         there = await _described(client, settings, topics)
         if there:
             await client.delete_topics([full_name(settings, name) for name in there])
+
+
+async def authorizes(settings: Settings) -> bool:
+    """Whether the broker asks an authorizer who may do what. Raises BrokerUnavailable."""
+    async with connected(admin(settings)) as client:
+        return await compat.acl_error(client) is not SecurityDisabled
 
 
 async def _visible(client: AIOKafkaAdminClient, settings: Settings, topics: Sequence[Topic]) -> None:
