@@ -76,7 +76,9 @@ def grants(role: str, deployment: str) -> list[Grant]:
     for name in who.stages:
         stage = STAGES_BY_NAME[name]
         allow([*stage.inputs, *stage.lookups, *(changelog(name, topic).name for topic in stage.inputs)], READ)
-        allow([topic.name for topic in ALL_TOPICS if name in topic.writers], WRITE)
+        written = [topic.name for topic in ALL_TOPICS if name in topic.writers]
+        allow(written, WRITE)
+        allow(written, READ)  # or a task could not ask whether a transaction of its own was left unended there
         others.append(Grant("transactional-id", f"{prefix}{name}.", True, (WRITE,)))
     if who.stages:
         allow(list(topics), DESCRIBE_CONFIGS)  # a task refuses topics that somebody made otherwise

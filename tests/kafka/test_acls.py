@@ -48,8 +48,8 @@ WRITES = {
 READS = {
     "agent": {"releases"},
     "gateway": {"releases"},
-    "worker": {*INPUTS, "refs", "signals", "examples", "outcomes"} | (CHANGELOGS - OWN),
-    "trainer": {"batches", "examples", "releases", "releases.history", "runs"} | OWN,
+    "worker": {*INPUTS, "outcomes"} | WRITES["worker"],  # of its own: what was left unended there
+    "trainer": {"batches", "examples", "releases", "releases.history"} | WRITES["trainer"],
     "console": set(NAMES),
     "reader": set(NAMES),
     "admin": set(NAMES),

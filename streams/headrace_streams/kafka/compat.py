@@ -15,7 +15,13 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.conn import CloseReason, create_conn
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CorruptRecordException, KafkaError, OutOfOrderSequenceNumber, ProducerClosed, for_code
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    for_code,
+)
 from aiokafka.protocol.admin import DescribeAclsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import DefaultRecordBatch
