@@ -59,7 +59,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("batches",),
         outputs=("runs", "versions", "outcomes"),
         counters=("trained", "failed", "held", "strange"),
-        lookups=("examples", "releases", "releases.history"),
+        lookups=("examples", "releases", "releases.history", "runs"),
     ),
     StageTopology(
         name="release",

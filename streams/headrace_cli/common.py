@@ -13,11 +13,14 @@ import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import click
 
 from headrace_schemas.root_error import FAILED, INTERRUPTED, NO, OK, UNREACHABLE, USAGE, HeadraceError
+
+if TYPE_CHECKING:
+    from headrace_streams.settings import Loaded
 
 __all__ = [
     "FAILED",
@@ -74,7 +77,7 @@ def common(function: Any = None, *, json: bool = True) -> Any:
     def wrapper(*args: Any, bootstrap: str | None, deployment: str | None, config: Path | None, **kwargs: Any) -> Any:
         from headrace_streams.settings import load  # pydantic takes its time, and `--help` needs none
 
-        loaded = load({"bootstrap": bootstrap, "deployment": deployment}, config)
+        loaded = _with_login(load({"bootstrap": bootstrap, "deployment": deployment}, config))
         click.get_current_context().meta["headrace.loaded"] = loaded
         return function(*args, settings=loaded.settings, **kwargs)
 
@@ -87,6 +90,21 @@ def common(function: Any = None, *, json: bool = True) -> Any:
     )
     decorated = click.option("--deployment", help="First part of every topic name.")(decorated)
     return click.option("--bootstrap", help="Kafka, host:port[,host:port ...].")(decorated)
+
+
+def _with_login(loaded: Loaded) -> Loaded:
+    """The settings with the login of the secured local broker that they lead to, unless they say how to get in themselves."""
+    if any(origin != "default" for name, origin in loaded.origins.items() if name.startswith("security")):
+        return loaded
+    from headrace_streams.local_kafka.records import client_file
+    from headrace_streams.settings import Loaded, load
+
+    path = client_file(loaded.settings.bootstrap, loaded.settings.data_dir)
+    if path is None:
+        return loaded
+    login = load({}, path)
+    origins = {name: origin for name, origin in login.origins.items() if name.startswith("security")}
+    return Loaded(loaded.settings.model_copy(update={"security": login.settings.security}), {**loaded.origins, **origins})
 
 
 def loaded_settings() -> Any:

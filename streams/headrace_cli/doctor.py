@@ -104,6 +104,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("broker", "broken", f"{settings.bootstrap}: {error}; `headrace kafka start` starts one on this machine")
         return
     yield Finding("broker", "ok", f"{settings.bootstrap} answers, {brokers} in the cluster")
+    yield _access(settings)
     differences = run(admin.check(settings))
     if not differences:
         yield Finding("topics", "ok", f"all {len(ALL_TOPICS)} of deployment {settings.deployment} are as declared")
@@ -111,6 +112,24 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("topics", "warn", f"deployment {settings.deployment} has none yet: headrace topics create")
     else:
         yield Finding("topics", "warn", f"{len(differences)} differences (headrace topics check): {differences[0]}")
+
+
+def _access(settings: Settings) -> Finding:
+    """Who can connect, and whether there is a limit to what they may do."""
+    from headrace_streams.kafka import admin
+
+    protocol, host = settings.security.protocol, settings.bootstrap.partition(",")[0].rpartition(":")[0]
+    local = host in ("127.0.0.1", "localhost", "[::1]")
+    if protocol == "PLAINTEXT":
+        who = "every user of this machine" if local else f"whoever reaches {settings.bootstrap}"
+        mend = "`headrace kafka start --secure` on a new --data-dir asks for a login" if local else "set `security`"
+        return Finding("access", "warn", f"no login: {who} can read and write everything: {mend}")
+    if not run(admin.authorizes(settings)):
+        return Finding("access", "warn", f"{protocol}, and no authorizer: whoever gets in can read and write everything")
+    plain = protocol == "SASL_PLAINTEXT" and not local
+    return Finding(
+        "access", "warn" if plain else "ok", f"{protocol}, rights by ACLs{'; the line can be listened to' if plain else ''}"
+    )
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:

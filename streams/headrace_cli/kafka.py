@@ -40,7 +40,9 @@ def _wait(seconds: float, text: str) -> Callable[[Callable[..., Any]], Callable[
 def _starting(function: Callable[..., Any]) -> Callable[..., Any]:
     function = _wait(60.0, "How long it may take until it answers.")(function)
     text = "Port on 127.0.0.1, 0 for a free one; default: that of --bootstrap if it is on this machine, else 9092."
-    return _folder(click.option("--port", type=click.IntRange(0, 65535), help=text)(function))
+    function = click.option("--port", type=click.IntRange(0, 65535), help=text)(function)
+    secure = "Whoever connects must log in: makes credentials, once; commands find them by themselves."
+    return _folder(click.option("--secure", is_flag=True, help=secure)(function))
 
 
 def _own_folder(settings: Settings, data_dir: Path | None) -> Path:
@@ -94,11 +96,13 @@ def kafka() -> None:
 @kafka.command()
 @_starting
 @common
-def start(settings: Settings, as_json: bool, data_dir: Path | None, port: int | None, wait: float) -> None:
+def start(settings: Settings, as_json: bool, data_dir: Path | None, port: int | None, secure: bool, wait: float) -> None:
     """Start it in the background and wait until it answers."""
+    from headrace_streams.local_kafka.credentials import CLIENT
     from headrace_streams.local_kafka.process import LocalKafka, status
 
-    broker = LocalKafka(_own_folder(settings, data_dir), _port(settings, port), wait=wait, say=note).start(detach=True)
+    folder, number = _own_folder(settings, data_dir), _port(settings, port)
+    broker = LocalKafka(folder, number, secure=secure, wait=wait, say=note).start(detach=True)
     running = status(broker.data_dir)
     if running is None:
         raise CliError(FAILED, f"Kafka ended right after its start: see {broker.data_dir / 'kafka.log'}")
@@ -106,6 +110,8 @@ def start(settings: Settings, as_json: bool, data_dir: Path | None, port: int | 
     if as_json:
         return emit(running._asdict() | {"bootstrap": running.bootstrap})
     click.echo(_text(running))
+    if running.secure:
+        click.echo(f"It wants a login; commands find theirs in {broker.data_dir / CLIENT}, agents pass it on as kafka={{…}}")
     if running.bootstrap != settings.bootstrap or loaded_settings().origins["bootstrap"].startswith("--"):
         click.echo("Other commands find it with `bootstrap` in headrace.toml, or after:")
         click.echo(f"export HEADRACE_BOOTSTRAP={running.bootstrap}")
@@ -148,12 +154,13 @@ def status(settings: Settings, as_json: bool, data_dir: Path | None) -> int:
 @kafka.command()
 @_starting
 @common(json=False)
-def run(settings: Settings, data_dir: Path | None, port: int | None, wait: float) -> None:
+def run(settings: Settings, data_dir: Path | None, port: int | None, secure: bool, wait: float) -> None:
     """Run it in the foreground; Ctrl-C stops it."""
     from headrace_streams.local_kafka.process import LocalKafka
 
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))  # unwinds, so that the broker is stopped
-    with LocalKafka(_own_folder(settings, data_dir), _port(settings, port), wait=wait, say=note) as broker:
+    folder, number = _own_folder(settings, data_dir), _port(settings, port)
+    with LocalKafka(folder, number, secure=secure, wait=wait, say=note) as broker:
         _remember(settings, broker.data_dir)
         click.echo(f"Kafka answers on {broker.bootstrap} (data in {broker.data_dir}); Ctrl-C stops it")
         while broker.alive():

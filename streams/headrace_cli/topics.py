@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from headrace_cli.acls import acls
 from headrace_cli.common import NO, common, emit, note, run
 from headrace_schemas.topology import ALL_TOPICS
 from headrace_streams.settings import Settings
@@ -31,13 +32,18 @@ def topics() -> None:
 @_numbers
 @common
 def create(settings: Settings, as_json: bool, partitions: int | None, replication_factor: int | None) -> None:
-    """Declare every topic: creates what is missing, changes nothing else, but the input topics may grow."""
+    """Declare every topic: creates what is missing, lets inputs grow, mends configurations that somebody made otherwise, where
+    nothing is lost by it. Changes nothing else, and no partition count falls."""
     from headrace_streams.kafka import admin
 
     settings = _with(settings, partitions, replication_factor)
     declared = run(admin.declare(settings))
     if as_json:
         return emit(declared._asdict())
+    for line in declared.mended:
+        click.echo(f"mended {line}")
+    for line in declared.left:
+        note(f"not mended {line}")
     click.echo(f"{len(declared.created)} created, {len(declared.grown)} grown, {len(declared.kept)} were there")
     if declared.kept and (differences := run(admin.check(settings))):
         note(f"{len(differences)} differences to what was asked for remain: headrace topics check names them")
@@ -59,3 +65,6 @@ def check(settings: Settings, as_json: bool, partitions: int | None, replication
             click.echo(difference)
         click.echo(f"{len(differences)} differences" if differences else f"{len(ALL_TOPICS)} topics are as declared")
     return NO if differences else 0
+
+
+topics.add_command(acls)

@@ -1,18 +1,25 @@
-"""Declaring and checking topics on a real broker: every difference is named, nothing that is there is changed."""
+"""Declaring and checking topics on a real broker: every difference is named, and mended where nothing is lost by it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
-from aiokafka.admin import NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from headrace_cli.main import invoke
+from headrace_processors.policy_file import Policies
+from headrace_processors.stages import STAGES
 from headrace_schemas.topics import TOPIC_NAMES
 from headrace_schemas.topology import ALL_TOPICS, CHANGELOGS
 from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka.config_requests import topic_configs
+from headrace_streams.runtime.errors import Refused
+from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
+from support.live import run_until_read, until
 
 pytestmark = pytest.mark.kafka
 
@@ -41,20 +48,126 @@ def test_asking_for_a_topic_never_creates_it(bare: Settings) -> None:
     assert f"{bare.deployment}.signals: missing" in asyncio.run(admin.check(bare))
 
 
-def test_every_difference_is_named(bare: Settings) -> None:
-    async def somebody_elses() -> None:
-        async with clients.connected(clients.admin(bare)) as client:
-            name = clients.full_name(bare, "signals")
-            await client.create_topics([NewTopic(name, 3, 1, topic_configs={"retention.ms": "1000"})])
+async def somebody_elses(settings: Settings, topic: str, partitions: int = 2, /, **configs: str) -> None:
+    """A topic as another hand would make it; `__` in a key stands for a dot."""
+    async with clients.connected(clients.admin(settings)) as client:
+        given = {key.replace("__", "."): value for key, value in configs.items()}
+        made = await client.create_topics([NewTopic(clients.full_name(settings, topic), partitions, 1, topic_configs=given)])
+        assert [code for _, code, *_ in made.topic_errors] == [0]
+        await seen(client, settings, topic, partitions)
 
-    asyncio.run(somebody_elses())
-    asyncio.run(admin.declare(bare))
-    assert asyncio.run(admin.check(bare)) == [
-        f"{bare.deployment}.signals: partitions = 3, expected 2",
-        f"{bare.deployment}.signals: retention.ms = 1000, expected -1",
-        f"{bare.deployment}.signals: max.message.bytes = 1048588, expected 4194304",
-        f"{bare.deployment}.signals: message.timestamp.type = CreateTime, expected LogAppendTime",
+
+async def seen(client: AIOKafkaAdminClient, settings: Settings, topic: str, partitions: int) -> None:
+    """Until the broker tells of what its controller has made."""
+
+    async def counted() -> bool:
+        [told] = await clients.describe(client, [clients.full_name(settings, topic)])
+        return len(told["partitions"]) == partitions
+
+    await until(counted)
+
+
+def test_every_difference_is_named(bare: Settings) -> None:
+    asyncio.run(somebody_elses(bare, "signals", 3, retention__ms="1000"))
+    asyncio.run(somebody_elses(bare, "state.reward.signals", cleanup__policy="delete"))
+    prefix = bare.deployment
+    lines = [line for line in asyncio.run(admin.check(bare)) if not line.endswith(": missing")]
+    assert lines == [
+        f"{prefix}.signals: partitions = 3, expected 2",
+        f"{prefix}.signals: retention.ms = 1000, expected -1",
+        f"{prefix}.signals: max.message.bytes = 1048588, expected 4194304",
+        f"{prefix}.signals: message.timestamp.type = CreateTime, expected LogAppendTime",
+        f"{prefix}.state.reward.signals: cleanup.policy = delete, expected compact",
+        f"{prefix}.state.reward.signals: retention.ms = 604800000, expected -1",
+        f"{prefix}.state.reward.signals: max.message.bytes = 1048588, expected 8388608",
+        f"{prefix}.state.reward.signals: message.timestamp.type = CreateTime, expected LogAppendTime",
+        f"{prefix}.state.reward.signals: segment.bytes = 1073741824, expected 67108864",
     ]
+
+
+def test_what_can_be_mended_without_harm_is_mended_and_said(bare: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(somebody_elses(bare, "signals", 3, retention__ms="1000", segment__ms="77000000"))
+    asyncio.run(somebody_elses(bare, "dead-letters", max__message__bytes="9000000", retention__ms="31536000000"))
+    prefix = bare.deployment
+    options = ["--bootstrap", bare.bootstrap, "--deployment", bare.deployment, "--partitions", "2"]
+    assert invoke(["topics", "create", *options]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        f"mended {prefix}.signals: retention.ms 1000 -> -1",
+        f"mended {prefix}.signals: max.message.bytes 1048588 -> 4194304",
+        f"mended {prefix}.signals: message.timestamp.type CreateTime -> LogAppendTime",
+        f"mended {prefix}.dead-letters: message.timestamp.type CreateTime -> LogAppendTime",
+        f"{len(ALL_TOPICS) - 2} created, 0 grown, 2 were there",
+    ]
+    yourself = "set it yourself, if nothing is lost by it"
+    assert told.err.splitlines() == [  # a shorter time, or a lower limit, would take something away
+        f"not mended {prefix}.dead-letters: retention.ms = 31536000000, expected 2592000000: {yourself}",
+        f"not mended {prefix}.dead-letters: max.message.bytes = 9000000, expected 8388608: {yourself}",
+        "3 differences to what was asked for remain: headrace topics check names them",
+    ]
+    assert invoke(["topics", "check", *options]) == 1
+    assert f"{prefix}.signals: partitions = 3, expected 2\n" in capsys.readouterr().out
+
+    async def configuration() -> dict[str, str]:
+        async with clients.connected(clients.admin(bare)) as client:
+            return (await topic_configs(client, [f"{prefix}.signals"]))[f"{prefix}.signals"]
+
+    assert asyncio.run(configuration())["segment.ms"] == "77000000"  # what the table doesn't speak of stays
+
+
+@pytest.mark.parametrize("ahead_days", [-400, 400])
+def test_times_that_publishers_chose_are_taken_unless_they_lie_in_the_future(bare: Settings, ahead_days: int) -> None:
+    """A fold's time is the largest so far: one record of the year after next would be now for all that follow."""
+    asyncio.run(somebody_elses(bare, "signals", message__timestamp__after__max__ms=str(2**62)))
+    name = clients.full_name(bare, "signals")
+
+    async def publish() -> None:
+        async with clients.connected(clients.producer(bare)) as producer:
+            await producer.send_and_wait(name, b"x", partition=1, timestamp_ms=int((time.time() + ahead_days * 86400) * 1000))
+
+    asyncio.run(publish())
+    declared = asyncio.run(admin.declare(bare))
+    line = f"{name}: message.timestamp.type CreateTime -> LogAppendTime"
+    assert (line in declared.mended) == (ahead_days < 0)
+    assert [entry for entry in declared.left if "message.timestamp.type" in entry] == (
+        []
+        if ahead_days < 0
+        else [
+            f"{name}: message.timestamp.type = CreateTime, expected LogAppendTime: it holds records from the future "
+            "(partition 1 from offset 0 on): delete it, or use another deployment"
+        ]
+    )
+
+
+def test_a_task_refuses_topics_that_somebody_made_otherwise_and_goes_on_once_they_are_mended(bare: Settings) -> None:
+    asyncio.run(somebody_elses(bare, "interactions"))
+    asyncio.run(somebody_elses(bare, "state.intake.interactions", cleanup__policy="delete"))
+    asyncio.run(somebody_elses(bare, "signals", retention__ms="1000"))
+    right = {"message__timestamp__type": "LogAppendTime", "max__message__bytes": "8388608"}
+    asyncio.run(somebody_elses(bare, "dead-letters", retention__ms="1000", **right))
+    others = [topic for topic in ALL_TOPICS if topic.name in ("refs", "rules")]
+    asyncio.run(admin.declare(bare, others))
+    intake = next(stage for stage in STAGES if stage.name == "intake")
+    prefix = bare.deployment
+
+    async def run() -> None:
+        await run_until_read(FoldTask(intake, Policies().intake.body(), "interactions", 0, bare))
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(run())
+    times = "message.timestamp.type = CreateTime, expected LogAppendTime"
+    assert str(refused.value).split(": ", 1)[1].split("; ") == [
+        f"{prefix}.state.intake.interactions: cleanup.policy = delete, expected compact",
+        f"{prefix}.state.intake.interactions: max.message.bytes = 1048588, expected 8388608",
+        f"{prefix}.state.intake.interactions: {times}",
+        f"{prefix}.interactions: max.message.bytes = 1048588, expected 4194304",
+        f"{prefix}.interactions: {times}",
+        f"{prefix}.signals: retention.ms = 1000, expected -1",
+        f"{prefix}.signals: max.message.bytes = 1048588, expected 4194304",
+        f"{prefix}.signals: {times}: `headrace topics create` mends what can be mended",
+    ]  # how long dead letters are kept is their keeper's to say
+    asyncio.run(admin.declare(bare))
+    asyncio.run(run())
 
 
 def test_only_input_topics_and_their_changelogs_grow(bare: Settings) -> None:
@@ -64,6 +177,21 @@ def test_only_input_topics_and_their_changelogs_grow(bare: Settings) -> None:
     counts = asyncio.run(clients.partition_counts(bare, ["interactions", "feedback", "signals"]))
     assert counts == {"interactions": 3, "feedback": 3, "signals": 2}
     assert asyncio.run(admin.declare(bare)).grown == []  # and never shrink
+    assert asyncio.run(admin.check(bare)) == []  # more than asked for, where that is allowed, is no difference
+
+
+def test_a_changelog_grows_with_the_input_that_somebody_grew(bare: Settings) -> None:
+    asyncio.run(admin.declare(bare))
+
+    async def grow() -> None:
+        async with clients.connected(clients.admin(bare)) as client:
+            await client.create_partitions({clients.full_name(bare, "feedback"): NewPartitions(5)})
+            await seen(client, bare, "feedback", 5)
+
+    asyncio.run(grow())
+    assert asyncio.run(admin.check(bare)) == [f"{bare.deployment}.state.intake.feedback: partitions = 2, expected 5"]
+    assert asyncio.run(admin.declare(bare)).grown == ["state.intake.feedback"]
+    assert asyncio.run(admin.check(bare)) == []
 
 
 def test_the_command_creates_and_checks(bare: Settings, capsys: pytest.CaptureFixture[str]) -> None:

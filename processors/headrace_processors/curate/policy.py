@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from headrace_streams.policy import Policy
 
 Share = Annotated[float, Field(gt=0, le=1)]
 TargetRule = Literal["echo", "truncated", "generic"]
+EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
 VERSION_1: dict[str, object] = {  # what rule version 1 did without these keys
     "max_buckets": None,
@@ -120,7 +122,7 @@ class CuratePolicy(Policy):
         ("length",), description="finish reasons of an output that is not whole: it is not learnt, unless it was corrected"
     )
     exempt: dict[str, tuple[TargetRule, ...]] = Field(
-        {"edit": ("echo",), "edits": ("echo",)}, description="rules about targets that do not hold for an artifact type"
+        default_factory=lambda: dict(EXEMPT), description="rules about targets that do not hold for an artifact type"
     )
     principal_share: Share | None = Field(
         None,
@@ -138,6 +140,11 @@ class CuratePolicy(Policy):
     good_enough_margin: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="how far below good_enough the rate of what was good enough must fall before it is cut again"
     )
+
+    @field_validator("exempt", mode="before")
+    @classmethod
+    def _exempt_over_defaults(cls, given: Any) -> Any:
+        return {**EXEMPT, **given} if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _reachable(self) -> CuratePolicy:

@@ -15,12 +15,19 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.helpers import create_ssl_context
 
 from headrace_schemas.root_error import UNREACHABLE, HeadraceError
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka import compat
+from headrace_streams.kafka.diagnosis import RIGHTS, explain
 from headrace_streams.settings import Security, Settings, SettingsError
 
 CLOSE_SECONDS = 5.0
@@ -37,6 +44,10 @@ class BrokerUnavailable(HeadraceError, ConnectionError):
     """No broker answered in time, or it refused us; one line that says where and why."""
 
     exit_code = UNREACHABLE
+
+
+class NotAllowed(BrokerUnavailable):
+    """A broker answers, and refuses us: the connection, the login or the right. Helps nobody to try again before it is mended."""
 
 
 class TopicMissing(HeadraceError, LookupError):
@@ -76,6 +87,7 @@ def _ssl_context(security: Security) -> ssl.SSLContext:
     except OSError as error:  # an SSLError is one
         given = ", ".join(f"{name} = {str(path)!r}" for name, path in files.items() if path is not None)
         raise SettingsError(f"security: {given} can't be used: {error}") from error
+    context.__dict__["shows_certificate"] = security.ssl_certfile is not None  # a context doesn't tell; `compat.identity` asks
     return context
 
 
@@ -123,29 +135,46 @@ async def connected(client: Client, *, within: float | None = None) -> AsyncIter
 
 
 async def start(client: Client, *, within: float | None = None) -> None:
-    """Starts `client`, retrying until `within` seconds are over; then it is closed and BrokerUnavailable raised."""
+    """Starts `client`, retrying until `within` seconds are over; then it is closed and BrokerUnavailable raised. NotAllowed, and
+    at once, when a broker answers but refuses us."""
     within = DEADLINE if within is None else within
     reason: BaseException | None = None
+    refusal: str | None = None
     try:
         async with asyncio.timeout(within):
-            while True:
+            while refusal is None:
                 try:
                     await client.start()
                     return
                 except KafkaError as error:
                     reason = error
+                    refusal = await _refusal(client, error)
                     if not error.retriable and "onnect" not in type(error).__name__:
                         break
-                    await asyncio.sleep(0.2)
+                    if refusal is None:
+                        await asyncio.sleep(0.2)
     except TimeoutError:
         pass
     except BaseException:
         await close(client)
         raise
     await close(client)
+    if refusal is not None:
+        raise NotAllowed(refusal) from reason
     cause = "" if reason is None or "bootstrap from" in str(reason) else f" ({reason})"  # that one only repeats the address
     where = compat.servers(client)
     raise BrokerUnavailable(f"no broker answers at {where} in {within:g} s{cause}: check --bootstrap and security") from reason
+
+
+async def _refusal(client: Client, error: KafkaError) -> str | None:
+    """Why a broker that answers refuses a client whose start ended with `error`; None when none answers."""
+    where, cause = compat.servers(client), error
+    if isinstance(error, KafkaConnectionError):
+        found = await compat.connection_error(client)
+        if found is None:
+            return None
+        where, cause = found
+    return explain(cause, where, *compat.identity(client))
 
 
 async def close(client: Client) -> None:
@@ -178,13 +207,20 @@ async def describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> list[di
         raise BrokerUnavailable(f"{compat.servers(client)} does not tell of its topics: {error!r}") from error
 
 
+def _who(settings: Settings) -> str:
+    return f"user {settings.security.sasl_username!r}" if settings.security.sasl_username else "this client"
+
+
 async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
-    """Partition counts by short name. Raises TopicMissing naming all that the broker does not have, or BrokerUnavailable."""
+    """Partition counts by short name. Raises TopicMissing naming all that the broker does not have, BrokerUnavailable, or
+    NotAllowed for one that we must not see."""
     names = [full_name(settings, topic) for topic in topics]
     async with connected(admin(settings)) as client:
         described = await describe(client, names)
     for topic in described:
         error = for_code(topic["error_code"])
+        if error is TopicAuthorizationFailedError:
+            raise NotAllowed(f"{settings.bootstrap} does not allow {_who(settings)} to see topic {topic['topic']}: {RIGHTS}")
         if topic["error_code"] and error.retriable and error is not UnknownTopicOrPartitionError:
             raise BrokerUnavailable(f"{topic['topic']}: {error.__name__}")  # its leader is being elected: it is there
     missing = sorted(topic["topic"] for topic in described if topic["error_code"])

@@ -13,9 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.conn import CloseReason
+from aiokafka.conn import CloseReason, create_conn
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CorruptRecordException, OutOfOrderSequenceNumber, ProducerClosed
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    for_code,
+)
+from aiokafka.protocol.admin import DescribeAclsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
@@ -218,11 +225,51 @@ def servers(client: Any) -> str:
     return ",".join(f"{host}:{port}" for host, port, _family in connection_of(client).hosts)
 
 
+async def connection_error(client: Any) -> tuple[str, BaseException] | None:
+    """(host:port, what went wrong) of a new connection of `client`'s kind to the first of its brokers that takes none; None when
+    all do. The library itself only logs what a first connection ended with."""
+    inner = connection_of(client)
+    for host, port, _family in inner.hosts:
+        try:
+            connection = await create_conn(
+                host,
+                port,
+                client_id=inner._client_id,
+                request_timeout_ms=inner._request_timeout_ms,
+                ssl_context=inner._ssl_context,
+                security_protocol=inner._security_protocol,
+                sasl_mechanism=inner._sasl_mechanism,
+                sasl_plain_username=inner._sasl_plain_username,
+                sasl_plain_password=inner._sasl_plain_password,
+            )
+            try:
+                await connection.send(MetadataRequest([]))
+            finally:
+                connection.close()
+        except Exception as error:
+            return f"{host}:{port}", error
+    return None
+
+
+def identity(client: Any) -> tuple[str, str | None, bool]:
+    """How a client comes: its security protocol, its user name, and whether it shows a certificate."""
+    inner = connection_of(client)
+    return inner._security_protocol, inner._sasl_plain_username, getattr(inner._ssl_context, "shows_certificate", False)
+
+
 async def describe_topics(admin: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     """`topic`, `error_code` and `partitions` of each; the public method lets brokers create what it asks for. KafkaError."""
     response = await admin._send_request(MetadataRequest(list(names), allow_auto_topic_creation=False))
     topics: list[dict[str, Any]] = response.to_object()["topics"]
     return topics
+
+
+async def acl_error(admin: Any) -> type[KafkaError]:
+    """What a broker says to the question for its ACLs: NoError, SecurityDisabled, or that we may not ask."""
+    anything, anybody = 1, None
+    response = await admin._send_request(DescribeAclsRequest(anything, None, anything, anybody, None, anything, anything))
+    error: type[KafkaError] = for_code(response.error_code)
+    return error
 
 
 async def abandon(producer: Any) -> None:

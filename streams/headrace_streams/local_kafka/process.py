@@ -23,6 +23,8 @@ from typing import IO, Any, NamedTuple, Self
 
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.file_lock import try_lock
+from headrace_streams.local_kafka import credentials as logins
+from headrace_streams.local_kafka.credentials import Credentials, write_private
 from headrace_streams.local_kafka.jars import KAFKA_VERSION, MissingPiece, classpath, find_java
 from headrace_streams.process_guard import ProcessGuard
 
@@ -75,6 +77,7 @@ class Running(NamedTuple):
     port: int
     data_dir: str
     version: str
+    secure: bool = False  # whoever connects must log in
 
     @property
     def bootstrap(self) -> str:
@@ -107,14 +110,23 @@ def stop(data_dir: Path, timeout: float = 30.0) -> bool:
 class LocalKafka:
     """A broker on `data_dir`, which keeps its data over restarts. `port` 0 takes a free one.
 
+    `secure`: whoever connects must log in, by credentials in the folder; a folder that has some is secured without being asked.
     As a context manager the broker lives no longer than this process, however that ends. Raises MissingPiece (no Java, no jars),
-    AlreadyRunning, KafkaFailed (with the last log lines)."""
+    AlreadyRunning, CredentialsError, KafkaFailed (with the last log lines)."""
 
     def __init__(
-        self, data_dir: Path, port: int = 0, *, wait: float = 60.0, say: Callable[[str], None] = lambda line: None
+        self,
+        data_dir: Path,
+        port: int = 0,
+        *,
+        secure: bool = False,
+        wait: float = 60.0,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.data_dir = Path(data_dir).resolve()
         self.port = port
+        self.secure = secure
+        self.credentials: Credentials | None = None  # once started, of a secured broker
         self.wait = wait
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
@@ -132,14 +144,16 @@ class LocalKafka:
 
     def start(self, *, detach: bool = False) -> Self:
         """Starts and waits until it answers. `detach`: it outlives this process and is ended by `stop(data_dir)`."""
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        logs = self.data_dir / "log"  # texts of people: for our eyes only, also in a folder that was there before
-        logs.mkdir(exist_ok=True)
-        logs.chmod(0o700)
+        logs = self.data_dir / "log"
+        logs.mkdir(parents=True, exist_ok=True)
+        for folder in (self.data_dir, logs):  # texts of people: for our eyes only, also in a folder that was there before
+            folder.chmod(0o700)
         with (self.data_dir / "kafka.lock").open("ab") as lock:
             if not _wait_until(lambda: try_lock(lock), 0.5):  # `status` holds it for an instant
                 raise AlreadyRunning(_already(self.data_dir))
             (self.data_dir / "kafka.json").unlink(missing_ok=True)  # of the last run: its pid may be somebody else's now
+            self.credentials = logins.make(self.data_dir) if self.secure else logins.load(self.data_dir)
+            self.secure = self.credentials is not None
             java, jars = find_java(), classpath(say=self._say)
             command = [str(java), *JVM, *LOGGING, "-cp", os.pathsep.join(map(str, jars))]
             try:
@@ -195,7 +209,10 @@ class LocalKafka:
             two.bind(("127.0.0.1", 0))
             self.port, controller = one.getsockname()[1], two.getsockname()[1]
         text = PROPERTIES.format(port=self.port, controller=controller, logs=self.data_dir / "log")
-        (self.data_dir / "kafka.properties").write_text(text, encoding="utf-8")
+        if self.credentials is not None:
+            text += self.credentials.properties(self.port, controller)
+            logins.write_client_file(self.data_dir, self.credentials, self.port)
+        write_private(self.data_dir / "kafka.properties", text)
 
     def _format(self, command: list[str]) -> None:
         if (self.data_dir / "log" / "meta.properties").is_file():
@@ -203,7 +220,12 @@ class LocalKafka:
         cluster = "H" + base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()[1:]  # "-" first would be an option
         self._say(f"preparing {self.data_dir} for Kafka, once")
         arguments = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", self._properties]
+        users = self.data_dir / "kafka.users"  # read once: their passwords then stand in the log
+        if self.credentials is not None:
+            write_private(users, self.credentials.format_arguments())
+            arguments.append(f"@{users}")
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        users.unlink(missing_ok=True)
         if done.returncode:
             raise KafkaFailed(f"{self.data_dir} can't be made Kafka's: {_telling(done.stdout + done.stderr)}")
 
@@ -222,14 +244,19 @@ class LocalKafka:
             )
         if not detach:
             self._guard = ProcessGuard(self.pid)
-        running = Running(self.pid, self.port, str(self.data_dir), KAFKA_VERSION)
-        replacement = self.data_dir / "kafka.json.new"
-        replacement.write_text(json.dumps(running._asdict()), encoding="utf-8")
-        replacement.replace(self.data_dir / "kafka.json")
+        running = Running(self.pid, self.port, str(self.data_dir), KAFKA_VERSION, self.secure)
+        write_private(self.data_dir / "kafka.json", json.dumps(running._asdict()))
 
     def _answers(self) -> bool:
-        _wait_until(lambda: not self.alive() or _has_broker(self.port), self.wait)
-        return self.alive() and _has_broker(self.port)
+        answers = self._says_started if self.secure else lambda: _has_broker(self.port)
+        _wait_until(lambda: not self.alive() or answers(), self.wait)
+        return self.alive() and answers()
+
+    def _says_started(self) -> bool:
+        """A secured broker answers strangers nothing that would tell; its log says when it is ready."""
+        with (self.data_dir / "kafka.log").open("rb") as log:
+            log.seek(self._log_start)
+            return b"Kafka Server started" in log.read()
 
     def last_lines(self) -> str:
         """What the log of this start says last, errors first; on one line."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from pathlib import Path
 
 from platformdirs import user_state_path
 
+from headrace_streams.local_kafka.credentials import CLIENT
 from headrace_streams.local_kafka.process import Running, status
 
 
@@ -23,7 +25,7 @@ def remember(data_dir: Path, home: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         known = _read(path)
-        if known is None or status(known[0]) is None:
+        if known is None or not (status(known[0]) or (known[0] / CLIENT).is_file()):  # who logs in looks there later too
             path.unlink(missing_ok=True)
     name = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
     text = json.dumps({"data_dir": str(data_dir.resolve()), "home": str(home.resolve())})
@@ -40,6 +42,29 @@ def recorded(home: Path | None = None) -> list[Running]:
         if known is not None and (home is None or known[1] == home.resolve()):
             found.append(status(known[0]))
     return sorted((running for running in found if running is not None), key=lambda running: running.data_dir)
+
+
+def client_file(bootstrap: str, home: Path) -> Path | None:
+    """The settings file with which clients log in to the secured local broker at `bootstrap`: the one that runs there, or the one
+    that was there last. Looks in the settings' own folder and in those that were recorded. None for any other broker."""
+    host, _, port = bootstrap.partition(",")[0].rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "[::1]"):
+        return None
+    folders = [home / "kafka", *(known[0] for path in sorted(_folder().glob("*.json")) if (known := _read(path)))]
+    candidates = [folder / CLIENT for folder in folders if _port(folder / CLIENT) == port]
+    for folder in folders:
+        running = status(folder)
+        if running is not None and str(running.port) == port:
+            return folder / CLIENT if folder / CLIENT in candidates and running.secure else None
+    return candidates[0] if candidates else None  # whoever has taken its port since shall not be talked to without a login
+
+
+def _port(path: Path) -> str | None:
+    """The port in a client file; None when it is none."""
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8"))["bootstrap"]).rpartition(":")[2]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _folder() -> Path:

@@ -28,15 +28,18 @@ from aiokafka.errors import (
     UnknownProducerId,
 )
 
+from headrace_schemas.topics import BY_NAME
 from headrace_schemas.topology import changelog
 from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import stop
+from headrace_streams.kafka.diagnosis import NOT_ALLOWED, RIGHTS
 from headrace_streams.runtime.changelog import ChangelogReader
 from headrace_streams.runtime.errors import Fenced, JournalError, ProducerLost, Refused, Transport
 from headrace_streams.runtime.hanging import HangingTransactions
 from headrace_streams.runtime.position import POSITION_KEY, Position, Rules, Stamp, decode_position, encode_position
 from headrace_streams.runtime.step import Produced
+from headrace_streams.runtime.topic_check import refuse_wrong_topics
 from headrace_streams.settings import Settings
 
 __all__ = [
@@ -82,6 +85,7 @@ class Journal:
         self._changelog_partition = TopicPartition(clients.full_name(settings, self._changelog_topic), partition)
         self._changelog = ChangelogReader(settings, self._changelog_partition, self.label)
         self._output_topics = sorted({*outputs, "rules", "dead-letters"})
+        self._topics = [changelog(stage, topic), *(BY_NAME[name] for name in (topic, *self._output_topics) if name in BY_NAME)]
         self._transactional_id = f"{settings.deployment}.{stage}.{topic}.{partition}"
         self._producer: Any = None
         self._connections: Any = None
@@ -103,6 +107,7 @@ class Journal:
         try:
             await self._producer.start()
             await self._count_partitions()
+            await refuse_wrong_topics(self._producer, self._settings, self.label, self._topics)
             self._connections.lost = False
             self._own = HangingTransactions(self._producer, self.label, self._changelog_partition, self._outputs())
             await self._own.end_hanging(self._changelog.stamps)
@@ -248,6 +253,9 @@ class Journal:
                 raise Fenced(f"{self.label}: another owner has taken over {self._transactional_id}") from error
             if isinstance(cause, compat.ConnectionLost):
                 raise Transport(f"{self.label}: {cause.args[0]}") from error
+            if isinstance(cause, NOT_ALLOWED):
+                kind, what = type(cause).__name__.removesuffix("Error"), ", ".join(map(str, cause.args))
+                raise Refused(f"{self.label}: the broker does not allow it ({kind}: {what}): {RIGHTS}") from error
             if isinstance(cause, _LOST):
                 raise ProducerLost(f"{self.label}: the broker has lost {self._transactional_id}: {cause!r}") from error
             cause = cause.__cause__
