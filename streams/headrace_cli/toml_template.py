@@ -97,7 +97,9 @@ def _default(name: str, of: Any) -> Iterator[str]:
 
 
 def _mapping(about: _About, default: Mapping[str, Any], within: str, given: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    yield f"[{within}]"
+    yield (
+        f"#[{within}]" if default and not given else f"[{within}]"
+    )  # an empty table would say that there are none, not that it is as usual
     yield from comment(about.told)
     if about.row is not None:
         yield from _holds(f"A table [{within}.NAME] for each, with:", about.row)

@@ -67,7 +67,7 @@ def test_every_key_is_there_also_one_that_is_not_set_by_default(tmp_path: Path) 
     everything = {**policy_file.Policies().model_dump(), "train": trainer_policy.TrainerPolicy().model_dump()}
     for dotted in keys(everything) | keys(Settings().model_dump()):
         name = dotted.rpartition(".")[2]
-        assert re.search(rf"^(#?{name} = |# {name}: |\[.*\b{name}\])", text, re.MULTILINE), dotted
+        assert re.search(rf"^(#?{name} = |# {name}: |#?\[.*\b{name}\])", text, re.MULTILINE), dotted
 
 
 def test_what_flags_say_is_filled_in(tmp_path: Path) -> None:

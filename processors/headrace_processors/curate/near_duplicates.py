@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from typing import cast
 
 import numpy as np
 from msgspec import Struct
@@ -77,7 +76,7 @@ def bands(sketched: bytes) -> bytes:
     pairs = signature.view("<u8")
     mixed = pairs[::2] * _FIRST
     mixed ^= pairs[1::2] * _SECOND
-    return cast(bytes, mixed.astype("<u8", copy=False).tobytes())
+    return mixed.astype("<u8", copy=False).tobytes()
 
 
 class NearIndex(Struct, frozen=True):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from headrace_streams.policy import Policy
 
@@ -140,11 +139,6 @@ class CuratePolicy(Policy):
     good_enough_margin: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="how far below good_enough the rate of what was good enough must fall before it is cut again"
     )
-
-    @field_validator("exempt", mode="before")
-    @classmethod
-    def _exempt_over_defaults(cls, given: Any) -> Any:
-        return {**EXEMPT, **given} if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _reachable(self) -> CuratePolicy:

@@ -12,7 +12,7 @@ RETENTION_MS, RETENTION_BYTES = "retention.ms", "retention.bytes"
 MIN_REPLICAS = "min.insync.replicas"
 
 
-class Difference(NamedTuple):
+class TopicDifference(NamedTuple):
     """One configuration that is not as declared. `harmful`: stages would decide wrongly, lose what they keep, or get stuck.
     `mendable`: setting it right takes nothing away that is there (of timestamps: unless records lie ahead of the clock)."""
 
@@ -46,13 +46,13 @@ def declared(topic: Topic, replication_factor: int) -> dict[str, str]:
     return configs
 
 
-def differences(topic: Topic, configs: Mapping[str, str], replication_factor: int = 1) -> list[Difference]:
+def differences(topic: Topic, configs: Mapping[str, str], replication_factor: int = 1) -> list[TopicDifference]:
     """What of a topic's configuration is not as declared, in the order of `declared`."""
     found = []
     for key, expected in declared(topic, replication_factor).items():
         actual = configs.get(key)
         if actual != expected:
-            found.append(Difference(key, actual, expected, _harmful(topic, key, actual), _mendable(key, actual, expected)))
+            found.append(TopicDifference(key, actual, expected, _harmful(topic, key, actual), _mendable(key, actual, expected)))
     return found
 
 
