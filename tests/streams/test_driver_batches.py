@@ -71,6 +71,9 @@ class FakeJournal:
         assert self.flight is None
         self.flight = asyncio.create_task(self._commit(list(produced), dict(changes), position))
 
+    async def check(self) -> None:
+        pass
+
     async def landed(self) -> Mapping[tuple[str, int], int]:
         if self.flight is None:
             return {}
@@ -199,6 +202,7 @@ def test_borders_and_deaths_do_not_show(
         patch.setattr(clients, "consumer", world.consumer)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)
+        patch.setattr(fold_task, "AHEAD_SECONDS", 0)
         asyncio.run(run())
     produced, state, counters, now = oracle(messages)
     assert [item for item in world.produced if item.topic != "rules"] == produced

@@ -32,6 +32,7 @@ from headrace_schemas.topology import changelog
 from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import stop
+from headrace_streams.kafka.failures import remedy
 from headrace_streams.runtime.changelog import ChangelogReader
 from headrace_streams.runtime.errors import Fenced, JournalError, ProducerLost, Refused, Transport
 from headrace_streams.runtime.hanging import HangingTransactions
@@ -250,6 +251,8 @@ class Journal:
                 raise Transport(f"{self.label}: {cause}") from error
             if isinstance(cause, _LOST):
                 raise ProducerLost(f"{self.label}: the broker has lost {self._transactional_id}: {cause!r}") from error
+            if (what := remedy(cause)) is not None:
+                raise Refused(f"{self.label}: {type(cause).__name__}: {what}") from error
             cause = cause.__cause__
         raise Transport(f"{self.label}: {error!r}") from error
 
