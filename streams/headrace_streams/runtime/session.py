@@ -28,8 +28,8 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import clients, compat
-from headrace_streams.runtime import meters
 from headrace_streams.kafka.failures import remedy
+from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.stage import Stage, UnknownVersion
