@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
 
-from headrace.background import Background
 from headrace.fields import Call, EventTime, FeedbackFields, InteractionFields, Ref
 from headrace.library_log import hush_this_thread
 from headrace.publishing import EventFactory, OutgoingEvent
 from headrace_schemas.constraints import due
 from headrace_schemas.root_error import HeadraceError
+from headrace_streams.background import Background
 from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.outbox.outbox import MAX_BYTES, MAX_ROWS, Destination, Outbox, Refusal
 from headrace_streams.settings import Settings, from_arguments

@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from platformdirs import user_cache_path
 
-from headrace.background import Background
 from headrace.library_log import hush_this_thread
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Adapter, ReleaseDecision
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
+from headrace_streams.background import Background
 from headrace_streams.backoff import Backoff
 from headrace_streams.settings import Settings, from_arguments
 

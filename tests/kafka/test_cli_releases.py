@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import headrace as door
-from headrace.background import Background
 from headrace_cli.main import invoke
 from headrace_processors.stages import STAGES
 from headrace_schemas.derived import (
@@ -45,6 +44,7 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.inputs import Agent
 from headrace_streams import release_log, requests
+from headrace_streams.background import Background
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader

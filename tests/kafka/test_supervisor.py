@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from headrace_streams.kafka import clients
-from headrace_streams.runtime import supervisor
+from headrace_streams.runtime import membership, supervisor
 from headrace_streams.runtime.journal import Refused, Transport
 from headrace_streams.runtime.status import TaskReport
 from headrace_streams.runtime.supervisor import Supervisor
@@ -63,13 +64,14 @@ class Noting:
 
     @property
     def progress(self) -> int | None:
-        return 40 + self.place[2]
+        return 40 + self.place[2] if self.place in self.notes.running else None
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", (0.05, 0.2))
-    monkeypatch.setattr(supervisor, "MONITOR_SECONDS", 0.3)
+    monkeypatch.setattr(supervisor, "REFUSED_SECONDS", 0.5)
+    monkeypatch.setattr(membership, "MONITOR_SECONDS", 0.3)
 
 
 @asynccontextmanager
@@ -119,9 +121,10 @@ def test_member_whose_coordination_died_joins_again(settings: Settings) -> None:
     async def main() -> None:
         async with running(settings, notes, "a") as one:
             await until(lambda: shared_by({"a"}))
-            coordinator = one._member._coordinator
+            assert one._membership is not None
+            coordinator = one._membership._member._coordinator
             coordinator.ensure_coordinator_known = broken
-            coordinator.request_rejoin()
+            one._membership._thread.call(coordinator.request_rejoin)
             async with running(settings, notes, "b"):
                 await until(lambda: shared_by({"a", "b"}), 30)
                 assert one.describe().away is None
@@ -130,7 +133,10 @@ def test_member_whose_coordination_died_joins_again(settings: Settings) -> None:
     asyncio.run(main())
 
 
-def test_tasks_that_fail_start_again_and_those_refused_do_not(settings: Settings) -> None:
+def test_tasks_that_fail_start_again_and_those_refused_are_looked_at_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "REFUSED_SECONDS", 2.0)
     notes = Notes(
         signals0=[Transport("away"), RuntimeError("a bug"), Transport("away")],
         signals1=[Refused("position 3 is outside the log")],
@@ -153,7 +159,35 @@ def test_tasks_that_fail_start_again_and_those_refused_do_not(settings: Settings
             assert (tasks["outcomes", 0].ended, tasks["outcomes", 0].error) == ("done", None)
             assert tasks["outcomes", 1].ended is None
 
+            async def mended() -> bool:
+                return ("signals", 1) in notes.owners()
+
+            await until(mended)
+            assert {(task.topic, task.partition): task.ended for task in one.describe().tasks}["signals", 1] is None
+
     asyncio.run(main())
+
+
+def test_what_lasts_is_said_again_and_not_at_each_attempt(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "SAY_AGAIN_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", (0.02, 0.05))
+    notes = Notes(signals0=[Transport("not enough replicas"), Transport("away")] * 40)
+
+    async def main() -> None:
+        async with running(settings, notes, "a"):
+
+            async def over() -> bool:
+                return ("signals", 0) in notes.owners()
+
+            await until(over)
+
+    asyncio.run(main())
+    said = [record.getMessage() for record in caplog.records if "not enough replicas" in record.getMessage()]
+    assert said[0] == "not enough replicas"
+    assert re.fullmatch(r"not enough replicas \(for \d+ s, \d+ times\)", said[1])
+    assert len(said) < 10
 
 
 def test_group_offsets_tell_where_the_tasks_stand(settings: Settings) -> None:

@@ -9,8 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment as MemberAssignment
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from headrace_streams.kafka import admin
+from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
 from support.counting import COUNTING
@@ -133,6 +135,48 @@ def test_broker_away_at_start_and_later(tmp_path: Path) -> None:
     kafka.stop()
     with Worker(settings, tmp_path) as worker:
         asyncio.run(main(worker))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow(seconds=20)
+def test_fold_that_takes_longer_than_a_session_costs_no_membership(settings: Settings, tmp_path: Path) -> None:
+    """With heartbeats in its own loop the group would give each worker's partition to the other, which would fence it."""
+
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        first, second = (Worker(settings, tmp_path, name, death="block:8") for name in ("first", "second"))
+        with first, second:
+
+            async def shared() -> bool:
+                return await members(settings) == [1, 1]
+
+            await until(shared)
+            for partition in PARTITIONS:
+                await publish(settings, "signals", partition, [(b"k", b"slow"), *[(b"k", b"x")] * 10])
+
+            async def done() -> bool:
+                return await total(settings) == 22
+
+            await until(done)
+            assert await members(settings) == [1, 1]
+            for worker in (first, second):
+                worker.send(signal.SIGTERM)
+                assert worker.wait() == 0
+                assert "another owner" not in worker.log.read_text()
+        await assert_exact(settings, COUNTING, "signals", PARTITIONS, BODY)
+
+    asyncio.run(main())
+
+
+async def members(settings: Settings) -> list[int]:
+    """How many partitions each member of the group has; none while it is deciding."""
+    async with clients.connected(clients.admin(settings)) as client:
+        try:
+            (group,) = (await client.describe_consumer_groups([f"{settings.deployment}.counting"]))[0].groups
+        except GroupCoordinatorNotAvailableError:  # the broker's first group
+            return []
+    assigned = [MemberAssignment.decode(member[4]).assignment if member[4] else [] for member in group[5]]
+    return [sum(len(partitions) for _, partitions in topics) for topics in assigned]
 
 
 @pytest.mark.timeout(120)

@@ -5,6 +5,7 @@ A stage joins by having inputs here; a stage of the table without inputs fails t
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -93,6 +94,31 @@ def test_what_is_written_does_not_depend_on_the_process() -> None:
     }
     assert len(written) == 1
     assert b"headrace.example.rewarded.v1" in written.pop()
+
+
+RUN_AND_TELL_IMPORTS = """
+import json, sys
+from headrace_processors.stages import STAGES
+from headrace_streams.testing import MemoryTask
+inputs = json.load(sys.stdin)
+tasks = [MemoryTask(stage, topic) for stage in STAGES for topic in stage.inputs]
+before = set(sys.modules)
+for task in tasks:
+    for value in [*inputs[task.topic], "{", None]:
+        task.feed(None if value is None else value.encode())
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_no_fold_imports_anything_once_its_stage_is_built() -> None:
+    """A module that is missing would else show in the middle of a stream, at whatever record needs it first."""
+    path = os.pathsep.join(path for path in sys.path if path)
+    inputs = {topic: [value.decode() for value in inputs_of(topic)] for stage in STAGES for topic in stage.inputs}
+    command = [sys.executable, "-c", RUN_AND_TELL_IMPORTS]
+    told = subprocess.run(
+        command, input=json.dumps(inputs), env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == []
 
 
 @pytest.mark.parametrize("stage", [pytest.param(stage, id=stage.name) for stage in STAGES])

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace_schemas.cloudevents import Headers
-from headrace_schemas.codec import RECORD_LIMIT, DecodeError, decode, decode_input, encode
+from headrace_schemas.codec import RECORD_LIMIT, DecodeError, check_finite, decode, decode_input, encode
+from headrace_schemas.derived import Weights
 from headrace_schemas.errors import CODES
-from headrace_schemas.events import FeedbackRecorded, InteractionRecorded
+from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded
 from headrace_schemas.times import parse_ns, rfc3339
+from support.examples import example
 
 NOW = parse_ns("2026-11-21T10:00:00Z") // 1_000_000
 ENVELOPE: dict[str, Any] = {"specversion": "1.0", "id": "evt-1", "source": "agent:x"}
@@ -318,6 +323,43 @@ def test_messages_name_the_value_and_stay_short() -> None:
     assert "xxx" in error.message
     assert len(error.message) < 300
     assert pickle.loads(pickle.dumps(error)).field == error.field
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        (lambda number: example(1, reward=number), "data.reward"),
+        (lambda number: example(1, weights=Weights(balance=number)), "data.weights.balance"),
+    ],
+    ids=["in the data", "deeper"],
+)
+def test_a_number_that_is_not_finite_is_never_written(event: Any, field: str, number: float) -> None:
+    """JSON has none: msgspec would write null, and no reader could read its own log."""
+    with pytest.raises(DecodeError, match=f"^{field}: a number that is not finite can't be written$") as raised:
+        encode(ExampleRewarded(specversion="1.0", id="x", source="headrace:reward", data=event(number)))
+    assert raised.value.code == "out_of_range"
+
+
+TREES = st.recursive(
+    st.none() | st.floats() | st.text() | st.integers(-(2**63), 2**64 - 1),
+    lambda part: st.lists(part) | st.dictionaries(st.text(), part),
+)
+
+
+@given(TREES)
+def test_finite_is_what_has_no_other_number(tree: Any) -> None:
+    def finite(part: Any) -> bool:
+        if isinstance(part, float):
+            return math.isfinite(part)
+        return all(map(finite, part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()))
+
+    written = msgspec.json.encode(tree)
+    if finite(tree):
+        check_finite(tree, written)
+    else:
+        with pytest.raises(DecodeError):
+            check_finite(tree, written)
 
 
 def test_encoding_a_lone_surrogate_is_refused_by_name() -> None:

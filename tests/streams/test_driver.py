@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
+import math
 import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from headrace_schemas.codec import decode
-from headrace_schemas.events import RecordRejected
+from headrace_schemas.events import ExampleRewarded, RecordRejected
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.provenance import Provenance, provenance_of
-from headrace_streams.runtime.stage import Headers, Record, Step, Write
-from headrace_streams.runtime.step import DERIVED_LIMIT, STATE_LIMIT, process
+from headrace_streams.runtime.stage import Fold, Headers, Record, Step, Write
+from headrace_streams.runtime.step import DERIVED_LIMIT, STATE_LIMIT, SurroundingsFailed, process
 from support.counting import COUNTING, CountingFold
+from support.examples import example
 
 COUNTS = {"signals": 2, "rejections": 4, "dead-letters": 3}
 
@@ -29,7 +32,8 @@ def record(value: bytes | None, key: bytes | None = b"k", offset: int = 7) -> Re
 class Odd(CountingFold):
     """Does what the test asks for."""
 
-    def __init__(self, step: Step | Exception, dumped: bytes = b"1") -> None:
+    def __init__(self, step: Step | Exception, dumped: bytes | None = b"1") -> None:
+        """`dumped` None: as a fold dumps that says nothing about it."""
         super().__init__({}, "")
         self.answer, self.dumped = step, dumped
 
@@ -39,7 +43,19 @@ class Odd(CountingFold):
         return self.answer
 
     def dump(self, key: str, value: Any) -> bytes:
-        return self.dumped
+        return Fold.dump(self, key, value) if self.dumped is None else self.dumped
+
+
+class Sums(Struct):
+    """A state value."""
+
+    total: float
+    parts: list[float]
+
+
+def weighed(reward: float) -> ExampleRewarded:
+    """An event whose number may be none."""
+    return ExampleRewarded(specversion="1.0", id="x", source="headrace:odd", data=example(1, reward=reward))
 
 
 def test_output_carries_key_partition_and_provenance() -> None:
@@ -75,8 +91,21 @@ def test_deleted_key_is_a_tombstone() -> None:
         (Odd(Step([Write("nowhere", "k", b"x")])), "KeyError"),
         (Odd(Step([Write("rejections", "\ud800", b"x")])), "UnicodeEncodeError"),
         (Odd(Step(changes={"big": 1}), b"x" * (STATE_LIMIT + 1)), "ValueError: state of 'big' has"),
+        (Odd(RecursionError("too deep")), "RecursionError: too deep"),
+        (Odd(Step(changes={"kept": Sums(1.0, [2.0, math.nan])}), None), "DecodeError: parts.1: a number that is not finite"),
+        (Odd(Step([Write("rejections", "k", weighed(-math.inf))])), "DecodeError: data.reward: a number that is not finite"),
     ],
-    ids=["raises", "surrogate", "output over the topic's limit", "unknown topic", "bad key", "state over its limit"],
+    ids=[
+        "raises",
+        "surrogate",
+        "output over the topic's limit",
+        "unknown topic",
+        "bad key",
+        "state over its limit",
+        "too deep",
+        "state without a number",
+        "output without a number",
+    ],
 )
 def test_stage_error_is_a_dead_letter_and_changes_nothing(fold: Odd, says: str) -> None:
     done = process("odd", fold, {}, record(b"\x00value"), COUNTS)
@@ -89,6 +118,17 @@ def test_stage_error_is_a_dead_letter_and_changes_nothing(fold: Odd, says: str) 
     assert event.data.error.message.startswith(says)
     assert base64.b64decode(event.data.value_base64 or "") == b"\x00value"
     assert (event.data.topic, event.data.partition, event.data.offset) == ("signals", 1, 7)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(24, "Too many open files"), MemoryError(), ModuleNotFoundError("No module named 'x'"), TimeoutError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_surroundings_lack_is_no_records_fault(error: Exception) -> None:
+    with pytest.raises(SurroundingsFailed, match=rf"^odd at signals/1/7: {type(error).__name__}: ") as raised:
+        process("odd", Odd(error), {}, record(b"x"), COUNTS)
+    assert raised.value.__cause__ is error
 
 
 @pytest.mark.parametrize(

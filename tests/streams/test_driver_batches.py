@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,12 +67,12 @@ class FakeJournal:
     async def open(self) -> None:
         self.state, self.position = dict(self.world.state), self.world.position
 
-    async def check(self) -> None:
-        pass
-
     def launch(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> None:
         assert self.flight is None
         self.flight = asyncio.create_task(self._commit(list(produced), dict(changes), position))
+
+    async def check(self) -> None:
+        pass
 
     async def landed(self) -> Mapping[tuple[str, int], int]:
         if self.flight is None:
@@ -202,6 +202,7 @@ def test_borders_and_deaths_do_not_show(
         patch.setattr(clients, "consumer", world.consumer)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)
+        patch.setattr(fold_task, "AHEAD_SECONDS", 0)
         asyncio.run(run())
     produced, state, counters, now = oracle(messages)
     assert [item for item in world.produced if item.topic != "rules"] == produced
@@ -213,14 +214,26 @@ def test_borders_and_deaths_do_not_show(
     assert counters["in"] == counters.get("counted", 0) + counters.get("dead", 0)
 
 
-def test_log_that_loses_what_is_not_read_yet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "end", "says"),
+    [
+        (OffsetOutOfRangeError({TopicPartition("signals", 0): 0}), Refused, "position 0 is outside the log"),
+        (TopicAuthorizationFailedError({"signals"}), Refused, "TopicAuthorizationFailedError: the broker does not let this user"),
+        (KafkaConnectionError(), Transport, "KafkaConnectionError"),
+        (OSError(24, "Too many open files"), Transport, "Too many open files"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_what_reading_its_input_ends_in(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, end: type[Exception], says: str
+) -> None:
     world = World([Message(0, 1_790_000_000_000, b"a", b"x")], [], [], [])
 
     async def gone(*_: Any, **__: Any) -> Any:
-        raise OffsetOutOfRangeError({TopicPartition("signals", 0): 0})
+        raise error
 
     monkeypatch.setattr(FakeConsumer, "getmany", gone)
     monkeypatch.setattr(session, "Journal", world.journal)
     monkeypatch.setattr(clients, "consumer", world.consumer)
-    with pytest.raises(Refused, match="counting/signals/0: position 0 is outside the log"):
+    with pytest.raises(end, match=f"^counting/signals/0: .*{says}"):
         asyncio.run(FoldTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run())

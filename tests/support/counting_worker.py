@@ -1,7 +1,8 @@
 """A worker process that runs the counting stage in the real host:
 
 `python -m support.counting_worker BOOTSTRAP DEPLOYMENT GROUP DEATH`; DEATH is `before:3` or `after:3` (the process kills itself
-before or after the commit of its third transaction takes effect) or `never`.
+before or after the commit of its third transaction takes effect), `block:8` (the fold takes 8 seconds over a record `slow`) or
+`never`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
 from headrace_processors.worker import serve
+from headrace_streams.runtime.stage import Record, Step
 from headrace_streams.settings import Settings
-from support.counting import COUNTING
+from support.counting import COUNTING, CountingFold
 
 BODY = {"step": 1}
 
@@ -68,11 +72,26 @@ def die_at(phase: str, number: int) -> None:
     AIOKafkaProducer.commit_transaction = commit_and_die
 
 
+def block_for(seconds: float) -> None:
+    """Keeps the fold, and all that runs in its event loop, busy for so long over a record `slow`."""
+    step = CountingFold.step
+
+    def slow(fold: CountingFold, state: Mapping[str, Any], record: Record) -> Step:
+        until = time.monotonic() + seconds
+        while record.value == b"slow" and time.monotonic() < until:
+            pass
+        return step(fold, state, record)
+
+    CountingFold.step = slow  # type: ignore[assignment, method-assign]
+
+
 def main(bootstrap: str, deployment: str, group: str, death: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    if death != "never":
-        phase, _, number = death.partition(":")
+    phase, _, number = death.partition(":")
+    if phase == "block":
+        block_for(float(number))
+    elif phase != "never":
         die_at(phase, int(number))
     settings = Settings(bootstrap=bootstrap, deployment=deployment)
     return asyncio.run(serve(settings, [COUNTING], {COUNTING.name: BODY}, group=f"{deployment}.{group}"))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from rapidfuzz.distance import Levenshtein
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 OVERLAP_LIMIT = 4_000  # characters of the longer text above which overlap is left out: it would cost more than 30 ms
 EDIT_LIMIT = 20_000  # characters of the differing middle that are compared; the rest is estimated in proportion
@@ -51,9 +53,6 @@ def overlap_similarity(output: str, corrected: str, overlap: Overlap) -> float:
     """The n-gram overlap of `output` with `corrected` as its reference, in [0, 1]."""
     metric = _metrics.get(overlap)
     if metric is None:
-        from sacrebleu.metrics.bleu import BLEU  # late: takes 0.1 s, and many a worker never sees a correction
-        from sacrebleu.metrics.chrf import CHRF
-
         metric = _metrics[overlap] = CHRF() if overlap == "chrf" else BLEU(effective_order=True)
     return min(1.0, max(0.0, float(metric.sentence_score(output, [corrected]).score) / 100))
 

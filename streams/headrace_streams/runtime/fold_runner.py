@@ -75,7 +75,8 @@ class FoldRunner:
         self.state_version = wanted
 
     def run(self, record: StoredRecord) -> Processed:
-        """Folds one record into state and counters; what it writes. Raises nothing: what a fold raises is a dead letter."""
+        """Folds one record into state and counters; what it writes. What a fold raises is a dead letter; raises
+        SurroundingsFailed only, with state and counters as they were."""
         assert self.fold is not None, f"{self.stage.name} over {self.topic}/{self.partition} has no rules in force"
         self.now = max(self.now, record.timestamp)
         given = Record(

@@ -22,12 +22,14 @@ from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.session import Session
 from headrace_streams.runtime.stage import Fold, Stage
 from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
-from headrace_streams.runtime.step import Processed, Produced
+from headrace_streams.runtime.step import SURROUNDINGS, Processed, Produced
 from headrace_streams.settings import Settings
 
 BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
 LINGER_SECONDS = 0.005  # for more input, before a transaction begins
+# A step that takes longer than a transaction may would have the one under way given up, and at every new start again.
+AHEAD_SECONDS = 3.0  # after its start a task does not fold ahead
 FOLD_SECONDS = 0.005  # of folding before other tasks get a turn
 BATCH_BYTES = 4 * 1024 * 1024  # of outputs and state, before a transaction is closed early
 POLL_MS = 500
@@ -81,7 +83,7 @@ class FoldTask:
         self._tick_seconds = tick_seconds
         self._backlog: deque[ConsumerRecord] = deque()
         self._phase = "starting"
-        self._looked = time.monotonic()
+        self._began = self._looked = time.monotonic()
         self._written: int | None = 0  # offset behind what was last written into the input; None while that is under way
         self._fetching: asyncio.Task[tuple[list[ConsumerRecord], int]] | None = None
         self._fetched_to = 0  # the offset behind the backlog, and behind transaction markers that follow it
@@ -94,13 +96,13 @@ class FoldTask:
 
     async def run(self) -> None:
         """Until cancelled; a transaction that is under way ends first. Raises Refused (somebody has to look), Fenced,
-        ProducerLost or Transport (start another task)."""
+        ProducerLost, Transport or SurroundingsFailed (start another task)."""
         try:
             self._phase = "restoring"
             async with self._session.held() as state:
                 await self._load(state)
                 await self._session.begin()
-                self._phase = "running"
+                self._phase, self._began = "running", time.monotonic()
                 try:
                     while True:
                         await self._poll_once()
@@ -160,6 +162,8 @@ class FoldTask:
         for number, (key, value) in enumerate(state.items(), 1):
             try:
                 runner.state[key] = runner.fold.load(key, value)
+            except SURROUNDINGS:
+                raise
             except Exception as error:  # whatever a decoder says of it: trying again would read the same bytes
                 raise self._session.unreadable(key, error) from error
             if number % LOAD_CHUNK == 0:
@@ -191,6 +195,8 @@ class FoldTask:
         """What there is to fold, until the batch is large, or input is idle; meanwhile the batch before it is being committed.
         Returns when the next transaction may begin. A batch without records: nothing came."""
         batch = MicroBatch()
+        if time.monotonic() - self._began < AHEAD_SECONDS:
+            await self._land()
         while True:
             while self._backlog:
                 self._fold_some(batch)

@@ -33,7 +33,7 @@ from headrace_schemas.topology import changelog
 from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import stop
-from headrace_streams.kafka.diagnosis import NOT_ALLOWED, RIGHTS
+from headrace_streams.kafka.failures import remedy
 from headrace_streams.runtime.changelog import ChangelogReader
 from headrace_streams.runtime.errors import Fenced, JournalError, ProducerLost, Refused, Transport
 from headrace_streams.runtime.hanging import HangingTransactions
@@ -253,11 +253,10 @@ class Journal:
                 raise Fenced(f"{self.label}: another owner has taken over {self._transactional_id}") from error
             if isinstance(cause, compat.ConnectionLost):
                 raise Transport(f"{self.label}: {cause.args[0]}") from error
-            if isinstance(cause, NOT_ALLOWED):
-                kind, what = type(cause).__name__.removesuffix("Error"), ", ".join(map(str, cause.args))
-                raise Refused(f"{self.label}: the broker does not allow it ({kind}: {what}): {RIGHTS}") from error
             if isinstance(cause, _LOST):
                 raise ProducerLost(f"{self.label}: the broker has lost {self._transactional_id}: {cause!r}") from error
+            if (what := remedy(cause)) is not None:
+                raise Refused(f"{self.label}: {what}") from error
             cause = cause.__cause__
         raise Transport(f"{self.label}: {error!r}") from error
 

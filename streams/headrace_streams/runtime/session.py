@@ -28,6 +28,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import clients, compat
+from headrace_streams.kafka.failures import remedy
 from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.provenance import origin_without_input
@@ -83,6 +84,8 @@ class Session:
         except OffsetOutOfRangeError as error:
             raise Refused(f"{self.label}: position {self.position.next_offset} is outside the log: {error}") from error
         except (KafkaError, OSError) as error:
+            if (what := remedy(error)) is not None:
+                raise Refused(f"{self.label}: {what}") from error
             raise Transport(f"{self.label}: {error!r}") from error
         finally:
             consumer, self._consumer = self._consumer, None

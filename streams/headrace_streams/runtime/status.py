@@ -50,7 +50,7 @@ class TaskReport(Struct, frozen=True, kw_only=True):
 
 class SlotReport(Struct, frozen=True, kw_only=True):
     """An assigned partition: its task (None before the first one), how often it was started again, what the last one ended
-    with, and whether there will be no other: it is `done`, or was `refused`, so that somebody has to look."""
+    with, and whether it is `done`, or `refused`: somebody has to look (it is looked at again every minute)."""
 
     topic: str
     partition: int

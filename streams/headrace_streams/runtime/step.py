@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace_schemas.codec import encode
+from headrace_schemas.codec import check_finite, encode
 from headrace_schemas.derived import DeadLetter, RecordError
 from headrace_schemas.events import Event, RecordRejected, make
 from headrace_schemas.ids import derive_id
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topics import MIB, TOPICS
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.unpacking import UnreadValue
@@ -27,6 +28,13 @@ DERIVED_LIMIT = 8 * MIB - _ROOM  # bytes of a value that we write, where the top
 STATE_LIMIT = DERIVED_LIMIT
 CARRIED_SURELY = MIB  # bytes of a record that fit into a dead letter in any case, headers written as JSON and all
 _LIMITS = {topic.name: min(DERIVED_LIMIT, topic.max_bytes - _ROOM) for topic in TOPICS}
+
+
+SURROUNDINGS = (OSError, MemoryError, ImportError)
+
+
+class SurroundingsFailed(HeadraceError):
+    """A fold could not run on a record for want of memory, descriptors, disk or a module; the message says where and of what."""
 
 
 class Produced(NamedTuple):
@@ -126,14 +134,17 @@ def address(
 
 
 def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
-    """The changelog form of state changes; derived keys have none. ValueError when a value is over its limit."""
+    """The changelog form of state changes; derived keys have none. ValueError when a value is over its limit or has a number
+    that is not finite."""
     dumped: dict[str, bytes | None] = {}
     for key, value in changes.items():
         if key.startswith(DERIVED):
             continue
         data = None if value is None else fold.dump(key, value)
-        if data is not None and len(data) > STATE_LIMIT:
-            raise ValueError(f"state of {key[:200]!r} has {len(data)} bytes, more than {STATE_LIMIT}")
+        if data is not None:
+            check_finite(value, data)
+            if len(data) > STATE_LIMIT:
+                raise ValueError(f"state of {key[:200]!r} has {len(data)} bytes, more than {STATE_LIMIT}")
         dumped[key] = data
     return dumped
 
@@ -154,11 +165,15 @@ def process(
     headers: HeaderForm = origin,
 ) -> Processed:
     """Runs `fold` on one record. An exception of the fold, or an output or state value over its limit, becomes a dead letter
-    (`stage_error`) with state unchanged: nothing bad stops the stream. `partitions`: short topic name -> count."""
+    (`stage_error`) with state unchanged: nothing bad stops the stream. What the surroundings lack (memory, descriptors, disk, a
+    module) is no record's fault and would be another verdict in a replay: SurroundingsFailed. `partitions`: short topic name ->
+    count."""
     try:
         step = _unread(stage, record) if isinstance(record.value, UnreadValue) else fold.step(state, record)
         produced = address(stage, record, step, partitions, headers)
         return Processed(produced, step.changes, dump(fold, step.changes), {"in": 1, **step.counters})
+    except SURROUNDINGS as error:
+        raise SurroundingsFailed(f"{stage} at {record.coordinates}: {type(error).__name__}: {error}") from error
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
         message = f"{type(error).__name__}: {error}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
         reason = RecordError(code="stage_error", message=message)
