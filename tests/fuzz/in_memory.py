@@ -17,7 +17,8 @@ from headrace_schemas.topics import TOPIC_NAMES
 from headrace_schemas.topology import DEAD, RECORDS
 from headrace_streams.kafka.compat import Batches, DamagedBatch
 from headrace_streams.runtime.fold_runner import FoldRunner
-from headrace_streams.runtime.stage import FoldStage
+from headrace_streams.runtime.stage import FoldStage, Record
+from headrace_streams.testing import written_headers
 from support.hostile import HostileBatch
 
 APPEND_TIME = 1_790_000_000_000
@@ -55,6 +56,11 @@ class FoldUnderFire:
         counters = self.runner.counters
         accounted = sum(counters.get(name, 0) for name in (*self.stage.topology.counters, DEAD))
         assert counters.get(RECORDS, 0) == accounted == self.offset, f"{self.label}: {counters}, {self.offset} records"
+
+    def record(self, value: bytes) -> Record:
+        """A good record, which takes the next offset."""
+        self.offset += 1
+        return Record(self.topic, 0, self.offset - 1, APPEND_TIME, APPEND_TIME, b"k", value, written_headers(self.topic))
 
     def restart(self) -> None:
         """Goes on with what a changelog holds. AssertionError when a value can't be loaded or is another one then."""

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -39,6 +40,11 @@ from support.ring import Ring
 ROUND = 10_000
 INTERNAL = [topic.name for topic in TOPICS if topic.name not in (*hostile.INPUTS, "dead-letters")]
 PARTITIONS = 4
+COMMANDS = (
+    *("status", "status --json", "positions list", "topics check", "replay --verify", "replay --out {folder}/rebuilt"),
+    *("dead-letters list", "releases list", "dataset sql/tiny --out {folder}/dataset"),
+    *("tail --from start --no-follow signals examples outcomes releases", "pause sql/tiny --reason fuzz"),
+)
 QUIET_SECONDS = 120.0  # without a step forward: something hangs
 RSS_ABOVE_IDLE = 300 * hostile.MIB
 
@@ -181,9 +187,25 @@ async def fuzz(settings: Settings, folder: Path, seed: int, records: int, intern
                 file.write(json.dumps(line) + "\n")
             print({name: value for name, value in line.items() if name != "counters"}, flush=True)
         print(f"stages: {await wait_until_counted(worker, settings)}")
+        check_commands(ring)
         for command in ("worker", "trainer"):
             if "Traceback" in ring.log(command):
                 raise Fault(f"{command} wrote a traceback:\n{ring.log(command)[-5000:]}")
+
+
+def check_commands(ring: Ring) -> None:
+    """What people ask of such a log is answered: forged records on our topics are differences (1), no traceback."""
+    for command in COMMANDS:
+        done = subprocess.run(
+            [sys.executable, "-c", "from headrace_cli.main import main; main()", *command.format(folder=ring.folder).split()],
+            env=ring.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode not in (0, 1) or "Traceback" in done.stderr:
+            raise Fault(f"headrace {command} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        print(f"headrace {command}: {done.returncode}", flush=True)
 
 
 def _lines(report: Path) -> list[dict[str, Any]]:

@@ -177,7 +177,7 @@ def test_the_size_of_a_dead_letter_is_judged_to_the_byte(key: bytes | None, head
 
 
 def test_a_value_that_was_not_read_is_a_dead_letter_of_every_stage_and_no_fold_sees_it() -> None:
-    unread = record(UnreadValue("over_limit", "record: 9 bytes"))._replace(key=None)
+    unread = record(UnreadValue("over_limit", "record: 9 bytes"))
     processed = process("odd", Odd(AssertionError("a fold was asked")), {}, unread, COUNTS)
     [produced] = processed.produced
     event = decode(produced.value)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from headrace_schemas.topics import BY_NAME
+from headrace_streams.testing import written_headers
 from support.batches import CODECS, batch, batch_of, packed, record, text, varint
 from support.inputs_of import inputs_of
 
@@ -57,16 +58,24 @@ def records(topic: str, seed: object) -> Iterator[HostileRecord]:
     """Without end."""
     chance = random.Random(f"{seed}/{topic}")
     known = samples(topic)
+    ours = [(name.encode(), value) for name, value in written_headers(topic)]  # forged, as any writer could
     while True:
         make = chance.choices(_KINDS, _WEIGHTS)[0]
         value: bytes | None = make(chance, known)
-        headers: Headers = []
+        headers: Headers = list(ours) if chance.random() < 0.8 else []
         if chance.random() < 0.1:
             value, headers = _binary(chance, value)
         elif chance.random() < 0.05:
-            headers = [(_odd_name(chance), _bytes(chance, 20)) for _ in range(chance.choice((1, 1, 3, 40)))]
+            headers += [(_odd_name(chance), _bytes(chance, 20)) for _ in range(chance.choice((1, 1, 3, 40)))]
         key = _key(chance)
         yield HostileRecord(b"" if key is None and _compacted(topic) else key, value, headers)
+
+
+def mutations(known: tuple[bytes, ...], seed: object) -> Iterator[bytes]:
+    """What becomes of JSON objects that somebody else wrote, without end."""
+    chance = random.Random(f"{seed}/mutations")
+    while True:
+        yield chance.choices(_KINDS, _WEIGHTS)[0](chance, known) or b""
 
 
 def batches(topic: str, seed: object, count: int, *, append_time: int = 0, broken: bool = False) -> Iterator[HostileBatch]:

@@ -23,6 +23,7 @@ from headrace_streams.kafka.decompression import BatchFault, portions
 RECORD_BYTES = 9 * MIB  # of a record, unpacked: the largest of the topics table, and its headers
 BATCH_BYTES = 64 * MIB  # that a batch may unpack to: 16 times what a topic for outsiders takes; bombs have ratios of thousands
 HEADERS_LIMIT = 1_000  # of a record: two bytes on the wire are a hundred as objects
+_KEY_BYTES = 4096  # of a key that is given out without its value
 _LETTER_BYTES = 1024  # that a record which is not read counts for: it becomes a dead letter
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")  # up to the number of records, which stands last
@@ -73,10 +74,10 @@ def header_of(batch: bytes | memoryview) -> BatchHeader:
     return BatchHeader(base, base + max(last, 0), attributes & _CODEC, bool(attributes & _LOG_APPEND_TIME), first, newest, count)
 
 
-def unread(header: BatchHeader, offsets: range, code: str, message: str) -> Iterator[UnpackedRecord]:
-    """A record for each of `offsets` that says why it was not read."""
+def unread(header: BatchHeader, offsets: range, code: str, message: str, key: bytes | None = b"") -> Iterator[UnpackedRecord]:
+    """A record for each of `offsets` that says why it was not read; without its key where that is not known either."""
     for offset in offsets:
-        yield UnpackedRecord(offset, _time(header, 0), int(header.log_append_time), None, UnreadValue(code, message), ())
+        yield UnpackedRecord(offset, _time(header, 0), int(header.log_append_time), key, UnreadValue(code, message), ())
 
 
 def unpack(batch: bytes | memoryview, spent: Callable[[int], None] = lambda size: None) -> Iterator[Any]:
@@ -154,7 +155,8 @@ def _single(header: BatchHeader, stream: _Stream, spent: Callable[[int], None]) 
     stream.varint()  # time
     offset = header.base_offset + stream.varint()
     key = max(0, stream.varint())
-    stream.skip(key)
+    known = stream.take(key) if key <= _KEY_BYTES else b""
+    stream.skip(key - len(known))
     value = max(0, stream.varint())
     if stream.position + value > end:
         raise BatchFault("corrupt", f"batch: a value of {value} bytes in a record of {length}")
@@ -162,13 +164,14 @@ def _single(header: BatchHeader, stream: _Stream, spent: Callable[[int], None]) 
     size = key + value + max(0, end - stream.position - value - 1)
     message = f"record: {value} bytes, at most {RECORD_LIMIT} are allowed (record of {size} bytes not carried)"
     spent(_LETTER_BYTES)
-    yield next(unread(header, range(offset, offset + 1), "over_limit", message))
+    yield next(unread(header, range(offset, offset + 1), "over_limit", message, known))
     stream.skip(end - stream.position)
 
 
 def _parsed(header: BatchHeader, body: bytes) -> UnpackedRecord:
     """A record from its bytes behind the length; where they can't be read, one that says so."""
-    offset = None
+    offset: int | None = None
+    key: bytes | None = b""
     try:
         delta, position = _varint(body, 1)
         offset_delta, position = _varint(body, position)
@@ -194,7 +197,7 @@ def _parsed(header: BatchHeader, body: bytes) -> UnpackedRecord:
         if offset is None:
             raise BatchFault("corrupt", "record: its offset can't be read") from None
         code = error.code if isinstance(error, BatchFault) else "corrupt"
-        return next(unread(header, range(offset, offset + 1), code, str(error)))
+        return next(unread(header, range(offset, offset + 1), code, str(error), key))
     return UnpackedRecord(offset, _time(header, delta), int(header.log_append_time), key, value, headers)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from headrace_schemas.canonical import digest
+from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.deadlines import Deadlines
 from headrace_streams.runtime.provenance import HeaderForm, origin
 from headrace_streams.runtime.stage import DERIVED, Fold, Headers, Record, Stage, Write
@@ -99,7 +100,8 @@ class FoldRunner:
         """What a record would do now, or in another `state`; nothing of it is taken."""
         assert self.fold is not None
         name, partitions = self.stage.name, self.partitions
-        if self.checks_writers and (error := refusal(record.topic, record.value, record.headers)) is not None:
+        checked = self.checks_writers and not isinstance(record.value, UnreadValue)
+        if checked and (error := refusal(record.topic, record.value, record.headers)) is not None:
             return refused(name, record, error, partitions, self.provenance)
         return process(name, self.fold, self.state if state is None else state, record, partitions, self.provenance)
 
