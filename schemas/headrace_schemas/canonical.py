@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ def digest(value: Any) -> str:
     return sha256(canonical(value))
 
 
+@lru_cache(4096)  # bonuses, terms of equal scores: many values come again and again
 def rounded(value: float) -> float:
     """12 significant digits: derived floats are rounded so that they are equal wherever they are computed. -0.0 becomes 0.0."""
     return float(f"{value:.12g}") + 0.0

@@ -40,7 +40,9 @@ def has_text(output: Output) -> bool:
 def normalise(text: str) -> str:
     """Unicode NFC, runs of white space as one space, none at the ends."""
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
+        return " ".join(unicodedata.normalize("NFC", text).split())
+    if text.isprintable() and "  " not in text and not (text[:1] == " " or text[-1:] == " "):
+        return text  # as most are: of printable ASCII only the space is white
     return " ".join(text.split())
 
 

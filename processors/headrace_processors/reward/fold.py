@@ -26,7 +26,6 @@ from headrace_processors.reward.state import (
     is_expired,
 )
 from headrace_processors.reward.step import STAGE, RewardStep
-from headrace_schemas.codec import decode
 from headrace_schemas.derived import ErasureContinuation, InteractionExpiry
 from headrace_schemas.events import (
     ErasureContinued,
@@ -39,6 +38,7 @@ from headrace_schemas.events import (
     make,
 )
 from headrace_schemas.ids import derive_id
+from headrace_schemas.signals import decode_signal
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
@@ -87,7 +87,7 @@ class RewardFold(Fold):
         return [self._continued(key, now) if key.startswith(keys.ERASING) else self._expired(state, key, now) for key in keys_]
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
-        event = decode(record.value, record.headers)
+        event = decode_signal(record.value, record.headers)
         step = RewardStep(self._policy, state, record, event)
         match event:
             case InteractionRecorded():

@@ -78,12 +78,15 @@ CountByType = Mapping[str, RunningSum]  # decayed count of scored interactions b
 def balance_of(policy: RewardPolicy, counts: CountByType, artifact_type: str) -> float:
     """clip((wanted share / seen share)^0.5, 0.5, 1.5) of an artifact type, from the counts before this interaction. The prior
     is `share_prior` examples in the wanted shares; types without a wanted share divide equally what the others leave."""
-    unnamed = len({*counts, artifact_type} - policy.share_target.keys())
+    unnamed = sum(name not in policy.share_target for name in counts)
+    if artifact_type not in counts and artifact_type not in policy.share_target:
+        unnamed += 1
     rest = max(0.0, 1.0 - math.fsum(policy.share_target.values())) / max(1, unnamed)
     target = policy.share_target.get(artifact_type, rest)
-    newest = max((count.newest_ns for count in counts.values()), default=0)
-    seen = {name: counts[name].at(newest, policy.decay_per_day) for name in sorted(counts)}
-    share = (seen.get(artifact_type, 0.0) + policy.share_prior * target) / (math.fsum(seen.values()) + policy.share_prior)
+    newest = max([count.newest_ns for count in counts.values()], default=0)
+    seen = [count.at(newest, policy.decay_per_day) for count in counts.values()]  # their exact sum has no order
+    own = counts[artifact_type].at(newest, policy.decay_per_day) if artifact_type in counts else 0.0
+    share = (own + policy.share_prior * target) / (math.fsum(seen) + policy.share_prior)
     if not target:
         return policy.balance_low
     return rounded(max(policy.balance_low, min(policy.balance_high, (target / share) ** policy.balance_exponent)))

@@ -142,9 +142,15 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
         feedback that nobody has given."""
         if self.expired:
             return 0
+        waiting = 0
         if not self.recorded:
-            return sum(record.received + record.retracted for record in self.feedback) + (self.ended == "retracted")
-        return sum(record.retracted and not record.received for record in self.feedback)
+            for record in self.feedback:
+                waiting += record.received + record.retracted
+            return waiting + (self.ended == "retracted")
+        for record in self.feedback:
+            if record.retracted and not record.received:
+                waiting += 1
+        return waiting
 
     @property
     def principals(self) -> list[str] | None:
@@ -157,6 +163,8 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def with_feedback(self, record: FeedbackRecord) -> tuple[InteractionState, list[FeedbackRecord]]:
         """The state with `record` in place of the one with its identity, and what fell out because of the limits."""
+        if not self.feedback:
+            return structs.replace(self, feedback=(record,)), []
         identity = record.identity
         others = (other for other in self.feedback if other.identity != identity)
         newest, dropped = _newest(sorted((*others, record), key=lambda each: each.order))

@@ -353,6 +353,8 @@ class RewardStep:
     def _drop_texts(self, interaction_id: str, left: tuple[FeedbackRecord, ...], added: FeedbackRecord | None = None) -> None:
         """What no statement names any more goes; what fell out as it came, or is there already, is not written."""
         stored = self._stored.feedback if added is None else (*self._stored.feedback, added)
+        if not any([feedback.corrected is not None or feedback.over is not None for feedback in stored]):
+            return
         kept = {key for feedback in left for key in _text_keys(interaction_id, feedback)}
         for key in [key for feedback in stored for key in _text_keys(interaction_id, feedback)]:
             if key in self.state:
