@@ -81,7 +81,10 @@ def test_every_difference_is_named(bare: Settings) -> None:
         f"{prefix}.state.reward.signals: retention.ms = 604800000, expected -1",
         f"{prefix}.state.reward.signals: max.message.bytes = 1048588, expected 8388608",
         f"{prefix}.state.reward.signals: message.timestamp.type = CreateTime, expected LogAppendTime",
-        f"{prefix}.state.reward.signals: segment.bytes = 1073741824, expected 67108864",
+        f"{prefix}.state.reward.signals: segment.bytes = 1073741824, expected 16777216",
+        f"{prefix}.state.reward.signals: min.cleanable.dirty.ratio = 0.5, expected 0.25",
+        f"{prefix}.state.reward.signals: max.compaction.lag.ms = 9223372036854775807, expected 86400000",
+        f"{prefix}.state.reward.signals: delete.retention.ms = 86400000, expected 604800000",
     ]
 
 
