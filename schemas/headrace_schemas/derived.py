@@ -192,7 +192,7 @@ class Batch(Value, frozen=True, kw_only=True):
     bucket: BucketName
     artifact_type: ArtifactTypeName
     base: BaseName
-    cause: Annotated[Literal["target", "age", "drift"], doc("Why it was cut.")]
+    cause: Annotated[Literal["target", "age", "drift", "rarity"], doc("Why it was cut.")]
     target: Annotated[float, doc("The fill that was asked for when it was cut.")]
     members: Annotated[list[Member], doc("What is trained and validated on.")]
     test_pool: Annotated[list[Member], doc("What versions are compared on; never trained on.")]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import msgspec
 import pytest
 
 from headrace_processors.curate import shares
+from headrace_processors.curate.drift import PageHinkley
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.curate.state import CurateBucket, ExampleRecord, describe_buckets
+from headrace_processors.curate.state import CurateBucket, ExampleRecord, RecentMedian, describe_buckets
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import encode
 from headrace_schemas.events import ClockTicked, ExampleRejected
@@ -17,7 +19,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Message
 from headrace_streams.runtime.stage import Write
 from headrace_streams.testing import MemoryTask
-from support.examples import BUCKET, DAY_MS, CurateRun, rewarded, tick, tracked, withdrawn
+from support.examples import BUCKET, DAY_MS, CurateRun, groups, rewarded, tick, tracked, withdrawn
 from support.signals import START_MS, event_of
 
 (CURATE,) = (stage for stage in STAGES if stage.name == "curate")
@@ -261,6 +263,68 @@ def test_what_was_good_enough_is_cut_again_two_points_below() -> None:
     assert len(stage.batches) == 1, "60 of 65 are 92.3 %"
 
 
+# -- rarity and drift
+
+
+def many(bucket: str, numbers: range) -> list[bytes]:
+    """Examples of the train side of any bucket."""
+    names = islice(groups("train", bucket), numbers.start, numbers.stop)
+    return [rewarded(number, bucket=bucket, prompt_group=name) for number, name in zip(numbers, names, strict=True)]
+
+
+def test_a_bucket_that_gets_far_less_than_the_others_is_cut_with_less() -> None:
+    stage = CurateRun(target_effective_size=50, targets={"sql/rare": 10})
+    for bucket in ("sql/busy", "sql/busier"):
+        stage.feed(*many(bucket, range(100)))
+    before = len(stage.batches)
+    stage.days = 1.0
+    stage.feed(*many("sql/rare", range(9)))
+    [batch] = stage.batches[before:]
+    assert (batch.bucket, batch.cause, batch.target) == ("sql/rare", "rarity", 6.0)
+    assert stage.state["median"].examples == 100
+
+
+def test_what_is_rare_is_asked_of_the_last_30_days_once_a_day() -> None:
+    stage = CurateRun(target_effective_size=1000, targets={"sql/rare": 10}, age_limit_days=100)
+    stage.feed(*many("sql/busy", range(200)))
+    stage.days = 31.0
+    stage.feed(*many("sql/rare", range(7)))
+    assert (stage.batches, stage.state["median"]) == ([], RecentMedian((START_MS // DAY_MS) + 31, 5)), "nothing else came of late"
+    stage.feed(*many("sql/busy", range(200, 300)), *many("sql/rare", range(7, 8)))
+    assert stage.batches == []
+    stage.days = 32.0
+    stage.feed(*many("sql/rare", range(8, 9)))
+    assert stage.state["median"].examples == 54
+    assert stage.batches == [], "8 is no less than a tenth of it"
+
+
+def test_a_success_rate_that_falls_lowers_the_target_until_the_next_cut() -> None:
+    stage = CurateRun(target_effective_size=200, aged_target=20)
+    stage.feed(*(rewarded(number, **RIGHT, model="tiny") for number in range(150)))
+    assert stage.batches == []
+    stage.feed(*(rewarded(number, quality=-0.5) for number in range(150, 190)))
+    [batch] = stage.batches
+    assert (batch.cause, batch.target) == ("drift", 20.0)
+    assert not stage.bucket.drifted
+    assert stage.bucket.answers.answers < 40, "what is tested begins anew"
+
+
+def test_an_alarm_says_nothing_of_another_release_and_a_steady_rate_gives_none() -> None:
+    test = PageHinkley()
+    for number in range(20_000):
+        test = test.add(number % 5 != 0, 0.05)
+        assert not test.alarm
+    fallen = 0
+    while not test.alarm:
+        test, fallen = test.add(fallen % 2 == 0, 0.05), fallen + 1
+    assert 90 < fallen < 130
+    stage = CurateRun(target_effective_size=200, aged_target=20, good_enough=1.0)
+    stage.feed(*(rewarded(number, **RIGHT) for number in range(150)), tracked(False, "r2"))
+    stage.feed(*(rewarded(number, quality=-0.5) for number in range(150, 190)))
+    assert stage.batches == []
+    assert stage.bucket.answers.answers > 30
+
+
 # -- bounds
 
 
@@ -395,6 +459,6 @@ def test_a_changelog_of_version_1_is_read_as_if_version_2_had_written_it() -> No
         f"~slot:train:4:{BUCKET}": "e1",
         "~content:c1": "e1",
         "~deadlines": ((due, BUCKET),),
-        "~buckets": 1,
+        "~buckets": (BUCKET,),
     }
     assert fold.deadline(f"example:{BUCKET}:e1", state[f"example:{BUCKET}:e1"]) is None

@@ -69,6 +69,8 @@ OTHER: dict[str, Any] = {
     "curate.contradictions": "keep",
     "curate.fresh_share": 1.0,
     "curate.good_enough_margin": 0.2,
+    "curate.rarity": None,
+    "curate.drift": None,
 }
 CHOICES = {
     "reward.difficulty_on_negative": {"amplify", "ignore"},
@@ -197,12 +199,12 @@ def test_reward_rejected_and_withdrew_for_every_reason() -> None:
     assert any(example["bucket"] != f"{example['artifact_type']}/{example['model']}" for example in examples)
 
 
-def test_curate_rejected_for_every_reason_and_cut_for_both_causes() -> None:
+def test_curate_rejected_for_every_reason_and_cut_for_every_cause() -> None:
     events = [event for _, event in written("curate")]
     rejected = {event["data"]["reason"] for event in events if event["type"] == "headrace.example.rejected.v1"}
     assert rejected == set(REJECTIONS)
     batches = [event["data"] for event in events if event["type"] == "headrace.batch.ready.v1"]
-    assert {batch["cause"] for batch in batches} == {"target", "age"}
+    assert {batch["cause"] for batch in batches} == {"target", "age", "drift", "rarity"}
     assert len({batch["bucket"] for batch in batches}) > 3
     assert {member["role"] for batch in batches for member in batch["members"]} == {"train", "negative"}
     assert {member["split"] for batch in batches for member in batch["members"]} == {"train", "validation"}

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from headrace_processors.curate import thresholds
+from headrace_processors.curate.drift import UNTESTED
 from headrace_processors.curate.near_duplicates import bands
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import EMPTY, CurateBucket, CurateState, ExampleRecord, Queue, QueueBounds, Sums
@@ -69,6 +70,8 @@ class WorkingBucket:
             self._change(sums=sums, fill=self._fill(sums, bounds.size + 1))
         grown = QueueBounds(bounds.first if bounds.size else bounds.next, bounds.next + 1, bounds.size + 1)
         self._change(admitted=self.value.admitted + (not record.admitted), **{queue: grown})
+        if self._policy.rarity is not None and not record.admitted:
+            self._change(recent=self._recent_with_one_more())
 
     def replace_revision(self, example_id: str, old: ExampleRecord, new: ExampleRecord) -> None:
         """Puts a newer revision into the slot of the older one, which stands in the same queue."""
@@ -151,6 +154,8 @@ class WorkingBucket:
         rest = {queue: [] if all_cut else list(self.members(queue)) for queue in (TRAIN, NEGATIVE)}
         ends = {queue: self._bounds(queue).next for queue in rest}
         self._change(batches=self.value.batches + 1, last_reward=mean_reward, left_out=())
+        if self.value.drifted:
+            self._change(drifted=False, answers=UNTESTED)
         for queue, kept in rest.items():
             first = kept[0][1].slot if kept else ends[queue]
             self._change(**{queue: QueueBounds(first, ends[queue], len(kept))})
@@ -172,12 +177,17 @@ class WorkingBucket:
         if (trials, successes) != (self.value.trials, self.value.successes):
             self._change(trials=trials, successes=successes)
             self._change(good=self._policy.good_enough_margin > 0 and self.is_good)
+        if self._policy.drift is not None and new.serving_epoch == epoch and (old is None or old.serving_epoch != epoch):
+            answers = self.value.answers.add(new.success, self._policy.drift)
+            self._change(answers=answers, drifted=self.value.drifted or answers.alarm)
 
     def track(self, release_id: str, satisfied: bool) -> None:
         """What is served, and whether it meets all requirements. Another release starts another epoch without evidence."""
         if release_id != self.value.release_id:
             epoch = self.value.serving_epoch + 1
-            self._change(release_id=release_id, serving_epoch=epoch, trials=RunningSum(), successes=RunningSum(), good=False)
+            none = RunningSum()
+            self._change(release_id=release_id, serving_epoch=epoch, trials=none, successes=none, good=False)
+            self._change(answers=UNTESTED, drifted=False)
         self._change(satisfied=satisfied)
 
     def mark_aged(self) -> None:
@@ -193,6 +203,12 @@ class WorkingBucket:
         self._state.add_deadline(due_ms, self.name)
         target = thresholds.target(self._policy, self.name, value.admitted, value.last_reward)
         self._change(target=target, opened_ms=self._now_ms, aged=False, due_ms=due_ms)
+
+    @property
+    def is_rare(self) -> bool:
+        """Whether it got far fewer examples of late than the median bucket of the partition."""
+        day = self._now_ms // DAY_MS
+        return thresholds.is_rare(self.value.admitted_since(day - thresholds.RECENT_DAYS), self._state.median(day))
 
     def fill_of(self, records: Iterable[ExampleRecord]) -> float:
         """What some of its members would fill it to."""
@@ -216,6 +232,15 @@ class WorkingBucket:
         if self.value.due_ms is not None:
             self._state.drop_deadline(self.value.due_ms, self.name)
         self._change(opened_ms=None, aged=False, due_ms=None, fill=EMPTY, removals=0, sums=(RunningSum(), RunningSum()))
+
+    def _recent_with_one_more(self) -> tuple[tuple[int, int], ...]:
+        day = self._now_ms // DAY_MS
+        days = [(at, count) for at, count in self.value.recent if at > day - thresholds.RECENT_DAYS]
+        if days and days[-1][0] == day:
+            days[-1] = day, days[-1][1] + 1
+        else:
+            days.append((day, 1))
+        return tuple(days)
 
     def _index(self, example_id: str, record: ExampleRecord) -> None:
         if record.sketch:

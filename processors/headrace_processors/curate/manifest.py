@@ -16,6 +16,7 @@ from headrace_schemas.canonical import digest, rounded
 from headrace_schemas.derived import Batch, BatchStatistics, Locator, Member
 from headrace_schemas.ids import derive_id
 
+Cause = Literal["target", "age", "drift", "rarity"]
 Members = Mapping[str, ExampleRecord]  # by example id
 
 
@@ -24,7 +25,7 @@ def batch(
     members: Members,
     pool: Members,
     *,
-    cause: Literal["target", "age"],
+    cause: Cause,
     target: float,
     per_day: float,
     source: tuple[str, int],

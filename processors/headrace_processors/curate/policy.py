@@ -25,6 +25,8 @@ VERSION_1: dict[str, object] = {  # what rule version 1 did without these keys
     "settle_after_days": 1.0,
     "fresh_share": 0.0,
     "good_enough_margin": 0.0,
+    "rarity": None,
+    "drift": None,
 }
 
 GENERIC = (  # openings of answers that teach nothing, whatever was asked; in lower case, apostrophes straight
@@ -138,6 +140,13 @@ class CuratePolicy(Policy):
     )
     good_enough_margin: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="how far below good_enough the rate of what was good enough must fall before it is cut again"
+    )
+    rarity: Share | None = Field(
+        0.6,
+        description="of its target: where a bucket is cut that got less than a tenth of the median one's in 30 days; null: never",
+    )
+    drift: Share | None = Field(
+        0.05, description="fall of the success rate after which a bucket is cut at aged_target; null: never"
     )
 
     @model_validator(mode="after")

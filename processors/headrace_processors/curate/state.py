@@ -7,21 +7,25 @@ leaves the state as it was. A `name=` is a field's name on the log.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import statistics
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field, json
 from msgspec.structs import replace
 
+from headrace_processors.curate.drift import UNTESTED, PageHinkley
 from headrace_processors.curate.filters import Role
 from headrace_processors.curate.near_duplicates import NearIndex, bands
+from headrace_processors.curate.thresholds import RECENT_DAYS
 from headrace_processors.decay import RunningSum
 from headrace_schemas.canonical import rounded
 
 EMPTY = 0.0  # the fill of an empty bucket. msgspec leaves a default out when it is this very object, not when it is equal
 DEADLINES = "~deadlines"  # derived: (fold time in ms, bucket) of every open bucket that can still grow old, ascending
-BUCKETS = "~buckets"  # derived: how many buckets there are
+BUCKETS = "~buckets"  # derived: the names of all buckets, ascending
+MEDIAN = "median"  # state key of the RecentMedian
 HOLDING = ("open", "test", "cut")  # an example of such a status has its content: another with the same is a duplicate
 
 Status = Literal["open", "test", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
@@ -112,6 +116,9 @@ class CurateBucket(Struct, frozen=True, omit_defaults=True):
     left_out: tuple[tuple[str, int], ...] = ()
     waiting: int = 0  # examples
     good: bool = False  # enough that it is not cut, as its rate was when it last changed
+    recent: tuple[tuple[int, int], ...] = ()  # (day of fold time, examples admitted), of the last 30 days
+    answers: PageHinkley = UNTESTED  # of its own base, right or wrong, in this serving epoch
+    drifted: bool = False  # its success rate fell since the last cut
 
     @property
     def base(self) -> str:
@@ -121,6 +128,10 @@ class CurateBucket(Struct, frozen=True, omit_defaults=True):
     def artifact_type(self) -> str:
         return self.name.partition("/")[0]
 
+    def admitted_since(self, day: int) -> int:
+        """Examples admitted after a day of fold time, of the last 30."""
+        return sum(count for at, count in self.recent if at > day)
+
     def success_rate(self, per_day: float) -> tuple[float | None, float]:
         """Decayed success rate of what is served, None without evidence, and the decayed number of answers behind it."""
         newest = max(self.trials.newest_ns, self.successes.newest_ns)
@@ -128,6 +139,13 @@ class CurateBucket(Struct, frozen=True, omit_defaults=True):
         if trials < 0.5:  # taking back what a revision changed leaves rounding noise behind
             return None, 0.0
         return rounded(min(max(self.successes.at(newest, per_day) / trials, 0.0), 1.0)), trials
+
+
+class RecentMedian(Struct, frozen=True):
+    """Examples admitted in 30 days to the median bucket. Kept for a day: it costs a look at every bucket."""
+
+    day: int
+    examples: float
 
 
 class CurateState:
@@ -152,21 +170,32 @@ class CurateState:
         return self.get(f"bucket:{name}") is not None
 
     @property
-    def buckets(self) -> int:
-        """How many there are."""
-        count: int = self.get(BUCKETS) or 0
-        return count
+    def buckets(self) -> tuple[str, ...]:
+        """The names of all, ascending."""
+        names: tuple[str, ...] = self.get(BUCKETS) or ()
+        return names
 
     def put_bucket(self, bucket: CurateBucket) -> None:
         if not self.has_bucket(bucket.name):
-            self.put(BUCKETS, self.buckets + 1)
+            names = list(self.buckets)
+            insort(names, bucket.name)
+            self.put(BUCKETS, tuple(names))
         self.put(f"bucket:{bucket.name}", bucket)
 
     def drop_bucket(self, name: str) -> None:
         """Forgets a bucket, if there is one."""
         if self.has_bucket(name):
             self.put(f"bucket:{name}", None)
-            self.put(BUCKETS, self.buckets - 1 or None)
+            self.put(BUCKETS, tuple(other for other in self.buckets if other != name) or None)
+
+    def median(self, day: int) -> float:
+        """Examples admitted in the last 30 days to the median bucket that got any, as it was first asked on this `day`."""
+        known: RecentMedian | None = self.get(MEDIAN)
+        if known is None or known.day != day:
+            counts = (self.bucket(name).admitted_since(day - RECENT_DAYS) for name in self.buckets)
+            known = RecentMedian(day, statistics.median([count for count in counts if count] or [0]))
+            self.put(MEDIAN, known)
+        return known.examples
 
     def example(self, bucket: str, example_id: str) -> ExampleRecord | None:
         record: ExampleRecord | None = self.get(f"example:{bucket}:{example_id}")
@@ -239,14 +268,14 @@ def example_key(key: str) -> tuple[str, str]:
 
 def derive(state: Mapping[str, Any]) -> dict[str, Any]:
     """The derived keys of a state that has none yet."""
-    derived, deadlines, buckets = CurateState({}), [], 0
+    derived, deadlines, buckets = CurateState({}), [], []
     for key, value in state.items():
         if isinstance(value, CurateBucket):
-            buckets += 1
+            buckets.append(value.name)
             if value.due_ms is not None:
                 deadlines.append((value.due_ms, value.name))
+        if not isinstance(value, ExampleRecord):
             continue
-        assert isinstance(value, ExampleRecord)
         bucket, example_id = example_key(key)
         if value.content and value.status in HOLDING:
             derived.put_holder(value.content, example_id)
@@ -257,7 +286,7 @@ def derive(state: Mapping[str, Any]) -> dict[str, Any]:
     if deadlines:
         derived.put(DEADLINES, tuple(sorted(deadlines)))
     if buckets:
-        derived.put(BUCKETS, buckets)
+        derived.put(BUCKETS, tuple(sorted(buckets)))
     return derived.changes
 
 
@@ -271,7 +300,7 @@ def upcast_1(state: Mapping[str, bytes]) -> dict[str, bytes]:
     return current
 
 
-_TYPES: dict[str, Any] = {"bucket": CurateBucket, "example": ExampleRecord}
+_TYPES: dict[str, Any] = {"bucket": CurateBucket, "example": ExampleRecord, MEDIAN: RecentMedian}
 
 
 def load(key: str, value: bytes) -> Any:

@@ -6,7 +6,7 @@ Knows the rules in force and the state; what an example is good for by itself is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -263,13 +263,26 @@ class CurateStep:
     def _has_no_room(self, bucket: str) -> bool:
         most = self.policy.max_buckets
         return (
-            most is not None and bucket not in self.buckets and not self.state.has_bucket(bucket) and self.state.buckets >= most
+            most is not None
+            and bucket not in self.buckets
+            and not self.state.has_bucket(bucket)
+            and len(self.state.buckets) >= most
         )
+
+    def _wanted(self, bucket: WorkingBucket) -> tuple[float, manifest.Cause]:
+        """The fill at which a bucket is cut now, and what lowered it."""
+        value, policy = bucket.value, self.policy
+        wanted: tuple[float, manifest.Cause] = value.target, "target"
+        if value.aged or value.drifted:
+            wanted = min(value.target, policy.aged_target), "drift" if value.drifted else "age"
+        if policy.rarity is None or value.opened_ms is None or not policy.rarity * value.target <= value.fill < wanted[0]:
+            return wanted
+        return (policy.rarity * value.target, "rarity") if bucket.is_rare else wanted
 
     def _cut_if_ready(self, bucket: WorkingBucket) -> None:
         """Cuts the bucket when it is worth it."""
         value, policy = bucket.value, self.policy
-        wanted = min(value.target, policy.aged_target) if value.aged else value.target
+        wanted, lowered = self._wanted(bucket)
         judgeable = value.aged or value.test.size >= policy.min_test_pool
         ready = value.opened_ms is not None and value.fill >= wanted and judgeable
         if not ready or value.satisfied or bucket.is_good:
@@ -285,13 +298,12 @@ class CurateStep:
         if value.batches and fresh < policy.fresh_share * wanted:
             return
         members = {**chosen, **dict(bucket.members("negative"))}
-        cause: Literal["target", "age"] = "target" if fill >= value.target else "age"
         over = len(train) - len(chosen)
         batch = manifest.batch(
             value,
             members,
             dict(bucket.members("test")),
-            cause=cause,
+            cause="target" if fill >= value.target else lowered,
             target=wanted,
             per_day=policy.decay_per_day,
             source=(self.record.topic, self.record.partition),

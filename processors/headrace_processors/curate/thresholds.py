@@ -10,6 +10,9 @@ from __future__ import annotations
 from headrace_processors.curate.policy import CuratePolicy, TieredPolicy
 from headrace_schemas.canonical import rounded
 
+RECENT_DAYS = 30  # of fold time
+RARE = 0.1
+
 
 def target(policy: CuratePolicy, bucket: str, admitted: int, last_reward: float | None) -> float:
     """The fill at which a bucket that opens now is cut: an effective sample size, or a count under `tiered`.
@@ -17,6 +20,12 @@ def target(policy: CuratePolicy, bucket: str, admitted: int, last_reward: float 
     `admitted`: distinct examples ever admitted to the bucket before; `last_reward`: mean reward of its last batch, if any.
     """
     return tiered(policy.tiered, admitted, last_reward) if policy.threshold == "tiered" else policy.effective_target(bucket)
+
+
+def is_rare(own: int, median: float) -> bool:
+    """Whether a bucket gets so little that waiting for its whole target would leave it out: `own` and `median` are examples
+    admitted in RECENT_DAYS, to it and to the median bucket of its partition that got any."""
+    return own < RARE * median
 
 
 def tiered(policy: TieredPolicy, admitted: int, last_reward: float | None) -> float:
