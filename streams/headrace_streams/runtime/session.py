@@ -87,6 +87,11 @@ class Session:
             if (what := remedy(error)) is not None:
                 raise Refused(f"{self.label}: {what}") from error
             raise Transport(f"{self.label}: {error!r}") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RuntimeError(f"{self.label}: something within was cancelled, and nobody has asked for that") from error
         finally:
             consumer, self._consumer = self._consumer, None
             if consumer is not None:
