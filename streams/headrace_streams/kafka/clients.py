@@ -26,6 +26,7 @@ from aiokafka.helpers import create_ssl_context
 
 from headrace_schemas.root_error import UNREACHABLE, HeadraceError
 from headrace_schemas.topics import MIB
+from headrace_streams.cancellation import cancelled_by_somebody
 from headrace_streams.kafka import compat
 from headrace_streams.kafka.diagnosis import RIGHTS, explain
 from headrace_streams.settings import Security, Settings, SettingsError
@@ -190,7 +191,11 @@ async def stop(client: Any) -> None:
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await close(client)
-    except Exception:  # a flush that can't end: what it would have sent is not committed and does not matter any more
+    except (Exception, asyncio.CancelledError) as error:
+        # A flush that can't end: what it would have sent is not committed and does not matter any more. Or a sender that was
+        # cancelled twice by its own library, and cancels whoever waits for it.
+        if isinstance(error, asyncio.CancelledError) and cancelled_by_somebody():
+            raise
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await compat.connection_of(client).close()
