@@ -44,7 +44,7 @@ async def changelog_of(log: Log, stage: str, topic: str, partition: int) -> dict
     """The newest value of each state key of a task, its position record included."""
     newest: dict[str, bytes] = {}
     async for record in log.read(changelog(stage, topic).name, partition):
-        key = (record.key or b"").decode()
+        key = (record.key or b"").decode(errors="surrogateescape")
         if record.value is None:
             newest.pop(key, None)
         else:

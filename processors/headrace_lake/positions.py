@@ -39,7 +39,7 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
     label = f"{stage.name}/{topic}/{partition}"
     journal = Journal(settings, stage.name, topic, partition, (topic, *stage.outputs))
     try:
-        await journal.open()
+        await journal.open(mend=True)
         position = journal.position
         if position is None:
             raise NotRebuilt(f"{label}: there is no position, so nothing was ever folded")

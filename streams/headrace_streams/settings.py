@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings import SettingsError as UndecodableVariable
 
 from headrace_schemas.root_error import USAGE, HeadraceError
+from headrace_schemas.topics import TOPIC_NAMES
 
 PREFIX = "HEADRACE_"
 CONFIG_FILE = "headrace.toml"
@@ -54,6 +55,13 @@ def _one_address(text: str) -> str:
     if "::" in text:
         raise ValueError("a chain of addresses (`::`) is no store: name one folder or URL")
     return text
+
+
+def _no_topic(name: str) -> str:
+    """Short names and full ones must not be taken for each other: `releases.history` would be both."""
+    if name in {topic.partition(".")[0] for topic in TOPIC_NAMES if "." in topic} | {"state"}:
+        raise ValueError("topics' own names begin with that; choose another")
+    return name
 
 
 class Security(BaseModel):
@@ -92,7 +100,7 @@ class Settings(BaseSettings):
     bootstrap: Annotated[str, AfterValidator(_servers)] = Field(
         "127.0.0.1:9092", description="brokers, `host:port[,host:port …]`"
     )
-    deployment: str = Field(
+    deployment: Annotated[str, AfterValidator(_no_topic)] = Field(
         "headrace",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
         description="first part of every topic name: several live on one broker",

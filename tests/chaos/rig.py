@@ -119,7 +119,7 @@ class Rig:
             clock = self.folder / "clock"
             environment |= {"LD_PRELOAD": str(self._library), "FAKETIME_TIMESTAMP_FILE": str(clock),
                             "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # fmt: skip
-        return self._start(name, ["-c", "from headrace_cli.main import main; main()", "worker"], environment)
+        return self._start(name, ["-m", "chaos.worker"], environment)
 
     def _start(self, name: str, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
@@ -149,6 +149,7 @@ class Rig:
             if newer and all(name in done for name in before):
                 return max(0.0, min(newer) - since, *(done[name] - since for name in before))
             time.sleep(0.1)
+        self.worker.send_signal(signal.SIGUSR1)  # where it stands goes to its log
         return None
 
     def missing(self) -> list[str]:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.kafka
 class Notes:
     """Who runs what, over all supervisors of a test; `fates` are the exceptions that a partition's next tasks end with."""
 
-    def __init__(self, **fates: list[Exception | None]) -> None:
+    def __init__(self, **fates: list[BaseException | None]) -> None:
         self.running: list[tuple[str, str, int]] = []
         self.started: list[tuple[str, int]] = []
         self.fates = fates
@@ -164,6 +164,22 @@ def test_tasks_that_fail_start_again_and_those_refused_are_looked_at_again(
 
             await until(mended)
             assert {(task.topic, task.partition): task.ended for task in one.describe().tasks}["signals", 1] is None
+
+    asyncio.run(main())
+
+
+def test_a_task_that_nobody_cancelled_and_that_ends_cancelled_is_started_again(settings: Settings) -> None:
+    notes = Notes(signals0=[asyncio.CancelledError()])
+
+    async def main() -> None:
+        async with running(settings, notes, "a") as one:
+
+            async def all_run() -> bool:
+                return notes.owners().keys() == ALL
+
+            await until(all_run)
+            report = {(task.topic, task.partition): task for task in one.describe().tasks}["signals", 0]
+            assert (report.restarts, report.error) == (1, "signals/0: CancelledError: ")
 
     asyncio.run(main())
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from headrace_schemas.canonical import sha256
-from headrace_schemas.derived import Batch, Member
+from headrace_schemas.derived import Batch, Locator, Member
 from headrace_schemas.events import (
     EvaluationCompleted,
     ModelVersionCreated,
@@ -40,7 +40,7 @@ from headrace_trainer.stage.by_hand import evaluate_version, train_batch
 from headrace_trainer.stage.context import TrainerContext
 from headrace_trainer.stage.task import TrainTask
 from support import tiny, training_data
-from support.live import until
+from support.live import publish, until
 from support.train_log import TrainLog, policy_of
 
 pytestmark = pytest.mark.kafka
@@ -206,6 +206,34 @@ def test_a_wrong_member_fails_three_times_and_the_next_batch_is_trained(settings
         (version,) = await train_log.events(ModelVersionCreated, "versions")
         assert version.batch_id == good.batch_id
         assert learner.describe().counters == {"in": 2, "failed": 1, "trained": 1}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "strange", [("examples", 0, 10**9), ("examples", 99, 0), ("nothing-like-this", 0, 0), ("examples", -1, -1)]
+)
+def test_a_locator_to_nowhere_fails_its_batch_with_a_reason(
+    settings: Settings, base: Path, strange: tuple[str, int, int]
+) -> None:
+    train_log = TrainLog(settings)
+    topic, partition, offset = strange
+
+    def spoil(batch: Batch) -> Batch:
+        nowhere = msgspec.structs.replace(batch.members[3], locator=Locator(topic=topic, partition=partition, offset=offset))
+        return msgspec.structs.replace(batch, members=[*batch.members[:3], nowhere, *batch.members[4:]])
+
+    async def scenario() -> None:
+        await train_log.publish_batch("b1", range(24), change=spoil)
+        key = training_data.BUCKET.encode()
+        number = partition_for(key, settings.partitions)
+        deep = b'{"type":"headrace.example.rewarded.v1","data":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+        await publish(settings, "examples", number, [(key, deep)])
+        learner = task(settings, policy_of(base).model_copy(update={"attempts": 1}), once=True)
+        await asyncio.wait_for(learner.run(), 120)
+        (failure,) = await train_log.events(TrainingFailed, "runs")
+        assert f"at {topic}/{partition}/{offset}: there is no such record" in failure.error
+        assert learner.describe().counters == {"in": 1, "failed": 1}
 
     asyncio.run(scenario())
 

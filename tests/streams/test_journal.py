@@ -87,6 +87,23 @@ def test_position_survives_its_record(position: Position) -> None:
     assert decode_position(encode_position(position)) == position
 
 
+def test_a_client_whose_own_task_was_cancelled_cancels_nobody() -> None:
+    """Seen by the chaos rig: the partition then had no task any more, and nobody was told."""
+
+    class Leaking:
+        """A producer whose sender was cancelled twice."""
+
+        client = None
+
+        async def stop(self) -> None:
+            sender = asyncio.create_task(asyncio.sleep(60))
+            await asyncio.sleep(0)
+            sender.cancel()
+            await sender
+
+    asyncio.run(stop(Leaking()))
+
+
 def test_a_cancellation_that_comes_as_a_client_closes_is_not_lost() -> None:
     class Closing:
         """A consumer whose close ends in the very moment of the cancellation."""

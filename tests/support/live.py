@@ -124,7 +124,7 @@ async def changelog_state(settings: Settings, stage: FoldStage, topic: str, part
     """A task's state as its changelog has it, without the position."""
     state: dict[str, bytes] = {}
     for record in await read(settings, changelog(stage.name, topic).name, partition):
-        key = record.key.decode()
+        key = record.key.decode(errors="surrogateescape")
         if record.value is None:
             state.pop(key, None)
         else:

@@ -26,6 +26,7 @@ from aiokafka.helpers import create_ssl_context
 
 from headrace_schemas.root_error import UNREACHABLE, HeadraceError
 from headrace_schemas.topics import MIB
+from headrace_streams.cancellation import cancelled_by_somebody
 from headrace_streams.kafka import compat
 from headrace_streams.kafka.diagnosis import RIGHTS, explain
 from headrace_streams.settings import Security, Settings, SettingsError
@@ -190,7 +191,11 @@ async def stop(client: Any) -> None:
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await close(client)
-    except Exception:  # a flush that can't end: what it would have sent is not committed and does not matter any more
+    except (Exception, asyncio.CancelledError) as error:
+        # A flush that can't end: what it would have sent is not committed and does not matter any more. Or a sender that was
+        # cancelled twice by its own library, and cancels whoever waits for it.
+        if isinstance(error, asyncio.CancelledError) and cancelled_by_somebody():
+            raise
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await compat.connection_of(client).close()
@@ -217,14 +222,29 @@ async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[st
     names = [full_name(settings, topic) for topic in topics]
     async with connected(admin(settings)) as client:
         described = await describe(client, names)
-    for topic in described:
-        error = for_code(topic["error_code"])
-        if error is TopicAuthorizationFailedError:
-            raise NotAllowed(f"{settings.bootstrap} does not allow {_who(settings)} to see topic {topic['topic']}: {RIGHTS}")
-        if topic["error_code"] and error.retriable and error is not UnknownTopicOrPartitionError:
-            raise BrokerUnavailable(f"{topic['topic']}: {error.__name__}")  # its leader is being elected: it is there
-    missing = sorted(topic["topic"] for topic in described if topic["error_code"])
+        for topic in described:
+            error = for_code(topic["error_code"])
+            if error is TopicAuthorizationFailedError:
+                raise NotAllowed(f"{settings.bootstrap} does not allow {_who(settings)} to see topic {topic['topic']}: {RIGHTS}")
+            if topic["error_code"] and error.retriable and error is not UnknownTopicOrPartitionError:
+                raise BrokerUnavailable(f"{topic['topic']}: {error.__name__}")  # its leader is being elected: it is there
+        missing = sorted(topic["topic"] for topic in described if topic["error_code"])
+        others = await _deployments(client) if missing else []
     if missing:
+        hint = ""
+        if others and settings.deployment not in others:
+            known = ", ".join(others[:10]) + (" …" if len(others) > 10 else "")
+            hint = f"; there is no deployment {settings.deployment!r} at {settings.bootstrap}, but {known}"
         reasons = sorted({for_code(topic["error_code"]).__name__ for topic in described if topic["error_code"]})
-        raise TopicMissing(f"{', '.join(missing)}: {', '.join(reasons)}; `headrace topics create` declares all topics")
+        raise TopicMissing(f"{', '.join(missing)}: {', '.join(reasons)}; `headrace topics create` declares all topics{hint}")
     return {short_name(settings, topic["topic"]): len(topic["partitions"]) for topic in described}
+
+
+async def _deployments(client: AIOKafkaAdminClient) -> list[str]:
+    """Those that a broker has, as far as this client may know of them."""
+    try:
+        topics = set(await client.list_topics())
+    except KafkaError:  # it was asked only for a better message
+        return []
+    found = {name.removesuffix(".interactions") for name in topics if name.endswith(".interactions")}
+    return sorted(name for name in found if f"{name}.signals" in topics)

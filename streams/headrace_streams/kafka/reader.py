@@ -115,6 +115,8 @@ class Reader:
         sought."""
         span = (await self.spans(topic)).get(partition, Span(0, 0))
         ahead = [offset for offset in offsets if span.begin <= offset < span.end]
+        if not ahead:  # of a partition that there is not, the consumer would end cancelled
+            return
         tp, wanted, position = self._partition(topic, partition), set(ahead), -NEAR
         async with clients.connected(clients.consumer(self.settings, max_partition_fetch_bytes=NEAR_BYTES)) as consumer:
             consumer.assign([tp])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from aiokafka import ConsumerRecord, TopicPartition
 
 from headrace_streams.kafka import clients, compat
 from headrace_streams.runtime.errors import Transport
-from headrace_streams.runtime.position import POSITION_KEY, Stamp, decode_position
+from headrace_streams.runtime.position import POSITION_KEY, Stamp, UnreadablePosition, decode_position
 from headrace_streams.settings import Settings
 
 STALL_SECONDS = 30.0  # without a record while it is read
@@ -59,5 +59,6 @@ class ChangelogReader:
             async for records in batches:
                 for record in records:
                     if record.key == POSITION_KEY.encode() and record.value is not None:
-                        position = decode_position(record.value)
+                        with suppress(UnreadablePosition):  # somebody else's
+                            position = decode_position(record.value)
         return None if position is None else position.stamp

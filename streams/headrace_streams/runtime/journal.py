@@ -37,7 +37,15 @@ from headrace_streams.kafka.failures import remedy
 from headrace_streams.runtime.changelog import ChangelogReader
 from headrace_streams.runtime.errors import Fenced, JournalError, ProducerLost, Refused, Transport
 from headrace_streams.runtime.hanging import HangingTransactions
-from headrace_streams.runtime.position import POSITION_KEY, Position, Rules, Stamp, decode_position, encode_position
+from headrace_streams.runtime.position import (
+    POSITION_KEY,
+    Position,
+    Rules,
+    Stamp,
+    UnreadablePosition,
+    decode_position,
+    encode_position,
+)
 from headrace_streams.runtime.step import Produced
 from headrace_streams.runtime.topic_check import refuse_wrong_topics
 from headrace_streams.settings import Settings
@@ -95,9 +103,9 @@ class Journal:
         self.flight: asyncio.Task[Ends] | None = None  # the transaction under way, or waiting to begin
         self._begun = False  # the transaction under way
 
-    async def open(self) -> None:
+    async def open(self, *, mend: bool = False) -> None:
         """Fences any predecessor, ends what it left, then reads the changelog to its end. Raises Refused, Fenced, ProducerLost or
-        Transport."""
+        Transport. `mend`: a position that can't be read is passed over for the one before it, by whoever makes the state anew."""
         self._producer = clients.producer(
             self._settings,
             transactional_id=self._transactional_id,
@@ -111,7 +119,7 @@ class Journal:
             self._connections.lost = False
             self._own = HangingTransactions(self._producer, self.label, self._changelog_partition, self._outputs())
             await self._own.end_hanging(self._changelog.stamps)
-            await self._restore(await self._barrier())
+            await self._restore(await self._barrier(), mend)
         except (KafkaError, OSError) as error:
             self._fail(error)
 
@@ -207,18 +215,24 @@ class Journal:
             raise Transport(f"{self.label}: the broker did not tell where it wrote")
         return offset
 
-    async def _restore(self, barrier: int) -> None:
+    async def _restore(self, barrier: int, mend: bool) -> None:
+        unreadable = ""
         async with aclosing(self._changelog.records(at_least=barrier + 1)) as batches:
             async for records in batches:
                 self.restored_records += len(records)
                 for record in records:
-                    key = record.key.decode()
-                    if record.value is None:
+                    key = record.key.decode(errors="surrogateescape")  # somebody else's, too, is a key: one that no fold knows
+                    if key == POSITION_KEY and record.value is not None:
+                        try:
+                            self.position, unreadable = decode_position(record.value), ""
+                        except UnreadablePosition as error:
+                            unreadable = f"its position at offset {record.offset} of {self._changelog_partition.topic}: {error}"
+                    elif record.value is None:
                         self.state.pop(key, None)
                     else:
                         self.state[key] = record.value
-        position = self.state.pop(POSITION_KEY, None)
-        self.position = None if position is None else decode_position(position)
+        if unreadable and not mend:
+            raise Refused(f"{self.label}: {unreadable}: run `headrace positions rebuild {self.label}`")
 
     async def _commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> Ends:
         self._begun = False
@@ -235,7 +249,7 @@ class Journal:
         position = msgspec.structs.replace(position, stamp=stamp)
         changelog_topic = self._changelog_partition.topic
         for key, value in changes.items():
-            batches.add(changelog_topic, self._partition, key.encode(), value, ())
+            batches.add(changelog_topic, self._partition, key.encode(errors="surrogateescape"), value, ())
         batches.add(changelog_topic, self._partition, POSITION_KEY.encode(), encode_position(position), ())
         try:
             await self._producer.begin_transaction()

@@ -6,9 +6,14 @@ import msgspec
 from aiokafka import TopicPartition
 from msgspec import Struct
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.kafka.transactions import ProducerState
 
 POSITION_KEY = "@position"
+
+
+class UnreadablePosition(HeadraceError, ValueError):
+    """A position record that is none."""
 
 
 class Stamp(Struct, frozen=True):
@@ -49,4 +54,8 @@ def encode_position(position: Position) -> bytes:
 
 
 def decode_position(value: bytes) -> Position:
-    return msgspec.json.decode(value, type=Position)
+    """Raises UnreadablePosition."""
+    try:
+        return msgspec.json.decode(value, type=Position)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UnreadablePosition(f"no task has written that: {str(error) or type(error).__name__}") from error

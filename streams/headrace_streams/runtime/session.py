@@ -27,6 +27,7 @@ from headrace_schemas.events import RulesActivated, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
+from headrace_streams.cancellation import cancelled_by_somebody
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.failures import remedy
 from headrace_streams.runtime import meters
@@ -87,6 +88,10 @@ class Session:
             if (what := remedy(error)) is not None:
                 raise Refused(f"{self.label}: {what}") from error
             raise Transport(f"{self.label}: {error!r}") from error
+        except asyncio.CancelledError as error:
+            if cancelled_by_somebody():
+                raise
+            raise RuntimeError(f"{self.label}: something within was cancelled, and nobody has asked for that") from error
         finally:
             consumer, self._consumer = self._consumer, None
             if consumer is not None:

@@ -21,6 +21,7 @@ from typing import Literal, Protocol
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import TOPOLOGY
 from headrace_streams.backoff import Backoff
+from headrace_streams.cancellation import cancelled_by_somebody
 from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Fenced, ProducerLost, Refused, Transport
 from headrace_streams.runtime.membership import Assigned, Membership, Standing
@@ -217,7 +218,9 @@ class Supervisor:
             except HeadraceError as error:
                 reason = _REASONS.get(type(error), "error")
                 slot.note(logging.WARNING, str(error))
-            except Exception as error:  # a bug must not take the other partitions with it
+            except (Exception, asyncio.CancelledError) as error:  # a bug must not take the other partitions with it
+                if isinstance(error, asyncio.CancelledError) and cancelled_by_somebody():
+                    raise
                 reason = "error"
                 slot.note(logging.ERROR, f"{place}: {type(error).__name__}: {error}", traceback=error)
             _restarted(topic, reason)

@@ -19,9 +19,12 @@ from headrace_trainer.stage.rehearsal import LatestRevisions
 
 
 async def values_of(reader: Reader, members: Iterable[Member]) -> dict[MemberKey, bytes]:
-    """Record values at the members' locators; a locator without a record is left out. Digests are not checked here."""
+    """Record values at the members' locators; a locator without a record, or to another topic than that of examples, is left out.
+    Digests are not checked here."""
     wanted: dict[tuple[str, int], dict[int, list[MemberKey]]] = {}
     for member in members:
+        if member.locator.topic != "examples":
+            continue
         offsets = wanted.setdefault((member.locator.topic, member.locator.partition), {})
         offsets.setdefault(member.locator.offset, []).append(key_of(member))
     values: dict[MemberKey, bytes] = {}
@@ -83,7 +86,7 @@ class Catalogue:
             elif envelope.type == "headrace.example.withdrawn.v1":
                 data = _heads.decode(envelope.data)
                 self._latest.withdraw(data.example_id, data.revision, for_ever=data.reason != "feedback_retracted")
-        except (msgspec.MsgspecError, TypeError):
+        except (msgspec.MsgspecError, TypeError, RecursionError):
             return  # not written by us; the members that a manifest names are verified when they are loaded
 
     def earlier_members(self, bucket: str, before: int) -> list[Member]:
