@@ -28,11 +28,15 @@ async def declare(settings: Settings, *stages: FoldStage) -> None:
     await admin.declare(settings, [changelog(stage.name, topic) for stage in stages for topic in stage.inputs])
 
 
-async def publish(settings: Settings, topic: str, partition: int, inputs: Iterable[Input]) -> None:
-    """Plain records, in order."""
+async def publish(
+    settings: Settings, topic: str, partition: int, inputs: Iterable[Input], headers: Sequence[tuple[str, bytes]] = ()
+) -> None:
+    """Plain records, in order, all with the same headers."""
     async with clients.connected(clients.producer(settings)) as producer:
         sent = [
-            await producer.send(clients.full_name(settings, topic), value=value, key=key, partition=partition)
+            await producer.send(
+                clients.full_name(settings, topic), value=value, key=key, partition=partition, headers=list(headers)
+            )
             for key, value in inputs
         ]
         await asyncio.gather(*sent)
