@@ -110,6 +110,15 @@ def test_a_missing_topic_or_partition_is_named(settings: Settings) -> None:
         asyncio.run(_values(settings, partition=7))
 
 
+def test_a_client_may_be_closed_at_once(settings: Settings) -> None:
+    async def scenario() -> None:
+        for make in (clients.consumer, clients.producer, clients.admin):
+            async with clients.connected(make(settings)):
+                pass
+
+    asyncio.run(scenario())
+
+
 def test_a_broker_that_is_not_there_is_unavailable_after_the_deadline() -> None:
     nobody = Settings(bootstrap="127.0.0.1:1")
 

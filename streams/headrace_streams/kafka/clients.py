@@ -27,11 +27,12 @@ from aiokafka.helpers import create_ssl_context
 from headrace_schemas.root_error import UNREACHABLE, HeadraceError
 from headrace_schemas.topics import MIB
 from headrace_streams.cancellation import cancelled_by_somebody
-from headrace_streams.kafka import compat
+from headrace_streams.kafka import compat, diagnosis
 from headrace_streams.kafka.diagnosis import RIGHTS, explain
 from headrace_streams.settings import Security, Settings, SettingsError
 
 CLOSE_SECONDS = 5.0
+BROKEN_OFF = 5  # times in a row, until a broker that breaks off connections is not just going
 DEADLINE = 10.0  # seconds until a broker that doesn't answer counts as unreachable
 REQUEST_LIMIT = 9 * MIB  # the largest record of the topics table, and its headers
 FETCH_LIMIT = 2 * MIB  # per partition and request, packed; a first batch that is larger comes whole all the same
@@ -141,6 +142,7 @@ async def start(client: Client, *, within: float | None = None) -> None:
     within = DEADLINE if within is None else within
     reason: BaseException | None = None
     refusal: str | None = None
+    broken_off = 0
     try:
         async with asyncio.timeout(within):
             while refusal is None:
@@ -149,11 +151,15 @@ async def start(client: Client, *, within: float | None = None) -> None:
                     return
                 except KafkaError as error:
                     reason = error
-                    refusal = await _refusal(client, error)
+                    where, cause = await _cause(client, error)
+                    refusal = explain(cause, where, *compat.identity(client))
+                    again = diagnosis.broken_off(cause, where, compat.identity(client)[0])
+                    broken_off = broken_off + 1 if again else 0
+                    if broken_off == BROKEN_OFF:
+                        refusal = again
                     if not error.retriable and "onnect" not in type(error).__name__:
                         break
-                    if refusal is None:
-                        await asyncio.sleep(0.2)
+                    await asyncio.sleep(0 if refusal else 0.2)
     except TimeoutError:
         pass
     except BaseException:
@@ -162,24 +168,22 @@ async def start(client: Client, *, within: float | None = None) -> None:
     await close(client)
     if refusal is not None:
         raise NotAllowed(refusal) from reason
-    cause = "" if reason is None or "bootstrap from" in str(reason) else f" ({reason})"  # that one only repeats the address
+    cause_text = "" if reason is None or "bootstrap from" in str(reason) else f" ({reason})"  # that one only repeats the address
     where = compat.servers(client)
-    raise BrokerUnavailable(f"no broker answers at {where} in {within:g} s{cause}: check --bootstrap and security") from reason
+    raise BrokerUnavailable(
+        f"no broker answers at {where} in {within:g} s{cause_text}: check --bootstrap and security"
+    ) from reason
 
 
-async def _refusal(client: Client, error: KafkaError) -> str | None:
-    """Why a broker that answers refuses a client whose start ended with `error`; None when none answers."""
-    where, cause = compat.servers(client), error
-    if isinstance(error, KafkaConnectionError):
-        found = await compat.connection_error(client)
-        if found is None:
-            return None
-        where, cause = found
-    return explain(cause, where, *compat.identity(client))
+async def _cause(client: Client, error: KafkaError) -> tuple[str, BaseException]:
+    """(brokers, what was really wrong) where a start ended with `error`: of a first connection that one says nothing."""
+    found = await compat.connection_error(client) if isinstance(error, KafkaConnectionError) else None
+    return found or (compat.servers(client), error)
 
 
 async def close(client: Client) -> None:
     """Closes a client of any of the three kinds, started or not."""
+    await asyncio.sleep(0)  # a consumer that is stopped in the turn of its start raises a cancellation that nobody asked for
     await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
 
 

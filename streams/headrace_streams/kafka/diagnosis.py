@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Iterator
 
@@ -58,7 +57,15 @@ def explain(error: BaseException, where: str, protocol: str, user: str | None, c
         if isinstance(cause, NOT_ALLOWED):
             name, kind = f"user {user!r}" if user else "this client", type(cause).__name__.removesuffix("Error")
             return f"{where} does not allow {name} what it needs ({kind}: {_of(cause)}): {RIGHTS}"
-    if isinstance(error, KafkaConnectionError) and isinstance(error.__cause__, asyncio.IncompleteReadError | None):
+    return None
+
+
+def broken_off(error: BaseException, where: str, protocol: str) -> str | None:
+    """One line about a connection that a broker takes and then breaks off without a word: it speaks otherwise, or is just going
+    (so it counts only when it comes again); None for all other errors."""
+    if isinstance(error, ConnectionResetError) and protocol.endswith("SSL"):
+        return f"{where} does not speak TLS: security.protocol is {protocol!r}"
+    if isinstance(error, ConnectionResetError | KafkaConnectionError):
         return f"{where} closes the connection: it may want TLS or a login, and security.protocol is {protocol!r}"
     return None
 
