@@ -35,7 +35,7 @@ LEAVE_SECONDS = 15.0
 Assigned = frozenset[tuple[str, int]]
 
 
-class Standing(NamedTuple):
+class TaskStanding(NamedTuple):
     """What the group is let know of a partition: the next offset of its task, None while that is unknown, and a note."""
 
     offset: int | None
@@ -52,13 +52,13 @@ class Membership:
         self.away: str | None = None  # why the broker can't be reached
         self._settings, self._group, self._topics = settings, group, topics
         self._changed, self._owner = changed, asyncio.get_running_loop()
-        self._standings: Mapping[tuple[str, int], Standing] = {}
+        self._standings: Mapping[tuple[str, int], TaskStanding] = {}
         self._offsets: dict[tuple[str, int], int] = {}  # committed last
         self._alive = time.monotonic()
         self._member: Any = None
         self._thread = Background(group, self._run)
 
-    def alive(self, standings: Mapping[tuple[str, int], Standing]) -> None:
+    def alive(self, standings: Mapping[tuple[str, int], TaskStanding]) -> None:
         """Whoever uses the partitions is there; `standings`: what to let the group know of each."""
         self._standings, self._alive = standings, time.monotonic()
 
