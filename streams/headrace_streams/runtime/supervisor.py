@@ -110,7 +110,7 @@ class _Slot:
             recent=sum(at > since for at in self.restarted),
             held=None if report is None else report.held,
         )
-        return Standing(None if self.task is None else self.task.progress, encode_note(note))
+        return None if self.task is None else self.task.progress, encode_note(note)
 
     def done(self) -> None:
         """Nothing is left to do."""
@@ -225,7 +225,7 @@ class Supervisor:
                 slot.note(logging.ERROR, f"{place}: {type(error).__name__}: {error}", traceback=error)
             _restarted(topic, reason)
             slot.restarts += 1
-            if reason != "fenced":
+            if reason not in ("fenced", "refused"):
                 slot.restarted.append(time.monotonic())
             if time.monotonic() - started > HEALTHY_SECONDS:
                 backoff.reset()
