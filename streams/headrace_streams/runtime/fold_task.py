@@ -8,6 +8,7 @@ its successor reads from the changelog what was committed.
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import time
 from collections import deque
@@ -35,6 +36,8 @@ BATCH_BYTES = 4 * 1024 * 1024  # of outputs and state, before a transaction is c
 POLL_MS = 500
 TICK_SECONDS = 60.0
 OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
+# A state that was just loaded will be there for long: the collector need not go through it again and again.
+FROZEN_VALUES = 10_000
 LOAD_CHUNK = 2000  # state values decoded before other tasks get a turn
 
 
@@ -173,6 +176,9 @@ class FoldTask:
         position = self._session.position
         runner.counters, runner.now, runner.partitions = dict(position.counters), position.now, self._session.partitions
         runner.watch(int(self._tick_seconds * 1000))
+        if len(runner.state) >= FROZEN_VALUES:
+            gc.collect()
+            gc.freeze()
 
     async def _poll_once(self) -> None:
         """One micro-batch, or one idle wait."""

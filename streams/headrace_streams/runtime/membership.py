@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
@@ -32,14 +32,8 @@ PATIENCE_SECONDS = 5.0  # without an answer to a commit: the broker counts as aw
 BLOCKED_SECONDS = 300.0  # without a sign of life of whoever uses the partitions: others shall have them
 LEAVE_SECONDS = 15.0
 
-Assigned = frozenset[tuple[str, int]]
-
-
-class TaskStanding(NamedTuple):
-    """What the group is let know of a partition: the next offset of its task, None while that is unknown, and a note."""
-
-    offset: int | None
-    note: str
+Assigned = frozenset[tuple[str, int]]  # short topic names and partitions
+Standing = tuple[int | None, str]  # what the group is told: the next offset (None: not known yet), a note on the task
 
 
 class Membership:
@@ -52,13 +46,13 @@ class Membership:
         self.away: str | None = None  # why the broker can't be reached
         self._settings, self._group, self._topics = settings, group, topics
         self._changed, self._owner = changed, asyncio.get_running_loop()
-        self._standings: Mapping[tuple[str, int], TaskStanding] = {}
+        self._standings: Mapping[tuple[str, int], Standing] = {}
         self._offsets: dict[tuple[str, int], int] = {}  # committed last
         self._alive = time.monotonic()
         self._member: Any = None
         self._thread = Background(group, self._run)
 
-    def alive(self, standings: Mapping[tuple[str, int], TaskStanding]) -> None:
+    def alive(self, standings: Mapping[tuple[str, int], Standing]) -> None:
         """Whoever uses the partitions is there; `standings`: what to let the group know of each."""
         self._standings, self._alive = standings, time.monotonic()
 
@@ -141,6 +135,7 @@ class Membership:
 
     def _say(self, assigned: Assigned) -> None:
         self.assigned = assigned
+        self._offsets = {place: offset for place, offset in self._offsets.items() if place in assigned}
         with contextlib.suppress(RuntimeError):  # the owner's loop has ended
             self._owner.call_soon_threadsafe(self._changed)
 

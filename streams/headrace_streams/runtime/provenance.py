@@ -31,7 +31,8 @@ HeaderForm = Callable[[Provenance], WrittenHeaders]
 
 def origin(source: Provenance) -> WrittenHeaders:
     """The headers of a derived record."""
-    return (_CONTENT_TYPE, (ORIGIN, b"%s/%s/%d/%d/%d" % (source[0].encode(), source[1].encode(), *source[2:])))
+    stage, topic, partition, offset, ordinal = source
+    return (_CONTENT_TYPE, (ORIGIN, f"{stage}/{topic}/{partition}/{offset}/{ordinal}".encode()))
 
 
 def origin_without_input(writer: str) -> WrittenHeaders:

@@ -24,7 +24,7 @@ from headrace_streams.backoff import Backoff
 from headrace_streams.cancellation import cancelled_by_somebody
 from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Fenced, ProducerLost, Refused, Transport
-from headrace_streams.runtime.membership import Assigned, Membership, TaskStanding
+from headrace_streams.runtime.membership import Assigned, Membership, Standing
 from headrace_streams.runtime.status import RECENT_SECONDS, SlotReport, TaskNote, TaskReport, WorkerReport, encode_note
 from headrace_streams.runtime.step import SurroundingsFailed
 from headrace_streams.settings import Settings
@@ -100,7 +100,7 @@ class _Slot:
         if len(self._said) > SAID_ERRORS:
             self._said.pop(next(iter(self._said)))
 
-    def standing(self) -> TaskStanding:
+    def standing(self) -> Standing:
         """What the group is let know."""
         report, since = None if self.task is None else self.task.describe(), time.monotonic() - RECENT_SECONDS
         note = TaskNote(
@@ -110,7 +110,7 @@ class _Slot:
             recent=sum(at > since for at in self.restarted),
             held=None if report is None else report.held,
         )
-        return TaskStanding(None if self.task is None else self.task.progress, encode_note(note))
+        return None if self.task is None else self.task.progress, encode_note(note)
 
     def done(self) -> None:
         """Nothing is left to do."""
@@ -225,7 +225,7 @@ class Supervisor:
                 slot.note(logging.ERROR, f"{place}: {type(error).__name__}: {error}", traceback=error)
             _restarted(topic, reason)
             slot.restarts += 1
-            if reason != "fenced":
+            if reason not in ("fenced", "refused"):
                 slot.restarted.append(time.monotonic())
             if time.monotonic() - started > HEALTHY_SECONDS:
                 backoff.reset()
