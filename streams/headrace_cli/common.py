@@ -127,8 +127,12 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs a command's coroutine to its end; Ctrl-C cancels it. What it reads may be anybody's, odd header names included."""
     from headrace_streams.kafka import compat
 
+    async def quietly() -> Result:
+        compat.drop_lost_errors(asyncio.get_running_loop())
+        return await work
+
     compat.install()
-    return asyncio.run(work)
+    return asyncio.run(quietly())
 
 
 def emit(data: Any) -> None:

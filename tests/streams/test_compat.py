@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from aiokafka.errors import NotCoordinatorForGroupError
 
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.compat import Batches
@@ -96,3 +98,17 @@ clients.DEADLINE = 0.1
 {then}
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_what_a_task_of_the_library_ended_with_after_all_is_dropped_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(error: Exception) -> None:
+        raise error
+
+    async def main() -> None:
+        compat.drop_lost_errors(asyncio.get_running_loop())
+        for error in (NotCoordinatorForGroupError(), ValueError("a bug")):
+            await asyncio.wait({asyncio.create_task(fail(error))})
+        gc.collect()
+
+    asyncio.run(main())
+    assert ["a bug" in str(record.exc_info) for record in caplog.records] == [True]

@@ -9,6 +9,7 @@ does, when it runs), never the door: an agent reads `releases` alone, which only
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -151,6 +152,17 @@ def install() -> None:
     """Bounded reading of whatever a batch holds, for all consumers of this process; the fetcher has no other door."""
     fetcher.MemoryRecords = Batches
     fetcher.FetchResult = PortionedResult
+
+
+def drop_lost_errors(loop: asyncio.AbstractEventLoop) -> None:
+    """What a task of aiokafka ended with, after whoever waited for it had given up, is nobody's: asyncio would print a traceback
+    for each, whenever a broker is away. All else goes where it went."""
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not (isinstance(context.get("exception"), KafkaError) and "never retrieved" in context["message"]):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
 
 
 def producer_id(producer: Any) -> int:

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.background import Background
+from headrace_streams.cancellation import cancelled_by_somebody
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import stop
 from headrace_streams.settings import Settings
@@ -62,12 +63,16 @@ class Membership:
             log.warning("group %s: did not leave within %g s", self._group, LEAVE_SECONDS)
 
     async def _run(self) -> None:
+        compat.drop_lost_errors(asyncio.get_running_loop())
         try:
             while True:
                 try:
                     await self._join()
                     await self._stay()
-                except Exception:  # a bug here would leave this process with partitions that the group has given to others
+                except (Exception, asyncio.CancelledError) as error:
+                    # A bug here would leave this process with partitions that the group has given to others.
+                    if isinstance(error, asyncio.CancelledError) and cancelled_by_somebody():
+                        raise
                     log.exception("group %s: joining again", self._group)
                     await asyncio.sleep(1.0)
                 await self._part()
