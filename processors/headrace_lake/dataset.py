@@ -19,6 +19,7 @@ from headrace_schemas.canonical import canonical, digest, sha256
 from headrace_schemas.chat import answer_dict, messages_of
 from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, TrainingStart
 from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
+from headrace_schemas.ids import derive_id
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import dataset_members, is_training, is_validation
 from headrace_streams.kafka.reader import decode_or_none
@@ -97,8 +98,10 @@ async def release_rows(log: Log, bucket: str, release_id: str) -> list[DatasetRo
         if isinstance(event, BatchReady) and event.data.batch_id in release.batch_ids:
             batch = event.data
     async for event in events_of(log, "runs", key=bucket):
-        if isinstance(event, TrainingStarted) and event.data.batch_id in release.batch_ids:
-            start = start or event.data
+        if not isinstance(event, TrainingStarted) or event.data.batch_id not in release.batch_ids:
+            continue
+        if start is None or derive_id("version", event.data.run_id) == release.version_id:  # the batch may have failed before
+            start = event.data
     if batch is None or start is None:
         raise DatasetError(f"the {'batch' if batch is None else 'run'} of release {release_id!r} is no longer on the log")
     return [await _exact(log, member) for member in dataset_members(batch, start)]

@@ -14,11 +14,11 @@ from support import training_data
 def test_an_evaluation_names_the_policy_that_it_was_made_by_and_the_run_keeps_its_pins() -> None:
     batch = training_data.batch([training_data.recorded(1).member])
     before, after = TrainerPolicy(), TrainerPolicy(requirements=(RequirementPolicy(name="low", metric="loss", target=1.0),))
-    start = pins(batch, before, "fp32", parent_adapter=None, parent_release_id=None, rehearsal=[])
+    origin = Origin(Record("batches", 0, 0, 0, 0, None, None), batch)
+    start = pins(origin, before, "fp32", parent_adapter=None, parent_release_id=None, rehearsal=[])
     report = EvaluationReport({}, {}, Comparison(loss_gain=Gain(value=0.0, low=0.0, high=0.0), n=0), [])
     result = JobResult(Path("adapter"), 1, False, 1.0, report, None)
     adapter = Adapter(digest="sha256:" + "0" * 64, uri="file:///a", format="peft", size_bytes=0, files=[])
-    origin = Origin(Record("batches", 0, 0, 0, 0, None, None), batch)
     _, evaluation, _ = completed(origin, start, adapter, result, 0, after)
     assert start.policy_digests["train"] == before.digest
     assert isinstance(evaluation, EvaluationCompleted)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
+from headrace_streams.runtime.stage import Record
 from headrace_trainer.data.rows import tokenise
 from headrace_trainer.job.run import run
 from headrace_trainer.learning.loop import train
@@ -15,7 +17,7 @@ from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy
 from headrace_trainer.spec import JobSpec
-from headrace_trainer.stage.events import pins
+from headrace_trainer.stage.events import Origin, pins
 from support import training_data
 
 # As `TrainingStarted` carried them before the policy's keys got other names.
@@ -38,8 +40,13 @@ def test_recorded_pins_are_read_and_written_by_their_names_on_the_log() -> None:
 
 def test_a_run_is_pinned_by_the_names_on_the_log() -> None:
     batch = training_data.batch([training_data.recorded(1).member])
-    start = pins(batch, TrainerPolicy(defaults=SAME), "fp32", parent_adapter=None, parent_release_id=None, rehearsal=[])
+    origin = Origin(Record("batches", 0, 0, 0, 0, None, None), batch)
+    policy = TrainerPolicy(defaults=SAME)
+    start = pins(origin, policy, "fp32", parent_adapter=None, parent_release_id=None, rehearsal=[])
     assert start.hyperparameters == RECORDED
+    again = pins(origin._replace(request_id="r1"), policy, "fp32", parent_adapter=None, parent_release_id=None, rehearsal=[])
+    assert again == msgspec.structs.replace(start, run_id=again.run_id)
+    assert again.run_id != start.run_id, "asked for again, it is another run, with its own version and evaluation"
 
 
 def test_a_pin_that_nobody_wrote_is_refused() -> None:

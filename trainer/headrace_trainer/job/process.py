@@ -19,6 +19,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from headrace_schemas.root_error import HeadraceError
+from headrace_trainer.job.failures import Cause, cause_of, cause_of_exit
 from headrace_trainer.spec import JobProgress, JobResult, JobSpec
 
 PROGRESS_SECONDS = 0.2
@@ -26,13 +27,18 @@ _ORPHANED = 70
 
 
 class JobFailed(HeadraceError):
-    """What ended a job, in one line: the exception's type and message, or the signal."""
+    """What ended a job, in one line: the exception's type and message, or the signal; and whose fault that is."""
+
+    def __init__(self, message: str, cause: Cause = "unknown") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class FailureMessage(Struct, frozen=True):
     """What a child sends instead of its result."""
 
     text: str
+    cause: Cause = "unknown"
 
 
 def fork_server() -> ForkServerContext:
@@ -103,10 +109,11 @@ class JobProcess:
                     await asyncio.to_thread(self._process.join, 5)
                     code = self._process.exitcode
                     raise JobFailed(
-                        f"the job's process ended with {'exit code' if (code or 0) >= 0 else 'signal'} {abs(code or 0)}"
+                        f"the job's process ended with {'exit code' if (code or 0) >= 0 else 'signal'} {abs(code or 0)}",
+                        cause_of_exit(code),
                     ) from None
                 if isinstance(received, FailureMessage):
-                    raise JobFailed(received.text)
+                    raise JobFailed(received.text, received.cause)
                 yield received
                 if isinstance(received, JobResult):
                     return
@@ -135,7 +142,7 @@ def _main(connection: Connection, spec: JobSpec) -> None:
     try:
         result = run(spec, send)
     except Exception as error:  # whatever ends a job is told to the trainer, which decides whether to try again
-        connection.send(FailureMessage(f"{type(error).__name__}: {error}"[:2000]))
+        connection.send(FailureMessage(f"{type(error).__name__}: {error}"[:2000], cause_of(error)))
     else:
         connection.send(result)
 

@@ -4,18 +4,22 @@ run, answers of the release stage. Knows what to ask the log, decides nothing.
 
 from __future__ import annotations
 
+import base64
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 
 import msgspec
 
-from headrace_schemas.derived import Batch, Member, TrainingStart
-from headrace_schemas.events import BatchReady, TrainingStarted
+from headrace_schemas.derived import Batch, DeadLetter, Member, TrainingStart
+from headrace_schemas.events import BatchReady, EvaluationCompleted, RecordRejected, TrainingStarted
 from headrace_schemas.selection import training_members
 from headrace_streams import release_log
-from headrace_streams.kafka.reader import KafkaRecord, Reader, event_of
+from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, event_of
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.stage.rehearsal import LatestRevisions
+
+log = logging.getLogger("headrace")
 
 
 async def values_of(reader: Reader, members: Iterable[Member]) -> dict[MemberKey, bytes]:
@@ -105,17 +109,41 @@ class Catalogue:
 
 
 async def started(reader: Reader, bucket: str, batch_id: str) -> TrainingStart | None:
-    """The pins of a batch: the first `TrainingStarted` of it in `runs`."""
+    """The pins of a batch: the last `TrainingStarted` of it in `runs`, as a batch that failed may have been asked for again."""
+    newest: TrainingStart | None = None
     async with aclosing(reader.events("runs", key=bucket, containing=batch_id.encode())) as events:
         async for event in events:
             if isinstance(event, TrainingStarted) and event.data.batch_id == batch_id:
-                return event.data
+                newest = event.data
+    return newest
+
+
+async def batch_of(reader: Reader, partition: int, batch_id: str, before: int) -> BatchReady | None:
+    """A batch of a partition of `batches` that was cut before offset `before`."""
+    async with aclosing(reader.read_partition("batches", partition, 0, before)) as records:
+        async for record in records:
+            event = event_of(record)
+            if isinstance(event, BatchReady) and event.data.batch_id == batch_id:
+                return event
     return None
 
 
 async def wait_until_answered(reader: Reader, bucket: str, evaluation_id: str) -> None:
-    """Waits until `releases.history` answers an evaluation."""
-    async with aclosing(release_log.follow(reader, bucket)) as decisions:
-        async for newest in decisions:
-            if any(evaluation_id in (decision.data.evaluation_id, decision.data.request_id) for decision in newest):
-                return
+    """Waits until `releases.history` answers an evaluation, or `dead-letters` says that nobody will."""
+    async with aclosing(reader.follow("releases.history", "dead-letters")) as batches:
+        async for records in batches:
+            for event in map(event_of, records):
+                if isinstance(event, RecordRejected) and evaluation_id in _evaluations(event.data):
+                    log.warning("%s: evaluation %s became a dead letter: %s", bucket, evaluation_id, event.data.error.message)
+                    return
+                decision = release_log.decision_of(event)
+                if decision is not None and evaluation_id in (decision.data.evaluation_id, decision.data.request_id):
+                    return
+
+
+def _evaluations(letter: DeadLetter) -> list[str]:
+    """Ids of the evaluation that a dead letter of release holds."""
+    if letter.topic != "outcomes":
+        return []
+    event = decode_or_none(base64.b64decode(letter.value_base64 or ""))
+    return [event.data.evaluation_id, event.id] if isinstance(event, EvaluationCompleted) else []

@@ -87,7 +87,7 @@ class TrainerContext:
         precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
         served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
         start = events.pins(
-            batch, self.policy, precision, parent_adapter=release_log.adapter_digest(served),
+            origin, self.policy, precision, parent_adapter=release_log.adapter_digest(served),
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
         )  # fmt: skip

@@ -52,15 +52,22 @@ _ORDINALS = {
 
 
 class Origin(NamedTuple):
-    """The `BatchReady` that everything here is derived from: its record, data and trace."""
+    """What everything here is derived from: a `BatchReady` with its record, data and trace; or the request to train that batch
+    once more, by its record and id."""
 
     record: Record
     batch: Batch
     traceparent: str | None = None
+    request_id: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """A batch is one run, and another one each time that somebody asks for it again."""
+        return derive_id("run", self.batch.batch_id, *([] if self.request_id is None else [self.request_id]))
 
 
 def pins(
-    batch: Batch,
+    origin: Origin,
     policy: TrainerPolicy,
     precision: str,
     *,
@@ -70,9 +77,10 @@ def pins(
     withdrawn: Sequence[str] = (),
 ) -> TrainingStart:
     """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy."""
+    batch = origin.batch
     hyper = policy.hyperparameters(batch.bucket).model_copy(update={"precision": precision})
     return TrainingStart(
-        run_id=derive_id("run", batch.batch_id),
+        run_id=origin.run_id,
         batch_id=batch.batch_id,
         bucket=batch.bucket,
         base=batch.base,

@@ -18,17 +18,20 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from headrace_schemas.derived import TrainingStart
-from headrace_schemas.events import BatchReady, Event
-from headrace_schemas.ids import derive_id
+from headrace_schemas.derived import Batch, TrainingStart
+from headrace_schemas.events import BatchReady, BatchRetryRequested, Event
+from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import RECORDS, STAGES_BY_NAME
-from headrace_streams.adapter_files import AdapterRefused
+from headrace_streams.adapter_files import StoreError
+from headrace_streams.backoff import Backoff
+from headrace_streams.kafka.clients import BrokerUnavailable
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.journal import Position
 from headrace_streams.runtime.session import Session, now_ms
 from headrace_streams.runtime.stage import Record, RuleVersion, Stage
 from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
 from headrace_trainer.data.members import RecordValues
+from headrace_trainer.job.failures import cause_of
 from headrace_trainer.job.process import JobFailed, JobProcess
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import JobProgress, JobResult
@@ -40,6 +43,8 @@ from headrace_trainer.stage.events import STAGE, Origin
 log = logging.getLogger("headrace")
 
 PROGRESS_SECONDS = 1.0
+BACKOFF_SECONDS = (2.0, 600.0)  # first and longest pause before a batch is tried again
+TRIED_AGAIN = (JobFailed, StoreError, OSError, MemoryError)
 POLL_MS = 500
 
 
@@ -48,6 +53,10 @@ def _policy(body: Mapping[str, Any], digest: str) -> TrainerPolicy:
 
 
 TRAIN: Stage[TrainerPolicy] = Stage(topology=STAGES_BY_NAME[STAGE], policy=TrainerPolicy, versions={1: RuleVersion(_policy)})
+
+
+class Held(HeadraceError):
+    """A batch can't be trained because of something around it, and who asked for it will not wait; it keeps its place."""
 
 
 class TrainingRun(Struct, frozen=True):
@@ -76,6 +85,8 @@ class TrainTask:
         self._buckets: dict[str, TrainBucket] = {}
         self._activity: dict[str, Any] = {"phase": "starting"}
         self._append_ms: int | None = None  # of the record that is under way
+        self._held: tuple[str, str] | None = None  # bucket, and what its batch waits for
+        self._said = ""
 
     @property
     def label(self) -> str:
@@ -104,7 +115,7 @@ class TrainTask:
             next_offset=position.next_offset, now=position.now, state_keys=len(self._runs) + len(self._buckets),
             counters=dict(position.counters), partitions=position.partitions, committed=self._session.committed_at,
             lag=self._session.lag(), lag_seconds=self._session.lag_seconds(self._append_ms), restore=self._session.restore,
-            buckets=len(self._buckets), gauges=self._gauges(),
+            buckets=len(self._buckets), gauges=self._gauges(), held=None if self._held is None else self._held[1],
             activity={name: value for name, value in self._activity.items() if name != "phase"},
         )  # fmt: skip
 
@@ -113,8 +124,12 @@ class TrainTask:
         return self._session.position.next_offset if self._activity["phase"] not in ("starting", "stopped") else None
 
     def _gauges(self) -> dict[str, Mapping[str, float]]:
+        held = None if self._held is None else self._held[0]
         names = heapq.nsmallest(GAUGED_BUCKETS, self._buckets)
-        return {name: {"untrained_batches": len(self._buckets[name].untrained)} for name in names}
+        return {
+            name: {"untrained_batches": len(self._buckets.get(name, TrainBucket()).untrained), "held_batches": name == held}
+            for name in {*names, *filter(None, [held])}
+        }
 
     def _load(self, state: Mapping[str, bytes]) -> None:
         for key, value in state.items():
@@ -144,11 +159,17 @@ class TrainTask:
     async def _handle_batch(self, record: Record) -> None:
         """One record of `batches`, to its end."""
         event = decode_or_none(record.value)
+        request_id: str | None = None
+        if isinstance(event, BatchRetryRequested):
+            request_id, wanted = event.id, event.data.batch_id
+            event = await catalogue.batch_of(self._context.reader, record.partition, wanted, record.offset)
+            if event is None:
+                log.warning("%s: batch %s is asked for again, and was never cut here", self.label, wanted)
         if not isinstance(event, BatchReady):
             log.warning("%s: the record at offset %d is no BatchReady", self.label, record.offset)
             await self._session.commit([], {}, self._after(record, "strange"))
             return
-        origin = Origin(record, event.data, event.traceparent)
+        origin = Origin(record, event.data, event.traceparent, request_id)
         bucket = self._buckets.get(event.data.bucket, TrainBucket())
         if self._context.weights_of(event.data.base) is None:
             return await self._without_weights(origin, bucket)
@@ -162,7 +183,7 @@ class TrainTask:
         error = f"no_weights: no weights are mapped to base {batch.base!r}; its examples are kept for the first run that has them"
         log.warning("%s: %s", self.label, error)
         held = msgspec.structs.replace(bucket, untrained=(*bucket.untrained, batch.batch_id))
-        failed = events.failed(origin, derive_id("run", batch.batch_id), 0, error, now_ms())
+        failed = events.failed(origin, origin.run_id, 0, error, now_ms())
         await self._finish(origin, [failed], held, "held")
 
     async def _train(self, origin: Origin, bucket: TrainBucket) -> None:
@@ -173,24 +194,51 @@ class TrainTask:
             start, rehearsed = await self._context.choose_pins(origin, self._catalogue, bucket.untrained)
             run = TrainingRun(start)
             await self._publish(origin, [events.started(origin, run.start, now_ms())], run)
+        began, backoff, result = time.monotonic(), Backoff(*BACKOFF_SECONDS), None
         while True:
             try:
-                async with self._context.job_slot:
-                    result = await self._attempt(origin, run, rehearsed)
-            except (JobFailed, AdapterRefused) as error:
+                if result is None:
+                    async with self._context.job_slot:
+                        result = await self._attempt(origin, run, rehearsed)
+                adapter = await asyncio.to_thread(self._context.store.put, result.folder)
+            except TRIED_AGAIN as error:
+                cause = error.cause if isinstance(error, JobFailed) else cause_of(error)
+                if isinstance(error, BrokerUnavailable):
+                    raise
+                if cause == "surroundings":
+                    await self._hold(batch, backoff, error)
+                    continue
                 run = TrainingRun(run.start, (*run.errors, str(error)))
                 log.warning("%s: attempt %d on batch %s failed: %s", self.label, len(run.errors), batch.batch_id, error)
-                if len(run.errors) >= self._context.policy.attempts:
+                if cause == "batch" or len(run.errors) >= self._context.policy.attempts:
                     failed = events.failed(origin, run.start.run_id, len(run.errors), str(error), now_ms())
-                    return await self._finish(origin, [failed], bucket, "failed")
+                    await self._finish(origin, [failed], bucket, "failed")
+                    return self._session.meter.trained("failed", time.monotonic() - began)
                 await self._publish(origin, [], run)
+                await backoff.wait()
                 continue
-            adapter = await asyncio.to_thread(self._context.store.put, result.folder)
+            self._session.meter.trained("trained", time.monotonic() - began)
             completed = events.completed(origin, run.start, adapter, result, now_ms(), self._context.policy)
             return await self._finish(origin, completed, TrainBucket(waits_for=events.evaluation_id(run.start.run_id)), "trained")
 
+    async def _hold(self, batch: Batch, backoff: Backoff, error: Exception) -> None:
+        """Waits for something around a batch to be mended; the batch keeps its place. Held when there is no time to wait."""
+        reason = f"batch {batch.batch_id} of {batch.bucket} is held: {' '.join(str(error).split()) or type(error).__name__}"
+        if self._once:
+            raise Held(f"{self.label}: {reason}; it waits for the next start")
+        if reason != self._said:
+            log.warning("%s: %s", self.label, reason)
+        self._said = reason
+        self._held = (batch.bucket, reason)
+        self._activity = {"phase": "held", "bucket": batch.bucket, "batch": batch.batch_id}
+        try:
+            await self._session.commit([], {}, self._session.position)  # tells a fenced trainer that it is one
+            await backoff.wait()
+        finally:
+            self._held = None
+
     async def _attempt(self, origin: Origin, run: TrainingRun, rehearsed: RecordValues) -> JobResult:
-        """One attempt. JobFailed or AdapterRefused when it fails; progress is published at most once a second."""
+        """One attempt. JobFailed, StoreError or OSError when it fails; progress is published at most once a second."""
         start, attempt = run.start, len(run.errors) + 1
         batch = origin.batch
         parent = await self._context.adapter_folder(start.parent_adapter)

@@ -1,0 +1,158 @@
+"""`headrace batches`: what became of each batch, and to have one trained again. Reads the log; decides nothing."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import click
+import msgspec
+from msgspec import Struct
+
+from headrace_cli.common import NO, CliError, common, emit, run
+from headrace_schemas.derived import Batch
+from headrace_schemas.events import (
+    BatchReady,
+    BatchRetryRequested,
+    Event,
+    TrainingCompleted,
+    TrainingFailed,
+    TrainingStarted,
+)
+from headrace_streams.settings import Settings
+
+BatchState = Literal["waits", "training", "trained", "failed", "held"]
+
+
+class BatchRow(Struct, kw_only=True):
+    """A batch and what became of it. `waits`: nothing was begun, or it was asked for again; `held`: its rows wait for a run that
+    has weights for its base; `error`: of the last run that failed."""
+
+    batch_id: str
+    bucket: str
+    members: int
+    state: BatchState = "waits"
+    attempts: int = 0
+    error: str | None = None
+    version_id: str | None = None
+
+
+def rows_of(batches: Iterable[Event], runs: Iterable[Event]) -> list[BatchRow]:
+    """The batches in their order, as the events of both topics tell of them."""
+    rows: dict[str, BatchRow] = {}
+    asked: dict[str, int] = {}
+    ended: dict[str, int] = {}
+    for event in batches:
+        if isinstance(event, BatchReady):
+            batch = event.data
+            rows.setdefault(batch.batch_id, BatchRow(batch_id=batch.batch_id, bucket=batch.bucket, members=len(batch.members)))
+        elif isinstance(event, BatchRetryRequested):
+            asked[event.data.batch_id] = asked.get(event.data.batch_id, 0) + 1
+    for event in runs:
+        if not isinstance(event, TrainingStarted | TrainingCompleted | TrainingFailed):
+            continue
+        row = rows.get(event.data.batch_id)
+        if row is None:
+            continue
+        if isinstance(event, TrainingStarted):
+            row.state = "training"
+        elif isinstance(event, TrainingCompleted):
+            row.state, row.version_id, row.error = "trained", event.data.version_id, None
+        else:
+            row.attempts, row.error = event.data.attempts, event.data.error
+            row.state = "failed" if event.data.attempts else "held"
+        if not isinstance(event, TrainingStarted):
+            ended[row.batch_id] = ended.get(row.batch_id, 0) + 1
+    for batch_id, row in rows.items():
+        if row.state in ("failed", "held") and asked.get(batch_id, 0) >= ended[batch_id]:
+            row.state = "waits"
+    return list(rows.values())
+
+
+@click.group()
+def batches() -> None:
+    """What was cut to be trained, what became of it, and to have it trained again."""
+
+
+@batches.command("list")
+@common
+def list_(settings: Settings, as_json: bool) -> None:
+    """Every batch: waits, training, trained, failed or held, and why."""
+    for row in run(_rows(settings)):
+        if as_json:
+            emit(msgspec.to_builtins(row))
+        else:
+            why = f"  {' '.join(row.error.split())}" if row.error else f"  version {row.version_id}" if row.version_id else ""
+            click.echo(f"{row.batch_id}  {row.bucket:30} {row.members:>5} members  {row.state:8}{why}")
+
+
+@batches.command()
+@click.argument("batch", metavar="BATCH")
+@common
+def show(settings: Settings, as_json: bool, batch: str) -> None:
+    """One batch: what became of it, and what it was cut of."""
+    row = _row(run(_rows(settings)), batch)
+    cut = run(_batch(settings, row))
+    found: dict[str, Any] = {**msgspec.to_builtins(row), "statistics": msgspec.to_builtins(cut.statistics)}
+    if as_json:
+        return emit(found)
+    for name, value in found.items():
+        click.echo(f"{name}: {'-' if value is None else value}")
+
+
+@batches.command()
+@click.argument("batch", metavar="BATCH")
+@click.option("--reason", help="Why; it stands in the request.")
+@common
+def retry(settings: Settings, as_json: bool, batch: str, reason: str | None) -> None:
+    """Have a batch that failed, or is held for want of weights, trained once more, by the policy as it is then.
+
+    Exit 1 for a batch that was trained, or that waits anyway."""
+    from headrace_schemas.derived import BatchRetryRequest
+    from headrace_streams import requests
+    from headrace_streams.kafka.publisher import publish
+
+    row = _row(run(_rows(settings)), batch)
+    if row.state not in ("failed", "held"):
+        raise CliError(NO, f"batch {batch} did not fail: {row.state}")
+    data = BatchRetryRequest(bucket=row.bucket, batch_id=row.batch_id, reason=reason, requested_by=_who())
+    event = requests.request(BatchRetryRequested, data)
+    run(publish(settings, event))
+    if as_json:
+        emit({"batch_id": row.batch_id, "bucket": row.bucket, "request_id": event.id})
+    else:
+        click.echo(f"{row.batch_id} waits to be trained again; `headrace batches list` shows what becomes of it")
+
+
+def _row(rows: Iterable[BatchRow], batch: str) -> BatchRow:
+    row = next((row for row in rows if row.batch_id == batch), None)
+    if row is None:
+        raise CliError(NO, f"there is no batch {batch}: `headrace batches list` shows all")
+    return row
+
+
+async def _rows(settings: Settings) -> list[BatchRow]:
+    from headrace_streams.kafka.reader import Reader
+
+    reader = Reader(settings)
+    cut = [event async for event in reader.events("batches")]
+    return rows_of(cut, [event async for event in reader.events("runs")])
+
+
+async def _batch(settings: Settings, row: BatchRow) -> Batch:
+    from headrace_streams.kafka.reader import Reader
+
+    found = [
+        event.data
+        async for event in Reader(settings).events("batches", key=row.bucket, containing=row.batch_id.encode())
+        if isinstance(event, BatchReady) and event.data.batch_id == row.batch_id
+    ]
+    return found[0]
+
+
+def _who() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return None

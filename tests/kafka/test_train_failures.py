@@ -1,0 +1,159 @@
+"""The train stage when a batch can't be trained: what is the batch's own is answered at once, what is around it is waited for,
+what failed can be asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace_cli.main import invoke
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import RecordError
+from headrace_schemas.events import EvaluationCompleted, ModelVersionCreated, TrainingFailed, TrainingStarted
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime.session import now_ms
+from headrace_streams.runtime.stage import Record
+from headrace_streams.runtime.step import dead_letter
+from headrace_streams.settings import Settings
+from headrace_trainer.job.process import Hardware
+from headrace_trainer.policy import BasePolicy, TrainerPolicy
+from headrace_trainer.stage import task as task_module
+from headrace_trainer.stage.context import TrainerContext
+from headrace_trainer.stage.task import Held, TrainTask
+from support import tiny, training_data
+from support.live import until
+from support.train_log import TrainLog, policy_of
+
+pytestmark = pytest.mark.kafka
+Run = Callable[..., tuple[int, str, str]]
+PARTITION = partition_for(training_data.BUCKET.encode(), 2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tiny.build(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_module, "BACKOFF_SECONDS", (0.2, 0.5))
+
+
+def task(settings: Settings, policy: TrainerPolicy, *, once: bool = False) -> TrainTask:
+    return TrainTask(TrainerContext(settings, policy, Hardware("cpu", "fp32")), PARTITION, once=once)
+
+
+@pytest.mark.slow(seconds=12)
+def test_a_base_that_can_not_be_had_holds_the_batch_until_it_can(settings: Settings, base: Path, tmp_path: Path) -> None:
+    train_log, missing = TrainLog(settings), tmp_path / "models" / "tiny"
+    policy = policy_of(base).model_copy(update={"bases": {"tiny": BasePolicy(weights=str(missing))}})
+
+    async def scenario() -> None:
+        batch = await train_log.publish_batch("b1", range(24))
+        with pytest.raises(
+            Held, match=f"batch {batch.batch_id} of {batch.bucket} is held: BaseMissing: .*it waits for the next start"
+        ):
+            await task(settings, policy, once=True).run()
+        learner = task(settings, policy)
+        running = asyncio.create_task(learner.run())
+
+        async def held() -> bool:
+            report = learner.describe()
+            assert not running.done()
+            return report.held is not None and "BaseMissing" in report.held and report.gauges[batch.bucket]["held_batches"] == 1
+
+        try:
+            await until(held, every=0.02)
+            assert learner.describe().phase == "held"
+            missing.parent.mkdir()
+            missing.symlink_to(base)
+            (version,) = await train_log.wait_for(ModelVersionCreated, "versions")
+            assert version.batch_id == batch.batch_id
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert await train_log.events(TrainingFailed, "runs") == []
+        assert len(await train_log.events(TrainingStarted, "runs")) == 1, "its pins are those of its first start"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow(seconds=12)
+def test_a_batch_that_failed_is_trained_when_it_is_asked_for_again(settings: Settings, base: Path, headrace: Run) -> None:
+    train_log = TrainLog(settings)
+    wild = training_data.HYPER.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30})
+
+    async def fail() -> str:
+        batch = await train_log.publish_batch("b1", range(24))
+        await asyncio.wait_for(task(settings, policy_of(base, wild), once=True).run(), 120)
+        (failure,) = await train_log.events(TrainingFailed, "runs")
+        assert failure.attempts == 1, "the loss diverges however often it is tried"
+        return batch.batch_id
+
+    batch_id = asyncio.run(fail())
+    code, out, _ = headrace("batches", "list", "--json")
+    (row,) = map(json.loads, out.splitlines())
+    assert (code, row["batch_id"], row["state"], row["attempts"]) == (0, batch_id, "failed", 1)
+    code, out, _ = headrace("status", "--json")
+    troubles = {trouble["kind"]: trouble for trouble in json.loads(out)["troubles"]}
+    assert code == 1
+    assert troubles["failed"]["what"] == f"batch {batch_id}"
+    assert row["error"] in troubles["failed"]["detail"]
+    assert headrace("batches", "show", batch_id)[0] == 0
+    assert headrace("batches", "retry", "nothing")[0] == 1
+
+    assert headrace("batches", "retry", batch_id, "--reason", "a smaller learning rate")[0] == 0
+    assert "failed" not in {trouble["kind"] for trouble in json.loads(headrace("status", "--json")[1])["troubles"]}
+    code, _, error = headrace("batches", "retry", batch_id)
+    assert (code, "did not fail: waits" in error) == (1, True)
+
+    async def again() -> None:
+        learner = task(settings, policy_of(base), once=True)
+        await asyncio.wait_for(learner.run(), 120)
+        first, second = await train_log.events(TrainingStarted, "runs")
+        assert first.run_id != second.run_id
+        assert second.hyperparameters["learning_rate"] == training_data.HYPER.learning_rate
+        (version,) = await train_log.events(ModelVersionCreated, "versions")
+        assert (version.batch_id, version.run_id) == (batch_id, second.run_id)
+        assert learner.describe().counters == {"in": 2, "failed": 1, "trained": 1}
+
+    asyncio.run(again())
+    (row,) = map(json.loads, headrace("batches", "list", "--json")[1].splitlines())
+    assert (row["state"], row["error"]) == ("trained", None)
+    assert invoke(["batches", "retry"]) == 2
+
+
+@pytest.mark.slow(seconds=12)
+def test_an_evaluation_that_became_a_dead_letter_holds_nobody_up(settings: Settings, base: Path) -> None:
+    train_log = TrainLog(settings)
+
+    async def scenario() -> None:
+        await train_log.publish_batch("b1", range(24))
+        learner = task(settings, policy_of(base))
+        running = asyncio.create_task(learner.run())
+        try:
+            (evaluation,) = await train_log.wait_for(EvaluationCompleted, "outcomes")
+            await train_log.publish_batch("b2", range(100, 124))
+
+            async def waits() -> bool:
+                return learner.describe().phase == "waiting for release"
+
+            await until(waits)
+            event = EvaluationCompleted(specversion="1.0", id="e", source="headrace:train", data=evaluation)
+            now = now_ms()
+            record = Record("outcomes", 0, 0, now, now, None, encode(event))
+            letter = dead_letter("release", record, RecordError(code="stage_error", message="KeyError: 1"))
+            value = letter.value if isinstance(letter.value, bytes) else encode(letter.value)
+            await train_log.write("dead-letters", "outcomes/0/0", value)
+            await train_log.wait_for(EvaluationCompleted, "outcomes", 2)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
