@@ -75,8 +75,10 @@ def _print(settings: Settings, record: KafkaRecord, as_json: bool) -> None:
 
     topic, when = short_name(settings, record.topic), rfc3339(record.timestamp)
     event: Any = None
-    with contextlib.suppress(orjson.JSONDecodeError):
-        event = orjson.loads(record.value or b"")
+    with contextlib.suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):  # what is too deep can be read and not written
+        data = orjson.loads(record.value or b"")
+        orjson.dumps(data)
+        event = data
     if as_json:
         line = {"topic": topic, "partition": record.partition, "offset": record.offset, "timestamp": when}
         line["key"] = None if record.key is None else record.key.decode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -25,6 +26,7 @@ from headrace_streams.outbox.outbox import Outbox
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import dead_letter
 from headrace_streams.settings import Settings
+from support.live import publish
 
 pytestmark = pytest.mark.kafka
 
@@ -113,6 +115,17 @@ def test_tail_prints_what_is_there_and_stops(headrace: Run, tmp_path: Path) -> N
     assert len(headrace("tail", "interactions", "--from", first, "--no-follow")[1].splitlines()) == 5
     assert headrace("tail", "interactions", "--from", "2100-01-01T00:00:00Z", "--no-follow")[:2] == (0, "")
     assert headrace("tail", "interactions", "--from", "end", "--no-follow")[:2] == (0, "")
+
+
+def test_tail_shows_what_is_nested_deeper_than_it_can_be_written(headrace: Run, settings: Settings) -> None:
+    """Found by the fuzzer, seed 5: orjson reads 1024 levels and writes 254."""
+    deep = b'{"type":"x","data":' + b"[" * 500 + b"]" * 500 + b"}"
+    asyncio.run(publish(settings, "signals", 0, [(b"k", deep)]))
+    code, out, err = headrace("tail", "signals", "--from", "start", "--no-follow")
+    assert (code, err) == (0, "")
+    assert "signals/0/0" in out
+    [line] = headrace("tail", "signals", "--from", "start", "--no-follow", "--json")[1].splitlines()
+    assert base64.b64decode(json.loads(line)["value_base64"]) == deep
 
 
 def test_tail_follows_shows_what_is_no_json_and_ends_with_130(settings: Settings) -> None:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_schemas.topics import MIB
-from headrace_streams.kafka import compat, unpacking
+from headrace_streams.kafka import compat
+from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES
 from headrace_streams.kafka.compat import Batches, DamagedBatch
 from headrace_streams.kafka.unpacking import UnreadValue, unpack
 from support.batches import CODECS, batch, batch_of, packed, record, varint
@@ -56,7 +57,7 @@ def test_more_than_a_portion_is_read_record_by_record(codec: str) -> None:
 
 @all_codecs
 def test_a_record_over_the_limit_is_one_that_says_so_and_those_around_it_get_through(codec: str) -> None:
-    large = record(1, b"key", bytes(unpacking.RECORD_BYTES + 1))
+    large = record(1, b"key", bytes(RECORD_BYTES + 1))
     found = list(unpack(batch_of(codec, [record(0, b"a", b"x"), large, record(2, b"b", b"y")])))
     assert [(item.offset, item.key) for item in found] == [(0, b"a"), (1, b"key"), (2, b"b")]
     value = found[1].value
@@ -99,8 +100,8 @@ def test_many_valid_records_beyond_the_limit_are_a_record_each_that_says_so() ->
 
 
 def test_headers_without_end_are_counted_before_they_are_made() -> None:
-    many = record(1, b"k", b"v", [(b"", None)] * (unpacking.HEADERS_LIMIT + 1))
-    most = record(2, b"k", b"v", [(b"", None)] * unpacking.HEADERS_LIMIT)
+    many = record(1, b"k", b"v", [(b"", None)] * (HEADERS_LIMIT + 1))
+    most = record(2, b"k", b"v", [(b"", None)] * HEADERS_LIMIT)
     found = list(unpack(batch_of("none", [record(0, b"a", b"x"), many, most, record(3, b"b", b"y")])))
     assert [item.offset for item in found] == [0, 1, 2, 3]
     assert found[1].value.message == "headers: 1001, at most 1000 are allowed (record of 2 bytes not carried)"

@@ -14,15 +14,11 @@ from typing import Any, NamedTuple
 
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
-from aiokafka.record.util import decode_varint
 
 from headrace_schemas.json_limits import RECORD_LIMIT
-from headrace_schemas.topics import MIB
+from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES, BatchStream, nullable, varint
 from headrace_streams.kafka.decompression import BatchFault, portions
 
-RECORD_BYTES = 9 * MIB  # of a record, unpacked: the largest of the topics table, and its headers
-BATCH_BYTES = 64 * MIB  # that a batch may unpack to: 16 times what a topic for outsiders takes; bombs have ratios of thousands
-HEADERS_LIMIT = 1_000  # of a record: two bytes on the wire are a hundred as objects
 _KEY_BYTES = 4096  # of a key that is given out without its value
 _LETTER_BYTES = 1024  # that a record which is not read counts for: it becomes a dead letter
 
@@ -109,7 +105,7 @@ def _runs(header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int],
             spent(len(batch))
             yield records
             return
-    stream = _Stream(portions(header.codec, memoryview(batch)[_HEADER.size :]))
+    stream = BatchStream(portions(header.codec, memoryview(batch)[_HEADER.size :]))
     template = bytearray(batch[: _HEADER.size])
     template[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
     ahead = header.records
@@ -135,15 +131,15 @@ def _read(header: BatchHeader, data: bytes, count: int) -> Iterator[Iterable[Any
         yield made  # which came before it
         position = _HEADER.size
         for number in range(count):
-            length, position = _varint(data, position)
+            length, position = varint(data, position)
             if number >= len(made):
                 yield [_parsed(header, data[position : position + length])]
             position += length
 
 
-def _single(header: BatchHeader, stream: _Stream, spent: Callable[[int], None]) -> Iterator[UnpackedRecord]:
+def _single(header: BatchHeader, stream: BatchStream, spent: Callable[[int], None]) -> Iterator[UnpackedRecord]:
     """The next record, which is too large, has too many headers or reaches beyond the end."""
-    length = stream.varint()
+    length = stream.number()
     if length < 0:
         raise BatchFault("corrupt", f"batch: a record of {length} bytes")
     if length <= RECORD_BYTES:
@@ -152,12 +148,12 @@ def _single(header: BatchHeader, stream: _Stream, spent: Callable[[int], None]) 
         return
     end = stream.position + length
     stream.skip(1)
-    stream.varint()  # time
-    offset = header.base_offset + stream.varint()
-    key = max(0, stream.varint())
+    stream.number()  # time
+    offset = header.base_offset + stream.number()
+    key = max(0, stream.number())
     known = stream.take(key) if key <= _KEY_BYTES else b""
     stream.skip(key - len(known))
-    value = max(0, stream.varint())
+    value = max(0, stream.number())
     if stream.position + value > end:
         raise BatchFault("corrupt", f"batch: a value of {value} bytes in a record of {length}")
     # as an event over the limit has always been refused: what is left of the length are the headers and their number
@@ -173,12 +169,12 @@ def _parsed(header: BatchHeader, body: bytes) -> UnpackedRecord:
     offset: int | None = None
     key: bytes | None = b""
     try:
-        delta, position = _varint(body, 1)
-        offset_delta, position = _varint(body, position)
+        delta, position = varint(body, 1)
+        offset_delta, position = varint(body, position)
         offset = header.base_offset + offset_delta
-        key, position = _nullable(body, position)
-        value, position = _nullable(body, position)
-        count, position = _varint(body, position)
+        key, position = nullable(body, position)
+        value, position = nullable(body, position)
+        count, position = varint(body, position)
         if count > HEADERS_LIMIT:
             size = len(key or b"") + len(value or b"")
             raise BatchFault(
@@ -186,8 +182,8 @@ def _parsed(header: BatchHeader, body: bytes) -> UnpackedRecord:
             )
         headers: list[tuple[str, bytes | None]] = []
         for _ in range(count):
-            name, position = _nullable(body, position)
-            content, position = _nullable(body, position)
+            name, position = nullable(body, position)
+            content, position = nullable(body, position)
             if name is None:
                 raise BatchFault("corrupt", "headers: one without a name (not carried)")
             headers.append((_name(name), content))
@@ -211,127 +207,3 @@ def _name(raw: bytes) -> str:
 
 def _time(header: BatchHeader, delta: int) -> int:
     return header.max_timestamp if header.log_append_time else header.first_timestamp + delta
-
-
-def _varint(buffer: bytes | bytearray, position: int) -> tuple[int, int]:
-    """A zigzag number and where it ends. IndexError at the end of `buffer`; BatchFault when it has more than 64 bits."""
-    number = shift = 0
-    while True:
-        byte = buffer[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number >> 1 ^ -(number & 1), position
-        shift += 7
-        if shift > 63:
-            raise BatchFault("corrupt", "batch: a number without end")
-
-
-def _nullable(body: bytes, position: int) -> tuple[bytes | None, int]:
-    length, position = _varint(body, position)
-    if length < 0:
-        return None, position
-    if position + length > len(body):
-        raise IndexError(f"record: {length} bytes where {len(body) - position} are left (not carried)")
-    return body[position : position + length], position + length
-
-
-def _stands_out(buffer: bytes | bytearray, position: int, length: int) -> bool:
-    """Whether a record has too many headers, or is none."""
-    end = position + length
-    try:
-        position += 1
-        for _ in ("time", "offset"):
-            position = _varint(buffer, position)[1]
-        for _ in ("key", "value"):
-            size, position = _varint(buffer, position)
-            position += max(size, 0)
-            if position > end:
-                return True
-        return _varint(buffer, position)[0] > HEADERS_LIMIT
-    except (IndexError, BatchFault):
-        return True
-
-
-class _Stream:
-    """Unpacked bytes in order, of which only what is looked at is kept. `position` counts all that were taken."""
-
-    def __init__(self, source: Iterator[bytes]) -> None:
-        self._portions = source
-        self._buffer = bytearray()
-        self._at = 0
-        self._unpacked = 0
-        self.position = 0
-
-    def read(self) -> bool:
-        """One portion more, unless what is there begins with a record that `run` does not take."""
-        try:
-            length, at = _varint(self._buffer, self._at)
-        except IndexError:
-            return self._more()
-        if not 0 <= length <= RECORD_BYTES or at + length <= len(self._buffer):
-            return False
-        return self._more()
-
-    def run(self, most: int) -> tuple[bytes, int]:
-        """The whole ordinary records that are here, at most `most`, and their number."""
-        buffer, start = self._buffer, self._at
-        at, count, size = start, 0, len(buffer)
-        while count < most:
-            try:  # the client's reader of numbers is four times as fast, and looks beyond the end
-                length, position = decode_varint(buffer, at) if at <= size - 10 else _varint(buffer, at)
-            except (IndexError, ValueError, BatchFault):
-                break
-            if length < 0 or length > RECORD_BYTES or position + length > size:
-                break
-            if length >= 2 * HEADERS_LIMIT and _stands_out(buffer, position, length):
-                break
-            at = position + length
-            count += 1
-        self._at = at
-        self.position += at - start
-        return bytes(memoryview(buffer)[start:at]), count
-
-    def varint(self) -> int:
-        while True:
-            try:
-                number, at = _varint(self._buffer, self._at)
-            except IndexError:
-                if not self._more():
-                    raise BatchFault("corrupt", "batch: ends within a number") from None
-            else:
-                self.position += at - self._at
-                self._at = at
-                return number
-
-    def take(self, size: int) -> bytes:
-        """The next `size` bytes, which the caller has bounded."""
-        while len(self._buffer) - self._at < size:
-            if not self._more():
-                raise BatchFault("corrupt", "batch: ends within a record")
-        taken = bytes(memoryview(self._buffer)[self._at : self._at + size])
-        self._at += size
-        self.position += size
-        return taken
-
-    def skip(self, size: int) -> None:
-        while size > (here := len(self._buffer) - self._at):
-            size -= here
-            self._at += here
-            self.position += here
-            if not self._more():
-                raise BatchFault("corrupt", "batch: ends within a record")
-        self._at += size
-        self.position += size
-
-    def _more(self) -> bool:
-        portion = next(self._portions, None)
-        if portion is None:
-            return False
-        self._unpacked += len(portion)
-        if self._unpacked > BATCH_BYTES:
-            raise BatchFault("over_limit", f"batch: unpacks to more than the {BATCH_BYTES} bytes that are allowed")
-        del self._buffer[: self._at]
-        self._at = 0
-        self._buffer += portion
-        return True

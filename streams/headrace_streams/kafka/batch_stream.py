@@ -1,0 +1,142 @@
+"""The unpacked bytes of a batch, in order, of which only what is looked at is kept; and the limits of what may be in them.
+
+Knows how records are framed and how numbers are written, nothing of what is in a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aiokafka.record.util import decode_varint
+
+from headrace_schemas.topics import MIB
+from headrace_streams.kafka.decompression import BatchFault
+
+RECORD_BYTES = 9 * MIB  # of a record, unpacked: the largest of the topics table, and its headers
+UNPACKED_BYTES = 64 * MIB  # of a batch: 16 times what a topic for outsiders takes; bombs have ratios of thousands
+HEADERS_LIMIT = 1_000  # of a record: two bytes on the wire are a hundred as objects
+
+
+def varint(buffer: bytes | bytearray, position: int) -> tuple[int, int]:
+    """A zigzag number and where it ends. IndexError at the end of `buffer`; BatchFault when it has more than 64 bits."""
+    number = shift = 0
+    while True:
+        byte = buffer[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number >> 1 ^ -(number & 1), position
+        shift += 7
+        if shift > 63:
+            raise BatchFault("corrupt", "batch: a number without end")
+
+
+def nullable(body: bytes, position: int) -> tuple[bytes | None, int]:
+    """Bytes behind their length, or null, and where they end. IndexError when that is beyond the end."""
+    length, position = varint(body, position)
+    if length < 0:
+        return None, position
+    if position + length > len(body):
+        raise IndexError(f"record: {length} bytes where {len(body) - position} are left (not carried)")
+    return body[position : position + length], position + length
+
+
+def stands_out(buffer: bytes | bytearray, position: int, length: int) -> bool:
+    """Whether a record has too many headers, or is none."""
+    end = position + length
+    try:
+        position += 1
+        for _ in ("time", "offset"):
+            position = varint(buffer, position)[1]
+        for _ in ("key", "value"):
+            size, position = varint(buffer, position)
+            position += max(size, 0)
+            if position > end:
+                return True
+        return varint(buffer, position)[0] > HEADERS_LIMIT
+    except (IndexError, BatchFault):
+        return True
+
+
+class BatchStream:
+    """Unpacked bytes in order, of which only what is looked at is kept. `position` counts all that were taken."""
+
+    def __init__(self, source: Iterator[bytes]) -> None:
+        self._portions = source
+        self._buffer = bytearray()
+        self._at = 0
+        self._unpacked = 0
+        self.position = 0
+
+    def read(self) -> bool:
+        """One portion more, unless what is there begins with a record that `run` does not take."""
+        try:
+            length, at = varint(self._buffer, self._at)
+        except IndexError:
+            return self._more()
+        if not 0 <= length <= RECORD_BYTES or at + length <= len(self._buffer):
+            return False
+        return self._more()
+
+    def run(self, most: int) -> tuple[bytes, int]:
+        """The whole ordinary records that are here, at most `most`, and their number."""
+        buffer, start = self._buffer, self._at
+        at, count, size = start, 0, len(buffer)
+        while count < most:
+            try:  # the client's reader of numbers is four times as fast, and looks beyond the end
+                length, position = decode_varint(buffer, at) if at <= size - 10 else varint(buffer, at)
+            except (IndexError, ValueError, BatchFault):
+                break
+            if length < 0 or length > RECORD_BYTES or position + length > size:
+                break
+            if length >= 2 * HEADERS_LIMIT and stands_out(buffer, position, length):
+                break
+            at = position + length
+            count += 1
+        self._at = at
+        self.position += at - start
+        return bytes(memoryview(buffer)[start:at]), count
+
+    def number(self) -> int:
+        while True:
+            try:
+                number, at = varint(self._buffer, self._at)
+            except IndexError:
+                if not self._more():
+                    raise BatchFault("corrupt", "batch: ends within a number") from None
+            else:
+                self.position += at - self._at
+                self._at = at
+                return number
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes, which the caller has bounded."""
+        while len(self._buffer) - self._at < size:
+            if not self._more():
+                raise BatchFault("corrupt", "batch: ends within a record")
+        taken = bytes(memoryview(self._buffer)[self._at : self._at + size])
+        self._at += size
+        self.position += size
+        return taken
+
+    def skip(self, size: int) -> None:
+        while size > (here := len(self._buffer) - self._at):
+            size -= here
+            self._at += here
+            self.position += here
+            if not self._more():
+                raise BatchFault("corrupt", "batch: ends within a record")
+        self._at += size
+        self.position += size
+
+    def _more(self) -> bool:
+        portion = next(self._portions, None)
+        if portion is None:
+            return False
+        self._unpacked += len(portion)
+        if self._unpacked > UNPACKED_BYTES:
+            raise BatchFault("over_limit", f"batch: unpacks to more than the {UNPACKED_BYTES} bytes that are allowed")
+        del self._buffer[: self._at]
+        self._at = 0
+        self._buffer += portion
+        return True
