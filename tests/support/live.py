@@ -16,7 +16,7 @@ from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
 from headrace_streams.runtime.provenance import provenance_of
-from headrace_streams.runtime.stage import FoldStage, Record
+from headrace_streams.runtime.stage import DERIVED, FoldStage, Record
 from headrace_streams.runtime.step import Produced, process
 from headrace_streams.settings import Settings
 
@@ -102,7 +102,7 @@ async def oracle(
         done = process(stage.name, fold, state, record, counts, stage.versions[stage.version].provenance)
         produced += done.produced
         done.apply(state, counters)
-    dumped = {key: fold.dump(key, value) for key, value in state.items()}
+    dumped = {key: fold.dump(key, value) for key, value in state.items() if not key.startswith(DERIVED)}
     return produced, dumped, Position(next_offset=offset + 1, now=now, counters=counters)
 
 
