@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from headrace_lake.log import Log, LogRecord
+from headrace_schemas.codec import encode
 from headrace_schemas.times import parse_ns
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.fold_runner import FoldRunner
-from headrace_streams.runtime.provenance import writer_of
+from headrace_streams.runtime.provenance import origin_without_input, writer_of
 from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.step import Produced
 
@@ -68,11 +69,25 @@ async def rebuild(
         given = LogRecord(topic, partition, offsets[task], time_ms, record.key, record.value, tuple(record.headers))
         offsets[task] += 1
         written: list[Produced] = []
-        for produced in runners[task].run(given).produced:
+        processed = runners[task].run(given)
+        for produced in (*processed.produced, *due_at_once(task, time_ms, processed.changes)):
             written.append(produced)
             if produced.topic in by_input:
                 written += follow(produced.topic, produced.partition, time_ms, produced)
         return written
+
+    def due_at_once(task: tuple[str, int], time_ms: int, changes: Mapping[str, Any]) -> list[Produced]:
+        """What a live task would write into its own input as soon as it can, a deadline of 0: an erasure's portions. Other
+        deadlines pass where they are recorded to have passed, if that is true here."""
+        runner = runners[task]
+        fold = runner.fold
+        assert fold is not None
+        keys = [key for key, value in changes.items() if value is not None and fold.deadline(key, value) == 0]
+        headers = origin_without_input(f"{runner.stage.name}.tick")
+        return [
+            Produced(*task, write.key.encode(), write.value if isinstance(write.value, bytes) else encode(write.value), headers)
+            for write in (fold.overdue(runner.state, keys, time_ms) if keys else ())
+        ]
 
     for signal in await signals_in_order(log, until_ms=until_ms):
         for produced in follow("signals", signal.record.partition, signal.time_ns // 1_000_000, signal.record):

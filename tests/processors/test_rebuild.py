@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
+import pytest
+
 from headrace_lake.rebuild import rebuild
+from headrace_processors.reward import erasure
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import RECORD_LIMIT
 from headrace_streams.testing import written_headers
@@ -63,3 +67,28 @@ def test_what_the_chain_writes_to_its_own_input_is_not_applied_twice() -> None:
     assert kinds == ["example.rewarded.v1", "example.rewarded.v1", "example.withdrawn.v1", "example.withdrawn.v1"]
     ids = [sorted(json.loads(value or b"")["id"] for value in values) for values in (rebuilt, live)]
     assert ids[0] == ids[1]
+
+
+def test_an_erasure_is_ended_with_all_its_portions_whatever_came_of_it_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "PORTION", 2)
+    log = MemoryLog(1)
+    for number in range(7):
+        said = {
+            "interaction_id": f"i{number}",
+            "agent": {"name": "x"},
+            "artifact_type": "sql",
+            "model": "m",
+            "prompt": "p",
+            "output": "o",
+            "data_subject": "bob",
+        }
+        log.append("signals", 0, b"a", event(number, "interaction.recorded", said), written_headers("signals"))
+        feedback = event(number + 10, "feedback.recorded", {"interaction_id": f"i{number}", "kind": "success"})
+        log.append("signals", 0, b"a", feedback, written_headers("signals"))
+    log.append("signals", 0, b"a", event(30, "subject.erased", {"data_subject": "bob"}), written_headers("signals"))
+
+    async def kinds() -> Counter[str]:
+        made = [made async for made in rebuild(log, [STAGE["reward"]], BODIES)]
+        return Counter(json.loads(each.value or b"")["type"].split(".", 1)[1] for each in made)
+
+    assert asyncio.run(kinds()) == {"example.rewarded.v1": 7, "example.withdrawn.v1": 7, "erasure.continued.v1": 3}

@@ -124,7 +124,8 @@ class RewardStep:
             return self._known(interaction_id, before, known.digest, digest)
         retracted = known is not None
         corrected = b"" if retracted or data.corrected_output is None else _ENCODER.encode(data.corrected_output)
-        over = b"" if retracted or not data.over else _ENCODER.encode(data.over)
+        preferred = bool(data.over) and data.kind == PREFERENCE
+        over = _ENCODER.encode(data.over) if preferred and not retracted else b""
         feedback = FeedbackRecord(
             source=event.source,
             feedback_id=feedback_id,
@@ -146,7 +147,7 @@ class RewardStep:
             self.changes[keys.correction_key(interaction_id, feedback.corrected)] = corrected
         if feedback.over is not None:
             self.changes[keys.over_key(interaction_id, feedback.over)] = over
-        others = data.over or () if retracted and feedback.kind == PREFERENCE else ()
+        others = data.over or () if retracted and preferred else ()
         self._apply_feedback(interaction_id, before, sized(feedback, corrected, over), others)
 
     def feedback_retracted(self, event: FeedbackRetracted) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from headrace_processors.reward import keys
-from headrace_processors.reward.feedback import FeedbackRecord
+from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord
 from headrace_processors.reward.state import ERASED, NOTHING, InteractionContent, InteractionState, RewardOutcome, sized
 
 _ENCODER = msgspec.json.Encoder()
@@ -93,7 +93,7 @@ def _interaction(interaction_id: str, case: _Case) -> dict[str, bytes]:
             name=said.name,
             principal=said.principal,
             corrected=_digest(corrected) if corrected else None,
-            over=_digest(over) if over and not said.retracted else None,
+            over=_digest(over) if over and said.kind == PREFERENCE and not said.retracted else None,
             under=said.under,
             retracted=said.retracted,
         )
