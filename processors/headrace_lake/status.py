@@ -86,4 +86,5 @@ def stage_status(stage: StageTopology, tasks: Sequence[TaskStatus]) -> StageStat
         for name, count in task.counters.items():
             if name != RECORDS:
                 counters[name] = counters.get(name, 0) + count
-    return StageStatus(stage.name, lag, records, counters, records == sum(counters.values()))
+    accounted = records == sum(count for name, count in counters.items() if not stage.is_tally(name))
+    return StageStatus(stage.name, lag, records, counters, accounted)

@@ -12,6 +12,7 @@ from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import upcast_1
 from headrace_processors.intake import fold as intake
 from headrace_processors.intake.policy import IntakePolicy
+from headrace_processors.intake.version_1 import fold as intake_1
 from headrace_processors.link import fold as link
 from headrace_processors.link import state as link_state
 from headrace_processors.link import version_1 as link_1
@@ -30,7 +31,12 @@ from headrace_streams.runtime.stage import FoldStage, RuleVersion
 
 STAGES: tuple[FoldStage, ...] = (
     FoldStage(
-        topology=STAGES_BY_NAME["intake"], policy=IntakePolicy, versions={1: RuleVersion(intake.build, provenance=six_headers)}
+        topology=STAGES_BY_NAME["intake"],
+        policy=IntakePolicy,
+        versions={
+            1: RuleVersion(intake_1.build, provenance=six_headers),
+            2: RuleVersion(intake.build),
+        },  # anybody may write its input
     ),
     FoldStage(
         topology=STAGES_BY_NAME["link"],

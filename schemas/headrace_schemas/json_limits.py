@@ -48,7 +48,7 @@ def check_limits(raw: bytes) -> None:
 
 def check_values(raw: bytes) -> None:
     """DecodeError for a JSON text with more than `VALUE_LIMIT` values. A list or object of n has n - 1 commas."""
-    if raw.count(b",") + raw.count(b"{") + raw.count(b"[") < VALUE_LIMIT:
+    if len(raw) < 2 * VALUE_LIMIT or raw.count(b",") + raw.count(b"{") + raw.count(b"[") < VALUE_LIMIT:
         return
     bare = _STRING.sub(b'""', raw)
     values = 1 + bare.count(b",") + bare.count(b"{") + bare.count(b"[") - len(_EMPTY.findall(bare))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, reduce
 from operator import or_
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -17,10 +17,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import FeedbackRecorded, InputEvent, InteractionRecorded
 from headrace_schemas.inputs import Agent, Feedback, Interaction, Message, Principal
-from headrace_schemas.json_limits import INT64, NESTING_LIMIT, check_limits
+from headrace_schemas.json_limits import INT64
 
 # Fields that nearly every event has, read without their pattern here and looked at by `_keys_hold`.
 _BARE = {
@@ -31,6 +30,7 @@ _BARE = {
     Feedback: ("feedback_id", "interaction_id", "kind"),
     Principal: ("id",),
 }
+_DEEP = 40  # levels of a free value that are surely allowed, wherever it stands
 _SLACK = 5  # bytes: no second value of a name fits into fewer, with its quotes, colon and comma
 _SHORTEST = 3  # bytes of the shortest number with an exponent
 _CONSTRAINTS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
@@ -43,12 +43,10 @@ def decode_strictly(raw: bytes) -> InputEvent | None:
     The rules between fields (constraints.check_event) are the caller's, as they are of any decoded event.
     """
     try:
-        if raw.count(b"{") + raw.count(b"[") > NESTING_LIMIT:
-            check_limits(raw)
         event = _DECODER.decode(raw)
-    except (msgspec.MsgspecError, DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return event if _keys_hold(event) and all(_holds(value) for value in free_values(event)) else None
+    return event if _keys_hold(event) and all(map(_holds, free_values(event))) else None
 
 
 def says_no_more(raw: bytes, event: InputEvent) -> bool:
@@ -60,19 +58,22 @@ def says_no_more(raw: bytes, event: InputEvent) -> bool:
     return len(raw) == len(_ENCODER.encode(event)) and sum(map(_saved, _floats(event))) <= _SLACK
 
 
-def free_values(event: InputEvent) -> Iterator[Any]:
+def free_values(event: InputEvent) -> Sequence[Any]:
     """The values of fields that are any JSON: arguments of tool calls, parameters of tools, attributes."""
     if isinstance(event, InteractionRecorded):
         data = event.data
-        if data.attributes is not None:
-            yield data.attributes
-        for tool in data.tools or ():
-            yield tool.parameters
-        for message in (*(() if isinstance(data.prompt, str) else data.prompt), data.output):
-            if isinstance(message, Message):
-                yield from (call.arguments for call in message.tool_calls or ())
-    elif isinstance(event, FeedbackRecorded) and isinstance(event.data.corrected_output, Message):
-        yield from (call.arguments for call in event.data.corrected_output.tool_calls or ())
+        if type(data.prompt) is str and type(data.output) is str and data.tools is None:
+            return () if data.attributes is None else (data.attributes,)
+        messages = (*(data.prompt if type(data.prompt) is list else ()), data.output)
+        tools = [tool.parameters for tool in data.tools or ()]
+        return [*(() if data.attributes is None else (data.attributes,)), *tools, *_arguments(messages)]
+    if isinstance(event, FeedbackRecorded) and event.data.corrected_output is not None:
+        return _arguments((event.data.corrected_output,))
+    return ()
+
+
+def _arguments(messages: Iterable[Any]) -> list[Any]:
+    return [call.arguments for message in messages if isinstance(message, Message) for call in message.tool_calls or ()]
 
 
 def _keys_hold(event: InputEvent) -> bool:
@@ -99,13 +100,16 @@ def _is_kind(text: str) -> bool:
     return re.fullmatch("[a-z_]{1,40}", text) is not None
 
 
-def _holds(value: Any) -> bool:
-    """Whether a free value has no integer beyond 64 bits."""
-    if type(value) is int:
+def _holds(value: Any, depth: int = 0) -> bool:
+    """Whether a free value has no integer beyond 64 bits and is not nested deeply: all around it is so by its type."""
+    kind = type(value)
+    if kind is str:
+        return True
+    if kind is int:
         return value in INT64
-    if type(value) is dict:
-        return all(map(_holds, value.values()))
-    return type(value) is not list or all(map(_holds, value))
+    if kind is not dict and kind is not list:
+        return True
+    return depth < _DEEP and all(_holds(item, depth + 1) for item in (value.values() if kind is dict else value))
 
 
 def _floats(event: InputEvent) -> Iterator[float]:

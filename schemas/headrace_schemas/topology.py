@@ -11,7 +11,8 @@ from headrace_schemas.topics import MIB, TOPICS, Compaction, Topic, may_grow
 
 
 class StageTopology(Struct, frozen=True, kw_only=True):
-    """One stage. The `counters`, and `dead`, add up to its input records; `lookups` are topics that it reads beside its input."""
+    """One stage. The `counters`, and `dead`, add up to its input records; `lookups` are topics that it reads beside its input.
+    `tallies` begin the names of counters of something else than records, of which there may be any number."""
 
     name: str
     description: str
@@ -19,10 +20,16 @@ class StageTopology(Struct, frozen=True, kw_only=True):
     outputs: tuple[str, ...]
     counters: tuple[str, ...]
     lookups: tuple[str, ...] = ()
+    tallies: tuple[str, ...] = ()
+
+    def is_tally(self, counter: str) -> bool:
+        """Whether a counter does not count input records."""
+        return counter.startswith(self.tallies)
 
 
 DEAD = "dead"  # the counter of dead letters, which every stage has
 RECORDS = "in"  # the counter of input records
+SCRUBBED = "scrubbed_"  # and a kind of private text: how many places of it got a placeholder
 
 TOPOLOGY: tuple[StageTopology, ...] = (
     StageTopology(
@@ -31,6 +38,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("interactions", "feedback"),
         outputs=("signals", "refs"),
         counters=("signals",),
+        tallies=(SCRUBBED,),
     ),
     StageTopology(
         name="link",

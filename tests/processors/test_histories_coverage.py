@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from headrace_processors.curate.filters import REJECTIONS
+from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
 from headrace_schemas.errors import CODES
@@ -42,6 +43,7 @@ def written(stage: str) -> list[tuple[str, dict[str, Any]]]:
 # Another value for every policy key, one that a recorded decision depends on; for a number that is not here, half of it.
 OTHER: dict[str, Any] = {
     "intake.scrub": [],
+    "intake.rules": [{"name": "order", "pattern": "orders?"}],
     "reward.bonus": {"success": 0.31, "explicit_negative": -0.7, "validation_failure": -0.5, "thumbs_up": 0.5},
     "reward.complexity": {"sql": 0.9, "code": 0.1},
     "reward.difficulty_weights": {"complexity": 0.2, "prompt": 0.3, "context": 0.5},
@@ -79,7 +81,7 @@ CHOICES = {
     "curate.threshold": {"effective", "tiered"},
     "release.mode": {"auto", "manual"},
 }
-WITHOUT_CHOICE = {"release.rule"}
+WITHOUT_CHOICE = {"release.rule", "intake.presidio"}  # another package, that need not be there
 KEYS = [f"{stage.name}.{key}" for stage in STAGES for key in stage.policy.model_fields]
 
 
@@ -121,7 +123,9 @@ def test_every_counter_of_a_stage_has_counted(stage: str) -> None:
     positions = [
         decode_position(unpack(end.changelog[POSITION_KEY]) or b"") for history in histories_of(stage) for end in history.ends
     ]
-    counted = {name for position in positions for name, count in position.counters.items() if count}
+    tallied = {name for position in positions for name in position.counters if STAGES_BY_NAME[stage].is_tally(name)}
+    assert bool(tallied) is bool(STAGES_BY_NAME[stage].tallies)
+    counted = {name for position in positions for name, count in position.counters.items() if count} - tallied
     assert counted == {RECORDS, DEAD, *STAGES_BY_NAME[stage].counters}
 
 
@@ -172,6 +176,8 @@ def test_intake_saw_both_modes_bytes_that_are_no_text_and_fields_that_nobody_kno
     assert any('"mystery"' in value for value in values)
     assert any("[email]" in value for value in values)
     assert any("[secret]" in value for value in values)
+    for kind in (*IntakePolicy().scrub, "order", "staff"):
+        assert any(f"[{kind.upper()}_1]" in value for value in values), kind
     given = {str(kind.__struct_config__.tag) for kind in get_args(InputEvent)}
     assert given <= {event["type"] for _, event in written("intake")}
 

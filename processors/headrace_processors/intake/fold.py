@@ -2,7 +2,7 @@
 
 Facts go to `signals` under their interaction id (an erasure to every partition of it), whatever names or teaches a foreign id
 goes to `refs` under that id. Fields that we do not know pass through, scrubbed like the rest. Handles (text_fields.py) are never
-touched: joins and erasure go by them. Counters: signals, dead.
+touched: joins and erasure go by them. Counters: signals, dead; and, of places that got a placeholder, scrubbed_<kind>.
 """
 
 from __future__ import annotations
@@ -11,97 +11,105 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace_processors.intake.policy import IntakePolicy
-from headrace_processors.intake.preference import fan_out
-from headrace_processors.intake.scrub import Scrubber
-from headrace_processors.intake.text_fields import text_fields
-from headrace_schemas.codec import Decoded, DecodeError, decode_input, encode_tree
-from headrace_schemas.derived import RecordError
-from headrace_schemas.events import (
-    FeedbackRecorded,
-    FeedbackRetracted,
-    InputEvent,
-    InteractionLinked,
-    InteractionRecorded,
-    SubjectErased,
-)
+from headrace_processors.intake.routing import dead, misplaced, ref_key, routed
+from headrace_processors.intake.scrub.scrubber import WORK_LIMIT, RecordScrubber, Scrubber, Work, WorkExceeded
+from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
+from headrace_schemas.codec import DecodeError, encode_tree
 from headrace_schemas.ids import derive_id
-from headrace_schemas.inputs import COMMENT_LIMIT, Link, Ref
-from headrace_streams.runtime.stage import Record, StatelessFold, Step, Write
-from headrace_streams.runtime.step import dead_letter
+from headrace_schemas.inputs import COMMENT_LIMIT
+from headrace_schemas.published import Published, decode_published
+from headrace_schemas.topology import SCRUBBED
+from headrace_streams.runtime.stage import Record, StatelessFold, Step
 
-STAGE = "intake"
-_FEEDBACK = FeedbackRecorded | FeedbackRetracted
+__all__ = ["IntakeFold", "build", "ref_key"]
 
 
 class IntakeFold(StatelessFold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
-    def __init__(self, policy: IntakePolicy) -> None:
-        self._scrubber = Scrubber(policy.scrub)
+    def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT) -> None:
+        self._work_limit = work_limit
+        self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy))
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         try:
-            decoded = decode_input(record.value, record.headers, append_time_ms=record.timestamp)
+            published = decode_published(record.value, record.headers, append_time_ms=record.timestamp)
+            strayed = misplaced(record, published.event)
+            if strayed is not None:
+                return strayed
+            value, counts = self._scrubbed(published)
         except DecodeError as error:
-            return _dead(record, error.code, error.field, error.message)
-        event = decoded.event
-        topic = "feedback" if isinstance(event, _FEEDBACK) else "interactions"
-        if record.topic != topic:
-            name = str(type(event).__struct_config__.tag)
-            return _dead(record, "wrong_topic", "type", f"type: {name!r} belongs on {topic}, not on {record.topic}")
-        return Step(_routed(event, self._scrubbed(decoded)), {}, {"signals": 1})
+            return dead(record, error.code, error.field, error.message)
+        counters = {"signals": 1, **{SCRUBBED + kind: count for kind, count in counts.items()}}
+        return Step(routed(published.event, value), {}, counters)
 
-    def _scrubbed(self, decoded: Decoded) -> bytes:
-        """The event as it is passed on. Always written anew from what was looked at: of a name that occurs twice in an object
-        only the last value is, so the bytes as they came could hold more."""
-        tree = decoded.tree()
+    def _scrubbed(self, published: Published) -> tuple[bytes, dict[str, int]]:
+        """The event as it is passed on, and how many places got a placeholder, by kind. DecodeError when it costs too much."""
+        if published.strict and not self._scrubber.may_find("\n".join(common_texts(published.event))):
+            return published.written(), {}
+        tree = published.tree()
         fields = text_fields(tree)
-        rules = self._scrubber.suspects("\n".join([field.text for field in fields]))
-        if rules:
-            for holder, key, text in fields:
-                clean = self._scrubber.clean(text, rules)
-                # a placeholder may be longer than what it stands for, and a comment must stay a valid one
-                holder[key] = clean[:COMMENT_LIMIT] if key == "comment" and holder is tree["data"] else clean
-        return encode_tree(tree)
+        if not self._scrubber.may_find("\n".join([*fields.lines(), *(name for _, name in fields.names)])):
+            return encode_tree(tree), {}
+        scrubber = RecordScrubber(self._scrubber, fields.texts(), Work(self._work_limit))
+        for field in fields.values:
+            try:
+                self._clean(field, tree, scrubber)
+            except WorkExceeded:
+                where = _path(tree, field)
+                message = f"{where}: more looks private up to here than one record may cost; publish it in smaller pieces"
+                raise DecodeError("over_limit", where, message) from None
+        try:
+            _clean_names(fields.names, scrubber)
+        except WorkExceeded:
+            message = "data: more looks private in names of fields than one record may cost; publish it in smaller pieces"
+            raise DecodeError("over_limit", "data", message) from None
+        return encode_tree(tree), scrubber.counts
+
+    @staticmethod
+    def _clean(field: TextField, tree: dict[str, Any], scrubber: RecordScrubber) -> None:
+        holder, key, value, name = field
+        clean = scrubber.named(name, value) if name else scrubber.clean(value)
+        if clean == value:
+            return
+        if holder is tree["data"]:
+            if key == "comment":  # a placeholder may be longer than what it stands for, and a comment must stay a valid one
+                clean = clean[:COMMENT_LIMIT]
+            elif key == "session_id":  # sessions stay apart: a placeholder would make one of all in which an address stands
+                clean = derive_id("session", value)
+        holder[key] = clean
 
 
-def _routed(event: InputEvent, value: bytes) -> list[Write]:
-    if isinstance(event, InteractionRecorded):
-        interaction_id = event.data.interaction_id or ""
-        refs = list(dict.fromkeys((ref.system, ref.id) for ref in event.data.refs or ()))
-        return [Write("signals", interaction_id, value), *(_link(event, interaction_id, *ref) for ref in refs)]
-    if isinstance(event, InteractionLinked):
-        return [Write("refs", ref_key(event.data.ref), value)]
-    if isinstance(event, SubjectErased):
-        return [Write("signals", event.data.data_subject, value, everywhere=True)]
-    if isinstance(event, FeedbackRecorded):
-        if event.data.ref is not None:
-            return [Write("refs", ref_key(event.data.ref), value)]
-        copies = [Write("signals", other, copy) for other, copy in fan_out(event)]
-        return [Write("signals", event.data.interaction_id or "", value), *copies]
-    return [Write("signals", event.data.interaction_id, value)]
+def _clean_names(names: list[tuple[dict[str, Any], str]], scrubber: RecordScrubber) -> None:
+    changes: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
+    for holder, name in names:
+        clean = scrubber.clean(name)
+        if clean != name:
+            changes.setdefault(id(holder), (holder, {}))[1][name] = clean
+    for holder, renamed in changes.values():
+        rename(holder, renamed)
 
 
-def ref_key(ref: Ref) -> str:
-    """The record key of a foreign id. Two ids may share one; whoever joins by them compares both parts."""
-    return f"{ref.system}:{ref.id}"
+def _path(tree: dict[str, Any], field: TextField) -> str:
+    """The dotted path of a field, which is somewhere in `tree`."""
+    todo: list[tuple[str, Any]] = [("", tree)]
+    while todo:
+        path, node = todo.pop()
+        if node is field.holder:
+            return f"{path}[{field.key}]" if isinstance(node, list) else f"{path}.{field.key}".removeprefix(".")
+        if isinstance(node, dict):
+            todo.extend((f"{path}.{name}".removeprefix("."), item) for name, item in node.items())
+        elif isinstance(node, list):
+            todo.extend((f"{path}[{index}]", item) for index, item in enumerate(node))
+    return "data"
 
 
-def _link(event: InteractionRecorded, interaction_id: str, system: str, foreign_id: str) -> Write:
-    ref = Ref(system=system, id=foreign_id)
-    linked = InteractionLinked(
-        specversion="1.0",
-        id=derive_id("interaction.linked", interaction_id, system, foreign_id),
-        source=f"headrace:{STAGE}",
-        time=event.time,
-        traceparent=event.traceparent,
-        data=Link(interaction_id=interaction_id, ref=ref),
-    )
-    return Write("refs", ref_key(ref), linked)
+def _recogniser(policy: IntakePolicy) -> Any:
+    if policy.presidio is None:
+        return None
+    from headrace_processors.intake.scrub.presidio import recogniser
 
-
-def _dead(record: Record, code: str, field: str | None, message: str) -> Step:
-    return Step([dead_letter(STAGE, record, RecordError(code=code, field=field, message=message))], {}, {"dead": 1})
+    return recogniser(policy.presidio)
 
 
 def build(body: Mapping[str, Any], digest: str) -> IntakeFold:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from headrace_processors.intake.scrub.own import RULES_LIMIT, OwnRule
 from headrace_streams.policy import Policy
+
+Kind = Literal["email", "phone", "ip", "iban", "card", "national_id", "secret"]
 
 
 class IntakePolicy(Policy):
     """What is scrubbed before anything is kept."""
 
-    scrub: tuple[Literal["email", "secret"], ...] = Field(
-        ("email", "secret"), description="kinds of private text that become placeholders"
+    scrub: tuple[Kind, ...] = Field(
+        ("email", "phone", "ip", "iban", "card", "national_id", "secret"),
+        description="kinds of private text that become placeholders",
     )
+    rules: tuple[OwnRule, ...] = Field(
+        (),
+        max_length=RULES_LIMIT,
+        description="kinds of private text of your own",
+    )
+    presidio: str | None = Field(
+        None,
+        pattern=r"^[0-9][0-9A-Za-z.+-]{0,30}$",
+        description="version of presidio-analyzer whose pattern recognisers look too: the installed one (extra `presidio`)",
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [rule.name for rule in self.rules]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"rules: two are called {twice!r}")
+        return self

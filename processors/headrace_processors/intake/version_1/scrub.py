@@ -19,7 +19,7 @@ SECRET = "[secret]"
 Check = Callable[[Any, str], bool]  # (match, text): whether it is private after all
 
 
-class Pattern(NamedTuple):
+class FirstPattern(NamedTuple):
     """`necessary` holds of every text in which `exact` finds something. Group 1, where there is one, is what is replaced."""
 
     kind: str
@@ -77,29 +77,33 @@ _KEY_NAME = (
 )
 
 PATTERNS = (
-    Pattern("secret", "PRIVATE KEY", _BEGIN + r"(?:\s*[A-Za-z-]+:[^\n]*\n)*[A-Za-z0-9+/=\s\\]*(?:" + _END + ")?"),
-    Pattern(
+    FirstPattern("secret", "PRIVATE KEY", _BEGIN + r"(?:\s*[A-Za-z-]+:[^\n]*\n)*[A-Za-z0-9+/=\s\\]*(?:" + _END + ")?"),
+    FirstPattern(
         "secret",
         r"AKIA|ASIA|AGPA|AIDA|AROA|ANPA|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|[rs]k_(?:live|test)_"
         r"|AIza|ya29\.|hf_[A-Za-z0-9]{8}|npm_[A-Za-z0-9]{8}|pypi-[A-Za-z0-9_-]{8}|SG\.[A-Za-z0-9_-]{8}|do[opr]_v1_",
         "|".join(_NAMED),
     ),
     # OpenAI, Anthropic and who followed them; task-names-like-this are told apart by the check
-    Pattern("secret", r"sk-[A-Za-z0-9_-]{8}", r"sk-[A-Za-z0-9_-]{20,}", _has_long_run),
-    Pattern("secret", r"eyJ[A-Za-z0-9_-]{5}", r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),  # JWT, RFC 7519
-    Pattern("secret", r"(?i)(?:bearer|basic)\s", r"(?i)(?:bearer|basic)\s{1,4}([A-Za-z0-9._~+/=-]{16,})", _has_digit),
-    Pattern("secret", r":[^\s/@]+@", r"[a-z]://[^\s/:@]*:([^\s/@]+)@"),  # user:password in a URL
-    Pattern(
+    FirstPattern("secret", r"sk-[A-Za-z0-9_-]{8}", r"sk-[A-Za-z0-9_-]{20,}", _has_long_run),
+    FirstPattern(
+        "secret", r"eyJ[A-Za-z0-9_-]{5}", r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
+    ),  # JWT, RFC 7519
+    FirstPattern("secret", r"(?i)(?:bearer|basic)\s", r"(?i)(?:bearer|basic)\s{1,4}([A-Za-z0-9._~+/=-]{16,})", _has_digit),
+    FirstPattern("secret", r":[^\s/@]+@", r"[a-z]://[^\s/:@]*:([^\s/@]+)@"),  # user:password in a URL
+    FirstPattern(
         "secret",
         r"(?i)(?:key|secret|token|passwd|password|passphrase|pwd)[\"']?[ \t]{0,3}[:=]",
         r"(?i)(" + _KEY_NAME + r")[\"']?[ \t]{0,3}(?::=|=>|[:=])[ \t]{0,3}([\"']?)([A-Za-z0-9_.~!$%^&*+/=-]{8,})",
         _is_assigned,
     ),
-    Pattern("email", r"@[A-Za-z0-9-]+\.[A-Za-z]", r"[\pL\pN_][\pL\pN._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}", _is_address),
+    FirstPattern(
+        "email", r"@[A-Za-z0-9-]+\.[A-Za-z]", r"[\pL\pN_][\pL\pN._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}", _is_address
+    ),
 )
 
 
-class Scrubber:
+class FirstScrubber:
     """The patterns of the wanted kinds, compiled. Immutable and safe to share."""
 
     def __init__(self, kinds: Iterable[str] = ("email", "secret")) -> None:
