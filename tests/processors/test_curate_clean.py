@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import islice
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from headrace_lake.verify import verify
 from headrace_processors.curate import shares
 from headrace_processors.curate.drift import PageHinkley
-from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate.policy import VERSION_1, CuratePolicy
 from headrace_processors.curate.state import CurateBucket, ExampleRecord, RecentMedian, describe_buckets
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import encode
@@ -18,8 +21,9 @@ from headrace_schemas.events import ClockTicked, ExampleRejected
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Message
 from headrace_streams.runtime.stage import Write
-from headrace_streams.testing import MemoryTask
+from headrace_streams.testing import MemoryTask, written_headers
 from support.examples import BUCKET, DAY_MS, CurateRun, groups, rewarded, tick, tracked, withdrawn
+from support.memory_log import MemoryLog
 from support.signals import START_MS, event_of
 
 (CURATE,) = (stage for stage in STAGES if stage.name == "curate")
@@ -282,6 +286,8 @@ def test_a_bucket_that_gets_far_less_than_the_others_is_cut_with_less() -> None:
     [batch] = stage.batches[before:]
     assert (batch.bucket, batch.cause, batch.target) == ("sql/rare", "rarity", 6.0)
     assert stage.state["median"].examples == 100
+    stored = stage.dumped()
+    assert {key: stage.fold.dump(key, stage.fold.load(key, value)) for key, value in stored.items()} == stored
 
 
 def test_what_is_rare_is_asked_of_the_last_30_days_once_a_day() -> None:
@@ -462,3 +468,24 @@ def test_a_changelog_of_version_1_is_read_as_if_version_2_had_written_it() -> No
         "~buckets": (BUCKET,),
     }
     assert fold.deadline(f"example:{BUCKET}:e1", state[f"example:{BUCKET}:e1"]) is None
+
+
+def test_a_log_that_both_versions_wrote_verifies() -> None:
+    """What version 1 left in the state, version 2 goes on with, live and in replay alike, restarts and a new policy between."""
+    log, headers = MemoryLog(), written_headers("examples")
+    policy = CuratePolicy(target_effective_size=6, aged_target=3)
+    body = policy.body()
+
+    def written(*values: bytes) -> None:
+        for value in values:
+            log.append("examples", 0, b"sql/tiny", value, headers)
+
+    written(*(rewarded(number, split="train" if number % 9 else "test") for number in range(40)))
+    log.run(replace(CURATE, versions={1: CURATE.versions[1]}), {key: body[key] for key in body.keys() - VERSION_1.keys()})
+    written(*(rewarded(number, revision=2, quality=0.4 if number % 2 else -0.4) for number in range(30, 70)), withdrawn(5))
+    log.run(CURATE, body)
+    written(*(rewarded(number) for number in range(70, 90)))
+    log.run(CURATE, {**body, "near_duplicate": 0.5})
+    verified = asyncio.run(verify(log, [CURATE]))["curate"]
+    assert (verified.records, verified.differences, verified.not_comparable) == (101, [], [])
+    assert verified.outputs > 10

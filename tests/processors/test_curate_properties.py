@@ -69,7 +69,15 @@ CLEAN: dict[str, Any] = {
     "max_buckets": 2,
     "bases": ["tiny"],
 }
-POLICIES = st.sampled_from([POLICY, CLEAN, {**CLEAN, "contradictions": "drop", "bases": [], "max_buckets": 1}])
+LOWERED: dict[str, Any] = {
+    **POLICY,
+    "target_effective_size": 4,
+    "aged_target": 3,
+    "age_limit_days": 60,
+    "rarity": 0.3,
+    "drift": 1.0,
+}
+POLICIES = st.sampled_from([POLICY, LOWERED, CLEAN, {**CLEAN, "contradictions": "drop", "bases": [], "max_buckets": 1}])
 
 
 def fed(stage: CurateRun, steps: list[tuple[bytes, float]]) -> CurateRun:

@@ -193,7 +193,7 @@ class CurateState:
         known: RecentMedian | None = self.get(MEDIAN)
         if known is None or known.day != day:
             counts = (self.bucket(name).admitted_since(day - RECENT_DAYS) for name in self.buckets)
-            known = RecentMedian(day, statistics.median([count for count in counts if count] or [0]))
+            known = RecentMedian(day, float(statistics.median([count for count in counts if count] or [0])))
             self.put(MEDIAN, known)
         return known.examples
 
