@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_processors.reward import erasure, keys, similarity, step
+from headrace_processors.reward import erasure, keys, scoring, similarity
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.state import REPEAT_LIMIT, STATEMENTS_LIMIT, InteractionState
 from headrace_processors.stages import STAGES
@@ -125,7 +125,7 @@ def test_a_similarity_is_computed_once_for_a_pair_of_texts(monkeypatch: pytest.M
         asked.append((output, corrected))
         return real(output, corrected, **how)
 
-    monkeypatch.setattr(step, "similarity", counted)
+    monkeypatch.setattr(scoring, "similarity", counted)
     run = task()
     fed(run, interaction(), feedback("f1", kind="user_correction", corrected_output="select 2"))
     run.restart()

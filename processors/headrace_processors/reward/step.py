@@ -6,32 +6,29 @@ follow, and no record rewrites a text.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Raw, structs
+from msgspec import structs
 
 from headrace_processors.reward import events, keys
 from headrace_processors.reward.erasure import matching, portions
-from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, aggregate, score_of_100
-from headrace_processors.reward.formula import balance_of, bonus_of, count_type, difficulty_of, reward_of
+from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary, aggregate, score_of_100
+from headrace_processors.reward.formula import balance_of, bonus_of, count_type
 from headrace_processors.reward.policy import RewardPolicy
-from headrace_processors.reward.similarity import similarity
+from headrace_processors.reward.scoring import group_of, outcome_of, similarity_of
 from headrace_processors.reward.state import (
     NOTHING,
     ErasedSubject,
     InteractionContent,
     InteractionState,
-    RewardOutcome,
-    Similarity,
     TypeCounts,
     sized,
     without_text,
 )
-from headrace_schemas.canonical import rounded
+from headrace_processors.reward.texts import InteractionTexts, digest_of, raw
 from headrace_schemas.derived import Content
 from headrace_schemas.events import (
     ErasureContinued,
@@ -43,18 +40,13 @@ from headrace_schemas.events import (
     InteractionRetracted,
     SubjectErased,
 )
-from headrace_schemas.inputs import Context, Output, Text
-from headrace_schemas.text import prompt_group, render
+from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
 from headrace_streams.runtime.stage import Record, Write
 
 STAGE = events.STAGE
 _ENCODER = msgspec.json.Encoder()
 _CASE = msgspec.json.Decoder(InteractionState)
-_CONTENT = msgspec.json.Decoder(InteractionContent)
-_TEXT: msgspec.json.Decoder[Text] = msgspec.json.Decoder(Text)
-_OUTPUT: msgspec.json.Decoder[Output] = msgspec.json.Decoder(Output)
-_CONTEXT: msgspec.json.Decoder[Context] = msgspec.json.Decoder(Context)
 _IDS = msgspec.json.Decoder(list[str])
 
 
@@ -67,14 +59,14 @@ class RewardStep:
         self.changes: dict[str, Any] = {}
         self.counters: dict[str, int] = {}
         self._stored = InteractionState(touched=0)  # the case at hand, as it is in the state
-        self._contents: dict[str, InteractionContent] = {}  # those that were read or written in this step
+        self._texts = InteractionTexts(state, self.changes)
 
     def interaction_recorded(self, event: InteractionRecorded) -> None:
         data = event.data
         interaction_id, before = self._interaction(data.interaction_id)
         if before.expired:
             return self._too_late(interaction_id)
-        digest = _digest(_ENCODER.encode(data))
+        digest = digest_of(_ENCODER.encode(data))
         if before.recorded:
             return self._known(interaction_id, before, before.digest, digest)
         time_ns = _time_ns(event)
@@ -93,12 +85,12 @@ class RewardStep:
                 artifact_type=data.artifact_type,
                 model=data.model,
                 agent=data.agent,
-                prompt=_raw(data.prompt),
-                output=_raw(data.output),
+                prompt=raw(data.prompt),
+                output=raw(data.output),
                 prompt_chars=len(render(data.prompt)),
                 context_chars=len(render(data.context)),
-                context=_raw(data.context),
-                tools=_raw(data.tools),
+                context=raw(data.context),
+                tools=raw(data.tools),
                 prompt_group=data.prompt_group,
                 adapter=data.adapter,
                 data_subject=data.data_subject,
@@ -106,8 +98,7 @@ class RewardStep:
                 finish_reason=data.finish_reason,
                 traceparent=event.traceparent,
             )
-            self._contents[interaction_id] = content
-            self.changes[keys.CONTENT + interaction_id] = _ENCODER.encode(content)
+            self._texts.add_content(interaction_id, content)
         self._revise(interaction_id, before, after)
 
     def feedback_recorded(self, event: FeedbackRecorded) -> None:
@@ -118,7 +109,7 @@ class RewardStep:
             return self._too_late(interaction_id, feedback_id)
         if data.feedback_id is None:
             data = structs.replace(data, feedback_id=feedback_id)
-        digest = _digest(_ENCODER.encode(data))
+        digest = digest_of(_ENCODER.encode(data))
         known = before.find_feedback(event.source, feedback_id)
         if known is not None and known.received:
             return self._known(interaction_id, before, known.digest, digest)
@@ -136,17 +127,14 @@ class RewardStep:
             name=data.name,
             principal=None if data.principal is None else data.principal.id,
             speaker=None if data.principal is None else data.principal.kind,
-            corrected=_digest(corrected) if corrected else None,
-            over=_digest(over) if over else None,
+            corrected=digest_of(corrected) if corrected else None,
+            over=digest_of(over) if over else None,
             under=data.under is not None,
             retracted=retracted,
         )
         if before.ended:
             feedback, corrected = without_text(feedback, before.ended), b""
-        if feedback.corrected is not None:
-            self.changes[keys.correction_key(interaction_id, feedback.corrected)] = corrected
-        if feedback.over is not None:
-            self.changes[keys.over_key(interaction_id, feedback.over)] = over
+        self._texts.add(interaction_id, feedback, corrected, over)
         others = data.over or () if retracted and preferred else ()
         self._apply_feedback(interaction_id, before, sized(feedback, corrected, over), others)
 
@@ -162,7 +150,7 @@ class RewardStep:
         elif known.retracted:
             return self._refuse(interaction_id, "duplicate")
         elif known.kind == PREFERENCE and known.over is not None:
-            others = _IDS.decode(self.state[keys.over_key(interaction_id, known.over)])
+            others = self._texts.over(interaction_id, known.over)
         retracted = structs.replace(known, corrected=None, over=None, retracted=True)
         self._apply_feedback(interaction_id, before, sized(retracted), others)
 
@@ -188,9 +176,8 @@ class RewardStep:
             if not before.recorded and feedback.received:
                 self._reject(interaction_id, "expired", "age", feedback.feedback_id, feedback.source)
         remains = before.remains()
-        self._drop_texts(interaction_id, ())
-        if keys.CONTENT + interaction_id in self.state:
-            self.changes[keys.CONTENT + interaction_id] = None
+        self._texts.keep(interaction_id, before.feedback, ())
+        self._texts.drop_content(interaction_id)
         self.changes[key] = None if remains is None else _ENCODER.encode(structs.replace(remains, touched=self.record.now))
         if before.waiting:
             self.counters |= {"waiting": -before.waiting, "expired": before.waiting}
@@ -259,43 +246,28 @@ class RewardStep:
         summary = None if after.ended or not after.recorded else aggregate(after.feedback, partial(bonus_of, self.policy))
         if summary is None:
             if after.outcome is not None:
-                content = self._content(interaction_id)
+                content = self._texts.content(interaction_id)
                 after = structs.replace(after, revision=after.revision + 1, outcome=None, standing=False)
                 trace = self.event.traceparent or (None if content is None else content.traceparent)
                 self.outputs.append(events.withdrawn(self.record, interaction_id, after, trace))
         else:
             after = self._scored(interaction_id, after, summary)
-        self._drop_texts(interaction_id, after.feedback, added)
-        if after.ended and not self._stored.ended and keys.CONTENT + interaction_id in self.state:
-            self.changes[keys.CONTENT + interaction_id] = None
+        stored = self._stored.feedback
+        self._texts.keep(interaction_id, stored if added is None else (*stored, added), after.feedback)
+        if after.ended:
+            self._texts.drop_content(interaction_id)
         self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(structs.replace(after, touched=self.record.now))
         moved = before.waiting - after.waiting
         self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
 
-    def _scored(self, interaction_id: str, after: InteractionState, summary: Any) -> InteractionState:
-        content = self._content(interaction_id)
+    def _scored(self, interaction_id: str, after: InteractionState, summary: FeedbackSummary) -> InteractionState:
+        content = self._texts.content(interaction_id)
         assert content is not None  # what is recorded and not ended has it
-        corrected: str | None = summary.corrected
         target, alike = content.output, None
-        if corrected is not None:
-            target = self._correction(interaction_id, corrected)
-            alike = self._similarity(after.similarity, content.output, corrected, target)
-        difficulty = difficulty_of(self.policy, content.artifact_type, content.prompt_chars, content.context_chars)
-        result = reward_of(self.policy, summary, difficulty, None if alike is None else 1 - alike.value)
-        parts = result.components
-        outcome = RewardOutcome(
-            quality=result.quality,
-            reward=result.reward,
-            validation=parts.validation,
-            feedback=parts.feedback,
-            difficulty=parts.difficulty,
-            multiplier=parts.multiplier,
-            correction=parts.correction,
-            score=None if summary.score is None else rounded(summary.score),
-            contradicted=summary.contradicted,
-            voices=summary.voices,
-            target=corrected or "",
-        )
+        if summary.corrected is not None:
+            target = self._texts.corrected(interaction_id, summary.corrected)
+            alike = similarity_of(self.policy, after.similarity, content.output, summary.corrected, target)
+        outcome = outcome_of(self.policy, content, summary, alike)
         if after.outcome is not None and outcome.says(after.outcome):
             return after if alike == after.similarity else structs.replace(after, similarity=alike)
         if not after.bucket:
@@ -324,59 +296,13 @@ class RewardStep:
         )
         return after
 
-    def _similarity(self, known: Similarity | None, output: Raw, corrected: str, target: Raw) -> Similarity:
-        """Computed once for an output and a corrected output, unless the policy weighs it otherwise by now."""
-        weights = self.policy.similarity_weights
-        how = f"{self.policy.overlap} {weights.edit!r} {weights.overlap!r}"
-        if known is not None and (known.target, known.weights) == (corrected, how):
-            return known
-        value = similarity(
-            render(_OUTPUT.decode(output)),
-            render(_OUTPUT.decode(target)),
-            overlap=self.policy.overlap,
-            edit_weight=weights.edit,
-            overlap_weight=weights.overlap,
-        )
-        return Similarity(target=corrected, weights=how, value=value)
-
     def _first_revision(self, case: InteractionState, content: InteractionContent) -> InteractionState:
         """With what is fixed at revision 1, bucket, balance and group; the counts of artifact types take this one in."""
         counts = self.state.get(keys.TYPE_COUNTS, TypeCounts({})).by_type
         self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, content.time_ns))
         base = self.policy.base_of(content.artifact_type, content.model, content.agent.role)
         balance = balance_of(self.policy, counts, content.artifact_type)
-        group = ""
-        if content.prompt_group is None:
-            context = "" if content.context is NOTHING else render(_CONTEXT.decode(content.context))
-            group = prompt_group(render(_TEXT.decode(content.prompt)), context)
-        return structs.replace(case, bucket=f"{content.artifact_type}/{base}", balance=balance, group=group)
-
-    def _drop_texts(self, interaction_id: str, left: tuple[FeedbackRecord, ...], added: FeedbackRecord | None = None) -> None:
-        """What no statement names any more goes; what fell out as it came, or is there already, is not written."""
-        stored = self._stored.feedback if added is None else (*self._stored.feedback, added)
-        if not any([feedback.corrected is not None or feedback.over is not None for feedback in stored]):
-            return
-        kept = {key for feedback in left for key in _text_keys(interaction_id, feedback)}
-        for key in [key for feedback in stored for key in _text_keys(interaction_id, feedback)]:
-            if key in self.state:
-                self.changes.pop(key, None)
-                if key not in kept:
-                    self.changes[key] = None
-            elif key not in kept:
-                self.changes.pop(key, None)
-
-    def _correction(self, interaction_id: str, digest: str) -> Raw:
-        key = keys.correction_key(interaction_id, digest)
-        return Raw(self.changes.get(key) or self.state[key])
-
-    def _content(self, interaction_id: str) -> InteractionContent | None:
-        content = self._contents.get(interaction_id)
-        if content is None:
-            value = self.state.get(keys.CONTENT + interaction_id)
-            if value is None:
-                return None
-            content = self._contents[interaction_id] = _CONTENT.decode(value)
-        return content
+        return structs.replace(case, bucket=f"{content.artifact_type}/{base}", balance=balance, group=group_of(content))
 
     def _interaction(self, interaction_id: str | None) -> tuple[str, InteractionState]:
         """Its case. One that an erasure has still to come to is as good as erased."""
@@ -425,19 +351,6 @@ class RewardStep:
         self, interaction_id: str, reason: str, rule: str, feedback_id: str | None = None, source: str | None = None
     ) -> None:
         self.outputs.append(events.rejected(self.record, self.event, interaction_id, reason, rule, feedback_id, source))
-
-
-def _text_keys(interaction_id: str, feedback: FeedbackRecord) -> list[str]:
-    found = [] if feedback.corrected is None else [keys.correction_key(interaction_id, feedback.corrected)]
-    return found if feedback.over is None else [*found, keys.over_key(interaction_id, feedback.over)]
-
-
-def _raw(value: Any) -> Raw:
-    return NOTHING if value is None else Raw(_ENCODER.encode(value))
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _time_ns(event: Event) -> int:

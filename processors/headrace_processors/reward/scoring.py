@@ -1,0 +1,65 @@
+"""From an interaction's content and what is said of it to an outcome. Knows formulas and bytes of texts, no event and no key."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw
+
+from headrace_processors.reward.feedback import FeedbackSummary
+from headrace_processors.reward.formula import difficulty_of, reward_of
+from headrace_processors.reward.policy import RewardPolicy
+from headrace_processors.reward.similarity import similarity
+from headrace_processors.reward.state import NOTHING, InteractionContent, RewardOutcome, Similarity
+from headrace_schemas.canonical import rounded
+from headrace_schemas.inputs import Context, Output, Text
+from headrace_schemas.text import prompt_group, render
+
+_TEXT: msgspec.json.Decoder[Text] = msgspec.json.Decoder(Text)
+_OUTPUT: msgspec.json.Decoder[Output] = msgspec.json.Decoder(Output)
+_CONTEXT: msgspec.json.Decoder[Context] = msgspec.json.Decoder(Context)
+
+
+def outcome_of(
+    policy: RewardPolicy, content: InteractionContent, summary: FeedbackSummary, alike: Similarity | None
+) -> RewardOutcome:
+    """What an interaction is worth; `alike` is of its output and the corrected one, None without one."""
+    difficulty = difficulty_of(policy, content.artifact_type, content.prompt_chars, content.context_chars)
+    result = reward_of(policy, summary, difficulty, None if alike is None else 1 - alike.value)
+    parts = result.components
+    return RewardOutcome(
+        quality=result.quality,
+        reward=result.reward,
+        validation=parts.validation,
+        feedback=parts.feedback,
+        difficulty=parts.difficulty,
+        multiplier=parts.multiplier,
+        correction=parts.correction,
+        score=None if summary.score is None else rounded(summary.score),
+        contradicted=summary.contradicted,
+        voices=summary.voices,
+        target=summary.corrected or "",
+    )
+
+
+def similarity_of(policy: RewardPolicy, known: Similarity | None, output: Raw, digest: str, corrected: Raw) -> Similarity:
+    """Computed once for an output and a corrected output, unless the policy weighs it otherwise by now."""
+    weights = policy.similarity_weights
+    how = f"{policy.overlap} {weights.edit!r} {weights.overlap!r}"
+    if known is not None and (known.target, known.weights) == (digest, how):
+        return known
+    value = similarity(
+        render(_OUTPUT.decode(output)),
+        render(_OUTPUT.decode(corrected)),
+        overlap=policy.overlap,
+        edit_weight=weights.edit,
+        overlap_weight=weights.overlap,
+    )
+    return Similarity(target=digest, weights=how, value=value)
+
+
+def group_of(content: InteractionContent) -> str:
+    """The derived prompt group; empty where the publisher gave one."""
+    if content.prompt_group is not None:
+        return ""
+    context = "" if content.context is NOTHING else render(_CONTEXT.decode(content.context))
+    return prompt_group(render(_TEXT.decode(content.prompt)), context)
