@@ -26,7 +26,7 @@ from headrace_streams.settings import Settings
 from .broker import BrokerBehindProxy
 from .faults import KINDS, schedule
 
-RATE = 10.0  # interactions a second
+RATE = 5.0  # interactions a second
 PATIENCE = 180.0  # for a recovery
 HEALTHY = 60.0
 FAKETIME = [Path(path) for path in ("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",

@@ -93,6 +93,8 @@ class HangingTransactions:
                 open_in = hanging(states)
                 if not open_in:
                     return
+                if time.monotonic() > deadline:
+                    raise Transport(f"{self._label}: the transaction that hangs in {names(open_in)} could not be ended")
                 own = open_in.get(self._changelog)
                 decisions = was_committed(states, self._changelog, *await stamps(None if own is None else own.open_from))
                 for committed in (True, False):
@@ -114,8 +116,6 @@ class HangingTransactions:
                 if not error.retriable or time.monotonic() > deadline:
                     raise
                 await self._producer.client.force_metadata_update()
-            if time.monotonic() > deadline:
-                raise Transport(f"{self._label}: the transaction that hangs in {names(open_in)} could not be ended")
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _end(self, open_in: States, committed: bool) -> None:
