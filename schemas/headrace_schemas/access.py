@@ -18,6 +18,7 @@ from headrace_schemas.topology import ALL_TOPICS, CHANGELOGS, STAGES_BY_NAME, TO
 
 Resource = Literal["topic", "group", "transactional-id"]
 READ, WRITE, CREATE, DELETE, ALTER = "Read", "Write", "Create", "Delete", "Alter"
+DESCRIBE = "Describe"
 DESCRIBE_CONFIGS, ALTER_CONFIGS = "DescribeConfigs", "AlterConfigs"
 
 
@@ -86,6 +87,7 @@ def grants(role: str, deployment: str) -> list[Grant]:
     if who.looks:
         whole = (ALTER, ALTER_CONFIGS, CREATE, DELETE, READ) if who.mends else (DESCRIBE_CONFIGS, READ)
         others.append(Grant("topic", prefix, True, whole))
+        others.append(Grant("group", prefix, True, (DESCRIBE,)))  # what workers let their groups know of their tasks
     if who.mends:
         allow([topic.name for topic in CHANGELOGS], WRITE)
         others.append(Grant("transactional-id", prefix, True, (WRITE,)))

@@ -67,7 +67,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("batches",),
         outputs=("runs", "versions", "outcomes"),
         counters=("trained", "failed", "held", "strange"),
-        lookups=("examples", "releases", "releases.history", "runs"),
+        lookups=("examples", "releases", "releases.history", "runs", "dead-letters"),
     ),
     StageTopology(
         name="release",

@@ -26,6 +26,7 @@ _OPERATIONS = {
     "Create": AclOperation.CREATE,
     "Delete": AclOperation.DELETE,
     "Alter": AclOperation.ALTER,
+    "Describe": AclOperation.DESCRIBE,
     "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
     "AlterConfigs": AclOperation.ALTER_CONFIGS,
 }

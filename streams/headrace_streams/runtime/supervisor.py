@@ -172,6 +172,8 @@ class Supervisor:
         waiting, away = (self._waiting, None) if member is None else (None, member.away)
         if member is not None and not member.given:
             waiting = f"for group {self._group} to share out the partitions"
+        elif member is not None and member.assigned - self._slots.keys():
+            waiting = "for the tasks of its partitions to begin"
         return WorkerReport(group=self._group, broker=self._settings.bootstrap, away=away, waiting=waiting, tasks=tasks)
 
     def _reconcile(self, assigned: Assigned) -> None:
