@@ -131,7 +131,8 @@ class Session:
 
     def lag(self) -> int | None:
         """Offsets between the position and what is committed; None until the first fetch."""
-        end = None if self._consumer is None else self._consumer.last_stable_offset(self._tp)
+        assigned = self._consumer is not None and self._tp in self._consumer.assignment()  # it is not while it starts
+        end = self._consumer.last_stable_offset(self._tp) if assigned else None
         return None if end is None else max(0, end - self.position.next_offset)
 
     def lag_seconds(self, first_ms: int | None) -> float | None:
