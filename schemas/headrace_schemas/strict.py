@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
 from operator import or_
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -55,7 +55,7 @@ def says_no_more(raw: bytes, event: InputEvent) -> bool:
     Of equal events the compact text is the shortest: white space, escapes, nulls and a name given twice only add to it. Only a
     number with an exponent may take less (`1e2` for 100.0), so what numbers could save is bounded by what could hide in it.
     """
-    return len(raw) == len(_ENCODER.encode(event)) and sum(map(_saved, _floats(event))) <= _SLACK
+    return len(raw) == len(_ENCODER.encode(event)) and _slack(event) <= _SLACK
 
 
 def free_values(event: InputEvent) -> Sequence[Any]:
@@ -112,36 +112,35 @@ def _holds(value: Any, depth: int = 0) -> bool:
     return depth < _DEEP and all(_holds(item, depth + 1) for item in (value.values() if kind is dict else value))
 
 
-def _floats(event: InputEvent) -> Iterator[float]:
-    """All numbers of an event that are floats."""
+def _slack(event: InputEvent) -> int:
+    """At most so many bytes could be saved by writing the numbers of an event with exponents."""
+    saved = 0
     if isinstance(event, InteractionRecorded):
         data = event.data
-        yield from filter(_is_float, (data.latency_ms, data.ttft_ms, data.cost_usd))
+        for number in (data.latency_ms, data.ttft_ms, data.cost_usd):
+            if type(number) is float:
+                saved += _saved(number)
         if data.experiment is not None:
-            yield from filter(_is_float, (data.experiment.propensity,))
-        if isinstance(data.context, list):
-            yield from filter(_is_float, (item.score for item in data.context))
+            saved += _saved(data.experiment.propensity)
+        if type(data.context) is list:
+            saved += sum(_saved(item.score) for item in data.context)
     elif isinstance(event, FeedbackRecorded):
-        yield from filter(_is_float, (event.data.score, *(event.data.scale or ())))
-    for value in free_values(event):
-        yield from _floats_in(value)
+        saved = _saved(event.data.score)
+        if event.data.scale is not None:
+            saved += sum(map(_saved, event.data.scale))
+    return saved + sum(map(_saved_in, free_values(event)))
 
 
-def _floats_in(value: Any) -> Iterator[float]:
-    if type(value) is float:
-        yield value
-    elif type(value) is dict or type(value) is list:
-        for item in value.values() if type(value) is dict else value:
-            yield from _floats_in(item)
+def _saved_in(value: Any) -> int:
+    kind = type(value)
+    if kind is dict or kind is list:
+        return sum(map(_saved_in, value.values() if kind is dict else value))
+    return _saved(value) if kind is float else 0
 
 
-def _is_float(value: Any) -> bool:
-    return type(value) is float
-
-
-def _saved(number: float) -> int:
+def _saved(number: Any) -> int:
     """At most so many bytes are saved by writing a float with an exponent: only whole and very small ones have shorter forms."""
-    if not number.is_integer() and abs(number) >= 0.01:
+    if type(number) is not float or (not number.is_integer() and abs(number) >= 0.01):
         return 0
     return max(0, len(_ENCODER.encode(number)) - _SHORTEST)
 

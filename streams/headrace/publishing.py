@@ -203,12 +203,22 @@ def _encode(event: Mapping[str, Any]) -> bytes:
     try:
         return _json(event)
     except (TypeError, ValueError, RecursionError) as error:
+        _explain(event)
         for name, value in event["data"].items():
             try:
                 _json(value)
             except (TypeError, ValueError, RecursionError) as cause:
                 raise InvalidEvent("not_json", f"data.{name}", f"{name}: no JSON: {cause}") from None
         raise InvalidEvent("not_json", None, f"event: no JSON: {error}") from None
+
+
+def _explain(event: Mapping[str, Any]) -> None:
+    """Raises what the decoder says of an event with NaN or half a character in it: field, value and what is right."""
+    try:
+        raw = json.dumps(event, default=_plain).encode()  # which Python writes, as no JSON that anybody else reads
+    except (TypeError, ValueError, RecursionError):
+        return
+    decode_published(raw, append_time_ms=int(_now().timestamp() * 1000))
 
 
 def _json(value: Any) -> bytes:

@@ -228,6 +228,27 @@ def test_whatever_is_said_is_accepted_by_the_decoder_or_refused_here(fields: dic
     assert isinstance(decode(outgoing.value, append_time_ms=time.time_ns() // 1_000_000), InteractionRecorded)
 
 
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"latency_ms": float("nan")}, "data.latency_ms", "is NaN"),
+        ({"attributes": {"a": float("-inf")}}, "data.attributes.a", "is -Infinity"),
+        ({"prompt": "cut \ud83d"}, "data.prompt", "half of a character"),
+        (
+            {"output": {"role": "assistant", "content": [{"type": "text", "text": "\ude00"}]}},
+            "data.output.content[0].text",
+            "half of",
+        ),
+    ],
+)
+def test_what_json_cannot_say_is_named_with_its_place(
+    events: EventFactory, changes: dict[str, Any], field: str, says: str
+) -> None:
+    with pytest.raises(InvalidEvent, match=says) as caught:
+        events.interaction({**FIELDS, **changes}, None, None)
+    assert caught.value.field == field
+
+
 def test_an_event_without_a_time_has_that_of_the_clock_it_is_to_go_by() -> None:
     behind = datetime.now(UTC) - timedelta(minutes=11)
     factory = EventFactory("bot", now=lambda: behind)

@@ -158,6 +158,25 @@ def test_a_name_says_how_much_its_value_is_to_be_mistrusted(name: str, expected:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "[A_1]   " * 40 + "x",
+        "[A_1]   " * 400 + "x",
+        "[A" + "_1" * 2000,
+        "a_" * 2000,
+        "a.b" * 1300,
+        "x" * 4095 + "y",
+        " " * 4000 + "z",
+    ],
+)
+def test_a_value_made_to_be_slow_is_judged_at_once(value: str) -> None:
+    """Python's own patterns backtrack: the first of these took for ever. The timeout of the tests is what would tell."""
+    scrubber = RecordScrubber(SCRUBBER, [value])
+    assert scrubber.named("password", value) in (value, "[SECRET_1]", "[SECRET_2]")
+    assert clean(f'password="{value}"')
+
+
+@pytest.mark.parametrize(
     ("check", "right", "wrong"),
     [
         (check_digits.is_card, "4111111111111111", "4111111111111112"), (check_digits.is_card, "378282246310005", "4" * 16),

@@ -40,7 +40,9 @@ class IntakeFold(StatelessFold):
             value, counts = self._scrubbed(published)
         except DecodeError as error:
             return dead(record, error.code, error.field, error.message)
-        counters = {"signals": 1, **{SCRUBBED + kind: count for kind, count in counts.items()}}
+        counters = {"signals": 1}
+        if counts:
+            counters.update((SCRUBBED + kind, count) for kind, count in counts.items())
         return Step(routed(published.event, value), {}, counters)
 
     def _scrubbed(self, published: Published) -> tuple[bytes, dict[str, int]]:

@@ -18,7 +18,7 @@ from headrace_streams.runtime.stage import Record, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
 STAGE = "intake"
-_FEEDBACK = FeedbackRecorded | FeedbackRetracted
+_FEEDBACK = (FeedbackRecorded, FeedbackRetracted)
 
 
 def misplaced(record: Record, event: InputEvent) -> Step | None:
@@ -34,7 +34,9 @@ def routed(event: InputEvent, value: bytes) -> list[Write]:
     """The writes of an event that is passed on as `value`: to signals, to refs, and the links and copies that follow from it."""
     if isinstance(event, InteractionRecorded):
         interaction_id = event.data.interaction_id or ""
-        refs = list(dict.fromkeys((ref.system, ref.id) for ref in event.data.refs or ()))
+        if not event.data.refs:
+            return [Write("signals", interaction_id, value)]
+        refs = list(dict.fromkeys((ref.system, ref.id) for ref in event.data.refs))
         return [Write("signals", interaction_id, value), *(_link(event, interaction_id, *ref) for ref in refs)]
     if isinstance(event, InteractionLinked):
         return [Write("refs", ref_key(event.data.ref), value)]

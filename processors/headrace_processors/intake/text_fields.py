@@ -144,13 +144,23 @@ def common_texts(event: InputEvent) -> list[str]:
         if isinstance(event, InteractionRetracted | FeedbackRetracted):
             lines.append(event.data.reason or "")
     lines += filter(None, (event.subject, event.dataschema, event.datacontenttype))
-    if free:
-        fields = TextFields([], [])
-        for value in free:
-            _collect({"": value}, _FREE, fields)
-        lines += fields.lines()
-        lines += (name for _, name in fields.names)
+    for value in free:
+        _free_lines("", value, lines)
     return lines
+
+
+def _free_lines(name: str, value: Any, lines: list[str]) -> None:
+    """As `TextFields.lines`, of a free value that is called `name`, and of names whose values are no text too."""
+    kind = type(value)
+    if kind is str or kind is int:
+        lines.append(f'{name}: "{value}"' if name else str(value))
+    elif kind is dict:
+        for key, item in value.items():
+            lines.append(key)
+            _free_lines(_named(value, key) if key == "value" else key, item, lines)
+    elif kind is list:
+        for item in value:
+            _free_lines(name, item, lines)
 
 
 def _messages(messages: Any, lines: list[str]) -> None:

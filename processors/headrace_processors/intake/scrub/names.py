@@ -42,8 +42,9 @@ _SENTENCE = _words(
     "expired too short long weak strong contains contain cannot can't"
 )
 _CODE = re.compile(r"[A-Za-z_][A-Za-z_]*(?:[.:\[(]+[A-Za-z_]\w*)+[\])]*|[a-z]+(?:_[a-z]+)+|[A-Z]+(?:_[A-Z]+)+")
+_LONGEST = 4096  # characters of a password or key; what is longer is a text, and looked at as one
 PLACEHOLDER = re.compile(r"\[[A-Z][A-Z0-9_]*_[0-9]+\]")
-_PLACEHOLDERS = re.compile(r"(?:\s*\[[A-Z][A-Z0-9_]*_[0-9]+\]\s*)+")
+_PLACEHOLDERS = re.compile(r"\s*(?:\[[A-Z][A-Z0-9_]*_[0-9]+\]\s*)+")  # one way to match only: Python backtracks
 
 
 @lru_cache(8192)
@@ -68,7 +69,7 @@ def strength(name: str) -> Strength | None:
 
 def is_private(how: Strength, value: str, *, name: str, quoted: bool) -> bool:
     """Whether the value of such a name is what the name says, rather than a variable, a type, a label or a sentence."""
-    if len(value) < 4 or _STANDS_FOR.fullmatch(value) or _PLACEHOLDERS.fullmatch(value):
+    if not 4 <= len(value) <= _LONGEST or _STANDS_FOR.fullmatch(value) or _PLACEHOLDERS.fullmatch(value):
         return False
     if how == "random":
         return not any(char.isspace() for char in value) and looks_random(value)

@@ -18,6 +18,7 @@ from headrace_processors.intake.scrub.names import PLACEHOLDER, is_private, stre
 from headrace_processors.intake.scrub.own import OwnRule
 from headrace_processors.intake.scrub.pattern import Judge, Pattern
 from headrace_processors.intake.scrub.placeholders import Placeholders
+from headrace_schemas.root_error import HeadraceError
 
 KINDS = ("email", "phone", "ip", "iban", "card", "national_id", "secret")
 PATTERNS: tuple[Pattern, ...] = (*secrets.PATTERNS, *personal.PATTERNS)
@@ -33,7 +34,7 @@ _ROOMY.max_mem = 64 << 20  # bytes: a set that runs out of memory would say that
 Recogniser = Callable[[str], Iterable[tuple[int, int, str]]]  # start, end, kind of what another library finds in a text
 
 
-class WorkExceeded(Exception):
+class WorkExceeded(HeadraceError):
     """A record has more in it that looks private than one record may cost."""
 
 
@@ -74,7 +75,7 @@ class Scrubber:
 
     def may_find(self, text: str) -> bool:
         """Whether there may be something private in a text (several may be joined by newlines); mostly there is not."""
-        return self._recogniser is not None or bool(self._suspects(fold(text).text))
+        return self._recogniser is not None or (self._set is not None and bool(self._set.Match(fold(text).text)))
 
     def _suspects(self, text: str) -> list[int]:
         return [] if self._set is None else sorted(self._set.Match(text) or ())
@@ -106,7 +107,7 @@ class Work:
         """Raises WorkExceeded when nothing is left."""
         self._left -= work
         if self._left < 0:
-            raise WorkExceeded
+            raise WorkExceeded("texts: more looks private in one record than it may cost; publish it in smaller pieces")
 
 
 class RecordScrubber:
