@@ -6,8 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from headrace_lake.log import LogRecord
+from headrace_schemas.topology import CHANGELOGS
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
+
+_CHANGELOGS = frozenset(topic.name for topic in CHANGELOGS)
 
 
 class KafkaLog(Reader):
@@ -24,7 +27,10 @@ class KafkaLog(Reader):
         return self._starts[topic][partition]
 
     async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncGenerator[LogRecord, None]:
-        """The records of a partition from `start` up to `end`, as `Reader.read_partition`."""
+        """The records of a partition from `start` up to `end`, as `Reader.read_partition`. A changelog whose input
+        somebody has grown may lack a partition, as nothing was folded there: it is empty."""
+        if topic in _CHANGELOGS and partition >= await self.partitions(topic):
+            return
         async with aclosing(self.read_partition(topic, partition, start, end)) as records:
             async for found in records:
                 yield LogRecord(topic, partition, found.offset, found.timestamp, found.key, found.value, tuple(found.headers))

@@ -31,27 +31,20 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from platformdirs import user_cache_path
 
 from headrace.library_log import hush_this_thread
-from headrace_schemas.codec import decode
 from headrace_schemas.derived import Adapter, ReleaseDecision
-from headrace_schemas.errors import DecodeError
-from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
 from headrace_streams.background import Background
 from headrace_streams.backoff import Backoff
 from headrace_streams.settings import Settings, from_arguments
 
 if TYPE_CHECKING:
     from headrace_streams.kafka.reader import KafkaRecord, TopicPartition
+    from headrace_streams.release_log import ReleaseFilter
 
 log = logging.getLogger("headrace.releases")
 
 WAIT = 30.0  # seconds that `current` waits for the broker
 STOP = 5.0
 BACKOFF = (0.1, 5.0)  # first and longest seconds between attempts to reach the broker
-_KINDS: dict[type, Literal["promoted", "rolled_back", "revoked"]] = {
-    ReleasePromoted: "promoted",
-    ReleaseRolledBack: "rolled_back",
-    ReleaseRevoked: "revoked",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +110,8 @@ class _Feed(Generic[R]):
         self._positions: dict[TopicPartition, int] = {}
         self._complete = self._closed = False
         self.trouble: str | None = None
+        self.skipped = 0
+        self._taken: ReleaseFilter | None = None
         self._background = Background("headrace-releases", self._run)
 
     @property
@@ -183,11 +178,14 @@ class _Feed(Generic[R]):
         """Yields after each answer of the broker, and only ends by raising."""
         from headrace_streams.kafka import clients
         from headrace_streams.kafka.reader import OffsetOutOfRangeError, TopicPartition
+        from headrace_streams.release_log import ReleaseFilter
 
         hush_this_thread()
         topic = clients.full_name(self._settings, "releases")
         counts = await clients.partition_counts(self._settings, ["releases"])
         partitions = [TopicPartition(topic, number) for number in range(counts["releases"])]
+        if self._taken is None:
+            self._taken = ReleaseFilter(counts["releases"])
         async with clients.connected(clients.consumer(self._settings)) as consumer:
             consumer.assign(partitions)
             begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
@@ -198,6 +196,7 @@ class _Feed(Generic[R]):
                     batches = await consumer.getmany(timeout_ms=1000 if self._complete else 100)
                 except OffsetOutOfRangeError:
                     self._positions.clear()  # compaction never goes past us while we read: the topic was made anew
+                    self._taken = None
                     raise
                 for records in batches.values():
                     for record in records:
@@ -209,24 +208,19 @@ class _Feed(Generic[R]):
                 yield
 
     def _apply(self, record: KafkaRecord) -> None:
-        if record.value is None:
-            return  # nobody writes one; what was served stays
-        try:
-            event = decode(record.value, record.headers)
-        except DecodeError as error:
-            log.error("%s/%d at %d is no release: %s", record.topic, record.partition, record.offset, error)
+        assert self._taken is not None
+        taken = self._taken.decision(record)
+        self.skipped = self._taken.skipped
+        if taken is None or taken.kind not in ("promoted", "rolled_back", "revoked"):
             return
-        if not isinstance(event, ReleasePromoted | ReleaseRolledBack | ReleaseRevoked):
-            return
-        decision = event.data
-        known = self._table.get(decision.bucket)
-        if (self.buckets is not None and decision.bucket not in self.buckets) or (known and known.id == decision.release_id):
+        decision = taken.data
+        if self.buckets is not None and decision.bucket not in self.buckets:
             return
         release = self._make(
             bucket=decision.bucket,
             id=decision.release_id,
             sequence=decision.sequence,
-            kind=_KINDS[type(event)],
+            kind=taken.kind,
             base=decision.base,
             adapter=decision.adapter,
             version_id=decision.version_id,
@@ -291,6 +285,11 @@ class _Base(Generic[R]):
     def trouble(self) -> str | None:
         """Why nothing can be read at the moment; None when nothing is known to be wrong."""
         return self._feed.trouble
+
+    @property
+    def skipped(self) -> int:
+        """Records of the topic that the release stage did not write, which are skipped; the log `headrace.releases` says why."""
+        return self._feed.skipped
 
     def _close(self) -> None:
         self._finalizer()

@@ -15,9 +15,14 @@ from typing import Any
 import pytest
 
 import headrace
+from headrace_schemas.codec import encode
 from headrace_schemas.events import ReleasePromoted, ReleaseRevoked, ReleaseRolledBack
+from headrace_streams import release_log
 from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
+from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.settings import Settings
 from support.odd_headers import name, odd_names_allowed
 from support.released import BUCKET, adapter, awrite, event, release, write
@@ -71,6 +76,36 @@ def test_a_release_has_all_that_an_agent_needs(settings: Settings, tmp_path: Pat
         folder = served.fetch()
         assert folder == settings.data_dir / "cache" / "adapters" / made.digest[7:]
         assert (folder / "adapter_config.json").read_text() == '{"r":8}'
+
+
+def test_a_forged_release_is_served_by_nobody(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever may write the topic and puts something there is passed over, and whoever reads goes on with what the stage said."""
+    right, wrong = adapter(settings, tmp_path / "right", 1), adapter(settings, tmp_path / "wrong", 2)
+    write(settings, "releases", BUCKET, event(ReleasePromoted, release(1, right)))
+    forged = encode(event(ReleasePromoted, release(2, wrong)))
+    topic, key = clients.full_name(settings, "releases"), BUCKET.encode()
+    place = partition_for(key, settings.partitions)
+
+    async def forge() -> None:
+        async with clients.connected(clients.producer(settings)) as producer:
+            await producer.send_and_wait(topic, forged, key, place)
+            await producer.send_and_wait(topic, forged, key, 1 - place, headers=list(origin_without_input("release")))
+
+    asyncio.run(forge())
+    with open_releases(settings) as releases:
+        served = releases.current(BUCKET)
+        assert served is not None
+        assert served.adapter == right
+        assert releases.skipped == 2
+        write(settings, "releases", BUCKET, event(ReleasePromoted, release(2, None)))
+        deadline = time.monotonic() + 30
+        while (served := releases.current(BUCKET)) is None or served.sequence < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert served.adapter is None
+    assert sum("is not the release stage's and is skipped" in line for line in caplog.messages) == 2
+    now = asyncio.run(release_log.served(Reader(settings)))
+    assert now[BUCKET].sequence == 2
 
 
 def test_follow_gives_the_current_one_and_then_each_change(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
@@ -19,7 +20,7 @@ from headrace_streams.kafka.config_requests import topic_configs
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
-from support.live import run_until_read, until
+from support.live import publish, run_until_read, until
 
 pytestmark = pytest.mark.kafka
 
@@ -216,3 +217,38 @@ def test_more_replicas_than_brokers_is_the_brokers_answer(bare: Settings, capsys
     error = capsys.readouterr().err
     assert "InvalidReplicationFactor" in error
     assert error.count("\n") == 1
+
+
+def test_status_and_verify_live_through_an_input_that_somebody_grew(
+    settings: Settings, headrace: Callable[..., tuple[int, str, str]]
+) -> None:
+    intake = next(stage for stage in STAGES if stage.name == "intake")
+    event = (
+        b'{"specversion":"1.0","id":"%d","source":"s","type":"headrace.interaction.retracted.v1","data":{"interaction_id":"i%d"}}'
+    )
+
+    def fold(partition: int) -> None:
+        asyncio.run(publish(settings, "interactions", partition, [(None, event % (partition, partition))]))
+        asyncio.run(run_until_read(FoldTask(intake, Policies().intake.body(), "interactions", partition, settings)))
+
+    async def grow() -> None:
+        async with clients.connected(clients.admin(settings)) as client:
+            await client.create_partitions({clients.full_name(settings, "interactions"): NewPartitions(3)})
+            await seen(client, settings, "interactions", 3)
+
+    fold(0)
+    asyncio.run(grow())
+    fold(1)
+    with pytest.raises(Refused, match=r"state\.intake\.interactions has 2 partitions, fewer than its input"):
+        fold(2)
+    for _ in ("before", "after"):
+        code, out, error = headrace("replay", "--verify")
+        assert code == 0, out + error
+        code, out, error = headrace("status", "--json")
+        assert "intake" in out, error
+        code, out, error = headrace("topics", "create", "--partitions", "2")
+        assert code == 0, error
+    fold(2)
+    code, out, error = headrace("replay", "--verify")
+    assert code == 0, out + error
+    assert headrace("topics", "check", "--partitions", "2") == (0, f"{len(ALL_TOPICS)} topics are as declared\n", "")
