@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import click
 import msgspec
 from msgspec import Struct
 
-from headrace_cli.common import NO, CliError, common, emit, run
+from headrace_cli.common import NO, CliError, common, emit, run, who
 from headrace_schemas.derived import Batch
 from headrace_schemas.events import (
     BatchReady,
@@ -116,7 +115,7 @@ def retry(settings: Settings, as_json: bool, batch: str, reason: str | None) -> 
     row = _row(run(_rows(settings)), batch)
     if row.state not in ("failed", "held"):
         raise CliError(NO, f"batch {batch} did not fail: {row.state}")
-    data = BatchRetryRequest(bucket=row.bucket, batch_id=row.batch_id, reason=reason, requested_by=_who())
+    data = BatchRetryRequest(bucket=row.bucket, batch_id=row.batch_id, reason=reason, requested_by=who())
     event = requests.request(BatchRetryRequested, data)
     run(publish(settings, event))
     if as_json:
@@ -149,10 +148,3 @@ async def _batch(settings: Settings, row: BatchRow) -> Batch:
         if isinstance(event, BatchReady) and event.data.batch_id == row.batch_id
     ]
     return found[0]
-
-
-def _who() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 import msgspec
 
-from headrace_cli.common import FAILED, NO, USAGE, CliError, common, emit, note, run
+from headrace_cli.common import FAILED, NO, USAGE, CliError, common, emit, note, run, who
 from headrace_lake.dataset import DatasetError, Format
 from headrace_streams.settings import Settings
 
@@ -291,22 +292,56 @@ def list_positions(settings: Settings, as_json: bool) -> None:
 def rebuild(settings: Settings, as_json: bool, task: str) -> None:
     """Make the state of TASK (stage/topic/partition) anew by folding its whole input again, and replace its changelog.
 
-    For a task that is refused because its state can't be read. Outputs are not written again. Stop the worker first, or its
-    task takes the state back in the middle; exit 1 when the log no longer has what the state was made of."""
+    For a task that is refused because its state can't be read, or its changelog is lost. Outputs are not written again. Stop the
+    worker first, or its task takes the state back in the middle; exit 1 when the log no longer has what the state was made of."""
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.positions import rebuild_state
     from headrace_processors.stages import STAGES
 
-    name, _, rest = task.partition("/")
-    topic, _, number = rest.rpartition("/")
-    stage = next((stage for stage in STAGES if stage.name == name and topic in stage.inputs), None)
-    if stage is None or not number.isdigit():
-        known = ", ".join(f"{stage.name}/{topic}/N" for stage in STAGES for topic in stage.inputs)
-        raise CliError(USAGE, f"TASK {task!r} is none that can be rebuilt: {known}")
-    rebuilt = run(rebuild_state(settings, KafkaLog(settings), stage, topic, int(number)))
+    stage, topic, number = _task(task, STAGES)
+    rebuilt = run(rebuild_state(settings, KafkaLog(settings), stage, topic, number))
     if as_json:
         return emit(rebuilt._asdict())
     click.echo(
         f"{task}: {rebuilt.records} records folded; {rebuilt.keys} state keys, {rebuilt.changed} of them other than before, "
         f"{rebuilt.removed} gone"
     )
+
+
+@positions.command()
+@click.argument("task", metavar="TASK")
+@click.option("--to", metavar="OFFSET", required=True, help="Where to go on: an offset, `start` (of what is kept) or `end`.")
+@click.option("--reason", required=True, help="Why; it is kept on the log.")
+@click.option("--yes", is_flag=True, help="Do it; without this only what would be left out is said.")
+@common
+def skip(settings: Settings, as_json: bool, task: str, to: str, reason: str, yes: bool) -> int:
+    """Let TASK (stage/topic/partition) go on behind input that it has not read. What is left out is lost for it.
+
+    For a task that is refused because its position is outside the log. An event on `rules` says what was left out, and verify
+    leaves it out too. Exit 1 without --yes, and where the offset is beyond the log's end or not behind the position."""
+    from headrace_lake import positions as hand
+    from headrace_schemas.topology import TOPOLOGY
+
+    if to not in ("start", "end") and not to.isdigit():
+        raise CliError(USAGE, f"--to {to!r} is no offset: a number, `start` or `end`")
+    stage, topic, number = _task(task, TOPOLOGY)
+    found = run(hand.skip(settings, stage, topic, number, to, reason=reason, requested_by=who(), really=yes))
+    if as_json:
+        emit({"task": task, "from_offset": found.start, "to_offset": found.end, "removed": found.removed, "skipped": yes})
+    else:
+        left = f"offsets {found.start} to {found.end - 1}, of which the log no longer has {found.removed}"
+        click.echo(f"{task}: {'left out' if yes else 'would leave out'} {left}")
+    if not yes:
+        note("headrace: nothing was changed: --yes does it")
+    return 0 if yes else NO
+
+
+def _task(task: str, stages: Sequence[Any]) -> tuple[Any, str, int]:
+    """The stage, topic and partition that a TASK argument names."""
+    name, _, rest = task.partition("/")
+    topic, _, number = rest.rpartition("/")
+    stage = next((stage for stage in stages if stage.name == name and topic in stage.inputs), None)
+    if stage is None or not number.isdigit():
+        known = ", ".join(f"{stage.name}/{topic}/N" for stage in stages for topic in stage.inputs)
+        raise CliError(USAGE, f"TASK {task!r} is none of these: {known}")
+    return stage, topic, int(number)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple, Protocol
 
-from headrace_schemas.derived import RulesActivation
-from headrace_schemas.events import Event, RulesActivated
+from headrace_schemas.derived import PositionSkip, RulesActivation
+from headrace_schemas.events import Event, PositionSkipped, RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import decode_or_none
@@ -59,6 +59,22 @@ async def events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGen
         async for record in log.read(topic, partition):
             if (event := decode_or_none(record.value, record.headers)) is not None:
                 yield event
+
+
+class Skips(dict[tuple[str, str, int], list[PositionSkip]]):
+    """What people told tasks to leave out, per (stage, topic, partition)."""
+
+    def skipped(self, task: tuple[str, str, int], offset: int) -> bool:
+        return any(skip.from_offset <= offset < skip.to_offset for skip in self.get(task, ()))
+
+
+async def skips_of(log: Log) -> Skips:
+    """All that stands on `rules`."""
+    skips = Skips()
+    async for event in events_of(log, "rules"):
+        if isinstance(event, PositionSkipped):
+            skips.setdefault((event.data.stage, event.data.topic, event.data.partition), []).append(event.data)
+    return skips
 
 
 async def rules_of(log: Log) -> dict[tuple[str, str, int], list[RulesActivation]]:

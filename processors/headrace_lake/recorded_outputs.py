@@ -136,6 +136,7 @@ class RecordedOutputs:
         if stage is None or (what, record.topic in stage.inputs, record.topic) not in (
             ("tick", True, record.topic),
             ("rules", False, "rules"),
+            ("skip", False, "rules"),
         ):
             return None
         return writer

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headrace_lake.differences import Difference, json_differences
-from headrace_lake.log import Log, changelog_of, rules_of
+from headrace_lake.log import Log, Skips, changelog_of, rules_of, skips_of
 from headrace_lake.recorded_outputs import Place, RecordedOutput, RecordedOutputs, Task, entry_print, fingerprint, state_print
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import RulesActivation
@@ -92,13 +92,13 @@ async def verify(log: Log, stages: Sequence[FoldStage], *, topics: Iterable[str]
     ]
     # Positions before outputs: a live worker may go on meanwhile, and what it adds is beyond these positions.
     recorded = {task: await _recorded(log, task) for _, task in tasks}
-    rules = await rules_of(log)
+    rules, skips = await rules_of(log), await skips_of(log)
     report = {stage.name: Verified() for stage in stages}
     with tempfile.TemporaryDirectory(prefix="headrace-verify-") as folder:
         live = RecordedOutputs(Path(folder), [stage.topology for stage in stages])
         await live.read(log, {*topics, "dead-letters", *(topic for stage in stages for topic in stage.outputs)})
         for stage, task in tasks:
-            part = await _verify_partition(log, stage, task, recorded[task], rules.get(task, []), live, limit)
+            part = await _verify_partition(log, stage, task, recorded[task], rules.get(task, []), skips, live, limit)
             report[stage.name] = report[stage.name].plus(part, limit)
     for stranger in live.strangers.values():
         report[stranger.stage] = report[stranger.stage].plus(Verified(differences=[stranger]), limit)
@@ -126,6 +126,7 @@ async def _verify_partition(
     task: Task,
     recorded: _Recorded,
     rules: list[RulesActivation],
+    skips: Skips,
     live: RecordedOutputs,
     limit: int,
 ) -> Verified:
@@ -143,7 +144,7 @@ async def _verify_partition(
         return Verified(tasks=1, not_comparable=[span])
     counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
     runner = FoldRunner(stage, topic, partition, counts)
-    return await _Comparison(log, runner, position, recorded.print, live, limit).run(rules, start)
+    return await _Comparison(log, runner, position, recorded.print, skips, live, limit).run(rules, start)
 
 
 class _Outputs:
@@ -174,6 +175,7 @@ class _Comparison:
         runner: FoldRunner,
         position: Position,
         state: int,
+        skips: Skips,
         live: RecordedOutputs,
         limit: int,
     ) -> None:
@@ -181,6 +183,7 @@ class _Comparison:
         self.task: Task = (runner.stage.name, runner.topic, runner.partition)
         self.live = {place: _Outputs(outputs) for place, outputs in live.of(self.task).items()}
         self.strangers, self.refused = live.strangers, 0
+        self.skips, self.skipped = skips, 0
         self.start = 0  # the first offset of the input that is still there
         self.equal = self.expired = self.records = 0
         self.differences: list[Difference] = []
@@ -203,6 +206,9 @@ class _Comparison:
         async for record in self.log.read(self.runner.topic, self.runner.partition, start, self.position.next_offset):
             while pending and pending[0].from_offset <= record.offset:
                 self._activate(pending.pop(0))
+            if self.skips.skipped(self.task, record.offset):
+                self.skipped += 1
+                continue
             if self.blocked is not None:
                 self._skip(record.offset)
                 continue
@@ -225,8 +231,10 @@ class _Comparison:
         return self._report(notes)
 
     def _report(self, notes: list[str]) -> Verified:
+        name, topic, partition = self.task
+        if self.skipped:
+            notes.append(f"{name} over {topic}/{partition}: {self.skipped} records were skipped by hand (`rules` says why)")
         if self.refused:
-            name, topic, partition = self.task
             notes.append(f"{name} over {topic}/{partition}: {self.refused} records that no stage wrote, each a dead letter")
         return Verified(1, self.records, self.equal, self.expired, self.differences, self.not_comparable, notes)
 

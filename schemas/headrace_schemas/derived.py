@@ -432,6 +432,19 @@ class RulesActivation(Value, frozen=True, kw_only=True):
     body: Annotated[Any, doc("The policy, whole.")]
 
 
+class PositionSkip(Value, frozen=True, kw_only=True):
+    """A task goes on behind input that it has not read, because somebody said so."""
+
+    stage: Annotated[str, doc("The stage.")]
+    topic: Annotated[str, doc("Short name of its input topic.")]
+    partition: Annotated[int, doc("Partition of the input.")]
+    from_offset: Annotated[int, doc("Offset of the first input record that is left out.")]
+    to_offset: Annotated[int, doc("Offset of the first one that is read again.")]
+    removed: Annotated[int, doc("Offsets among them that the log no longer had.")]
+    reason: Annotated[str, doc("Why, in the words of who asked for it.")]
+    requested_by: Annotated[str | None, doc("Who asked for it.")] = None
+
+
 class RecordError(Value, frozen=True, kw_only=True):
     """What is wrong with a record."""
 

@@ -20,6 +20,7 @@ from headrace_schemas.derived import (
     ExampleRejection,
     InteractionExpiry,
     ModelVersion,
+    PositionSkip,
     PromoteRequest,
     RefExpiry,
     ReleaseDecision,
@@ -299,6 +300,12 @@ class RulesActivated(Envelope, frozen=True, kw_only=True, tag="headrace.rules.ac
     data: RulesActivation
 
 
+class PositionSkipped(Envelope, frozen=True, kw_only=True, tag="headrace.position.skipped.v1"):
+    """A task left input out."""
+
+    data: PositionSkip
+
+
 class RecordRejected(Envelope, frozen=True, kw_only=True, tag="headrace.record.rejected.v1"):
     """A record could not be processed."""
 
@@ -338,6 +345,7 @@ Event = (
     | ReleasePaused
     | ReleaseResumed
     | RulesActivated
+    | PositionSkipped
     | RecordRejected
 )
 

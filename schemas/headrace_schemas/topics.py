@@ -189,8 +189,8 @@ TOPICS: tuple[Topic, ...] = (
     Topic(
         name="rules",
         key="stage/topic/partition",
-        description="which policy holds from which offset on",
-        events=(events.RulesActivated,),
+        description="which policy holds from which offset on; what was skipped",
+        events=(events.RulesActivated, events.PositionSkipped),
         writers=("intake", "link", "reward", "curate", "train", "release"),
         fixed_partitions=1,
     ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import getpass
 import os
 import shlex
 import shutil
@@ -158,3 +159,11 @@ def fail(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, OSError):
         return FAILED, f"{error.filename}: {error.strerror}" if error.filename else str(error)
     return None
+
+
+def who() -> str | None:
+    """The user that runs this command, by name; None for one without."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return None

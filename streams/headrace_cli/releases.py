@@ -6,13 +6,12 @@ Knows requests and their answers; the decision is the release stage's.
 from __future__ import annotations
 
 import functools
-import getpass
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace_cli.common import FAILED, NO, OK, USAGE, CliError, common, emit, note, run
+from headrace_cli.common import FAILED, NO, OK, USAGE, CliError, common, emit, note, run, who
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def promote(settings: Settings, as_json: bool, version: str, reason: str | None,
     made = [known for known in _versions(settings) if known.version_id == version]
     if not made:
         raise CliError(NO, f"no model version {version}: `headrace tail versions --from start --no-follow` shows all")
-    data = PromoteRequest(bucket=made[0].bucket, version_id=version, reason=reason, requested_by=_who())
+    data = PromoteRequest(bucket=made[0].bucket, version_id=version, reason=reason, requested_by=who())
     return _ask(settings, as_json, timeout, request_id, PromoteRequested, data)
 
 
@@ -132,7 +131,7 @@ def rollback(
     from headrace_schemas.derived import RollbackRequest
     from headrace_schemas.events import RollbackRequested
 
-    data = RollbackRequest(bucket=bucket, release_id=to, reason=reason, requested_by=_who())
+    data = RollbackRequest(bucket=bucket, release_id=to, reason=reason, requested_by=who())
     return _ask(settings, as_json, timeout, request_id, RollbackRequested, data)
 
 
@@ -156,7 +155,7 @@ def revoke(settings: Settings, as_json: bool, digest: str, reason: str | None, r
         raise CliError(NO, f"no version and no release has the adapter {digest} (sha256: and 64 hex digits)")
     codes = []
     for bucket in sorted(buckets):  # each is asked, whatever became of those before: nobody may go on serving it
-        data = RevokeRequest(bucket=bucket, adapter=digest, reason=reason, requested_by=_who())
+        data = RevokeRequest(bucket=bucket, adapter=digest, reason=reason, requested_by=who())
         try:
             codes.append(_ask(settings, as_json, timeout, request_id, RevokeRequested, data))
         except CliError as error:
@@ -175,7 +174,7 @@ def pause(settings: Settings, as_json: bool, bucket: str, reason: str | None, re
 
     _check_bucket(settings, bucket)
     return _ask(
-        settings, as_json, timeout, request_id, PauseRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=_who())
+        settings, as_json, timeout, request_id, PauseRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=who())
     )
 
 
@@ -189,7 +188,7 @@ def resume(settings: Settings, as_json: bool, bucket: str, reason: str | None, r
 
     _check_bucket(settings, bucket)
     return _ask(
-        settings, as_json, timeout, request_id, ResumeRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=_who())
+        settings, as_json, timeout, request_id, ResumeRequested, SwitchRequest(bucket=bucket, reason=reason, requested_by=who())
     )
 
 
@@ -286,13 +285,6 @@ def _check_bucket(settings: Settings, bucket: str) -> None:
     nearest = get_close_matches(bucket, known, n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]}?" if nearest else ": nothing was learnt here yet"
     raise CliError(NO, f"there is no bucket {bucket!r}{hint}")
-
-
-def _who() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return None
 
 
 def _row(decision: Decision) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -30,9 +30,10 @@ from headrace_schemas.topology import changelog
 from headrace_streams.cancellation import cancelled_by_somebody
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.failures import remedy
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
-from headrace_streams.runtime.provenance import origin_without_input
+from headrace_streams.runtime.provenance import origin_without_input, writer_of
 from headrace_streams.runtime.stage import Stage, UnknownVersion
 from headrace_streams.runtime.status import RestoreReport
 from headrace_streams.runtime.step import Produced
@@ -232,11 +233,24 @@ class Session:
                 )
         elif recorded is None and count <= self.partition:
             raise Refused(f"{self.label}: topic {self._tp.topic} has only {count} partitions")
+        elif recorded is None and await self._has_run():
+            raise Refused(
+                f"{self.label}: its changelog has no position, but `rules` says that it has run: the changelog was lost: run "
+                f"`headrace positions rebuild {self.label}`"
+            )
         self.position = msgspec.structs.replace(recorded or self.position, partitions=count)
         state, self._journal.state = self._journal.state, {}
         if self.position.state_version != self.stage.state_version:
             state = await self._upcast(state)
         return state
+
+    async def _has_run(self) -> bool:
+        """Whether `rules` knows the task; its first activation is one transaction with its first position."""
+        async with aclosing(Reader(self._settings).read_topic("rules")) as records:
+            async for record in records:
+                if record.key == self.label.encode() and writer_of(record.headers) is not None:
+                    return True
+        return False
 
     async def _upcast(self, state: dict[str, bytes]) -> dict[str, bytes]:
         """State of an older version becomes today's, in the changelog too, before anything is made of it."""
