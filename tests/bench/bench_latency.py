@@ -2,7 +2,9 @@
 
 Capacity first: pairs published as fast as they go, over the time until the last example is there. Then pairs at half that rate;
 latency = append time of the example minus append time of its feedback, both the broker's. The bare hops are a process that passes
-`feedback` on to `signals` and `signals` on to `examples`, acknowledged but without transactions, at the same rate.
+`feedback` on to `signals` and `signals` on to `examples`, acknowledged but without transactions, at the same rate. All pairs are
+made before they are published; how much of a core the load took, and how late it was at worst, is printed, so that nobody
+takes the load for the worker.
 """
 
 from __future__ import annotations
@@ -10,22 +12,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.append(str(Path(__file__).parent.parent))
 
 import numpy as np
 import orjson
 
-from bench import common, events
+from bench import common, load
 from headrace_streams.kafka import admin, clients
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
@@ -70,39 +73,37 @@ def bare(settings: Settings) -> Iterator[None]:
         process.join()
 
 
-class Publisher:
-    """Interactions, and their feedback a little later, each number once."""
+class Paced(NamedTuple):
+    """What publishing at a rate took of a core (0 to 1), and the longest that a record was late, in ms."""
 
-    def __init__(self, settings: Settings, producer: Any) -> None:
-        self.settings, self.producer = settings, producer
-        self.draw, self.next = random.Random(1), 0
+    busy: float
+    late: float
 
-    async def publish(self, pairs: int, rate: float | None) -> range:
-        """The numbers that were published; `rate` in pairs a second, None as fast as they are acknowledged."""
-        numbers = range(self.next, self.next + pairs)
-        self.next += pairs
-        began, waiting = time.monotonic(), set()
-        for done, number in enumerate([*numbers, *[None] * BEHIND]):
-            if number is not None:
-                waiting.add(await self._send("interactions", events.interaction(self.draw, number)))
-            if done >= BEHIND:
-                waiting.add(await self._send("feedback", events.feedback(self.draw, numbers[done - BEHIND])))
-            ahead = 0.0 if rate is None else began + done / rate - time.monotonic()
+
+async def paced(settings: Settings, made: Sequence[load.Pair], rate: float) -> Paced:
+    """Publishes `rate` pairs a second, an interaction BEHIND pairs ahead of its feedback."""
+    waiting: set[Any] = set()
+    late = 0.0
+    async with clients.connected(clients.producer(settings)) as producer:
+
+        async def send(topic: str, value: bytes) -> None:
+            partition = random.randrange(settings.partitions)
+            sent = await producer.send(clients.full_name(settings, topic), value=value, partition=partition)
+            waiting.add(sent)
+            sent.add_done_callback(waiting.discard)
+
+        began, used = time.monotonic(), time.process_time()
+        for done in range(len(made) + BEHIND):
+            ahead = began + done / rate - time.monotonic()
             if ahead > 0.002:
                 await asyncio.sleep(ahead)
-            waiting = {sent for sent in waiting if not sent.done()} if done % 500 == 0 else waiting
+            late = max(late, -ahead)
+            if done < len(made):
+                await send("interactions", made[done].interaction)
+            if done >= BEHIND:
+                await send("feedback", made[done - BEHIND].feedback)
         await asyncio.gather(*waiting)
-        return numbers
-
-    async def _send(self, topic: str, value: bytes) -> Any:
-        partition = random.randrange(self.settings.partitions)
-        return await self.producer.send(clients.full_name(self.settings, topic), value=value, partition=partition)
-
-
-@asynccontextmanager
-async def publisher(settings: Settings) -> AsyncIterator[Publisher]:
-    async with clients.connected(clients.producer(settings)) as producer:
-        yield Publisher(settings, producer)
+        return Paced((time.process_time() - used) / (time.monotonic() - began), late * 1000)
 
 
 async def appended(settings: Settings, topic: str, since: dict[int, int]) -> dict[int, int]:
@@ -115,20 +116,24 @@ async def appended(settings: Settings, topic: str, since: dict[int, int]) -> dic
     return found
 
 
-async def through(settings: Settings, publish: Callable[[], Any]) -> tuple[dict[int, int], dict[int, int]]:
-    """Publishes, waits until every pair has an example; append times of feedback and examples by number."""
+async def through(
+    settings: Settings, made: Sequence[load.Pair], publishing: Callable[[], Awaitable[Any]]
+) -> tuple[Any, Any, Any]:
+    """Publishes, waits until every pair has an example; what publishing returned, append times of feedback and examples by
+    number."""
     begin = {topic: await _ends(settings, topic) for topic in ("feedback", "examples")}
-    numbers = await publish()
+    told = await publishing()
+    numbers = {pair.number for pair in made}
     deadline = time.monotonic() + DEADLINE
     while True:
         ends = await _ends(settings, "examples")
         grown = sum(ends.values()) - sum(begin["examples"].values())
-        if grown >= len(numbers):  # reading it all before would slow down what is measured
+        if grown >= len(made):  # reading it all before would slow down what is measured
             examples = await appended(settings, "examples", begin["examples"])
-            if set(numbers) <= examples.keys():
-                return await appended(settings, "feedback", begin["feedback"]), examples
+            if numbers <= examples.keys():
+                return told, await appended(settings, "feedback", begin["feedback"]), examples
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{len(numbers)} pairs do not all have an example after {DEADLINE:g} s")
+            raise TimeoutError(f"{len(made)} pairs do not all have an example after {DEADLINE:g} s")
         await asyncio.sleep(0.5)
 
 
@@ -138,27 +143,26 @@ async def _ends(settings: Settings, topic: str) -> dict[int, int]:
 
 async def capacity(settings: Settings, pairs: int, first: int) -> float:
     """Pairs a second, from the first feedback to the last example."""
-    async with publisher(settings) as source:
-        source.next = first
-        feedback, examples = await through(settings, lambda: source.publish(pairs, None))
+    made = load.pairs(pairs, first)
+    _, feedback, examples = await through(settings, made, lambda: load.publish(settings, made))
     return pairs / max(0.001, (max(examples.values()) - min(feedback.values())) / 1000)
 
 
-async def latencies(settings: Settings, rate: float, first: int) -> Any:
-    """Milliseconds of every pair published in one run at `rate`."""
-    async with publisher(settings) as source:
-        source.next = first
-        feedback, examples = await through(settings, lambda: source.publish(max(BEHIND * 2, round(rate * SECONDS)), rate))
-    return np.array([examples[number] - feedback[number] for number in feedback])
+async def latencies(settings: Settings, rate: float, first: int) -> tuple[Paced, Any]:
+    """What the load was, and milliseconds of every pair published in one run at `rate`."""
+    made = load.pairs(max(BEHIND * 2, round(rate * SECONDS)), first)
+    told, feedback, examples = await through(settings, made, lambda: paced(settings, made, rate))
+    return told, np.array([examples[number] - feedback[number] for number in feedback])
 
 
-def measured(settings: Settings, rate: float, runs: int, first: int) -> list[tuple[float, float]]:
-    """p50 and p99 of each run, after one that is not counted."""
-    found = []
+def measured(settings: Settings, rate: float, runs: int, first: int) -> tuple[list[Paced], list[tuple[float, float]]]:
+    """The load, p50 and p99 of each run, after one that is not counted."""
+    loads, found = [], []
     for run in range(runs + 1):
-        taken = asyncio.run(latencies(settings, rate, first + run * RUN))
+        told, taken = asyncio.run(latencies(settings, rate, first + run * RUN))
+        loads.append(told)
         found.append((float(np.percentile(taken, 50)), float(np.percentile(taken, 99))))
-    return found[1:]
+    return loads[1:], found[1:]
 
 
 def main() -> None:
@@ -173,11 +177,14 @@ def main() -> None:
             asyncio.run(capacity(settings, 1000, 0))  # everything started, everything loaded
             pace = [asyncio.run(capacity(settings, count, run * RUN)) for run in range(1, runs + 1)]
             rate = statistics.median(pace) / 2
-            ours = measured(settings, rate, runs, (runs + 1) * RUN)
+            loads, ours = measured(settings, rate, runs, (runs + 1) * RUN)
         with bare(plain):
-            theirs = measured(plain, rate, runs, 0)
+            _, theirs = measured(plain, rate, runs, 0)
     print(f"Feedback to example, {rate:.0f} interactions and {rate:.0f} feedback a second, {runs} runs of {SECONDS:g} s")
+    print(f"load average {os.getloadavg()[0]:.1f}")
     common.line("capacity of one worker process", pace, "pairs/s")
+    common.line("the load's own CPU", [paced.busy * 100 for paced in loads], "% of one")
+    common.line("the load's latest record", [paced.late for paced in loads], "ms late")
     for place, name in enumerate(("p50", "p99")):
         loop = [run[place] for run in theirs]
         common.line(f"two bare hops, {name}", loop, "ms")
