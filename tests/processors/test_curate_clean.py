@@ -28,7 +28,7 @@ from support.signals import START_MS, event_of
 
 (CURATE,) = (stage for stage in STAGES if stage.name == "curate")
 LONG = "select name, count(*) as orders from customers join orders using (customer_id) where year = 2021 group by name"
-ALIKE = LONG.replace("2021", "2022")
+ALIKE = LONG.replace("= 2021", "> 2021")
 RIGHT: dict[str, Any] = {"quality": 0.8, "correction": None, "score": 100.0}
 
 
@@ -52,7 +52,7 @@ def test_of_two_near_duplicates_the_better_rewarded_one_stays() -> None:
     stage = CurateRun()
     stage.feed(alike(1), alike(2, ALIKE, reward=0.4))
     assert (stage.reasons, statuses(stage)) == (["near_duplicate"], {"i1": "open", "i2": "rejected"})
-    stage.feed(alike(3, ALIKE.replace("2022", "2023"), reward=0.9))
+    stage.feed(alike(3, ALIKE.replace(">", "<"), reward=0.9))
     assert (stage.reasons, statuses(stage)["i1"], statuses(stage)["i3"]) == (["near_duplicate"] * 2, "rejected", "open")
     assert stage.counters == {"admitted": 1, "rejected": 2}
     assert stage.bucket.left_out == (("near_duplicate", 2),)
@@ -77,6 +77,12 @@ def test_of_another_role_outcome_bucket_context_side_or_text_nothing_is_a_near_d
     stage = CurateRun()
     stage.feed(alike(1), alike(2, **{"target": ALIKE, **other}))
     assert stage.reasons == []
+
+
+def test_what_is_said_of_another_figure_is_another_thing_however_alike_the_words_are() -> None:
+    stage = CurateRun()
+    stage.feed(alike(1), alike(2, LONG.replace("2021", "2022")), alike(3, prompt="How many orders had every customer in year 3?"))
+    assert (stage.reasons, set(statuses(stage).values())) == ([], {"open"})
 
 
 def test_negatives_are_near_duplicates_of_negatives_and_the_one_that_says_more_stays() -> None:

@@ -13,6 +13,7 @@ that. numpy only carries it out.
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_left
 
 import numpy as np
@@ -31,6 +32,7 @@ _THIRD = np.uint32(0x85EBCA6B)
 _SHIFT, _HALF = np.uint64(29), np.uint64(32)
 _POINTS = (np.arange(BANDS * ROWS, dtype=np.uint32) << np.uint32(26)).astype("<u4")  # 64 places on the ring of 2^32
 _BAND = BANDS * 8  # bytes
+_FIGURES = re.compile(r"\d+")
 
 Hashes = NDArray[np.uint32]
 
@@ -51,6 +53,11 @@ def sketch(text: str, salt: str = "") -> bytes:
         if len(few) == SKETCH:
             return few.tobytes()
     return _smallest(hashed).tobytes()
+
+
+def figures(text: str) -> str:
+    """The numbers of a text, in their order."""
+    return " ".join(_FIGURES.findall(text))
 
 
 def similarity(one: bytes, other: bytes) -> float:

@@ -100,8 +100,10 @@ class CurateStep:
             return "rejected"
         new = replace(new, role=role)
         if self.policy.near_duplicate is not None and new.split != "test":
-            # Of one context only: beside a long one that two have in common, what they ask for would not count.
-            new = replace(new, sketch=near_duplicates.sketch(f"{normalised}\n{prompt}".casefold(), salt=context))
+            # Of one context only: beside a long one that two have in common, what they ask for would not count. And of the same
+            # figures: what is asked of another year is another question, however alike the words are.
+            text = f"{normalised}\n{prompt}".casefold()
+            new = replace(new, sketch=near_duplicates.sketch(text, salt=f"{context}\n{near_duplicates.figures(text)}"))
         if example.contradicted and self.policy.contradictions == "wait" and example.voices < SETTLED:
             bucket.wait(example_id, old, replace(new, status="waiting", counter="waiting"))
             return "waiting"
