@@ -73,12 +73,12 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
 
 
 async def _end_of_outputs(log: Log, task: tuple[str, str, int], topics: Iterable[str]) -> int:
-    """Behind the last input record that led to an output, or that rules hold from: all before it was folded, and what follows
-    led to nothing that is on the log."""
+    """Behind the last input record that led to an output, that rules hold from or that was skipped: what follows it led
+    to nothing that is on the log."""
     activations = (await rules_of(log)).get(task, [])
     if not activations:
         raise NotRebuilt(f"{task[0]}/{task[1]}/{task[2]}: there is neither a position nor rules, so nothing was ever folded")
-    end = activations[-1].from_offset
+    end = max([activations[-1].from_offset, *(skipped.to_offset for skipped in (await skips_of(log)).get(task, ()))])
     for topic in topics:
         for partition in range(await log.partitions(topic)):
             async for record in log.read(topic, partition):

@@ -119,10 +119,7 @@ def test_a_lost_changelog_is_refused_and_made_anew_from_input_and_outputs(settin
             await rebuild_state(settings, KafkaLog(settings), COUNTING, "signals", 0)
         await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"explode"), (b"a", b"x")])
         await run_until_read(task(settings))
-        state = changelog("counting", "signals").name
-        async with clients.connected(clients.admin(settings)) as client:
-            await client.delete_topics([clients.full_name(settings, state)])
-        await declared_again(settings)
+        await lose_changelog(settings)
         with pytest.raises(Refused, match=rf"the changelog was lost: run `headrace positions rebuild {LABEL}`"):
             await run_until_read(task(settings))
         rebuilt = await rebuild_state(settings, KafkaLog(settings), COUNTING, "signals", 0)
@@ -132,6 +129,29 @@ def test_a_lost_changelog_is_refused_and_made_anew_from_input_and_outputs(settin
         await assert_exact(settings, COUNTING, "signals", [0], BODY)
 
     asyncio.run(main())
+
+
+def test_what_was_skipped_before_a_changelog_was_lost_stays_skipped(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, [(b"a", b"x")] * 3)
+        await run_until_read(task(settings))
+        await publish(settings, "signals", 0, [(b"a", b"x")] * 4)
+        await skip(settings, COUNTING.topology, "signals", 0, "end", reason="poison")
+        await lose_changelog(settings)
+        await rebuild_state(settings, KafkaLog(settings), COUNTING, "signals", 0)
+        await publish(settings, "signals", 0, [(b"a", b"x")])
+        await run_until_read(task(settings))
+        assert await changelog_state(settings, COUNTING, "signals", 0) == {"a": b"4"}
+        assert await differences(settings) == (0, ["counting over signals/0: 4 records were skipped by hand (`rules` says why)"])
+
+    asyncio.run(main())
+
+
+async def lose_changelog(settings: Settings) -> None:
+    async with clients.connected(clients.admin(settings)) as client:
+        await client.delete_topics([clients.full_name(settings, changelog("counting", "signals").name)])
+    await declared_again(settings)
 
 
 async def declared_again(settings: Settings) -> None:

@@ -12,6 +12,7 @@ from headrace_processors.reward import erasure
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ErasureContinued, InteractionExpired, RefExpired
+from headrace_streams.runtime import fold_task
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
 from headrace_streams.testing import written_headers
@@ -82,6 +83,41 @@ def test_a_large_erasure_ends_by_records_of_its_own(settings: Settings, monkeypa
         assert len(written) == 3
 
     asyncio.run(main())
+
+
+def test_a_busy_partition_ends_an_erasure_without_waiting_for_a_tick_per_portion(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "PORTION", 10)
+    monkeypatch.setattr(fold_task, "OVERDUE_KEYS", 1)
+    monkeypatch.setattr(fold_task, "POLL_MS", 60_000)  # never idle
+
+    async def main() -> None:
+        await declare(settings, STAGE["reward"])
+        values = [interaction(f"i{number}", data_subject="bob") for number in range(35)]
+        values += [subject_erased("bob")]
+        await publish(settings, "signals", 1, [(b"k", value) for value in values], written_headers("signals"))
+        task = FoldTask(STAGE["reward"], body("reward"), "signals", 1, settings, tick_seconds=3600)
+        task._looked = float("-inf")  # one look is due
+        running, number = asyncio.create_task(task.run()), 0
+
+        async def ended() -> bool:
+            nonlocal number
+            number += 1
+            await publish(settings, "signals", 1, [(b"k", interaction(f"more{number}"))], written_headers("signals"))
+            return len(await erasures(settings)) == 3
+
+        await until(ended)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+async def erasures(settings: Settings) -> list[int]:
+    """Portions that were asked for."""
+    written = [decode(record.value, record.headers) for record in await read(settings, "signals", 1)]
+    return [found.data.portion for found in written if isinstance(found, ErasureContinued)]
 
 
 def test_links_and_what_waits_for_one_expire_and_the_log_verifies(settings: Settings) -> None:

@@ -129,6 +129,20 @@ def test_a_batch_that_failed_is_trained_when_it_is_asked_for_again(settings: Set
     assert invoke(["batches", "retry"]) == 2
 
 
+def test_a_batch_that_curate_did_not_cut_is_counted_as_strange_and_not_trained(settings: Settings, base: Path) -> None:
+    train_log = TrainLog(settings)
+
+    async def scenario() -> None:
+        members = [example.member for example in await train_log.publish_examples([training_data.recorded(1)])]
+        await train_log.publish_manifest(training_data.batch(members, [], name="forged"), headers=())
+        learner = task(settings, policy_of(base), once=True)
+        await asyncio.wait_for(learner.run(), 60)
+        assert learner.describe().counters == {"in": 1, "strange": 1}
+        assert await train_log.events(TrainingStarted, "runs") == []
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.slow(seconds=12)
 def test_an_evaluation_that_became_a_dead_letter_holds_nobody_up(settings: Settings, base: Path) -> None:
     train_log = TrainLog(settings)

@@ -46,6 +46,8 @@ def test_what_its_writers_wrote_is_taken(topic: str, value: bytes, headers: Head
         ("examples", REQUEST, (), "headrace-origin: none, but"),
         ("outcomes", EVALUATION, (), "headrace-origin: none, but outcomes is written by train, operator"),
         ("outcomes", b"junk", (), "headrace-origin: none, but"),
+        ("outcomes", REQUEST, origin_without_input("operator.tick"), "headrace-origin: 'operator.tick', but"),
+        ("outcomes", EVALUATION, origin(TRAIN._replace(stage="operator")), "headrace-origin: 'operator', but"),
         ("outcomes", None, (("headrace-origin", None),), "headrace-origin: none, but"),
     ],
 )

@@ -51,20 +51,20 @@ class MemoryLog:
     def write(self, produced: Produced) -> None:
         self.append(produced.topic, produced.partition, produced.key, produced.value, produced.headers)
 
-    def run(self, stage: FoldStage, body: Mapping[str, Any]) -> None:
-        """What a live task of `stage` would do with all input there is."""
+    def run(self, stage: FoldStage, body: Mapping[str, Any], *, overdue: bool = False) -> None:
+        """What a live task of `stage` would do with all input there is; `overdue`: and then with deadlines that have passed."""
         counts = {topic: self.count for topic in (*stage.outputs, "dead-letters")}
         for topic in stage.inputs:
             for partition in range(self.count):
-                self._run_partition(stage, body, topic, partition, counts)
+                self._run_partition(stage, body, topic, partition, counts, overdue)
 
     def _run_partition(
-        self, stage: FoldStage, body: Mapping[str, Any], topic: str, partition: int, counts: Mapping[str, int]
+        self, stage: FoldStage, body: Mapping[str, Any], topic: str, partition: int, counts: Mapping[str, int], overdue: bool
     ) -> None:
         """Goes on from the newest position, if there is one."""
         name = changelog(stage.name, topic).name
         state = {(record.key or b"").decode(): record.value for record in self.records.get((name, partition), [])}
-        position = decode_position(state.pop(POSITION_KEY, None) or encode_position(Position()))
+        position = decode_position(state.pop(POSITION_KEY, None) or encode_position(Position(state_version=stage.state_version)))
         data = RulesActivation(
             stage=stage.name,
             topic=topic,
@@ -86,11 +86,20 @@ class MemoryLog:
         upcast = stage.upcast_state(position.state_version, there)
         runner.state = {key: runner.fold.load(key, value) for key, value in upcast.items()}
         runner.derive()
+        runner.watch(0)
         offset = position.next_offset - 1
         for record in islice(self.records.get((topic, partition), []), position.next_offset, None):  # it may grow meanwhile
             offset = record.offset
             for produced in runner.run(record).produced:
                 self.write(produced)
+        now = self.time
+        while overdue and (writes := runner.overdue(now, 3)):
+            for write in writes:
+                value = write.value if isinstance(write.value, bytes) else encode(write.value)
+                record = self.append(topic, partition, write.key.encode(), value, origin_without_input(f"{stage.name}.tick"))
+                offset = record.offset
+                for produced in runner.run(record).produced:
+                    self.write(produced)
         dumped = runner.dumped()
         for key in sorted(there.keys() - dumped.keys()):
             self.append(name, partition, key.encode(), None)

@@ -15,7 +15,9 @@ from headrace_schemas.ids import derive_id
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import Reader
+from headrace_streams.runtime.stage import Headers
 from headrace_streams.settings import Settings
+from headrace_streams.testing import written_headers
 from headrace_trainer.policy import BasePolicy, Hyperparameters, TrainerPolicy
 from support import training_data
 from support.live import until
@@ -34,12 +36,15 @@ class TrainLog:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    async def write(self, topic: str, key: str, *values: bytes) -> list[int]:
-        """Publishes to the key's partition; offsets."""
+    async def write(self, topic: str, key: str, *values: bytes, headers: Headers | None = None) -> list[int]:
+        """Publishes to the key's partition, with the headers of the stage that writes there; offsets."""
         partition = partition_for(key.encode(), self.settings.partitions)
         async with clients.connected(clients.producer(self.settings)) as producer:
             name = clients.full_name(self.settings, topic)
-            sent = [await producer.send(name, value=value, key=key.encode(), partition=partition) for value in values]
+            told = list(written_headers(topic) if headers is None else headers)
+            sent = [
+                await producer.send(name, value=value, key=key.encode(), partition=partition, headers=told) for value in values
+            ]
             return [(await record).offset for record in sent]
 
     async def publish_examples(
@@ -81,12 +86,12 @@ class TrainLog:
         await self.publish_manifest(batch)
         return batch
 
-    async def publish_manifest(self, batch: Batch) -> None:
+    async def publish_manifest(self, batch: Batch, headers: Headers | None = None) -> None:
         event = BatchReady(
             specversion="1.0", id=derive_id("ready", batch.batch_id), source="headrace:curate", time="2026-11-21T10:00:00Z",
             traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", data=batch,
         )  # fmt: skip
-        await self.write("batches", batch.bucket, encode(event))
+        await self.write("batches", batch.bucket, encode(event), headers=headers)
 
     async def publish_release(self, evaluation: Evaluation, *, promote: bool = True) -> str:
         """What the release stage would write."""

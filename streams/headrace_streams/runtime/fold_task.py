@@ -68,7 +68,8 @@ class MicroBatch:
 
 
 class FoldTask:
-    """`policy` is a policy body; `tick_seconds` the longest time between two looks at deadlines while there is input."""
+    """`policy` is a policy body; `tick_seconds` the longest time between two looks at deadlines while there is input; one that
+    found some is followed by another as soon as what was written of them is folded."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class FoldTask:
         self._backlog: deque[ConsumerRecord] = deque()
         self._phase = "starting"
         self._began = self._looked = time.monotonic()
+        self._pressing = False  # the last look at deadlines found some: there may be more
         self._written: int | None = 0  # offset behind what was last written into the input; None while that is under way
         self._fetching: asyncio.Task[tuple[list[ConsumerRecord], int]] | None = None
         self._fetched_to = 0  # the offset behind the backlog, and behind transaction markers that follow it
@@ -192,7 +194,8 @@ class FoldTask:
             now=self._runner.now,
             counters=dict(self._runner.counters),
         )
-        if time.monotonic() - self._looked >= self._tick_seconds:  # what lies unread may move a deadline, so by fold time
+        # What lies unread may move a deadline, so by fold time. A look every minute alone would expire 17 interactions a second.
+        if self._pressing or time.monotonic() - self._looked >= self._tick_seconds:
             batch.produced += self._overdue(self._runner.now)
         self._note_gauged(batch.changes)
         self._session.launch(batch.produced, batch.changes, position, batch.append_times)
@@ -285,6 +288,7 @@ class FoldTask:
             )
             for write in runner.overdue(now, OVERDUE_KEYS)
         ]
+        self._pressing = bool(produced)
         if produced:
             self._written = None
         return produced

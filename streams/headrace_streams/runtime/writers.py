@@ -26,11 +26,11 @@ def refusal(topic: str, value: bytes | None, headers: Headers) -> RecordError | 
             return None
         found = "none"
     else:
-        stage = writer.removesuffix(".tick")
-        if stage in declared.writers:
-            if stage == writer and provenance_of(headers) is not None:
+        stage = STAGES_BY_NAME.get(writer.removesuffix(".tick"))
+        if stage is not None and stage.name in declared.writers:
+            if stage.name == writer and provenance_of(headers) is not None:
                 return None
-            if stage != writer and topic in STAGES_BY_NAME[stage].inputs:
+            if stage.name != writer and topic in stage.inputs:
                 return None
         found = repr(writer[:80])
     message = f"{ORIGIN}: {found}, but {topic} is written by {', '.join(declared.writers)}"

@@ -30,6 +30,7 @@ from headrace_streams.runtime.journal import Position
 from headrace_streams.runtime.session import Session, now_ms
 from headrace_streams.runtime.stage import Record, RuleVersion, Stage
 from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
+from headrace_streams.runtime.writers import refusal
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.job.failures import cause_of
 from headrace_trainer.job.process import JobFailed, JobProcess
@@ -150,7 +151,16 @@ class TrainTask:
             self._append_ms = message.timestamp
             now = max(self._session.position.now, message.timestamp)
             await self._handle_batch(
-                Record("batches", message.partition, message.offset, message.timestamp, now, message.key, message.value)
+                Record(
+                    "batches",
+                    message.partition,
+                    message.offset,
+                    message.timestamp,
+                    now,
+                    message.key,
+                    message.value,
+                    tuple(message.headers),
+                )
             )
         self._append_ms = None
         if not records:
@@ -158,7 +168,8 @@ class TrainTask:
 
     async def _handle_batch(self, record: Record) -> None:
         """One record of `batches`, to its end."""
-        event = decode_or_none(record.value)
+        foreign = refusal("batches", record.value, record.headers)
+        event = None if foreign is not None else decode_or_none(record.value, record.headers)
         request_id: str | None = None
         if isinstance(event, BatchRetryRequested):
             request_id, wanted = event.id, event.data.batch_id
@@ -166,7 +177,8 @@ class TrainTask:
             if event is None:
                 log.warning("%s: batch %s is asked for again, and was never cut here", self.label, wanted)
         if not isinstance(event, BatchReady):
-            log.warning("%s: the record at offset %d is no BatchReady", self.label, record.offset)
+            reason = "no BatchReady" if foreign is None else f"not the curate stage's: {foreign.message}"
+            log.warning("%s: the record at offset %d is %s", self.label, record.offset, reason)
             await self._session.commit([], {}, self._after(record, "strange"))
             return
         origin = Origin(record, event.data, event.traceparent, request_id)
