@@ -96,7 +96,7 @@ def codes() -> str:
 
 
 def rejections() -> str:
-    """Why curate does not take an example: reason, and what holds of one that it takes, with the figures of the default policy."""
+    """Why curate takes no example: reason, and what holds of one that it takes, with the figures of the default policy."""
     return table(("reason", "an example is taken only if"), [(f"`{name}`", rule) for name, rule in rules(CuratePolicy()).items()])
 
 
