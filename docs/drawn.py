@@ -23,6 +23,8 @@ from pydantic_core import PydanticUndefined
 
 from headrace_cli.allowed_values import allowed
 from headrace_cli.main import COMMANDS, headrace
+from headrace_processors.curate.filters import rules
+from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.policy_file import Policies
 from headrace_schemas.errors import CODES
 from headrace_schemas.generate import kept_for
@@ -91,6 +93,11 @@ def events() -> str:
 
 def codes() -> str:
     return table(("code", "what is wrong"), [(f"`{code}`", meaning) for code, meaning in CODES.items()])
+
+
+def rejections() -> str:
+    """Why curate takes no example: reason, and what holds of one that it takes, with the figures of the default policy."""
+    return table(("reason", "an example is taken only if"), [(f"`{name}`", rule) for name, rule in rules(CuratePolicy()).items()])
 
 
 def stages() -> str:
@@ -196,6 +203,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "topics": topics,
     "events": events,
     "codes": codes,
+    "rejections": rejections,
     "stages": stages,
     "counters": counters,
     "settings": settings,

@@ -227,7 +227,7 @@ async def _until(reader: Reader, until: str) -> int:
 @click.argument("bucket")
 @click.option("--format", "form", type=click.Choice(get_args(Format)), default="chat", show_default=True, help="Kind of file.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write into.")
-@click.option("--release", metavar="R", help="Exactly the rows that trained this release.")
+@click.option("--release", metavar="R", help="Exactly the rows that trained this release, without what was withdrawn since.")
 @common
 def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: Path, release: str | None) -> None:
     """Write the training data of BUCKET (artifact_type/base) to a file and print its digest.
@@ -238,11 +238,14 @@ def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: P
 
     log = KafkaLog(settings)
     try:
-        rows = run(bucket_rows(log, bucket) if release is None else release_rows(log, bucket, release))
+        rows, withdrawn = (run(bucket_rows(log, bucket)), 0) if release is None else run(release_rows(log, bucket, release))
     except DatasetError as error:
         raise CliError(FAILED, str(error)) from error
+    if withdrawn:
+        note(f"headrace: {withdrawn} rows that trained release {release} were withdrawn since and are left out")
     if not rows:
-        raise CliError(NO, f"bucket {bucket!r} has no batch yet: `headrace status` lists the buckets")
+        nothing = "nothing is left of it" if withdrawn else "has no batch yet: `headrace status` lists the buckets"
+        raise CliError(NO, f"bucket {bucket!r} {nothing}")
     written = write(rows, out, form)
     found = {"file": str(written), "rows": len(rows), "digest": rows_digest(rows)}
     if as_json:

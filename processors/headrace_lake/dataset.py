@@ -82,8 +82,9 @@ async def bucket_rows(log: Log, bucket: str) -> list[DatasetRow]:
     return [row_of(newest[name], members[name]) for name in sorted(newest) if newest[name].train and newest[name].reward > 0]
 
 
-async def release_rows(log: Log, bucket: str, release_id: str) -> list[DatasetRow]:
+async def release_rows(log: Log, bucket: str, release_id: str) -> tuple[list[DatasetRow], int]:
     """Exactly what trained a release: its batch's members and the rehearsal rows that its run pinned, each verified by digest.
+    What was retracted or erased since is in no data set any more: it is left out, and how many rows that were comes beside.
 
     Raises DatasetError when the release, its batch, its run or one of the rows is not on the log."""
     release: ReleaseDecision | None = None
@@ -104,7 +105,15 @@ async def release_rows(log: Log, bucket: str, release_id: str) -> list[DatasetRo
             start = event.data
     if batch is None or start is None:
         raise DatasetError(f"the {'batch' if batch is None else 'run'} of release {release_id!r} is no longer on the log")
-    return [await _exact(log, member) for member in dataset_members(batch, start)]
+    withdrawn: set[str] = set()
+    async for event in events_of(log, "examples", key=bucket):
+        if isinstance(event, ExampleWithdrawn):
+            withdrawn.add(event.data.example_id)
+        elif isinstance(event, ExampleRewarded):
+            withdrawn.discard(event.data.example_id)
+    members = dataset_members(batch, start)
+    rows = [await _exact(log, member) for member in members if member.example_id not in withdrawn]
+    return rows, len(members) - len(rows)
 
 
 async def _exact(log: Log, member: Member) -> DatasetRow:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import click
 
 from headrace_cli.common import NO, common, emit, run
+from headrace_streams.pip_line import pip_line
 from headrace_streams.settings import Settings
 
 GB = 1e9
@@ -86,8 +87,7 @@ def _libraries(_settings: Settings) -> Iterator[Finding]:
             missing.setdefault(extra, []).append(name)
     yield Finding("libraries", "ok", f"headrace {metadata.version('headrace')} with {', '.join(sorted(seen))}")
     for extra, names in missing.items():
-        hint = f"pip install 'headrace[{extra}]'" if extra else "pip install headrace"
-        yield Finding("libraries", "warn" if extra else "broken", f"missing: {', '.join(names)}: {hint}")
+        yield Finding("libraries", "warn" if extra else "broken", f"missing: {', '.join(names)}: {pip_line(extra)}")
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
@@ -174,7 +174,7 @@ def _gpu(_settings: Settings) -> Iterator[Finding]:
     try:
         metadata.version("torch")
     except metadata.PackageNotFoundError:
-        yield Finding("gpu", "warn", "torch is not installed: pip install 'headrace[trainer]' (needed for training only)")
+        yield Finding("gpu", "warn", f"torch is not installed: {pip_line('trainer')} (needed for training only)")
         return
     done = subprocess.run([Path(sys.executable), "-c", _GPU], capture_output=True, text=True, timeout=120, check=False)
     yield Finding(

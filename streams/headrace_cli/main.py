@@ -99,7 +99,9 @@ def missing_library(command: str, error: ModuleNotFoundError) -> Exception:
     entry, library = COMMANDS.get(command), (error.name or "").partition(".")[0]
     if entry is None or not entry.extra or library.startswith("headrace"):
         return error
-    return CliError(USAGE, f"headrace {command} needs {library}, which is not installed: pip install 'headrace[{entry.extra}]'")
+    from headrace_streams.pip_line import pip_line
+
+    return CliError(USAGE, f"headrace {command} needs {library}, which is not installed: {pip_line(entry.extra)}")
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:

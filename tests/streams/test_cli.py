@@ -21,6 +21,7 @@ from headrace_streams.kafka.clients import BrokerUnavailable
 from headrace_streams.local_kafka.jars import MissingLibrary, MissingPiece
 from headrace_streams.local_kafka.process import KafkaFailed
 from headrace_streams.outbox.outbox import Destination, Outbox
+from headrace_streams.pip_line import pip_line
 from headrace_streams.settings import Settings, SettingsError
 
 NOBODY = ["--bootstrap", "127.0.0.1:1"]
@@ -132,7 +133,7 @@ def test_a_missing_library_is_exit_2_with_the_pip_line(
     monkeypatch.setitem(COMMANDS, "lazy", Command("lazy:lazy", "worker", "."))
     for name, extra in (("needy", "trainer"), ("lazy", "worker")):
         assert invoke([name]) == 2
-        said = f"headrace {name} needs a_library_that_nobody_has, which is not installed: pip install 'headrace[{extra}]'\n"
+        said = f"headrace {name} needs a_library_that_nobody_has, which is not installed: {pip_line(extra)}\n"
         assert capsys.readouterr().err == said
 
 

@@ -12,6 +12,7 @@ from headrace_cli import init as init_command
 from headrace_cli.main import invoke
 from headrace_cli.toml_template import render
 from headrace_processors import policy_file
+from headrace_streams.pip_line import pip_line
 from headrace_streams.settings import Settings, load
 from headrace_trainer import policy as trainer_policy
 
@@ -137,7 +138,7 @@ def test_a_missing_library_is_one_line_and_nothing_is_written(
     monkeypatch.syspath_prepend(module.parent)
     monkeypatch.setattr(init_command, "POLICIES", (("needy:Policies", ""),))
     assert invoke(["init", "new"]) == 2
-    said = "headrace init needs a_library_that_nobody_has, which is not installed: pip install 'headrace[all]'\n"
+    said = f"headrace init needs a_library_that_nobody_has, which is not installed: {pip_line('all')}\n"
     assert capsys.readouterr().err == said
     assert not (tmp_path / "new").exists()
 

@@ -2,7 +2,7 @@
 
     python agent.py 127.0.0.1:9092
 
-Needs `pip install headrace`, nothing else. The outbox keeps what was accepted when the broker is away or the agent dies.
+Needs the package `headrace` without extras. The outbox keeps what was accepted when the broker is away or the agent dies.
 """
 
 from __future__ import annotations

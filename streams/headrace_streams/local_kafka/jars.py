@@ -22,6 +22,7 @@ from platformdirs import user_cache_path
 
 from headrace_schemas.root_error import UNREACHABLE, USAGE, HeadraceError
 from headrace_streams import file_lock
+from headrace_streams.pip_line import pip_line
 
 KAFKA_VERSION = "4.3.1"
 # Two environments, because jgo mixes an older kafka-clients in when a second root is resolved together with the first.
@@ -95,7 +96,7 @@ def find_java() -> Path:
             return java
         seen.append(f"{java} is version {version}" if version else f"{java} doesn't run")
     found = f" ({'; '.join(seen)})" if seen else ""
-    raise MissingPiece(f"no Java {MIN_JAVA} or newer{found}: install one, or pip install 'headrace[broker]'")
+    raise MissingPiece(f"no Java {MIN_JAVA} or newer{found}: install one, or {pip_line('broker')}")
 
 
 def java_version(java: Path) -> int:
@@ -158,7 +159,7 @@ def _maven(cache: Path) -> Any:
         from jgo.constants import MAVEN_CENTRAL_URL
         from jgo.maven import MavenContext
     except ImportError as error:
-        raise MissingLibrary("a local Kafka needs its libraries: pip install 'headrace[broker]'") from error
+        raise MissingLibrary(f"a local Kafka needs its libraries: {pip_line('broker')}") from error
     mirrors = dict(GlobalSettings.load().repositories)  # jgo's own settings file may name mirrors
     return MavenContext(repo_cache=cache, remote_repos={"central": MAVEN_CENTRAL_URL, **mirrors}, timeout=30)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
+from headrace_streams.pip_line import pip_line
+
 PACKAGE = "presidio-analyzer"
 _CONFIRMED = 0.99  # score of a find that its recogniser has checked
 _LEFT_OUT = frozenset({"EMAIL_ADDRESS", "URL", "DATE_TIME", "UUID", "MAC_ADDRESS"})
@@ -24,7 +26,7 @@ def recogniser(version: str) -> Callable[[str], Iterator[tuple[int, int, str]]]:
     try:
         installed = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
-        raise ValueError(f"presidio = {version!r}: it is not installed; pip install 'headrace[presidio]'") from None
+        raise ValueError(f"presidio = {version!r}: it is not installed; {pip_line('presidio')}") from None
     if installed != version:
         raise ValueError(
             f"presidio = {version!r}: installed is {installed}; pip install {PACKAGE}=={version}, or set that version"
