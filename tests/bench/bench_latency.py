@@ -145,7 +145,8 @@ async def capacity(settings: Settings, pairs: int, first: int) -> float:
     """Pairs a second, from the first feedback to the last example."""
     made = load.pairs(pairs, first)
     _, feedback, examples = await through(settings, made, lambda: load.publish(settings, made))
-    return pairs / max(0.001, (max(examples.values()) - min(feedback.values())) / 1000)
+    seconds: float = (max(examples.values()) - min(feedback.values())) / 1000
+    return pairs / max(0.001, seconds)
 
 
 async def latencies(settings: Settings, rate: float, first: int) -> tuple[Paced, Any]:

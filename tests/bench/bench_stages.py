@@ -34,7 +34,7 @@ from headrace_streams.runtime.journal import BATCH_BYTES
 from headrace_streams.settings import Settings
 
 MEASURED = (("intake", "interactions"), ("intake", "feedback"), ("reward", "signals"), ("curate", "examples"))
-DEADLINE = 300.0  # seconds for one stage over one topic
+DEADLINE = 120.0  # seconds for one stage over one topic
 
 
 class Staged(NamedTuple):
