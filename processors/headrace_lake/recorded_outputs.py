@@ -21,6 +21,7 @@ from headrace_schemas.topics import ANYBODY, BY_NAME, TOPICS, key_of
 from headrace_schemas.topology import STAGES_BY_NAME, StageTopology
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.provenance import Headers, Provenance, provenance_of, writer_of
+from headrace_streams.signing import without_signature
 
 DERIVED = tuple(topic.name for topic in TOPICS if ANYBODY not in topic.writers)  # where only stages and commands write
 STRANGERS_LIMIT = 100_000  # that are kept
@@ -101,7 +102,7 @@ class RecordedOutputs:
                 return
             task = source[:3]
             buffer = self._buffers.setdefault(task, bytearray())
-            print_ = fingerprint(record.key, record.value, record.headers)
+            print_ = fingerprint(record.key, record.value, without_signature(record.topic, record.headers))
             buffer += _ENTRY.pack(source.offset, source.ordinal, record.offset, print_)
             self._sizes[task] += _ENTRY.size
             if len(buffer) >= _FLUSH_BYTES:

@@ -37,6 +37,7 @@ def worker(settings: Settings, stages: str | None, processes: int, web_port: int
     """
     names = _chosen(stages)
     _policies(settings)  # what is wrong with them is said once, here
+    _signing(settings, names)
     ports = [None] * processes if web_port is None else [web_port + number for number in range(processes)]
     if processes == 1:
         return run(_serve(settings, names, ports[0], web_host))
@@ -62,6 +63,15 @@ def _policies(settings: Settings) -> Any:
     from headrace_processors.policy_file import load
 
     return load(settings.policy)
+
+
+def _signing(settings: Settings, names: Sequence[str]) -> None:
+    """Says how releases are signed. SettingsError for a key that can't be used."""
+    from headrace_streams import signing
+
+    if "release" in names and (key := signing.signing_key(settings)) is not None:
+        _log_to_stderr()
+        log.info("releases are signed by key %s", key.id)
 
 
 async def _wait(settings: Settings, names: tuple[str, ...]) -> None:

@@ -39,6 +39,7 @@ from headrace_streams.settings import Settings, from_arguments
 if TYPE_CHECKING:
     from headrace_streams.kafka.reader import KafkaRecord, TopicPartition
     from headrace_streams.release_log import ReleaseFilter
+    from headrace_streams.signing import TrustedKeys
 
 log = logging.getLogger("headrace.releases")
 
@@ -102,8 +103,10 @@ Deliver = Callable[[R | None], object]
 class _Feed(Generic[R]):
     """Reads the topic from its beginning in a thread of its own and tells subscribers; starts anew after whatever fails."""
 
-    def __init__(self, settings: Settings, buckets: Collection[str] | None, make: type[R], cache: Path) -> None:
-        self._settings, self.buckets, self._make, self._cache = settings, buckets, make, cache
+    def __init__(
+        self, settings: Settings, buckets: Collection[str] | None, make: type[R], cache: Path, trusted: TrustedKeys | None
+    ) -> None:
+        self._settings, self.buckets, self._make, self._cache, self._trusted = settings, buckets, make, cache, trusted
         self._changed = threading.Condition()
         self._table: dict[str, R] = {}
         self._subscribers: list[Deliver[R]] = []
@@ -185,7 +188,7 @@ class _Feed(Generic[R]):
         counts = await clients.partition_counts(self._settings, ["releases"])
         partitions = [TopicPartition(topic, number) for number in range(counts["releases"])]
         if self._taken is None:
-            self._taken = ReleaseFilter(counts["releases"])
+            self._taken = ReleaseFilter(counts["releases"], "releases", self._trusted)
         async with clients.connected(clients.consumer(self._settings)) as consumer:
             consumer.assign(partitions)
             begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
@@ -258,16 +261,23 @@ class _Base(Generic[R]):
         kafka: Mapping[str, Any] | None = None,
         store: str | Path | None = None,
         cache: str | Path | None = None,
+        trusted_keys: Collection[str | Path] | None = None,
     ) -> None:
         """`buckets`: which to follow (`artifact_type/base`); None: all. `kafka`: security settings, as the Recorder's. `store`:
         the folder or URL that adapters are fetched from, default that of the setting `store` when nothing is set (`store/` in the
-        user's data folder). `cache`: where fetched ones are kept, default the user's cache folder. Reading begins at once; a
-        broker that is away is no error. Raises SettingsError for settings that can't be."""
+        user's data folder). `cache`: where fetched ones are kept, default the user's cache folder. `trusted_keys`: public keys,
+        each a PEM file or PEM text; a release that none of them has signed is skipped (extra `signing`). Reading begins at once;
+        a broker that is away is no error. Raises SettingsError for settings that can't be."""
         if isinstance(buckets, str):
             raise TypeError(f"buckets: a list of buckets, not the text {buckets!r}")
-        settings = from_arguments(bootstrap, deployment, kafka, store)
+        settings = from_arguments(bootstrap, deployment, kafka, store, trusted_keys)
+        trusted = None
+        if settings.trusted_keys is not None:
+            from headrace_streams import signing
+
+            trusted = signing.trusted_keys(settings)
         folder = Path(cache) if cache is not None else user_cache_path("headrace", appauthor=False)
-        self._arguments = (settings, None if buckets is None else frozenset(buckets), self._make, folder)
+        self._arguments = (settings, None if buckets is None else frozenset(buckets), self._make, folder, trusted)
         self._start()
 
     def _start(self) -> None:
@@ -288,7 +298,8 @@ class _Base(Generic[R]):
 
     @property
     def skipped(self) -> int:
-        """Records of the topic that the release stage did not write, which are skipped; the log `headrace.releases` says why."""
+        """Records of the topic that the release stage did not write or no trusted key has signed, which are skipped; the log
+        `headrace.releases` says why."""
         return self._feed.skipped
 
     def _close(self) -> None:

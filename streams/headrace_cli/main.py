@@ -62,6 +62,7 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         "dead-letters": Command("headrace_cli.dead_letters:dead_letters", "", "What could not be processed: list, show."),
     },
     "Surroundings": {
+        "keys": Command("headrace_cli.keys:keys", "signing", "Keys with which releases are signed and believed: create, show."),
         "config": Command("headrace_cli.config:config", "", "Print the settings and where each comes from."),
         "doctor": Command("headrace_cli.doctor:doctor", "", "Check the surroundings: broker, versions, disk, Java, GPU, store."),
     },

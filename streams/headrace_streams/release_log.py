@@ -19,9 +19,11 @@ from headrace_schemas.events import (
     ReleaseRevoked,
     ReleaseRolledBack,
 )
+from headrace_streams import signing
 from headrace_streams.kafka.partitioner import partition_for
-from headrace_streams.kafka.reader import KafkaRecord, Reader, event_of
+from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none
 from headrace_streams.runtime.provenance import writer_of
+from headrace_streams.signing import TrustedKeys
 
 log = logging.getLogger("headrace.releases")
 
@@ -59,14 +61,15 @@ def decision_of(event: Event | None) -> Decision | None:
 
 class ReleaseFilter:
     """Takes the release stage's records from one of its topics and leaves out what somebody else has put there: by another hand,
-    under another key, in another partition, or with a sequence that does not rise. Records of a partition come in their order.
+    under another key, in another partition, without a signature of a trusted key (where there are any), or with a sequence that
+    does not rise. Records of a partition come in their order.
 
-    What is left out is counted in `skipped` and said once for each reason and bucket. It keeps out what was put there without
-    knowing better; who writes exactly as the stage does is kept out by rights alone (`headrace topics acls`)."""
+    What is left out is counted in `skipped` and said once for each reason and bucket. Without keys it keeps out what was put
+    there without knowing better; who writes exactly as the stage does is kept out by rights (`headrace topics acls`)."""
 
-    def __init__(self, partitions: int) -> None:
+    def __init__(self, partitions: int, topic: str, trusted: TrustedKeys | None = None) -> None:
         self.skipped = 0
-        self._partitions = partitions
+        self._partitions, self._topic, self._trusted = partitions, topic, trusted
         self._seen: dict[int, int] = {}  # the last offset of each partition: a reader that starts anew may read some again
         self._sequences: dict[str, tuple[int, str]] = {}  # by bucket: the last sequence and its release
         self._said: set[tuple[str, str]] = set()
@@ -76,7 +79,7 @@ class ReleaseFilter:
         if record.offset <= self._seen.get(record.partition, -1):
             return None
         self._seen[record.partition] = record.offset
-        decision = decision_of(event_of(record))
+        decision = decision_of(decode_or_none(record.value))  # by no header: a signature covers the value
         reason = self._wrong(record, decision)
         if reason is not None:
             self._skip(record, reason)
@@ -102,6 +105,8 @@ class ReleaseFilter:
             return f"its key is not its bucket {bucket!r}"
         if record.partition != partition_for(record.key, self._partitions):
             return f"bucket {bucket!r} does not belong into its partition"
+        if self._trusted is not None:
+            return self._trusted.fault(self._topic, record.key, record.value, record.headers)
         return None
 
     def _skip(self, record: KafkaRecord, reason: str) -> None:
@@ -113,13 +118,15 @@ class ReleaseFilter:
             log.error("%s (key %r) is not the release stage's and is skipped: %s", place, key, reason)
 
 
-async def _filter(reader: Reader, topic: str) -> ReleaseFilter:
-    return ReleaseFilter(await reader.partitions(topic))
+async def filter_of(reader: Reader, topic: str) -> ReleaseFilter:
+    """What takes the decisions from `topic`, with the keys that the reader's settings trust. SettingsError for one that can't be
+    used."""
+    return ReleaseFilter(await reader.partitions(topic), topic, signing.trusted_keys(reader.settings))
 
 
 async def history(reader: Reader) -> list[Decision]:
     """Every decision that was ever made, bucket by bucket in order."""
-    taken = await _filter(reader, "releases.history")
+    taken = await filter_of(reader, "releases.history")
     decisions = [decision async for record in reader.read_topic("releases.history") if (decision := taken.decision(record))]
     return sorted(decisions, key=lambda decision: (decision.data.bucket, decision.data.sequence))
 
@@ -130,7 +137,7 @@ async def follow(
     """Every decision from the first one on, or from now on, as they come; of all buckets, or of those that share a partition
     with `bucket`. Yields as `Reader.follow` does; never ends by itself."""
     partition = None if bucket is None else await reader.partition_of("releases.history", bucket)
-    taken = await _filter(reader, "releases.history")
+    taken = await filter_of(reader, "releases.history")
     async with aclosing(reader.follow("releases.history", partition=partition, since=since)) as batches:
         async for records in batches:
             yield [decision for record in records if (decision := taken.decision(record)) is not None]
@@ -139,7 +146,7 @@ async def follow(
 async def served(reader: Reader, bucket: str | None = None) -> dict[str, ReleaseDecision]:
     """What is served now, by bucket; of one bucket only when `bucket` is given. A bucket that is not in it serves its base."""
     now: dict[str, ReleaseDecision] = {}
-    taken = await _filter(reader, "releases")
+    taken = await filter_of(reader, "releases")
     partition = None if bucket is None else await reader.partition_of("releases", bucket)
     source = reader.read_topic("releases") if partition is None else reader.read_partition("releases", partition)
     async with aclosing(source) as records:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UndecodableVariable
 
 from headrace_schemas.root_error import USAGE, HeadraceError
@@ -55,6 +55,18 @@ def _one_address(text: str) -> str:
     if "::" in text:
         raise ValueError("a chain of addresses (`::`) is no store: name one folder or URL")
     return text
+
+
+def _several(given: Any) -> Any:
+    """Keys as a list, as one text with commas between them (a variable), or one alone; a path is as good as a text."""
+    if isinstance(given, str):
+        given = [part.strip() for part in given.split(",")]
+    if isinstance(given, Path):
+        given = [given]
+    return [str(key) if isinstance(key, Path) else key for key in given] if isinstance(given, list | tuple | set) else given
+
+
+_Key = Annotated[str, Field(min_length=1)]
 
 
 def _no_topic(name: str) -> str:
@@ -115,6 +127,12 @@ class Settings(BaseSettings):
         description="where adapters are kept: one folder, or one URL that fsspec knows; `store/` in `data_dir` unless given",
     )
     policy: Path | None = Field(None, description="the policy file")
+    signing_key: Path | None = Field(None, description="PEM of the Ed25519 key with which a worker signs releases")
+    trusted_keys: Annotated[tuple[_Key, ...] | None, NoDecode, BeforeValidator(_several)] = Field(
+        None,
+        min_length=1,
+        description="public keys, each a PEM file or PEM text: releases that none of them has signed are not believed",
+    )
     partitions: int = Field(4, ge=1, le=1000, description="partitions of each topic that is created")
     replication_factor: int = Field(1, ge=1, le=100, description="copies of each topic that is created")
 
@@ -137,12 +155,20 @@ class Loaded(NamedTuple):
     origins: Mapping[str, str]
 
 
-def from_arguments(bootstrap: str, deployment: str, kafka: Mapping[str, Any] | None, store: str | Path | None = None) -> Settings:
+def from_arguments(
+    bootstrap: str,
+    deployment: str,
+    kafka: Mapping[str, Any] | None,
+    store: str | Path | None = None,
+    trusted_keys: Collection[str | Path] | None = None,
+) -> Settings:
     """Settings of a call that was given these arguments; `kafka` are the fields of Security. Raises SettingsError."""
     security: Any = dict(kafka) if isinstance(kafka, Mapping) else {} if kafka is None else kafka
-    given = {"bootstrap": bootstrap, "deployment": deployment, "security": security}
+    given: dict[str, Any] = {"bootstrap": bootstrap, "deployment": deployment, "security": security}
     if store is not None:
         given["store"] = str(store) if isinstance(store, Path) else store
+    if trusted_keys is not None:
+        given["trusted_keys"] = trusted_keys
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
@@ -183,9 +209,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths in a settings file are relative to that file, wherever the command is started."""
     out = dict(values)
-    for name in ("data_dir", "policy"):
+    for name in ("data_dir", "policy", "signing_key"):
         if isinstance(out.get(name), str):
             out[name] = folder.resolve() / Path(out[name]).expanduser()
+    if isinstance(keys := _several(out.get("trusted_keys")), list):
+        out["trusted_keys"] = [
+            str(folder.resolve() / Path(key).expanduser()) if isinstance(key, str) and key and "-----BEGIN" not in key else key
+            for key in keys
+        ]
     if isinstance(out.get("security"), dict):
         out["security"] = {
             name: folder.resolve() / Path(value).expanduser() if name.endswith("file") and isinstance(value, str) else value

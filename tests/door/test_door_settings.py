@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,25 @@ def test_a_wrong_store_is_one_line(store: Any, said: str) -> None:
             reader("127.0.0.1:1", store=store)
         assert str(caught.value).startswith(said)
         assert "\n" not in str(caught.value)
+
+
+def test_keys_that_nothing_can_be_believed_by_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "damaged").write_text("damaged")
+    wrong: list[tuple[Any, str]] = [
+        ([], "trusted_keys = []: "),
+        ("", "trusted_keys.0 = '': "),
+        ([7], "trusted_keys.0 = 7: "),
+        (7, "trusted_keys = 7: "),
+        ([tmp_path / "none"], f"trusted_keys[0] = {str(tmp_path / 'none')!r}: No such file or directory"),
+        (tmp_path / "damaged", f"trusted_keys[0] = {str(tmp_path / 'damaged')!r}: no public key in PEM, or a damaged one"),
+    ]
+    readers: list[Callable[..., object]] = [headrace.Releases, headrace.AsyncReleases]
+    for reader in readers:
+        for keys, said in wrong:
+            with pytest.raises(headrace.SettingsError) as caught:
+                reader("127.0.0.1:1", trusted_keys=keys)
+            assert str(caught.value).startswith(said)
+            assert "\n" not in str(caught.value)
 
 
 def test_the_door_reads_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import headrace
 
-HEAVY = ("faust", "mode", "torch", "transformers", "peft", "duckdb", "pyarrow", "numpy")
+HEAVY = ("faust", "mode", "torch", "transformers", "peft", "duckdb", "pyarrow", "numpy", "cryptography")
 
 
 def run(program: str) -> str:

@@ -18,6 +18,7 @@ from headrace_schemas.events import RulesActivated
 from headrace_streams.runtime.journal import decode_position, encode_position
 from headrace_streams.runtime.provenance import ORIGIN, Provenance, origin, origin_without_input, provenance_of
 from headrace_streams.runtime.stage import Record, RuleVersion, Step
+from headrace_streams.signing import HEADER
 from headrace_streams.testing import event
 from support.counting import COUNTING, CountingFold
 from support.memory_log import MemoryLog
@@ -57,6 +58,12 @@ def test_an_altered_key_or_header_is_found(log: MemoryLog) -> None:
     records[0] = records[0]._replace(key=b"other")
     records[1] = records[1]._replace(headers=(*records[1].headers, ("more", b"1")))
     assert sorted(difference.field for difference in check(log).differences) == ["headers", "key"]
+
+
+def test_a_signature_where_nothing_is_signed_is_found(log: MemoryLog) -> None:
+    records = log.records[partition_with(log, "rejections")]
+    records[0] = records[0]._replace(headers=(*records[0].headers, (HEADER, b"0123456789abcdef:AAAA")))
+    assert [difference.field for difference in check(log).differences] == ["headers"]
 
 
 def test_a_missing_record_is_found(log: MemoryLog) -> None:

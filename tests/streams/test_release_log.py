@@ -36,7 +36,7 @@ def promoted(sequence: int, **fields: Any) -> bytes:
 
 def taken(*records: Recorded) -> tuple[list[int], int]:
     """Sequences of what is taken, and how many are skipped."""
-    filtered = ReleaseFilter(PARTITIONS)
+    filtered = ReleaseFilter(PARTITIONS, "releases")
     found: list[Any] = [filtered.decision(record) for record in records]
     return [decision.data.sequence for decision in found if decision is not None], filtered.skipped
 

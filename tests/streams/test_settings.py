@@ -119,6 +119,8 @@ def test_every_setting_has_a_variable_that_is_known(monkeypatch: pytest.MonkeyPa
         "data_dir": "/d",
         "store": "s",
         "policy": "p",
+        "signing_key": "k",
+        "trusted_keys": "a,b",
         "partitions": "3",
         "replication_factor": "3",
     }
@@ -205,3 +207,24 @@ def test_security_file_that_cannot_be_used_is_named_with_its_setting(tmp_path: P
     empty.write_text("no certificate")
     with pytest.raises(SettingsError, match=r"ca\.pem' can't be used: "):
         security_options(Security(protocol="SSL", ssl_cafile=empty))
+
+
+def test_trusted_keys_are_a_list_or_a_text_with_commas_and_relative_to_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----\n"
+    (tmp_path / "headrace.toml").write_text(f'signing_key = "key.pem"\ntrusted_keys = ["a.pem", """{text}"""]\n')
+    loaded = load()
+    assert loaded.settings.signing_key == tmp_path / "key.pem"
+    assert loaded.settings.trusted_keys == (str(tmp_path / "a.pem"), text)
+    monkeypatch.setenv("HEADRACE_TRUSTED_KEYS", "/a.pem, /b.pem")
+    assert load().settings.trusted_keys == ("/a.pem", "/b.pem")
+    for nothing in ("", "/a.pem,"):
+        monkeypatch.setenv("HEADRACE_TRUSTED_KEYS", nothing)
+        with pytest.raises(SettingsError, match="trusted_keys"):
+            load()
+    monkeypatch.delenv("HEADRACE_TRUSTED_KEYS")
+    for nothing in ("[]", "7", "[7]", '[""]'):
+        (tmp_path / "headrace.toml").write_text(f"trusted_keys = {nothing}\n")
+        with pytest.raises(SettingsError, match="trusted_keys"):
+            load()

@@ -41,6 +41,7 @@ def trainer(settings: Settings, once: bool, device: str, web_port: int | None, w
 async def _serve(settings: Settings, once: bool, device: str, web_site: Site | None) -> None:
     from headrace_streams.runtime.startup import wait_for_topics
     from headrace_streams.runtime.supervisor import MakeTask, Supervisor
+    from headrace_streams.signing import trusted_keys
     from headrace_trainer.evaluation.grader import find
     from headrace_trainer.job.process import probe_hardware
     from headrace_trainer.policy import load
@@ -50,6 +51,7 @@ async def _serve(settings: Settings, once: bool, device: str, web_site: Site | N
     policy = load(settings.policy)
     for grader in policy.graders.values():
         find(grader.name)
+    trusted_keys(settings)  # what is wrong with them is said once, here
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

@@ -27,6 +27,7 @@ from headrace_schemas.events import RulesActivated, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
+from headrace_streams import signing
 from headrace_streams.cancellation import cancelled_by_somebody
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.failures import remedy
@@ -37,7 +38,7 @@ from headrace_streams.runtime.provenance import origin_without_input, writer_of
 from headrace_streams.runtime.stage import Stage, UnknownVersion
 from headrace_streams.runtime.status import RestoreReport
 from headrace_streams.runtime.step import Produced
-from headrace_streams.settings import Settings
+from headrace_streams.settings import Settings, SettingsError
 
 SETTLE_SECONDS = 1.0  # idle time after which a position that moved over transaction markers only is committed too
 
@@ -66,6 +67,7 @@ class Session:
         self.committed_at: float | None = None
         self._opened = time.monotonic()
         self._lagging: float | None = None
+        self._signing: signing.SigningKey | None = None
 
     @property
     def partitions(self) -> dict[str, int]:
@@ -78,6 +80,7 @@ class Session:
         errors, and what goes wrong here, is Refused (somebody has to look), Fenced, ProducerLost or Transport."""
         try:
             self._opened = time.monotonic()
+            self._signing = self._signing_key()
             await self._journal.open()
             state = await self._restore()
             size = sum(len(key) + len(value) for key, value in state.items())
@@ -161,8 +164,9 @@ class Session:
         append_times: Sequence[int] = (),
     ) -> None:
         """Begins to write outputs, changed state and the new position as one transaction, while the caller goes on.
-        `append_times`: in ms, of the input records that it is the end of."""
-        records, began = list(produced), time.monotonic()
+        `append_times`: in ms, of the input records that it is the end of. Releases are signed here, if there is a key: folds and
+        replay need none."""
+        records, began = list(produced if self._signing is None else map(self._signed, produced)), time.monotonic()
         self._journal.launch(records, changes, position)
         self._launched = position
 
@@ -221,6 +225,19 @@ class Session:
         return Refused(
             f"{self.label}: state {key[:200]!r} can't be read: {reason}: run `headrace positions rebuild {self.label}`"
         )
+
+    def _signing_key(self) -> signing.SigningKey | None:
+        if signing.SIGNED_TOPICS.isdisjoint(self.stage.outputs):
+            return None
+        try:
+            return signing.signing_key(self._settings)
+        except SettingsError as error:
+            raise Refused(f"{self.label}: {error}") from error
+
+    def _signed(self, item: Produced) -> Produced:
+        if self._signing is None or item.topic not in signing.SIGNED_TOPICS:
+            return item
+        return item._replace(headers=(*item.headers, self._signing.header(item.topic, item.key, item.value)))
 
     async def _restore(self) -> dict[str, bytes]:
         count = self.partitions[self.topic]

@@ -15,6 +15,7 @@ from headrace_schemas.derived import Batch, DeadLetter, Member, TrainingStart
 from headrace_schemas.events import BatchReady, EvaluationCompleted, RecordRejected, TrainingStarted
 from headrace_schemas.selection import training_members
 from headrace_streams import release_log
+from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, event_of
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.stage.rehearsal import LatestRevisions
@@ -130,14 +131,19 @@ async def batch_of(reader: Reader, partition: int, batch_id: str, before: int) -
 
 async def wait_until_answered(reader: Reader, bucket: str, evaluation_id: str) -> None:
     """Waits until `releases.history` answers an evaluation, or `dead-letters` says that nobody will."""
+    taken = await release_log.filter_of(reader, "releases.history")
+    answers = clients.full_name(reader.settings, "releases.history")
     async with aclosing(reader.follow("releases.history", "dead-letters")) as batches:
         async for records in batches:
-            for event in map(event_of, records):
+            for record in records:
+                if record.topic == answers:
+                    decision = taken.decision(record)
+                    if decision is not None and evaluation_id in (decision.data.evaluation_id, decision.data.request_id):
+                        return
+                    continue
+                event = event_of(record)
                 if isinstance(event, RecordRejected) and evaluation_id in _evaluations(event.data):
                     log.warning("%s: evaluation %s became a dead letter: %s", bucket, evaluation_id, event.data.error.message)
-                    return
-                decision = release_log.decision_of(event)
-                if decision is not None and evaluation_id in (decision.data.evaluation_id, decision.data.request_id):
                     return
 
 
