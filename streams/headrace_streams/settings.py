@@ -114,6 +114,11 @@ class Settings(BaseSettings):
         default_factory=lambda data: str(data["data_dir"] / "store") if "data_dir" in data else "",
         description="where adapters are kept: one folder, or one URL that fsspec knows; `store/` in `data_dir` unless given",
     )
+    state_dir: Path | None = Field(
+        None,
+        description="folder of this machine where tasks keep a copy of their state, so that a restart reads only the end of a "
+        "changelog; none unless given",
+    )
     policy: Path | None = Field(None, description="the policy file")
     partitions: int = Field(4, ge=1, le=1000, description="partitions of each topic that is created")
     replication_factor: int = Field(1, ge=1, le=100, description="copies of each topic that is created")
@@ -183,7 +188,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths in a settings file are relative to that file, wherever the command is started."""
     out = dict(values)
-    for name in ("data_dir", "policy"):
+    for name in ("data_dir", "state_dir", "policy"):
         if isinstance(out.get(name), str):
             out[name] = folder.resolve() / Path(out[name]).expanduser()
     if isinstance(out.get("security"), dict):
