@@ -126,6 +126,11 @@ class Settings(BaseSettings):
         default_factory=lambda data: str(data["data_dir"] / "store") if "data_dir" in data else "",
         description="where adapters are kept: one folder, or one URL that fsspec knows; `store/` in `data_dir` unless given",
     )
+    state_dir: Path | None = Field(
+        None,
+        description="folder of this machine where tasks keep a copy of their state, so that a restart reads only the end of a "
+        "changelog; none unless given",
+    )
     policy: Path | None = Field(None, description="the policy file")
     signing_key: Path | None = Field(None, description="PEM of the Ed25519 key with which a worker signs releases")
     trusted_keys: Annotated[tuple[_Key, ...] | None, NoDecode, BeforeValidator(_several)] = Field(
@@ -209,7 +214,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths in a settings file are relative to that file, wherever the command is started."""
     out = dict(values)
-    for name in ("data_dir", "policy", "signing_key"):
+    for name in ("data_dir", "state_dir", "policy", "signing_key"):
         if isinstance(out.get(name), str):
             out[name] = folder.resolve() / Path(out[name]).expanduser()
     if isinstance(keys := _several(out.get("trusted_keys")), list):

@@ -118,6 +118,7 @@ def test_every_setting_has_a_variable_that_is_known(monkeypatch: pytest.MonkeyPa
         "security": '{"protocol": "SSL"}',
         "data_dir": "/d",
         "store": "s",
+        "state_dir": "/s",
         "policy": "p",
         "signing_key": "k",
         "trusted_keys": "a,b",

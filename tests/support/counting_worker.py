@@ -1,8 +1,8 @@
 """A worker process that runs the counting stage in the real host:
 
-`python -m support.counting_worker BOOTSTRAP DEPLOYMENT GROUP DEATH`; DEATH is `before:3` or `after:3` (the process kills itself
-before or after the commit of its third transaction takes effect), `block:8` (the fold takes 8 seconds over a record `slow`) or
-`never`.
+`python -m support.counting_worker BOOTSTRAP DEPLOYMENT GROUP DEATH [STATE_DIR]`; DEATH is `before:3` or `after:3` (the process
+kills itself before or after the commit of its third transaction takes effect), `block:8` (the fold takes 8 seconds over a record
+`slow`) or `never`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Worker:
         self.log = folder / f"{name}.log"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         command = [sys.executable, "-m", "support.counting_worker", settings.bootstrap, settings.deployment, group, death]
+        command += [] if settings.state_dir is None else [str(settings.state_dir)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
 
@@ -85,7 +86,7 @@ def block_for(seconds: float) -> None:
     CountingFold.step = slow  # type: ignore[assignment, method-assign]
 
 
-def main(bootstrap: str, deployment: str, group: str, death: str) -> int:
+def main(bootstrap: str, deployment: str, group: str, death: str, state_dir: str | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     phase, _, number = death.partition(":")
@@ -93,7 +94,7 @@ def main(bootstrap: str, deployment: str, group: str, death: str) -> int:
         block_for(float(number))
     elif phase != "never":
         die_at(phase, int(number))
-    settings = Settings(bootstrap=bootstrap, deployment=deployment)
+    settings = Settings(bootstrap=bootstrap, deployment=deployment, state_dir=None if state_dir is None else Path(state_dir))
     return asyncio.run(serve(settings, [COUNTING], {COUNTING.name: BODY}, group=f"{deployment}.{group}"))
 
 

@@ -19,6 +19,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import (
     CorruptRecordException,
     KafkaError,
+    NodeNotReadyError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
     for_code,
@@ -274,6 +275,16 @@ async def describe_topics(admin: Any, names: Sequence[str]) -> list[dict[str, An
     response = await admin._send_request(MetadataRequest(list(names), allow_auto_topic_creation=False))
     topics: list[dict[str, Any]] = response.to_object()["topics"]
     return topics
+
+
+async def cluster_id(client: Any) -> str:
+    """Which cluster a started client talks to; empty where brokers have no such name. KafkaError."""
+    inner = connection_of(client)
+    node = inner.get_random_node()
+    if node is None or not await inner.ready(node):
+        raise NodeNotReadyError("no broker to ask")
+    response = await inner.send(node, MetadataRequest([]))
+    return str(response.to_object().get("cluster_id") or "")
 
 
 async def acl_error(admin: Any) -> type[KafkaError]:

@@ -49,6 +49,20 @@ class ChangelogReader:
         finally:
             await clients.stop(consumer)
 
+    async def goes_on(self, offset: int, at_ms: int) -> bool:
+        """Whether this is a log that had all its records below `offset` by the broker's time `at_ms`, and still has those since.
+        One that was made anew under the same name got its records later. Raises KafkaError, OSError."""
+        consumer = clients.consumer(self._settings)
+        tp = self._partition
+        try:
+            await consumer.start()
+            consumer.assign([tp])
+            later = (await consumer.offsets_for_times({tp: at_ms + 1}))[tp]
+            first = (await consumer.beginning_offsets([tp]))[tp]
+        finally:
+            await clients.stop(consumer)
+        return first <= offset and (later is None or later.offset >= offset)
+
     async def stamps(self, open_from: int | None) -> tuple[Stamp | None, Stamp | None]:
         """Of the last committed position; and of the last one behind `open_from`, where a transaction hangs."""
         return await self._last_stamp(), None if open_from is None else await self._last_stamp(open_from)

@@ -13,7 +13,6 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
 from itertools import zip_longest
 from typing import Any, NoReturn
 
@@ -28,6 +27,7 @@ from aiokafka.errors import (
     ProducerFenced,
     UnknownProducerId,
 )
+from aiokafka.structs import RecordMetadata
 
 from headrace_schemas.topics import BY_NAME
 from headrace_schemas.topology import changelog
@@ -35,7 +35,7 @@ from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import stop
 from headrace_streams.kafka.failures import remedy
-from headrace_streams.runtime.changelog import ChangelogReader
+from headrace_streams.runtime.changelog_state import LOG_APPEND_TIME, ChangelogState
 from headrace_streams.runtime.errors import Fenced, JournalError, ProducerLost, Refused, Transport
 from headrace_streams.runtime.hanging import HangingTransactions
 from headrace_streams.runtime.position import (
@@ -43,7 +43,6 @@ from headrace_streams.runtime.position import (
     Position,
     Rules,
     Stamp,
-    UnreadablePosition,
     decode_position,
     encode_position,
 )
@@ -70,7 +69,6 @@ BARRIER_KEY = "@barrier"  # only ever a deletion: a reader that does not know it
 BATCH_BYTES = 1024 * 1024
 FLUSH_SECONDS = 5.0
 APPEAR_SECONDS = 5.0
-_LOG_APPEND_TIME = 1
 _NO_HEADERS: list[tuple[str, bytes]] = []
 _LOST = (InvalidProducerIdMapping, UnknownProducerId, OutOfOrderSequenceNumber, InvalidTxnState)
 
@@ -93,7 +91,7 @@ class Journal:
         self._topic, self._partition = topic, partition
         self._changelog_topic = changelog(stage, topic).name
         self._changelog_partition = TopicPartition(clients.full_name(settings, self._changelog_topic), partition)
-        self._changelog = ChangelogReader(settings, self._changelog_partition, self.label)
+        self._changelog = ChangelogState(settings, changelog(stage, topic), self._changelog_partition, self.label)
         self._output_topics = sorted({*outputs, "rules", "dead-letters"})
         self._topics = [changelog(stage, topic), *(BY_NAME[name] for name in (topic, *self._output_topics) if name in BY_NAME)]
         self._transactional_id = f"{settings.deployment}.{stage}.{topic}.{partition}"
@@ -120,16 +118,19 @@ class Journal:
             await refuse_wrong_topics(self._producer, self._settings, self.label, self._topics)
             self._connections.lost = False
             self._own = HangingTransactions(self._producer, self.label, self._changelog_partition, self._outputs())
-            await self._own.end_hanging(self._changelog.stamps)
-            await self._restore(await self._barrier(), mend)
+            await self._own.end_hanging(self._changelog.reader.stamps)
+            await self._changelog.read(self._producer, await self._barrier(), mend=mend)
         except (KafkaError, OSError) as error:
             self._fail(error)
+        self.state, self._changelog.values = self._changelog.values, {}
+        self.position, self.restored_records = self._changelog.position, self._changelog.records
 
     async def check(self) -> None:
         """After a lost connection: waits until the broker answers and has ended the last transaction everywhere. Until then no
         other can begin. Raises as `commit`."""
         try:
             await self._own.wait_until_ended(self._connections)
+            self._changelog.tidy(self.clock.broker_ms())
         except (KafkaError, OSError) as error:
             self._fail(error)
 
@@ -170,6 +171,7 @@ class Journal:
                 flight.cancel()
             elif not flight.cancelled():
                 flight.exception()  # seen: nobody goes on with this journal
+        self._changelog.close()
         producer, self._producer = self._producer, None
         if producer is None:
             return
@@ -206,35 +208,16 @@ class Journal:
             found.update((TopicPartition(name, number), None) for number in range(self.partitions[topic]))
         return list(found)
 
-    async def _barrier(self) -> int:
-        """The offset of a record that this producer has committed: whoever shows it knows all that was written before."""
+    async def _barrier(self) -> RecordMetadata:
+        """Of a record that this producer has committed: whoever shows it knows all that was written before."""
         topic, partition = self._changelog_partition
         await self._producer.begin_transaction()
         sent = await self._producer.send(topic, value=None, key=BARRIER_KEY.encode(), partition=partition)
-        offset: int = (await sent).offset
+        written: RecordMetadata = await sent
         await self._producer.commit_transaction()
-        if offset < 0:  # it was sent twice, over a connection that broke
+        if written.offset < 0:  # it was sent twice, over a connection that broke
             raise Transport(f"{self.label}: the broker did not tell where it wrote")
-        return offset
-
-    async def _restore(self, barrier: int, mend: bool) -> None:
-        unreadable = ""
-        async with aclosing(self._changelog.records(at_least=barrier + 1)) as batches:
-            async for records in batches:
-                self.restored_records += len(records)
-                for record in records:
-                    key = record.key.decode(errors="surrogateescape")  # somebody else's, too, is a key: one that no fold knows
-                    if key == POSITION_KEY and record.value is not None:
-                        try:
-                            self.position, unreadable = decode_position(record.value), ""
-                        except UnreadablePosition as error:
-                            unreadable = f"its position at offset {record.offset} of {self._changelog_partition.topic}: {error}"
-                    elif record.value is None:
-                        self.state.pop(key, None)
-                    else:
-                        self.state[key] = record.value
-        if unreadable and not mend:
-            raise Refused(f"{self.label}: {unreadable}: run `headrace positions rebuild {self.label}`")
+        return written
 
     async def _commit(self, produced: Iterable[Produced], changes: Mapping[str, bytes | None], position: Position) -> Ends:
         self._begun = False
@@ -249,16 +232,17 @@ class Journal:
         self._written.update(written)
         stamp = Stamp(compat.producer_epoch(self._producer), {place: self._written[place] for place in written})
         position = msgspec.structs.replace(position, stamp=stamp)
-        changelog, no_headers = (self._changelog_topic, self._partition), _NO_HEADERS
+        changelog, encoded, no_headers = (self._changelog_topic, self._partition), encode_position(position), _NO_HEADERS
         for name, state in changes.items():
             batches.add(changelog, name.encode(errors="surrogateescape"), state, no_headers)
-        batches.add(changelog, POSITION_KEY.encode(), encode_position(position), no_headers)
+        batches.add(changelog, POSITION_KEY.encode(), encoded, no_headers)
         try:
             await self._producer.begin_transaction()
             ends = await batches.send(functools.partial(clients.full_name, self._settings), self.clock)
             await self._producer.commit_transaction()
         except (KafkaError, OSError) as error:
             self._fail(error)
+        self._changelog.committed(changes, encoded, ends[changelog], batches.appended_ms[changelog])
         self.position = position
         return ends
 
@@ -284,6 +268,7 @@ class _Batches:
     def __init__(self, producer: Any) -> None:
         self._producer = producer
         self._packed: dict[tuple[str, int], list[Any]] = {}
+        self.appended_ms: dict[tuple[str, int], int] = {}  # by the broker's clock, once they are sent
 
     def add(self, place: tuple[str, int], key: bytes, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
         builders = self._packed.get(place)
@@ -310,6 +295,7 @@ class _Batches:
             if isinstance(result, BaseException):
                 raise result
             ends[place] = result.offset + count
-            if result.timestamp_type == _LOG_APPEND_TIME:
+            self.appended_ms[place] = result.timestamp
+            if result.timestamp_type == LOG_APPEND_TIME:
                 clock.heard(result.timestamp)
         return ends
