@@ -254,12 +254,12 @@ def _signatures(texts: Sequence[bytes]) -> Any:
     places += hashes >> np.uint32(25)
     signatures = np.full(len(texts) * BINS, 0xFFFFFFFF, np.uint32)
     np.minimum.at(signatures, places, hashes)
-    signatures = signatures.reshape(-1, BINS)
-    empty = signatures == 0xFFFFFFFF
+    rows = signatures.reshape(-1, BINS)
+    empty = rows == 0xFFFFFFFF
     while empty.any() and not empty.all():  # an empty bin takes what is in the next
-        signatures = np.where(empty, np.roll(signatures, -1, axis=1), signatures)
-        empty = signatures == 0xFFFFFFFF
-    return np.ascontiguousarray(signatures)
+        rows = np.where(empty, np.roll(rows, -1, axis=1), rows)
+        empty = rows == 0xFFFFFFFF
+    return np.ascontiguousarray(rows)
 
 
 def _bands(signatures: Any) -> Any:

@@ -71,7 +71,7 @@ def test_the_last_line_works_where_it_is_pasted(tmp_path: Path, own_broker: bool
     config = tmp_path / "its data" / "headrace.toml"
     line, called = paste(tmp_path, ".venv/bin/headrace", own_broker, HEADRACE_BOOTSTRAP="elsewhere:1")
     started = [f".venv/bin/headrace kafka start --config {config} nothing set"] * own_broker
-    assert called == [*started, *(f".venv/bin/headrace {name} --config {config} nothing set" for name in ("status", "releases"))]
+    assert called == [*started, *(f".venv/bin/headrace {name} --config {config} nothing set" for name in ("releases", "status"))]
     assert "\n" not in line
 
 

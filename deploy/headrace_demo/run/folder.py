@@ -113,8 +113,9 @@ class Place:
         return f"{f'env {unset} ' if unset else ''}{program} {words} --config {shlex.quote(str(self.config))}"
 
     def afterwards(self, program: str, own_broker: bool) -> str:
-        """The line that looks around; it first starts the broker again if it was the run's own."""
-        return " && ".join(self.command(program, words) for words in ["kafka start"] * own_broker + ["status", "releases"])
+        """The line that looks around; it first starts the broker again if it was the run's own. `status` comes last: it ends with
+        1, as no worker runs any more, and says so."""
+        return " && ".join(self.command(program, words) for words in ["kafka start"] * own_broker + ["releases", "status"])
 
 
 def _toml(text: str | Path) -> str:
