@@ -50,7 +50,9 @@ def task(settings: Settings, policy: TrainerPolicy, *, once: bool = False) -> Tr
 
 
 @pytest.mark.slow(seconds=12)
-def test_a_base_that_can_not_be_had_holds_the_batch_until_it_can(settings: Settings, base: Path, tmp_path: Path) -> None:
+def test_a_base_that_can_not_be_had_holds_the_batch_until_it_can_and_is_said_again(
+    settings: Settings, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     train_log, missing = TrainLog(settings), tmp_path / "models" / "tiny"
     policy = policy_of(base).model_copy(update={"bases": {"tiny": BasePolicy(weights=str(missing))}})
 
@@ -68,7 +70,12 @@ def test_a_base_that_can_not_be_had_holds_the_batch_until_it_can(settings: Setti
             assert not running.done()
             return report.held is not None and "BaseMissing" in report.held and report.gauges[batch.bucket]["held_batches"] == 1
 
+        async def said_again() -> bool:
+            assert not running.done()
+            return sum("is held: BaseMissing" in message for message in caplog.messages) >= 2
+
         try:
+            await until(said_again)
             await until(held, every=0.02)
             assert learner.describe().phase == "held"
             missing.parent.mkdir()

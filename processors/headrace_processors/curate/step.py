@@ -25,7 +25,6 @@ from headrace_streams.runtime.stage import Record, Step, Write
 
 PORTION = 1000  # buckets that grow old in one step: with 40,000 the loop stood still for seconds
 SETTLED = 3  # voices that make a contradicted example a majority
-REPEATED = ("stale_revision", "retracted", "erased")  # reasons that are about the record, not about the example
 _GONE: dict[str, Status] = {"retracted": "retracted", "erased": "erased", "feedback_retracted": "withdrawn"}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace_processors.intake.policy import IntakePolicy
-from headrace_processors.intake.routing import dead, misplaced, ref_key, routed
+from headrace_processors.intake.routing import dead, misplaced, routed
 from headrace_processors.intake.scrub.scrubber import WORK_LIMIT, RecordScrubber, Scrubber, Work, WorkExceeded
 from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
 from headrace_schemas.codec import DecodeError, encode_tree
@@ -20,8 +20,6 @@ from headrace_schemas.inputs import COMMENT_LIMIT
 from headrace_schemas.published import Published, decode_published
 from headrace_schemas.topology import SCRUBBED
 from headrace_streams.runtime.stage import Record, StatelessFold, Step
-
-__all__ = ["IntakeFold", "build", "ref_key"]
 
 
 class IntakeFold(StatelessFold):

@@ -14,6 +14,7 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Link, Ref
+from headrace_schemas.topics import ref_key
 from headrace_streams.runtime.stage import Record, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
@@ -48,11 +49,6 @@ def routed(event: InputEvent, value: bytes) -> list[Write]:
         copies = [Write("signals", other, copy) for other, copy in fan_out(event)]
         return [Write("signals", event.data.interaction_id or "", value), *copies]
     return [Write("signals", event.data.interaction_id, value)]
-
-
-def ref_key(ref: Ref) -> str:
-    """The record key of a foreign id. Two ids may share one; whoever joins by them compares both parts."""
-    return f"{ref.system}:{ref.id}"
 
 
 def _link(event: InteractionRecorded, interaction_id: str, system: str, foreign_id: str) -> Write:

@@ -22,7 +22,6 @@ from headrace_streams.runtime import meters
 from headrace_streams.runtime.meters import StageMeter
 from headrace_streams.runtime.status import WorkerReport
 
-LOOPBACK = "127.0.0.1"
 PATIENCE_SECONDS = 3.0  # for the event loop to turn
 REQUEST_SECONDS = 10.0  # for a client to say what it wants, and to take the answer
 CONNECTIONS = 16  # at one time; those beyond are closed unheard

@@ -87,7 +87,6 @@ class TrainTask:
         self._activity: dict[str, Any] = {"phase": "starting"}
         self._append_ms: int | None = None  # of the record that is under way
         self._held: tuple[str, str] | None = None  # bucket, and what its batch waits for
-        self._said = ""
 
     @property
     def label(self) -> str:
@@ -238,9 +237,7 @@ class TrainTask:
         reason = f"batch {batch.batch_id} of {batch.bucket} is held: {' '.join(str(error).split()) or type(error).__name__}"
         if self._once:
             raise Held(f"{self.label}: {reason}; it waits for the next start")
-        if reason != self._said:
-            log.warning("%s: %s", self.label, reason)
-        self._said = reason
+        log.warning("%s: %s", self.label, reason)  # again as long as it lasts: after some minutes, every ten
         self._held = (batch.bucket, reason)
         self._activity = {"phase": "held", "bucket": batch.bucket, "batch": batch.batch_id}
         try:
