@@ -227,10 +227,15 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
                 "batches": touched.batch_ids,
                 "releases": [_touched_row(decision, touched) for decision in touched.releases],
                 "inherited": [_touched_row(decision, touched) for decision in touched.inherited],
+                "possible": [_touched_row(decision, touched) for decision in touched.possible],
             }
         )
     note(f"{what}: published; {len(touched.example_ids)} examples, {len(touched.batch_ids)} batches so far")
-    for decisions, how in ((touched.releases, "trained on it"), (touched.inherited, "built on an adapter that was")):
+    for decisions, how in (
+        (touched.releases, "trained on it"),
+        (touched.inherited, "built on an adapter that was"),
+        (touched.possible, "may have rehearsed it: its run is no longer on the log"),
+    ):
         for decision in decisions:
             click.echo(f"{'*' if decision.data.release_id in touched.served else ' '} {_line(decision)}  ({how})")
     if touched.served:

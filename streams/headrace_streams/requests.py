@@ -45,12 +45,14 @@ class NoAnswer(HeadraceError, TimeoutError):
 
 
 class Touched(NamedTuple):
-    """What an interaction or a person's data went into. `inherited`: not trained on it, but on top of an adapter that was."""
+    """What an interaction or a person's data went into. `inherited`: not trained on it, but on top of an adapter that was.
+    `possible`: cut behind it in its bucket, by a run that is no longer kept, so that nobody knows what was rehearsed."""
 
     example_ids: list[str]
     batch_ids: list[str]
     releases: list[Decision]
     inherited: list[Decision]
+    possible: list[Decision]
     served: list[str]  # release ids among them that are served now
 
 
@@ -140,19 +142,30 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
         and (event.data.interaction_id == interaction_id if interaction_id else event.data.data_subject == data_subject)
     }
     batches: set[str] = set()
+    behind: set[str] = set()  # batches whose rehearsal may hold them
+    concerned: set[str] = set()  # buckets
+    runs: set[str] = set()
     for topic in ("batches", "runs") if examples else ():
         async for event in reader.events(topic):
             if isinstance(event, BatchReady | TrainingStarted) and examples & set(_rows(event)):
                 batches.add(event.data.batch_id)
+                concerned.add(event.data.bucket)
+            elif isinstance(event, BatchReady) and event.data.bucket in concerned:
+                behind.add(event.data.batch_id)
+            if isinstance(event, TrainingStarted):
+                runs.add(event.data.run_id)
     made = await versions(settings) if batches else []
     direct = {version.adapter.digest for version in made if version.batch_id in batches}
     inherited = _descendants(made, direct)
+    unknown = {version.adapter.digest for version in made if version.batch_id in behind and version.run_id not in runs}
+    possible = (unknown | _descendants(made, unknown)) - direct - inherited
     decisions = [decision for decision in await history(reader) if decision.kind in CHANGES]
     now = {release.release_id for release in (await served(reader)).values()}
     trained = [decision for decision in decisions if adapter_digest(decision.data) in direct]
     later = [decision for decision in decisions if adapter_digest(decision.data) in inherited]
-    still = [decision.data.release_id for decision in (*trained, *later) if decision.data.release_id in now]
-    return Touched(sorted(examples), sorted(batches), trained, later, still)
+    perhaps = [decision for decision in decisions if adapter_digest(decision.data) in possible]
+    still = [decision.data.release_id for decision in (*trained, *later, *perhaps) if decision.data.release_id in now]
+    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still)
 
 
 def _descendants(made: Collection[ModelVersion], adapters: Collection[str]) -> set[str]:

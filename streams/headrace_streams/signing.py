@@ -156,9 +156,9 @@ def _load(named: str) -> Any:
     try:
         from cryptography.hazmat.primitives import serialization
     except ModuleNotFoundError:
-        raise SettingsError(
-            f"{named}: signing needs cryptography, which is not installed: pip install 'headrace[signing]'"
-        ) from None
+        from headrace_streams.pip_line import pip_line
+
+        raise SettingsError(f"{named}: signing needs cryptography, which is not installed: {pip_line('signing')}") from None
     return serialization
 
 

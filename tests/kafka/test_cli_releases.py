@@ -11,6 +11,8 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
 
 import headrace as door
 from headrace_cli.main import invoke
@@ -46,6 +48,7 @@ from headrace_schemas.inputs import Agent
 from headrace_streams import release_log, requests
 from headrace_streams.background import Background
 from headrace_streams.kafka import clients
+from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.fold_task import FoldTask
@@ -166,6 +169,13 @@ def example(number: int, data_subject: str | None = None) -> Example:
         train=True,
         data_subject=data_subject,
     )
+
+
+async def no_longer_kept(settings: Settings, topic: str) -> None:
+    """All that stands on a topic goes, as by retention."""
+    number = partition_for(BUCKET.encode(), settings.partitions)
+    async with clients.connected(clients.admin(settings)) as client:
+        await client.delete_records({TopicPartition(clients.full_name(settings, topic), number): RecordsToDelete(-1)})
 
 
 class Followed:
@@ -330,6 +340,17 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
     assert second.id in out
     assert third.id in out, "x2 was a rehearsal row of the third"
 
+    asyncio.run(no_longer_kept(settings, "runs"))
+    code, out, error = headrace("forget", "user-7")
+    assert code == 0
+    assert [line.rpartition("  (")[2] for line in out.splitlines()] == [
+        "trained on it)",
+        "may have rehearsed it: its run is no longer on the log)",
+    ]
+    assert third.id in out.splitlines()[1]
+    rows = json.loads(headrace("retract", "i3", "--json")[1])
+    assert ([row["release_id"] for row in rows["releases"]], rows["possible"]) == ([third.id], []), "others were cut before"
+
     code, out, error = headrace("retract", "never-seen")
     assert (code, out) == (0, "")
     assert "0 examples" in error
@@ -340,8 +361,9 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
 
     assert sorted(asyncio.run(published())) == [
         (b"i1", "headrace.interaction.retracted.v1"),
+        (b"i3", "headrace.interaction.retracted.v1"),
         (b"never-seen", "headrace.interaction.retracted.v1"),
-        (b"user-7", "headrace.subject.erased.v1"),
+        *[(b"user-7", "headrace.subject.erased.v1")] * 2,
     ]
 
 

@@ -58,6 +58,16 @@ def test_examples_of_one_hour_are_worth_their_number() -> None:
     assert len(stage.batches) == 1
 
 
+def test_an_example_of_the_far_future_is_one_of_now() -> None:
+    """Seen from 2099 the others were worth nothing: one event took a bucket's fill from 47 to 1."""
+    stage = CurateRun()
+    stage.feed(*(rewarded(number) for number in range(47)))
+    stage.feed(rewarded(47, event_time="2099-01-01T00:00:00Z"))
+    assert stage.bucket.fill == 48
+    stage.feed(rewarded(48), withdrawn(47))
+    assert stage.bucket.fill == 48
+
+
 def test_a_bucket_may_have_its_own_target() -> None:
     stage = CurateRun(targets={BUCKET: 3})
     stage.feed(*(rewarded(number) for number in range(3)))

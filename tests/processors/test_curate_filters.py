@@ -123,7 +123,7 @@ def test_a_withdrawal_may_come_first_and_twice() -> None:
 
 def test_an_open_bucket_keeps_the_newest_and_the_rest_is_overflow() -> None:
     stage = CurateRun(open_limit=5, target_effective_size=5)
-    stage.feed(*(rewarded(number, event_time=f"2026-10-{1 + number:02d}T00:00:00Z") for number in range(12)))
+    stage.feed(*(rewarded(number, event_time=f"2026-09-{1 + number:02d}T00:00:00Z") for number in range(12)))
     assert stage.batches == []  # under decay five of different age are never worth five
     assert stage.reasons == ["overflow"] * 7
     assert stage.counters == {"admitted": 5, "rejected": 7}

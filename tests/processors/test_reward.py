@@ -330,6 +330,20 @@ def test_balance_is_taken_at_revision_one_and_kept() -> None:
     assert (last_example(stage).interaction_id, last_example(stage).weights.balance) == ("code", first)
 
 
+def test_an_interaction_of_the_far_future_is_counted_as_one_of_now() -> None:
+    """Seen from 2099 no other kind of work had ever come."""
+
+    def balance_after(minute: float) -> float:
+        stage = reward_stage()
+        for number in range(30):
+            stage.feed(interaction(f"s{number}"), feedback(f"f{number}", f"s{number}"))
+        stage.feed(interaction("ahead", artifact_type="code", minute=minute), feedback("g1", "ahead", minute=minute))
+        stage.feed(interaction("next", artifact_type="code"), feedback("g2", "next"))
+        return last_example(stage).weights.balance
+
+    assert balance_after(72 * 365 * 24 * 60) == balance_after(0) > 1
+
+
 def test_a_recorded_body_without_the_weights_means_what_version_1_did() -> None:
     body = msgspec.json.decode((GOLDENS / "policies" / "reward.1.json").read_bytes())
     assert not VERSION_1.keys() & body.keys()

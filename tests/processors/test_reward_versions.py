@@ -18,12 +18,15 @@ from support.strategies import values
 
 PARTS = {"role": "assistant", "content": [{"type": "text", "text": "select 2"}], "tool_calls": [{"id": "c", "name": "db"}]}
 USER: dict[str, Any] = {"principal": {"id": "u", "kind": "human"}}
+# No interaction is of a time ahead of its record: version 2 counts such a one as one of now.
 WORDS: list[bytes] = [
     interaction("i1", data_subject="bob", context="c", tools=[{"name": "db", "parameters": {"z": 1.0, "a": [None]}}]),
     interaction("i1", output="another"),
-    interaction("i2", prompt=[{"role": "user", "content": "é\n\"'"}], output=PARTS, data_subject="eve", prompt_group="g"),
+    interaction(
+        "i2", prompt=[{"role": "user", "content": "é\n\"'"}], output=PARTS, data_subject="eve", prompt_group="g", minute=-5
+    ),
     interaction("i3", artifact_type="code", context=[{"content": "d", "id": "x", "score": 0.5}], train=False, mystery=1),
-    interaction("i4", data_subject="eve", minute=5),
+    interaction("i4", data_subject="eve", minute=-1),
     feedback("f1", score=90),
     feedback("f1", score=91),
     feedback("f2", kind="explicit_negative", **USER),
@@ -37,7 +40,7 @@ WORDS: list[bytes] = [
     *(feedback_retracted(name, about) for name, about in [("f1", "i1"), ("f5", "i2"), ("f6", "i1"), ("f6", "i2"), ("f9", "i3")]),
     interaction_retracted("i2"),
     interaction_retracted("i3"),
-    subject_erased("eve"),
+    subject_erased("eve", minute=-2),
     subject_erased("bob", minute=9),
     b"{}",
 ]

@@ -155,6 +155,10 @@ class CurateStep:
     def _seen_ms(self) -> int:
         return 0 if self.rules.version == 1 else self.record.now
 
+    def _no_later_than_now(self, time_ns: int) -> int:
+        """The event time by which an example decays. Of one that lies ahead nothing else would count until then."""
+        return time_ns if self.rules.version == 1 else min(time_ns, self.record.now * 1_000_000)
+
     def _record_of(self, example: Example, content: str, old: ExampleRecord | None, bucket: CurateBucket) -> ExampleRecord:
         own = example.model == bucket.base and example.voices > 0
         shared = self.policy.principal_share is not None
@@ -167,7 +171,7 @@ class CurateStep:
             reward=example.reward,
             balance=example.weights.balance,
             difficulty=example.components.difficulty,
-            time_ns=parse_ns(example.event_time),
+            time_ns=self._no_later_than_now(parse_ns(example.event_time)),
             sha256=sha256(self.record.value or b""),
             offset=self.record.offset,
             admitted=old is not None and old.admitted,

@@ -299,7 +299,8 @@ class RewardStep:
     def _first_revision(self, case: InteractionState, content: InteractionContent) -> InteractionState:
         """With what is fixed at revision 1, bucket, balance and group; the counts of artifact types take this one in."""
         counts = self.state.get(keys.TYPE_COUNTS, TypeCounts({})).by_type
-        self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, content.time_ns))
+        time_ns = min(content.time_ns, self.record.now * 1_000_000)  # seen from a time ahead, all other counts would be nothing
+        self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, time_ns))
         base = self.policy.base_of(content.artifact_type, content.model, content.agent.role)
         balance = balance_of(self.policy, counts, content.artifact_type)
         return structs.replace(case, bucket=f"{content.artifact_type}/{base}", balance=balance, group=group_of(content))
