@@ -252,9 +252,9 @@ def _signatures(texts: Sequence[bytes]) -> Any:
         hashes[ends - back] = 0xFFFFFFFF
     places = np.repeat(np.arange(len(texts), dtype=np.int64) * BINS, lengths)
     places += hashes >> np.uint32(25)
-    signatures = np.full(len(texts) * BINS, 0xFFFFFFFF, np.uint32)
-    np.minimum.at(signatures, places, hashes)
-    signatures = signatures.reshape(-1, BINS)
+    flat = np.full(len(texts) * BINS, 0xFFFFFFFF, np.uint32)
+    np.minimum.at(flat, places, hashes)
+    signatures: Any = flat.reshape(-1, BINS)
     empty = signatures == 0xFFFFFFFF
     while empty.any() and not empty.all():  # an empty bin takes what is in the next
         signatures = np.where(empty, np.roll(signatures, -1, axis=1), signatures)
