@@ -57,6 +57,11 @@ class TrustedKeys:
         self._keys = {key_id(key): key for key in keys}
         self._deployment = deployment
 
+    @property
+    def ids(self) -> list[str]:
+        """How signatures name them."""
+        return list(self._keys)
+
     def fault(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
     ) -> str | None:
@@ -156,9 +161,9 @@ def _load(named: str) -> Any:
     try:
         from cryptography.hazmat.primitives import serialization
     except ModuleNotFoundError:
-        raise SettingsError(
-            f"{named}: signing needs cryptography, which is not installed: pip install 'headrace[signing]'"
-        ) from None
+        from headrace_streams.pip_line import pip_line
+
+        raise SettingsError(f"{named}: signing needs cryptography, which is not installed: {pip_line('signing')}") from None
     return serialization
 
 
