@@ -211,14 +211,15 @@ async def _rebuild(settings: Settings, out: Path, until: str | None, as_json: bo
 async def _until(reader: Reader, until: str) -> int:
     """ms since the epoch of an RFC 3339 time, or of the record that answered with release `until`."""
     from headrace_schemas.times import parse_ns
-    from headrace_streams.kafka.reader import event_of
+    from headrace_streams.release_log import filter_of
 
     with suppress(ValueError):
         return parse_ns(until) // 1_000_000
+    taken = await filter_of(reader, "releases.history")
     async with aclosing(reader.read_topic("releases.history")) as records:
         async for record in records:
-            event = event_of(record)
-            if event is not None and getattr(event.data, "release_id", None) == until:
+            decision = taken.decision(record)
+            if decision is not None and decision.data.release_id == until:
                 return int(record.timestamp)
     raise CliError(NO, f"{until!r} is neither an RFC 3339 time nor a release of this deployment")
 
@@ -235,10 +236,15 @@ def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: P
     Without --release: all that was ever cut into a batch, at its newest revision, without what was withdrawn since."""
     from headrace_lake.dataset import bucket_rows, release_rows, rows_digest, write
     from headrace_lake.kafka_log import KafkaLog
+    from headrace_streams.signing import trusted_keys
 
     log = KafkaLog(settings)
     try:
-        rows, withdrawn = (run(bucket_rows(log, bucket)), 0) if release is None else run(release_rows(log, bucket, release))
+        rows, withdrawn = (
+            (run(bucket_rows(log, bucket)), 0)
+            if release is None
+            else run(release_rows(log, bucket, release, trusted_keys(settings)))
+        )
     except DatasetError as error:
         raise CliError(FAILED, str(error)) from error
     if withdrawn:

@@ -18,11 +18,14 @@ from headrace_lake.log import Log, events_of
 from headrace_schemas.canonical import canonical, digest, sha256
 from headrace_schemas.chat import answer_dict, messages_of
 from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, TrainingStart
-from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
+from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleWithdrawn, TrainingStarted
 from headrace_schemas.ids import derive_id
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import dataset_members, is_training, is_validation
+from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import decode_or_none
+from headrace_streams.release_log import ReleaseFilter
+from headrace_streams.signing import TrustedKeys
 
 Format = Literal["chat", "parquet"]
 
@@ -82,15 +85,21 @@ async def bucket_rows(log: Log, bucket: str) -> list[DatasetRow]:
     return [row_of(newest[name], members[name]) for name in sorted(newest) if newest[name].train and newest[name].reward > 0]
 
 
-async def release_rows(log: Log, bucket: str, release_id: str) -> tuple[list[DatasetRow], int]:
+async def release_rows(
+    log: Log, bucket: str, release_id: str, trusted: TrustedKeys | None = None
+) -> tuple[list[DatasetRow], int]:
     """Exactly what trained a release: its batch's members and the rehearsal rows that its run pinned, each verified by digest.
     What was retracted or erased since is in no data set any more: it is left out, and how many rows that were comes beside.
+    With `trusted` keys the release is one that they have signed.
 
     Raises DatasetError when the release, its batch, its run or one of the rows is not on the log."""
     release: ReleaseDecision | None = None
-    async for event in events_of(log, "releases.history", key=bucket):
-        if isinstance(event, ReleasePromoted) and event.data.release_id == release_id:
-            release = event.data
+    count = await log.partitions("releases.history")
+    taken = ReleaseFilter(count, "releases.history", trusted)
+    async for record in log.read("releases.history", partition_for(bucket.encode(), count)):
+        decision = taken.decision(record)
+        if decision is not None and decision.kind == "promoted" and decision.data.release_id == release_id:
+            release = decision.data
     if release is None or release.bucket != bucket:
         raise DatasetError(f"release {release_id!r} of bucket {bucket!r} is not on releases.history")
     batch: Batch | None = None

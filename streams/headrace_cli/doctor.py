@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import click
 
 from headrace_cli.common import NO, common, emit, run
 from headrace_streams.pip_line import pip_line
-from headrace_streams.settings import Settings
+from headrace_streams.settings import Settings, SettingsError
 
 GB = 1e9
 NEEDED_DISK, WANTED_DISK = 1 * GB, 5 * GB
@@ -57,6 +58,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "broker": _broker,
         "disk": _disk,
         "store": _store,
+        "signing": _signing,
         "java": _java,
         "gpu": _gpu,
     }
@@ -154,6 +156,23 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield Finding("store", "broken", f"{settings.store} lives in one process: what the trainer puts there nobody can fetch")
         return
     yield Finding("store", "ok", f"{settings.store} can be written and read")
+
+
+def _signing(settings: Settings) -> Iterator[Finding]:
+    """Only where releases are signed, or only signed ones believed."""
+    from headrace_streams import signing
+
+    try:
+        key, trusted = signing.signing_key(settings), signing.trusted_keys(settings)
+    except SettingsError as error:
+        yield Finding("signing", "broken", str(error))
+        return
+    if key is not None and settings.signing_key is not None:
+        seen = settings.signing_key.expanduser().stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
+        others = f"; other users can read it: chmod 600 {settings.signing_key}" if seen else ""
+        yield Finding("signing", "warn" if seen else "ok", f"releases are signed by key {key.id}{others}")
+    if trusted is not None:
+        yield Finding("signing", "ok", f"releases are believed if signed by {' or '.join(trusted.ids)}")
 
 
 def _java(_settings: Settings) -> Iterator[Finding]:

@@ -57,6 +57,11 @@ class TrustedKeys:
         self._keys = {key_id(key): key for key in keys}
         self._deployment = deployment
 
+    @property
+    def ids(self) -> list[str]:
+        """How signatures name them."""
+        return list(self._keys)
+
     def fault(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
     ) -> str | None:

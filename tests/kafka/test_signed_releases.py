@@ -170,6 +170,10 @@ def test_what_somebody_else_writes_exactly_as_the_stage_does_is_served_by_nobody
         f"its signature is not one that key {ours.id} made for it",
     }
     assert invoke(["replay", "--verify", *command]) == 1, "and verify finds what no stage wrote"
+    for until_, code in ((f"{BUCKET}-9", 1), (second.id, 0)):
+        assert invoke(["replay", "--out", str(tmp_path / "rebuilt"), "--until", until_, *command]) == code
+    monkeypatch.delenv("HEADRACE_TRUSTED_KEYS")
+    assert invoke(["replay", "--out", str(tmp_path / "again"), "--until", f"{BUCKET}-9", *command]) == 0
 
 
 def test_one_key_follows_the_other(settings: Settings, tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ from headrace_schemas.derived import (
 )
 from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
 from headrace_schemas.inputs import Agent
+from headrace_streams import signing
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.settings import Settings
+from headrace_streams.testing import written_headers
+from support.keys import key_files
 from support.memory_log import MemoryLog
 
 BUCKET = "sql/tiny"
@@ -48,7 +52,7 @@ class BucketLog:
 
     def publish(self, topic: str, event: Event) -> tuple[int, bytes]:
         value = encode(event)
-        return self.log.append(topic, self.partition, BUCKET.encode(), value).offset, value
+        return self.log.append(topic, self.partition, BUCKET.encode(), value, written_headers(topic)).offset, value
 
     def example(
         self,
@@ -185,6 +189,25 @@ def test_what_somebody_else_put_on_the_log_stands_in_nobodys_way(bucket_log: Buc
         bucket_log.log.append(topic, bucket_log.partition, BUCKET.encode(), b"no event")
     assert asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))[0] == before
     assert asyncio.run(bucket_rows(bucket_log.log, BUCKET))
+
+
+def test_what_somebody_else_says_of_a_release_is_not_what_trained_it(bucket_log: BucketLog, tmp_path: Path) -> None:
+    before = asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))
+    [said] = bucket_log.log.records["releases.history", bucket_log.partition]
+    assert said.value is not None
+    forged = said.value.replace(b'"b1"', b'"b2"')
+    assert forged != said.value
+    bucket_log.log.append("releases.history", bucket_log.partition, said.key, forged)
+    assert asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1")) == before
+    files = key_files(tmp_path, "ours")
+    ours = Settings(signing_key=files.private, trusted_keys=(str(files.public),))
+    key, trusted = signing.signing_key(ours), signing.trusted_keys(ours)
+    assert key is not None
+    with pytest.raises(DatasetError, match="rel1"):
+        asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1", trusted))
+    signature = key.header("releases.history", said.key or b"", said.value)
+    bucket_log.log.append("releases.history", bucket_log.partition, said.key, said.value, (*said.headers, signature))
+    assert asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1", trusted)) == before
 
 
 def test_a_bucket_gets_newest_revisions_without_what_was_withdrawn(bucket_log: BucketLog) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from headrace_cli.doctor import _signing
 from headrace_cli.main import invoke
 from headrace_streams import signing
+from headrace_streams.pip_line import pip_line
 from headrace_streams.settings import Settings
+from support.keys import key_files
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +82,22 @@ def test_without_the_extra_each_use_of_keys_is_exit_2_with_the_pip_line(
     for arguments in (["keys", "create", "new"], ["keys", "show", "key"], ["worker", "--bootstrap", "127.0.0.1:1"]):
         assert invoke(arguments) == 2
         out, error = capsys.readouterr()
-        assert error.endswith("signing needs cryptography, which is not installed: pip install 'headrace[signing]'\n")
+        assert error.endswith(f"signing needs cryptography, which is not installed: {pip_line('signing')}\n")
         assert (out, error.count("\n")) == ("", 1)
     assert not (tmp_path / "new").exists()
+
+
+def test_doctor_says_which_keys_there_are_and_who_can_read_one(tmp_path: Path) -> None:
+    files = key_files(tmp_path, "ours")
+    settings = Settings(signing_key=files.private, trusted_keys=(str(files.public),))
+    signs = f"releases are signed by key {files.id}"
+    assert [tuple(finding) for finding in _signing(settings)] == [
+        ("signing", "ok", signs),
+        ("signing", "ok", f"releases are believed if signed by {files.id}"),
+    ]
+    files.private.chmod(0o640)
+    assert next(_signing(settings)) == ("signing", "warn", f"{signs}; other users can read it: chmod 600 {files.private}")
+    files.public.write_text("damaged")
+    [finding] = _signing(settings)
+    assert (finding.verdict, "no public key in PEM" in finding.detail) == ("broken", True)
+    assert list(_signing(Settings())) == []
