@@ -19,7 +19,7 @@ from headrace_streams.runtime.journal import decode_position, encode_position
 from headrace_streams.runtime.provenance import ORIGIN, Provenance, origin, origin_without_input, provenance_of
 from headrace_streams.runtime.stage import Record, RuleVersion, Step
 from headrace_streams.signing import HEADER
-from headrace_streams.testing import event
+from headrace_streams.testing import event, written_headers
 from support.counting import COUNTING, CountingFold
 from support.memory_log import MemoryLog
 
@@ -371,6 +371,27 @@ def test_nothing_expires_after_what_is_still_there(log: MemoryLog) -> None:
     report = check(log)
     assert [difference.field for difference in report.differences] == ["missing"]
     assert report.expired == 2
+
+
+def test_input_that_expired_may_have_made_a_state_that_has_expired_too() -> None:
+    """With nothing in the state today, a fold from the first record that is kept would still begin with another one."""
+    [link] = [stage for stage in STAGES if stage.name == "link"]
+    log, ref = MemoryLog(1), {"system": "jira", "id": "OPS-7"}
+    said = {"time": "2026-09-01T00:00:00Z"}
+    values = [
+        event("headrace.interaction.linked.v1", {"interaction_id": "i1", "ref": ref}, id="l", **said),
+        event("headrace.feedback.recorded.v1", {"ref": ref, "kind": "success"}, id="f", **said),
+    ]
+    for value in values:
+        log.append("refs", 0, b"jira:OPS-7", value, written_headers("refs"))
+    body = link.policy.model_validate({"expire_after_days": 1}).body()
+    log.run(link, body)
+    log.time += 2 * 86_400_000
+    log.run(link, body, overdue=True)
+    assert asyncio.run(verify(log, [link]))["link"].differences == []
+    log.starts["refs", 0] = 1
+    report = asyncio.run(verify(log, [link]))["link"]
+    assert (report.differences, [(span.start, span.end) for span in report.not_comparable]) == ([], [(1, 3)])
 
 
 def test_what_came_of_expired_input_is_not_called_unexpected() -> None:
