@@ -31,6 +31,7 @@ from headrace_trainer.stage.catalogue import wait_until_answered
 from support.keys import KeyFiles, key_files
 from support.live import until
 from support.released import BUCKET, adapter, event, release, write
+from support.ring import Ring
 
 pytestmark = pytest.mark.kafka
 
@@ -56,6 +57,18 @@ def release_stage(settings: Settings) -> Iterator[None]:
     running = Background("release-stage", work)
     yield
     assert running.stop(30)
+
+
+@contextmanager
+def worker(settings: Settings, files: KeyFiles, folder: Path) -> Iterator[None]:
+    """A worker process with a key, until it has ended as it should."""
+    with Ring(settings, folder / files.id) as ring:
+        ring.environment["HEADRACE_SIGNING_KEY"] = str(files.private)
+        ring.start("worker --stages release")
+        yield
+        ring.stop()
+        assert f"releases are signed by key {files.id}" in ring.log("worker")
+        assert ring.children.popitem()[1].returncode == 0
 
 
 def evaluated(settings: Settings, number: int, made: Adapter, *, parent: door.Release | None = None) -> None:
@@ -176,14 +189,15 @@ def test_what_somebody_else_writes_exactly_as_the_stage_does_is_served_by_nobody
     assert invoke(["replay", "--out", str(tmp_path / "again"), "--until", f"{BUCKET}-9", *command]) == 0
 
 
+@pytest.mark.slow(seconds=8)
 def test_one_key_follows_the_other(settings: Settings, tmp_path: Path) -> None:
     old, new = key_files(tmp_path, "old"), key_files(tmp_path, "new")
     one, two = adapter(settings, tmp_path / "1", 1), adapter(settings, tmp_path / "2", 2)
     with reading(settings, old, new) as both, reading(settings, new) as new_only, reading(settings, old) as old_only:
-        with release_stage(with_keys(settings, old)):
+        with worker(settings, old, tmp_path):
             evaluated(settings, 1, one)
             first = wait_for(both, 1)
-        with release_stage(with_keys(settings, new)):
+        with worker(settings, new, tmp_path):
             evaluated(settings, 2, two, parent=first)
             assert wait_for(both, 2).digest == two.digest
         assert wait_for(new_only, 2).digest == two.digest
