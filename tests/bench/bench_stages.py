@@ -4,7 +4,8 @@ and what they write for each pair of an interaction and its feedback, topic by t
 The bare loop is what any stage on aiokafka pays: getmany, create_batch, send_batch, wait, with batches as large as a stage's
 (aiokafka's own 16 KiB cost ten times as much a record and made every stage look good). `rusage` of this process only, so the
 broker's share is left out; a stage's start and restore have lines of their own. Microseconds of CPU per input record; ratios are
-what lasts. Bytes are those of the batches as they are sent.
+what lasts. Bytes are those of the batches as they are sent. A stage reads as it does in a worker, within limits; the bare loop as
+aiokafka does.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any, NamedTuple
 sys.path.append(str(Path(__file__).parent.parent))
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.consumer import fetcher
 
 from bench import common, load
 from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
-from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka import admin, clients, compat
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import BATCH_BYTES
@@ -74,7 +76,7 @@ async def staged(settings: Settings, stage_name: str, topic: str, records: int, 
     stage = next(stage for stage in STAGES if stage.name == stage_name)
     task = FoldTask(stage, {**policy_file.load(None).bodies()[stage_name], **policy}, topic, 0, settings)
     began = cpu()
-    with counted(settings) as written:
+    with counted(settings) as written, within_limits():
         running = asyncio.create_task(task.run())
         try:
             async with asyncio.timeout(DEADLINE):
@@ -94,6 +96,17 @@ async def _turn(running: asyncio.Task[None], seconds: float) -> None:
     if running.done():
         await running  # raises what ended it
     await asyncio.sleep(seconds)
+
+
+@contextmanager
+def within_limits() -> Iterator[None]:
+    """Consumers read as a worker's do, and afterwards as the library's."""
+    before = fetcher.MemoryRecords, fetcher.FetchResult
+    compat.install()
+    try:
+        yield
+    finally:
+        fetcher.MemoryRecords, fetcher.FetchResult = before
 
 
 @contextmanager

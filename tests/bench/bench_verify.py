@@ -18,8 +18,6 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-import resource
-
 from bench import common, load
 from bench.bench_stages import load_average
 from headrace_lake.kafka_log import KafkaLog
@@ -28,7 +26,7 @@ from headrace_lake.recorded_outputs import DERIVED
 from headrace_lake.verify import verify
 from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
-from headrace_streams.kafka import admin
+from headrace_streams.kafka import admin, compat
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
@@ -36,7 +34,6 @@ from headrace_streams.settings import Settings
 FOLDED = 5  # records that a pair is
 PARTITIONS = 4
 DEADLINE = 900.0
-PAGE = 4096
 
 
 async def record(settings: Settings, pairs: int) -> None:
@@ -80,19 +77,20 @@ async def states(settings: Settings) -> int:
 def check(bootstrap: str, deployment: str) -> None:
     """Prints records, seconds, bytes that the process grew by at most, and differences."""
     settings = Settings(bootstrap=bootstrap, deployment=deployment, partitions=PARTITIONS)
-    before, began = _rss(), time.monotonic()
+    compat.install()
+    before, began = _memory("VmRSS"), time.monotonic()
     report: Mapping[str, Any] = asyncio.run(verify(KafkaLog(settings), STAGES, topics=DERIVED))
     seconds = time.monotonic() - began
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    records, differences = (
-        sum(part.records for part in report.values()),
-        sum(len(part.differences) + len(part.not_comparable) for part in report.values()),
-    )
+    grown = _memory("VmHWM") - before
+    records = sum(part.records for part in report.values())
+    differences = sum(len(part.differences) + len(part.not_comparable) for part in report.values())
     print(records, seconds, grown, differences)
 
 
-def _rss() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+def _memory(what: str) -> int:
+    """Bytes, as the kernel tells; the highest of `getrusage` would be that of whoever started this process."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{what}:")]
+    return int(line.split()[1]) * 1024
 
 
 async def verified(settings: Settings) -> list[float]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_processors.curate.near_duplicates import SHINGLE, SKETCH, NearIndex, bands, similarity, sketch
+from headrace_processors.curate import near_duplicates
+from headrace_processors.curate.near_duplicates import BANDS, SHINGLE, SKETCH, VERIFIED, NearIndex, bands, similarity, sketch
 
 WORDS = [f"w{number:03}"[:: 1 if number % 2 else -1] for number in range(400)]
 texts = st.lists(st.sampled_from(WORDS), max_size=24).map(" ".join)
@@ -96,3 +97,16 @@ def test_digests_are_the_same_in_every_version_of_every_library() -> None:
     assert sketch("select 1").hex() == "cf41a1167aa287cc6d876de60deaccee"
     assert hashlib.sha256(sketch(text)).hexdigest()[:16] == "e82d390877c5590e"
     assert hashlib.sha256(bands(sketch(text))).hexdigest()[:16] == "32b64ac7fc123d7d"
+
+
+@pytest.mark.parametrize("many", [-1, 10**6], ids=["by numpy", "one by one"])
+@given(st.lists(st.lists(st.integers(0, 3), min_size=BANDS, max_size=BANDS), max_size=40), st.integers(0, 3))
+def test_candidates_are_those_with_most_equal_bands_and_of_these_the_first(many: int, rows: list[list[int]], wanted: int) -> None:
+    index = NearIndex()
+    for number, row in enumerate(rows):
+        index = index.add(f"{number:02}", b"".join(band.to_bytes(8, "little") for band in row))
+    shared = {f"{number:02}": row.count(wanted) for number, row in enumerate(rows) if wanted in row}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "MANY", many)
+        found = index.candidates(wanted.to_bytes(8, "little") * BANDS)
+    assert found == sorted(shared, key=lambda name: (-shared[name], name))[:VERIFIED]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_left
+from collections import Counter
 
 import numpy as np
 from msgspec import Struct
@@ -25,6 +26,7 @@ SKETCH = 128  # hashes
 COMPARED = 64 * 1024  # bytes of a text that are looked at: sorting a MiB would take 60 ms
 VERIFIED = 16  # candidates of one text that are compared exactly, those with most equal bands first
 BANDS, ROWS = 16, 4
+MANY = 64  # equal bands, from which on they are counted by numpy
 
 _MASK = np.uint64((1 << 8 * SHINGLE) - 1)
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # odd: products are permutations
@@ -109,11 +111,13 @@ class NearIndex(Struct, frozen=True):
         if not self.ids:
             return []
         shared = np.frombuffer(self.rows, "<u8").reshape(-1, BANDS) == np.frombuffer(row, "<u8")
-        if not shared.any():
-            return []
-        counts = shared.sum(axis=1)
-        found = np.flatnonzero(counts)
-        best = found[np.argsort(-counts[found], kind="stable")]
+        bits = np.flatnonzero(shared)
+        if len(bits) > MANY:
+            counts = shared.sum(axis=1)
+            found = np.flatnonzero(counts)
+            best = found[np.argsort(-counts[found], kind="stable")].tolist()
+        else:  # as most are: adding up all rows costs twice what comparing them does
+            best = [place for place, _ in Counter(bit // BANDS for bit in bits.tolist()).most_common(VERIFIED)]
         return [self.ids[place] for place in best[:VERIFIED]]
 
 

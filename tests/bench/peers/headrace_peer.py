@@ -6,6 +6,7 @@ import asyncio
 from job import BOOTSTRAP, INPUT, step
 
 from headrace_schemas.topology import StageTopology
+from headrace_streams.kafka import compat
 from headrace_streams.policy import Policy
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.stage import Fold, FoldStage, RuleVersion, Step, Write
@@ -43,6 +44,7 @@ STAGE = FoldStage(
 
 
 async def main():
+    compat.install()  # as a worker does
     settings = Settings(bootstrap=BOOTSTRAP, deployment=INPUT.partition(".")[0], partitions=PARTITIONS)
     await asyncio.gather(*(FoldTask(STAGE, {}, "signals", number, settings).run() for number in range(PARTITIONS)))
 
