@@ -148,6 +148,9 @@ class MemoryTask:
         assert derived == kept, _difference(f"{self.stage.name}: derived state after a restart", kept, derived)
         after = self.dumped()
         assert after == before, _difference(f"{self.stage.name}: state that was dumped and loaded", before, after)
+        fold = self._runner.fold
+        after = {key: fold.dump(key, fold.reload(key, value)) for key, value in before.items()}
+        assert after == before, _difference(f"{self.stage.name}: state that was dumped and reloaded", before, after)
 
 
 def check_fold(

@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from headrace_schemas.topology import changelog
@@ -15,9 +16,11 @@ from headrace_streams.kafka import admin, clients
 from headrace_streams.runtime import changelog_state as changelog_state_module
 from headrace_streams.runtime.changelog_state import ChangelogState
 from headrace_streams.runtime.fold_task import FoldTask
+from headrace_streams.runtime.journal import Refused
 from headrace_streams.runtime.local_state import LocalState
+from headrace_streams.runtime.stage import FoldStage, RuleVersion
 from headrace_streams.settings import Settings
-from support.counting import COUNTING
+from support.counting import COUNTING, CountingFold
 from support.counting_worker import BODY, Worker
 from support.live import assert_exact, changelog_state, declare, position_of, publish, run_until_read, until
 
@@ -216,6 +219,44 @@ def test_one_older_than_deletions_are_kept_is_made_anew(
             assert await restarted(local) > KEYS
         assert "deletions since may be gone" in caplog.text
         assert await restarted(local) < 10
+
+    asyncio.run(main())
+
+
+def test_only_values_that_nobody_has_read_yet_are_checked(local: Settings) -> None:
+    """A copy is of what a task has read or written; garbage that came since is refused, each time."""
+    checked: list[str] = []
+
+    class Strict(CountingFold):
+        def load(self, key: str, value: bytes) -> int:
+            checked.append(key)
+            return int(value)
+
+        def reload(self, key: str, value: bytes) -> int:
+            return int(value)
+
+    stage = msgspec.structs.replace(COUNTING, versions={1: RuleVersion(lambda body, digest: Strict(body, digest))})
+
+    async def start(stage: FoldStage = stage) -> set[str]:
+        checked.clear()
+        await run_until_read(FoldTask(stage, BODY, "signals", 0, local))
+        return set(checked)
+
+    async def main() -> None:
+        await declare(local, COUNTING)
+        await publish(local, "signals", 0, inputs(20))
+        await start()
+        assert await start() == set()
+        elsewhere = local.model_copy(update={"state_dir": None})
+        await publish(local, "signals", 0, inputs(3))
+        await run_until_read(FoldTask(stage, BODY, "signals", 0, elsewhere))
+        assert await start() == {"k0", "k1", "k2"}
+        assert await start() == set()
+        assert len(await start(msgspec.structs.replace(stage, versions={1: stage.versions[1], 2: stage.versions[1]}))) == 20
+        await publish(local, TOPIC.name, 0, [(b"k1", b"garbage")])
+        for _ in range(2):
+            with pytest.raises(Refused, match="state 'k1' can't be read"):
+                await start()
 
     asyncio.run(main())
 

@@ -61,6 +61,7 @@ class FakeJournal:
         self.state: dict[str, bytes] = {}
         self.position: Position | None = None
         self.restored_records = 0
+        self.unchecked = None
         self.partitions = COUNTS
         self.flight: asyncio.Task[Mapping[tuple[str, int], int]] | None = None
 
@@ -72,6 +73,9 @@ class FakeJournal:
         self.flight = asyncio.create_task(self._commit(list(produced), dict(changes), position))
 
     async def check(self) -> None:
+        pass
+
+    def checked(self) -> None:
         pass
 
     async def landed(self) -> Mapping[tuple[str, int], int]:

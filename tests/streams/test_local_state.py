@@ -122,6 +122,31 @@ def test_with_the_tail_of_the_changelog_it_is_the_whole_state(steps: list[tuple[
         caught_up(folder).close()
 
 
+def test_what_all_is_known_to_be_of_is_said_of_the_whole_only(tmp_path: Path) -> None:
+    local = started(tmp_path)
+    local.append({"a": b"1"}, 1, 1, "form")
+    assert kept_form(tmp_path, local) == "form"
+    local = opened(tmp_path)
+    local.load()
+    local.append({"b": b"?"}, 2, 2)
+    assert kept_form(tmp_path, local) == ""
+    local = opened(tmp_path)
+    local.load()
+    local.append({}, 2, 2, "form")
+    local.tidy(local_state.REWRITE_MS + 1)
+    rewritten(local)
+    assert kept_form(tmp_path, local) == "form"
+
+
+def kept_form(folder: Path, local: LocalState) -> str:
+    local.close()
+    local = opened(folder)
+    kept = local.load()
+    local.close()
+    assert kept is not None
+    return kept.form
+
+
 def test_a_file_of_zeros_is_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What a power cut leaves of a file whose length was written and whose content was not."""
     started(tmp_path).close()
@@ -132,7 +157,7 @@ def test_a_file_of_zeros_is_nothing(tmp_path: Path, caplog: pytest.LogCaptureFix
     local.restart(0)
     local.append({"a": b"1"}, 1, 1)
     local.close()
-    assert kept_in(tmp_path) == ({"a": b"1"}, 1, 1)
+    assert kept_in(tmp_path) == ({"a": b"1"}, 1, 1, "")
 
 
 def test_what_is_anothers_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -158,7 +183,7 @@ def test_a_folder_is_one_holders(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     second.close()
     first.append({"a": b"1"}, 1, 1)
     first.close()
-    assert kept_in(tmp_path) == ({"a": b"1"}, 1, 1)
+    assert kept_in(tmp_path) == ({"a": b"1"}, 1, 1, "")
 
 
 def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -194,7 +219,7 @@ def test_much_that_was_replaced_is_left_out(tmp_path: Path, monkeypatch: pytest.
             rewritten(local)
     assert local._size < 6000
     local.close()
-    assert kept_in(tmp_path) == ({"a": b"99" * 50}, 100, 0)
+    assert kept_in(tmp_path) == ({"a": b"99" * 50}, 100, 0, "")
 
 
 def test_what_was_deleted_is_gone_from_the_file_within_a_day(tmp_path: Path) -> None:
@@ -208,7 +233,7 @@ def test_what_was_deleted_is_gone_from_the_file_within_a_day(tmp_path: Path) -> 
     rewritten(local)
     assert b"private" not in (tmp_path / "values").read_bytes()
     local.close()
-    assert kept_in(tmp_path) == ({"b": b"kept"}, 2, 2)
+    assert kept_in(tmp_path) == ({"b": b"kept"}, 2, 2, "")
 
 
 def test_what_nobody_goes_by_any_more_is_removed(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ class LosesOnTheWay(Remembering):
         return int(value) + 1
 
 
+class ReloadsOtherwise(Remembering):
+    def reload(self, key: str, value: bytes) -> Any:
+        return 0
+
+
 class CountsTwice(Remembering):
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         return super().step(state, record)._replace(counters={"counted": 2})
@@ -196,6 +201,7 @@ def test_a_derived_key_is_not_written_and_is_there_again_after_a_restart() -> No
         (WaitsOnlyWhileItLives, "after a restart other keys wait for time to pass"),
         (ForgetsItsIndex, "derived state after a restart differs: ~keys: expected 1, found None"),
         (LosesOnTheWay, "state that was dumped and loaded differs: one: expected b'1', found b'2'"),
+        (ReloadsOtherwise, "state that was dumped and reloaded differs: one: expected b'1', found b'0'"),
         (CountsTwice, "1 records, but the counters add up to 2"),
         (CountsElsewhere, r"counters \['other'\] are none of counting's"),
         (WritesElsewhere, r"writes to \['batches'\], which the topology does not name as outputs of counting"),

@@ -53,6 +53,9 @@ class LinkFold(Fold):
             _EVENT.decode(value)
         return value
 
+    def reload(self, key: str, value: bytes) -> Any:
+        return value
+
     def dump(self, key: str, value: Any) -> bytes:
         assert isinstance(value, bytes)
         return value

@@ -74,6 +74,9 @@ class RewardFold(Fold):
             touched_of(value)
         return value
 
+    def reload(self, key: str, value: bytes) -> Any:
+        return value if key[: key.find("/") + 1] in _AS_BYTES else self.load(key, value)
+
     def dump(self, key: str, value: Any) -> bytes:
         return value if isinstance(value, bytes) else msgspec.json.encode(value)
 

@@ -24,17 +24,21 @@ LOG_APPEND_TIME = 1
 
 
 class ChangelogState:
-    """`values` (key -> bytes) and `position` are what `read` found, `records` how many it read of Kafka for that."""
+    """`values` (key -> bytes) and `position` are what `read` found, `records` how many it read of Kafka for that. All values but
+    those of `unchecked` (None: no value) are known to be of `form`, which is what a task reads and writes."""
 
-    def __init__(self, settings: Settings, topic: Topic, partition: TopicPartition, label: str) -> None:
+    def __init__(self, settings: Settings, topic: Topic, partition: TopicPartition, label: str, form: str) -> None:
         self.values: dict[str, bytes] = {}
         self.position: Position | None = None
         self.records = 0
+        self.form = form
+        self.unchecked: set[str] | None = None
         self.reader = ChangelogReader(settings, partition, label)
         self._topic, self._partition, self._label = topic, partition, label
         self._folder = None if settings.state_dir is None else settings.state_dir / f"{partition.topic}.{partition.partition}"
         self._local: LocalState | None = None
-        self._at_ms = 0  # the newest append time so far
+        self._at_ms = self._end = 0  # the newest append time so far, and the offset behind it
+        self._checked = False
 
     async def read(self, producer: Any, barrier: RecordMetadata, *, mend: bool = False) -> None:
         """Up to the record of which `barrier` are the metadata. Raises Refused for a position that can't be read, unless `mend`:
@@ -57,10 +61,17 @@ class ChangelogState:
                         self.values.pop(key, None)
                     else:
                         self.values[key] = record.value
+                if self.unchecked is not None:
+                    self.unchecked.update(changes)
                 if records:
                     self._append(changes, records[-1].offset + 1, max(record.timestamp for record in records))
         if unreadable and not mend:
             raise Refused(f"{self._label}: {unreadable}: run `headrace positions rebuild {self._label}`")
+
+    def checked(self) -> None:
+        """All values have been found to be of `form`; what is committed from now on is, too."""
+        self._checked, self.unchecked = True, None
+        self._append({}, self._end, self._at_ms)
 
     def committed(self, changes: Mapping[str, bytes | None], position: bytes, end: int, at_ms: int) -> None:
         """A transaction has been committed: its records lie below offset `end`, appended not later than `at_ms`."""
@@ -79,9 +90,9 @@ class ChangelogState:
             self._local = None
 
     def _append(self, changes: Mapping[str, bytes | None], end: int, at_ms: int) -> None:
-        self._at_ms = max(self._at_ms, at_ms)
+        self._at_ms, self._end = max(self._at_ms, at_ms), end
         if self._local is not None:
-            self._local.append(changes, end, self._at_ms)
+            self._local.append(changes, end, self._at_ms, self.form if self._checked else "")
 
     async def _begin(self, producer: Any, barrier: RecordMetadata) -> int | None:
         """Takes what the copy has. The offset to read from on; None: from the first."""
@@ -98,6 +109,7 @@ class ChangelogState:
             why, position = await self._useless(kept, barrier)
             if not why:
                 self.values, self.position, self._at_ms = kept.values, position, kept.at_ms
+                self.unchecked = set() if kept.form and kept.form == self.form else None
                 return kept.offset
             local.refuse(why)
         local.restart(barrier.timestamp)

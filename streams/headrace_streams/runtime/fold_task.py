@@ -162,17 +162,19 @@ class FoldTask:
                     self._gauged[key] = value
 
     async def _load(self, state: dict[str, bytes]) -> None:
-        runner = self._runner
+        runner, unchecked = self._runner, self._session.unchecked
         assert runner.fold is not None
         for number, (key, value) in enumerate(state.items(), 1):
             try:
-                runner.state[key] = runner.fold.load(key, value)
+                load = runner.fold.load if unchecked is None or key in unchecked else runner.fold.reload
+                runner.state[key] = load(key, value)
             except SURROUNDINGS:
                 raise
             except Exception as error:  # whatever a decoder says of it: trying again would read the same bytes
                 raise self._session.unreadable(key, error) from error
             if number % LOAD_CHUNK == 0:
                 await asyncio.sleep(0)
+        self._session.loaded()
         runner.derive()
         self._note_gauged(runner.state)
         position = self._session.position

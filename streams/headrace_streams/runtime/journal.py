@@ -77,11 +77,14 @@ Ends = Mapping[tuple[str, int], int]  # offset behind the last record, by topic 
 
 
 class Journal:
-    """`state` (key -> bytes) and `position` are what `open` found; `state` is the opener's to take. `partitions` has the
+    """`state` (key -> bytes) and `position` are what `open` found; `state` is the opener's to take. `form` names how the opener
+    reads and writes values; those of `state` but `unchecked` (None: but all) are known to be so. `partitions` has the
     counts of the input topic, `outputs`, `rules` and `dead-letters` by short name; `clock` follows the broker's by what it
     acknowledges."""
 
-    def __init__(self, settings: Settings, stage: str, topic: str, partition: int, outputs: Iterable[str] = ()) -> None:
+    def __init__(
+        self, settings: Settings, stage: str, topic: str, partition: int, outputs: Iterable[str] = (), form: str = ""
+    ) -> None:
         self.label = f"{stage}/{topic}/{partition}"
         self.state: dict[str, bytes] = {}
         self.position: Position | None = None
@@ -91,7 +94,7 @@ class Journal:
         self._topic, self._partition = topic, partition
         self._changelog_topic = changelog(stage, topic).name
         self._changelog_partition = TopicPartition(clients.full_name(settings, self._changelog_topic), partition)
-        self._changelog = ChangelogState(settings, changelog(stage, topic), self._changelog_partition, self.label)
+        self._changelog = ChangelogState(settings, changelog(stage, topic), self._changelog_partition, self.label, form)
         self._output_topics = sorted({*outputs, "rules", "dead-letters"})
         self._topics = [changelog(stage, topic), *(BY_NAME[name] for name in (topic, *self._output_topics) if name in BY_NAME)]
         self._transactional_id = f"{settings.deployment}.{stage}.{topic}.{partition}"
@@ -124,6 +127,14 @@ class Journal:
             self._fail(error)
         self.state, self._changelog.values = self._changelog.values, {}
         self.position, self.restored_records = self._changelog.position, self._changelog.records
+
+    @property
+    def unchecked(self) -> set[str] | None:
+        return self._changelog.unchecked
+
+    def checked(self) -> None:
+        """The opener has read all of `state`, which is of its form. The next one need not look at all of it again."""
+        self._changelog.checked()
 
     async def check(self) -> None:
         """After a lost connection: waits until the broker answers and has ended the last transaction everywhere. Until then no

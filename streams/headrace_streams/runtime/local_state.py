@@ -49,14 +49,17 @@ class _Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     offset: int
     at_ms: int
     changes: dict[bytes, bytes | None]
+    form: str = ""
 
 
 class Kept(NamedTuple):
-    """What a folder had: the changelog's values below `offset`, none newer than the broker's time `at_ms`."""
+    """What a folder had: the changelog's values below `offset`, none newer than the broker's time `at_ms`. `form`: as what all of
+    them have been read or written before; empty where that is not known of all."""
 
     values: dict[str, bytes]
     offset: int
     at_ms: int
+    form: str = ""
 
 
 class LocalState:
@@ -133,7 +136,7 @@ class LocalState:
         file.truncate(whole)
         self._made_ms, self._size = owner.made_ms, whole
         self._held = sum(map(len, values)) + sum(map(len, values.values()))
-        return Kept(values, last.offset, last.at_ms)
+        return Kept(values, last.offset, last.at_ms, last.form)
 
     def refuse(self, why: str) -> None:
         """Says why what was loaded is not gone by."""
@@ -150,11 +153,12 @@ class LocalState:
         except OSError as error:
             self._give_up(error)
 
-    def append(self, changes: Changes, offset: int, at_ms: int) -> None:
-        """Takes in changes that the changelog has: all of its records below `offset`, none newer than `at_ms`."""
+    def append(self, changes: Changes, offset: int, at_ms: int, form: str = "") -> None:
+        """Takes in changes that the changelog has: all of its records below `offset`, none newer than `at_ms`. With `form`, all
+        values up to here are known to be of that."""
         if self._file is None:
             return
-        frame = _Frame(offset, at_ms, {key.encode(errors=_ANY): value for key, value in changes.items()})
+        frame = _Frame(offset, at_ms, {key.encode(errors=_ANY): value for key, value in changes.items()}, form)
         try:
             self._size += _write(self._file, frame)
         except OSError as error:
@@ -263,7 +267,7 @@ class _Rewriting:
             if self._give_way():
                 return
         if last is not None:
-            self.written += _write(target, _Frame(last.offset, last.at_ms, kept))
+            self.written += _write(target, _Frame(last.offset, last.at_ms, kept, last.form))
 
     def _give_way(self) -> bool:
         """After each frame: whoever folds records waits for the interpreter less long."""

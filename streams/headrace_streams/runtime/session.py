@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -58,7 +58,8 @@ class Session:
         self.rules = Rules(stage.version, digest(body))
         self.position = self._launched = Position(state_version=stage.state_version)
         self._settings, self._body = settings, body
-        self._journal = Journal(settings, stage.name, topic, partition, stage.outputs)
+        self._form = f"state {stage.state_version}, rules {stage.version}"
+        self._journal = Journal(settings, stage.name, topic, partition, stage.outputs, self._form)
         self._tp = TopicPartition(clients.full_name(settings, topic), partition)
         self._consumer: Any = None
         self._committed = time.monotonic()
@@ -68,6 +69,7 @@ class Session:
         self._opened = time.monotonic()
         self._lagging: float | None = None
         self._signing: signing.SigningKey | None = None
+        self._upcasted = False
 
     @property
     def partitions(self) -> dict[str, int]:
@@ -101,6 +103,15 @@ class Session:
             if consumer is not None:
                 await stop(consumer)
             await self._journal.close()
+
+    @property
+    def unchecked(self) -> Collection[str] | None:
+        """Keys whose values this version of the stage may never have read; None: any."""
+        return None if self._upcasted else self._journal.unchecked
+
+    def loaded(self) -> None:
+        """The state has been read, all of it."""
+        self._journal.checked()
 
     async def begin(self) -> None:
         """Activates the rules, if others were in force, and seeks to the position. Refused when that is outside the log."""
@@ -258,7 +269,7 @@ class Session:
         self.position = msgspec.structs.replace(recorded or self.position, partitions=count)
         state, self._journal.state = self._journal.state, {}
         if self.position.state_version != self.stage.state_version:
-            state = await self._upcast(state)
+            self._upcasted, state = True, await self._upcast(state)
         return state
 
     async def _has_run(self) -> bool:
