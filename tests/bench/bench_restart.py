@@ -131,6 +131,7 @@ def main() -> None:
         asyncio.run(admin.declare(plain))
         size = asyncio.run(fill(kept, count))
         cases = {"the changelog alone": plain, "making the copy": plain, "a copy on this machine": kept}
+        restart(kept, runs * len(cases))  # a copy that a task has read once: nobody checks its values again
         found: dict[str, list[list[float]]] = {name: [] for name in cases}
         for run in range(runs):
             for number, (name, settings) in enumerate(cases.items(), run * len(cases)):

@@ -114,7 +114,8 @@ class Rig:
 
     def _worker(self, name: str) -> subprocess.Popen[bytes]:
         environment = {"HEADRACE_BOOTSTRAP": self.broker.front, "HEADRACE_DEPLOYMENT": self.deployment,
-                       "HEADRACE_DATA_DIR": str(self.folder / f"data-{name}"), "PYTHONPATH": _path()}  # fmt: skip
+                       "HEADRACE_DATA_DIR": str(self.folder / f"data-{name}"), "PYTHONPATH": _path(),
+                       "HEADRACE_STATE_DIR": str(self.folder / "state")}  # fmt: skip
         if self._library is not None:
             clock = self.folder / "clock"
             environment |= {"LD_PRELOAD": str(self._library), "FAKETIME_TIMESTAMP_FILE": str(clock),

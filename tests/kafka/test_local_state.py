@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headrace_lake.kafka_log import KafkaLog
+from headrace_lake.positions import rebuild_state
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka import admin, clients
 from headrace_streams.runtime import changelog_state as changelog_state_module
@@ -197,6 +199,9 @@ def test_of_a_changelog_that_was_made_anew_nothing_is_taken(
 
         await until(gone)
         await declare(local, COUNTING)
+        with pytest.raises(Refused, match="the changelog was lost"):
+            await restarted(local)
+        await rebuild_state(elsewhere, KafkaLog(elsewhere), COUNTING, "signals", 0)
         if longer:
             for _ in range(2):
                 await publish(local, "signals", 0, inputs())

@@ -162,6 +162,12 @@ def logs(draw: st.DrawFn) -> list[Message]:
     return messages
 
 
+def test_what_was_loaded_is_held_once() -> None:
+    task, state = FoldTask(COUNTING, {"step": 1}, "signals", 0, Settings()), {"a": b"1"}
+    asyncio.run(task._load(state))
+    assert (state, task._runner.state) == ({}, {"a": 1})
+
+
 def oracle(messages: list[Message]) -> tuple[list[Produced], dict[str, Any], dict[str, int], int]:
     fold = COUNTING.newest({"step": 1})
     produced: list[Produced] = []

@@ -174,6 +174,7 @@ class FoldTask:
                 raise self._session.unreadable(key, error) from error
             if number % LOAD_CHUNK == 0:
                 await asyncio.sleep(0)
+        state.clear()  # others hold it for as long as the task runs, and with it every value that has been replaced since
         self._session.loaded()
         runner.derive()
         self._note_gauged(runner.state)
