@@ -19,6 +19,7 @@ from headrace_streams.testing import written_headers
 from support.live import assert_exact, changelog_state, declare, publish, read, until
 from support.signals import event, feedback, interaction, subject_erased
 
+pytestmark = pytest.mark.kafka
 STAGE = {stage.name: stage for stage in STAGES}
 SECOND = 1 / 86_400  # in days
 JIRA = {"system": "jira", "id": "OPS-7"}
