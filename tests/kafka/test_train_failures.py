@@ -151,7 +151,10 @@ def test_a_batch_that_curate_did_not_cut_is_counted_as_strange_and_not_trained(s
 
 
 @pytest.mark.slow(seconds=12)
-def test_an_evaluation_that_became_a_dead_letter_holds_nobody_up(settings: Settings, base: Path) -> None:
+def test_an_evaluation_without_an_answer_is_told_and_one_that_became_a_dead_letter_holds_nobody_up(
+    settings: Settings, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_module, "ANSWER_SECONDS", 0.1)
     train_log = TrainLog(settings)
 
     async def scenario() -> None:
@@ -163,7 +166,9 @@ def test_an_evaluation_that_became_a_dead_letter_holds_nobody_up(settings: Setti
             await train_log.publish_batch("b2", range(100, 124))
 
             async def waits() -> bool:
-                return learner.describe().phase == "waiting for release"
+                report = learner.describe()
+                told = f"release has not answered evaluation {evaluation.evaluation_id}"
+                return report.phase == "waiting for release" and told in (report.held or "")
 
             await until(waits)
             event = EvaluationCompleted(specversion="1.0", id="e", source="headrace:train", data=evaluation)
@@ -173,6 +178,7 @@ def test_an_evaluation_that_became_a_dead_letter_holds_nobody_up(settings: Setti
             value = letter.value if isinstance(letter.value, bytes) else encode(letter.value)
             await train_log.write("dead-letters", "outcomes/0/0", value)
             await train_log.wait_for(EvaluationCompleted, "outcomes", 2)
+            assert learner.describe().held is None
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

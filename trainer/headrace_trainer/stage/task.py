@@ -47,6 +47,7 @@ PROGRESS_SECONDS = 1.0
 BACKOFF_SECONDS = (2.0, 600.0)  # first and longest pause before a batch is tried again
 TRIED_AGAIN = (JobFailed, StoreError, OSError, MemoryError)
 POLL_MS = 500
+ANSWER_SECONDS = 300.0  # without an answer of release, before its batch counts as held
 
 
 def _policy(body: Mapping[str, Any], digest: str) -> TrainerPolicy:
@@ -186,8 +187,22 @@ class TrainTask:
             return await self._without_weights(origin, bucket)
         if bucket.waits_for is not None:
             self._activity = {"phase": "waiting for release", "bucket": event.data.bucket, "evaluation": bucket.waits_for}
-            await catalogue.wait_until_answered(self._context.reader, event.data.bucket, bucket.waits_for)
+            await self._wait_for_answer(event.data, bucket.waits_for)
         await self._train(origin, bucket)
+
+    async def _wait_for_answer(self, batch: Batch, evaluation: str) -> None:
+        reason = f"batch {batch.batch_id} of {batch.bucket} is held: release has not answered evaluation {evaluation}"
+
+        def hold() -> None:
+            log.warning("%s: %s", self.label, reason)
+            self._held = (batch.bucket, reason)
+
+        later = asyncio.get_running_loop().call_later(ANSWER_SECONDS, hold)
+        try:
+            await catalogue.wait_until_answered(self._context.reader, batch.bucket, evaluation)
+        finally:
+            later.cancel()
+            self._held = None
 
     async def _without_weights(self, origin: Origin, bucket: TrainBucket) -> None:
         batch = origin.batch
