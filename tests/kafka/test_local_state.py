@@ -185,8 +185,14 @@ def test_a_folder_that_somebody_has_is_done_without(local: Settings, caplog: pyt
 def test_of_a_changelog_that_was_made_anew_nothing_is_taken(
     local: Settings, caplog: pytest.LogCaptureFixture, longer: bool
 ) -> None:
+    async def more(settings: Settings) -> None:
+        await publish(settings, "signals", 0, inputs())
+        await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, settings))
+
     async def main() -> None:
         await some(local)
+        if not longer:
+            await more(local)
         await admin.delete(local, [TOPIC])
         elsewhere = local.model_copy(update={"state_dir": None})
 
@@ -200,12 +206,10 @@ def test_of_a_changelog_that_was_made_anew_nothing_is_taken(
         await until(gone)
         await declare(local, COUNTING)
         with pytest.raises(Refused, match="the changelog was lost"):
-            await restarted(local)
+            await restarted(elsewhere)
         await rebuild_state(elsewhere, KafkaLog(elsewhere), COUNTING, "signals", 0)
         if longer:
-            for _ in range(2):
-                await publish(local, "signals", 0, inputs())
-                await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, elsewhere))
+            await more(elsewhere)
         await restarted(local)
         assert "is of another log of that name" in caplog.text
         assert await restarted(local) < 10
@@ -267,9 +271,6 @@ def test_only_values_that_nobody_has_read_yet_are_checked(local: Settings) -> No
 
 
 def test_a_rebuilt_state_is_caught_up_with(local: Settings) -> None:
-    from headrace_lake.kafka_log import KafkaLog
-    from headrace_lake.positions import rebuild_state
-
     async def main() -> None:
         await some(local)
         await publish(local, TOPIC.name, 0, [(b"k1", b"700"), (b"not one of ours", b"1")])

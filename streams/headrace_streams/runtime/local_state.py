@@ -32,6 +32,7 @@ log = logging.getLogger("headrace")
 REWRITE_BYTES = 64 * 1024 * 1024  # that a file may grow beyond twice of what it holds
 REWRITE_MS = DAY_MS // 2  # after which what was replaced is left out, as a changelog does (`Compaction.within_ms`)
 FRAME_BYTES = 1024 * 1024  # of values, in a frame of a rewritten file
+WORK_SECONDS, PAUSE_SECONDS = 0.005, 0.001  # of a thread that rewrites
 _HEAD = struct.Struct("<II")  # length and CRC-32 of what follows
 _ANY = "surrogateescape"  # state keys that somebody else wrote need not be text
 _FORM = "headrace local state 1"
@@ -219,6 +220,7 @@ class _Rewriting:
         self.written = 0  # bytes
         self.error: OSError | None = None
         self._source, self._target = source, target
+        self._paused = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"rewrite {source.parent.name}", daemon=True)
         self._thread.start()
@@ -270,8 +272,10 @@ class _Rewriting:
             self.written += _write(target, _Frame(last.offset, last.at_ms, kept, last.form))
 
     def _give_way(self) -> bool:
-        """After each frame: whoever folds records waits for the interpreter less long."""
-        time.sleep(0.0005)
+        """After each frame, of which there may be a million: whoever folds records gets turns. Whether it is given up."""
+        if time.monotonic() - self._paused > WORK_SECONDS:
+            time.sleep(PAUSE_SECONDS)
+            self._paused = time.monotonic()
         return self._stopped.is_set()
 
 
