@@ -56,7 +56,8 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
         position = recorded = journal.position
         counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
         if position is None:
-            end = await _end_of_outputs(log, (stage.name, topic, partition), counts)
+            written = await _end_of_outputs(log, (stage.name, topic, partition), counts)
+            end = min(written, (await Reader(settings).spans(topic))[partition].end)  # headers may claim anything
             position = Position(next_offset=end, partitions=journal.partitions[topic])
         runner = FoldRunner(stage, topic, partition, counts)
         records, rules = await _fold(log, runner, position, label)
