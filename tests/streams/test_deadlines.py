@@ -107,3 +107,11 @@ def test_exactly_what_is_due_is_named(moves: list[tuple[str, int | None, int, bo
             for name in expected:
                 retried[name] = (state[name], now + RETRY_MS)
             deadlines.settle(now)
+
+
+def test_a_derived_value_has_no_deadline() -> None:
+    """It follows from others, which have theirs."""
+    state: dict[str, Any] = {"~index": 1, "value": 2}
+    deadlines = watching(state)
+    put(deadlines, state, **{"~other": 1})
+    assert deadlines.overdue(state, 100, 10) == ["value"]

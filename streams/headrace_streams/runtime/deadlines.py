@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from headrace_streams.runtime.stage import DERIVED
+
 _SLACK = 64  # entries that no longer count before the heap is made anew
 
 
@@ -32,6 +34,8 @@ class Deadlines:
     def note(self, changes: Mapping[str, Any]) -> None:
         """Takes in state changes, `None` for a key that is gone."""
         for key, value in changes.items():
+            if key.startswith(DERIVED):  # most of what curate changes: asking for these too was 4 % of it
+                continue
             at = None if value is None else self._deadline(key, value)
             if at is None:
                 self._named.pop(key, None)
@@ -87,5 +91,5 @@ class Deadlines:
 
 
 def all_deadlines(deadline: Callable[[str, Any], int | None], state: Mapping[str, Any]) -> dict[str, int]:
-    """Every deadline of a state by key."""
-    return {key: at for key, value in state.items() if (at := deadline(key, value)) is not None}
+    """Every deadline of a state by key; derived keys have none."""
+    return {key: at for key, value in state.items() if not key.startswith(DERIVED) and (at := deadline(key, value)) is not None}

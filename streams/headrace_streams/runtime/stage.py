@@ -94,7 +94,7 @@ class Fold(ABC):
 
     def deadline(self, key: str, value: Any) -> int | None:
         """The fold time in ms at which a state value is to be looked at if nothing happens before, or None. Asked for every
-        value that changes."""
+        value that changes, but derived ones."""
         return None
 
     def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
