@@ -1,6 +1,6 @@
-"""Feedback-to-example latency of a real `headrace worker` at half of what it can do, beside two bare hops over the same topics.
+"""Feedback-to-example latency of a real `headrace worker` at shares of what it can do, beside two bare hops over the same topics.
 
-Capacity first: pairs published as fast as they go, over the time until the last example is there. Then pairs at half that rate;
+Capacity first: pairs published as fast as they go, over the time until the last example is there. Then pairs at shares of it;
 latency = append time of the example minus append time of its feedback, both the broker's. The bare hops are a process that passes
 `feedback` on to `signals` and `signals` on to `examples`, acknowledged but without transactions, at the same rate. All pairs are
 made before they are published; how much of a core the load took, and how late it was at worst, is printed, so that nobody
@@ -37,6 +37,8 @@ from support.ring import Ring
 
 SECONDS = 5.0  # of publishing in one run
 BEHIND = 50  # pairs that an interaction is ahead of its feedback
+# Of what a worker gets through a backlog in large batches, which is more than it keeps up with record by record.
+SHARES = (0.1, 0.25, 0.5)
 RUN = 1_000_000  # numbers between the pairs of two runs
 DEADLINE = 180.0
 
@@ -177,19 +179,20 @@ def main() -> None:
             ring.start("worker")
             asyncio.run(capacity(settings, 1000, 0))  # everything started, everything loaded
             pace = [asyncio.run(capacity(settings, count, run * RUN)) for run in range(1, runs + 1)]
-            rate = statistics.median(pace) / 2
-            loads, ours = measured(settings, rate, runs, (runs + 1) * RUN)
+            rates = [statistics.median(pace) * share for share in SHARES]
+            ours = [measured(settings, rate, runs, (number + 1) * 100 * RUN) for number, rate in enumerate(rates)]
         with bare(plain):
-            _, theirs = measured(plain, rate, runs, 0)
-    print(f"Feedback to example, {rate:.0f} interactions and {rate:.0f} feedback a second, {runs} runs of {SECONDS:g} s")
-    print(f"load average {os.getloadavg()[0]:.1f}")
-    common.line("capacity of one worker process", pace, "pairs/s")
-    common.line("the load's own CPU", [paced.busy * 100 for paced in loads], "% of one")
-    common.line("the load's latest record", [paced.late for paced in loads], "ms late")
-    for place, name in enumerate(("p50", "p99")):
-        loop = [run[place] for run in theirs]
-        common.line(f"two bare hops, {name}", loop, "ms")
-        common.line(f"feedback to example, {name}", [run[place] for run in ours], "ms", ("two bare hops", loop))
+            theirs = [measured(plain, rate, runs, number * 100 * RUN) for number, rate in enumerate(rates)]
+    print(f"Feedback to example, {runs} runs of {SECONDS:g} s at each rate; load average {os.getloadavg()[0]:.1f}")
+    common.line("a worker process through a backlog", pace, "pairs/s")
+    for share, rate, (loads, own), (_, hops_) in zip(SHARES, rates, ours, theirs, strict=True):
+        print(f"{share:g} of that, {rate:.0f} interactions and {rate:.0f} feedback a second")
+        common.line("  the load's own CPU", [paced.busy * 100 for paced in loads], "% of one")
+        common.line("  the load's latest record", [paced.late for paced in loads], "ms late")
+        for place, name in enumerate(("p50", "p99")):
+            loop = [run[place] for run in hops_]
+            common.line(f"  two bare hops, {name}", loop, "ms")
+            common.line(f"  feedback to example, {name}", [run[place] for run in own], "ms", ("two bare hops", loop))
 
 
 if __name__ == "__main__":
