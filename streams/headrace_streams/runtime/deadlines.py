@@ -34,7 +34,7 @@ class Deadlines:
     def note(self, changes: Mapping[str, Any]) -> None:
         """Takes in state changes, `None` for a key that is gone."""
         for key, value in changes.items():
-            if key.startswith(DERIVED):  # four of five that curate changes
+            if key.startswith(DERIVED):  # many of what curate changes, and not one of them has a deadline
                 continue
             at = None if value is None else self._deadline(key, value)
             if at is None:
