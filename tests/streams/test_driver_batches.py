@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -53,6 +53,9 @@ class World:
 
     def consumer(self, *_: Any, **__: Any) -> FakeConsumer:
         return FakeConsumer(self)
+
+    def reader(self, *_: Any) -> FakeReader:
+        return FakeReader(self)
 
 
 class FakeJournal:
@@ -109,6 +112,16 @@ class FakeJournal:
         if self.flight is not None:
             await asyncio.wait({self.flight})
             self.flight.exception()
+
+
+class FakeReader:
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def read_topic(self, topic: str) -> AsyncGenerator[Produced, None]:
+        for item in self.world.produced:
+            if item.topic == topic:
+                yield item
 
 
 class FakeConsumer:
@@ -209,6 +222,7 @@ def test_borders_and_deaths_do_not_show(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "Journal", world.journal)
+        patch.setattr(session, "Reader", world.reader)
         patch.setattr(clients, "consumer", world.consumer)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)
@@ -244,6 +258,7 @@ def test_what_reading_its_input_ends_in(
 
     monkeypatch.setattr(FakeConsumer, "getmany", gone)
     monkeypatch.setattr(session, "Journal", world.journal)
+    monkeypatch.setattr(session, "Reader", world.reader)
     monkeypatch.setattr(clients, "consumer", world.consumer)
     with pytest.raises(end, match=f"^counting/signals/0: .*{says}"):
         asyncio.run(FoldTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run())
