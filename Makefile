@@ -39,7 +39,7 @@ demo: ## the whole ring on this machine, with a live view (DEMO_ARGS="--seed 11"
 test: install ## all tests, by WORKERS processes on one broker of their own (TEST_ARGS="-k reward")
 	@$(BIN)/pytest -n $(WORKERS) $(TEST_ARGS)
 
-test-fast: install ## what needs no broker and is not slow: under a minute
+test-fast: install ## what needs no broker and is not slow: a minute and a half on two cores
 	@$(BIN)/pytest -n logical -m "not kafka and not slow" $(TEST_ARGS)
 
 check: install ## format, lint, types, import arrows
