@@ -24,7 +24,7 @@ from headrace_streams.runtime.stage import FoldStage, RuleVersion
 from headrace_streams.settings import Settings
 from support.counting import COUNTING, CountingFold
 from support.counting_worker import BODY, Worker
-from support.live import assert_exact, changelog_state, declare, position_of, publish, run_until_read, until
+from support.live import assert_exact, changelog_state, declare, lose_changelog, position_of, publish, run_until_read, until
 
 pytestmark = pytest.mark.kafka
 TOPIC = changelog("counting", "signals")
@@ -193,18 +193,8 @@ def test_of_a_changelog_that_was_made_anew_nothing_is_taken(
         await some(local)
         if not longer:
             await more(local)
-        await admin.delete(local, [TOPIC])
         elsewhere = local.model_copy(update={"state_dir": None})
-
-        async def gone() -> bool:
-            try:
-                await clients.partition_counts(local, [TOPIC.name])
-            except clients.TopicMissing:
-                return True
-            return False
-
-        await until(gone)
-        await declare(local, COUNTING)
+        await lose_changelog(local, COUNTING, "signals")
         with pytest.raises(Refused, match="the changelog was lost"):
             await restarted(elsewhere)
         await rebuild_state(elsewhere, KafkaLog(elsewhere), COUNTING, "signals", 0)

@@ -13,13 +13,12 @@ from headrace_lake.positions import NotRebuilt, NotSkipped, Skipped, rebuild_sta
 from headrace_lake.verify import verify
 from headrace_schemas.codec import decode
 from headrace_schemas.events import PositionSkipped
-from headrace_schemas.topology import changelog
 from headrace_streams.kafka import clients
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import Refused
 from headrace_streams.settings import Settings
 from support.counting import COUNTING
-from support.live import assert_exact, changelog_state, declare, position_of, publish, read, run_until_read
+from support.live import assert_exact, changelog_state, declare, lose_changelog, position_of, publish, read, run_until_read
 
 pytestmark = pytest.mark.kafka
 BODY = {"step": 1}
@@ -119,7 +118,7 @@ def test_a_lost_changelog_is_refused_and_made_anew_from_input_and_outputs(settin
             await rebuild_state(settings, KafkaLog(settings), COUNTING, "signals", 0)
         await publish(settings, "signals", 0, [(b"a", b"x"), (b"b", b"explode"), (b"a", b"x")])
         await run_until_read(task(settings))
-        await lose_changelog(settings)
+        await lose_changelog(settings, COUNTING, "signals")
         with pytest.raises(Refused, match=rf"the changelog was lost: run `headrace positions rebuild {LABEL}`"):
             await run_until_read(task(settings))
         rebuilt = await rebuild_state(settings, KafkaLog(settings), COUNTING, "signals", 0)
@@ -138,7 +137,7 @@ def test_what_was_skipped_before_a_changelog_was_lost_stays_skipped(settings: Se
         await run_until_read(task(settings))
         await publish(settings, "signals", 0, [(b"a", b"x")] * 4)
         await skip(settings, COUNTING.topology, "signals", 0, "end", reason="poison")
-        await lose_changelog(settings)
+        await lose_changelog(settings, COUNTING, "signals")
         await rebuild_state(settings, KafkaLog(settings), COUNTING, "signals", 0)
         await publish(settings, "signals", 0, [(b"a", b"x")])
         await run_until_read(task(settings))
@@ -146,22 +145,3 @@ def test_what_was_skipped_before_a_changelog_was_lost_stays_skipped(settings: Se
         assert await differences(settings) == (0, ["counting over signals/0: 4 records were skipped by hand (`rules` says why)"])
 
     asyncio.run(main())
-
-
-async def lose_changelog(settings: Settings) -> None:
-    async with clients.connected(clients.admin(settings)) as client:
-        await client.delete_topics([clients.full_name(settings, changelog("counting", "signals").name)])
-    await declared_again(settings)
-
-
-async def declared_again(settings: Settings) -> None:
-    """A broker deletes a topic in its own time."""
-    for _ in range(100):
-        try:
-            await declare(settings, COUNTING)
-            counts = await clients.partition_counts(settings, [changelog("counting", "signals").name])
-            if counts:
-                return
-        except Exception:
-            await asyncio.sleep(0.1)
-    raise AssertionError("the changelog did not come back")

@@ -28,6 +28,22 @@ async def declare(settings: Settings, *stages: FoldStage) -> None:
     await admin.declare(settings, [changelog(stage.name, topic) for stage in stages for topic in stage.inputs])
 
 
+async def lose_changelog(settings: Settings, stage: FoldStage, topic: str) -> None:
+    """A changelog is deleted and declared anew; a broker deletes in its own time."""
+    lost = changelog(stage.name, topic)
+    await admin.delete(settings, [lost])
+
+    async def gone() -> bool:
+        try:
+            await clients.partition_counts(settings, [lost.name])
+        except clients.TopicMissing:
+            return True
+        return False
+
+    await until(gone)
+    await declare(settings, stage)
+
+
 async def publish(
     settings: Settings, topic: str, partition: int, inputs: Iterable[Input], headers: Sequence[tuple[str, bytes]] = ()
 ) -> None:
