@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple, Protocol
 
@@ -61,29 +62,25 @@ async def events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGen
                 yield event
 
 
-class Skips(dict[tuple[str, str, int], list[PositionSkip]]):
-    """What people told tasks to leave out, per (stage, topic, partition)."""
+class TaskRules(NamedTuple):
+    """What stands on `rules` of a task: policies that were in force, by first offset, and what people told it to leave out."""
 
-    def skipped(self, task: tuple[str, str, int], offset: int) -> bool:
-        return any(skip.from_offset <= offset < skip.to_offset for skip in self.get(task, ()))
+    activations: list[RulesActivation]
+    skips: list[PositionSkip]
 
-
-async def skips_of(log: Log) -> Skips:
-    """All that stands on `rules`."""
-    skips = Skips()
-    async for event in events_of(log, "rules"):
-        if isinstance(event, PositionSkipped):
-            skips.setdefault((event.data.stage, event.data.topic, event.data.partition), []).append(event.data)
-    return skips
+    def skipped(self, offset: int) -> bool:
+        """Whether an input record was left out."""
+        return any(skip.from_offset <= offset < skip.to_offset for skip in self.skips)
 
 
-async def rules_of(log: Log) -> dict[tuple[str, str, int], list[RulesActivation]]:
-    """Per (stage, topic, partition): the policies that were in force, by first offset."""
-    activations: dict[tuple[str, str, int], list[RulesActivation]] = {}
+async def rules_of(log: Log) -> defaultdict[tuple[str, str, int], TaskRules]:
+    """Per (stage, topic, partition)."""
+    rules: defaultdict[tuple[str, str, int], TaskRules] = defaultdict(lambda: TaskRules([], []))
     async for event in events_of(log, "rules"):
         if isinstance(event, RulesActivated):
-            task = (event.data.stage, event.data.topic, event.data.partition)
-            activations.setdefault(task, []).append(event.data)
-    for found in activations.values():
-        found.sort(key=lambda rules: rules.from_offset)
-    return activations
+            rules[event.data.stage, event.data.topic, event.data.partition].activations.append(event.data)
+        elif isinstance(event, PositionSkipped):
+            rules[event.data.stage, event.data.topic, event.data.partition].skips.append(event.data)
+    for task in rules.values():
+        task.activations.sort(key=lambda activation: activation.from_offset)
+    return rules

@@ -5,13 +5,12 @@ Both fence the task, so that a running worker starts it anew from what was writt
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from headrace_lake.log import Log, Skips, rules_of, skips_of
+from headrace_lake.log import Log, TaskRules, rules_of
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import PositionSkip
 from headrace_schemas.events import PositionSkipped, make
@@ -22,6 +21,7 @@ from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import BATCH_BYTES, Journal, Position, Rules
 from headrace_streams.runtime.provenance import origin_without_input, provenance_of
+from headrace_streams.runtime.session import now_ms
 from headrace_streams.runtime.stage import FoldStage, InvalidBody, StatelessFold, UnknownVersion
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
@@ -50,19 +50,21 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
     A changelog that was lost is made anew too: the position is behind the last record that led to an output. Writes no outputs:
     those are on the log. Raises NotRebuilt, and what a journal raises."""
     label = f"{stage.name}/{topic}/{partition}"
-    journal = Journal(settings, stage.name, topic, partition, (topic, *stage.outputs))
+    journal = Journal(settings, stage.name, topic, partition, stage.outputs)
     try:
         await journal.open(mend=True)
         position = recorded = journal.position
+        task = stage.name, topic, partition
+        rules = (await rules_of(log))[task]
         counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
         if position is None:
-            written = await _end_of_outputs(log, (stage.name, topic, partition), counts)
+            written = await _end_of_outputs(log, task, rules, counts)
             end = min(written, (await Reader(settings).spans(topic))[partition].end)  # headers may claim anything
             position = Position(next_offset=end, partitions=journal.partitions[topic])
         runner = FoldRunner(stage, topic, partition, counts)
-        records, rules = await _fold(log, runner, position, label)
+        records, in_force = await _fold(log, runner, position, rules, label)
         if recorded is None:
-            position = replace(position, now=runner.now, counters=runner.counters, rules=rules)
+            position = replace(position, now=runner.now, counters=runner.counters, rules=in_force)
         state = runner.dumped() if runner.fold is not None else {}
         changes: dict[str, bytes | None] = {key: value for key, value in state.items() if journal.state.get(key) != value}
         removed = journal.state.keys() - state.keys()
@@ -73,13 +75,12 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
         await journal.close()
 
 
-async def _end_of_outputs(log: Log, task: tuple[str, str, int], topics: Iterable[str]) -> int:
+async def _end_of_outputs(log: Log, task: tuple[str, str, int], rules: TaskRules, topics: Iterable[str]) -> int:
     """Behind the last input record that led to an output, that rules hold from or that was skipped: what follows it led
     to nothing that is on the log."""
-    activations = (await rules_of(log)).get(task, [])
-    if not activations:
+    if not rules.activations:
         raise NotRebuilt(f"{task[0]}/{task[1]}/{task[2]}: there is neither a position nor rules, so nothing was ever folded")
-    end = max([activations[-1].from_offset, *(skipped.to_offset for skipped in (await skips_of(log)).get(task, ()))])
+    end = max([rules.activations[-1].from_offset, *(skipped.to_offset for skipped in rules.skips)])
     for topic in topics:
         for partition in range(await log.partitions(topic)):
             async for record in log.read(topic, partition):
@@ -89,22 +90,20 @@ async def _end_of_outputs(log: Log, task: tuple[str, str, int], topics: Iterable
     return end
 
 
-async def _fold(log: Log, runner: FoldRunner, position: Position, label: str) -> tuple[int, Rules | None]:
+async def _fold(log: Log, runner: FoldRunner, position: Position, rules: TaskRules, label: str) -> tuple[int, Rules | None]:
     """Folds the input up to the position; how many records that were, and the rules in force at its end."""
-    task = runner.stage.name, runner.topic, runner.partition
-    activations = (await rules_of(log)).get(task, [])
-    skips: Skips = await skips_of(log)
+    activations = list(rules.activations)
     start = await log.start(runner.topic, runner.partition)
     records, in_force = 0, None
     async for record in log.read(runner.topic, runner.partition, start, position.next_offset):
         while activations and activations[0].from_offset <= record.offset:
-            rules = activations.pop(0)
+            activation = activations.pop(0)
             try:
-                runner.activate(rules.version, rules.body, rules.digest)
+                runner.activate(activation.version, activation.body, activation.digest)
             except (UnknownVersion, InvalidBody) as error:
                 raise NotRebuilt(f"{label}: {error}") from error
-            in_force = Rules(rules.version, rules.digest)
-        if skips.skipped(task, record.offset):
+            in_force = Rules(activation.version, activation.digest)
+        if rules.skipped(record.offset):
             continue
         if runner.fold is None:
             raise NotRebuilt(f"{label}: offset {record.offset} has no rules in force on the log")
@@ -156,7 +155,7 @@ async def skip(
     """Moves a task's position to `to`: an offset, "start" (the first record that is kept) or "end". The loss stands on `rules`,
     in the same transaction. Not `really`: only says what would be left out. Raises NotSkipped, and what a journal raises."""
     label = f"{stage.name}/{topic}/{partition}"
-    journal = Journal(settings, stage.name, topic, partition, (topic, *stage.outputs))
+    journal = Journal(settings, stage.name, topic, partition, stage.outputs)
     try:
         await journal.open()
         position = journal.position
@@ -185,7 +184,7 @@ async def skip(
                 requested_by=requested_by,
             )
             identity = derive_id("position.skipped", label, at, target)
-            event = make(PositionSkipped, data, id=identity, writer=stage.name, time_ms=time.time_ns() // 1_000_000)
+            event = make(PositionSkipped, data, id=identity, writer=stage.name, time_ms=now_ms())
             told = Produced("rules", 0, label.encode(), encode(event), origin_without_input(f"{stage.name}.skip"))
             await journal.commit([told], {}, replace(position, next_offset=target))
         return skipped

@@ -20,7 +20,7 @@ from headrace_schemas.events import Event
 from headrace_schemas.topics import ANYBODY, BY_NAME, TOPICS, key_of
 from headrace_schemas.topology import STAGES_BY_NAME, StageTopology
 from headrace_streams.kafka.reader import decode_or_none
-from headrace_streams.runtime.provenance import Headers, Provenance, provenance_of, writer_of
+from headrace_streams.runtime.provenance import ORIGIN, Headers, Provenance, provenance_of, writer_of
 from headrace_streams.signing import without_signature
 
 DERIVED = tuple(topic.name for topic in TOPICS if ANYBODY not in topic.writers)  # where only stages and commands write
@@ -134,18 +134,15 @@ class RecordedOutputs:
             return "command" if event is not None and _is_request(event, record) else None
         name, _, what = writer.partition(".")
         stage = self._known.get(name)
-        if stage is None or (what, record.topic in stage.inputs, record.topic) not in (
-            ("tick", True, record.topic),
-            ("rules", False, "rules"),
-            ("skip", False, "rules"),
-        ):
+        if stage is None:
             return None
-        return writer
+        belongs = record.topic in stage.inputs if what == "tick" else what in ("rules", "skip") and record.topic == "rules"
+        return writer if belongs else None
 
     def _stranger(self, record: LogRecord) -> Difference:
         writers = [name for name, stage in self._known.items() if record.topic in (*stage.outputs, "dead-letters", "rules")]
         stage = next((name for name in writers if name in self._stages), next(iter(self._stages)))
-        found = dict(record.headers).get("headrace-origin") or writer_of(record.headers) or "no stage's headers"
+        found = dict(record.headers).get(ORIGIN) or writer_of(record.headers) or "no stage's headers"
         key, value = (record.key or b"")[:80], (record.value or b"")[:120]
         told = f"one with {found!r}, key {key!r}, value {value!r}"
         expected = f"a record of {' or '.join(writers)}"

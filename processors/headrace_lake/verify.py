@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headrace_lake.differences import Difference, json_differences
-from headrace_lake.log import Log, Skips, changelog_of, rules_of, skips_of
+from headrace_lake.log import Log, TaskRules, changelog_of, rules_of
 from headrace_lake.recorded_outputs import Place, RecordedOutput, RecordedOutputs, Task, entry_print, fingerprint, state_print
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import RulesActivation
@@ -93,13 +93,13 @@ async def verify(log: Log, stages: Sequence[FoldStage], *, topics: Iterable[str]
     ]
     # Positions before outputs: a live worker may go on meanwhile, and what it adds is beyond these positions.
     recorded = {task: await _recorded(log, task) for _, task in tasks}
-    rules, skips = await rules_of(log), await skips_of(log)
+    rules = await rules_of(log)
     report = {stage.name: Verified() for stage in stages}
     with tempfile.TemporaryDirectory(prefix="headrace-verify-") as folder:
         live = RecordedOutputs(Path(folder), [stage.topology for stage in stages])
         await live.read(log, {*topics, "dead-letters", *(topic for stage in stages for topic in stage.outputs)})
         for stage, task in tasks:
-            part = await _verify_partition(log, stage, task, recorded[task], rules.get(task, []), skips, live, limit)
+            part = await _verify_partition(log, stage, task, recorded[task], rules[task], live, limit)
             report[stage.name] = report[stage.name].plus(part, limit)
     for stranger in live.strangers.values():
         report[stranger.stage] = report[stranger.stage].plus(Verified(differences=[stranger]), limit)
@@ -126,8 +126,7 @@ async def _verify_partition(
     stage: FoldStage,
     task: Task,
     recorded: _Recorded,
-    rules: list[RulesActivation],
-    skips: Skips,
+    rules: TaskRules,
     live: RecordedOutputs,
     limit: int,
 ) -> Verified:
@@ -139,13 +138,13 @@ async def _verify_partition(
             return Verified()
         return Verified(differences=[Difference(*task, None, "position", "a position record on the changelog", "none")])
     start = await log.start(topic, partition)
-    if start and position.counters and not _is_stateless(stage, rules):
+    if start and position.counters and not _is_stateless(stage, rules.activations):
         reason = f"input before {start} has expired, and with it what the state was made of"
         span = NotComparable(*task, start, position.next_offset, max(0, position.next_offset - start), reason)
         return Verified(tasks=1, not_comparable=[span])
     counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
     runner = FoldRunner(stage, topic, partition, counts)
-    return await _Comparison(log, runner, position, recorded.print, skips, live, limit).run(rules, start)
+    return await _Comparison(log, runner, position, recorded.print, rules, live, limit).run(start)
 
 
 def _is_stateless(stage: FoldStage, rules: Iterable[RulesActivation]) -> bool:
@@ -184,7 +183,7 @@ class _Comparison:
         runner: FoldRunner,
         position: Position,
         state: int,
-        skips: Skips,
+        rules: TaskRules,
         live: RecordedOutputs,
         limit: int,
     ) -> None:
@@ -192,7 +191,7 @@ class _Comparison:
         self.task: Task = (runner.stage.name, runner.topic, runner.partition)
         self.live = {place: _Outputs(outputs) for place, outputs in live.of(self.task).items()}
         self.strangers, self.refused = live.strangers, 0
-        self.skips, self.skipped = skips, 0
+        self.rules, self.skipped = rules, 0
         self.start = 0  # the first offset of the input that is still there
         self.equal = self.expired = self.records = 0
         self.differences: list[Difference] = []
@@ -202,8 +201,8 @@ class _Comparison:
         self.newest: dict[tuple[str, bytes], tuple[int, int]] = {}  # newest expected output of each key of a compacted topic
         self.absent: dict[tuple[int, int], Produced] = {}  # expected on a compacted topic, not there
 
-    async def run(self, rules: list[RulesActivation], start: int) -> Verified:
-        pending = list(rules)
+    async def run(self, start: int) -> Verified:
+        pending = list(self.rules.activations)
         self.start = start
         notes: list[str] = []
         if start:
@@ -215,7 +214,7 @@ class _Comparison:
         async for record in self.log.read(self.runner.topic, self.runner.partition, start, self.position.next_offset):
             while pending and pending[0].from_offset <= record.offset:
                 self._activate(pending.pop(0))
-            if self.skips.skipped(self.task, record.offset):
+            if self.rules.skipped(record.offset):
                 self.skipped += 1
                 continue
             if self.blocked is not None:
@@ -278,7 +277,9 @@ class _Comparison:
         if produced.topic in _COMPACTED:
             self.newest[(produced.topic, produced.key)] = offset, ordinal
         place = produced.topic, produced.partition
-        outputs = self.live.setdefault(place, _Outputs(iter(())))
+        outputs = self.live.get(place)
+        if outputs is None:
+            outputs = self.live[place] = _Outputs(iter(()))
         self._unexpected(place, outputs, offset, ordinal)
         head = outputs.head
         if head is None or (head.source, head.ordinal) != (offset, ordinal):

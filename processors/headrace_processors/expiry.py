@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-DAY_MS = 86_400_000
+from headrace_schemas.topics import DAY_MS
+
 _HEAD = re.compile(rb'\{"touched":(\d+)')
 
 

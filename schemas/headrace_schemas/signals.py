@@ -9,15 +9,16 @@ from __future__ import annotations
 import types
 from functools import cache, reduce
 from operator import or_
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
-from msgspec import NODEFAULT, Meta, Struct
+from msgspec import Meta, Struct
 
 from headrace_schemas.cloudevents import Headers, structured
 from headrace_schemas.codec import decode
 from headrace_schemas.constraints import check_event
 from headrace_schemas.events import Event
+from headrace_schemas.struct_twins import struct_twin
 from headrace_schemas.topics import BY_NAME
 
 
@@ -53,22 +54,7 @@ def _without_pattern(meta: Meta) -> Meta | None:
 
 @cache
 def _twin(kind: type[Struct]) -> type[Struct]:
-    config, hints = kind.__struct_config__, get_type_hints(kind, include_extras=True)
-    fields = []
-    for field in msgspec.structs.fields(kind):
-        twin = _without_patterns(hints[field.name])
-        fields.append((field.name, twin) if field.default is NODEFAULT else (field.name, twin, field.default))
-    return msgspec.defstruct(
-        kind.__name__,
-        fields,
-        bases=(kind,),
-        module=__name__,
-        frozen=True,
-        kw_only=True,
-        omit_defaults=config.omit_defaults,
-        tag_field=config.tag_field,
-        tag=config.tag,
-    )
+    return struct_twin(kind, lambda _, annotation: _without_patterns(annotation), __name__)
 
 
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(reduce(or_, map(_twin, BY_NAME["signals"].events)))

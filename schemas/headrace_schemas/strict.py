@@ -12,14 +12,15 @@ import types
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
 from operator import or_
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
-from msgspec import NODEFAULT, Meta, Struct
+from msgspec import Meta, Struct
 
 from headrace_schemas.events import FeedbackRecorded, InputEvent, InteractionRecorded
 from headrace_schemas.inputs import Agent, Feedback, Interaction, Message, Principal
 from headrace_schemas.json_limits import INT64
+from headrace_schemas.struct_twins import struct_twin
 
 # Fields that nearly every event has, read without their pattern here and looked at by `_keys_hold`.
 _BARE = {
@@ -179,24 +180,8 @@ def _without_pattern(meta: Meta) -> Meta:
 
 @lru_cache(None)
 def _struct_twin(kind: type[Struct]) -> type[Struct]:
-    config, hints = kind.__struct_config__, get_type_hints(kind, include_extras=True)
     bare = _BARE.get(kind, ())
-    fields = []
-    for field in msgspec.structs.fields(kind):
-        twin = _twin_of(hints[field.name], field.name in bare)
-        fields.append((field.name, twin) if field.default is NODEFAULT else (field.name, twin, field.default))
-    return msgspec.defstruct(
-        kind.__name__,
-        fields,
-        bases=(kind,),
-        module=__name__,
-        frozen=True,
-        kw_only=True,
-        omit_defaults=True,
-        forbid_unknown_fields=True,
-        tag_field=config.tag_field,
-        tag=config.tag,
-    )
+    return struct_twin(kind, lambda name, annotation: _twin_of(annotation, name in bare), __name__, forbid_unknown_fields=True)
 
 
 _DECODER: msgspec.json.Decoder[InputEvent] = msgspec.json.Decoder(reduce(or_, map(_struct_twin, get_args(InputEvent))))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from headrace_lake.log import changelog_of
+from headrace_lake.log import changelog_of, rules_of
 from headrace_lake.positions import _fold
 from headrace_lake.verify import verify
 from headrace_processors.stages import STAGES
@@ -72,6 +72,6 @@ async def rebuilt_as_recorded(log: MemoryLog, stage: FoldStage, topic: str, part
     position = decode_position(changelog.pop(POSITION_KEY))
     counts = {name: log.count for name in (*stage.outputs, "dead-letters")}
     runner = FoldRunner(stage, topic, partition, counts)
-    await _fold(log, runner, position, "")
+    await _fold(log, runner, position, (await rules_of(log))[stage.name, topic, partition], "")
     assert runner.dumped() == changelog
     assert (runner.now, runner.counters) == (position.now, position.counters)

@@ -17,8 +17,8 @@ from headrace_processors.curate.near_duplicates import bands
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import EMPTY, CurateBucket, CurateState, ExampleRecord, Queue, QueueBounds, Sums
 from headrace_processors.decay import RunningSum, weights
+from headrace_schemas.topics import DAY_MS
 
-DAY_MS = 86_400_000
 TRAIN: Queue = "train"
 NEGATIVE: Queue = "negative"
 SPARSE = 100  # empty slots that a queue may have beyond as many as it has members

@@ -17,12 +17,12 @@ from typing import Any
 
 from headrace_processors.curate import events, filters
 from headrace_processors.curate import state as curate_state
-from headrace_processors.curate.bucket import DAY_MS
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import CurateBucket, ExampleRecord
 from headrace_processors.curate.step import CurateRules, CurateStep
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ClockTicked, ExampleRewarded, ExampleWithdrawn, RequirementsTracked
+from headrace_schemas.topics import DAY_MS
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
 

@@ -66,6 +66,7 @@ class Session:
         self.meter = meters.of(stage.name, topic)
         self.restore: RestoreReport | None = None
         self.committed_at: float | None = None
+        self.last_flight = 0.0, 0.0  # when the last transaction that was committed began and ended, by the monotonic clock
         self._opened = time.monotonic()
         self._lagging: float | None = None
         self._signing: signing.SigningKey | None = None
@@ -183,8 +184,8 @@ class Session:
 
         def measure(flight: asyncio.Future[Ends]) -> None:
             if not flight.cancelled() and flight.exception() is None:
-                self.committed_at = time.time()
-                self.meter.committed(time.monotonic() - began, records)
+                self.committed_at, self.last_flight = time.time(), (began, time.monotonic())
+                self.meter.committed(self.last_flight[1] - began, records)
                 self.meter.folded(append_times, now_ms())
 
         if self._journal.flight is not None:

@@ -20,6 +20,9 @@ def refusal(topic: str, value: bytes | None, headers: Headers) -> RecordError | 
     declared = BY_NAME.get(topic)
     if declared is None or ANYBODY in declared.writers:
         return None
+    source = provenance_of(headers)
+    if source is not None and source.stage in STAGES_BY_NAME and source.stage in declared.writers:
+        return None
     writer = writer_of(headers)
     if writer is None:
         if declared.requests and isinstance(decode_or_none(value, headers), declared.requests):
@@ -27,11 +30,8 @@ def refusal(topic: str, value: bytes | None, headers: Headers) -> RecordError | 
         found = "none"
     else:
         stage = STAGES_BY_NAME.get(writer.removesuffix(".tick"))
-        if stage is not None and stage.name in declared.writers:
-            if stage.name == writer and provenance_of(headers) is not None:
-                return None
-            if stage.name != writer and topic in stage.inputs:
-                return None
+        if stage is not None and stage.name != writer and stage.name in declared.writers and topic in stage.inputs:
+            return None
         found = repr(writer[:80])
     message = f"{ORIGIN}: {found}, but {topic} is written by {', '.join(declared.writers)}"
     return RecordError(code=UNKNOWN_WRITER, message=message, field="headers")
