@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.conn import CloseReason
@@ -100,6 +101,24 @@ def test_a_task_begins_with_nothing_hanging_and_counts_once(
         await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, on_it))
         assert await open_in(on_it, own, *outputs) == set()
         assert (await assert_exact(on_it, COUNTING, "signals", [0], BODY)).counters == {"in": 16, "counted": 16}
+
+    asyncio.run(main())
+
+
+def test_a_copy_of_the_state_holds_nothing_that_is_still_undone(on_it: Settings, tmp_path: Path) -> None:
+    """Acknowledged, and without a marker anywhere: nobody has read it, so it is aborted and folded again. Chaos seed 3."""
+    local = on_it.model_copy(update={"state_dir": tmp_path / "state"})
+    everywhere = [partition(local, "state.counting.signals", 0), *(partition(local, "rejections", number) for number in (0, 1))]
+
+    async def main() -> None:
+        await publish(local, "signals", 0, [(key, b"x") for key in KEYS])
+        await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, local))
+        async with opened(local) as journal:
+            assert journal.position is not None
+            spoil_next_transaction(journal._producer, everywhere, committed=True)
+            await journal.commit([output(1)], {"k": b"1"}, msgspec.structs.replace(journal.position, next_offset=5))
+        async with opened(local) as journal:
+            assert "k" not in journal.state
 
     asyncio.run(main())
 

@@ -1,13 +1,15 @@
 """What a task's changelog holds: from this machine's copy, if there is a good one, and from Kafka what came after it.
 
-Knows when a copy may be gone on from; knows no fold. The copy takes in what is committed, never before, so it can only lag."""
+Knows when a copy may be gone on from; knows no fold. The copy takes in a transaction when the next one has been committed, so
+it can only lag: a commit that is acknowledged has no marker yet, and where the broker dies over that, whoever opens the task next
+may find that nobody has read any of it, and abort it (`hanging.py`). The next commit shows that its markers are written."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.structs import RecordMetadata
@@ -21,6 +23,12 @@ from headrace_streams.runtime.position import POSITION_KEY, Position, Unreadable
 from headrace_streams.settings import Settings
 
 LOG_APPEND_TIME = 1
+
+
+class _Committed(NamedTuple):
+    changes: Mapping[str, bytes | None]
+    end: int
+    at_ms: int
 
 
 class ChangelogState:
@@ -39,6 +47,7 @@ class ChangelogState:
         self._local: LocalState | None = None
         self._at_ms = self._end = 0  # the newest append time so far, and the offset behind it
         self._checked = False
+        self._newest: _Committed | None = None  # acknowledged, and not in the copy yet
 
     async def read(self, producer: Any, barrier: RecordMetadata, *, mend: bool = False) -> None:
         """Up to the record of which `barrier` are the metadata. Raises Refused for a position that can't be read, unless `mend`:
@@ -74,9 +83,13 @@ class ChangelogState:
         self._append({}, self._end, self._at_ms)
 
     def committed(self, changes: Mapping[str, bytes | None], position: bytes, end: int, at_ms: int) -> None:
-        """A transaction has been committed: its records lie below offset `end`, appended not later than `at_ms`."""
-        if self._local is not None:
-            self._append({**changes, POSITION_KEY: position}, end, at_ms)
+        """A transaction has been committed, so the one before has ended everywhere: the copy takes that in. The records of this
+        one lie below offset `end`, appended not later than `at_ms`."""
+        if self._local is None:
+            return
+        if self._newest is not None:
+            self._append(*self._newest)
+        self._newest = _Committed({**changes, POSITION_KEY: position}, end, at_ms)
 
     def tidy(self, now_ms: int | None) -> None:
         """Call it often, with the broker's time."""
