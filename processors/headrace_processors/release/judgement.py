@@ -84,7 +84,7 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
     if down >= against:
         return verdict("declined", "no_useful_gain")
     if head.clipped_low > head.clipped_high and head.clipped_low >= HEAVY_TAIL:
-        return verdict("needs_decision", "heavy_tail")
+        return verdict("needs_decision", "heavy_tail", stays=not over)
     if up >= rounded(-math.log(alpha)):
         if head.selected and not policy.accept_selected_rows:
             return verdict("needs_decision", "selected_rows", stays=not over)
