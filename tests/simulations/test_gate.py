@@ -1,0 +1,113 @@
+"""The simulated gate decides as the rules do; and what the rules claim holds over a few hundred simulated histories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from headrace_processors.release.evidence import GroupFigures, Measure, cut, looked_at, noted
+from headrace_processors.release.evidence_policy import EvidencePolicy
+from headrace_processors.release.evidence_state import EvidenceState
+from headrace_processors.release.judgement import judged, promoted
+from simulations import experiments
+from simulations.gate import Draw, Drawn, Gate
+
+WINDOWS, HISTORIES = 12, 24
+
+
+def by_the_rules(
+    policy: EvidencePolicy, values: np.ndarray, losses: np.ndarray, groups: int, pool: int, measure: Measure
+) -> list[tuple[int, int]]:
+    """(window, head) of each promotion of one history. `values`: heads x groups."""
+    state, found, seen, served = EvidenceState(), [], dict[str, int](), None
+    for window in range(WINDOWS):
+        state = cut(policy, state, str(window), served, window)
+        columns = range(max(0, window - pool + 1) * groups, (window + 1) * groups)
+        for column in columns:
+            seen |= noted(seen, [str(column)], column // groups)
+        looked = []
+        for head in state.pending:
+            row = int(head.version_id)
+            figures = [
+                GroupFigures(str(column), "test", {str(measure): float(values[row, column]), "loss": float(losses[row, column])})
+                for column in columns
+            ]
+            looked.append(looked_at(policy, head, figures, measure=measure, since=state.since, first_seen=seen))
+        result = judged(policy, replace(state, pending=tuple(looked)), looked, {})
+        state = result.state
+        if result.winner is not None:
+            found.append((window, int(result.winner.version_id)))
+            served = result.winner.version_id
+            state = promoted(policy, state, result.winner, served=served, position=window, previous=None)
+    return found
+
+
+@pytest.mark.parametrize("measure", ["success", "loss"])
+@pytest.mark.parametrize("policy", [{}, {"keep": 1}, {"keep": 3, "horizon": 4}, {"claim": "strict"}, {"claim": "plain"}], ids=str)
+def test_the_simulated_gate_decides_as_the_rules_do(measure: Measure, policy: dict[str, object]) -> None:
+    rules, groups, pool = EvidencePolicy.model_validate(policy), 12, 4
+    random = np.random.default_rng(7)
+    drift = np.linspace(-0.5, 1.2, WINDOWS)[None, :, None] * random.normal(1, 0.7, (HISTORIES, 1, 1))
+    losses = 0.4 * (drift + random.standard_t(4, (HISTORIES, WINDOWS, WINDOWS * groups)))
+    values = np.sign(np.round(losses * 2)) if measure == "success" else losses
+    column = np.arange(WINDOWS * groups)
+
+    def world(draw: Draw) -> Drawn:
+        of = column[(column // groups >= draw.windows[0]) & (column // groups <= draw.windows[-1])]
+        history = np.arange(HISTORIES)[:, None, None]
+        picked = np.maximum(draw.heads, 0)[:, :, None], of[None, None, :]
+        return Drawn(values[history, *picked], losses[history, *picked])
+
+    outcome = Gate(rules, HISTORIES, measure=measure, groups=groups, pool=pool).run(WINDOWS, world, random)
+    decided = 0
+    for history in range(HISTORIES):
+        simulated = [(window, int(head)) for window, head in enumerate(outcome.promoted[history]) if head >= 0]
+        assert simulated == by_the_rules(rules, values[history], losses[history], groups, pool, measure)
+        decided += len(simulated)
+    assert decided > 10
+
+
+SEEDED = 200
+
+
+@pytest.mark.parametrize("noise", ["normal", "heavy", "right_skewed", "left_skewed", "rows"])
+def test_heads_without_gain_are_promoted_no_more_often_than_claimed(noise: str) -> None:
+    random = np.random.default_rng(11)
+    figures = experiments.null_loss(random, SEEDED, noise=noise, groups=30, shared=0.9, policy={})
+    assert figures["mfdr"] <= 0.05
+    assert figures["promotions"] < 1  # and of 20 heads each
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 9])
+def test_a_few_tasks_that_come_again_promote_and_decline_nothing(groups: int) -> None:
+    figures = experiments.recurring(np.random.default_rng(12), SEEDED, groups=groups)
+    assert (figures["promotions"], figures["declined"]) == (0, 0)
+
+
+def test_equal_models_on_rows_that_failure_selected_are_never_promoted_by_default() -> None:
+    options: dict[str, Any] = {"groups": 30, "only_failures": True, "selected": True}
+    assert experiments.null_success(np.random.default_rng(13), SEEDED, policy={}, **options)["promotions"] == 0
+    accepted = experiments.null_success(np.random.default_rng(13), SEEDED, policy={"accept_selected_rows": True}, **options)
+    assert accepted["promotions"] > 10  # what the default keeps out
+
+
+@pytest.mark.parametrize("groups", [10, 64])
+def test_a_useless_head_is_not_promoted_on_a_good_one_before_it(groups: int) -> None:
+    figures = experiments.good_then_useless(np.random.default_rng(14), SEEDED, groups=groups, claim="per_release")
+    assert figures["good_promoted"] > 0.9
+    assert figures["useless_promoted"] <= 0.05
+
+
+def test_a_damaged_head_is_never_promoted_and_own_answers_never_by_default() -> None:
+    assert experiments.damaged(np.random.default_rng(15), SEEDED, measure="loss")["promotions"] == 0
+    assert experiments.damaged(np.random.default_rng(16), SEEDED, measure="success")["promotions"] == 0
+    assert experiments.own_answers(np.random.default_rng(17), SEEDED, accept=False)["promotions"] == 0
+
+
+def test_what_is_better_by_a_third_of_a_deviation_is_promoted_within_a_few_windows() -> None:
+    figures = experiments.power(np.random.default_rng(18), SEEDED, measure="loss", gain=0.1)
+    assert figures["median"] <= 2 * 64
+    assert figures["never"] <= 0.05
