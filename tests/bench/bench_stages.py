@@ -86,7 +86,7 @@ async def staged(settings: Settings, stage_name: str, topic: str, records: int, 
                 while task.describe().counters.get("in", 0) < records:
                     await _turn(running, 0.02)
             ended = cpu()
-            return Staged((ended - started) / records * 1e6, (started - began) * 1e3, task.describe().counters, dict(written))
+            return Staged((ended - started) / records * 1e6, (started - began) * 1e3, task.describe().counters, written)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -111,13 +111,14 @@ def within_limits() -> Iterator[None]:
 
 @contextmanager
 def counted(settings: Settings) -> Iterator[Counter[str]]:
-    """Bytes of all batches that are sent meanwhile, by short topic name. What the broker has would be less: it compacts."""
+    """Bytes of all batches that are sent meanwhile, as packed as they are, by short topic name. What the broker keeps of them is
+    less: it compacts."""
     written: Counter[str] = Counter()
+    sent: list[tuple[str, Any]] = []  # a batch is packed when it is sent
     send_batch = AIOKafkaProducer.send_batch
 
     async def counting(self: Any, batch: Any, topic: str, *, partition: int) -> Any:
-        batch.close()
-        written[clients.short_name(settings, topic)] += batch.size()
+        sent.append((clients.short_name(settings, topic), batch))
         return await send_batch(self, batch, topic, partition=partition)
 
     AIOKafkaProducer.send_batch = counting
@@ -125,6 +126,8 @@ def counted(settings: Settings) -> Iterator[Counter[str]]:
         yield written
     finally:
         AIOKafkaProducer.send_batch = send_batch
+        for topic, batch in sent:
+            written[topic] += batch.size()
 
 
 async def once(bootstrap: str, number: int, count: int) -> tuple[dict[str, Staged], dict[str, float]]:

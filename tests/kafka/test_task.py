@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,7 +22,8 @@ from headrace_schemas.events import ClockTicked, RulesActivated, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
 from headrace_schemas.topology import changelog
-from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka import admin, clients, compat
+from headrace_streams.kafka.unpacking import header_of, unpack
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import POSITION_KEY, Fenced, Journal, Position, Refused, encode_position
 from headrace_streams.runtime.stage import FoldStage, Record, RuleVersion, Step, Write
@@ -64,6 +65,26 @@ def test_outputs_state_and_counters_are_the_folds(settings: Settings) -> None:
         assert position.partitions == 2
 
     asyncio.run(main())
+
+
+def test_what_a_task_writes_lies_packed_on_the_broker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    codecs: set[int] = set()
+
+    def noting(batch: memoryview, spent: Callable[[int], None]) -> Iterator[Any]:
+        codecs.add(header_of(batch).codec)
+        return unpack(batch, spent)
+
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, inputs(1000))
+        await run_until_read(task(settings))
+        monkeypatch.setattr(compat, "unpack", noting)
+        assert await read(settings, "rejections", 0)
+        assert await read(settings, changelog("counting", "signals").name, 0)
+
+    asyncio.run(main())
+    snappy = 2
+    assert codecs == {snappy}
 
 
 def test_header_name_of_any_bytes_stops_nothing(settings: Settings) -> None:
