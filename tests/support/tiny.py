@@ -17,8 +17,8 @@ CORPUS = [
 ]
 
 
-def build(folder: Path, *, hidden: int = 32, layers: int = 2, template: str | None = CHAT, seed: int = 0) -> Path:
-    """Writes the model into `folder` and returns it. Without `template` the tokenizer has none."""
+def tokenizer(template: str | None = CHAT) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of some 400 tokens; without `template` it has none."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -28,6 +28,12 @@ def build(folder: Path, *, hidden: int = 32, layers: int = 2, template: str | No
     tokenizer.train_from_iterator(CORPUS, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>")
     fast.chat_template = template
+    return fast
+
+
+def build(folder: Path, *, hidden: int = 32, layers: int = 2, template: str | None = CHAT, seed: int = 0) -> Path:
+    """Writes the model into `folder` and returns it. Without `template` the tokenizer has none."""
+    fast = tokenizer(template)
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = Qwen2Config(

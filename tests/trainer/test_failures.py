@@ -13,12 +13,14 @@ from headrace_trainer.data.members import MemberRefused
 from headrace_trainer.evaluation.grader import GraderMissing
 from headrace_trainer.job.failures import cause_of, cause_of_exit
 from headrace_trainer.model.base import BaseMissing
+from headrace_trainer.model.lora import AdapterInvalid
 
 
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
         (MemberRefused("member e1 is not what the manifest says"), "batch"),
+        (AdapterInvalid("adapter x: y is missing"), "batch"),
         (FloatingPointError("the loss is nan"), "batch"),
         (ZeroDivisionError(), "batch"),
         (BaseMissing("base weights 'x' cannot be loaded: no connection"), "surroundings"),

@@ -116,7 +116,7 @@ def test_a_checkpoint_of_other_pins_is_not_gone_on_from(spec: JobSpec, tmp_path:
     assert store.put(mixed.folder).digest == store.put(clean.folder).digest
 
 
-def test_it_goes_on_from_what_is_served_unless_the_shape_changed(spec: JobSpec, tmp_path: Path) -> None:
+def test_it_goes_on_from_what_is_served_unless_layers_are_gone(spec: JobSpec, tmp_path: Path) -> None:
     first = run(spec)
     more = replace(spec, parent=first.folder, folder=tmp_path / "second", start=training_data.start(BATCH, run_id="r2"))
     second = run(more)
@@ -124,7 +124,11 @@ def test_it_goes_on_from_what_is_served_unless_the_shape_changed(spec: JobSpec, 
     assert second.report.incumbent["loss"] == first.report.candidate["loss"]
     assert second.report.candidate["loss"].value < first.report.candidate["loss"].value
     wider = training_data.HYPER.model_copy(update={"r": 6}).to_wire()
-    anew = run(replace(more, start=training_data.start(BATCH, hyperparameters=wider, run_id="r3"), folder=tmp_path / "third"))
+    grown = run(replace(more, start=training_data.start(BATCH, hyperparameters=wider, run_id="r3"), folder=tmp_path / "third"))
+    assert grown.warm_started
+    assert grown.report.candidate["loss"].value < first.report.candidate["loss"].value
+    fewer = training_data.HYPER.model_copy(update={"target_modules": ("q_proj",)}).to_wire()
+    anew = run(replace(more, start=training_data.start(BATCH, hyperparameters=fewer, run_id="r4"), folder=tmp_path / "fourth"))
     assert not anew.warm_started
     assert anew.report.incumbent["loss"] == first.report.candidate["loss"]
 
@@ -201,6 +205,6 @@ def test_a_job_dies_with_its_trainer(spec: JobSpec, tmp_path: Path) -> None:
 
 def test_saved_files_name_no_machine(spec: JobSpec) -> None:
     config = lora.config_of(run(spec).folder)
-    assert config["base_model_name_or_path"] is None
+    assert config["base_model_name_or_path"] == "tiny"
     assert config["target_modules"] == sorted(config["target_modules"])
     assert "peft_version" not in config

@@ -18,6 +18,7 @@ from headrace_streams.policy import Policy, PolicyError, parse_policy, read_poli
 from headrace_streams.settings import first_fault
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+LayerName = Annotated[str, Field(min_length=1, pattern=r"^[\w.]+$")]
 
 
 # Names on the log that differ from those of the policy file; pins once written must always be readable.
@@ -41,6 +42,14 @@ class Hyperparameters(Policy):
     r: int = Field(8, ge=1, description="rank of the adapter")
     alpha: int = Field(32, ge=1, description="scale of the adapter; its output is multiplied by alpha / r")
     dropout: Share = Field(0.1, description="share of the adapter's inputs that is dropped in training")
+    target_modules: Literal["all-linear"] | tuple[LayerName, ...] = Field(
+        "all-linear",
+        description="layers that get an adapter: all linear ones but the output head and the experts of a mixture, or names such "
+        "as `q_proj` (experts by `experts.gate_up_proj` and the like, with dropout 0)",
+    )
+    modules_to_save: tuple[LayerName, ...] = Field(
+        (), description="layers that are trained whole and kept in the adapter, such as `lm_head` or `embed_tokens`"
+    )
     learning_rate: float = Field(2e-4, gt=0, description="highest learning rate of AdamW")
     beta2: Share = Field(0.98, description="decay of AdamW's second moment")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
@@ -52,7 +61,9 @@ class Hyperparameters(Policy):
     batch_tokens: int = Field(8192, ge=1, description="padded tokens of one forward pass; longer steps accumulate")
     max_sequence_tokens: int = Field(2048, ge=8, description="tokens of one row; the head of a longer prompt is dropped")
     rehearsal: Share = Field(0.25, description="share of the training rows that comes from earlier batches")
-    warm_start: bool = Field(True, description="go on from the adapter that is served, if its shape is this one")
+    warm_start: bool = Field(
+        True, description="go on from the adapter that is served, unless it has layers that are not trained any more"
+    )
     validations_per_run: int = Field(8, ge=1, description="how often the validation loss is measured during a run")
     patience: int = Field(3, ge=0, description="validations without a better loss before it stops; 0: never stops early")
     validation_rows: int = Field(8, ge=1, description="with fewer validation rows the loss is too uncertain to stop by")

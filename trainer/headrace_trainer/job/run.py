@@ -9,6 +9,8 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -37,11 +39,9 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     precision = precision_for(hyper.precision, spec.device)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
-        base = load_base(spec.weights, device=spec.device, precision=precision)
-        if spec.candidate is not None:
-            model, rows, warm_started, training = lora.load(base.model, spec.candidate), 0, False, None
-            folder = spec.candidate
-        else:
+        folder, rows, warm_started, training = spec.candidate, 0, False, None
+        if folder is None:
+            base = load_base(spec.weights, device=spec.device, precision=precision)
             members = run_members(spec.batch, spec.start)
             learnt = _tokenised(base, [*members.training, *members.rehearsal], spec, hyper)
             validated = _tokenised(base, members.validation, spec, hyper)
@@ -52,13 +52,16 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
                 checkpoint_seconds=spec.checkpoint_seconds, on_progress=on_progress,
             )  # fmt: skip
             shutil.rmtree(spec.folder / "adapter", ignore_errors=True)  # left of a kill: the store takes no half files
-            rows, folder = len(learnt), lora.save(model, spec.folder / "adapter")
-        report = _evaluate(model, base, spec, hyper, precision, on_progress, training)
+            rows, folder = len(learnt), lora.save(model, spec.folder / "adapter", _public_name(spec))
+            del model, base  # before they are loaded once more
+        # What is judged is what was saved, read back into a fresh base as an agent will.
+        base = load_base(spec.weights, device=spec.device, precision=precision)
+        report = _evaluate(lora.load(base.model, folder), base, spec, hyper, precision, on_progress, training)
     return JobResult(folder, rows, warm_started, time.monotonic() - began, report, training)
 
 
 def _evaluate(
-    model: object,
+    model: Any,
     base: Base,
     spec: JobSpec,
     hyper: Hyperparameters,
@@ -84,6 +87,11 @@ def _evaluate(
 def _tokenised(base: Base, members: Sequence[Member], spec: JobSpec, hyper: Hyperparameters) -> list[TokenisedExample]:
     limit = min(hyper.max_sequence_tokens, base.positions or hyper.max_sequence_tokens)
     return tokenise_members(base.tokenizer, members, spec.values, limit)
+
+
+def _public_name(spec: JobSpec) -> str:
+    """What others find the base by: its hub name, or its name in the policy where the weights are a folder of this machine."""
+    return spec.batch.base if Path(spec.weights).is_dir() else spec.weights
 
 
 def _checkpoint_key(spec: JobSpec) -> str:
