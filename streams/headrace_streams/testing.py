@@ -40,6 +40,7 @@ from headrace_streams.settings import Settings
 START_MS = 1_790_000_000_000  # append time of a task's first record
 STEP_MS = 1_000  # from one record to the next
 PARTITIONS = 3
+SHOWN = 5  # records at most that a fold is shown ahead of their turn
 REFUSALS = ("dead-letters", "rejections")  # where a stage says why it did not take a record
 
 
@@ -117,6 +118,12 @@ class MemoryTask:
         self._offset += 1
         return processed
 
+    def look_ahead(self, values: Sequence[bytes | None], *, headers: Headers = ()) -> None:
+        """Shows the fold what is fed next, as a live task does that has a backlog."""
+        records = [(value, headers or written_headers(self.topic)) for value in values if value is not None]
+        assert self._runner.fold is not None
+        self._runner.fold.look_ahead(records)
+
     def next_record(
         self, value: bytes | None, *, key: bytes | None = None, headers: Headers = (), at_ms: int | None = None
     ) -> Record:
@@ -166,6 +173,7 @@ def check_fold(
 
     - A step changes no state by itself, and the same state and record give the same step, in whatever order the state's keys
       stand: they stand otherwise after a restart. Replays are equal.
+    - What a fold found out ahead of a record's turn, of any number of records, changes nothing.
     - State survives its changelog form, and a task that restarts before every record does what one does that never stops.
     - Delivery is at least once: a record that comes twice in a row changes no state and writes nothing new but why it was not
       taken. `repeats=False` leaves that out, for a stage that passes repetitions on to one that knows them.
@@ -174,7 +182,12 @@ def check_fold(
 
     AssertionError names the stage, the record's number and what differs."""
     straight, restarting = MemoryTask(stage, topic, policy), MemoryTask(stage, topic, policy)
-    for number, value in enumerate(values):
+    records = list(values)
+    shown = 0
+    for number, value in enumerate(records):
+        if number == shown:
+            shown += 1 + number % SHOWN
+            straight.look_ahead(records[number:shown])
         where = f"{stage.name} over {topic}, record {number}"
         record, before = straight.next_record(value, key=key), straight.dumped()
         tried = straight.try_out(record)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_processors.curate import near_duplicates
-from headrace_processors.curate.near_duplicates import BANDS, SHINGLE, SKETCH, VERIFIED, NearIndex, bands, similarity, sketch
+from headrace_processors.curate import near_duplicates, near_index
+from headrace_processors.curate.near_duplicates import (
+    BANDS,
+    COMPARED,
+    SHINGLE,
+    SKETCH,
+    bands,
+    figures,
+    rows,
+    similarity,
+    sketch,
+    sketches,
+)
+from headrace_processors.curate.near_index import VERIFIED, NearIndex
 
 WORDS = [f"w{number:03}"[:: 1 if number % 2 else -1] for number in range(400)]
 texts = st.lists(st.sampled_from(WORDS), max_size=24).map(" ".join)
@@ -76,7 +89,74 @@ def test_an_index_does_not_depend_on_the_order_in_which_members_came(steps: list
     for name in sorted(members, reverse=True):
         anew = anew.add(name, bands(sketch(members[name])))
     assert index == anew
-    assert index.ids == tuple(sorted(members))
+    assert list(index.members()) == sorted(members)
+    assert len(index) == len(members)
+
+
+changes = st.lists(st.tuples(st.sampled_from(["add", "remove", "give up"]), st.integers(0, 7), st.integers(0, 2)), max_size=40)
+
+
+@given(changes, st.integers(0, 40))
+@settings(deadline=None)
+def test_an_index_stays_what_it_was_whatever_became_of_it(steps: list[tuple[str, int, int]], sparse: int) -> None:
+    """Those of one line of changes share a table, and one whose step was given up leaves behind what it put there."""
+    index, members = NearIndex(), dict[str, bytes]()
+    versions = [(index, dict(members))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_index, "SPARSE", sparse % 4)
+        patch.setattr(near_index, "ROOM", 1 + sparse)
+        for what, number, band in steps:
+            name, row = str(number), band.to_bytes(8, "little") * BANDS
+            if what == "give up":
+                (index.remove(name) if name in members else index.add(name, row)).add("none", row)
+            elif what == "add" and name not in members:
+                index, members = index.add(name, row), {**members, name: row}
+            elif what == "remove" and name in members:
+                index, members = index.remove(name), {other: row for other, row in members.items() if other != name}
+            versions.append((index, members))
+    for one, expected in versions:
+        assert one.members() == expected
+        assert len(one) == len(expected)
+        for band in range(3):
+            row = band.to_bytes(8, "little") * BANDS
+            assert one.candidates(row) == sorted(name for name, other in expected.items() if other == row)
+
+
+odd_texts = st.one_of(
+    st.text(max_size=40),
+    st.text("ab1 ", max_size=700),
+    st.builds(lambda text, times: text * times, st.text("abc ٣é\ud8007", max_size=9), st.integers(0, 300)),
+    st.sampled_from(["x" * 100_000, "1 " * COMPARED, "é5" * 60_000, " ".join(map(str, range(20_000)))]),
+)
+
+
+@given(st.lists(st.tuples(odd_texts, st.sampled_from(["", "a", "\ud800"])), max_size=12))
+@settings(deadline=None)
+def test_many_texts_at_once_are_sketched_as_each_by_itself(pairs: list[tuple[str, str]]) -> None:
+    made = sketches([text for text, _ in pairs], [salt for _, salt in pairs])
+    assert made == [sketch(text, salt) for text, salt in pairs]
+    assert rows(made) == [bands(one) for one in made]
+
+
+@given(odd_texts, st.sampled_from(["", "a"]))
+@settings(deadline=None)
+def test_a_sketch_has_the_smallest_hashes_of_all_shingles(text: str, salt: str) -> None:
+    """As plainly as it can be written, in Python's own integers."""
+    data = text.encode(errors="replace")[: COMPARED // 16].ljust(SHINGLE, b"\0")
+    seed = int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "little") if salt else 0
+    hashes = set()
+    for place in range(len(data) - SHINGLE + 1):
+        one = (int.from_bytes(data[place : place + SHINGLE], "little") ^ seed) * 0x9E3779B97F4A7C15 % 2**64
+        hashes.add((one ^ one >> 29) * 0xBF58476D1CE4E5B9 % 2**64 >> 32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "COMPARED", COMPARED // 16)
+        assert sketch(text, salt) == b"".join(one.to_bytes(4, "little") for one in sorted(hashes)[:SKETCH])
+
+
+@given(st.lists(odd_texts, max_size=8))
+@settings(deadline=None)
+def test_figures_are_the_runs_of_digits_of_any_script(several: list[str]) -> None:
+    assert figures(several) == [" ".join(re.findall(r"\d+", text)) for text in several]
 
 
 def test_another_context_has_nothing_in_common() -> None:
@@ -107,6 +187,6 @@ def test_candidates_are_those_with_most_equal_bands_and_of_these_the_first(many:
         index = index.add(f"{number:02}", b"".join(band.to_bytes(8, "little") for band in row))
     shared = {f"{number:02}": row.count(wanted) for number, row in enumerate(rows) if wanted in row}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_duplicates, "MANY", many)
+        patch.setattr(near_index, "MANY", many)
         found = index.candidates(wanted.to_bytes(8, "little") * BANDS)
     assert found == sorted(shared, key=lambda name: (-shared[name], name))[:VERIFIED]

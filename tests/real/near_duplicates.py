@@ -22,12 +22,14 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 from headrace_processors.curate import near_duplicates
 from headrace_processors.curate.filters import is_echo
-from headrace_processors.curate.near_duplicates import COMPARED, SHINGLE, NearIndex, bands, similarity, sketch
+from headrace_processors.curate.near_duplicates import COMPARED, SHINGLE, bands, rows, similarity, sketch, sketches
+from headrace_processors.curate.near_index import NearIndex
 from headrace_schemas.text import normalise
 from real import corpora
 from support.examples import example
 
 LEAST = 0.85
+TOGETHER = 64  # texts that are sketched at once, as where there is a backlog
 OPEN = 64  # members of a bucket that a row is compared with
 
 
@@ -83,7 +85,8 @@ def quality(pairs: Sequence[Pair]) -> str:
 
 
 def check_cost(texts: Sequence[str]) -> tuple[float, float, float]:
-    """Microseconds of CPU, the least of five runs: a sketch, the look for candidates and their verification, putting in."""
+    """Microseconds of CPU, the least of five runs: a sketch and bands, the look for candidates and their verification, putting
+    in."""
     index, known = NearIndex(), {}
     for number, text in enumerate(texts[:OPEN]):
         known[f"{number:04}"] = sketch(text)
@@ -92,14 +95,20 @@ def check_cost(texts: Sequence[str]) -> tuple[float, float, float]:
     costs = []
     for _ in range(5):
         times = [time.process_time()]
-        sketches = [sketch(text) for text in rest]
+        made: list[bytes] = []
+        looked: list[bytes] = []
+        for first in range(0, len(rest), TOGETHER):
+            part = rest[first : first + TOGETHER]
+            made += sketches(part, [""] * len(part))
+            looked += rows(made[first:])
         times.append(time.process_time())
-        for one in sketches:
-            for other in index.candidates(bands(one)):
+        for one, row in zip(made, looked, strict=True):
+            for other in index.candidates(row):
                 similarity(known[other], one)
         times.append(time.process_time())
-        for one in sketches:
-            index.add("x", one[:128])
+        grown = index
+        for number, row in enumerate(looked):
+            grown = grown.add(f"x{number}", row)
         times.append(time.process_time())
         costs.append([(after - before) / len(rest) * 1e6 for before, after in pairwise(times)])
     least = [min(column) for column in zip(*costs, strict=True)]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import math
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ExampleRewarded, RecordRejected
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.unpacking import UnreadValue
+from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import Provenance, provenance_of
-from headrace_streams.runtime.stage import Fold, Headers, Record, Step, Write
+from headrace_streams.runtime.stage import Fold, Headers, Record, RuleVersion, Step, Write
 from headrace_streams.runtime.step import DERIVED_LIMIT, STATE_LIMIT, SurroundingsFailed, process
 from support.counting import COUNTING, CountingFold
 from support.examples import example
@@ -192,3 +194,35 @@ def test_large_record_is_carried_whole_where_a_dead_letter_holds_it() -> None:
     event = decode(produced.value)
     assert isinstance(event, RecordRejected)
     assert base64.b64decode(event.data.value_base64 or "") == b"x" * (5 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seen"),
+    [([10] * 100, 64), ([100_000] * 100, 2), ([MIB, 1, 1], 1), ([1, MIB, 1], 1), ([], 0)],
+    ids=["by number", "by bytes", "at least one", "none that is too large", "none"],
+)
+def test_what_a_fold_is_shown_ahead_is_bounded(sizes: list[int], seen: int) -> None:
+    shown: list[int] = []
+
+    class Watching(CountingFold):
+        def look_ahead(self, records: Sequence[tuple[bytes, Headers]]) -> None:
+            shown.extend(len(value) for value, _ in records)
+
+    runner = FoldRunner(replace(COUNTING, versions={1: RuleVersion(Watching)}), "signals", 1, COUNTS)
+    runner.activate_newest({"step": 1})
+    assert runner.look_ahead([record(bytes(size)) for size in sizes]) == seen
+    assert shown == sizes[:seen]
+
+
+def test_a_fold_is_not_shown_what_was_not_read() -> None:
+    shown: list[bytes] = []
+
+    class Watching(CountingFold):
+        def look_ahead(self, records: Sequence[tuple[bytes, Headers]]) -> None:
+            shown.extend(value for value, _ in records)
+
+    runner = FoldRunner(replace(COUNTING, versions={1: RuleVersion(Watching)}), "signals", 1, COUNTS)
+    runner.activate_newest({"step": 1})
+    values = [UnreadValue("over_limit", "too large"), None, b"x"]
+    assert runner.look_ahead([record(value) for value in values]) == 3
+    assert shown == [b"x"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,15 +11,16 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from headrace_streams.kafka import clients
-from headrace_streams.runtime import fold_task, session
+from headrace_streams.runtime import fold_runner, fold_task, session
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import Position, Refused, Transport
-from headrace_streams.runtime.stage import Record
+from headrace_streams.runtime.stage import Headers, Record, RuleVersion, Step
 from headrace_streams.runtime.step import Produced, process
 from headrace_streams.settings import Settings
-from support.counting import COUNTING
+from support.counting import COUNTING, CountingFold
 
 COUNTS = {"signals": 1, "rejections": 3, "dead-letters": 2, "rules": 1}
 
@@ -236,6 +237,37 @@ def test_borders_and_deaths_do_not_show(
     assert world.position.next_offset == messages[-1].offset + 1
     assert sum(item.topic == "rules" for item in world.produced) == 1
     assert counters["in"] == counters.get("counted", 0) + counters.get("dead", 0)
+
+
+@given(logs(), st.lists(st.integers(1, 9)), st.integers(1, 5), st.integers(1, 5))
+@settings(max_examples=50, deadline=None)
+def test_a_fold_is_shown_each_record_once_before_its_turn(
+    messages: list[Message], chunks: list[int], batch: int, ahead: int
+) -> None:
+    shown: list[bytes] = []
+    turns: list[bool] = []
+
+    class Watching(CountingFold):
+        def look_ahead(self, records: Sequence[tuple[bytes, Headers]]) -> None:
+            assert 0 < len(records) <= ahead
+            shown.extend(value for value, _ in records)
+
+        def step(self, state: Mapping[str, Any], record: Record) -> Step:
+            turns.append(shown[len(turns)] == record.value)
+            return super().step(state, record)
+
+    world, stage = World(messages, chunks, [], []), replace(COUNTING, versions={1: RuleVersion(Watching)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "Journal", world.journal)
+        patch.setattr(session, "Reader", world.reader)
+        patch.setattr(clients, "consumer", world.consumer)
+        patch.setattr(fold_runner, "AHEAD_RECORDS", ahead)
+        patch.setattr(fold_task, "BATCH_RECORDS", batch)
+        patch.setattr(fold_task, "LINGER_SECONDS", 0)
+        with pytest.raises(Died):
+            asyncio.run(FoldTask(stage, {"step": 1}, "signals", 0, Settings()).run())
+    assert turns == [True] * len(messages)
+    assert shown == [message.value for message in messages]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The bucket is loaded once, changed by these methods, and stored once, at the end
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from math import fsum
 from typing import Any
 
@@ -29,9 +30,9 @@ class WorkingBucket:
 
     def __init__(self, policy: CuratePolicy, state: CurateState, name: str, now_ms: int) -> None:
         self.name = name
-        self.value: CurateBucket = state.bucket(name)
+        self.value: CurateBucket = copy(state.bucket(name))
+        self.bands = b"", b""  # a sketch, and its bands, where they are known
         self._policy, self._state, self._now_ms = policy, state, now_ms
-        self._last_row = b"", b""  # a sketch and its bands
 
     def store(self) -> None:
         self._state.put_bucket(self.value)
@@ -54,7 +55,7 @@ class WorkingBucket:
 
     def add(self, example_id: str, record: ExampleRecord) -> None:
         """Puts an example (status open or test) at the end of its queue; opens the bucket if it is not and may be."""
-        queue = record.queue
+        queue, value = record.queue, self.value
         assert queue is not None
         bounds = self._bounds(queue)
         self._state.put_slot(self.name, queue, bounds.next, example_id)
@@ -65,13 +66,15 @@ class WorkingBucket:
         if queue != "test":
             self.open()
         if queue == "train":
-            sums = self.value.sums if bounds.size else (RunningSum(), RunningSum())
-            sums = _added(sums, record.time_ns, self._policy.decay_per_day)
-            self._change(sums=sums, fill=self._fill(sums, bounds.size + 1))
+            sums = value.sums if bounds.size else (RunningSum(), RunningSum())
+            value.sums = _added(sums, record.time_ns, self._policy.decay_per_day)
+            value.fill = self._fill(value.sums, bounds.size + 1)
         grown = QueueBounds(bounds.first if bounds.size else bounds.next, bounds.next + 1, bounds.size + 1)
-        self._change(admitted=self.value.admitted + (not record.admitted), **{queue: grown})
-        if self._policy.rarity is not None and not record.admitted:
-            self._change(recent=self._recent_with_one_more())
+        setattr(value, queue, grown)
+        if not record.admitted:
+            value.admitted += 1
+            if self._policy.rarity is not None:
+                value.recent = self._recent_with_one_more()
 
     def replace_revision(self, example_id: str, old: ExampleRecord, new: ExampleRecord) -> None:
         """Puts a newer revision into the slot of the older one, which stands in the same queue."""
@@ -88,7 +91,7 @@ class WorkingBucket:
     def remove(self, example_id: str, old: ExampleRecord | None, rest: ExampleRecord) -> None:
         """Takes the older revision of an example, if there is one, out of its queue, if it is in one, and its content with it;
         `rest` is what is remembered of it."""
-        self._state.put_example(self.name, example_id, replace(rest, slot=-1))
+        self._state.put_example(self.name, example_id, rest if rest.slot == -1 else replace(rest, slot=-1))
         if old is None:
             return
         if old.status == "waiting":
@@ -175,8 +178,8 @@ class WorkingBucket:
             trials = trials.add(new.time_ns, per_day)
             successes = successes.add(new.time_ns, per_day) if new.success else successes
         if (trials, successes) != (self.value.trials, self.value.successes):
-            self._change(trials=trials, successes=successes)
-            self._change(good=self._policy.good_enough_margin > 0 and self.is_good)
+            self.value.trials, self.value.successes = trials, successes
+            self.value.good = self._policy.good_enough_margin > 0 and self.is_good
         if self._policy.drift is not None and new.serving_epoch == epoch and (old is None or old.serving_epoch != epoch):
             answers = self.value.answers.add(new.success, self._policy.drift)
             self._change(answers=answers, drifted=self.value.drifted or answers.alarm)
@@ -222,7 +225,8 @@ class WorkingBucket:
         self._change(sums=sums, fill=self._fill(sums, len(records)), removals=0)
 
     def _change(self, **fields: Any) -> None:
-        self.value = replace(self.value, **fields)
+        for name, value in fields.items():
+            setattr(self.value, name, value)
 
     def _bounds(self, queue: Queue) -> QueueBounds:
         bounds: QueueBounds = getattr(self.value, queue)
@@ -234,8 +238,10 @@ class WorkingBucket:
         self._change(opened_ms=None, aged=False, due_ms=None, fill=EMPTY, removals=0, sums=(RunningSum(), RunningSum()))
 
     def _recent_with_one_more(self) -> tuple[tuple[int, int], ...]:
-        day = self._now_ms // DAY_MS
-        days = [(at, count) for at, count in self.value.recent if at > day - thresholds.RECENT_DAYS]
+        day, recent = self._now_ms // DAY_MS, self.value.recent
+        if recent and recent[-1][0] == day and recent[0][0] > day - thresholds.RECENT_DAYS:  # as it mostly is
+            return (*recent[:-1], (day, recent[-1][1] + 1))
+        days = [(at, count) for at, count in recent if at > day - thresholds.RECENT_DAYS]
         if days and days[-1][0] == day:
             days[-1] = day, days[-1][1] + 1
         else:
@@ -249,9 +255,9 @@ class WorkingBucket:
 
     def _row(self, record: ExampleRecord) -> bytes:
         """The bands of its sketch: what is looked for in an index is mostly put into it then."""
-        if self._last_row[0] != record.sketch:
-            self._last_row = record.sketch, bands(record.sketch)
-        return self._last_row[1]
+        if self.bands[0] != record.sketch:
+            self.bands = record.sketch, bands(record.sketch)
+        return self.bands[1]
 
     def _unindex(self, example_id: str, record: ExampleRecord) -> None:
         if record.sketch:
@@ -261,9 +267,11 @@ class WorkingBucket:
     @property
     def is_good(self) -> bool:
         """Whether what is served is good enough that nothing is cut; once it is, until its rate falls by `good_enough_margin`."""
-        policy, (rate, evidence) = self._policy, self.value.success_rate(self._policy.decay_per_day)
-        least = policy.good_enough - (policy.good_enough_margin if self.value.good else 0.0)
-        return rate is not None and evidence >= policy.good_enough_evidence and rate >= least
+        policy, value = self._policy, self.value
+        if value.evidence(policy.decay_per_day) < policy.good_enough_evidence:
+            return False
+        rate, _ = value.success_rate(policy.decay_per_day)
+        return rate is not None and rate >= policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
 
     def _sums(self, times: Sequence[int]) -> Sums:
         shares, newest = weights(times, self._policy.decay_per_day), max(times, default=0)

@@ -12,18 +12,31 @@ answers by the bucket's own base since what is served last changed: how well ano
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
+
 from headrace_processors.curate import events, filters
 from headrace_processors.curate import state as curate_state
+from headrace_processors.curate.appraisal import Appraisal, appraise
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import CurateBucket, ExampleRecord
 from headrace_processors.curate.step import CurateRules, CurateStep
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ClockTicked, ExampleRewarded, ExampleWithdrawn, RequirementsTracked
 from headrace_schemas.topics import DAY_MS
-from headrace_streams.runtime.stage import Fold, Record, Step, Write
+from headrace_streams.runtime.stage import Fold, Headers, Record, Step, Write
+
+
+class _Ahead(Struct):
+    """What was found out about a record before its turn."""
+
+    value: bytes
+    headers: Headers
+    event: Any
+    appraisal: Appraisal | None = None  # of an example only
 
 
 class CurateFold(Fold):
@@ -36,13 +49,33 @@ class CurateFold(Fold):
         self._rules = CurateRules(version, policy, filters.rules(policy), {"curate": digest})
         self._keep_ms = None if policy.keep_days is None else round(policy.keep_days * DAY_MS)
         self._settle_ms = round(policy.settle_after_days * DAY_MS)
+        self._ahead: dict[int, _Ahead] = {}  # by the identity of a value, which lives as long as it stands there
+
+    def look_ahead(self, records: Sequence[tuple[bytes, Headers]]) -> None:
+        """Reads and appraises them at once: a call of numpy costs about as much for one text as for many. What goes wrong here
+        goes wrong again, and is told of, when it is the record's turn."""
+        self._ahead = {}
+        examples: list[_Ahead] = []
+        for value, headers in records:
+            with suppress(Exception):
+                event = decode(value, headers)
+                self._ahead[id(value)] = ahead = _Ahead(value, headers, event)
+                if isinstance(event, ExampleRewarded):
+                    examples.append(ahead)
+        with suppress(Exception):
+            appraised = appraise(self._rules.policy, [(ahead.event.data, ahead.value) for ahead in examples])
+            for ahead, appraisal in zip(examples, appraised, strict=True):
+                ahead.appraisal = appraisal
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
-        event = decode(record.value, record.headers)
+        ahead = self._ahead.pop(id(record.value), None)
+        if ahead is not None and (ahead.value is not record.value or ahead.headers != record.headers):
+            ahead = None
+        event = decode(record.value, record.headers) if ahead is None else ahead.event
         step = CurateStep(self._rules, state, record, getattr(event, "traceparent", None))
         match event:
             case ExampleRewarded(data=example):
-                step.count(step.rewarded(example))
+                step.count(step.rewarded(example, None if ahead is None else ahead.appraisal))
             case ExampleWithdrawn(data=withdrawal):
                 step.withdrawn(withdrawal)
                 step.count("withdrawn")

@@ -1,4 +1,4 @@
-"""How alike two texts are, by their shingles: sketches, the index that finds candidates, exact similarity. Knows no state.
+"""How alike two texts are, by their shingles: sketches, their bands, exact similarity. Knows no state and no index.
 
 A text is the set of its shingles (5 bytes of UTF-8 each), hashed to 32 bits. Its *sketch* is the 128 smallest hashes, in order
 (bottom-k: Cohen and Kaplan, "Summarizing data using bottom-k sketches", 2007): the whole set of a text with no more, so that the
@@ -7,59 +7,63 @@ by MinHash signatures over the sketches and banding (Broder 1997; Leskovec, Raja
 ch. 3): 16 bands of 4, so that a pair of similarity 0.85 is missed once in 10^5 and one of 0.3 is looked at once in eight.
 
 All of it is integer arithmetic that is written here: a library may change its digests with its version, and the state outlives
-that. numpy only carries it out.
+that. numpy only carries it out, on many texts at once: the same calls on one text cost five times as much.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from bisect import bisect_left
-from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
 SHINGLE = 5  # bytes
 SKETCH = 128  # hashes
 COMPARED = 64 * 1024  # bytes of a text that are looked at: sorting a MiB would take 60 ms
-VERIFIED = 16  # candidates of one text that are compared exactly, those with most equal bands first
+TOGETHER = 64 * 1024  # bytes of texts that are hashed at once: their hashes are to stay in a core's cache
+SORTED = 7 * SKETCH // 2  # of the smallest hashes of a long text: with fewer one code text in seven had too many equal ones
 BANDS, ROWS = 16, 4
-MANY = 64  # equal bands, from which on they are counted by numpy
 
 _MASK = np.uint64((1 << 8 * SHINGLE) - 1)
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # odd: products are permutations
 _THIRD = np.uint32(0x85EBCA6B)
 _SHIFT, _HALF = np.uint64(29), np.uint64(32)
-_POINTS = (np.arange(BANDS * ROWS, dtype=np.uint32) << np.uint32(26)).astype("<u4")  # 64 places on the ring of 2^32
-_BAND = BANDS * 8  # bytes
+_MOST = (1 << 64) - 1
+_PLACES = BANDS * ROWS  # on the ring of 2^32, evenly
+_PLACE = np.uint32(26)  # bits between two
+_BAND = BANDS * 8  # bytes of all bands
+_WHOLE = 4 * SKETCH  # bytes of a sketch that is not the whole set
 _FIGURES = re.compile(r"\d+")
-
-Hashes = NDArray[np.uint32]
+_ZERO, _TEN, _BLANK = np.uint8(ord("0")), np.uint8(10), np.uint8(ord(" "))
 
 
 def sketch(text: str, salt: str = "") -> bytes:
     """The sketch of a text: up to 128 hashes, ascending, little-endian. Texts of another `salt` have nothing in common."""
-    data = text.encode(errors="replace")[:COMPARED]
-    count = max(1, len(data) - SHINGLE + 1)
-    padded = data.ljust(SHINGLE, b"\0") + bytes(8 - SHINGLE)
-    hashed = np.ndarray((count,), "<u8", padded, 0, (1,)) & _MASK  # every 5 bytes in a row
-    if salt:
-        hashed ^= np.uint64(int.from_bytes(hashlib.blake2b(salt.encode(errors="replace"), digest_size=8).digest(), "little"))
-    hashed *= _FIRST
-    hashed ^= hashed >> _SHIFT
-    hashed *= _SECOND
-    if count > 4 * SKETCH:  # sorting what is surely among the smallest costs a third of sorting all
-        few = _smallest(hashed[hashed < np.uint64((3 * SKETCH << 64) // count)])
-        if len(few) == SKETCH:
-            return few.tobytes()
-    return _smallest(hashed).tobytes()
+    return sketches([text], [salt])[0]
 
 
-def figures(text: str) -> str:
-    """The numbers of a text, in their order."""
-    return " ".join(_FIGURES.findall(text))
+def sketches(texts: Sequence[str], salts: Sequence[str]) -> list[bytes]:
+    """The sketch of each text with its salt."""
+    compared = [text.encode(errors="replace")[:COMPARED].ljust(SHINGLE, b"\0") for text in texts]
+    seeds = np.fromiter(map(_seed, salts), "<u8", len(salts))
+    found: list[bytes] = []
+    first = size = 0
+    for place, data in enumerate(compared):
+        if size and size + len(data) > TOGETHER:
+            found += _smallest(compared[first:place], seeds[first:place], SORTED)
+            first, size = place, 0
+        size += len(data)
+    return found + _smallest(compared[first:], seeds[first:], SORTED) if compared else []
+
+
+def figures(texts: Sequence[str]) -> list[str]:
+    """The numbers of each text, in their order."""
+    plain = [place for place, text in enumerate(texts) if text.isascii() and len(text) <= COMPARED]
+    found = dict(zip(plain, _ascii_figures([texts[place] for place in plain]), strict=True))
+    return [found[place] if place in found else " ".join(_FIGURES.findall(text)) for place, text in enumerate(texts)]
 
 
 def similarity(one: bytes, other: bytes) -> float:
@@ -68,7 +72,7 @@ def similarity(one: bytes, other: bytes) -> float:
     both.sort()
     repeated = both[1:] == both[:-1]  # a sketch has no hash twice: what is there twice is in both
     distinct = len(both) - int(repeated.sum())
-    if max(len(one), len(other)) < 4 * SKETCH:
+    if max(len(one), len(other)) < _WHOLE:
         return int(repeated.sum()) / distinct
     wanted = min(distinct, SKETCH)
     firsts = np.flatnonzero(np.concatenate(([True], ~repeated)))  # where each distinct hash stands first
@@ -79,53 +83,80 @@ def similarity(one: bytes, other: bytes) -> float:
 def bands(sketched: bytes) -> bytes:
     """The bands of a sketch's MinHash signature. An entry of the signature is the hash that comes next on a ring after a fixed
     place: as good as a permutation of its own, and there is one for every place however few hashes there are."""
-    ring = np.frombuffer(sketched, "<u4") * _THIRD
-    ring.sort()
-    signature = ring.take(ring.searchsorted(_POINTS), mode="wrap").astype("<u4", copy=False)
-    pairs = signature.view("<u8")
-    mixed = pairs[::2] * _FIRST
-    mixed ^= pairs[1::2] * _SECOND
-    return mixed.astype("<u8", copy=False).tobytes()
+    return rows([sketched])[0]
 
 
-class NearIndex(Struct, frozen=True):
-    """The members among which near-duplicates are looked for, ordered by id, and their bands, row by row. They are as few as an
-    open bucket may hold: one comparison of all rows costs less than sixteen tables (1000 rows: 20 µs), and is a value."""
-
-    ids: tuple[str, ...] = ()
-    rows: bytes = b""
-
-    def add(self, example_id: str, row: bytes) -> NearIndex:
-        """With a member and the bands of its sketch."""
-        place = bisect_left(self.ids, example_id)
-        start = place * _BAND
-        return NearIndex((*self.ids[:place], example_id, *self.ids[place:]), self.rows[:start] + row + self.rows[start:])
-
-    def remove(self, example_id: str) -> NearIndex:
-        place = bisect_left(self.ids, example_id)
-        start = place * _BAND
-        return NearIndex(self.ids[:place] + self.ids[place + 1 :], self.rows[:start] + self.rows[start + _BAND :])
-
-    def candidates(self, row: bytes) -> list[str]:
-        """Members that share one of the bands `row`, those that share most first."""
-        if not self.ids:
-            return []
-        shared = np.frombuffer(self.rows, "<u8").reshape(-1, BANDS) == np.frombuffer(row, "<u8")
-        bits = np.flatnonzero(shared)
-        if len(bits) > MANY:
-            counts = shared.sum(axis=1)
-            found = np.flatnonzero(counts)
-            best = found[np.argsort(-counts[found], kind="stable")].tolist()
-        else:  # as most are: adding up all rows costs twice what comparing them does
-            best = [place for place, _ in Counter(bit // BANDS for bit in bits.tolist()).most_common(VERIFIED)]
-        return [self.ids[place] for place in best[:VERIFIED]]
+def rows(sketched: Sequence[bytes]) -> list[bytes]:
+    """The bands of each sketch."""
+    if not sketched:
+        return []
+    # With a hash there more than once the ring has no other hashes, so all can have one size.
+    wide = b"".join([one if len(one) == _WHOLE else (one * SKETCH)[:_WHOLE] for one in sketched])
+    ring = np.frombuffer(wide, "<u4").reshape(-1, SKETCH) * _THIRD
+    ring.sort(axis=1)
+    behind = (ring >> _PLACE).astype(np.int64)
+    behind += np.arange(0, _PLACES * len(sketched), _PLACES)[:, None]
+    counts = np.bincount(behind.ravel(), minlength=_PLACES * len(sketched)).reshape(-1, _PLACES)
+    nexts = counts.cumsum(axis=1) - counts  # how many hashes lie before a place: the number of the next one
+    nexts %= SKETCH  # after the last one comes the first
+    pairs = np.take_along_axis(ring, nexts, 1).astype("<u4", copy=False).view("<u8")
+    mixed = pairs[:, ::2] * _FIRST
+    mixed ^= pairs[:, 1::2] * _SECOND
+    flat = mixed.astype("<u8", copy=False).tobytes()
+    return [flat[start : start + _BAND] for start in range(0, len(flat), _BAND)]
 
 
-def _smallest(hashed: NDArray[np.uint64]) -> Hashes:
-    """The 128 smallest different ones of the upper halves, ascending."""
-    ascending = (hashed >> _HALF).astype("<u4")
-    ascending.sort()
-    first = np.empty(len(ascending), dtype=bool)
-    first[:1] = True
-    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
-    return ascending[first][:SKETCH]
+def _seed(salt: str) -> int:
+    return int.from_bytes(hashlib.blake2b(salt.encode(errors="replace"), digest_size=8).digest(), "little") if salt else 0
+
+
+def _smallest(texts: Sequence[bytes], seeds: NDArray[np.uint64], wanted: int) -> list[bytes]:
+    """The 128 smallest different hashes of each text's shingles. About `wanted` of a text are sorted, or all: sorting what is
+    surely among the smallest costs a third of sorting all."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    ends = lengths.cumsum()
+    joined = b"".join((*texts, bytes(8 - SHINGLE)))
+    hashed = np.zeros(ends[-1], "<u8")
+    shingles = hashed[: 1 - SHINGLE]  # every 5 bytes in a row, of one text or, to be left out, of two
+    np.bitwise_and(np.ndarray(shingles.shape, "<u8", joined, 0, (1,)), _MASK, out=shingles)
+    hashed ^= seeds.repeat(lengths)
+    hashed *= _FIRST
+    hashed ^= hashed >> _SHIFT
+    hashed *= _SECOND
+    counts = (lengths - (SHINGLE - 1)).tolist()
+    bounds = [(wanted << 64) // count if count > wanted else _MOST for count in counts]
+    small = hashed <= np.array(bounds, "<u8").repeat(lengths)
+    for back in range(1, SHINGLE):
+        small[ends - back] = False
+    places = small.nonzero()[0]
+    sizes = np.diff(places.searchsorted(ends), prepend=0)
+    # One row for each text: sorting short rows costs a tenth of sorting all at once.
+    there = np.arange(sizes.max()) < sizes[:, None]
+    ascending = np.full(there.shape, 0xFFFFFFFF, "<u4")
+    ascending[there] = hashed[places] >> _HALF
+    ascending.sort(axis=1)
+    there[:, 1:] &= ascending[:, 1:] != ascending[:, :-1]
+    distinct, flat = np.count_nonzero(there, axis=1), ascending[there].tobytes()
+    starts = [0, *(4 * distinct.cumsum()).tolist()]
+    found = [flat[start : min(end, start + _WHOLE)] for start, end in pairwise(starts)]
+    again = [place for place, (one, count) in enumerate(zip(found, counts, strict=True)) if len(one) < _WHOLE and count > wanted]
+    if again:
+        for place, whole in zip(again, _smallest([texts[place] for place in again], seeds[again], 8 * wanted), strict=True):
+            found[place] = whole
+    return found
+
+
+def _ascii_figures(texts: Sequence[str]) -> list[str]:
+    """Of each digit string the digits, and a blank for what follows it: the pattern alone took as long as all the rest."""
+    if not texts:
+        return []
+    characters = np.frombuffer("\n".join((*texts, "")).encode(), np.uint8)
+    digits = characters - _ZERO < _TEN
+    wanted = digits.copy()
+    wanted[1:] |= digits[:-1]
+    places = wanted.nonzero()[0]
+    found = np.where(digits[places], characters[places], _BLANK).tobytes().decode()
+    ends = np.fromiter(map(len, texts), np.int64, len(texts))
+    ends += 1
+    starts = [0, *places.searchsorted(ends.cumsum()).tolist()]
+    return [found[start : max(start, end - 1)] for start, end in pairwise(starts)]

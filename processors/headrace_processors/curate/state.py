@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from headrace_processors.curate.drift import UNTESTED, PageHinkley
 from headrace_processors.curate.filters import Role
-from headrace_processors.curate.near_duplicates import NearIndex, bands
+from headrace_processors.curate.near_duplicates import rows
+from headrace_processors.curate.near_index import NearIndex
 from headrace_processors.curate.thresholds import RECENT_DAYS
 from headrace_processors.decay import RunningSum
 from headrace_schemas.canonical import rounded
@@ -84,8 +85,10 @@ class ExampleRecord(Struct, frozen=True, omit_defaults=True):
         return "test" if self.status == "test" else self.role if self.status == "open" else None
 
 
-class CurateBucket(Struct, frozen=True, omit_defaults=True):
-    """`fill` of `target` is what a reader wants to see; of a closed bucket, `target` is the last one.
+class CurateBucket(Struct, omit_defaults=True):
+    """A step changes a copy of its own, and puts that into the state at its end: most fields of it change at most steps.
+
+    `fill` of `target` is what a reader wants to see; of a closed bucket, `target` is the last one.
 
     `sums`: Σw and Σw² over the decay weights of the filling members.
 
@@ -132,10 +135,14 @@ class CurateBucket(Struct, frozen=True, omit_defaults=True):
         """Examples admitted after a day of fold time, of the last 30."""
         return sum(count for at, count in self.recent if at > day)
 
+    def evidence(self, per_day: float) -> float:
+        """The decayed number of answers behind its success rate."""
+        return self.trials.at(max(self.trials.newest_ns, self.successes.newest_ns), per_day)
+
     def success_rate(self, per_day: float) -> tuple[float | None, float]:
         """Decayed success rate of what is served, None without evidence, and the decayed number of answers behind it."""
         newest = max(self.trials.newest_ns, self.successes.newest_ns)
-        trials = self.trials.at(newest, per_day)
+        trials = self.evidence(per_day)
         if trials < 0.5:  # taking back what a revision changed leaves rounding noise behind
             return None, 0.0
         return rounded(min(max(self.successes.at(newest, per_day) / trials, 0.0), 1.0)), trials
@@ -226,7 +233,7 @@ class CurateState:
         return NearIndex() if index is None else index
 
     def put_near(self, bucket: str, near_key: str, index: NearIndex | None) -> None:
-        self.put(f"~near:{near_key}:{bucket}", index if index and index.ids else None)
+        self.put(f"~near:{near_key}:{bucket}", index or None)
 
     def add_deadline(self, due_ms: int, bucket: str) -> None:
         deadlines, entry = self._deadlines(), (due_ms, bucket)
@@ -242,10 +249,11 @@ class CurateState:
     def pop_overdue(self, now_ms: int, limit: int | None) -> Sequence[str]:
         """Buckets whose age limit has come, each once, the first `limit` of them."""
         deadlines = self._deadlines()
+        if not deadlines or deadlines[0][0] > now_ms:  # as it mostly is
+            return ()
         end = bisect_right(deadlines, now_ms, key=lambda entry: entry[0])
         end = end if limit is None else min(end, limit)
-        if end:
-            self._put_deadlines(deadlines[end:])
+        self._put_deadlines(deadlines[end:])
         return [name for _, name in deadlines[:end]]
 
     def _deadlines(self) -> Deadlines:
@@ -269,6 +277,7 @@ def example_key(key: str) -> tuple[str, str]:
 def derive(state: Mapping[str, Any]) -> dict[str, Any]:
     """The derived keys of a state that has none yet."""
     derived, deadlines, buckets = CurateState({}), [], []
+    sketched: dict[tuple[str, str], dict[str, bytes]] = {}
     for key, value in state.items():
         if isinstance(value, CurateBucket):
             buckets.append(value.name)
@@ -282,7 +291,9 @@ def derive(state: Mapping[str, Any]) -> dict[str, Any]:
         if value.queue is not None:
             derived.put_slot(bucket, value.queue, value.slot, example_id)
         if value.sketch and value.status == "open":
-            derived.put_near(bucket, value.near_key, derived.near(bucket, value.near_key).add(example_id, bands(value.sketch)))
+            sketched.setdefault((bucket, value.near_key), {})[example_id] = value.sketch
+    for (bucket, near_key), members in sketched.items():
+        derived.put_near(bucket, near_key, NearIndex(dict(zip(members, rows(list(members.values())), strict=True))))
     if deadlines:
         derived.put(DEADLINES, tuple(sorted(deadlines)))
     if buckets:

@@ -11,16 +11,13 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from headrace_processors.curate import events, filters, manifest, near_duplicates, shares
+from headrace_processors.curate import events, manifest, near_duplicates, shares
+from headrace_processors.curate.appraisal import Appraisal, appraise
 from headrace_processors.curate.bucket import WorkingBucket
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import CurateBucket, CurateState, ExampleRecord, Queue, Status
-from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Example, ExampleRejection, Supersession, Tracking, Withdrawal
 from headrace_schemas.ids import derive_id
-from headrace_schemas.splits import split_of
-from headrace_schemas.text import normalise, render
-from headrace_schemas.times import parse_ns
 from headrace_streams.runtime.stage import Record, Step, Write
 
 PORTION = 1000  # buckets that grow old in one step: with 40,000 the loop stood still for seconds
@@ -66,8 +63,8 @@ class CurateStep:
     def count(self, counter: str, by: int = 1) -> None:
         self.counters[counter] = self.counters.get(counter, 0) + by
 
-    def rewarded(self, example: Example) -> str:
-        """Finds where one revision belongs; returns the counter of its record."""
+    def rewarded(self, example: Example, appraisal: Appraisal | None) -> str:
+        """Finds where one revision belongs; returns the counter of its record. `appraisal`: the example's, where there is one."""
         example_id = example.example_id
         old = self.state.example(example.bucket, example_id)
         if old is not None and example.revision <= old.revision:
@@ -78,10 +75,10 @@ class CurateStep:
             return self._reject(example, old.status)
         if self._has_no_room(example.bucket):
             return self._reject(example, "too_many_buckets")
-        bucket, content = self.bucket(example.bucket), example.content
-        target = render(content.target)
-        prompt, context, normalised = normalise(render(content.prompt)), normalise(render(content.context)), normalise(target)
-        new = self._record_of(example, derive_id("content", example.bucket, prompt, context, normalised), old, bucket.value)
+        bucket = self.bucket(example.bucket)
+        if appraisal is None:
+            [appraisal] = appraise(self.policy, [(example, self.record.value or b"")])
+        new = self._record_of(example, appraisal, old, bucket.value)
         bucket.count_trial(old, new)
         if old is not None and old.status == "cut":
             self._supersede(example.bucket, example_id, example.interaction_id, example.revision, old)
@@ -93,16 +90,10 @@ class CurateStep:
                 return "replaced"
         if old is not None and old.status == "waiting":
             self._waits_no_more("replaced")
-        role, reason = filters.judge(self.policy, example, target, new.split)
-        if reason is not None:
-            self._leave(bucket, example_id, old, new, reason, self.traceparent)
+        if appraisal.reason is not None:
+            self._leave(bucket, example_id, old, new, appraisal.reason, self.traceparent)
             return "rejected"
-        new = replace(new, role=role)
-        if self.policy.near_duplicate is not None and new.split != "test":
-            # Of one context only: beside a long one that two have in common, what they ask for would not count. And of the same
-            # figures: what is asked of another year is another question, however alike the words are.
-            text = f"{normalised}\n{prompt}".casefold()
-            new = replace(new, sketch=near_duplicates.sketch(text, salt=f"{context}\n{near_duplicates.figures(text)}"))
+        bucket.bands = appraisal.sketch, appraisal.bands
         if example.contradicted and self.policy.contradictions == "wait" and example.voices < SETTLED:
             bucket.wait(example_id, old, replace(new, status="waiting", counter="waiting"))
             return "waiting"
@@ -139,7 +130,9 @@ class CurateStep:
         """The deadline of an example has passed: one that waited is taken as it is, another is forgotten."""
         bucket = self.bucket(bucket_name)
         if known.status == "waiting":
-            self._waits_no_more(self._take(bucket, example_id, known, replace(known, seen_ms=self._seen_ms), None))
+            status, counter = _taken(known.split, known)
+            new = replace(known, status=status, counter=counter, seen_ms=self._seen_ms)
+            self._waits_no_more(self._take(bucket, example_id, known, new, None))
         else:
             bucket.forget(example_id, known)
             self.forgotten.add(bucket_name)
@@ -159,27 +152,34 @@ class CurateStep:
         """The event time by which an example decays. Of one that lies ahead nothing else would count until then."""
         return time_ns if self.rules.version == 1 else min(time_ns, self.record.now * 1_000_000)
 
-    def _record_of(self, example: Example, content: str, old: ExampleRecord | None, bucket: CurateBucket) -> ExampleRecord:
+    def _record_of(
+        self, example: Example, appraisal: Appraisal, old: ExampleRecord | None, bucket: CurateBucket
+    ) -> ExampleRecord:
+        """What is remembered of an example that is taken."""
         own = example.model == bucket.base and example.voices > 0
         shared = self.policy.principal_share is not None
+        status, counter = _taken(appraisal.split, old)
         return ExampleRecord(
             revision=example.revision,
-            status="rejected",
+            status=status,
             interaction_id=example.interaction_id,
-            split=split_of(example.bucket, example.prompt_group),  # type: ignore[arg-type]
-            content=content,
+            role=appraisal.role,
+            split=appraisal.split,
+            content=appraisal.content,
             reward=example.reward,
             balance=example.weights.balance,
             difficulty=example.components.difficulty,
-            time_ns=self._no_later_than_now(parse_ns(example.event_time)),
-            sha256=sha256(self.record.value or b""),
+            time_ns=self._no_later_than_now(appraisal.time_ns),
+            sha256=appraisal.sha256,
             offset=self.record.offset,
+            counter=counter,
             admitted=old is not None and old.admitted,
             serving_epoch=bucket.serving_epoch if own else -1,
             success=own and example.quality > 0,
             seen_ms=self._seen_ms,
             again=self.rules.version > 1 and old is not None and (old.again or old.status == "cut"),
             right=self.rules.version > 1 and example.quality > 0,
+            sketch=appraisal.sketch,
             principals=tuple(derive_id("principal", name)[:16] for name in example.principals or ()) if shared else (),
         )
 
@@ -194,13 +194,11 @@ class CurateStep:
         if any(abs(other.reward) >= abs(new.reward) for other in near.values()):
             self._leave(bucket, example_id, old, new, "near_duplicate", traceparent)
             return "rejected"
-        status: Status = "test" if new.split == "test" else "open"
-        counter = "replaced" if old is not None and old.queue is not None else "admitted"
-        new = replace(new, status=status, counter=counter)
         if old is not None and old.queue is not None and old.queue == new.queue:
             bucket.replace_revision(example_id, old, new)
         else:
-            bucket.remove(example_id, old, new)
+            if old is not None:
+                bucket.remove(example_id, old, new)
             bucket.add(example_id, new)
             self._trim(bucket)
         for other_id in near:
@@ -208,7 +206,7 @@ class CurateStep:
             if other is not None and other.status == "open":  # what fell out as overflow just now is no longer there
                 self._evict(bucket, other_id, other, "near_duplicate")
         self._cut_if_ready(bucket)
-        return counter
+        return new.counter
 
     def _near_duplicates(self, bucket: WorkingBucket, example_id: str, new: ExampleRecord) -> dict[str, ExampleRecord]:
         """Open members of its role and outcome that are as similar to an example as policy says."""
@@ -223,7 +221,9 @@ class CurateStep:
 
     def _trim(self, bucket: WorkingBucket) -> None:
         """Drops the oldest members of queues that hold more than they may; what was never cut is rejected as overflow."""
-        open_limit = self.policy.open_limit
+        open_limit, value = self.policy.open_limit, bucket.value
+        if value.train.size <= open_limit >= value.negative.size and value.test.size <= self.policy.test_pool:
+            return
         limits: dict[Queue, int] = {"train": open_limit, "negative": open_limit, "test": self.policy.test_pool}
         for queue, limit in limits.items():
             while bucket.size(queue) > limit:
@@ -347,6 +347,11 @@ class CurateStep:
             batch_id=old.batch_id or "",
         )
         self.outputs.append(events.superseded(self.record, newer, self.traceparent))
+
+
+def _taken(split: str, old: ExampleRecord | None) -> tuple[Status, str]:
+    """The status of an example that is good for a role, and the counter of its record."""
+    return "test" if split == "test" else "open", "replaced" if old is not None and old.queue is not None else "admitted"
 
 
 def _without_content(example: ExampleRecord, status: Status) -> ExampleRecord:

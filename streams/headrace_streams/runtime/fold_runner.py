@@ -6,7 +6,8 @@ counters and of switching rules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 from headrace_schemas.canonical import digest
@@ -16,6 +17,9 @@ from headrace_streams.runtime.provenance import HeaderForm, origin
 from headrace_streams.runtime.stage import DERIVED, Fold, Headers, Record, Stage, Write
 from headrace_streams.runtime.step import Processed, process, refused
 from headrace_streams.runtime.writers import refusal
+
+AHEAD_RECORDS = 64  # that a fold is shown at once: some 2 ms of its work
+AHEAD_BYTES = 256 * 1024  # and no more of them than that, but for one
 
 
 class StoredRecord(Protocol):
@@ -74,6 +78,23 @@ class FoldRunner:
                 kept = {key: fold.load(key, value) for key, value in upcast.items()}
             self.state = {**kept, **fold.derive(kept)}
         self.state_version = wanted
+
+    def look_ahead(self, records: Iterable[StoredRecord]) -> int:
+        """Shows the fold the first of `records`, which are to be run next; how many. That changes nothing but what they cost."""
+        assert self.fold is not None
+        if type(self.fold).look_ahead is Fold.look_ahead:
+            return AHEAD_RECORDS
+        shown: list[tuple[bytes, Headers]] = []
+        size = seen = 0
+        for record in islice(records, AHEAD_RECORDS):
+            if isinstance(record.value, bytes) and not isinstance(record.value, UnreadValue):
+                size += len(record.value)
+                if shown and size > AHEAD_BYTES:
+                    break
+                shown.append((record.value, record.headers))
+            seen += 1
+        self.fold.look_ahead(shown)
+        return seen
 
     def run(self, record: StoredRecord) -> Processed:
         """Folds one record into state and counters; what it writes. What a fold raises is a dead letter; raises

@@ -86,6 +86,7 @@ class FoldTask:
         self._runner.activate_newest(policy)
         self._tick_seconds = tick_seconds
         self._backlog: deque[ConsumerRecord] = deque()
+        self._shown = 0  # records of the backlog that the fold has seen
         self._phase = "starting"
         self._began = self._looked = time.monotonic()
         self._pressing = False  # the last look at deadlines found some: there may be more
@@ -231,6 +232,9 @@ class FoldTask:
         """Folds until others should have a turn."""
         until = time.monotonic() + FOLD_SECONDS
         while self._backlog and not batch.full:
+            if not self._shown:
+                self._shown = self._runner.look_ahead(self._backlog)
+            self._shown -= 1
             record = self._backlog.popleft()
             batch.add(record.timestamp, self._runner.run(record))
             if time.monotonic() >= until:

@@ -70,6 +70,10 @@ class Fold(ABC):
     @abstractmethod
     def step(self, state: Mapping[str, Any], record: Record) -> Step: ...
 
+    def look_ahead(self, records: Sequence[tuple[bytes, Headers]]) -> None:  # noqa: B027  # most have nothing to find out
+        """Values and headers of records that will mostly be the next ones: what depends on nothing but a record may be found out
+        for many at once. Every step must come to the same without it. Raises nothing for bad input."""
+
     gauged: str = ""  # state keys that begin so are watched: `gauges` says what is shown of them; "" for none
 
     def gauges(self, key: str, value: Any) -> tuple[str, Mapping[str, float]]:

@@ -1,0 +1,66 @@
+"""What an example is by itself, whatever else there is: its name, its side, its role, its sketch. Pure; knows policy and texts.
+
+Many are appraised at once where many are at hand (`CurateFold.look_ahead`); what one comes to never depends on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from headrace_processors.curate import filters, near_duplicates
+from headrace_processors.curate.filters import Role
+from headrace_processors.curate.policy import CuratePolicy
+from headrace_schemas.canonical import sha256
+from headrace_schemas.derived import Example
+from headrace_schemas.ids import derive_id
+from headrace_schemas.splits import split_of
+from headrace_schemas.text import normalise, render
+from headrace_schemas.times import parse_ns
+
+
+class Appraisal(Struct):
+    """`content` names its texts among the bucket's; `reason` says why it is good for nothing, and is None exactly when `role` is
+    given. `sketch` is empty where near-duplicates are not looked for, `bands` are those of the sketch."""
+
+    content: str
+    split: Literal["train", "validation", "test"]
+    time_ns: int  # of the event
+    sha256: str  # of the record's value
+    role: Role | None
+    reason: str | None
+    sketch: bytes = b""
+    bands: bytes = b""
+
+
+def appraise(policy: CuratePolicy, examples: Sequence[tuple[Example, bytes]]) -> list[Appraisal]:
+    """Of each example with the value of its record."""
+    appraised: list[Appraisal] = []
+    sketched: list[Appraisal] = []
+    texts: list[str] = []
+    contexts: list[str] = []
+    for example, value in examples:
+        content = example.content
+        target = render(content.target)
+        prompt, context, normalised = normalise(render(content.prompt)), normalise(render(content.context)), normalise(target)
+        name = derive_id("content", example.bucket, prompt, context, normalised)
+        split = split_of(example.bucket, example.prompt_group)
+        time_ns = parse_ns(example.event_time)
+        role, reason = filters.judge(policy, example, target, split)
+        found = Appraisal(name, split, time_ns, sha256(value), role, reason)  # type: ignore[arg-type]
+        appraised.append(found)
+        if policy.near_duplicate is not None and reason is None and split != "test":
+            # Of one context only: beside a long one that two have in common, what they ask for would not count. And of the same
+            # figures: what is asked of another year is another question, however alike the words are.
+            sketched.append(found)
+            texts.append(f"{normalised}\n{prompt}".casefold())
+            contexts.append(context)
+    if sketched:
+        figures = near_duplicates.figures(texts)
+        salts = [f"{context}\n{numbers}" for context, numbers in zip(contexts, figures, strict=True)]
+        made = near_duplicates.sketches(texts, salts)
+        for found, sketch, bands in zip(sketched, made, near_duplicates.rows(made), strict=True):
+            found.sketch, found.bands = sketch, bands
+    return appraised
