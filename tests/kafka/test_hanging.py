@@ -114,7 +114,7 @@ def test_a_copy_of_the_state_holds_nothing_that_is_still_undone(on_it: Settings,
         await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, local))
         async with opened(local) as journal:
             assert journal.position is not None
-            spoil_next_transaction(journal._producer, everywhere, committed=True)
+            spoil_next_transaction(journal, everywhere, committed=True)
             await journal.commit([output(1)], {"k": b"1"}, msgspec.structs.replace(journal.position, next_offset=5))
         async with opened(local) as journal:
             assert "k" not in journal.state
