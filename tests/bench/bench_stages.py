@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 
 from bench import common, load
 from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
 from headrace_streams.kafka import admin, clients, compat
+from headrace_streams.kafka.direct_transaction import DirectTransaction
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import BATCH_BYTES
@@ -115,17 +116,17 @@ def counted(settings: Settings) -> Iterator[Counter[str]]:
     less: it compacts."""
     written: Counter[str] = Counter()
     sent: list[tuple[str, Any]] = []  # a batch is packed when it is sent
-    send_batch = AIOKafkaProducer.send_batch
+    write = DirectTransaction.write
 
-    async def counting(self: Any, batch: Any, topic: str, *, partition: int) -> Any:
-        sent.append((clients.short_name(settings, topic), batch))
-        return await send_batch(self, batch, topic, partition=partition)
+    async def counting(self: DirectTransaction, batches: Mapping[TopicPartition, Any]) -> Any:
+        sent.extend((clients.short_name(settings, tp.topic), batch) for tp, batch in batches.items())
+        return await write(self, batches)
 
-    AIOKafkaProducer.send_batch = counting
+    DirectTransaction.write = counting  # type: ignore[method-assign]
     try:
         yield written
     finally:
-        AIOKafkaProducer.send_batch = send_batch
+        DirectTransaction.write = write  # type: ignore[method-assign]
         for topic, batch in sent:
             written[topic] += batch.size()
 

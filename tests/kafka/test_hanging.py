@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.conn import CloseReason
 from aiokafka.errors import ClusterAuthorizationFailedError
 
 from headrace_streams.kafka import admin, clients, compat
@@ -23,7 +22,7 @@ from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
 from support.counting import COUNTING
 from support.counting_worker import BODY
-from support.hanging import spoil_next_transaction, trust_producers
+from support.hanging import lose_connections, spoil_next_transaction, trust_producers
 from support.live import assert_exact, declare, position_of, publish, read, run_until_read
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=30)]
@@ -87,7 +86,7 @@ def test_a_task_begins_with_nothing_hanging_and_counts_once(
 
             async def open_and_spoil(journal: Journal) -> None:
                 await opened(journal)
-                spoil_next_transaction(journal._producer, hang, committed=committed)
+                spoil_next_transaction(journal, hang, committed=committed)
 
             spoilt.setattr(Journal, "open", open_and_spoil)
             if committed:
@@ -115,7 +114,7 @@ def test_a_copy_of_the_state_holds_nothing_that_is_still_undone(on_it: Settings,
         await run_until_read(FoldTask(COUNTING, BODY, "signals", 0, local))
         async with opened(local) as journal:
             assert journal.position is not None
-            spoil_next_transaction(journal._producer, everywhere, committed=True)
+            spoil_next_transaction(journal, everywhere, committed=True)
             await journal.commit([output(1)], {"k": b"1"}, msgspec.structs.replace(journal.position, next_offset=5))
         async with opened(local) as journal:
             assert "k" not in journal.state
@@ -161,14 +160,14 @@ def test_after_a_lost_connection_nothing_is_begun_until_the_last_transaction_has
 
     async def main() -> None:
         async with opened(on_it) as journal:
-            spoil_next_transaction(journal._producer, [partition(on_it, "rejections", 0)], committed=True)
+            spoil_next_transaction(journal, [partition(on_it, "rejections", 0)], committed=True)
             await journal.commit([output(1)], {}, Position(next_offset=1))
-            lose_connections(journal)
+            lose_connections(journal._producer)
             with pytest.raises(Transport, match=r"has not ended the last transaction in .*rejections/0"):
                 await journal.commit([output(2)], {}, Position(next_offset=2))
         async with opened(on_it) as journal:
             await journal.commit([output(2)], {}, Position(next_offset=2))
-            lose_connections(journal)
+            lose_connections(journal._producer)
             await journal.commit([output(3)], {}, Position(next_offset=3))
         assert [record.value for record in await read(on_it, "rejections", 0)] == [b"1", b"2", b"3"]
 
@@ -180,25 +179,19 @@ def test_a_connection_that_breaks_as_a_transaction_begins_ends_the_journal(on_it
 
     async def main() -> None:
         async with opened(on_it) as journal:
-            begin = journal._producer.begin_transaction
+            manager = journal._producer._txn_manager
+            begin = manager.begin_transaction
 
-            async def begin_and_break() -> None:
-                await begin()
-                lose_connections(journal)
+            def begin_and_break() -> None:
+                begin()
+                lose_connections(journal._producer)
 
-            journal._producer.begin_transaction = begin_and_break
+            manager.begin_transaction = begin_and_break
             with pytest.raises(Transport, match="the connection to the broker broke"):
                 await journal.commit([output(1)], {}, Position(next_offset=1))
         assert (await position_of(on_it, "counting", "signals", 0)).next_offset == 0
 
     asyncio.run(main())
-
-
-def lose_connections(journal: Journal) -> None:
-    connections: Mapping[Any, Any] = journal._producer.client._conns
-    for connection in connections.values():
-        connection._writer.transport.abort()
-        connection.close(reason=CloseReason.CONNECTION_BROKEN)
 
 
 def test_a_broker_that_has_just_started_and_knows_no_leaders_is_asked_again(on_it: Settings) -> None:

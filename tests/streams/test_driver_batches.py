@@ -55,6 +55,9 @@ class World:
     def consumer(self, *_: Any, **__: Any) -> FakeConsumer:
         return FakeConsumer(self)
 
+    def fetcher(self, consumer: FakeConsumer, tp: TopicPartition, position: int) -> FakeFetcher:
+        return FakeFetcher(self, position)
+
     def reader(self, *_: Any) -> FakeReader:
         return FakeReader(self)
 
@@ -127,15 +130,12 @@ class FakeReader:
 
 class FakeConsumer:
     def __init__(self, world: World) -> None:
-        self.world, self.at = world, 0
+        self.world = world
 
     async def start(self) -> None:
         pass
 
     async def stop(self) -> None:
-        pass
-
-    def assign(self, tps: list[TopicPartition]) -> None:
         pass
 
     async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
@@ -144,24 +144,25 @@ class FakeConsumer:
     async def end_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(tps, self.world.messages[-1].offset + 1)
 
-    def seek(self, tp: TopicPartition, offset: int) -> None:
-        self.at = offset
 
-    async def position(self, tp: TopicPartition) -> int:
-        return self.at
+class FakeFetcher:
+    left, end = False, None
 
-    async def getmany(self, tp: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Message]]:
-        rest = [message for message in self.world.messages if message.offset >= self.at]
+    def __init__(self, world: World, position: int) -> None:
+        self.world, self.position = world, position
+
+    async def fetch(self, timeout_ms: int, max_records: int) -> list[Message]:
+        rest = [message for message in self.world.messages if message.offset >= self.position]
         if not rest:
-            if self.world.position is not None and self.world.position.next_offset >= self.at:
+            if self.world.position is not None and self.world.position.next_offset >= self.position:
                 raise Died
             await asyncio.sleep(0.001)
-            return {}
+            return []
         size = self.world.chunks.pop() if self.world.chunks else 3
         got = rest[:size]
         if got:
-            self.at = got[-1].offset + 1
-        return {tp: got} if got else {}
+            self.position = got[-1].offset + 1
+        return got
 
 
 @st.composite
@@ -205,10 +206,11 @@ def oracle(messages: list[Message]) -> tuple[list[Produced], dict[str, Any], dic
     st.lists(st.sampled_from(["fine", "fine", "before", "after"])),
     st.lists(st.integers(0, 30)),
     st.integers(1, 5),
+    st.integers(1, 5),
 )
 @settings(max_examples=150, deadline=None)
 def test_borders_and_deaths_do_not_show(
-    messages: list[Message], chunks: list[int], fates: list[str], turns: list[int], batch: int
+    messages: list[Message], chunks: list[int], fates: list[str], turns: list[int], batch: int, behind: int
 ) -> None:
     world = World(messages, chunks, fates, turns)
 
@@ -225,6 +227,8 @@ def test_borders_and_deaths_do_not_show(
         patch.setattr(session, "Journal", world.journal)
         patch.setattr(session, "Reader", world.reader)
         patch.setattr(clients, "consumer", world.consumer)
+        patch.setattr(session, "PartitionFetcher", world.fetcher)
+        patch.setattr(fold_task, "BEHIND_RECORDS", behind)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)
         patch.setattr(fold_task, "AHEAD_SECONDS", 0)
@@ -288,7 +292,8 @@ def test_what_reading_its_input_ends_in(
     async def gone(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(FakeConsumer, "getmany", gone)
+    monkeypatch.setattr(FakeFetcher, "fetch", gone)
+    monkeypatch.setattr(session, "PartitionFetcher", world.fetcher)
     monkeypatch.setattr(session, "Journal", world.journal)
     monkeypatch.setattr(session, "Reader", world.reader)
     monkeypatch.setattr(clients, "consumer", world.consumer)

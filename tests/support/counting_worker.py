@@ -15,13 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
 from headrace_processors.worker import serve
+from headrace_streams.kafka.direct_transaction import DirectTransaction
 from headrace_streams.runtime.stage import Record, Step
 from headrace_streams.settings import Settings
 from support.counting import COUNTING, CountingFold
@@ -60,17 +61,20 @@ class Worker:
 
 def die_at(phase: str, number: int) -> None:
     """SIGKILL to this process around the end of transaction `number`: its records are sent, and it is open or just committed."""
-    commit = AIOKafkaProducer.commit_transaction
     ends = itertools.count(1)
 
-    async def commit_and_die(producer: Any) -> None:
-        last = next(ends) == number
-        if not (last and phase == "before"):
-            await commit(producer)
-        if last:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def dying(commit: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        async def commit_and_die(transaction: Any) -> None:
+            last = next(ends) == number
+            if not (last and phase == "before"):
+                await commit(transaction)
+            if last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    AIOKafkaProducer.commit_transaction = commit_and_die
+        return commit_and_die
+
+    AIOKafkaProducer.commit_transaction = dying(AIOKafkaProducer.commit_transaction)  # of the barrier
+    DirectTransaction.commit = dying(DirectTransaction.commit)  # type: ignore[assignment, method-assign]
 
 
 def block_for(seconds: float) -> None:

@@ -1,15 +1,18 @@
-"""Transactions that hang, made on purpose: a broker that does not ask the coordinator, and a producer that does not tell it."""
+"""Transactions that hang, made on purpose: a broker that does not ask the coordinator, and a producer that does not tell it.
+
+Knows how connections are lost, too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import CloseReason
 from aiokafka.errors import KafkaConnectionError
 
-from headrace_streams.kafka import clients
+from headrace_streams.kafka import clients, compat
 from headrace_streams.settings import Settings
 
 
@@ -22,9 +25,9 @@ async def trust_producers(settings: Settings) -> None:
             assert not any(code for code, *_ in response.resources), response
 
 
-def spoil_next_transaction(producer: Any, skipped: Iterable[TopicPartition], *, committed: bool) -> None:
-    """The producer's next transaction gets no marker in `skipped`; if it is not to be committed, the producer fails before."""
-    manager: Any = producer._txn_manager
+def spoil_next_transaction(journal: Any, skipped: Iterable[TopicPartition], *, committed: bool) -> None:
+    """A journal's next transaction gets no marker in `skipped`; if it is not to be committed, the journal fails before."""
+    manager: Any = journal._producer._txn_manager
     begin, partitions = manager.begin_transaction, set(skipped)
 
     def begin_and_forget() -> None:
@@ -37,4 +40,12 @@ def spoil_next_transaction(producer: Any, skipped: Iterable[TopicPartition], *, 
 
     manager.begin_transaction = begin_and_forget
     if not committed:
-        producer.commit_transaction = fail
+        journal._transaction.commit = fail
+
+
+def lose_connections(client: Any) -> None:
+    """All that it has, as by a broker that went away."""
+    connections: Mapping[Any, Any] = compat.connection_of(client)._conns
+    for connection in connections.values():
+        connection._writer.transport.abort()
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)

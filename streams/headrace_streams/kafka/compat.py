@@ -111,6 +111,20 @@ class _Batch:
         return unread(header, offsets, "corrupt", "batch: its checksum is wrong (not carried)")
 
 
+def portion(partition_records: Any, given: list[Any], max_records: int | None) -> bool:
+    """Adds the next records of an answer to `given`: at most `max_records`, and about GIVEN_BYTES. Whether these were the last;
+    raises DamagedBatch behind what it has added."""
+    records = partition_records._records
+    end = getattr(records, "given", 0) + GIVEN_BYTES
+    for record in partition_records:
+        given.append(record)
+        if record.headers:
+            records.given += _HEADER_BYTES * len(record.headers)
+        if records.given >= end or (max_records is not None and len(given) >= max_records):
+            return False
+    return True
+
+
 class PortionedResult(fetcher.FetchResult):  # type: ignore[misc]
     """What was fetched of a partition, given out by bytes and not by number of records alone."""
 
@@ -120,17 +134,9 @@ class PortionedResult(fetcher.FetchResult):  # type: ignore[misc]
         if not self.check_assignment(self._topic_partition) or not self.has_more():
             return []
         given: list[Any] = []
-        records = self._partition_records._records
-        end = getattr(records, "given", 0) + GIVEN_BYTES
-        for record in self._partition_records:
-            given.append(record)
-            if record.headers:
-                records.given += _HEADER_BYTES * len(record.headers)
-            if records.given >= end or (max_records is not None and len(given) >= max_records):
-                self._update_position()
-                break
-        else:
-            self._update_position()
+        drained = portion(self._partition_records, given, max_records)
+        self._update_position()
+        if drained:
             self._partition_records = None
         return given
 
@@ -207,12 +213,16 @@ class ConnectionWatch:
             dead(kind)
 
         async def guarded(partitions: Any) -> Any:
-            if self.lost:
-                raise ConnectionLost("the connection to the broker broke")
+            self.check()
             return await add(partitions)
 
         client._on_connection_closed, sender._coordinator_dead = on_closed, on_dead
         sender._do_add_partitions_to_txn = guarded
+
+    def check(self) -> None:
+        """Raises ConnectionLost."""
+        if self.lost:
+            raise ConnectionLost("the connection to the broker broke")
 
 
 def retrieve_errors(producer: Any) -> None:

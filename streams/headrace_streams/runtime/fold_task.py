@@ -1,8 +1,8 @@
 """The live driver of a fold: one stage over one input partition, exactly. Knows the clock's ticks, decides nothing itself.
 
-Micro-batches: fetch, fold record by record, commit outputs, state and position as one transaction. While that is under way the
-next batch is fetched and folded, ahead of what is committed. After any error the task is over, and what it folded ahead with it;
-its successor reads from the changelog what was committed.
+Micro-batches: fetch, fold record by record, commit outputs, state and position as one transaction. Where much is waiting, the
+next batch is fetched and folded while that is under way, ahead of what is committed. After any error the task is over, and what
+it folded ahead with it; its successor reads from the changelog what was committed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from headrace_streams.settings import Settings
 
 BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
-LINGER_SECONDS = 0.005  # for more input, before a transaction begins: the least, counted from the end of the last one
+LINGER_SECONDS = 0.005  # between two transactions, the least
 # A step that takes longer than a transaction may would have the one under way given up, and at every new start again.
 AHEAD_SECONDS = 3.0  # after its start a task does not fold ahead
 FOLD_SECONDS = 0.005  # of folding before other tasks get a turn
 BATCH_BYTES = 4 * 1024 * 1024  # of outputs and state, before a transaction is closed early
+BEHIND_RECORDS = 500  # of one fetch: there will be more
 POLL_MS = 500
 TICK_SECONDS = 60.0
 OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
@@ -91,8 +92,7 @@ class FoldTask:
         self._began = self._looked = time.monotonic()
         self._pressing = False  # the last look at deadlines found some: there may be more
         self._written: int | None = 0  # offset behind what was last written into the input; None while that is under way
-        self._fetching: asyncio.Task[tuple[list[ConsumerRecord], int]] | None = None
-        self._fetched_to = 0  # the offset behind the backlog, and behind transaction markers that follow it
+        self._behind = False  # the last fetch brought much
         self._gauged: dict[str, Any] = {}  # watched state values
 
     @property
@@ -109,13 +109,8 @@ class FoldTask:
                 await self._load(state)
                 await self._session.begin()
                 self._phase, self._began = "running", time.monotonic()
-                try:
-                    while True:
-                        await self._poll_once()
-                finally:
-                    if self._fetching is not None:
-                        self._fetching.cancel()
-                        await asyncio.gather(self._fetching, return_exceptions=True)
+                while True:
+                    await self._poll_once()
         finally:
             self._phase = "stopped"
 
@@ -194,7 +189,7 @@ class FoldTask:
             await self._let_time_pass()
             return
         position = self._session.moved(
-            next_offset=self._backlog[0].offset if self._backlog else self._fetched_to,
+            next_offset=self._backlog[0].offset if self._backlog else self._session.next_offset,
             now=self._runner.now,
             counters=dict(self._runner.counters),
         )
@@ -205,21 +200,30 @@ class FoldTask:
         self._session.launch(batch.produced, batch.changes, position, batch.append_times)
 
     async def _fold_ahead(self) -> MicroBatch:
-        """What there is to fold, until the batch is large, or input is idle; meanwhile the batch before it is being committed.
-        Returns when the next transaction may begin. A batch without records: nothing came."""
+        """What there is to fold, for the next transaction, which may begin when this returns. While much is waiting, it is folded
+        while the batch before is being committed, until the batch is large. Else the input is asked once, when a transaction may
+        begin: at each commit of each task that writes to it there is a little more. A batch without records: nothing came."""
         batch = MicroBatch()
-        if time.monotonic() - self._began < AHEAD_SECONDS:
+        if not self._behind or time.monotonic() - self._began < AHEAD_SECONDS:
             await self._land()
+            await asyncio.sleep(self._pause())
         while True:
             while self._backlog:
                 self._fold_some(batch)
-                if batch.full:
+                if batch.full or (self._session.flight is not None and self._session.flight.done()):
                     await self._land()
                 if self._session.flight is None and (batch.full or time.monotonic() - batch.began >= BATCH_SECONDS):
                     return batch
                 await asyncio.sleep(0)
-            fetched = await self._fetch(self._pause() if batch.records and self._session.flight is None else None)
-            if not fetched and self._session.flight is None and (batch.records or fetched is not None):
+            if batch.records and not self._behind:
+                await self._land()
+                return batch
+            nothing_to_commit = not batch.records and self._session.flight is None
+            records = await self._session.fetch(POLL_MS if nothing_to_commit else 0, BATCH_RECORDS)
+            self._backlog.extend(records)
+            self._behind = self._session.left or len(records) >= BEHIND_RECORDS
+            if not records:
+                await self._land()
                 return batch
 
     def _pause(self) -> float:
@@ -239,29 +243,6 @@ class FoldTask:
             batch.add(record.timestamp, self._runner.run(record))
             if time.monotonic() >= until:
                 break
-
-    async def _fetch(self, seconds: float | None) -> int | None:
-        """Adds what comes to the backlog; how much that was, 0 when nothing came within POLL_MS. None when `seconds` are over or
-        the transaction under way has ended before."""
-        if self._fetching is None:
-            self._fetching = asyncio.create_task(self._fetched(), name=f"{self.label} fetch")
-        waited: set[asyncio.Future[Any]] = {self._fetching}
-        if self._session.flight is not None:
-            waited.add(self._session.flight)
-        await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if self._session.flight is not None and self._session.flight.done():
-            await self._land()
-        if not self._fetching.done():
-            return None
-        fetching, self._fetching = self._fetching, None
-        records, self._fetched_to = fetching.result()
-        self._backlog.extend(records)
-        return len(records)
-
-    async def _fetched(self) -> tuple[list[ConsumerRecord], int]:
-        """Bounded in bytes too (`compat.GIVEN_BYTES`, unpacked), and asked for only when nothing is left."""
-        records = await self._session.fetch(POLL_MS, BATCH_RECORDS)
-        return records, await self._session.next_offset()
 
     async def _land(self) -> None:
         """Waits for the transaction under way, if there is one."""

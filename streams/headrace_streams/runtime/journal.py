@@ -34,6 +34,7 @@ from headrace_schemas.topology import changelog
 from headrace_streams.broker_clock import BrokerClock
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import stop
+from headrace_streams.kafka.direct_transaction import DirectTransaction
 from headrace_streams.kafka.failures import remedy
 from headrace_streams.runtime.changelog_state import LOG_APPEND_TIME, ChangelogState
 from headrace_streams.runtime.errors import Fenced, JournalError, ProducerLost, Refused, Transport
@@ -103,6 +104,7 @@ class Journal:
         self._transactional_id = f"{settings.deployment}.{stage}.{topic}.{partition}"
         self._producer: Any = None
         self._connections: Any = None
+        self._transaction: Any = None
         self._own: Any = None
         self._written: Counter[str] = Counter()  # records of this producer by partition, as `Stamp` has them
         self.clock = BrokerClock()
@@ -119,6 +121,7 @@ class Journal:
             compression_type=COMPRESSION,
         )
         self._connections = compat.ConnectionWatch(self._producer)
+        self._transaction = DirectTransaction(self._producer, self._connections)
         try:
             await self._producer.start()
             await self._count_partitions()
@@ -252,9 +255,7 @@ class Journal:
             batches.add(changelog, name.encode(errors="surrogateescape"), state, no_headers)
         batches.add(changelog, POSITION_KEY.encode(), encoded, no_headers)
         try:
-            await self._producer.begin_transaction()
-            ends = await batches.send(functools.partial(clients.full_name, self._settings), self.clock)
-            await self._producer.commit_transaction()
+            ends = await batches.commit(self._transaction, functools.partial(clients.full_name, self._settings), self.clock)
         except (KafkaError, OSError) as error:
             self._fail(error)
         self._changelog.committed(changes, encoded, ends[changelog], batches.appended_ms[changelog])
@@ -296,21 +297,21 @@ class _Batches:
         """How many records each partition gets."""
         return {place: sum(builder.record_count() for builder in builders) for place, builders in self._packed.items()}
 
-    async def send(self, full_name: Callable[[str], str], clock: BrokerClock) -> Ends:
-        """Submits all and waits for every acknowledgement, by which `clock` goes; the offset behind each partition's. The first
-        failure is raised (committing would not notice it)."""
-        sent, expected = [], []
-        for round_ in zip_longest(*self._packed.values()):  # a partition's second batch waits for its first; the others need not
-            for place, batch in zip(self._packed, round_, strict=True):
-                if batch is not None:
-                    expected.append((place, batch.record_count()))
-                    sent.append(await self._producer.send_batch(batch, full_name(place[0]), partition=place[1]))
+    async def commit(self, transaction: DirectTransaction, full_name: Callable[[str], str], clock: BrokerClock) -> Ends:
+        """Writes all as one transaction; the offset behind each partition's records. Each acknowledgement is told `clock`."""
+        places = {place: TopicPartition(full_name(place[0]), place[1]) for place in self._packed}
+        await transaction.begin(places.values())
         ends: dict[tuple[str, int], int] = {}
-        for (place, count), result in zip(expected, await asyncio.gather(*sent, return_exceptions=True), strict=True):
-            if isinstance(result, BaseException):
-                raise result
-            ends[place] = result.offset + count
-            self.appended_ms[place] = result.timestamp
-            if result.timestamp_type == LOG_APPEND_TIME:
-                clock.heard(result.timestamp)
+        for round_ in zip_longest(*self._packed.values()):  # a partition's second batch waits for its first
+            batches = {places[place]: batch for place, batch in zip(self._packed, round_, strict=True) if batch is not None}
+            counts = {tp: batch.record_count() for tp, batch in batches.items()}
+            written = await transaction.write(batches)
+            for place, tp in places.items():
+                if tp in written:
+                    result = written[tp]
+                    ends[place] = result.offset + counts[tp]
+                    self.appended_ms[place] = result.timestamp
+                    if result.timestamp_type == LOG_APPEND_TIME:
+                        clock.heard(result.timestamp)
+        await transaction.commit()
         return ends

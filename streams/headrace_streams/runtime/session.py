@@ -29,8 +29,9 @@ from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
 from headrace_streams import signing
 from headrace_streams.cancellation import cancelled_by_somebody
-from headrace_streams.kafka import clients, compat
+from headrace_streams.kafka import clients
 from headrace_streams.kafka.failures import remedy
+from headrace_streams.kafka.partition_fetcher import PartitionFetcher
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
@@ -62,6 +63,7 @@ class Session:
         self._journal = Journal(settings, stage.name, topic, partition, stage.outputs, self._form)
         self._tp = TopicPartition(clients.full_name(settings, topic), partition)
         self._consumer: Any = None
+        self._fetcher: PartitionFetcher | None = None
         self._committed = time.monotonic()
         self.meter = meters.of(stage.name, topic)
         self.restore: RestoreReport | None = None
@@ -100,7 +102,7 @@ class Session:
                 raise
             raise RuntimeError(f"{self.label}: something within was cancelled, and nobody has asked for that") from error
         finally:
-            consumer, self._consumer = self._consumer, None
+            consumer, self._consumer, self._fetcher = self._consumer, None, None
             if consumer is not None:
                 await stop(consumer)
             await self._journal.close()
@@ -120,26 +122,31 @@ class Session:
             await self.commit([self._activation()], {}, self.moved(rules=self.rules))
         self._consumer = clients.consumer(self._settings, auto_offset_reset="none")
         await self._consumer.start()
-        self._consumer.assign([self._tp])
         begin = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
         position = self.position.next_offset
         if not begin <= position <= end:
             what = f"{begin - position} records were removed unread" if position < begin else "the log has lost its end"
             raise Refused(f"{self.label}: position {position} is outside the log of {self._tp.topic} [{begin}, {end}): {what}")
-        self._consumer.seek(self._tp, position)
+        self._fetcher = PartitionFetcher(self._consumer, self._tp, position)
         if self.restore is not None:
             self.restore = msgspec.structs.replace(self.restore, seconds=time.monotonic() - self._opened)
 
     async def fetch(self, timeout_ms: int, max_records: int) -> list[ConsumerRecord]:
         """The next committed records, if any come in time: at most `max_records`, and about GIVEN_BYTES."""
-        fetched = await compat.getmany(self._consumer, self._tp, timeout_ms=timeout_ms, max_records=max_records)
-        records: list[ConsumerRecord] = fetched.get(self._tp, [])
-        return records
+        assert self._fetcher is not None
+        return await self._fetcher.fetch(timeout_ms, max_records)
 
-    async def next_offset(self) -> int:
+    @property
+    def next_offset(self) -> int:
         """Behind what was fetched, and behind the transaction markers that follow it."""
-        return int(await self._consumer.position(self._tp))
+        assert self._fetcher is not None
+        return self._fetcher.position
+
+    @property
+    def left(self) -> bool:
+        """Whether more has been fetched than was given out."""
+        return self._fetcher is not None and self._fetcher.left
 
     async def end_offset(self) -> int:
         """Where committed readers stop now."""
@@ -147,8 +154,7 @@ class Session:
 
     def lag(self) -> int | None:
         """Offsets between the position and what is committed; None until the first fetch."""
-        assigned = self._consumer is not None and self._tp in self._consumer.assignment()  # it is not while it starts
-        end = self._consumer.last_stable_offset(self._tp) if assigned else None
+        end = None if self._fetcher is None else self._fetcher.end
         return None if end is None else max(0, end - self.position.next_offset)
 
     def lag_seconds(self, first_ms: int | None) -> float | None:
@@ -223,7 +229,7 @@ class Session:
         await self._journal.check()
         if time.monotonic() - self._committed < SETTLE_SECONDS:
             return
-        position = await self.next_offset()
+        position = self.next_offset
         if position > self.position.next_offset:
             await self.commit([], {}, self.moved(next_offset=position))
 

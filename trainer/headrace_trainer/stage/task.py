@@ -103,7 +103,7 @@ class TrainTask:
                 end = await self._session.end_offset()
                 while True:
                     await self._poll_once()
-                    if self._once and await self._session.next_offset() >= end:
+                    if self._once and self._session.next_offset >= end:
                         return
         finally:
             self._activity = {"phase": "stopped"}

@@ -1,0 +1,108 @@
+"""Fetches of one partition, each when it is asked for: committed records, about GIVEN_BYTES at a time. Knows offsets and
+transactions, not what is in a record.
+
+A consumer of aiokafka asks for more as soon as it has given something out, so a partition that many tasks write to wakes its
+reader at the commit of each; and it looks around five times a second in any case. Its requests and its view of transactions are
+used as they are; batches are read as `compat` reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.errors import (
+    KafkaError,
+    NoError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+from aiokafka.protocol.fetch import FetchRequest
+
+from headrace_streams.kafka import compat
+
+WAIT_MS = 500  # that a broker may hold a request
+RETRY_SECONDS = 0.1
+FETCH_LIMIT = compat.GIVEN_BYTES  # packed, of an answer; a first batch that is larger comes whole all the same
+
+
+class PartitionFetcher:
+    """Over the connections of a started client of any kind, one fetch at a time. `position` lies behind what was given out and
+    the transaction markers that follow it; `end` is where committed readers stopped at the last answer, None before."""
+
+    def __init__(self, client: Any, partition: TopicPartition, position: int) -> None:
+        self.position = position
+        self.end: int | None = None
+        self._client, self._partition = compat.connection_of(client), partition
+        self._left: Any = None  # of the last answer
+
+    @property
+    def left(self) -> bool:
+        """Whether some of the last answer has not been given out."""
+        return self._left is not None
+
+    async def fetch(self, timeout_ms: int, max_records: int) -> list[ConsumerRecord]:
+        """The next records, none if none come in time; 0 ms: those that are there. Raises OffsetOutOfRangeError, or another
+        KafkaError that does not pass by itself."""
+        until = time.monotonic() + timeout_ms / 1000
+        while True:
+            if self._left is None:
+                await self._ask(max(0, min(WAIT_MS, round((until - time.monotonic()) * 1000))))
+            if (given := self._given(max_records)) or time.monotonic() >= until:
+                return given
+
+    def _given(self, max_records: int) -> list[ConsumerRecord]:
+        records = self._left
+        if records is None:
+            return []
+        given: list[ConsumerRecord] = []
+        try:
+            if compat.portion(records, given, max_records):
+                self._left = None
+        except compat.DamagedBatch:
+            self._left = None  # it is read again
+        self.position = records.next_fetch_offset
+        return given
+
+    async def _ask(self, wait_ms: int) -> None:
+        topic, number = self._partition
+        node = self._client.cluster.leader_for_partition(self._partition)
+        request = FetchRequest(wait_ms, 1, FETCH_LIMIT, READ_COMMITTED, [(topic, [(number, self.position, FETCH_LIMIT)])])
+        try:
+            if node is None or node == -1:
+                await self._again()
+                return
+            response = await self._client.send(node, request)
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            await self._again()
+            return
+        ((_, ((_, code, _, *there),)),) = response.topics
+        kind = for_code(code)
+        if kind is NoError:
+            self._take(there, response.API_VERSION)
+        elif kind is OffsetOutOfRangeError:
+            raise OffsetOutOfRangeError({self._partition: self.position})
+        elif kind is TopicAuthorizationFailedError:
+            raise TopicAuthorizationFailedError(topic)
+        elif kind.retriable:
+            await self._again()
+        else:
+            raise kind()
+
+    async def _again(self) -> None:
+        self._client.force_metadata_update()
+        await asyncio.sleep(RETRY_SECONDS)
+
+    def _take(self, there: list[Any], version: int) -> None:
+        """`there`: last stable offset, aborted transactions and records, in the place that a version gives them."""
+        self.end = there[0]
+        aborted = there[2] if version >= 11 else there[-2]
+        batches = compat.Batches(there[-1])
+        if batches.has_next():
+            self._left = PartitionRecords(self._partition, batches, aborted, self.position, None, None, True, READ_COMMITTED)
