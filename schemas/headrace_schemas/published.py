@@ -35,20 +35,29 @@ class Published(Decoded):
 def decode_published(value: bytes | None, headers: Headers = (), *, append_time_ms: int) -> Published:
     """The event in a record that somebody else published. DecodeError, and nothing else, when it is none."""
     raw = structured(value, headers) if headers or value is None else value
+    raw, event, strict = _checked(raw, append_time_ms)
+    return Published(raw, event, append_time_ms, strict=strict)
+
+
+def check_published(value: bytes, append_time_ms: int) -> None:
+    """DecodeError when `decode_published` would raise one."""
+    _checked(value, append_time_ms)
+
+
+def _checked(raw: bytes, append_time_ms: int) -> tuple[bytes, InputEvent, bool]:
+    """The bytes that say the event, the event, and whether it was read strictly."""
     if len(raw) > RECORD_LIMIT:
         raise DecodeError("over_limit", None, f"record: {len(raw)} bytes, at most {RECORD_LIMIT} are allowed")
-    event = decode_strictly(raw)
+    event, strict = decode_strictly(raw), True
     if event is not None:
         check_event(event, append_time_ms)
-        check_values(raw)
-        published = Published(raw, event, append_time_ms, strict=True)
     else:
+        strict = False
         try:
             raw, event = read_input(raw, (), append_time_ms)
         except DecodeError as error:
             raise explained(error, raw) from None
-        check_values(raw)
-        published = Published(raw, event, append_time_ms, strict=False)
-    if isinstance(published.event, FeedbackRecorded):
-        check_scale(published.event.data)
-    return published
+    check_values(raw)
+    if isinstance(event, FeedbackRecorded):
+        check_scale(event.data)
+    return raw, event, strict

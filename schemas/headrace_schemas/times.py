@@ -18,6 +18,24 @@ NANOS = 1_000_000_000
 @lru_cache(maxsize=256)  # whoever checks a time and whoever uses it parse the same text
 def parse_ns(text: str) -> int:
     """Nanoseconds since the epoch. ValueError when `text` is no RFC 3339 date-time with offset (up to 9 fractional digits)."""
+    fraction = text[20:-1]
+    if text[19:20] == "." and text[-1] == "Z" and len(fraction) <= 9 and fraction.isdecimal() and text.isascii():
+        second = _second(text[:19])  # as nearly all are written, and many within one second: 3 us less of 4
+        if second is not None:
+            return second * NANOS + int(fraction.ljust(9, "0"))
+    return _parse_ns(text)
+
+
+@lru_cache(maxsize=256)
+def _second(text: str) -> int | None:
+    """Seconds since the epoch at a UTC date-time without fraction; None for a leap second and what is none."""
+    try:
+        return None if text.endswith("60") else _parse_ns(text + "Z") // NANOS
+    except ValueError:
+        return None
+
+
+def _parse_ns(text: str) -> int:
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise ValueError(f"not an RFC 3339 time with offset: {text!r}")

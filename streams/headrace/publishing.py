@@ -5,19 +5,19 @@ The same decoder that will judge the event at the other end judges it here, so w
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote
-from uuid import UUID
 
 from headrace.fields import Call, EventTime, Ref
+from headrace.writing import written
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.provider_messages import finish_reason_of, prompt_of, response_of, tools_of, usage_of
-from headrace_schemas.published import decode_published
+from headrace_schemas.published import check_published
 
 InvalidEvent = DecodeError
 """What was given breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
@@ -39,27 +39,23 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "finish_reason": finish_reason_of,
     "corrected_output": lambda value: response_of(value, "data.corrected_output").output,
 }
+_RANDOM = 10  # bytes of an id
 
 
 def uuid7() -> str:
     """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random; sorts by time of creation."""
-    bits = int.from_bytes(os.urandom(10), "big") | (time.time_ns() // 1_000_000) << 80
-    bits = bits & ~(0xF << 76) | 7 << 76
-    bits = bits & ~(0x3 << 62) | 2 << 62
-    return str(UUID(int=bits))
+    return _uuid7(time.time_ns(), os.urandom(_RANDOM))
 
 
 class EventFactory:
     """Makes the events of one agent: knows its attributes and the CloudEvents source of all its events.
 
     `agent` is a name or {name, role?, version?}; `source` defaults to `agent:<name>` or `agent:<name>/<version>`. `now` is the
-    time of events that are given none, and what the others' times are judged by.
+    time of events that are given none (nanoseconds since the epoch), and what the others' times are judged by.
     """
 
-    def __init__(
-        self, agent: str | Mapping[str, Any], source: str | None = None, now: Callable[[], datetime] | None = None
-    ) -> None:
-        self._now = now or _now
+    def __init__(self, agent: str | Mapping[str, Any], source: str | None = None, now: Callable[[], int] | None = None) -> None:
+        self._now = now or time.time_ns
         self._agent = {"name": agent} if isinstance(agent, str) else dict(agent)
         name, version = self._agent.get("name"), self._agent.get("version")
         if not isinstance(name, str) or not name:
@@ -73,28 +69,29 @@ class EventFactory:
         output, tools, usage and finish reason may be what a model library returned.
 
         With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given."""
-        inherited: dict[str, Any] = {}
+        now, random = self._now(), os.urandom(2 * _RANDOM)  # a system call for both ids
+        data: dict[str, Any] = {"interaction_id": _uuid7(now, random[:_RANDOM]), "agent": self._agent}
         if parent is not None:
             if fields.get("parent_interaction_id") is not None:
                 raise TypeError("interaction() takes a parent or a parent_interaction_id, not both")
-            inherited = _without_none(
-                {
-                    "parent_interaction_id": parent.interaction_id,
-                    "session_id": parent.session_id,
-                    "prompt_group": parent.prompt_group,
-                }
-            )
-        data = {"interaction_id": uuid7(), "agent": self._agent, **inherited, **_normalised(_without_none(fields))}
-        if isinstance(data.get("refs"), list | tuple):  # what is no list, the decoder names
-            data["refs"] = [_ref(ref) for ref in data["refs"]]
+            inherited = {"parent_interaction_id": parent.interaction_id, "session_id": parent.session_id}
+            data |= _without_none({**inherited, "prompt_group": parent.prompt_group})
+        _take(fields, data)
+        if isinstance(refs := data.get("refs"), list | tuple):  # what is no list, the decoder names
+            data["refs"] = [_ref(ref) for ref in refs]
         call = Call(str(data["interaction_id"]), data.get("prompt_group"), data.get("session_id"))
-        return self._event("interactions", call.interaction_id, "interaction.recorded", data, event_time, traceparent), call
+        identity = _uuid7(now, random[_RANDOM:])
+        event = self._event(
+            "interactions", call.interaction_id, "interaction.recorded", data, event_time, traceparent, now, identity
+        )
+        return event, call
 
     def feedback(
         self, call: Call | str | None, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None
     ) -> OutgoingEvent:
         """The contract's `feedback.recorded`: on an interaction (`call`, `interaction_id`) or a foreign id (`ref`)."""
-        data = _normalised(_without_none({"kind": None, "score": None, **fields}))
+        data: dict[str, Any] = {}
+        _take(fields, data)
         target, ref = data.pop("interaction_id", None), data.pop("ref", None)
         if call is not None:
             if target is not None:
@@ -136,20 +133,30 @@ class EventFactory:
         )
 
     def _event(
-        self, topic: str, key: str, kind: str, data: Mapping[str, Any], event_time: EventTime, traceparent: str | None
+        self,
+        topic: str,
+        key: str,
+        kind: str,
+        data: Mapping[str, Any],
+        event_time: EventTime,
+        traceparent: str | None,
+        now: int | None = None,
+        identity: str | None = None,
     ) -> OutgoingEvent:
-        identity, now = uuid7(), self._now()
-        event = {
+        now = now or self._now()
+        identity = identity or _uuid7(now, os.urandom(_RANDOM))
+        event: dict[str, Any] = {
             "specversion": "1.0",
             "id": identity,
             "source": self._source,
             "type": f"headrace.{kind}.v1",
-            "time": _rfc3339(now if event_time is None else event_time),
-            **_without_none({"traceparent": traceparent}),
-            "data": data,
+            "time": _text(now) if event_time is None else _rfc3339(event_time),
         }
-        value = _encode(event)
-        decode_published(value, append_time_ms=int(now.timestamp() * 1000))
+        if traceparent is not None:
+            event["traceparent"] = traceparent
+        event["data"] = data
+        value = written(event, now // 1_000_000)
+        check_published(value, now // 1_000_000)
         return OutgoingEvent(topic, key.encode(), value, identity)
 
 
@@ -161,18 +168,26 @@ def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _normalised(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields in the contract's form; what a whole response says of its end and its tokens is taken unless it is given."""
+def _take(fields: Mapping[str, Any], data: dict[str, Any]) -> None:
+    """Puts the fields into `data`, but None, in the contract's form. What a whole response says of its end and its tokens is
+    taken unless it is given."""
+    said: dict[str, Any] = {}
     try:
-        made = {name: _READERS[name](value) if name in _READERS else value for name, value in fields.items()}
-        if "output" in fields:
-            made["output"], *said = response_of(fields["output"])
-            for name, value in zip(("finish_reason", "usage"), said, strict=True):
-                if value is not None:
-                    made.setdefault(name, value)
+        for name, value in fields.items():
+            if value is None:
+                continue
+            if type(value) is str and name != "finish_reason":  # as nearly all are: no reader changes a text
+                data[name] = value
+            elif name == "output":
+                data[name], *more = response_of(value)
+                said = dict(zip(("finish_reason", "usage"), more, strict=True))
+            else:
+                data[name] = _READERS[name](value) if name in _READERS else value
     except RecursionError:
         raise InvalidEvent("nesting", None, "event: nested too deeply") from None
-    return made
+    for name, value in said.items():
+        if value is not None:
+            data.setdefault(name, value)
 
 
 def _ref(ref: Any) -> dict[str, Any]:
@@ -187,8 +202,19 @@ def _ref_key(ref: Mapping[str, Any]) -> str:
     return f"{ref.get('system')}:{ref.get('id')}"
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _uuid7(ns: int, random: bytes) -> str:
+    at, text = f"{ns // 1_000_000:012x}", random.hex()
+    return f"{at[:8]}-{at[8:]}-7{text[:3]}-{'89ab'[random[9] & 3]}{text[3:6]}-{text[6:18]}"  # 7, 8-b: version and variant
+
+
+def _text(ns: int) -> str:
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(16)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def _rfc3339(event_time: str | datetime) -> str:
@@ -197,39 +223,3 @@ def _rfc3339(event_time: str | datetime) -> str:
     if event_time.tzinfo is None:
         raise InvalidEvent("bad_time", "time", f"time: {event_time.isoformat()} has no offset from UTC")
     return event_time.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _encode(event: Mapping[str, Any]) -> bytes:
-    try:
-        return _json(event)
-    except (TypeError, ValueError, RecursionError) as error:
-        _explain(event)
-        for name, value in event["data"].items():
-            try:
-                _json(value)
-            except (TypeError, ValueError, RecursionError) as cause:
-                raise InvalidEvent("not_json", f"data.{name}", f"{name}: no JSON: {cause}") from None
-        raise InvalidEvent("not_json", None, f"event: no JSON: {error}") from None
-
-
-def _explain(event: Mapping[str, Any]) -> None:
-    """Raises what the decoder says of an event with NaN or half a character in it: field, value and what is right."""
-    try:
-        raw = json.dumps(event, default=_plain).encode()  # which Python writes, as no JSON that anybody else reads
-    except (TypeError, ValueError, RecursionError):
-        return
-    decode_published(raw, append_time_ms=int(_now().timestamp() * 1000))
-
-
-def _json(value: Any) -> bytes:
-    # Of the standard library because the fast encoders write NaN as null: a lost score instead of an error.
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
-
-
-def _plain(value: Any) -> Any:
-    """Messages and tool calls as model libraries return them (pydantic), and numpy's numbers."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", exclude_none=True)
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return value.item()
-    raise TypeError(f"{type(value).__name__} has no JSON form")

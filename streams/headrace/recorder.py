@@ -72,7 +72,8 @@ class _Engine:
         return None if self._sender is None else self._sender.trouble
 
     def accept(self, event: OutgoingEvent) -> None:
-        self._restart_after_fork()
+        if not self._background.here:
+            self._restart_after_fork()
         self.outbox.append(event.topic, event.key, event.value)
         sender = self._sender
         if sender is not None and sender.unaware:  # once a pass: to wake a thread costs as much as to write an event
@@ -139,7 +140,7 @@ class _Base:
         settings = from_arguments(bootstrap, deployment, kafka)
         destination = Destination(settings.deployment, settings.bootstrap)
         clock = BrokerClock()
-        self._events = EventFactory(agent, source, clock.trusted)
+        self._events = EventFactory(agent, source, clock.trusted_ns)
         file = Outbox(outbox, max_bytes=max_bytes, max_rows=max_rows, destination=destination, rebind=rebind_outbox)
         self._engine = _Engine(settings, file, clock)
         self._finalizer = weakref.finalize(self, _close_abandoned, self._engine, os.getpid())

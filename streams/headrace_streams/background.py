@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+_forks = 0  # how often this process is the child of one that ran this
+
 
 class Background:
     """Runs `main()` until it returns or `stop` is called. A daemon: it never keeps an interpreter from ending."""
 
     def __init__(self, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._main = main
-        self._pid = os.getpid()
+        self._forks = _forks
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -24,7 +26,7 @@ class Background:
     @property
     def here(self) -> bool:
         """False in a child that was forked after the start: threads stay behind."""
-        return self._pid == os.getpid()
+        return self._forks == _forks  # asked at each event, so that it must not cost a system call
 
     def call(self, function: Callable[[], object]) -> None:
         """Calls `function` in the loop's thread, soon; not at all once the loop has ended."""
@@ -50,3 +52,12 @@ class Background:
         self._loop, self._task = asyncio.get_running_loop(), task
         self._started.set()
         await self._main()
+
+
+def _after_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

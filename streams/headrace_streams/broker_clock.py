@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from headrace_schemas.constraints import AHEAD_MS
 
@@ -41,6 +40,12 @@ class BrokerClock:
         ahead = 0 if broker is None else int(self._wall() * 1000) - broker
         return ahead if ahead >= FAR_MS else None
 
-    def trusted(self) -> datetime:
-        """The time by this machine's clock, or by the broker's where this one is far ahead of it."""
-        return datetime.fromtimestamp(self._wall() - (self.ahead_ms() or 0) / 1000, UTC)
+    def trusted_ns(self) -> int:
+        """Nanoseconds since the epoch by this machine's clock, or by the broker's where this one is far ahead of it."""
+        wall = self._wall()
+        if self._heard is not None:
+            appended, at = self._heard
+            ahead_ms = wall * 1000 - (appended + (self._monotonic() - at) * 1000)
+            if ahead_ms >= FAR_MS:
+                wall -= ahead_ms / 1000
+        return int(wall * 1e9)

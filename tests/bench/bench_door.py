@@ -39,7 +39,7 @@ def bare(path: Path) -> tuple[Accept, Callable[[], object]]:
     database, lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False), threading.Lock()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=1"):
         database.execute(f"PRAGMA {pragma}").fetchall()
-    database.execute("CREATE TABLE waiting (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT, key BLOB, value BLOB)")
+    database.execute("CREATE TABLE waiting (seq INTEGER PRIMARY KEY, topic TEXT, key BLOB, value BLOB)")
 
     def accept(_: int) -> None:
         with lock:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from headrace.fields import Call
 from headrace.publishing import EventFactory, InvalidEvent, OutgoingEvent, uuid7
+from headrace.writing import written
 from headrace_schemas.codec import decode
 from headrace_schemas.constraints import due
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, InteractionRecorded, InteractionRetracted, SubjectErased
@@ -228,6 +231,28 @@ def test_whatever_is_said_is_accepted_by_the_decoder_or_refused_here(fields: dic
     assert isinstance(decode(outgoing.value, append_time_ms=time.time_ns() // 1_000_000), InteractionRecorded)
 
 
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.text(max_size=5), ANYTHING, max_size=4))
+def test_the_fast_way_of_writing_says_what_the_standard_library_says_or_leaves_it_to_it(tree: dict[str, Any]) -> None:
+    try:
+        expected = json.dumps(tree, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError):
+        with pytest.raises(InvalidEvent):
+            written({"data": tree}, 0)
+    else:
+        assert json.loads(written(tree, 0)) == json.loads(expected)
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, datetime(2026, 1, 1, tzinfo=UTC), UUID(int=7), Decimal(1), HTTPStatus.OK])
+def test_what_only_looks_like_json_is_written_as_the_standard_library_does(events: EventFactory, value: Any) -> None:
+    fields = {**FIELDS, "attributes": {"a": value}}
+    if isinstance(value, HTTPStatus):
+        assert event(events.interaction(fields, None, None)[0])["data"]["attributes"] == {"a": 200}
+    else:
+        with pytest.raises(InvalidEvent, match=r"attributes: no JSON: \w+ has no JSON form"):
+            events.interaction(fields, None, None)
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "says"),
     [
@@ -250,8 +275,8 @@ def test_what_json_cannot_say_is_named_with_its_place(
 
 
 def test_an_event_without_a_time_has_that_of_the_clock_it_is_to_go_by() -> None:
-    behind = datetime.now(UTC) - timedelta(minutes=11)
-    factory = EventFactory("bot", now=lambda: behind)
+    behind = datetime.now(UTC).replace(microsecond=70) - timedelta(minutes=11)
+    factory = EventFactory("bot", now=lambda: round(behind.timestamp() * 1e6) * 1000)
     assert event(factory.interaction(FIELDS, None, None)[0])["time"] == behind.isoformat().replace("+00:00", "Z")
     with pytest.raises(InvalidEvent, match="more than 10 minutes ahead"):
         factory.interaction(FIELDS, datetime.now(UTC), None)

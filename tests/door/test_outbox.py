@@ -13,6 +13,8 @@ import pytest
 
 from headrace_streams.outbox.outbox import Destination, Outbox, OutboxError, OutboxFull
 
+HERE, THERE = Destination("shop", "kafka1:9092,kafka2:9092"), Destination("shop", "elsewhere:9092")
+
 
 @pytest.fixture(params=["file", "memory"])
 def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Outbox:
@@ -101,6 +103,122 @@ def test_a_full_outbox_refuses_only_those_who_do_not_fit(tmp_path: Path) -> None
         futures = [pool.submit(outbox.append, "feedback", b"k", b"v") for _ in range(80)]
         failed = [future for future in futures if isinstance(future.exception(), OutboxFull)]
     assert (len(failed), outbox.pending) == (30, 50)
+
+
+AS_MANY_AS_FIT = """
+import sys
+from headrace_streams.outbox.outbox import Outbox, OutboxFull
+outbox, accepted = Outbox(sys.argv[1], max_rows=500), 0
+try:
+    while True:
+        outbox.append("feedback", b"k", b"v")
+        accepted += 1
+except OutboxFull:
+    print(accepted)
+"""
+
+
+def test_the_bounds_hold_for_all_processes_together(tmp_path: Path) -> None:
+    mine = Outbox(tmp_path / "outbox.db", max_rows=500)
+    fill(mine, 10)
+    command = [sys.executable, "-c", AS_MANY_AS_FIT, str(tmp_path / "outbox.db")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    accepted = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert sum(accepted) == 490
+    assert (mine.pending, mine.newest) == (500, 500)
+    with pytest.raises(OutboxFull, match="500 records, 1010 bytes"):
+        fill(mine, 1)
+    mine.delivered(mine.waiting(limit=3))
+    assert fill(mine, 3) == [501, 502, 503]
+
+
+def test_a_seq_is_not_used_again_by_the_next_start_either(tmp_path: Path) -> None:
+    first = Outbox(tmp_path / "outbox.db")
+    fill(first, 3)
+    first.delivered(first.waiting()[1:])
+    first.close()
+    second = Outbox(tmp_path / "outbox.db")
+    assert (second.newest, fill(second, 1)) == (3, [4])
+
+
+BETWEEN = {
+    "appended": "fill(1)",
+    "appended and sent": "fill(1); outbox.delivered(outbox.waiting()[-1:])",
+    "appended much": "fill(250)",
+    "sent all": "outbox.delivered(outbox.waiting())",
+    "appended and sent all": "fill(1); outbox.delivered(outbox.waiting())",
+}
+
+
+@pytest.mark.parametrize("done", BETWEEN.values(), ids=BETWEEN)
+def test_what_another_process_did_meanwhile_is_known_at_the_next_append(tmp_path: Path, done: str) -> None:
+    program = f"""
+import sys
+from headrace_streams.outbox.outbox import Outbox
+outbox = Outbox(sys.argv[1])
+def fill(count):
+    for _ in range(count): outbox.append("feedback", b"k", b"v")
+{done}
+print(outbox.newest)
+"""
+    mine = Outbox(tmp_path / "outbox.db", max_rows=300)
+    for _ in range(3):
+        fill(mine, 3)
+        theirs = int(run(program, tmp_path / "outbox.db"))
+        assert fill(mine, 2) == [theirs + 1, theirs + 2]
+        waiting = mine.waiting(limit=1000)
+        assert mine.pending == len(waiting)
+        mine.delivered(waiting)
+    fill(mine, 300)
+    with pytest.raises(OutboxFull, match="300 records"):
+        fill(mine, 1)
+
+
+def test_another_process_that_binds_an_empty_file_is_noticed_at_the_next_append(tmp_path: Path) -> None:
+    program = """
+import sys
+from headrace_streams.outbox.outbox import Destination, Outbox
+Outbox(sys.argv[1], destination=Destination("shop", "elsewhere:9092"))
+"""
+    mine = Outbox(tmp_path / "outbox.db", destination=HERE)
+    fill(mine, 3)
+    mine.delivered(mine.waiting())
+    fill(mine, 1)
+    mine.delivered(mine.waiting())
+    run(program, tmp_path / "outbox.db")
+    with pytest.raises(OutboxError, match="for shop at elsewhere:9092, not for shop at kafka1"):
+        fill(mine, 1)
+    assert Outbox(tmp_path / "outbox.db").pending == 0
+
+
+VERSION_1 = """
+CREATE TABLE waiting (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL);
+CREATE TABLE refused (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, error TEXT NOT NULL);
+CREATE TABLE totals (id INTEGER PRIMARY KEY CHECK (id = 1), entries INTEGER NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE destination (id INTEGER PRIMARY KEY CHECK (id = 1), name TEXT NOT NULL);
+INSERT INTO waiting VALUES (4, 'feedback', 'k', 'v4'), (5, 'feedback', 'k', 'v5');
+DELETE FROM waiting WHERE seq = 5;
+INSERT INTO totals VALUES (1, 1, 3);
+PRAGMA application_id=0x48445243;
+PRAGMA user_version=1;
+"""
+
+
+def test_a_file_of_version_1_is_gone_on_with_and_a_start_writes_nothing_to_it(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "outbox.db") as old:
+        old.executescript(VERSION_1)
+    old.close()
+    first = Outbox(tmp_path / "outbox.db")
+    assert (first.pending, first.oldest, first.newest) == (1, 4, 5)
+    assert first._database.connection.execute("PRAGMA user_version").fetchone() == (1,)
+    assert fill(first, 2) == [6, 7]
+    first.delivered(first.waiting()[:1])
+    assert (first.pending, first.newest) == (2, 7)
+    first.close()
+    second = Outbox(tmp_path / "outbox.db", max_bytes=9)
+    assert (second.pending, second.newest, fill(second, 1)) == (2, 7, [8])
+    with pytest.raises(OutboxFull, match="3 records, 9 bytes"):
+        fill(second, 1)
 
 
 def test_one_sends_and_another_takes_over(tmp_path: Path) -> None:
@@ -286,9 +404,6 @@ def test_only_another_sender_means_another_sender(tmp_path: Path) -> None:
         outbox.try_to_send()
 
 
-HERE, THERE = Destination("shop", "kafka1:9092,kafka2:9092"), Destination("shop", "elsewhere:9092")
-
-
 @pytest.mark.parametrize("other", [THERE, Destination("test", HERE.bootstrap)])
 @pytest.mark.parametrize("kept", ["waiting", "refused"])
 def test_what_was_written_for_one_destination_is_not_sent_to_another_unless_told(
@@ -323,11 +438,9 @@ def test_an_empty_outbox_is_anybodys_and_who_was_there_before_notices(tmp_path: 
 
 
 def test_an_outbox_from_before_is_bound_by_its_next_start(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "outbox.db")
-    fill(outbox, 1)
-    outbox._database.connection.execute("DROP TABLE destination")
-    outbox._database.connection.execute("PRAGMA user_version = 0")
-    outbox.close()
+    with sqlite3.connect(tmp_path / "outbox.db") as old:
+        old.executescript(f"{VERSION_1}; DROP TABLE destination; PRAGMA user_version = 0;")
+    old.close()
     Outbox(tmp_path / "outbox.db", destination=HERE).close()
     with pytest.raises(OutboxError, match="holds records for"):
         Outbox(tmp_path / "outbox.db", destination=THERE)

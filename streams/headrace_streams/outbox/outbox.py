@@ -100,7 +100,7 @@ class Outbox:
             holds = database.entries + int(database.connection.execute("SELECT count(*) FROM refused").fetchone()[0])
             if name is not None and holds and not rebind:
                 self._check(name)
-            database.connection.execute("INSERT OR REPLACE INTO destination VALUES (1, ?)", (str(self._destination),))
+            database.bind(str(self._destination))
 
         self._commit(work)
 
@@ -121,20 +121,31 @@ class Outbox:
 
     def append(self, topic: str, key: bytes, value: bytes) -> int:
         """The entry's `seq`, once it is on disk. OutboxFull or OutboxError: it was not accepted."""
+        database = self._database
+        if not self._closed and database.lock.acquire(blocking=False):
+            try:
+                known = database.destination == self._bound_to and self._takes(len(key) + len(value))
+                seq = database.add_alone(topic, key, value) if known else None
+            finally:
+                database.lock.release()
+            if seq is not None:
+                return seq
 
         def work() -> int:
-            database = self._database
             self._check(database.destination)
-            if database.entries >= self._max_rows or database.bytes + len(key) + len(value) > self._max_bytes:
+            if not self._takes(len(key) + len(value)):
                 raise OutboxFull(
                     f"outbox {self._name} is full: {database.entries} records, {database.bytes} bytes wait for the broker "
                     f"(at most {self._max_rows}, {self._max_bytes})"
                 )
-            cursor = database.connection.execute("INSERT INTO waiting (topic, key, value) VALUES (?, ?, ?)", (topic, key, value))
-            database.count(1, len(key) + len(value))
-            return int(cursor.lastrowid or 0)
+            return database.add(topic, key, value)
 
         return int(self._commit(work))
+
+    def _takes(self, size: int) -> bool:
+        """Under the lock: whether so many bytes more may wait, by what is known of the file."""
+        database = self._database
+        return database.entries < self._max_rows and database.bytes + size <= self._max_bytes
 
     def delivered(self, entries: Iterable[Entry] = ()) -> None:
         """Forgets what the broker has acknowledged. OutboxError: the file still has it; this process won't send it again, and
@@ -165,8 +176,7 @@ class Outbox:
             self._check(self._database.destination)
             refusals = self.refusals()
             for refusal in refusals:
-                self._database.connection.execute("INSERT INTO waiting (topic, key, value) VALUES (?, ?, ?)", refusal.entry[1:])
-                self._database.count(1, refusal.entry.size)
+                self._database.add(*refusal.entry[1:])
             self._database.connection.execute("DELETE FROM refused")
             return len(refusals)
 
@@ -202,11 +212,13 @@ class Outbox:
     @property
     def pending(self) -> int:
         """Entries that wait, of all processes."""
-        return self._number("SELECT entries FROM totals") - self.unwritten
+        with self._reading() as database:
+            return database.totals()[0] - self.unwritten
 
     @property
     def refused(self) -> int:
-        return self._number("SELECT count(*) FROM refused")
+        with self._reading() as database:
+            return int(database.connection.execute("SELECT count(*) FROM refused").fetchone()[0])
 
     @property
     def oldest(self) -> int | None:
@@ -222,7 +234,8 @@ class Outbox:
     @property
     def newest(self) -> int:
         """The largest `seq` ever given out; 0 when there was none."""
-        return self._number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'waiting'")
+        with self._reading() as database:
+            return database.totals()[2]
 
     def try_to_send(self) -> bool:
         """Whether this outbox is now (or was already) the one that sends from its file. The lock goes with the process.
@@ -254,7 +267,3 @@ class Outbox:
                 yield self._database
             except sqlite3.Error as error:
                 raise OutboxError(f"outbox {self._name} can't be read: {error}") from error
-
-    def _number(self, query: str) -> int:
-        with self._reading() as database:
-            return int(database.connection.execute(query).fetchone()[0])
