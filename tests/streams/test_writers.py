@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace_processors.stages import STAGES
@@ -50,14 +50,18 @@ def test_what_its_writers_wrote_is_taken(topic: str, value: bytes, headers: Head
     assert refusal(topic, value, headers) is None
 
 
-PARTS = st.sampled_from(
-    [b"reward", b"curate", b"train", b"operator", b"signals", b"\xff", b"", b"0", b"17", b"+1", b"1_0", b"-1", b"9" * 5000]
-)
-WRITTEN = st.lists(PARTS, min_size=4, max_size=6).map(b"/".join) | st.none()
-NAMED = st.tuples(st.sampled_from([ORIGIN, "content-type", "headrace-stage"]), WRITTEN)
+STAGE = st.sampled_from([b"reward", b"curate", b"train", b"operator", b""])
+SOURCE = st.sampled_from([b"signals", b"batches", b"\xff", b""])
+NUMBER = st.sampled_from([b"0", b"17", b"+1", b"1_0", b"-1", b"", b"\xff", b"9" * 5000])
+COMMON = st.tuples(STAGE, SOURCE, NUMBER, NUMBER, NUMBER).map(b"/".join)
+ODD = st.lists(STAGE | SOURCE | NUMBER, max_size=6).map(b"/".join) | st.none()
+NAMED = st.tuples(st.sampled_from([ORIGIN, "content-type", "headrace-stage"]), COMMON | ODD)
+HEADERS = st.lists(NAMED, max_size=3) | COMMON.map(lambda written: [("content-type", b"x"), (ORIGIN, written)])
 
 
-@given(st.sampled_from(["examples", "outcomes", "batches"]), st.lists(NAMED, max_size=3))
+@given(st.sampled_from(["examples", "outcomes", "batches"]), HEADERS)
+@example("examples", [("content-type", b"x"), (ORIGIN, b"reward/signals/0/%b/0" % (b"9" * 5000))])
+@example("examples", [("content-type", b"x"), (ORIGIN, b"reward/\xff/0/0/0")])
 def test_whatever_headers_say_is_read_in_one_way(topic: str, headers: Any) -> None:
     """The common form is looked at first, and quickly: it must not take what reading it in full refuses."""
     source, writer = provenance_of(headers), writer_of(headers)
