@@ -49,4 +49,6 @@ class RunningSum(Struct, frozen=True):
 
     def at(self, time_ns: int, per_day: float) -> float:
         """The sum as seen from `time_ns`, not before the newest event: what makes two sums comparable."""
+        if time_ns == self.newest_ns:
+            return self.value
         return self.value * weight(per_day, time_ns - self.newest_ns)

@@ -15,12 +15,15 @@ from headrace_schemas.json_limits import check_limits
 
 Headers = Iterable[tuple[str, bytes | None]]
 
+STRUCTURED = ("content-type", b"application/cloudevents+json")  # the header of an event in structured mode, as we write it
 _MARKS = frozenset({"ce_specversion", "ce_id", "ce_source", "ce_type"})  # any of them: binary mode
 _RAW = msgspec.json.Decoder(Raw)
 
 
 def structured(value: bytes | None, headers: Headers = ()) -> bytes:
     """The record as one structured-mode JSON text: the value itself, or built from `ce_*` headers around it (binary mode)."""
+    if value is not None and isinstance(headers, list | tuple) and headers and headers[0] == STRUCTURED:  # as nearly all are
+        return value
     named = [(name, content) for name, content in headers if isinstance(name, str)] if headers else []
     binary = any(name in _MARKS for name, _ in named) and not _says_structured(named)
     if value is None:

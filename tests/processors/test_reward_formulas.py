@@ -54,6 +54,21 @@ def test_one_voice(kind: str, score: float | None, expected: float) -> None:
     assert reward == pytest.approx(tanh(expected * 1.6))
 
 
+@given(
+    st.sampled_from(["success", "explicit_negative", "user_correction", "rating"]),
+    st.none() | st.floats(0, 100) | st.just(-0.0),
+    st.sampled_from([0.3, 0.0, -0.0, -1.0]),
+    st.booleans(),
+)
+def test_a_single_feedback_says_the_same_as_beside_one_that_does_not_count(
+    kind: str, score: float | None, worth: float, retracted: bool
+) -> None:
+    single = feedback("f", kind, score=score, corrected="d" if kind == "user_correction" else None, retracted=retracted)
+    silent = feedback("g", "success", score=3, retracted=True)
+    alone, beside = (aggregate(records, lambda _: worth) for records in ([single], [single, silent]))
+    assert repr(alone) == repr(beside)  # -0.0 is another number to whoever reads it
+
+
 def test_bonuses_come_from_policy_over_the_defaults() -> None:
     policy = RewardPolicy(bonus={"thumbs_sideways": 0.2})
     assert summary_of(feedback("f", "thumbs_sideways"), policy=policy).feedback == 0.2

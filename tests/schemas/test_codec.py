@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_schemas.cloudevents import Headers
-from headrace_schemas.codec import RECORD_LIMIT, DecodeError, check_finite, decode, decode_input, encode
+from headrace_schemas.codec import RECORD_LIMIT, DecodeError, check_finite, decode, decode_input, encode, encode_numbered
 from headrace_schemas.derived import Weights
 from headrace_schemas.errors import CODES
 from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded
@@ -339,6 +339,20 @@ def test_a_number_that_is_not_finite_is_never_written(event: Any, field: str, nu
     with pytest.raises(DecodeError, match=f"^{field}: a number that is not finite can't be written$") as raised:
         encode(ExampleRewarded(specversion="1.0", id="x", source="headrace:reward", data=event(number)))
     assert raised.value.code == "out_of_range"
+
+
+@given(st.floats(), st.floats(), st.floats(allow_infinity=False, allow_nan=False))
+def test_an_event_whose_numbers_are_known_is_written_the_same(reward: float, quality: float, balance: float) -> None:
+    data = example(1, reward=reward, quality=quality, weights=Weights(balance=balance))
+    event = ExampleRewarded(specversion="1.0", id="x", source="headrace:reward", data=data)
+
+    def written(how: Callable[[], bytes]) -> bytes | str:
+        try:
+            return how()
+        except DecodeError as error:
+            return str(error)
+
+    assert written(lambda: encode_numbered(event, reward, quality, balance)) == written(lambda: encode(event))
 
 
 TREES = st.recursive(

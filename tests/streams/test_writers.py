@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import RecordRejected
-from headrace_streams.runtime.provenance import Headers, Provenance, origin, origin_without_input, six_headers
+from headrace_schemas.topics import BY_NAME
+from headrace_schemas.topology import STAGES_BY_NAME
+from headrace_streams.runtime.provenance import (
+    ORIGIN,
+    Headers,
+    Provenance,
+    origin,
+    origin_without_input,
+    provenance_of,
+    six_headers,
+    writer_of,
+)
 from headrace_streams.runtime.writers import refusal
 from headrace_streams.testing import MemoryTask, event
 
@@ -33,6 +48,26 @@ EVALUATION = event("headrace.evaluation.completed.v1", {})
 )
 def test_what_its_writers_wrote_is_taken(topic: str, value: bytes, headers: Headers) -> None:
     assert refusal(topic, value, headers) is None
+
+
+STAGE = st.sampled_from([b"reward", b"curate", b"train", b"operator", b""])
+SOURCE = st.sampled_from([b"signals", b"batches", b"\xff", b""])
+NUMBER = st.sampled_from([b"0", b"17", b"+1", b"1_0", b"-1", b"", b"\xff", b"9" * 5000])
+COMMON = st.tuples(STAGE, SOURCE, NUMBER, NUMBER, NUMBER).map(b"/".join)
+ODD = st.lists(STAGE | SOURCE | NUMBER, max_size=6).map(b"/".join) | st.none()
+NAMED = st.tuples(st.sampled_from([ORIGIN, "content-type", "headrace-stage"]), COMMON | ODD)
+HEADERS = st.lists(NAMED, max_size=3) | COMMON.map(lambda written: [("content-type", b"x"), (ORIGIN, written)])
+
+
+@given(st.sampled_from(["examples", "outcomes", "batches"]), HEADERS)
+@example("examples", [("content-type", b"x"), (ORIGIN, b"reward/signals/0/%b/0" % (b"9" * 5000))])
+@example("examples", [("content-type", b"x"), (ORIGIN, b"reward/\xff/0/0/0")])
+def test_whatever_headers_say_is_read_in_one_way(topic: str, headers: Any) -> None:
+    """The common form is looked at first, and quickly: it must not take what reading it in full refuses."""
+    source, writer = provenance_of(headers), writer_of(headers)
+    made = source is not None and source.stage in STAGES_BY_NAME and source.stage in BY_NAME[topic].writers
+    ticked = writer is not None and writer.endswith(".tick")
+    assert ticked or (refusal(topic, b"junk", headers) is None) == made
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec import Raw
+
 from headrace_processors.reward.feedback import FeedbackRecord
 from headrace_processors.reward.state import InteractionContent, InteractionState, RewardOutcome
 from headrace_processors.reward.version_1.state import FeedbackRecord1, InteractionFacts1, InteractionState1, RewardOutcome1
+from headrace_schemas.codec import encode_numbered
 from headrace_schemas.derived import Content, Example, SignalRejection, Weights, Withdrawal
 from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected, make
 from headrace_schemas.ids import derive_id
@@ -96,6 +99,7 @@ def rewarded(
     finish_reason: str | None = None,
     principals: list[str] | None = None,
 ) -> Write:
+    parts = outcome.components
     event = make(
         ExampleRewarded,
         Example(
@@ -110,7 +114,7 @@ def rewarded(
             content=content,
             quality=outcome.quality,
             reward=outcome.reward,
-            components=outcome.components,
+            components=parts,
             weights=Weights(balance=interaction.balance),
             contradicted=outcome.contradicted,
             voices=outcome.voices,
@@ -127,4 +131,8 @@ def rewarded(
         time_ms=record.now,
         traceparent=traceparent,
     )
-    return Write("examples", interaction.bucket, event)
+    if not isinstance(content.output, Raw):
+        return Write("examples", interaction.bucket, event)
+    numbers = (outcome.quality, outcome.reward, parts.validation, parts.feedback, parts.difficulty, parts.multiplier)
+    more = parts.correction or 0.0, outcome.score or 0.0, interaction.balance
+    return Write("examples", interaction.bucket, encode_numbered(event, *numbers, *more))  # raw texts hold no number of ours

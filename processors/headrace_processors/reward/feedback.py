@@ -107,6 +107,8 @@ def score_of_100(feedback: Feedback) -> float | None:
 
 def aggregate(records: Sequence[S], bonus: Callable[[S], float]) -> FeedbackSummary | None:
     """The summary of `records` in their order, or None when none of them counts. `bonus`: what a kind is worth."""
+    if len(records) == 1:
+        return _alone(records[0], bonus)
     voices: dict[tuple[str | None, ...], list[S]] = {}
     corrected: Any = None
     for record in records:
@@ -136,6 +138,21 @@ def aggregate(records: Sequence[S], bonus: Callable[[S], float]) -> FeedbackSumm
         contradicted=praise and blame,
         score=_mean(scores) if scores else None,
         corrected=corrected,
+    )
+
+
+def _alone(record: S, bonus: Callable[[S], float]) -> FeedbackSummary | None:
+    """The summary of a single feedback, as most interactions have: nobody to agree with."""
+    if not record.counts:
+        return None
+    score = record.score
+    return FeedbackSummary(
+        validation=0.0 if score is None else math.tanh((score - 50) / 50) + 0.0,  # as a sum of one: never -0.0
+        feedback=0.0 if record.kind == CORRECTION else bonus(record) + 0.0,
+        voices=1,
+        contradicted=False,
+        score=None if score is None else score + 0.0,
+        corrected=record.corrected,
     )
 
 

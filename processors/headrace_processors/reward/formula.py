@@ -78,14 +78,15 @@ CountByType = Mapping[str, RunningSum]  # decayed count of scored interactions b
 def balance_of(policy: RewardPolicy, counts: CountByType, artifact_type: str) -> float:
     """clip((wanted share / seen share)^0.5, 0.5, 1.5) of an artifact type, from the counts before this interaction. The prior
     is `share_prior` examples in the wanted shares; types without a wanted share divide equally what the others leave."""
-    unnamed = sum(name not in policy.share_target for name in counts)
-    if artifact_type not in counts and artifact_type not in policy.share_target:
+    named = policy.share_target
+    unnamed = len(counts) - sum([name in counts for name in named])
+    if artifact_type not in counts and artifact_type not in named:
         unnamed += 1
-    rest = max(0.0, 1.0 - math.fsum(policy.share_target.values())) / max(1, unnamed)
-    target = policy.share_target.get(artifact_type, rest)
-    newest = max([count.newest_ns for count in counts.values()], default=0)
-    seen = [count.at(newest, policy.decay_per_day) for count in counts.values()]  # their exact sum has no order
-    own = counts[artifact_type].at(newest, policy.decay_per_day) if artifact_type in counts else 0.0
+    rest = max(0.0, 1.0 - math.fsum(named.values())) / max(1, unnamed)
+    target = named.get(artifact_type, rest)
+    newest, per_day = max([count.newest_ns for count in counts.values()], default=0), policy.decay_per_day
+    seen = [count.at(newest, per_day) for count in counts.values()]  # their exact sum has no order
+    own = counts[artifact_type].at(newest, per_day) if artifact_type in counts else 0.0
     share = (own + policy.share_prior * target) / (math.fsum(seen) + policy.share_prior)
     if not target:
         return policy.balance_low

@@ -155,11 +155,14 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def principals(self) -> list[str] | None:
         """People and agents that are heard, as kind:id."""
-        heard = {f"{said.speaker}:{said.principal}" for said in self.feedback if said.counts and said.speaker in _WHO}
+        heard = {f"{said.speaker}:{said.principal}" for said in self.feedback if said.speaker in _WHO and said.counts}
         return sorted(heard) or None
 
     def find_feedback(self, source: str, feedback_id: str) -> FeedbackRecord | None:
-        return next((record for record in self.feedback if record.identity == (source, feedback_id)), None)
+        for record in self.feedback:
+            if record.feedback_id == feedback_id and record.source == source:
+                return record
+        return None
 
     def with_feedback(self, record: FeedbackRecord) -> tuple[InteractionState, list[FeedbackRecord]]:
         """The state with `record` in place of the one with its identity, and what fell out because of the limits."""

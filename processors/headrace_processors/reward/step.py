@@ -48,17 +48,21 @@ STAGE = events.STAGE
 _ENCODER = msgspec.json.Encoder()
 _CASE = msgspec.json.Decoder(InteractionState)
 _IDS = msgspec.json.Decoder(list[str])
+_CONTENT: Any = Content
+_UNKNOWN = InteractionState(touched=0)
 
 
 class RewardStep:
     """One step in the making."""
+
+    __slots__ = ("_stored", "_texts", "changes", "counters", "event", "outputs", "policy", "record", "state")
 
     def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event) -> None:
         self.policy, self.state, self.record, self.event = policy, state, record, event
         self.outputs: list[Write] = []
         self.changes: dict[str, Any] = {}
         self.counters: dict[str, int] = {}
-        self._stored = InteractionState(touched=0)  # the case at hand, as it is in the state
+        self._stored = _UNKNOWN  # the case at hand, as it is in the state
         self._texts = InteractionTexts(state, self.changes)
 
     def interaction_recorded(self, event: InteractionRecorded) -> None:
@@ -243,7 +247,8 @@ class RewardStep:
         self, interaction_id: str, before: InteractionState, after: InteractionState, added: FeedbackRecord | None = None
     ) -> None:
         """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
-        summary = None if after.ended or not after.recorded else aggregate(after.feedback, partial(bonus_of, self.policy))
+        scored = after.digest and after.feedback and not after.ended
+        summary = aggregate(after.feedback, partial(bonus_of, self.policy)) if scored else None
         if summary is None:
             if after.outcome is not None:
                 content = self._texts.content(interaction_id)
@@ -258,7 +263,9 @@ class RewardStep:
             self._texts.drop_content(interaction_id)
         self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(structs.replace(after, touched=self.record.now))
         moved = before.waiting - after.waiting
-        self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
+        self.counters = {"applied": 1}
+        if moved:
+            self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
 
     def _scored(self, interaction_id: str, after: InteractionState, summary: FeedbackSummary) -> InteractionState:
         content = self._texts.content(interaction_id)
@@ -273,11 +280,9 @@ class RewardStep:
         if not after.bucket:
             after = self._first_revision(after, content)
         after = structs.replace(after, revision=after.revision + 1, outcome=outcome, similarity=alike)
-        texts: dict[str, Any] = {"prompt": content.prompt, "output": content.output, "target": target}  # raw, as they came
-        if content.context is not NOTHING:
-            texts["context"] = content.context
-        if content.tools is not NOTHING:
-            texts["tools"] = content.tools
+        context = None if content.context is NOTHING else content.context
+        tools = None if content.tools is NOTHING else content.tools
+        texts: Any = _CONTENT(prompt=content.prompt, output=content.output, target=target, context=context, tools=tools)
         trace = self.event.traceparent or content.traceparent
         group = after.group if content.prompt_group is None else content.prompt_group
         self.outputs.append(
@@ -288,7 +293,7 @@ class RewardStep:
                 content,
                 group,
                 outcome,
-                Content(**texts),
+                texts,  # raw, as they came
                 trace,
                 content.finish_reason,
                 after.principals,

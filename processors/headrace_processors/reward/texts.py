@@ -24,6 +24,8 @@ _IDS = msgspec.json.Decoder(list[str])
 class InteractionTexts:
     """`state` and `changes` are those of the step at hand."""
 
+    __slots__ = ("_changes", "_contents", "_state")
+
     def __init__(self, state: Mapping[str, Any], changes: dict[str, Any]) -> None:
         self._state, self._changes = state, changes
         self._contents: dict[str, InteractionContent] = {}  # those that were read or written in this step
@@ -62,7 +64,7 @@ class InteractionTexts:
     def keep(self, interaction_id: str, before: Iterable[FeedbackRecord], left: Iterable[FeedbackRecord]) -> None:
         """What only `before`, which includes a feedback that was just added, names goes; what fell out as it came, or is there
         already, is not written."""
-        named = [key for feedback in before for key in _keys(interaction_id, feedback)]
+        named = [key for feedback in before if _is_long(feedback) for key in _keys(interaction_id, feedback)]
         if not named:
             return
         kept = {key for feedback in left for key in _keys(interaction_id, feedback)}
@@ -83,6 +85,11 @@ def raw(value: Any) -> Raw:
 def digest_of(data: bytes) -> str:
     """32 hex digits: tells a duplicate from a conflict, and names a text."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _is_long(feedback: FeedbackRecord) -> bool:
+    """Whether it has texts of its own; most have none."""
+    return feedback.corrected is not None or feedback.over is not None
 
 
 def _keys(interaction_id: str, feedback: FeedbackRecord) -> Iterable[str]:

@@ -33,17 +33,17 @@ class Deadlines:
 
     def note(self, changes: Mapping[str, Any]) -> None:
         """Takes in state changes, `None` for a key that is gone."""
+        named = self._named
         for key, value in changes.items():
             if key.startswith(DERIVED):  # many of what curate changes, and not one of them has a deadline
                 continue
             at = None if value is None else self._deadline(key, value)
+            if named and named.get(key) != at:
+                named.pop(key, None)
             if at is None:
-                self._named.pop(key, None)
                 self._at.pop(key, None)
-            elif self._named.get(key) != at:
-                self._named.pop(key, None)
-                if at < self._at.get(key, at + 1):
-                    self._push(key, at)
+            elif key not in named and at < self._at.get(key, at + 1):
+                self._push(key, at)
         if len(self._heap) > 2 * len(self._at) + _SLACK:
             self._rebuild()
 

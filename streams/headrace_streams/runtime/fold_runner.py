@@ -44,6 +44,7 @@ class FoldRunner:
 
     def __init__(self, stage: Stage[Fold], topic: str, partition: int, partitions: Mapping[str, int]) -> None:
         self.stage, self.topic, self.partition, self.partitions = stage, topic, partition, partitions
+        self._name = stage.name
         self.state: dict[str, Any] = {}
         self.state_version = stage.state_version  # the form of `state`
         self.counters: dict[str, int] = {}
@@ -120,7 +121,7 @@ class FoldRunner:
     def decide(self, record: Record, state: Mapping[str, Any] | None = None) -> Processed:
         """What a record would do now, or in another `state`; nothing of it is taken."""
         assert self.fold is not None
-        name, partitions = self.stage.name, self.partitions
+        name, partitions = self._name, self.partitions
         checked = self.checks_writers and not isinstance(record.value, UnreadValue)
         if checked and (error := refusal(record.topic, record.value, record.headers)) is not None:
             return refused(name, record, error, partitions, self.provenance)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from headrace_schemas.cloudevents import STRUCTURED  # by which other libraries know a structured event
+
 Headers = Sequence[tuple[str, bytes]]  # of a foreign record a value may be None
 WrittenHeaders = tuple[tuple[str, bytes], ...]
 
 ORIGIN = "headrace-origin"
-_CONTENT_TYPE = ("content-type", b"application/cloudevents+json")  # by which other libraries know a structured event
 
 
 class Provenance(NamedTuple):
@@ -32,18 +33,18 @@ HeaderForm = Callable[[Provenance], WrittenHeaders]
 def origin(source: Provenance) -> WrittenHeaders:
     """The headers of a derived record."""
     stage, topic, partition, offset, ordinal = source
-    return (_CONTENT_TYPE, (ORIGIN, f"{stage}/{topic}/{partition}/{offset}/{ordinal}".encode()))
+    return (STRUCTURED, (ORIGIN, f"{stage}/{topic}/{partition}/{offset}/{ordinal}".encode()))
 
 
 def origin_without_input(writer: str) -> WrittenHeaders:
     """The headers of a record that no input record made (a tick, an activation): who wrote it."""
-    return (_CONTENT_TYPE, (ORIGIN, writer.encode()))
+    return (STRUCTURED, (ORIGIN, writer.encode()))
 
 
 def six_headers(source: Provenance) -> WrittenHeaders:
     """The headers of a derived record under rule version 1."""
     return (
-        _CONTENT_TYPE,
+        STRUCTURED,
         ("headrace-stage", source.stage.encode()),
         ("headrace-topic", source.topic.encode()),
         ("headrace-partition", b"%d" % source.partition),
