@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from headrace_schemas.canonical import canonical
+import orjson
 
 
 def derive_id(kind: str, *parts: str | int) -> str:
     """32 hex digits that depend on `kind` and `parts` only."""
-    return hashlib.sha256(canonical([kind, *parts])).hexdigest()[:32]
+    return hashlib.sha256(orjson.dumps([kind, *parts])).hexdigest()[:32]  # canonical: no object is in it

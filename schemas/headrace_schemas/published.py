@@ -20,14 +20,11 @@ class Published(Decoded):
     """A published event, completed. `strict`: there is nothing in it that `event` does not have."""
 
     __slots__ = ("strict",)
-
-    def __init__(self, value: bytes, event: InputEvent, append_time_ms: int | None, *, strict: bool) -> None:
-        super().__init__(value, event, append_time_ms)
-        self.strict = strict
+    strict: bool
 
     def written(self) -> bytes:
         """The completed event anew, always from what a reader finds: of a name that is given twice only the last value is."""
-        if self.strict and not self.completed and says_no_more(self.value, self.event):
+        if self.strict and not self._data and not self._attributes and says_no_more(self.value, self.event):
             return self.value
         return encode_tree(self.tree())
 
@@ -36,7 +33,9 @@ def decode_published(value: bytes | None, headers: Headers = (), *, append_time_
     """The event in a record that somebody else published. DecodeError, and nothing else, when it is none."""
     raw = structured(value, headers) if headers or value is None else value
     raw, event, strict = _checked(raw, append_time_ms)
-    return Published(raw, event, append_time_ms, strict=strict)
+    published = Published(raw, event, append_time_ms)
+    published.strict = strict
+    return published
 
 
 def check_published(value: bytes, append_time_ms: int) -> None:

@@ -47,7 +47,10 @@ def decode_strictly(raw: bytes) -> InputEvent | None:
         event = _DECODER.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return event if _keys_hold(event) and all(map(_holds, free_values(event))) else None
+    if not _keys_hold(event):
+        return None
+    free = free_values(event)
+    return event if not free or all(map(_holds, free)) else None
 
 
 def says_no_more(raw: bytes, event: InputEvent) -> bool:
@@ -63,7 +66,7 @@ def free_values(event: InputEvent) -> Sequence[Any]:
     """The values of fields that are any JSON: arguments of tool calls, parameters of tools, attributes."""
     if isinstance(event, InteractionRecorded):
         data = event.data
-        if type(data.prompt) is str and type(data.output) is str and data.tools is None:
+        if data.tools is None and type(data.prompt) is str and type(data.output) is str:
             return () if data.attributes is None else (data.attributes,)
         messages = (*(data.prompt if type(data.prompt) is list else ()), data.output)
         tools = [tool.parameters for tool in data.tools or ()]
@@ -110,7 +113,12 @@ def _holds(value: Any, depth: int = 0) -> bool:
         return value in INT64
     if kind is not dict and kind is not list:
         return True
-    return depth < _DEEP and all(_holds(item, depth + 1) for item in (value.values() if kind is dict else value))
+    if depth >= _DEEP:
+        return False
+    for item in value.values() if kind is dict else value:
+        if type(item) is not str and not _holds(item, depth + 1):
+            return False
+    return True
 
 
 def _slack(event: InputEvent) -> int:
@@ -129,13 +137,15 @@ def _slack(event: InputEvent) -> int:
         saved = _saved(event.data.score)
         if event.data.scale is not None:
             saved += sum(map(_saved, event.data.scale))
-    return saved + sum(map(_saved_in, free_values(event)))
+    free = free_values(event)
+    return saved + sum(map(_saved_in, free)) if free else saved
 
 
 def _saved_in(value: Any) -> int:
     kind = type(value)
     if kind is dict or kind is list:
-        return sum(map(_saved_in, value.values() if kind is dict else value))
+        values = value.values() if kind is dict else value
+        return sum([_saved_in(item) for item in values if type(item) is not str and item is not None])
     return _saved(value) if kind is float else 0
 
 

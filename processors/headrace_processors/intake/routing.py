@@ -46,8 +46,10 @@ def routed(event: InputEvent, value: bytes) -> list[Write]:
     if isinstance(event, FeedbackRecorded):
         if event.data.ref is not None:
             return [Write("refs", ref_key(event.data.ref), value)]
-        copies = [Write("signals", other, copy) for other, copy in fan_out(event)]
-        return [Write("signals", event.data.interaction_id or "", value), *copies]
+        written = [Write("signals", event.data.interaction_id or "", value)]
+        if copies := fan_out(event):
+            written += [Write("signals", other, copy) for other, copy in copies]
+        return written
     return [Write("signals", event.data.interaction_id, value)]
 
 

@@ -42,6 +42,7 @@ from headrace_schemas.signals import decode_signal
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
+_INTERACTION, _ERASING = keys.INTERACTION, keys.ERASING
 _AS_VALUES: dict[str, msgspec.json.Decoder[Any]] = {
     keys.SUBJECT: msgspec.json.Decoder(ErasedSubject),
     keys.TYPE_COUNTS: msgspec.json.Decoder(TypeCounts),
@@ -78,13 +79,13 @@ class RewardFold(Fold):
         return value if key[: key.find("/") + 1] in _AS_BYTES else self.load(key, value)
 
     def dump(self, key: str, value: Any) -> bytes:
-        return value if isinstance(value, bytes) else msgspec.json.encode(value)
+        return value if type(value) is bytes else msgspec.json.encode(value)
 
     def deadline(self, key: str, value: Any) -> int | None:
-        if key.startswith(keys.INTERACTION):
+        if key.startswith(_INTERACTION):
             period = self._forget_ms if is_expired(value) else self._expire_ms
             return touched_of(value) + period if period else None
-        return 0 if key.startswith(keys.ERASING) else None
+        return 0 if key.startswith(_ERASING) else None
 
     def overdue(self, state: Mapping[str, Any], keys_: Sequence[str], now: int) -> Sequence[Write]:
         return [self._continued(key, now) if key.startswith(keys.ERASING) else self._expired(state, key, now) for key in keys_]

@@ -79,15 +79,14 @@ def balance_of(policy: RewardPolicy, counts: CountByType, artifact_type: str) ->
     """clip((wanted share / seen share)^0.5, 0.5, 1.5) of an artifact type, from the counts before this interaction. The prior
     is `share_prior` examples in the wanted shares; types without a wanted share divide equally what the others leave."""
     named = policy.share_target
-    unnamed = len(counts) - sum([name in counts for name in named])
-    if artifact_type not in counts and artifact_type not in named:
-        unnamed += 1
-    rest = max(0.0, 1.0 - math.fsum(named.values())) / max(1, unnamed)
-    target = named.get(artifact_type, rest)
+    target = named.get(artifact_type)
+    if target is None:
+        unnamed = len(counts) + (artifact_type not in counts) - sum([name in counts for name in named])
+        target = max(0.0, 1.0 - math.fsum(named.values())) / max(1, unnamed)
     newest, per_day = max([count.newest_ns for count in counts.values()], default=0), policy.decay_per_day
-    seen = [count.at(newest, per_day) for count in counts.values()]  # their exact sum has no order
-    own = counts[artifact_type].at(newest, per_day) if artifact_type in counts else 0.0
-    share = (own + policy.share_prior * target) / (math.fsum(seen) + policy.share_prior)
+    seen = {name: count.at(newest, per_day) for name, count in counts.items()}
+    own = seen.get(artifact_type, 0.0)
+    share = (own + policy.share_prior * target) / (math.fsum(seen.values()) + policy.share_prior)
     if not target:
         return policy.balance_low
     return rounded(max(policy.balance_low, min(policy.balance_high, (target / share) ** policy.balance_exponent)))

@@ -143,7 +143,7 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.expired:
             return 0
         waiting = 0
-        if not self.recorded:
+        if not self.digest:
             for record in self.feedback:
                 waiting += record.received + record.retracted
             return waiting + (self.ended == "retracted")

@@ -28,7 +28,7 @@ from headrace_processors.reward.state import (
     sized,
     without_text,
 )
-from headrace_processors.reward.texts import InteractionTexts, digest_of, raw
+from headrace_processors.reward.texts import InteractionTexts, digest_of
 from headrace_schemas.derived import Content
 from headrace_schemas.events import (
     ErasureContinued,
@@ -48,7 +48,8 @@ STAGE = events.STAGE
 _ENCODER = msgspec.json.Encoder()
 _CASE = msgspec.json.Decoder(InteractionState)
 _IDS = msgspec.json.Decoder(list[str])
-_CONTENT: Any = Content
+_CONTENT: Any = Content  # of raw texts, as they came
+_TYPED_CONTENT: Any = InteractionContent  # of decoded ones, which are written in the same bytes
 _UNKNOWN = InteractionState(touched=0)
 
 
@@ -83,18 +84,18 @@ class RewardStep:
         elif before.ended:
             after = after.tombstone(before.ended)
         else:
-            content = InteractionContent(
+            content = _TYPED_CONTENT(
                 event_time=event.time or "",
                 time_ns=time_ns,
                 artifact_type=data.artifact_type,
                 model=data.model,
                 agent=data.agent,
-                prompt=raw(data.prompt),
-                output=raw(data.output),
+                prompt=data.prompt,
+                output=data.output,
                 prompt_chars=len(render(data.prompt)),
                 context_chars=len(render(data.context)),
-                context=raw(data.context),
-                tools=raw(data.tools),
+                context=NOTHING if data.context is None else data.context,
+                tools=NOTHING if data.tools is None else data.tools,
                 prompt_group=data.prompt_group,
                 adapter=data.adapter,
                 data_subject=data.data_subject,
@@ -240,7 +241,8 @@ class RewardStep:
         after, dropped = before.with_feedback(feedback)
         for oldest in dropped:
             self._reject(interaction_id, "voice_limit", "voices", oldest.feedback_id)
-        self.outputs += events.preference_retractions(self.event, interaction_id, feedback, retracted_over)
+        if retracted_over:
+            self.outputs += events.preference_retractions(self.event, interaction_id, feedback, retracted_over)
         self._revise(interaction_id, before, after, feedback)
 
     def _revise(
@@ -261,7 +263,9 @@ class RewardStep:
         self._texts.keep(interaction_id, stored if added is None else (*stored, added), after.feedback)
         if after.ended:
             self._texts.drop_content(interaction_id)
-        self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(structs.replace(after, touched=self.record.now))
+        if after.touched != self.record.now:
+            after = structs.replace(after, touched=self.record.now)
+        self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(after)
         moved = before.waiting - after.waiting
         self.counters = {"applied": 1}
         if moved:
@@ -277,9 +281,9 @@ class RewardStep:
         outcome = outcome_of(self.policy, content, summary, alike)
         if after.outcome is not None and outcome.says(after.outcome):
             return after if alike == after.similarity else structs.replace(after, similarity=alike)
-        if not after.bucket:
-            after = self._first_revision(after, content)
-        after = structs.replace(after, revision=after.revision + 1, outcome=outcome, similarity=alike)
+        fixed = {} if after.bucket else self._first_revision(content)
+        now, revision = self.record.now, after.revision + 1
+        after = structs.replace(after, touched=now, revision=revision, outcome=outcome, similarity=alike, **fixed)
         context = None if content.context is NOTHING else content.context
         tools = None if content.tools is NOTHING else content.tools
         texts: Any = _CONTENT(prompt=content.prompt, output=content.output, target=target, context=context, tools=tools)
@@ -293,7 +297,7 @@ class RewardStep:
                 content,
                 group,
                 outcome,
-                texts,  # raw, as they came
+                texts,
                 trace,
                 content.finish_reason,
                 after.principals,
@@ -301,14 +305,14 @@ class RewardStep:
         )
         return after
 
-    def _first_revision(self, case: InteractionState, content: InteractionContent) -> InteractionState:
-        """With what is fixed at revision 1, bucket, balance and group; the counts of artifact types take this one in."""
+    def _first_revision(self, content: InteractionContent) -> dict[str, Any]:
+        """What is fixed at revision 1, bucket, balance and group; the counts of artifact types take this one in."""
         counts = self.state.get(keys.TYPE_COUNTS, TypeCounts({})).by_type
         time_ns = min(content.time_ns, self.record.now * 1_000_000)  # seen from a time ahead, all other counts would be nothing
         self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, time_ns))
         base = self.policy.base_of(content.artifact_type, content.model, content.agent.role)
         balance = balance_of(self.policy, counts, content.artifact_type)
-        return structs.replace(case, bucket=f"{content.artifact_type}/{base}", balance=balance, group=group_of(content))
+        return {"bucket": f"{content.artifact_type}/{base}", "balance": balance, "group": group_of(content)}
 
     def _interaction(self, interaction_id: str | None) -> tuple[str, InteractionState]:
         """Its case. One that an erasure has still to come to is as good as erased."""

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from headrace_processors.reward import keys
 from headrace_processors.reward.feedback import FeedbackRecord
-from headrace_processors.reward.state import NOTHING, InteractionContent
+from headrace_processors.reward.state import InteractionContent
 
 _ENCODER = msgspec.json.Encoder()
 _CONTENT = msgspec.json.Decoder(InteractionContent)
@@ -31,13 +31,14 @@ class InteractionTexts:
         self._contents: dict[str, InteractionContent] = {}  # those that were read or written in this step
 
     def add_content(self, interaction_id: str, content: InteractionContent) -> None:
-        self._contents[interaction_id] = content
+        """Texts of `content` may be what they were decoded to: they are written as examples repeat them."""
         self._changes[keys.CONTENT + interaction_id] = _ENCODER.encode(content)
 
     def content(self, interaction_id: str) -> InteractionContent | None:
         content = self._contents.get(interaction_id)
         if content is None:
-            value = self._state.get(keys.CONTENT + interaction_id)
+            key = keys.CONTENT + interaction_id
+            value = self._changes.get(key) or self._state.get(key)
             if value is None:
                 return None
             content = self._contents[interaction_id] = _CONTENT.decode(value)
@@ -75,11 +76,6 @@ class InteractionTexts:
                     self._changes[key] = None
             elif key not in kept:
                 self._changes.pop(key, None)
-
-
-def raw(value: Any) -> Raw:
-    """A text in the bytes in which examples repeat it."""
-    return NOTHING if value is None else Raw(_ENCODER.encode(value))
 
 
 def digest_of(data: bytes) -> str:

@@ -33,19 +33,17 @@ class Deadlines:
 
     def note(self, changes: Mapping[str, Any]) -> None:
         """Takes in state changes, `None` for a key that is gone."""
-        named = self._named
+        deadline, named, ats = self._deadline, self._named, self._at
         for key, value in changes.items():
             if key.startswith(DERIVED):  # many of what curate changes, and not one of them has a deadline
                 continue
-            at = None if value is None else self._deadline(key, value)
+            at = None if value is None else deadline(key, value)
             if named and named.get(key) != at:
                 named.pop(key, None)
             if at is None:
-                self._at.pop(key, None)
-            elif key not in named and at < self._at.get(key, at + 1):
+                ats.pop(key, None)
+            elif key not in named and at < ats.get(key, at + 1):
                 self._push(key, at)
-        if len(self._heap) > 2 * len(self._at) + _SLACK:
-            self._rebuild()
 
     @property
     def earliest(self) -> int | None:
@@ -84,6 +82,8 @@ class Deadlines:
     def _push(self, key: str, at: int) -> None:
         self._at[key] = at
         heapq.heappush(self._heap, (at, key))
+        if len(self._heap) > 2 * len(self._at) + _SLACK:
+            self._rebuild()
 
     def _rebuild(self) -> None:
         self._heap = [(at, key) for key, at in self._at.items()]

@@ -6,7 +6,8 @@ counters and of switching rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from headrace_streams.runtime.writers import refusal
 
 AHEAD_RECORDS = 64  # that a fold is shown at once: some 2 ms of its work
 AHEAD_BYTES = 256 * 1024  # and no more of them than that, but for one
+
+_record: Callable[[tuple[Any, ...]], Record] = partial(tuple.__new__, Record)  # as in step.py
 
 
 class StoredRecord(Protocol):
@@ -101,18 +104,11 @@ class FoldRunner:
         """Folds one record into state and counters; what it writes. What a fold raises is a dead letter; raises
         SurroundingsFailed only, with state and counters as they were."""
         assert self.fold is not None, f"{self.stage.name} over {self.topic}/{self.partition} has no rules in force"
-        self.now = max(self.now, record.timestamp)
-        given = Record(
-            self.topic,
-            self.partition,
-            record.offset,
-            record.timestamp,
-            self.now,
-            record.key,
-            record.value,
-            record.headers,
-        )
-        processed = self.decide(given)
+        timestamp = record.timestamp
+        if timestamp > self.now:
+            self.now = timestamp
+        given = (self.topic, self.partition, record.offset, timestamp, self.now, record.key, record.value, record.headers)
+        processed = self.decide(_record(given))
         processed.apply(self.state, self.counters)
         if self.deadlines is not None:
             self.deadlines.note(processed.changes)
@@ -121,11 +117,11 @@ class FoldRunner:
     def decide(self, record: Record, state: Mapping[str, Any] | None = None) -> Processed:
         """What a record would do now, or in another `state`; nothing of it is taken."""
         assert self.fold is not None
-        name, partitions = self._name, self.partitions
-        checked = self.checks_writers and not isinstance(record.value, UnreadValue)
-        if checked and (error := refusal(record.topic, record.value, record.headers)) is not None:
-            return refused(name, record, error, partitions, self.provenance)
-        return process(name, self.fold, self.state if state is None else state, record, partitions, self.provenance)
+        if self.checks_writers and not isinstance(record.value, UnreadValue):
+            error = refusal(record.topic, record.value, record.headers)
+            if error is not None:
+                return refused(self._name, record, error, self.partitions, self.provenance)
+        return process(self._name, self.fold, self.state if state is None else state, record, self.partitions, self.provenance)
 
     def watch(self, retry_ms: int) -> None:
         """From here on deadlines of the state are kept, for a driver that lets time pass (Deadlines says what `retry_ms` is)."""

@@ -6,7 +6,8 @@ Both drivers (the live partition task and replay) call `process`, so what they w
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,6 +65,12 @@ class Processed(NamedTuple):
                 state[key] = value
         for name, count in self.counters.items():
             counters[name] = counters.get(name, 0) + count
+
+
+# A tuple's own constructor: named ones have another around it, in Python, which costs each record 1.5 us in all.
+_produced: Callable[[tuple[Any, ...]], Produced] = partial(tuple.__new__, Produced)
+_processed: Callable[[tuple[Any, ...]], Processed] = partial(tuple.__new__, Processed)
+_provenance: Callable[[tuple[Any, ...]], Provenance] = partial(tuple.__new__, Provenance)
 
 
 def dead_letter(stage: str, record: Record, error: RecordError) -> Write:
@@ -128,8 +135,8 @@ def address(
         key = name.encode()
         count = partitions[topic]
         for partition in range(count) if everywhere else (partition_for(key, count),):
-            source = Provenance(stage, record.topic, record.partition, record.offset, len(produced))
-            produced.append(Produced(topic, partition, key, value, headers(source)))
+            source = _provenance((stage, record.topic, record.partition, record.offset, len(produced)))
+            produced.append(_produced((topic, partition, key, value, headers(source))))
     return produced
 
 
@@ -137,10 +144,11 @@ def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
     """The changelog form of state changes; derived keys have none. ValueError when a value is over its limit or has a number
     that is not finite."""
     dumped: dict[str, bytes | None] = {}
+    write = fold.dump
     for key, value in changes.items():
         if key.startswith(DERIVED):
             continue
-        data = None if value is None else fold.dump(key, value)
+        data = None if value is None else write(key, value)
         if data is not None:
             if data is not value:  # bytes that are their own changelog form hold nothing that could be told from a null
                 check_finite(value, data)
@@ -171,8 +179,9 @@ def process(
     count."""
     try:
         step = _unread(stage, record) if isinstance(record.value, UnreadValue) else fold.step(state, record)
+        changes = step.changes
         produced = address(stage, record, step, partitions, headers)
-        return Processed(produced, step.changes, dump(fold, step.changes), {"in": 1, **step.counters})
+        return _processed((produced, changes, dump(fold, changes) if changes else {}, {"in": 1, **step.counters}))
     except SURROUNDINGS as error:
         raise SurroundingsFailed(f"{stage} at {record.coordinates}: {type(error).__name__}: {error}") from error
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice

@@ -6,25 +6,33 @@ they claim is checked by verify, and who may write at all by the broker (`headra
 
 from __future__ import annotations
 
+import re
+
 from headrace_schemas.derived import RecordError
-from headrace_schemas.topics import ANYBODY, BY_NAME
+from headrace_schemas.topics import ANYBODY, BY_NAME, TOPICS, Topic
 from headrace_schemas.topology import STAGES_BY_NAME
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.provenance import ORIGIN, Headers, provenance_of, writer_of
 
 UNKNOWN_WRITER = "unknown_writer"
-_COMMON_BYTES = 200  # of the header; a number of thousands of digits is none
-_STAGES = {
-    name: frozenset(writer.encode() for writer in topic.writers if writer in STAGES_BY_NAME) for name, topic in BY_NAME.items()
-}
+_NUMBER = rb"[0-9]{1,19}"
+
+
+def _common(topic: Topic) -> re.Pattern[bytes]:
+    """What `origin` writes for one of a topic's stages. Nearly all that is read says this; what does not is looked at again."""
+    stages = b"|".join(re.escape(writer.encode()) for writer in topic.writers if writer in STAGES_BY_NAME)
+    return re.compile(rb"(?:%b)/[^/\x80-\xff]*/%b/%b/%b" % (stages, _NUMBER, _NUMBER, _NUMBER))
+
+
+_COMMON = {topic.name: _common(topic).fullmatch for topic in TOPICS if ANYBODY not in topic.writers}
 
 
 def refusal(topic: str, value: bytes | None, headers: Headers) -> RecordError | None:
     """Why a record of `topic` (short name) is not taken for one of ours; None when it is, or when anybody may write there."""
+    if len(headers) == 2 and headers[1][0] == ORIGIN and (common := _COMMON.get(topic)) and common(headers[1][1] or b""):
+        return None
     declared = BY_NAME.get(topic)
     if declared is None or ANYBODY in declared.writers:
-        return None
-    if _is_commonly_written(topic, headers):
         return None
     source = provenance_of(headers)
     if source is not None and source.stage in STAGES_BY_NAME and source.stage in declared.writers:
@@ -41,16 +49,3 @@ def refusal(topic: str, value: bytes | None, headers: Headers) -> RecordError | 
         found = repr(writer[:80])
     message = f"{ORIGIN}: {found}, but {topic} is written by {', '.join(declared.writers)}"
     return RecordError(code=UNKNOWN_WRITER, message=message, field="headers")
-
-
-def _is_commonly_written(topic: str, headers: Headers) -> bool:
-    """Whether the headers are exactly as `origin` writes them for one of the topic's stages: nearly all are, and this is asked of
-    every record. What it denies is looked at again."""
-    if len(headers) != 2 or headers[1][0] != ORIGIN:
-        return False
-    written = headers[1][1] or b""
-    parts = written.split(b"/")
-    if len(parts) != 5 or len(written) > _COMMON_BYTES:
-        return False
-    stage, source, partition, offset, ordinal = parts
-    return stage in _STAGES[topic] and source.isascii() and partition.isdigit() and offset.isdigit() and ordinal.isdigit()

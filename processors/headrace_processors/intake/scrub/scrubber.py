@@ -75,7 +75,9 @@ class Scrubber:
 
     def may_find(self, text: str) -> bool:
         """Whether there may be something private in a text (several may be joined by newlines); mostly there is not."""
-        return self._recogniser is not None or (self._set is not None and bool(self._set.Match(fold(text).text)))
+        if self._recogniser is not None or self._set is None:
+            return self._recogniser is not None
+        return bool(self._set.Match((text if text.isascii() else fold(text).text).encode()))
 
     def _suspects(self, text: str) -> list[int]:
         return [] if self._set is None else sorted(self._set.Match(text) or ())
