@@ -58,10 +58,17 @@ class MicroBatch:
         if not self.records:
             self.began = time.monotonic()
         self.records += 1
-        self.produced += processed.produced
-        self.changes.update(processed.dumped)
-        self.size += sum(len(data or b"") for data in processed.dumped.values())
-        self.size += sum(len(item.value) for item in processed.produced)
+        produced, dumped, size = processed.produced, processed.dumped, self.size
+        if produced:
+            self.produced += produced
+            for item in produced:
+                size += len(item.value)
+        if dumped:
+            self.changes.update(dumped)
+            for data in dumped.values():
+                if data is not None:
+                    size += len(data)
+        self.size = size
 
     @property
     def full(self) -> bool:
