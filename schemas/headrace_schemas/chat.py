@@ -1,21 +1,33 @@
-"""An example as a chat: role and text of each message, as chat templates and data sets want it. Knows no tokenizer."""
+"""An example as a chat: what training, exports and agents all make of prompt, context, tools and answer. Knows no tokenizer.
+
+A message's text is that of `text.render`, as filters and scores read it: its parts one a line, references as
+`[media type uri]`. Arguments of calls are an object, whatever form they came in.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from headrace_schemas.inputs import Context, Message, Output, Text, TextPart
+import msgspec
+from msgspec import structs
+
+from headrace_schemas.inputs import Context, Message, Output, RefPart, Text, Tool, ToolCall
+from headrace_schemas.text import render
+
+ChangeText = Callable[[str], str]
+_TEXT_IN_TEXT = 2  # a JSON text of a JSON text: some libraries encode twice
 
 
 def text_of(message: str | Message) -> str:
-    """The text of a message; parts that are references carry none."""
-    if isinstance(message, str):
-        return message
-    if message.content is None:
-        return ""
-    if isinstance(message.content, str):
-        return message.content
-    return "".join(part.text for part in message.content if isinstance(part, TextPart))
+    """The text of a message: parts and references, a line each, without its calls."""
+    return message if isinstance(message, str) else render(structs.replace(message, tool_calls=None))
+
+
+def has_references(output: Output) -> bool:
+    """Whether something in it is no text: an image, a file."""
+    content = None if isinstance(output, str) else output.content
+    return isinstance(content, list) and any(isinstance(part, RefPart) for part in content)
 
 
 def context_text(context: Context) -> str:
@@ -24,16 +36,48 @@ def context_text(context: Context) -> str:
     return "\n\n".join(item.content for item in context)
 
 
-def messages_of(prompt: Text, context: Context) -> list[dict[str, Any]]:
-    """Role and text of each message; the context stands before the text of the first message of the user, so that templates
-    without a system role can carry it."""
-    listed = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
-    messages = [message_dict(message) for message in listed]
+def arguments_of(call: ToolCall) -> Any:
+    """A call's arguments: an object, also out of a JSON text; nothing is no argument. What is neither stays as it came."""
+    value = call.arguments
+    for _ in range(_TEXT_IN_TEXT):
+        if not isinstance(value, str):
+            break
+        try:
+            decoded = msgspec.json.decode(value or "{}")
+        except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
+            break
+        if not isinstance(decoded, dict | str):
+            break
+        value = decoded
+    return {} if value is None else value if isinstance(value, dict) else call.arguments
+
+
+def conversation(prompt: Text, context: Context = None) -> list[Message]:
+    """The messages of a prompt, each with one text. The context stands before the text of the first message of the user, so
+    that templates without a system role can carry it."""
+    messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else [plain_message(each) for each in prompt]
     background = context_text(context)
-    if background:
-        asked = next((message for message in messages if message["role"] == "user"), messages[0])
-        asked["content"] = f"{background}\n\n{asked['content']}"
+    if background and messages:
+        at = next((index for index, message in enumerate(messages) if message.role == "user"), 0)
+        messages[at] = structs.replace(messages[at], content=f"{background}\n\n{messages[at].content or ''}")
     return messages
+
+
+def plain_message(message: Message) -> Message:
+    """The same with its text as one string, absent beside calls when it is empty, and arguments as objects."""
+    calls = [structs.replace(call, arguments=arguments_of(call)) for call in message.tool_calls or ()]
+    content = text_of(message)
+    return structs.replace(message, content=None if calls and not content else content, tool_calls=calls or None)
+
+
+def answer_of(output: Output) -> Message:
+    """An output as the assistant's message."""
+    return Message(role="assistant", content=output) if isinstance(output, str) else plain_message(output)
+
+
+def messages_of(prompt: Text, context: Context) -> list[dict[str, Any]]:
+    """A prompt as data sets and chat templates want it: role, text and calls of each message."""
+    return [message_dict(message) for message in conversation(prompt, context)]
 
 
 def message_dict(message: Message) -> dict[str, Any]:
@@ -41,7 +85,7 @@ def message_dict(message: Message) -> dict[str, Any]:
     made: dict[str, Any] = {"role": message.role, "content": text_of(message)}
     if message.tool_calls:
         made["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_of(call)}}
             for call in message.tool_calls
         ]
     if message.tool_call_id is not None:
@@ -51,4 +95,34 @@ def message_dict(message: Message) -> dict[str, Any]:
 
 def answer_dict(output: Output) -> dict[str, Any]:
     """An output as the assistant's message."""
-    return {"role": "assistant", "content": output} if isinstance(output, str) else message_dict(output)
+    return message_dict(answer_of(output))
+
+
+def tool_dicts(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | None:
+    """Tools as chat templates and data sets want them, with what their publisher gave; None without any."""
+    return [{"type": "function", "function": msgspec.to_builtins(tool)} for tool in tools or ()] or None
+
+
+def changed_value(value: Any, change: ChangeText) -> Any:
+    """A JSON value with each of its texts changed, keys too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): changed_value(each, change) for key, each in value.items()}
+    return [changed_value(each, change) for each in value] if isinstance(value, list) else value
+
+
+def changed_message(message: Message, change: ChangeText) -> Message:
+    """A message as `plain_message` makes it with each of its texts changed: what it says, names and arguments of its calls."""
+    calls = [
+        structs.replace(call, name=change(call.name), arguments=changed_value(call.arguments, change))
+        for call in message.tool_calls or ()
+    ]
+    content = change(message.content) if isinstance(message.content, str) else message.content
+    return structs.replace(message, content=content, tool_calls=calls or None)
+
+
+def changed_tool(tool: Tool, change: ChangeText) -> Tool:
+    """The same of a tool."""
+    described = None if tool.description is None else change(tool.description)
+    return Tool(name=change(tool.name), description=described, parameters=changed_value(tool.parameters, change))

@@ -5,7 +5,7 @@ The trainer and `headrace dataset --release` both ask here, so that a data set i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import structs
@@ -23,6 +23,14 @@ class RunMembers(NamedTuple):
 
     def all(self) -> list[Member]:
         return [*self.training, *self.rehearsal, *self.validation, *self.test]
+
+
+def counts_text(counts: Mapping[str, Mapping[str, int]] | None) -> str:
+    """Counts of rows by side and reason, in words: `training: 2 answer_empty, 1 message_lost; test: …`."""
+    sides = (
+        f"{side}: {', '.join(f'{count} {reason}' for reason, count in found.items())}" for side, found in (counts or {}).items()
+    )
+    return "; ".join(sides)
 
 
 def run_members(batch: Batch, start: TrainingStart) -> RunMembers:

@@ -84,7 +84,7 @@ def test_rows_are_cut_to_what_the_model_reaches(spec: JobSpec, tmp_path: Path) -
         num_attention_heads=2, word_embed_proj_dim=16, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     OPTForCausalLM(config).save_pretrained(folder)
-    long = training_data.recorded(99, content=Content(prompt="a b c d e f g " * 20, output="", target="1 2 3 4"))
+    long = training_data.recorded(99, content=Content(prompt="more?", context="a b c d e f g " * 20, output="", target="1"))
     start = training_data.start(BATCH, rehearsal=[long.member])
     values = {**VALUES, (long.member.example_id, 1): long.value}
     grader = GraderPolicy(name="support.graders:same")

@@ -15,6 +15,8 @@ from headrace_schemas.derived import Batch, Comparison, Measure, Requirement, Tr
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
 
+Counts = dict[str, dict[str, int]]  # of rows, by side (training, rehearsal, validation, test) and reason
+
 
 class JobProgress(NamedTuple):
     """Where a job stands. `loss` in nats per completion token; `tokens_per_second` are real ones, not padding."""
@@ -69,7 +71,7 @@ class JobSpec:
 
 class JobResult(NamedTuple):
     """`folder` holds the adapter; `rows` were trained on; `warm_started`: it went on from the parent; `training` is
-    None when the job only evaluated."""
+    None when the job only evaluated. `left_out` and `shortened` count rows; `notes`: what stands in the way of learning."""
 
     folder: Path
     rows: int
@@ -77,3 +79,6 @@ class JobResult(NamedTuple):
     seconds: float
     report: EvaluationReport
     training: TrainingResult | None
+    left_out: Counts | None = None
+    shortened: Counts | None = None
+    notes: Sequence[str] = ()

@@ -1,21 +1,34 @@
-"""How an example becomes a row of tokens for a base's tokenizer. Knows no Kafka, no torch, not which members a run uses."""
+"""How an example becomes a row of tokens for a base's tokenizer, or is left out for a reason that is counted. Knows no Kafka, no
+torch, not which members a run uses."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from headrace_schemas.chat_template import PromptLost
 from headrace_schemas.derived import Example, Member
 from headrace_schemas.root_error import HeadraceError
+from headrace_schemas.times import NANOS, parse_ns
 from headrace_trainer.data.members import RecordValues, key_of, verify
-from headrace_trainer.data.rendering import render
+from headrace_trainer.data.rendering import ChatRenderer, Rendered
 
 log = logging.getLogger("headrace")
 
+# Of an answer that does not fit, its beginning is still a lesson; less than half of it teaches how to stop short.
+KEPT_OF_ANSWER = 0.5
+
 
 class RowUnfit(HeadraceError):
-    """An example that this base's tokenizer and chat template make no row of: a role that it does not know, no tokens …"""
+    """An example that this base's tokenizer and chat template make no row of; `reason` for counting: template_refused,
+    message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TokenRow(NamedTuple):
@@ -32,39 +45,116 @@ class TokenRow(NamedTuple):
 
 
 class TokenisedExample(NamedTuple):
-    """A row together with the example it was made from."""
+    """A row together with the example it was made from. `shortened`: what did not fit, the head of the prompt (`prompt`) or the
+    end of the answer (`answer`)."""
 
     row: TokenRow
     example: Example
+    shortened: str | None = None
 
 
-def tokenise_members(
-    tokenizer: Any, members: Iterable[Member], values: RecordValues, max_sequence_tokens: int
-) -> list[TokenisedExample]:
-    """Verified and tokenised, in the order of `members`, without those that the base cannot take: one odd example must not
-    fail its batch, nor by rehearsal all later ones. MemberRefused."""
-    tokenised = []
-    for member in members:
-        example = verify(member, values.get(key_of(member)))
+class TokenisedMembers(NamedTuple):
+    """Rows in the order of their members; how many members were left out, by reason, and how many rows shortened, by what."""
+
+    examples: list[TokenisedExample]
+    left_out: dict[str, int]
+    shortened: dict[str, int]
+
+
+class RowTokeniser:
+    """Makes rows of at most `max_sequence_tokens` for one tokenizer. `stops`: the tokens that end an answer (the tokenizer's own,
+    unless they are given), the first of them where a template ends an answer by none."""
+
+    def __init__(self, tokenizer: Any, max_sequence_tokens: int, stops: Sequence[int] = ()) -> None:
+        self._tokenizer, self._limit = tokenizer, max_sequence_tokens
+        self._renderer = ChatRenderer(tokenizer, stops)
+
+    def members(self, members: Iterable[Member], values: RecordValues) -> TokenisedMembers:
+        """Verified and tokenised, without those that the base cannot take: one odd example must not fail its batch, nor by
+        rehearsal all later ones. MemberRefused."""
+        examples: list[TokenisedExample] = []
+        left_out, shortened = Counter[str](), Counter[str]()
+        for member in members:
+            example = verify(member, values.get(key_of(member)))
+            try:
+                made = self.example(example, member.weight)
+            except RowUnfit as error:
+                left_out[error.reason] += 1
+                if left_out[error.reason] == 1:  # the others are in the count
+                    log.warning("left out: %s", error)
+                continue
+            examples.append(made)
+            if made.shortened is not None:
+                shortened[made.shortened] += 1
+        return TokenisedMembers(examples, dict(left_out), dict(shortened))
+
+    def example(self, example: Example, weight: float) -> TokenisedExample:
+        """The prompt is tokenised as a served model meets it, the completion as what follows it. Of a row that is too long the
+        head of the prompt goes first, up to the question; then the end of the answer. RowUnfit when it makes none."""
+        where = f"example {example.example_id} revision {example.revision}"
         try:
-            tokenised.append(TokenisedExample(tokenise(tokenizer, example, member.weight, max_sequence_tokens), example))
-        except RowUnfit as error:
-            log.warning("left out: %s", error)
-    return tokenised
+            text = self._renderer.render(example.content, now=_time_of(example))
+        except PromptLost as error:
+            raise RowUnfit(error.reason, f"{where}: {error}") from error
+        prompt, completion = self._tokens(text)
+        if not prompt or len(completion) < 2:  # a stop alone is no lesson
+            raise RowUnfit("answer_empty" if prompt else "message_lost", f"{where}: its prompt or target has no tokens")
+        shortened = None
+        if len(prompt) + len(completion) > self._limit:
+            question = len(prompt) - self._tokens_before(text, prompt)
+            room = self._limit - question
+            if room < 1:
+                raise RowUnfit("question_too_long", f"{where}: its question takes {question} of {self._limit} tokens")
+            if len(completion) > room:
+                if room < KEPT_OF_ANSWER * len(completion):
+                    raise RowUnfit(
+                        "answer_too_long", f"{where}: beside its question {room} of {len(completion)} tokens of its answer fit"
+                    )
+                completion, shortened = completion[:room], "answer"
+            else:
+                shortened = "prompt"
+            prompt = prompt[-(self._limit - len(completion)) :]
+        row = TokenRow(example.example_id, tuple(prompt), tuple(completion), weight)
+        return TokenisedExample(row, example, shortened)
+
+    def _tokens(self, text: Rendered) -> tuple[list[int], list[int]]:
+        """Of prompt and completion with its stop. Where prompt and completion together are other tokens at the joint than apart,
+        the prompt is what the model meets, and the completion goes on from there."""
+        if self._tokenizer.chat_template:
+            prompt = self._renderer.special.encode(text.prompt, text.mark)
+            whole = self._renderer.special.encode(text.prompt + text.completion, text.mark)
+        else:
+            prompt, whole = self._plain_ids(text.prompt), self._plain_ids(text.prompt + text.completion)
+        if whole[: len(prompt)] == prompt:
+            return prompt, [*whole[len(prompt) :], text.stop]
+        special = self._renderer.special
+        plain = not self._tokenizer.chat_template
+        apart = special.continuation(text.completion) if plain else special.encode(text.completion, text.mark, follows=True)
+        return prompt, [*apart, text.stop]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """As the tokenizer begins a text, with no special token out of it and none at its end: some end every text."""
+        ids = list(self._tokenizer(text, split_special_tokens=True)["input_ids"])
+        return ids[:-1] if len(ids) > 1 and ids[-1] in (self._tokenizer.eos_token_id, self._tokenizer.sep_token_id) else ids
+
+    def _tokens_before(self, text: Rendered, prompt: list[int]) -> int:
+        """How many tokens of the prompt may go: those before its question."""
+        head = text.prompt[: text.question]
+        if self._tokenizer.chat_template:
+            before = self._renderer.special.encode(head, text.mark) if head else []
+        else:
+            before = self._plain_ids(head) if head else []
+        same = 0
+        while same < min(len(before), len(prompt)) and before[same] == prompt[same]:
+            same += 1
+        return same
 
 
-def tokenise(tokenizer: Any, example: Example, weight: float, max_sequence_tokens: int) -> TokenRow:
-    """Prompt and completion are tokenised apart, as generation will meet them. Of a row over `max_sequence_tokens` the head of
-    the prompt goes first, then the end of the completion; at least one token of the prompt stays. RowUnfit when it makes none."""
-    where = f"example {example.example_id} revision {example.revision}"
-    try:
-        text = render(tokenizer, example.content)
-    except Exception as error:  # a template is somebody's program
-        raise RowUnfit(f"{where}: the chat template says {type(error).__name__}: {error}") from error
-    prompt = tokenizer(text.prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"]
-    if not tokenizer.chat_template and prompt and prompt[-1] == tokenizer.eos_token_id:
-        prompt = prompt[:-1]  # some tokenizers end every text
-    completion = tokenizer(text.completion, add_special_tokens=False)["input_ids"][: max_sequence_tokens - 1]
-    if not prompt or not completion:
-        raise RowUnfit(f"{where}: its prompt or target has no tokens")
-    return TokenRow(example.example_id, tuple(prompt[-(max_sequence_tokens - len(completion)) :]), tuple(completion), weight)
+def tokenise(tokenizer: Any, example: Example, weight: float, max_sequence_tokens: int, stops: Sequence[int] = ()) -> TokenRow:
+    """One example as a row. RowUnfit when it makes none."""
+    return RowTokeniser(tokenizer, max_sequence_tokens, stops).example(example, weight).row
+
+
+def _time_of(example: Example) -> datetime:
+    """What a template that writes the date is told: the time of what was asked, which is pinned with the example."""
+    return datetime.fromtimestamp(parse_ns(example.event_time) / NANOS, UTC)

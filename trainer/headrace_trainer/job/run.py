@@ -5,6 +5,7 @@ Everything that decides the adapter's bytes is in `JobSpec.start` (what `Trainin
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -17,34 +18,47 @@ import torch
 
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import Member
-from headrace_schemas.selection import run_members
+from headrace_schemas.root_error import HeadraceError
+from headrace_schemas.selection import counts_text, run_members
 from headrace_streams.file_lock import locked
-from headrace_trainer.data.rows import TokenisedExample, tokenise_members
+from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
 from headrace_trainer.evaluation.evaluate import INCUMBENT, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.learning.loop import OnProgress, train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base
 from headrace_trainer.model.precision import Precision, precision_for
+from headrace_trainer.model.stops import stop_ids, stop_trouble
 from headrace_trainer.policy import Hyperparameters
-from headrace_trainer.spec import EvaluationReport, JobProgress, JobResult, JobSpec, TrainingResult
+from headrace_trainer.spec import Counts, EvaluationReport, JobProgress, JobResult, JobSpec, TrainingResult
+
+log = logging.getLogger("headrace")
+
+
+class RowsMissing(HeadraceError):
+    """Not one row of a batch can be learnt from."""
 
 
 def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobResult:
-    """Trains, saves and evaluates. Raises MemberRefused, BaseMissing, AdapterInvalid, GraderMissing, ArithmeticError (a
-    diverged loss), or what torch raises."""
+    """Trains, saves and evaluates. Raises MemberRefused, RowsMissing, BaseMissing, AdapterInvalid, GraderMissing, ArithmeticError
+    (a diverged loss), or what torch raises."""
     began = time.monotonic()
     _prepare(spec)
     hyper = Hyperparameters.from_wire(spec.start.hyperparameters)
     precision = precision_for(hyper.precision, spec.device)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
-        folder, rows, warm_started, training = spec.candidate, 0, False, None
+        folder, rows, warm_started, training, lessons = spec.candidate, 0, False, None, _Lessons(spec, hyper)
         if folder is None:
             base = load_base(spec.weights, device=spec.device, precision=precision)
             members = run_members(spec.batch, spec.start)
-            learnt = _tokenised(base, [*members.training, *members.rehearsal], spec, hyper)
-            validated = _tokenised(base, members.validation, spec, hyper)
+            learnt = [
+                *lessons.tokenised("training", base, members.training),
+                *lessons.tokenised("rehearsal", base, members.rehearsal),
+            ]
+            if not learnt:
+                raise RowsMissing(f"no row is left to learn from: {counts_text(lessons.left_out) or 'all were withdrawn'}")
+            validated = lessons.tokenised("validation", base, members.validation)
             model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.parent)
             training = train(
                 model, base, [example.row for example in learnt], [example.row for example in validated], hyper,
@@ -56,13 +70,42 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
             del model, base  # before they are loaded once more
         # What is judged is what was saved, read back into a fresh base as an agent will.
         base = load_base(spec.weights, device=spec.device, precision=precision)
-        report = _evaluate(lora.load(base.model, folder), base, spec, hyper, precision, on_progress, training)
-    return JobResult(folder, rows, warm_started, time.monotonic() - began, report, training)
+        tests = lessons.tokenised("test", base, run_members(spec.batch, spec.start).test)
+        report = _evaluate(lora.load(base.model, folder), base, tests, spec, hyper, precision, on_progress, training)
+    seconds = time.monotonic() - began
+    counts = lessons.left_out or None, lessons.shortened or None
+    return JobResult(folder, rows, warm_started, seconds, report, training, *counts, lessons.notes)
+
+
+class _Lessons:
+    """Rows of a job, and what became of those that make none."""
+
+    def __init__(self, spec: JobSpec, hyper: Hyperparameters) -> None:
+        self._spec, self._hyper = spec, hyper
+        self.left_out: Counts = {}
+        self.shortened: Counts = {}
+        self.notes: list[str] = []
+
+    def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
+        """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
+        limit = min(self._hyper.max_sequence_tokens, base.positions or self._hyper.max_sequence_tokens)
+        stops = stop_ids(base.tokenizer, base.model)
+        made = RowTokeniser(base.tokenizer, limit, stops).members(members, self._spec.values)
+        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
+            if found:
+                counts[side] = found
+        used = {each.row.completion[-1] for each in made.examples} & set(stops)
+        for stop in sorted(used) if not self._hyper.modules_to_save else ():
+            if (trouble := stop_trouble(base.model, stop)) is not None and trouble not in self.notes:
+                self.notes.append(trouble)
+                log.warning(trouble)
+        return made.examples
 
 
 def _evaluate(
     model: Any,
     base: Base,
+    tests: Sequence[TokenisedExample],
     spec: JobSpec,
     hyper: Hyperparameters,
     precision: Precision,
@@ -73,7 +116,6 @@ def _evaluate(
     on_progress(JobProgress(steps, steps, loss, 0.0, "evaluation"))
     if spec.parent is not None:
         lora.add(model, spec.parent, INCUMBENT)
-    tests = _tokenised(base, run_members(spec.batch, spec.start).test, spec, hyper)
     options = {
         "policy": spec.evaluation, "requirements": spec.requirements, "precision": precision,
         "batch_tokens": hyper.batch_tokens, "seed": spec.start.seed,
@@ -82,11 +124,6 @@ def _evaluate(
         return evaluate(model, base, tests, **options)  # type: ignore[arg-type]
     with Grader(spec.grader) as grader:
         return evaluate(model, base, tests, grader=grader, **options)  # type: ignore[arg-type]
-
-
-def _tokenised(base: Base, members: Sequence[Member], spec: JobSpec, hyper: Hyperparameters) -> list[TokenisedExample]:
-    limit = min(hyper.max_sequence_tokens, base.positions or hyper.max_sequence_tokens)
-    return tokenise_members(base.tokenizer, members, spec.values, limit)
 
 
 def _public_name(spec: JobSpec) -> str:

@@ -29,8 +29,10 @@ class Base:
 
     @property
     def pad(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
+        """What fills up short rows. Nothing learns from it, but it is looked up: a tokenizer's may lie outside of the model."""
+        rows = self.model.get_input_embeddings().num_embeddings
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(int(token) for token in ids if token is not None and token < rows)
 
     @property
     def positions(self) -> int | None:
