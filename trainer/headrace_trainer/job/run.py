@@ -9,7 +9,6 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,7 +24,7 @@ from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.learning.loop import OnProgress, train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base
-from headrace_trainer.model.precision import Precision, precision_for
+from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import EvaluationReport, JobProgress, JobResult, JobSpec, TrainingResult
 
@@ -41,7 +40,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
         folder, rows, warm_started, training = spec.candidate, 0, False, None
         if folder is None:
-            base = load_base(spec.weights, device=spec.device, precision=precision)
+            base = _base(spec, precision)
             members = run_members(spec.batch, spec.start)
             learnt = _tokenised(base, [*members.training, *members.rehearsal], spec, hyper)
             validated = _tokenised(base, members.validation, spec, hyper)
@@ -55,9 +54,17 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
             rows, folder = len(learnt), lora.save(model, spec.folder / "adapter", _public_name(spec))
             del model, base  # before they are loaded once more
         # What is judged is what was saved, read back into a fresh base as an agent will.
-        base = load_base(spec.weights, device=spec.device, precision=precision)
+        base = _base(spec, precision)
         report = _evaluate(lora.load(base.model, folder), base, spec, hyper, precision, on_progress, training)
-    return JobResult(folder, rows, warm_started, time.monotonic() - began, report, training)
+    surroundings = surroundings_of(spec.device)
+    return JobResult(folder, rows, warm_started, time.monotonic() - began, report, training, surroundings)
+
+
+def _base(spec: JobSpec, precision: Precision) -> Base:
+    return load_base(
+        spec.weights, device=spec.device, precision=precision, attn_implementation=spec.attn_implementation,
+        trust_remote_code=spec.trust_remote_code,
+    )  # fmt: skip
 
 
 def _evaluate(
@@ -91,7 +98,7 @@ def _tokenised(base: Base, members: Sequence[Member], spec: JobSpec, hyper: Hype
 
 def _public_name(spec: JobSpec) -> str:
     """What others find the base by: its hub name, or its name in the policy where the weights are a folder of this machine."""
-    return spec.batch.base if Path(spec.weights).is_dir() else spec.weights
+    return spec.hub_name or spec.batch.base
 
 
 def _checkpoint_key(spec: JobSpec) -> str:
