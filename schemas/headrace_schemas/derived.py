@@ -200,6 +200,35 @@ class Batch(Value, frozen=True, kw_only=True):
     policy_digests: PolicyDigests
 
 
+class BaseIdentity(Value, frozen=True, kw_only=True):
+    """What a base is, by the digests of its files as the trainer found them."""
+
+    digest: Annotated[str, doc("Digest over the following ones: what the base is.")]
+    config: Annotated[str, doc("Digest of its configuration: architecture, stop tokens, code that comes with it.")]
+    tokenizer: Annotated[str, doc("Digest of its tokenizer's files, without the chat template.")]
+    weights: Annotated[str, doc("Digest of names and contents of its weights.")]
+    template: Annotated[str | None, doc("Digest of its chat template. Absent: it has none.")] = None
+    revision: Annotated[
+        str | None, doc("Commit of the hub that it was loaded from. Absent: a folder of the trainer's machine.")
+    ] = None
+
+
+class Surroundings(Value, frozen=True, kw_only=True):
+    """On what a run computes: with others, equal pins may give other bytes."""
+
+    device: Annotated[str, doc("Kind of device, such as cpu or the name of a GPU.")]
+    instructions: Annotated[str, doc("Instruction set that products use, such as AVX512, or the GPU's capability.")]
+    threads: Annotated[int, doc("Threads of a run.")]
+    torch: Annotated[str, doc("Version of torch.")]
+    transformers: Annotated[str, doc("Version of transformers.")]
+    peft: Annotated[str, doc("Version of peft.")]
+
+
+# What runs, versions and evaluations say of base and machine. Absent on records from before they did.
+Identified = Annotated[BaseIdentity | None, doc("The base, by the digests of its files.")]
+Surrounded = Annotated[Surroundings | None, doc("On what it was computed.")]
+
+
 class TrainingStart(Value, frozen=True, kw_only=True):
     """Pins of a run: everything that decides the bytes of the adapter. The first one of a batch wins; retries reuse it."""
 
@@ -215,6 +244,8 @@ class TrainingStart(Value, frozen=True, kw_only=True):
     parent_adapter: Annotated[str | None, doc("Digest of the adapter that was served when it began; absent: the base.")] = None
     parent_release_id: Annotated[str | None, doc("The release that was served when it began.")] = None
     withdrawn: Annotated[list[str] | None, doc("Examples of the batch that were withdrawn before it began: none is used.")] = None
+    base_identity: Identified = None
+    surroundings: Surrounded = None
 
 
 class TrainingProgress(Value, frozen=True, kw_only=True):
@@ -285,6 +316,8 @@ class ModelVersion(Value, frozen=True, kw_only=True):
     tokens: Annotated[int, doc("Tokens that it was trained on, repetitions counted.")]
     seconds: Seconds
     parent_adapter: Annotated[str | None, doc("Digest of the adapter that was served when the run began.")] = None
+    base_identity: Identified = None
+    surroundings: Surrounded = None
 
 
 class Measure(Value, frozen=True, kw_only=True):
@@ -344,6 +377,8 @@ class Evaluation(Value, frozen=True, kw_only=True):
     policy_digests: PolicyDigests
     parent_adapter: Annotated[str | None, doc("Digest of the incumbent's adapter; absent: the base.")] = None
     parent_release_id: Annotated[str | None, doc("The release that it was compared with; absent: the base.")] = None
+    base_identity: Identified = None
+    surroundings: Surrounded = None
 
 
 class BatchRetryRequest(Value, frozen=True, kw_only=True):
@@ -409,6 +444,7 @@ class ReleaseDecision(Value, frozen=True, kw_only=True):
     parent_release_id: Annotated[str | None, doc("The release that was served before.")] = None
     evaluation_id: Annotated[str | None, doc("Evaluation of the version.")] = None
     requested_by: Annotated[str | None, doc("Who asked; absent: nobody, the gate decided.")] = None
+    base_digest: Annotated[str | None, doc("Digest of the base that the adapter was judged on.")] = None
 
 
 class Tracking(Value, frozen=True, kw_only=True):

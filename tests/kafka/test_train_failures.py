@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,49 @@ def test_a_base_that_can_not_be_had_holds_the_batch_until_it_can_and_is_said_aga
             await asyncio.gather(running, return_exceptions=True)
         assert await train_log.events(TrainingFailed, "runs") == []
         assert len(await train_log.events(TrainingStarted, "runs")) == 1, "its pins are those of its first start"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow(seconds=20)
+def test_a_base_that_is_another_than_in_the_last_run_is_answered_and_its_rows_are_learnt_when_it_is_back(
+    settings: Settings, base: Path, tmp_path: Path
+) -> None:
+    train_log, folder = TrainLog(settings), tmp_path / "base"
+    shutil.copytree(base, folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    policy = policy_of(folder)
+
+    async def scenario() -> None:
+        await train_log.publish_batch("b1", range(24))
+        await asyncio.wait_for(task(settings, policy, once=True).run(), 120)
+        (first,) = await train_log.events(EvaluationCompleted, "outcomes")
+        assert first.base_identity is not None
+        assert first.surroundings is not None
+        assert first.surroundings.torch == torch.__version__
+        await train_log.publish_release(first)
+
+        (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+        changed = await train_log.publish_batch("b2", range(100, 124))
+        learner = task(settings, policy, once=True)
+        await asyncio.wait_for(learner.run(), 120)
+        (failure,) = await train_log.events(TrainingFailed, "runs")
+        assert failure.error.startswith(
+            f"base_changed: base 'tiny' at {folder} is not what it was in the last run (weights sha256:"
+        )
+        assert "under train.bases.tiny; its examples are kept" in failure.error
+        assert (failure.attempts, learner.describe().counters["held"]) == (0, 1)
+        assert len(await train_log.events(TrainingStarted, "runs")) == 1
+
+        (folder / "model.safetensors").write_bytes(weights)
+        await train_log.publish_batch("b3", range(200, 224))
+        await asyncio.wait_for(task(settings, policy, once=True).run(), 120)
+        _, start = await train_log.events(TrainingStarted, "runs")
+        assert start.base_identity == first.base_identity
+        kept = {member.example_id for member in changed.members if member.split == "train"}
+        assert kept <= {member.example_id for member in start.rehearsal}, "its rows are learnt whole"
+        (_, version) = await train_log.events(ModelVersionCreated, "versions")
+        assert version.base_identity == first.base_identity
 
     asyncio.run(scenario())
 

@@ -80,7 +80,7 @@ def test_recorded_pins_train_the_adapter_that_today_s_names_train(tiny_base: Pat
     )
     assert any(row.length == 20 for row in rows), "the limit of tokens must cut something"
     trained = train(model, base, rows, validation, SAME, seed=start.seed, precision="fp32")
-    folder = lora.save(model, tmp_path / "direct")
+    folder = lora.save(model, tmp_path / "direct", batch.base)
     assert by_pins.training is not None
     assert (by_pins.training.steps, by_pins.training.best_step) == (trained.steps, trained.best_step)
     for name in ("adapter_model.safetensors", "adapter_config.json"):

@@ -136,7 +136,6 @@ def _print(summary: JobSummary, as_json: bool) -> int:
         for name, value in rows.items():
             click.echo(f"{name:<12} {value}")
     if summary.recorded is not None and summary.recorded != summary.adapter:
-        raise CliError(
-            NO, f"the adapter is {summary.adapter}, the log has {summary.recorded}: other machine, library or weights?"
-        )
+        why = summary.differs or "base and libraries are the same: another machine?"
+        raise CliError(NO, f"the adapter is {summary.adapter}, the log has {summary.recorded}: {why}")
     return 0

@@ -80,9 +80,21 @@ class Hyperparameters(Policy):
 
 
 class BasePolicy(Policy):
-    """Where the weights of a base are."""
+    """Where the weights of a base are, and how they are loaded."""
 
     weights: str = Field(description="a local folder (relative to the policy file) or a hub name")
+    revision: str | None = Field(None, min_length=1, description="branch, tag or commit of a hub name; absent: its main branch")
+    identity: str | None = Field(
+        None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="what the base must be, as `headrace trainer --check` says it; absent: what it was in the bucket's last run",
+    )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = Field(
+        None, description="how attention is computed; absent: the library decides"
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python files that come with the weights: whoever wrote them then has all that the trainer has"
+    )
 
 
 class GraderPolicy(Policy):
@@ -163,7 +175,13 @@ def load(path: Path | None) -> TrainerPolicy:
             policy.hyperparameters(bucket)
         except ValidationError as error:
             raise PolicyError(f"policy file {path}: train.buckets.{bucket}.{first_fault(error)}") from error
-    bases = {name: BasePolicy(weights=_absolute(base.weights, path.parent)) for name, base in policy.bases.items()}
+    bases = {
+        name: base.model_copy(update={"weights": _absolute(base.weights, path.parent)}) for name, base in policy.bases.items()
+    }
+    for name, base in bases.items():
+        if base.revision is not None and Path(base.weights).is_dir():
+            where = f"policy file {path}: train.bases.{name}.revision = {base.revision!r}"
+            raise PolicyError(f"{where}: only a hub name has revisions, and {base.weights} is a folder")
     return policy.model_copy(update={"bases": bases})
 
 

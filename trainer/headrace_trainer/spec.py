@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from headrace_schemas.derived import Batch, Comparison, Measure, Requirement, TrainingStart
+from headrace_schemas.derived import Batch, Comparison, Measure, Requirement, Surroundings, TrainingStart
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
 
@@ -52,7 +52,8 @@ class EvaluationReport(Struct, frozen=True):
 @dataclass(frozen=True)
 class JobSpec:
     """`values`: record values by (example id, revision) of every member the job uses; `parent`: folder of the adapter that is
-    served, None for the base; `folder`: this run's own, kept between attempts. `candidate`: evaluate this adapter, train none."""
+    served, None for the base; `folder`: this run's own, kept between attempts. `candidate`: evaluate this adapter, train none.
+    `weights`: the folder of the base's files; `hub_name`: what others find it by."""
 
     start: TrainingStart
     batch: Batch
@@ -67,6 +68,9 @@ class JobSpec:
     device: str = "cpu"
     threads: int | None = None
     checkpoint_seconds: float = 30.0
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    hub_name: str | None = None
 
 
 class JobResult(NamedTuple):
@@ -79,6 +83,7 @@ class JobResult(NamedTuple):
     seconds: float
     report: EvaluationReport
     training: TrainingResult | None
+    surroundings: Surroundings | None = None
     left_out: Counts | None = None
     shortened: Counts | None = None
     notes: Sequence[str] = ()

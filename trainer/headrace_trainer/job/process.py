@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from headrace_schemas.derived import Surroundings
 from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.job.failures import Cause, cause_of, cause_of_exit
 from headrace_trainer.spec import JobProgress, JobResult, JobSpec
@@ -49,10 +50,11 @@ def fork_server() -> ForkServerContext:
 
 
 class Hardware(NamedTuple):
-    """What jobs will run on: torch's device, and the precision that "auto" means there."""
+    """What jobs will run on: torch's device, the precision that "auto" means there, and what else makes results differ."""
 
     device: str
     precision: str
+    surroundings: Surroundings | None = None
 
 
 async def probe_hardware(device: str) -> Hardware:
@@ -75,11 +77,11 @@ async def probe_hardware(device: str) -> Hardware:
 
 
 def _probe(connection: Connection, device: str) -> None:
-    from headrace_trainer.model.precision import device_for, precision_for
+    from headrace_trainer.model.precision import device_for, precision_for, surroundings_of
 
     try:
         chosen = device_for(device)
-        connection.send((chosen, precision_for("auto", chosen)))
+        connection.send((chosen, precision_for("auto", chosen), surroundings_of(chosen)))
     except Exception as error:
         connection.send(FailureMessage(f"device {device}: {type(error).__name__}: {error}"))
 

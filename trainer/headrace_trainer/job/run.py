@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.learning.loop import OnProgress, train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base
-from headrace_trainer.model.precision import Precision, precision_for
+from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
 from headrace_trainer.model.stops import stop_ids, stop_trouble
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import Counts, EvaluationReport, JobProgress, JobResult, JobSpec, TrainingResult
@@ -50,7 +49,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
         folder, rows, warm_started, training, lessons = spec.candidate, 0, False, None, _Lessons(spec, hyper)
         if folder is None:
-            base = load_base(spec.weights, device=spec.device, precision=precision)
+            base = _base(spec, precision)
             members = run_members(spec.batch, spec.start)
             learnt = [
                 *lessons.tokenised("training", base, members.training),
@@ -69,12 +68,14 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
             rows, folder = len(learnt), lora.save(model, spec.folder / "adapter", _public_name(spec))
             del model, base  # before they are loaded once more
         # What is judged is what was saved, read back into a fresh base as an agent will.
-        base = load_base(spec.weights, device=spec.device, precision=precision)
+        base = _base(spec, precision)
         tests = lessons.tokenised("test", base, run_members(spec.batch, spec.start).test)
         report = _evaluate(lora.load(base.model, folder), base, tests, spec, hyper, precision, on_progress, training)
     seconds = time.monotonic() - began
-    counts = lessons.left_out or None, lessons.shortened or None
-    return JobResult(folder, rows, warm_started, seconds, report, training, *counts, lessons.notes)
+    return JobResult(
+        folder, rows, warm_started, seconds, report, training, surroundings_of(spec.device), lessons.left_out or None,
+        lessons.shortened or None, lessons.notes,
+    )  # fmt: skip
 
 
 class _Lessons:
@@ -100,6 +101,13 @@ class _Lessons:
                 self.notes.append(trouble)
                 log.warning(trouble)
         return made.examples
+
+
+def _base(spec: JobSpec, precision: Precision) -> Base:
+    return load_base(
+        spec.weights, device=spec.device, precision=precision, attn_implementation=spec.attn_implementation,
+        trust_remote_code=spec.trust_remote_code,
+    )  # fmt: skip
 
 
 def _evaluate(
@@ -128,7 +136,7 @@ def _evaluate(
 
 def _public_name(spec: JobSpec) -> str:
     """What others find the base by: its hub name, or its name in the policy where the weights are a folder of this machine."""
-    return spec.batch.base if Path(spec.weights).is_dir() else spec.weights
+    return spec.hub_name or spec.batch.base
 
 
 def _checkpoint_key(spec: JobSpec) -> str:

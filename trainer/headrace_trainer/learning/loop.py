@@ -60,7 +60,8 @@ def learning_rate_share(step: int, steps: int, warmup: float) -> float:
 class _RunState:
     """The state that changes from step to step, and its form on disk."""
 
-    def __init__(self, model: Any, hyper: Hyperparameters) -> None:
+    def __init__(self, model: Any, hyper: Hyperparameters, device: str) -> None:
+        self.device = device
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=hyper.learning_rate, betas=(0.9, hyper.beta2), weight_decay=hyper.weight_decay
@@ -83,8 +84,8 @@ class _RunState:
         for name, parameter in self.parameters.items():
             tensors |= {f"{key}.{name}": value for key, value in self.optimiser.state.get(parameter, {}).items()}
         tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        if self.device.startswith("cuda"):  # that device's own: a job may run on the second of several
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         names = ("step", "loss", "tokens", "seconds", "best_loss", "best_step", "stale")
         notes = {name: getattr(self, name) for name in names}
         notes["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss
@@ -107,8 +108,8 @@ class _RunState:
                     if value is not None
                 }
         torch.set_rng_state(saved.tensors["random.cpu"])
-        if "random.cuda" in saved.tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(saved.tensors["random.cuda"])
+        if "random.cuda" in saved.tensors and self.device.startswith("cuda"):
+            torch.cuda.set_rng_state(saved.tensors["random.cuda"], self.device)
 
 
 def train(
@@ -134,7 +135,7 @@ def train(
     planned = plan_steps([row.length for row in rows], hyper, seed)
     validate_every = max(1, len(planned) // hyper.validations_per_run)
     validates = len(validation) >= hyper.validation_rows
-    state = _RunState(model, hyper)
+    state = _RunState(model, hyper, base.device)
     torch.manual_seed(seed)
     saved = checkpoint.read(folder, run) if folder else None
     if saved:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
+
+from headrace_schemas.derived import Surroundings
 
 Precision = Literal["bf16", "fp32"]
 
@@ -30,6 +33,20 @@ def precision_for(wanted: str, device: str) -> Precision:
     if not torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported():
         return "fp32"
     return "bf16" if _product_seconds(torch.float32) >= 1.5 * _product_seconds(torch.bfloat16) else "fp32"
+
+
+def surroundings_of(device: str, threads: int | None = None) -> Surroundings:
+    """On what this process computes; `threads` when torch is not to decide them."""
+    cuda = device.startswith("cuda")
+    capability = torch.backends.cpu.get_cpu_capability()
+    return Surroundings(
+        device=torch.cuda.get_device_name(device) if cuda else "cpu",
+        instructions=".".join(map(str, torch.cuda.get_device_capability(device))) if cuda else capability,
+        threads=threads or torch.get_num_threads(),
+        torch=str(torch.__version__),  # a class of its own, which is no JSON
+        transformers=version("transformers"),
+        peft=version("peft"),
+    )
 
 
 def _product_seconds(dtype: torch.dtype, size: int = 512, repeats: int = 7) -> float:

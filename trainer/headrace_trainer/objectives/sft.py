@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from headrace_trainer.data.rows import TokenRow
-from headrace_trainer.model.base import Base, logits_at
+from headrace_trainer.model import head
+from headrace_trainer.model.base import Base
 from headrace_trainer.model.precision import Precision, autocast
 
 
@@ -49,8 +49,7 @@ def collate(rows: Sequence[TokenRow], pad: int, device: str = "cpu") -> Collated
 
 def token_losses(model: Any, batch: CollatedBatch) -> Tensor:
     """Negative log-likelihood in nats of each completion token, fp32, in the order of `batch.targets`."""
-    logits = logits_at(model, batch.inputs, batch.positions)
-    return functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+    return head.token_losses(model, batch.inputs, batch.positions, batch.targets)
 
 
 def split_by_tokens(rows: Sequence[TokenRow], budget: int) -> list[list[TokenRow]]:

@@ -8,10 +8,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from headrace_cli.common import NO, CliError
-from headrace_schemas.derived import ModelVersion, TrainingStart
+from headrace_schemas.derived import ModelVersion, Surroundings, TrainingStart
 from headrace_schemas.events import BatchReady
 from headrace_schemas.ids import derive_id
 from headrace_streams import release_log
@@ -26,14 +26,15 @@ from headrace_trainer.policy import load
 from headrace_trainer.spec import EvaluationReport, JobResult, JobSpec
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
-from headrace_trainer.stage.context import TrainerContext
+from headrace_trainer.stage.context import KnownBase, TrainerContext
 from headrace_trainer.stage.events import Origin
 
 PrintLine = Callable[[str], None]
 
 
 class JobSummary(Struct, frozen=True):
-    """The result of a job by hand. `recorded`: the digest that the log has for the same run; `published`: the evaluation's id."""
+    """The result of a job by hand. `recorded`: the digest that the log has for the same run; `published`: the evaluation's id;
+    `differs`: what of the surroundings is other than the log has."""
 
     adapter: str
     rows: int
@@ -43,6 +44,7 @@ class JobSummary(Struct, frozen=True):
     report: EvaluationReport
     recorded: str | None = None
     published: str | None = None
+    differs: str | None = None
 
 
 async def train_batch(settings: Settings, batch_id: str, device: str, show: PrintLine) -> JobSummary:
@@ -52,14 +54,17 @@ async def train_batch(settings: Settings, batch_id: str, device: str, show: Prin
     if origin is None:
         raise CliError(NO, f"no batch {batch_id}: `headrace tail batches` shows all")
     _check_weights(context, origin)
+    base = await context.base_of(origin.batch.base, _tell(show))
     start = await catalogue.started(context.reader, origin.batch.bucket, batch_id)
     if start is None:
-        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition))
+        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition), base=base)
+    context.check_base(origin.batch.base, base, start.base_identity)
     version = await _version(settings, lambda version: version.run_id == start.run_id)
-    result = await _run(context, origin, start, show, lambda spec: spec)
+    result = await _run(context, origin, start, base, show, lambda spec: spec)
     adapter = context.store.put(result.folder)
     shutil.rmtree(_folder(context, start), ignore_errors=True)
-    return _summary(adapter.digest, result, recorded=version.adapter.digest if version else None)
+    summary = _summary(adapter.digest, result, recorded=version.adapter.digest if version else None)
+    return structs.replace(summary, differs=_differs(version.surroundings if version else None, result.surroundings))
 
 
 async def evaluate_version(
@@ -75,6 +80,8 @@ async def evaluate_version(
     if origin is None or recorded is None:
         raise CliError(NO, f"version {version_id}: its batch or run is not in the log")
     _check_weights(context, origin)
+    base = await context.base_of(version.base, _tell(show))
+    context.check_base(version.base, base, version.base_identity)
     release = (await release_log.served(context.reader, version.bucket)).get(version.bucket)
     known = Catalogue(context.reader, origin.record.partition)
     await known.refresh(version.bucket)
@@ -88,9 +95,10 @@ async def evaluate_version(
         parent_adapter=release_log.adapter_digest(release),
         parent_release_id=release.release_id if release else None,
         withdrawn=known.withdrawn_of(origin.batch) or None,
+        base_identity=base.identity,
     )  # fmt: skip
     candidate = await context.adapter_folder(version.adapter.digest)
-    result = await _run(context, origin, start, show, lambda spec: replace(spec, candidate=candidate))
+    result = await _run(context, origin, start, base, show, lambda spec: replace(spec, candidate=candidate))
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     if publish:
         event = events.evaluated(origin, start, version, result, identity, now_ms())
@@ -109,17 +117,34 @@ def _folder(context: TrainerContext, start: TrainingStart) -> Path:
 
 
 async def _run(
-    context: TrainerContext, origin: Origin, start: TrainingStart, show: PrintLine, change: Callable[[JobSpec], JobSpec]
+    context: TrainerContext,
+    origin: Origin,
+    start: TrainingStart,
+    base: KnownBase,
+    show: PrintLine,
+    change: Callable[[JobSpec], JobSpec],
 ) -> JobResult:
     parent = await context.adapter_folder(start.parent_adapter)
     values = await context.values_of(origin.batch, start)
-    spec = change(replace(context.job_spec(origin, start, values, parent), folder=_folder(context, start)))
+    spec = change(replace(context.job_spec(origin, start, values, parent, base), folder=_folder(context, start)))
     async with aclosing(JobProcess(spec).events()) as stream:
         async for event in stream:
             if isinstance(event, JobResult):
                 return event
             show(f"{event.phase} {event.step}/{event.steps} loss {event.loss:.4f} {event.tokens_per_second:.0f} tokens/s")
     raise JobFailed("the job ended without a result")
+
+
+def _tell(show: PrintLine) -> Callable[[str, int, int], None]:
+    return lambda phase, done, whole: show(f"{phase} {done / 1e6:.0f}/{whole / 1e6:.0f} MB")
+
+
+def _differs(before: Surroundings | None, now: Surroundings | None) -> str | None:
+    """What of the surroundings is another, for people."""
+    if before is None or now is None:
+        return None
+    pairs = ((name, getattr(before, name), getattr(now, name)) for name in Surroundings.__struct_fields__)
+    return ", ".join(f"{name} {old} -> {new}" for name, old, new in pairs if old != new) or None
 
 
 def _summary(digest: str, result: JobResult, *, recorded: str | None = None, published: str | None = None) -> JobSummary:

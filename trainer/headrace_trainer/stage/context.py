@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from headrace_schemas.derived import Batch, Member, TrainingStart
+from msgspec import structs
+
+from headrace_schemas.derived import BaseIdentity, Batch, Member, Surroundings, TrainingStart
 from headrace_schemas.selection import run_members
 from headrace_streams import release_log
 from headrace_streams.adapter_store import Store, fetch
@@ -18,6 +21,8 @@ from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 from headrace_trainer.data.members import MemberRefused, RecordValues, key_of, verify
 from headrace_trainer.job.process import Hardware
+from headrace_trainer.model.hub import BaseFolder, folder_of
+from headrace_trainer.model.identity import BaseChanged, FileNotes, changes, identify
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import JobSpec
 from headrace_trainer.stage import catalogue, events
@@ -33,6 +38,13 @@ class Pins(NamedTuple):
 
     start: TrainingStart
     rehearsed: RecordValues
+
+
+class KnownBase(NamedTuple):
+    """Where a base's files are, and what they are."""
+
+    folder: BaseFolder
+    identity: BaseIdentity
 
 
 class TrainerContext:
@@ -52,11 +64,47 @@ class TrainerContext:
     def run_folder(self, run_id: str) -> Path:
         return self.folder / "runs" / run_id
 
-    def job_spec(self, origin: Origin, start: TrainingStart, values: RecordValues, parent: Path | None) -> JobSpec:
+    async def base_of(self, name: str, tell: Callable[[str, int, int], None] = lambda phase, done, whole: None) -> KnownBase:
+        """A base that policy maps: downloaded where it is not here yet, and looked at file by file; `tell` hears phase, bytes
+        done and in all. BaseMissing; BaseChanged when it is not what policy says."""
+        mapped = self.policy.bases[name]
+
+        def find() -> KnownBase:
+            folder = folder_of(mapped, lambda done, whole: tell("downloading", done, whole))
+            notes = FileNotes(self.folder / "bases.json")
+            hashed = identify(
+                folder.path, notes, revision=folder.revision, on_hashed=lambda done, whole: tell("hashing", done, whole)
+            )
+            return KnownBase(folder, hashed)
+
+        known = await asyncio.to_thread(find)
+        if mapped.identity is not None and known.identity.digest != mapped.identity:
+            raise BaseChanged(
+                f"base_changed: base {name!r} at {known.folder.path} is {known.identity.digest}, and "
+                f"train.bases.{name}.identity says {mapped.identity}: put the files back, or write what it is"
+            )
+        return known
+
+    def check_base(self, name: str, known: KnownBase, before: BaseIdentity | None) -> None:
+        """BaseChanged when the base is another than `before`: an adapter of the one is none of the other, and what agents
+        load by that name may be either."""
+        if before is None or not (changed := changes(before, known.identity)) or self.policy.bases[name].identity is not None:
+            return
+        raise BaseChanged(
+            f"base_changed: base {name!r} at {known.folder.path} is not what it was in the last run ({changed}): put the files "
+            f'back, map the new ones to another name, or, if they may stand for the old ones, write identity = "'
+            f'{known.identity.digest}" under train.bases.{name}'
+        )
+
+    def job_spec(
+        self, origin: Origin, start: TrainingStart, values: RecordValues, parent: Path | None, base: KnownBase
+    ) -> JobSpec:
         """The job of pinned `start`. KeyError when the base has no weights."""
         policy, batch = self.policy, origin.batch
+        mapped = policy.bases[batch.base]
         return JobSpec(
-            start=start, batch=batch, weights=policy.bases[batch.base].weights, values=values, parent=parent,
+            start=start, batch=batch, weights=str(base.folder.path), hub_name=base.folder.hub_name, values=values, parent=parent,
+            attn_implementation=mapped.attn_implementation, trust_remote_code=mapped.trust_remote_code,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
             grader=policy.graders.get(batch.artifact_type), device=self.hardware.device, threads=policy.threads,
             checkpoint_seconds=policy.checkpoint_seconds,
@@ -74,7 +122,9 @@ class TrainerContext:
         wanted = [member for member in run_members(batch, start).all() if key_of(member) not in known]
         return {**known, **await catalogue.values_of(self.reader, wanted)}
 
-    async def choose_pins(self, origin: Origin, known: Catalogue, untrained: tuple[str, ...] = ()) -> Pins:
+    async def choose_pins(
+        self, origin: Origin, known: Catalogue, untrained: tuple[str, ...] = (), base: KnownBase | None = None
+    ) -> Pins:
         """The pins of a batch as of now. Rows of earlier batches that are not what their manifest says are left out, or one bad
         batch would fail all later ones."""
         batch = origin.batch
@@ -90,8 +140,13 @@ class TrainerContext:
             origin, self.policy, precision, parent_adapter=release_log.adapter_digest(served),
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
+            base_identity=None if base is None else base.identity, surroundings=self._surroundings(),
         )  # fmt: skip
         return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
+
+    def _surroundings(self) -> Surroundings | None:
+        found, threads = self.hardware.surroundings, self.policy.threads
+        return structs.replace(found, threads=threads) if found is not None and threads is not None else found
 
 
 def _verified(member: Member, values: RecordValues) -> bool:

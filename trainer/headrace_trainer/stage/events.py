@@ -11,10 +11,12 @@ from headrace_schemas.canonical import rounded
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import (
     Adapter,
+    BaseIdentity,
     Batch,
     Evaluation,
     Member,
     ModelVersion,
+    Surroundings,
     TrainingCompletion,
     TrainingFailure,
     TrainingProgress,
@@ -75,6 +77,8 @@ def pins(
     parent_release_id: str | None,
     rehearsal: Sequence[Member],
     withdrawn: Sequence[str] = (),
+    base_identity: BaseIdentity | None = None,
+    surroundings: Surroundings | None = None,
 ) -> TrainingStart:
     """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy."""
     batch = origin.batch
@@ -92,6 +96,8 @@ def pins(
         parent_adapter=parent_adapter,
         parent_release_id=parent_release_id,
         withdrawn=list(withdrawn) or None,
+        base_identity=base_identity,
+        surroundings=surroundings,
     )
 
 
@@ -150,6 +156,8 @@ def completed(
         tokens=tokens,
         seconds=rounded(result.seconds),
         parent_adapter=start.parent_adapter,
+        base_identity=start.base_identity,
+        surroundings=result.surroundings,
     )
     completion = TrainingCompletion(
         run_id=start.run_id,
@@ -187,6 +195,8 @@ def evaluated(
         policy_digests=start.policy_digests,
         parent_adapter=start.parent_adapter,
         parent_release_id=start.parent_release_id,
+        base_identity=start.base_identity,
+        surroundings=result.surroundings,
     )
     return _make(EvaluationCompleted, data, origin, "evaluation", identity, now)
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from headrace_schemas.derived import Batch, TrainingStart
+from headrace_schemas.derived import BaseIdentity, Batch, TrainingStart
 from headrace_schemas.events import BatchReady, BatchRetryRequested, Event
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import RECORDS, STAGES_BY_NAME
@@ -34,11 +34,12 @@ from headrace_streams.runtime.writers import refusal
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.job.failures import cause_of
 from headrace_trainer.job.process import JobFailed, JobProcess
+from headrace_trainer.model.identity import BaseChanged, BaseMissing
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import JobProgress, JobResult
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
-from headrace_trainer.stage.context import TrainerContext
+from headrace_trainer.stage.context import KnownBase, TrainerContext
 from headrace_trainer.stage.events import STAGE, Origin
 
 log = logging.getLogger("headrace")
@@ -70,10 +71,12 @@ class TrainingRun(Struct, frozen=True):
 
 class TrainBucket(Struct, frozen=True, omit_defaults=True):
     """State key `bucket:<bucket>`. `waits_for`: the evaluation that release must answer before the next batch; `untrained`:
-    batches that came while the base had no weights, to be learnt in the next run."""
+    batches that came while the base had no weights or was another one, to be learnt in the next run; `base`: what the base was in
+    the last run."""
 
     waits_for: str | None = None
     untrained: tuple[str, ...] = ()
+    base: BaseIdentity | None = None
 
 
 class TrainTask:
@@ -205,19 +208,29 @@ class TrainTask:
             self._held = None
 
     async def _without_weights(self, origin: Origin, bucket: TrainBucket) -> None:
-        batch = origin.batch
-        error = f"no_weights: no weights are mapped to base {batch.base!r}; its examples are kept for the first run that has them"
+        await self._keep(origin, bucket, f"no_weights: no weights are mapped to base {origin.batch.base!r}")
+
+    async def _keep(self, origin: Origin, bucket: TrainBucket, why: str) -> None:
+        """Nothing can be trained until somebody does something; the batch is answered and learnt with the first one after."""
+        batch, error = origin.batch, f"{why}; its examples are kept for the next run"
         log.warning("%s: %s", self.label, error)
-        held = msgspec.structs.replace(bucket, untrained=(*bucket.untrained, batch.batch_id))
+        held = msgspec.structs.replace(bucket, untrained=tuple(dict.fromkeys((*bucket.untrained, batch.batch_id))))
         failed = events.failed(origin, origin.run_id, 0, error, now_ms())
         await self._finish(origin, [failed], held, "held")
 
     async def _train(self, origin: Origin, bucket: TrainBucket) -> None:
         batch = origin.batch
         run, rehearsed = self._runs.get(batch.batch_id), RecordValues()
+        try:
+            base = await self._base(batch)
+            self._context.check_base(batch.base, base, bucket.base)
+            if run is not None:
+                self._context.check_base(batch.base, base, run.start.base_identity)
+        except BaseChanged as error:
+            return await self._keep(origin, bucket, str(error))
         if run is None:
             self._activity = {"phase": "pinning", "bucket": batch.bucket, "batch": batch.batch_id}
-            start, rehearsed = await self._context.choose_pins(origin, self._catalogue, bucket.untrained)
+            start, rehearsed = await self._context.choose_pins(origin, self._catalogue, bucket.untrained, base)
             run = TrainingRun(start)
             await self._publish(origin, [events.started(origin, run.start, now_ms())], run)
         began, backoff, result = time.monotonic(), Backoff(*BACKOFF_SECONDS), None
@@ -225,7 +238,7 @@ class TrainTask:
             try:
                 if result is None:
                     async with self._context.job_slot:
-                        result = await self._attempt(origin, run, rehearsed)
+                        result = await self._attempt(origin, run, rehearsed, base)
                 adapter = await asyncio.to_thread(self._context.store.put, result.folder)
             except TRIED_AGAIN as error:
                 cause = error.cause if isinstance(error, JobFailed) else cause_of(error)
@@ -245,11 +258,28 @@ class TrainTask:
                 continue
             self._session.meter.trained("trained", time.monotonic() - began)
             completed = events.completed(origin, run.start, adapter, result, now_ms(), self._context.policy)
-            return await self._finish(origin, completed, TrainBucket(waits_for=events.evaluation_id(run.start.run_id)), "trained")
+            trained = TrainBucket(waits_for=events.evaluation_id(run.start.run_id), base=base.identity)
+            return await self._finish(origin, completed, trained, "trained")
+
+    async def _base(self, batch: Batch) -> KnownBase:
+        """The base of a batch, waited for as long as it can't be had. BaseChanged, Held."""
+        backoff = Backoff(*BACKOFF_SECONDS)
+
+        def tell(phase: str, done: int, whole: int) -> None:
+            self._activity = {"phase": phase, "bucket": batch.bucket, "base": batch.base, "bytes": done, "of_bytes": whole}
+
+        while True:
+            try:
+                return await self._context.base_of(batch.base, tell)
+            except BaseMissing as error:
+                await self._hold(batch, backoff, error)
 
     async def _hold(self, batch: Batch, backoff: Backoff, error: Exception) -> None:
         """Waits for something around a batch to be mended; the batch keeps its place. Held when there is no time to wait."""
-        reason = f"batch {batch.batch_id} of {batch.bucket} is held: {' '.join(str(error).split()) or type(error).__name__}"
+        said = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, BaseMissing):
+            said = f"BaseMissing: {said}"
+        reason = f"batch {batch.batch_id} of {batch.bucket} is held: {said}"
         if self._once:
             raise Held(f"{self.label}: {reason}; it waits for the next start")
         log.warning("%s: %s", self.label, reason)  # again as long as it lasts: after some minutes, every ten
@@ -261,13 +291,13 @@ class TrainTask:
         finally:
             self._held = None
 
-    async def _attempt(self, origin: Origin, run: TrainingRun, rehearsed: RecordValues) -> JobResult:
+    async def _attempt(self, origin: Origin, run: TrainingRun, rehearsed: RecordValues, base: KnownBase) -> JobResult:
         """One attempt. JobFailed, StoreError or OSError when it fails; progress is published at most once a second."""
         start, attempt = run.start, len(run.errors) + 1
         batch = origin.batch
         parent = await self._context.adapter_folder(start.parent_adapter)
         values = await self._context.values_of(batch, start, rehearsed)
-        job = JobProcess(self._context.job_spec(origin, start, values, parent))
+        job = JobProcess(self._context.job_spec(origin, start, values, parent, base))
         published_at, phase = 0.0, ""
         async with aclosing(job.events()) as stream:
             async for event in stream:

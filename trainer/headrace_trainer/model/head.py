@@ -1,0 +1,126 @@
+"""From the last hidden states to the loss of each token, a piece at a time. Knows causal models of transformers, no rows.
+
+The logits of all tokens at once would be the largest thing in memory: 8,192 tokens at a vocabulary of 152 k are 5 GB in float32,
+and their gradient as much again. Of a piece they are made, used and dropped, and made once more for the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+PIECE = 32_000_000  # logits of a piece: 128 MB in float32
+Head = Callable[[Tensor], Tensor]  # [tokens, hidden] -> [tokens, vocabulary]
+
+
+def token_losses(model: Any, inputs: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood in nats, fp32, of each of `targets` at `positions` of the flattened `inputs` [rows, tokens].
+
+    `model` is a causal LM or a PeftModel of one. The output head runs at these positions only (1.3x at a vocabulary of 32 k, more
+    at larger ones).
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = _head(causal)
+    if head is None:
+        logits = causal(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+        return _in_pieces(lambda at: logits[at], positions, targets, _vocabulary(causal))
+    hidden = _body(causal)(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)[positions]
+    return _in_pieces(head, hidden, targets, _vocabulary(causal))
+
+
+def _in_pieces(head: Head, source: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
+    size = max(1, PIECE // vocabulary)
+    if len(targets) <= size:
+        return _losses(head, source, targets)
+    pieces = []
+    for start in range(0, len(targets), size):
+        piece, wanted = source[start : start + size], targets[start : start + size]
+        if torch.is_grad_enabled():
+            pieces.append(checkpoint(_losses, head, piece, wanted, use_reentrant=False))
+        else:
+            pieces.append(_losses(head, piece, wanted))
+    return torch.cat(pieces)
+
+
+def _losses(head: Head, source: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(head(source).float(), targets, reduction="none")
+
+
+def _vocabulary(causal: Any) -> int:
+    return int(causal.config.get_text_config().vocab_size)
+
+
+def _body(causal: Any) -> Any:
+    return getattr(causal, causal.base_model_prefix)
+
+
+def _head(causal: Any) -> Head | None:
+    """How this architecture makes logits of its last hidden states: by what its own forward does after its body (some scale
+    or cap what the output layer says, which a few tokens need not show), else by the output layer; None when neither gives what
+    the whole does. Found out once per model on a few tokens."""
+    found = getattr(causal, "_headrace_head", None)
+    if found is None:
+        found = next((name for name, head in _WAYS.items() if _is_exact(causal, head)), "whole")
+        causal._headrace_head = found
+    if found == "whole":
+        return None
+    return lambda hidden: _WAYS[found](causal, hidden)
+
+
+def _output_layer(causal: Any, hidden: Tensor) -> Tensor:
+    return causal.get_output_embeddings()(hidden)  # type: ignore[no-any-return]
+
+
+def _own_forward(causal: Any, hidden: Tensor) -> Tensor:
+    """The model's own forward, in which the body only hands over what it is given."""
+    name, body = causal.base_model_prefix, _body(causal)
+    causal._modules[name] = _Given(hidden[None])
+    try:
+        return causal(inputs_embeds=hidden[None], use_cache=False).logits[0]  # type: ignore[no-any-return]
+    finally:
+        causal._modules[name] = body
+
+
+_WAYS: dict[str, Callable[[Any, Tensor], Tensor]] = {"own forward": _own_forward, "output layer": _output_layer}
+
+
+class _Outputs(BaseModelOutputWithPast):  # type: ignore[misc, unused-ignore]
+    """What a body hands over; what some have beside (router logits, cross attentions) is not there."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+class _Given(nn.Module):
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *arguments: Any, **named: Any) -> _Outputs:
+        return _Outputs(last_hidden_state=self.hidden)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _is_exact(causal: Any, head: Callable[[Any, Tensor], Tensor]) -> bool:
+    body = getattr(causal, causal.base_model_prefix, None)
+    if body is None or body is causal:
+        return False
+    training = causal.training
+    causal.eval()
+    try:
+        with torch.autocast(causal.device.type, enabled=False):
+            probe = torch.arange(1, 9, device=causal.device)[None] % _vocabulary(causal)
+            ours = head(causal, body(input_ids=probe, use_cache=False).last_hidden_state[0])
+            whole = causal(input_ids=probe, use_cache=False).logits[0]
+            return ours.shape == whole.shape and torch.allclose(ours, whole, rtol=1e-3, atol=1e-4)
+    except Exception:  # a body of another kind: its forward may want anything
+        return False
+    finally:
+        causal.train(training)
