@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -90,7 +91,7 @@ def member(example_id: str) -> Member:
 def train(settings: Settings, number: int, made: Adapter, *, members: tuple[str, ...], parent: Adapter | None = None,
           rehearsal: tuple[str, ...] = (), gain: float = 0.1, parent_release: str | None = None) -> None:  # fmt: skip
     """What curate and the trainer write for one batch: its manifest, the run's pins, a version and its evaluation."""
-    common = {"bucket": BUCKET, "artifact_type": "sql", "base": "tiny-sql"}
+    common: dict[str, Any] = {"bucket": BUCKET, "artifact_type": "sql", "base": "tiny-sql"}
     statistics = BatchStatistics(examples=len(members), negatives=0, effective_size=1.0, mean_reward=1.0)
     batch = Batch(
         batch_id=f"b{number}",
