@@ -6,10 +6,10 @@ wrote still verify, and a recorded history of each version is in tests/histories
 
 from __future__ import annotations
 
+from headrace_processors.curate import changelog as curate_changelog
 from headrace_processors.curate import fold as curate
 from headrace_processors.curate import policy as curate_policy
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.curate.state import upcast_1
 from headrace_processors.intake import fold as intake
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.intake.version_1 import fold as intake_1
@@ -65,8 +65,8 @@ STAGES: tuple[FoldStage, ...] = (
             1: RuleVersion(curate.build_1, absent=curate_policy.VERSION_1, provenance=six_headers),
             2: RuleVersion(curate.build, checks_writers=True),
         },
-        state_version=2,
-        state_upcasts={1: upcast_1},
+        state_version=3,
+        state_upcasts={1: curate_changelog.upcast_1, 2: curate_changelog.upcast_2},
     ),
     FoldStage(
         topology=STAGES_BY_NAME["release"],

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from headrace_lake.verify import verify
-from headrace_processors.curate import shares
+from headrace_processors.curate import changelog, shares
 from headrace_processors.curate.drift import PageHinkley
 from headrace_processors.curate.policy import VERSION_1, CuratePolicy
 from headrace_processors.curate.state import CurateBucket, ExampleRecord, RecentMedian, describe_buckets
@@ -495,3 +495,14 @@ def test_a_log_that_both_versions_wrote_verifies() -> None:
     verified = asyncio.run(verify(log, [CURATE]))["curate"]
     assert (verified.records, verified.differences, verified.not_comparable) == (101, [], [])
     assert verified.outputs > 10
+
+
+@pytest.mark.parametrize("field", ["reward", "balance", "difficulty"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_an_example_with_a_number_that_is_not_finite_is_neither_written_nor_read(field: str, number: float) -> None:
+    """msgpack, other than JSON, has such numbers."""
+    record = replace(ExampleRecord(1, "rejected"), **{field: number})
+    with pytest.raises(ValueError, match=f"{field} {number}"):
+        changelog.dump(record)
+    with pytest.raises(ValueError, match=f"{field} {number}"):
+        changelog.load("example:sql/tiny:e1", msgspec.msgpack.encode(record))

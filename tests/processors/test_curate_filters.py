@@ -104,7 +104,7 @@ def test_what_was_retracted_or_erased_never_comes_back(reason: str, after: str) 
     assert stage.reasons == [after]
     assert stage.bucket.train.size == 0
     [known] = [value for key, value in stage.state.items() if key.startswith("example:")]
-    assert (known.content, known.sha256) == ("", "")
+    assert (known.content, known.sha256) == (b"", b"")
     assert not any(key.startswith("content:") for key in stage.state)
 
 

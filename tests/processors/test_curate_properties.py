@@ -135,7 +135,7 @@ def test_what_a_batch_may_hold(steps: list[tuple[bytes, float]], policy: dict[st
             check(batch, values, withdrawn_ids, sides)
     for holder, example_id in [(key, value) for key, value in stage.state.items() if key.startswith("~content:")]:
         assert any(
-            key.endswith(example_id) and known.content == holder.removeprefix("~content:")
+            key.endswith(example_id) and known.content.hex() == holder.removeprefix("~content:")
             for key, known in stage.state.items()
             if key.startswith("example:")
         )

@@ -154,9 +154,11 @@ def _nested(depth: int) -> Any:
 
 def _retyped(chance: random.Random, known: tuple[bytes, ...]) -> bytes:
     """Places in the tree with something else, renamed, or removed."""
-    tree = msgspec.json.decode(_valid(chance, known))
+    value = _valid(chance, known)
+    form = msgspec.json if value[:1] == b"{" else msgspec.msgpack  # as some state values are
+    tree = form.decode(value)
     for _ in range(chance.choice((1, 1, 1, 3))):
-        holder, last = tree, chance.choice(sorted(tree) or [""])
+        holder, last = tree, chance.randrange(len(tree)) if isinstance(tree, list) else chance.choice(sorted(tree) or [""])
         while isinstance(holder.get(last) if isinstance(holder, dict) else holder[last], dict | list) and chance.random() < 0.8:
             inner = holder[last]
             if not inner:
@@ -172,8 +174,9 @@ def _retyped(chance: random.Random, known: tuple[bytes, ...]) -> bytes:
         if not tree:
             break
     try:
-        return msgspec.json.encode(tree)
-    except (ValueError, RecursionError):
+        written: bytes = form.encode(tree)
+        return written
+    except (ValueError, OverflowError, RecursionError):
         return b"{}"
 
 

@@ -5,6 +5,7 @@ Many are appraised at once where many are at hand (`CurateFold.look_ahead`); wha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,7 +14,6 @@ from msgspec import Struct
 from headrace_processors.curate import filters, near_duplicates
 from headrace_processors.curate.filters import Role
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Example
 from headrace_schemas.ids import derive_id
 from headrace_schemas.splits import split_of
@@ -25,10 +25,10 @@ class Appraisal(Struct):
     """`content` names its texts among the bucket's; `reason` says why it is good for nothing, and is None exactly when `role` is
     given. `sketch` is empty where near-duplicates are not looked for, `bands` are those of the sketch."""
 
-    content: str
+    content: bytes
     split: Literal["train", "validation", "test"]
     time_ns: int  # of the event
-    sha256: str  # of the record's value
+    sha256: bytes  # of the record's value
     role: Role | None
     reason: str | None
     sketch: bytes = b""
@@ -45,11 +45,11 @@ def appraise(policy: CuratePolicy, examples: Sequence[tuple[Example, bytes]]) ->
         content = example.content
         target = render(content.target)
         prompt, context, normalised = normalise(render(content.prompt)), normalise(render(content.context)), normalise(target)
-        name = derive_id("content", example.bucket, prompt, context, normalised)
+        name = bytes.fromhex(derive_id("content", example.bucket, prompt, context, normalised))
         split = split_of(example.bucket, example.prompt_group)
         time_ns = parse_ns(example.event_time)
         role, reason = filters.judge(policy, example, target, split)
-        found = Appraisal(name, split, time_ns, sha256(value), role, reason)  # type: ignore[arg-type]
+        found = Appraisal(name, split, time_ns, hashlib.sha256(value).digest(), role, reason)  # type: ignore[arg-type]
         appraised.append(found)
         if policy.near_duplicate is not None and reason is None and split != "test":
             # Of one context only: beside a long one that two have in common, what they ask for would not count. And of the same

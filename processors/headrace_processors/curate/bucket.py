@@ -152,7 +152,7 @@ class WorkingBucket:
             self._state.put_slot(self.name, record.role, record.slot, None)
             if not all_cut:
                 self._unindex(example_id, record)
-            cut = replace(record, status="cut", slot=-1, batch_id=batch_id, sketch=b"")
+            cut = replace(record, status="cut", slot=-1, batch_id=bytes.fromhex(batch_id), sketch=b"")
             self._state.put_example(self.name, example_id, cut)
         rest = {queue: [] if all_cut else list(self.members(queue)) for queue in (TRAIN, NEGATIVE)}
         ends = {queue: self._bounds(queue).next for queue in rest}

@@ -18,7 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from headrace_processors.curate import events, filters
+from headrace_processors.curate import changelog, events, filters
 from headrace_processors.curate import state as curate_state
 from headrace_processors.curate.appraisal import Appraisal, appraise
 from headrace_processors.curate.policy import CuratePolicy
@@ -93,7 +93,10 @@ class CurateFold(Fold):
         return step.finished()
 
     def load(self, key: str, value: bytes) -> Any:
-        return curate_state.load(key, value)
+        return changelog.load(key, value)
+
+    def dump(self, key: str, value: Any) -> bytes:
+        return changelog.dump(value)
 
     def derive(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         return curate_state.derive(state)

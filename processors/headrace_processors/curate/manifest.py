@@ -76,7 +76,7 @@ def _member(example_id: str, record: ExampleRecord, weight: float, source: tuple
     return Member(
         example_id=example_id,
         revision=record.revision,
-        sha256=record.sha256,
+        sha256=f"sha256:{record.sha256.hex()}",
         role=record.role,
         weight=rounded(weight),
         difficulty=record.difficulty,

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field, json
-from msgspec.structs import replace
 
 from headrace_processors.curate.drift import UNTESTED, PageHinkley
 from headrace_processors.curate.filters import Role
@@ -43,8 +42,9 @@ class QueueBounds(Struct, frozen=True):
     size: int = 0
 
 
-class ExampleRecord(Struct, frozen=True, omit_defaults=True):
-    """What curate remembers of an example. Of one that was withdrawn: revision and status, nothing that came from its texts.
+class ExampleRecord(Struct, frozen=True, array_like=True):
+    """What curate remembers of an example, digests as bytes. Of one that was withdrawn: revision and status, nothing that came
+    from its texts. On the log its fields stand by place: add at the end only.
 
     `status`: open (in a bucket), test (in the test pool), waiting (for another voice, or for time), cut (in batch `batch_id`),
     past (left the pool, which is full), rejected, withdrawn (may come again), retracted and erased (may not). `time_ns` is event
@@ -57,19 +57,19 @@ class ExampleRecord(Struct, frozen=True, omit_defaults=True):
     role: Role | None = None
     split: Literal["train", "validation", "test"] = "train"
     slot: int = -1
-    content: str = ""  # name of its content among the bucket's
+    content: bytes = b""  # name of its content among the bucket's
     reward: float = 0.0
     balance: float = 1.0
     difficulty: float = 0.0
     time_ns: int = 0
-    sha256: str = ""  # of the record's value
+    sha256: bytes = b""  # of the record's value
     offset: int = -1
-    batch_id: str | None = None
-    counter: str = field(name="box", default="")  # where its input record was counted
+    batch_id: bytes = b""
+    counter: str = ""  # where its input record was counted
     admitted: bool = False  # ever, to this bucket
-    serving_epoch: int = field(name="era", default=-1)  # of the bucket, when the answer was counted among its trials
+    serving_epoch: int = -1  # of the bucket, when the answer was counted among its trials
     success: bool = False
-    seen_ms: int = field(name="seen", default=0)
+    seen_ms: int = 0
     again: bool = False  # an older revision of it was in a batch
     right: bool = False  # quality above 0. What was right and what was put right are different outcomes
     sketch: bytes = b""  # of prompt and target while it is open, where near-duplicates are looked for
@@ -211,13 +211,13 @@ class CurateState:
     def put_example(self, bucket: str, example_id: str, record: ExampleRecord | None) -> None:
         self.put(f"example:{bucket}:{example_id}", record)
 
-    def holder(self, content: str) -> str | None:
+    def holder(self, content: bytes) -> str | None:
         """The example that has this content in its bucket."""
-        example_id: str | None = self.get(f"~content:{content}")
+        example_id: str | None = self.get(_content_key(content))
         return example_id
 
-    def put_holder(self, content: str, example_id: str | None) -> None:
-        self.put(f"~content:{content}", example_id)
+    def put_holder(self, content: bytes, example_id: str | None) -> None:
+        self.put(_content_key(content), example_id)
 
     def slot(self, bucket: str, queue: Queue, number: int) -> str | None:
         """The example in a slot."""
@@ -264,6 +264,10 @@ class CurateState:
         self.put(DEADLINES, deadlines or None)
 
 
+def _content_key(content: bytes) -> str:
+    return f"~content:{content.hex()}"
+
+
 def _slot_key(bucket: str, queue: Queue, number: int) -> str:
     return f"~slot:{queue}:{number}:{bucket}"
 
@@ -301,31 +305,10 @@ def derive(state: Mapping[str, Any]) -> dict[str, Any]:
     return derived.changes
 
 
-def upcast_1(state: Mapping[str, bytes]) -> dict[str, bytes]:
-    """A changelog of state version 1, which held slots, contents and all deadlines as values of their own, in version 2."""
-    deadlines = json.decode(state.get("deadlines", b"[]"), type=Deadlines)
-    current = {key: value for key, value in state.items() if key.partition(":")[0] in _TYPES}
-    for due_ms, name in deadlines:
-        if (value := current.get(f"bucket:{name}")) is not None:
-            current[f"bucket:{name}"] = json.encode(replace(json.decode(value, type=CurateBucket), due_ms=due_ms))
-    return current
-
-
-_TYPES: dict[str, Any] = {"bucket": CurateBucket, "example": ExampleRecord, MEDIAN: RecentMedian}
-
-
-def load(key: str, value: bytes) -> Any:
-    """ValueError when the key is none of curate's or the value is not what belongs to it."""
-    kind = _TYPES.get(key.partition(":")[0])
-    if kind is None:
-        raise ValueError(f"state key: {key!r} is none of curate's")
-    return json.decode(value, type=kind)
-
-
 def describe_buckets(state: Mapping[str, bytes]) -> list[dict[str, Any]]:
     """The buckets of a task's changelog, for people: name, fill, target, batches, test rows, and a note on what it waits for."""
     listed = sorted(key for key in state if key.startswith("bucket:"))
-    return [_described(load(key, state[key])) for key in listed]
+    return [_described(json.decode(state[key], type=CurateBucket)) for key in listed]
 
 
 def bucket_gauges(bucket: CurateBucket) -> dict[str, float]:

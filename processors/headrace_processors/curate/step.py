@@ -344,7 +344,7 @@ class CurateStep:
             revision=revision,
             interaction_id=interaction_id,
             bucket=bucket,
-            batch_id=old.batch_id or "",
+            batch_id=old.batch_id.hex(),
         )
         self.outputs.append(events.superseded(self.record, newer, self.traceparent))
 
@@ -356,7 +356,7 @@ def _taken(split: str, old: ExampleRecord | None) -> tuple[Status, str]:
 
 def _without_content(example: ExampleRecord, status: Status) -> ExampleRecord:
     """What is remembered of an example that is in no bucket any more."""
-    return replace(example, status=status, content="", sha256="", offset=-1, sketch=b"", principals=(), right=False)
+    return replace(example, status=status, content=b"", sha256=b"", offset=-1, sketch=b"", principals=(), right=False)
 
 
 def _left_out(bucket: CurateBucket, over_share: int) -> dict[str, int]:
