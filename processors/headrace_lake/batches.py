@@ -19,14 +19,17 @@ from headrace_schemas.events import (
     TrainingFailed,
     TrainingStarted,
 )
+from headrace_schemas.selection import counts_text
 from headrace_streams.settings import Settings
 
+Counts = dict[str, dict[str, int]]
 BatchState = Literal["waits", "training", "trained", "failed", "held"]
 
 
 class BatchRow(Struct, kw_only=True):
     """A batch and what became of it. `waits`: nothing was begun, or it was asked for again; `held`: its rows wait for a run that
-    has weights for its base; `error`: of the last run that failed."""
+    has weights for its base; `error`: of the last run that failed; `left_out` and `shortened`: rows of the last run that ended,
+    by side and reason; `notes`: what stood in its way."""
 
     batch_id: str
     bucket: str
@@ -35,6 +38,9 @@ class BatchRow(Struct, kw_only=True):
     attempts: int = 0
     error: str | None = None
     version_id: str | None = None
+    left_out: Counts | None = None
+    shortened: Counts | None = None
+    notes: list[str] | None = None
 
 
 def rows_of(batches: Iterable[Event], runs: Iterable[Event]) -> list[BatchRow]:
@@ -58,6 +64,7 @@ def rows_of(batches: Iterable[Event], runs: Iterable[Event]) -> list[BatchRow]:
             row.state = "training"
         elif isinstance(event, TrainingCompleted):
             row.state, row.version_id, row.error = "trained", event.data.version_id, None
+            row.left_out, row.shortened, row.notes = event.data.left_out, event.data.shortened, event.data.notes
         else:
             row.attempts, row.error = event.data.attempts, event.data.error
             row.state = "failed" if event.data.attempts else "held"
@@ -67,6 +74,12 @@ def rows_of(batches: Iterable[Event], runs: Iterable[Event]) -> list[BatchRow]:
         if row.state in ("failed", "held") and asked.get(batch_id, 0) >= ended[batch_id]:
             row.state = "waits"
     return list(rows.values())
+
+
+def newest_counts(runs: Iterable[Event]) -> dict[str, Counts]:
+    """Of each bucket whose last run that ended left something out: how many rows, by side and reason."""
+    newest = {event.data.bucket: event.data.left_out for event in runs if isinstance(event, TrainingCompleted)}
+    return {bucket: counts for bucket, counts in newest.items() if counts}
 
 
 @click.group()
@@ -83,6 +96,7 @@ def list_(settings: Settings, as_json: bool) -> None:
             emit(msgspec.to_builtins(row))
         else:
             why = f"  {' '.join(row.error.split())}" if row.error else f"  version {row.version_id}" if row.version_id else ""
+            why += f"  left out: {counts_text(row.left_out)}" if row.left_out else ""
             click.echo(f"{row.batch_id}  {row.bucket:30} {row.members:>5} members  {row.state:8}{why}")
 
 
@@ -96,6 +110,8 @@ def show(settings: Settings, as_json: bool, batch: str) -> None:
     found: dict[str, Any] = {**msgspec.to_builtins(row), "statistics": msgspec.to_builtins(cut.statistics)}
     if as_json:
         return emit(found)
+    for name in ("left_out", "shortened"):
+        found[name] = counts_text(found[name]) or None
     for name, value in found.items():
         click.echo(f"{name}: {'-' if value is None else value}")
 

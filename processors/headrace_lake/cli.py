@@ -15,6 +15,7 @@ import msgspec
 
 from headrace_cli.common import FAILED, NO, USAGE, CliError, common, emit, note, run, who
 from headrace_lake.dataset import DatasetError, Format
+from headrace_schemas.selection import counts_text
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
     for bucket in found["buckets"]:
         full = f"{bucket['fill']:.1f} of {bucket['target']:.0f}"
         click.echo(f"  {bucket['bucket']:30} {full:16} batches {bucket['batches']:<4} {bucket['note']}")
+    if found["left_out"]:
+        click.echo("\nleft out of the last run")
+    for name, counts in found["left_out"].items():
+        click.echo(f"  {name:30} {counts_text(counts)}")
     click.echo("\nserved" if found["served"] else "\nnothing is released yet: every bucket serves its base")
     for release in found["served"]:
         click.echo(f"  {release['bucket']:30} #{release['sequence']:<4} {release['adapter'] or 'the base'}  {release['reason']}")
@@ -64,6 +69,7 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
 
 
 async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
+    from headrace_lake.batches import newest_counts
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of
     from headrace_lake.status import stage_status, task_statuses
@@ -80,9 +86,8 @@ async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
     names = {stage.name: group_of(settings.deployment, stage.name) for stage in TOPOLOGY}
     views = {name: await group_view(settings, name) for name in dict.fromkeys(names.values())}
     groups = {stage: views[name] for stage, name in names.items()}
-    failed = failed_batches(
-        [event async for event in events_of(log, "runs")], [event async for event in events_of(log, "batches")]
-    )
+    runs = [event async for event in events_of(log, "runs")]
+    failed = failed_batches(runs, [event async for event in events_of(log, "batches")])
     troubles = [*task_troubles(tasks, groups, behind_seconds), *batch_troubles(failed), *stage_troubles(stages)]
     curate = [task.state for task in tasks if task.stage == "curate"]
     return {
@@ -103,6 +108,7 @@ async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
             }
             for task in tasks
         ],
+        "left_out": newest_counts(runs),
         "failed_batches": [msgspec.structs.asdict(failure) for failure in failed.values()],
         "buckets": [bucket for state in curate for bucket in describe_buckets(state)],
         "served": [

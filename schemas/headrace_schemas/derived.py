@@ -23,6 +23,17 @@ EvaluationId = Annotated[str, doc("Id of the evaluation.")]
 PolicyDigests = Annotated[dict[str, str], doc("Digest of each policy that took part, by stage.")]
 Hyperparameters = Annotated[dict[str, Any], doc("Hyperparameters of the run, all of them.")]
 Seconds = Annotated[float, doc("How long the run took, in s.")]
+LeftOut = Annotated[
+    dict[str, dict[str, int]] | None,
+    doc(
+        "Rows that were left out, by side (training, rehearsal, validation, test) and reason (template_refused, message_lost, "
+        "answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long). Absent: none."
+    ),
+]
+Shortened = Annotated[
+    dict[str, dict[str, int]] | None,
+    doc("Rows that were too long, by side and by what was cut: the head of the prompt, the end of the answer. Absent: none."),
+]
 RequestedBucket = Annotated[Key, doc("The bucket that is meant.")]
 Because = Annotated[str | None, doc("Why, for people.")]
 RequestedBy = Annotated[str | None, doc("Who asked.")]
@@ -270,6 +281,9 @@ class TrainingCompletion(Value, frozen=True, kw_only=True):
     version_id: VersionId
     evaluation_id: EvaluationId
     seconds: Seconds
+    left_out: LeftOut = None
+    shortened: Shortened = None
+    notes: Annotated[list[str] | None, doc("What stood in the way of learning, in words. Absent: nothing.")] = None
 
 
 class TrainingFailure(Value, frozen=True, kw_only=True):
@@ -379,6 +393,8 @@ class Evaluation(Value, frozen=True, kw_only=True):
     parent_release_id: Annotated[str | None, doc("The release that it was compared with; absent: the base.")] = None
     base_identity: Identified = None
     surroundings: Surrounded = None
+    left_out: LeftOut = None
+    shortened: Shortened = None
 
 
 class BatchRetryRequest(Value, frozen=True, kw_only=True):

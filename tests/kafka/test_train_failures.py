@@ -9,13 +9,21 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from headrace_cli.main import invoke
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import RecordError
-from headrace_schemas.events import EvaluationCompleted, ModelVersionCreated, TrainingFailed, TrainingStarted
+from headrace_schemas.derived import Batch, Content, RecordError
+from headrace_schemas.events import (
+    EvaluationCompleted,
+    ModelVersionCreated,
+    TrainingCompleted,
+    TrainingFailed,
+    TrainingStarted,
+)
+from headrace_schemas.inputs import Message, RefPart
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime.session import now_ms
 from headrace_streams.runtime.stage import Record
@@ -228,3 +236,44 @@ def test_an_evaluation_without_an_answer_is_told_and_one_that_became_a_dead_lett
             await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.slow(seconds=12)
+def test_what_a_run_left_out_is_in_its_events_and_is_told(settings: Settings, base: Path, headrace: Run) -> None:
+    train_log = TrainLog(settings)
+    silent = Content(prompt="say nothing", output="", target=" ")
+    drawn = Message(role="assistant", content=[RefPart(media_type="image/png", uri="s3://a/b.png")])
+
+    async def scenario() -> Batch:
+        odd = await train_log.publish_examples(
+            [
+                training_data.recorded(500, content=silent),
+                training_data.recorded(501, content=Content(prompt="draw it", output="", target=drawn)),
+                training_data.recorded(502, "test", content=silent),
+            ]
+        )
+        first, second, test = (each.member for each in odd)
+        batch = await train_log.publish_batch(
+            "b1",
+            range(24),
+            change=lambda cut: msgspec.structs.replace(
+                cut, members=[*cut.members, first, second], test_pool=[*cut.test_pool, test]
+            ),
+        )
+        await asyncio.wait_for(task(settings, policy_of(base), once=True).run(), 120)
+        return batch
+
+    batch = asyncio.run(scenario())
+    (version,) = asyncio.run(train_log.events(ModelVersionCreated, "versions"))
+    (completion,) = asyncio.run(train_log.events(TrainingCompleted, "runs"))
+    (evaluation,) = asyncio.run(train_log.events(EvaluationCompleted, "outcomes"))
+    counts = {"training": {"answer_empty": 1, "answer_has_references": 1}, "test": {"answer_empty": 1}}
+    assert completion.left_out == counts
+    assert evaluation.left_out == {"test": {"answer_empty": 1}}
+    learnt = [member for member in batch.members if member.split == "train"]
+    assert version.rows + sum(counts["training"].values()) == len(learnt), "every row is accounted for"
+    assert evaluation.comparison.n + 1 == len(batch.test_pool)
+    assert json.loads(headrace("status", "--json")[1])["left_out"] == {batch.bucket: counts}
+    said = "training: 1 answer_empty, 1 answer_has_references; test: 1 answer_empty"
+    for command in (("status",), ("batches", "list"), ("batches", "show", batch.batch_id)):
+        assert said in headrace(*command)[1]

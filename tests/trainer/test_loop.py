@@ -22,7 +22,7 @@ from headrace_trainer.model import lora
 from headrace_trainer.model import precision as precision_module
 from headrace_trainer.model.base import Base, BaseMissing, load_base
 from headrace_trainer.model.precision import precision_for
-from headrace_trainer.objectives.sft import accumulate, collate, row_losses, split_by_tokens, token_losses
+from headrace_trainer.objectives.sft import accumulate, collate, plan_total, row_losses, split_by_tokens, token_losses
 from headrace_trainer.policy import Hyperparameters
 
 HYPER = Hyperparameters(
@@ -46,21 +46,28 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return copies
 
 
+def with_adapter(base: Base) -> Any:
+    """With an adapter that changes something, and no dropout."""
+    model, _ = lora.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.02)
+    return model
+
+
 @pytest.fixture
 def base(tiny_base: Path) -> Base:
     return load_base(str(tiny_base))
 
 
 def test_accumulation_changes_nothing(base: Base) -> None:
-    model, _ = lora.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(0, 0.02)
+    model = with_adapter(base)
     rows = rows_of(8)
-    at_once = accumulate(model, rows, base, 10**6, "fp32")
+    total = plan_total(rows, 1)
+    at_once = accumulate(model, rows, base, 10**6, "fp32", total)
     whole = gradients(model)
-    row_by_row = accumulate(model, rows, base, 1, "fp32")
+    row_by_row = accumulate(model, rows, base, 1, "fp32", total)
     parts = gradients(model)
     assert row_by_row == pytest.approx(at_once, rel=1e-6)
     assert whole
@@ -71,9 +78,63 @@ def test_accumulation_changes_nothing(base: Base) -> None:
 
 def test_weights_are_relative(base: Base) -> None:
     rows = rows_of(6)
-    doubled = [row._replace(weight=row.weight * 7) for row in rows]
-    model, _ = lora.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)
-    assert accumulate(model, rows, base, 500, "fp32") == pytest.approx(accumulate(model, doubled, base, 500, "fp32"), rel=1e-5)
+    model = with_adapter(base)
+    accumulate(model, rows, base, 500, "fp32", plan_total(rows, 2))
+    expected = gradients(model)
+    for factor in (7.0, 1e-60, 1e60):  # far below and above what float32 holds: a bucket of old rows only
+        others = [row._replace(weight=row.weight * factor) for row in rows]
+        accumulate(model, others, base, 500, "fp32", plan_total(others, 2))
+        for name, value in gradients(model).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_row_pulls_by_its_weight_in_whatever_step_it_comes(base: Base) -> None:
+    """One divisor for all steps: by each step's own weights, a row of a millionth, alone in a step, pulls like a whole one."""
+    heavy, light = rows_of(2)
+    heavy, light = heavy._replace(weight=1.0), light._replace(weight=1e-6)
+    model, total = with_adapter(base), plan_total([heavy, light], 2)
+    accumulate(model, [light], base, 500, "fp32", total)
+    alone = gradients(model)
+    accumulate(model, [light._replace(weight=1.0)], base, 500, "fp32", total)
+    for name, value in gradients(model).items():
+        torch.testing.assert_close(alone[name] * 1e6, value, rtol=1e-3, atol=1e-9)
+
+
+def test_the_loss_of_equal_weights_is_that_of_every_library(base: Base) -> None:
+    """Mean cross-entropy over the completion tokens of a step, as transformers computes it from labels, and its gradient."""
+    rows = [row._replace(weight=3.0) for row in rows_of(6)]
+    model = with_adapter(base)
+    ours = accumulate(model, rows, base, 80, "fp32", plan_total(rows, 1))
+    gradient = gradients(model)
+    width = max(row.length for row in rows)
+    inputs, labels, mask = (torch.full((len(rows), width), fill) for fill in (base.pad, -100, 0))
+    for index, row in enumerate(rows):
+        inputs[index, : row.length] = torch.tensor([*row.prompt, *row.completion])
+        labels[index, len(row.prompt) : row.length] = torch.tensor(row.completion)
+        mask[index, : row.length] = 1
+    loss = model(input_ids=inputs, attention_mask=mask, labels=labels).loss
+    loss.backward()
+    assert ours == pytest.approx(float(loss.detach()), rel=1e-6)
+    for name, value in gradients(model).items():
+        torch.testing.assert_close(gradient[name], value, rtol=1e-4, atol=1e-7)
+
+
+def test_the_loss_is_the_formula_of_the_docs(base: Base) -> None:
+    rows = rows_of(5)
+    total = plan_total(rows, 2)
+    assert total == pytest.approx(sum(row.weight * len(row.completion) for row in rows) / 2, rel=1e-12)
+    means = row_losses(base.model, rows, base, 500, "fp32")
+    wanted = sum(row.weight * len(row.completion) * mean for row, mean in zip(rows, means, strict=True))
+    model = lora.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)[0]
+    shown = accumulate(model, rows, base, 500, "fp32", total)
+    assert shown == pytest.approx(wanted / sum(row.weight * len(row.completion) for row in rows), rel=1e-5)
+
+
+def test_weights_that_add_up_to_nothing_are_refused() -> None:
+    rows = rows_of(3)
+    for weight in (0.0, math.inf, math.nan):
+        with pytest.raises(ArithmeticError, match="weights"):
+            plan_total([row._replace(weight=weight) for row in rows], 1)
 
 
 def test_completion_head_equals_full_logits_with_mask(base: Base) -> None:
@@ -121,6 +182,7 @@ def test_a_pass_sees_every_row_once(lengths: list[int], batch: int, seed: int) -
     steps = plan_steps(lengths, hyper, seed)
     longer = plan_steps(lengths, hyper.model_copy(update={"epochs": 2.0}), seed)
     assert all(1 <= len(step) <= batch for step in steps)
+    assert max(map(len, steps)) - min(map(len, steps)) <= 1, "what is left of a pass is spread over its steps"
     assert len({index for step in steps for index in step}) == sum(len(step) for step in steps)
     assert sum(len(step) for step in steps) == len(lengths)
     assert longer[: len(steps)] == steps

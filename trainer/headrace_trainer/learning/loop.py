@@ -6,6 +6,7 @@ computes depends on its arguments only, whether it ran through or was killed and
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from headrace_trainer.learning import checkpoint
 from headrace_trainer.learning.checkpoint import Checkpoint
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.precision import Precision
-from headrace_trainer.objectives.sft import accumulate, row_losses
+from headrace_trainer.objectives.sft import accumulate, plan_total, row_losses
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress, TrainingResult
 
@@ -32,23 +33,30 @@ _WINDOW = 8  # optimiser steps whose rows are sorted by length together
 def plan_steps(lengths: Sequence[int], hyper: Hyperparameters, seed: int) -> list[list[int]]:
     """Row indices of each optimiser step: every pass shuffled, then neighbours in length put together, then shuffled again.
 
-    Every row comes once a pass; the last step of a pass may be shorter.
+    Every row comes once a pass; what is left of a pass is spread over its steps, which differ by one row at most.
     """
     size, count = hyper.rows_per_step, len(lengths)
     steps = hyper.steps or math.ceil(hyper.epochs * count / size)
     planned: list[list[int]] = []
+    a_pass = steps_of_pass(count, size)
+    bounds = [count * step // a_pass for step in range(a_pass + 1)]
     epoch = 0
     while len(planned) < steps:
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(count).tolist()
-        span = size * _WINDOW
         steps_of_epoch: list[list[int]] = []
-        for start in range(0, count, span):
-            window = sorted(order[start : start + span], key=lambda index: lengths[index])
-            steps_of_epoch.extend(window[at : at + size] for at in range(0, len(window), size))
+        for first in range(0, len(bounds) - 1, _WINDOW):
+            ends = bounds[first : first + _WINDOW + 1]
+            window = sorted(order[ends[0] : ends[-1]], key=lambda index: lengths[index])
+            steps_of_epoch.extend(window[at - ends[0] : to - ends[0]] for at, to in itertools.pairwise(ends))
         planned.extend(steps_of_epoch[index] for index in random.permutation(len(steps_of_epoch)))
         epoch += 1
     return planned[:steps]
+
+
+def steps_of_pass(rows: int, rows_per_step: int) -> int:
+    """Optimiser steps that see every row once."""
+    return math.ceil(rows / rows_per_step)
 
 
 def learning_rate_share(step: int, steps: int, warmup: float) -> float:
@@ -128,11 +136,13 @@ def train(
 ) -> TrainingResult:
     """Trains what `model` has trainable, in place, and leaves the best weights by validation loss in it.
 
-    With `folder` it goes on from the checkpoint that an earlier process of the same `run` left there. ValueError without rows.
+    With `folder` it goes on from the checkpoint that an earlier process of the same `run` left there. ValueError without rows,
+    ArithmeticError when the loss is no number or the rows weigh nothing.
     """
     if not rows:
         raise ValueError("no rows to train on")
     planned = plan_steps([row.length for row in rows], hyper, seed)
+    total = plan_total(rows, steps_of_pass(len(rows), hyper.rows_per_step))
     validate_every = max(1, len(planned) // hyper.validations_per_run)
     validates = len(validation) >= hyper.validation_rows
     state = _RunState(model, hyper, base.device)
@@ -147,7 +157,7 @@ def train(
         model.train()
         for group in state.optimiser.param_groups:
             group["lr"] = hyper.learning_rate * learning_rate_share(state.step, len(planned), hyper.warmup)
-        state.loss = accumulate(model, chosen, base, hyper.batch_tokens, precision)
+        state.loss = accumulate(model, chosen, base, hyper.batch_tokens, precision, total)
         _finite("loss", state.loss, state.step + 1, hyper)
         norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.max_grad_norm))
         _finite("gradient norm", norm, state.step + 1, hyper)  # clipping would make NaN of infinity

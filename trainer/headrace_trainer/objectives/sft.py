@@ -5,6 +5,7 @@ Rows are right-padded and go through without an attention mask: attention is cau
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,19 +64,29 @@ def split_by_tokens(rows: Sequence[TokenRow], budget: int) -> list[list[TokenRow
     return batches
 
 
-def accumulate(model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision) -> float:
-    """Adds the gradient of one optimiser step's loss: `Σ wᵢ·nllᵢₜ / Σ wᵢ` over all completion tokens t of all rows i
-    (docs/algorithms.md §6), however many micro-batches it takes. Returns that loss."""
-    total = sum(row.weight * len(row.completion) for row in rows)
+def plan_total(rows: Sequence[TokenRow], steps: int) -> float:
+    """What every step's loss is divided by, the same for the whole plan: the mean over the `steps` of a pass of `Σ wᵢ·nᵢ`, nᵢ
+    completion tokens of row i. In float64: weights of old rows are far below what float32 holds. ArithmeticError when they add
+    up to nothing."""
+    total = math.fsum(row.weight * len(row.completion) for row in rows) / steps
+    if not (math.isfinite(total) and total > 0):
+        raise ArithmeticError(f"the weights of {len(rows)} rows add up to {total}: there is nothing to learn from")
+    return total
+
+
+def accumulate(model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision, total: float) -> float:
+    """Adds the gradient of one optimiser step's loss: `Σ wᵢ·nllᵢₜ / total` over all completion tokens t of all rows i, with
+    `total` of `plan_total` (docs/algorithms.md, Training), however many micro-batches it takes. Returns the weighted mean loss of
+    the step in nats per completion token, for people."""
     loss = 0.0
     for micro in split_by_tokens(rows, budget):
         batch = collate(micro, base.pad, base.device)
-        weights = torch.tensor([row.weight for row in micro], device=base.device)[batch.rows]
+        weights = torch.tensor([row.weight / total for row in micro], dtype=torch.float32, device=base.device)[batch.rows]
         with autocast(base.device, precision):
-            part = (token_losses(model, batch) * weights).sum() / total
+            part = (token_losses(model, batch) * weights).sum()
         torch.autograd.backward(part)
         loss += float(part.detach())
-    return loss
+    return loss * total / (math.fsum(row.weight * len(row.completion) for row in rows) or total)
 
 
 @torch.no_grad()

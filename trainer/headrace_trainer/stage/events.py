@@ -40,7 +40,7 @@ from headrace_streams.runtime import provenance
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import Produced
 from headrace_trainer.policy import TrainerPolicy
-from headrace_trainer.spec import JobProgress, JobResult
+from headrace_trainer.spec import Counts, JobProgress, JobResult
 
 STAGE = "train"
 _ORDINALS = {
@@ -166,6 +166,9 @@ def completed(
         version_id=version.version_id,
         evaluation_id=evaluation_id(start.run_id),
         seconds=rounded(result.seconds),
+        left_out=result.left_out,
+        shortened=result.shortened,
+        notes=list(result.notes) or None,
     )
     evaluated_by = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
     return [
@@ -197,8 +200,15 @@ def evaluated(
         parent_release_id=start.parent_release_id,
         base_identity=start.base_identity,
         surroundings=result.surroundings,
+        left_out=_tested(result.left_out),
+        shortened=_tested(result.shortened),
     )
     return _make(EvaluationCompleted, data, origin, "evaluation", identity, now)
+
+
+def _tested(counts: Counts | None) -> Counts | None:
+    """Of the rows that an evaluation is about."""
+    return {side: found for side, found in (counts or {}).items() if side == "test"} or None
 
 
 def _make(kind: type[E], data: object, origin: Origin, name: str, identity: str, now: int) -> E:

@@ -1,0 +1,34 @@
+"""What became of each batch, as `headrace batches` and `status` tell it from events."""
+
+from __future__ import annotations
+
+from headrace_lake.batches import newest_counts, rows_of
+from headrace_schemas.derived import TrainingCompletion
+from headrace_schemas.events import BatchReady, TrainingCompleted
+from headrace_schemas.selection import counts_text
+from support import training_data
+
+BATCH = training_data.batch([training_data.recorded(number).member for number in range(3)])
+COUNTS = {"training": {"template_refused": 2, "answer_empty": 1}, "test": {"message_lost": 1}}
+
+
+def completed(run: str, **changed: object) -> TrainingCompleted:
+    data = TrainingCompletion(
+        run_id=run, batch_id=BATCH.batch_id, bucket=BATCH.bucket, version_id="v", evaluation_id="e", seconds=1.0, **changed,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return TrainingCompleted(specversion="1.0", id=run, source="headrace:train", time="2026-11-21T10:00:00Z", data=data)
+
+
+CUT = BatchReady(specversion="1.0", id="b", source="headrace:curate", time="2026-11-21T10:00:00Z", data=BATCH)
+
+
+def test_a_batch_says_what_its_run_left_out_and_shortened() -> None:
+    (row,) = rows_of([CUT], [completed("r1", left_out=COUNTS, shortened={"training": {"prompt": 1}}, notes=["a stop"])])
+    assert (row.state, row.left_out, row.shortened, row.notes) == ("trained", COUNTS, {"training": {"prompt": 1}}, ["a stop"])
+    assert counts_text(row.left_out) == "training: 2 template_refused, 1 answer_empty; test: 1 message_lost"
+    assert counts_text(None) == ""
+
+
+def test_a_bucket_says_what_its_newest_run_left_out() -> None:
+    assert newest_counts([completed("r1", left_out=COUNTS)]) == {BATCH.bucket: COUNTS}
+    assert newest_counts([completed("r1", left_out=COUNTS), completed("r2")]) == {}
