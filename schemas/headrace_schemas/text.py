@@ -13,6 +13,8 @@ from headrace_schemas.canonical import canonical
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Context, ContextItem, Message, Output, RefPart, Text, TextPart, ToolCall
 
+_WHITE = ("  ", *"\n\t\r\v\f\x1c\x1d\x1e\x1f")  # in ASCII, beside single spaces
+
 
 def render(value: Text | Output | Context) -> str:
     """One text. Messages as `role: text`, context items as their content, each on its own lines; None is the empty text."""
@@ -41,9 +43,10 @@ def normalise(text: str) -> str:
     """Unicode NFC, runs of white space as one space, none at the ends."""
     if not text.isascii():
         return " ".join(unicodedata.normalize("NFC", text).split())
-    if text.isprintable() and "  " not in text and not (text[:1] == " " or text[-1:] == " "):
-        return text  # as most are: of printable ASCII only the space is white
-    return " ".join(text.split())
+    for white in _WHITE:  # a search each is five times as fast as `isprintable`, which looks every character up
+        if white in text:
+            return " ".join(text.split())
+    return text.strip(" ")
 
 
 def prompt_group(prompt: str, context: str) -> str:

@@ -57,6 +57,12 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(f"  {text}\n") == normalise(text)
 
 
+def test_white_space_of_ascii_is_what_python_splits_at() -> None:
+    for code in range(128):
+        for text in (chr(code), f"a{chr(code)}", f"{chr(code)}a", f"a{chr(code)}b", f"a {chr(code)}b", f"a{chr(code)} b"):
+            assert normalise(text) == " ".join(text.split()), code
+
+
 @given(values(Interaction))
 def test_any_interaction_renders_and_has_a_group(data: Interaction) -> None:
     render(data.output).encode()

@@ -169,20 +169,20 @@ class WorkingBucket:
 
     def count_trial(self, old: ExampleRecord | None, new: ExampleRecord) -> None:
         """Counts an answer of the bucket's own base as right or wrong, in place of what its older revision counted."""
-        per_day = self._policy.decay_per_day
-        epoch, trials, successes = self.value.serving_epoch, self.value.trials, self.value.successes
+        policy, value = self._policy, self.value
+        per_day, epoch, trials, successes = policy.decay_per_day, value.serving_epoch, value.trials, value.successes
         if old is not None and old.serving_epoch == epoch:
             trials = trials.add(old.time_ns, per_day, -1.0)
             successes = successes.add(old.time_ns, per_day, -1.0) if old.success else successes
         if new.serving_epoch == epoch:
             trials = trials.add(new.time_ns, per_day)
             successes = successes.add(new.time_ns, per_day) if new.success else successes
-        if (trials, successes) != (self.value.trials, self.value.successes):
-            self.value.trials, self.value.successes = trials, successes
-            self.value.good = self._policy.good_enough_margin > 0 and self.is_good
-        if self._policy.drift is not None and new.serving_epoch == epoch and (old is None or old.serving_epoch != epoch):
-            answers = self.value.answers.add(new.success, self._policy.drift)
-            self._change(answers=answers, drifted=self.value.drifted or answers.alarm)
+        if trials is not value.trials and (trials, successes) != (value.trials, value.successes):
+            value.trials, value.successes = trials, successes
+            value.good = policy.good_enough_margin > 0 and self.is_good
+        if policy.drift is not None and new.serving_epoch == epoch and (old is None or old.serving_epoch != epoch):
+            value.answers = value.answers.add(new.success, policy.drift)
+            value.drifted = value.drifted or value.answers.alarm
 
     def track(self, release_id: str, satisfied: bool) -> None:
         """What is served, and whether it meets all requirements. Another release starts another epoch without evidence."""
@@ -268,10 +268,14 @@ class WorkingBucket:
     def is_good(self) -> bool:
         """Whether what is served is good enough that nothing is cut; once it is, until its rate falls by `good_enough_margin`."""
         policy, value = self._policy, self.value
-        if value.evidence(policy.decay_per_day) < policy.good_enough_evidence:
+        successes, trials = value.evidence(policy.decay_per_day)
+        if trials < policy.good_enough_evidence:
+            return False
+        least = policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
+        if 0.0 <= successes < (least - 1e-6) * trials:  # whatever rounding does to the rate
             return False
         rate, _ = value.success_rate(policy.decay_per_day)
-        return rate is not None and rate >= policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
+        return rate is not None and rate >= least
 
     def _sums(self, times: Sequence[int]) -> Sums:
         shares, newest = weights(times, self._policy.decay_per_day), max(times, default=0)

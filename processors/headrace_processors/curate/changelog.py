@@ -18,28 +18,32 @@ from headrace_processors.curate.state import MEDIAN, CurateBucket, Deadlines, Ex
 _EXAMPLE = "example:"
 _TYPES: dict[str, Any] = {"bucket": CurateBucket, MEDIAN: RecentMedian}
 _EXAMPLES = msgpack.Decoder(ExampleRecord)
-_PACKED, _JSON = msgpack.Encoder(), json.Encoder()
+_PACKED = msgpack.Encoder()
+JSON = json.Encoder()  # of everything else
 
 
-def dump(value: Any) -> bytes:
-    """ValueError for an example with a number that is not finite: JSON has none, and msgpack would not tell."""
-    return _PACKED.encode(_finite(value)) if isinstance(value, ExampleRecord) else _JSON.encode(value)
+def dump_example(record: ExampleRecord) -> bytes:
+    """ValueError for a number that is not finite: JSON has none, and msgpack would not tell."""
+    if isfinite(record.reward) and isfinite(record.balance) and isfinite(record.difficulty):
+        return _PACKED.encode(record)
+    raise _not_finite(record)
 
 
 def load(key: str, value: bytes) -> Any:
     """ValueError when the key is none of curate's or the value is not what belongs to it."""
     if key.startswith(_EXAMPLE):
-        return _finite(_EXAMPLES.decode(value))
+        record = _EXAMPLES.decode(value)
+        if isfinite(record.reward) and isfinite(record.balance) and isfinite(record.difficulty):
+            return record
+        raise _not_finite(record)
     kind = _TYPES.get(key.partition(":")[0])
     if kind is None:
         raise ValueError(f"state key: {key!r} is none of curate's")
     return json.decode(value, type=kind)
 
 
-def _finite(record: ExampleRecord) -> ExampleRecord:
-    if isfinite(record.reward) and isfinite(record.balance) and isfinite(record.difficulty):
-        return record
-    raise ValueError(f"example: reward {record.reward}, balance {record.balance}, difficulty {record.difficulty}: not finite")
+def _not_finite(record: ExampleRecord) -> ValueError:
+    return ValueError(f"example: reward {record.reward}, balance {record.balance}, difficulty {record.difficulty}: not finite")
 
 
 def upcast_1(state: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -96,7 +96,7 @@ class CurateFold(Fold):
         return changelog.load(key, value)
 
     def dump(self, key: str, value: Any) -> bytes:
-        return changelog.dump(value)
+        return changelog.dump_example(value) if type(value) is ExampleRecord else changelog.JSON.encode(value)
 
     def derive(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         return curate_state.derive(state)
@@ -106,9 +106,8 @@ class CurateFold(Fold):
 
     def deadline(self, key: str, value: Any) -> int | None:
         """When an open bucket reaches the age limit, when an example that waits is taken, and when another is forgotten."""
-        if isinstance(value, CurateBucket):
-            return value.due_ms
-        return self._due_ms(value) if isinstance(value, ExampleRecord) else None
+        kind = type(value)  # three times as fast as `isinstance`, and asked of every change
+        return self._due_ms(value) if kind is ExampleRecord else value.due_ms if kind is CurateBucket else None
 
     def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
         """One tick, however many buckets are due: it lets time pass for all. One for each bucket with examples that are due,

@@ -20,6 +20,7 @@ MANY = 64  # equal bands, from which on they are counted by numpy
 ROOM = 64  # members that a new table has room for
 SPARSE = 64  # members that are gone, beyond as many as there are, until a table is made anew
 
+_TRUE = b"\x01"
 _STAYS = (1 << 63) - 1  # a version that no table comes to
 
 
@@ -95,7 +96,7 @@ class NearIndex:
         """Members that share a band, those that share most first, and of these by id."""
         table = self._table
         shared = table.columns[:, : self._size] == np.frombuffer(bands, "<u8")[:, None]
-        if not shared.any():  # as it mostly is
+        if _TRUE not in shared.tobytes():  # as it mostly is; `any` is three times as slow for so few
             return []
         numbers = shared.nonzero()[1]
         if len(numbers) <= MANY:

@@ -135,17 +135,20 @@ class CurateBucket(Struct, omit_defaults=True):
         """Examples admitted after a day of fold time, of the last 30."""
         return sum(count for at, count in self.recent if at > day)
 
-    def evidence(self, per_day: float) -> float:
-        """The decayed number of answers behind its success rate."""
-        return self.trials.at(max(self.trials.newest_ns, self.successes.newest_ns), per_day)
+    def evidence(self, per_day: float) -> tuple[float, float]:
+        """The decayed numbers of right answers and of all behind its success rate, seen from the newest of them."""
+        trials, successes = self.trials, self.successes
+        if trials.newest_ns == successes.newest_ns:
+            return successes.value, trials.value
+        newest = max(trials.newest_ns, successes.newest_ns)
+        return successes.at(newest, per_day), trials.at(newest, per_day)
 
     def success_rate(self, per_day: float) -> tuple[float | None, float]:
         """Decayed success rate of what is served, None without evidence, and the decayed number of answers behind it."""
-        newest = max(self.trials.newest_ns, self.successes.newest_ns)
-        trials = self.evidence(per_day)
+        successes, trials = self.evidence(per_day)
         if trials < 0.5:  # taking back what a revision changed leaves rounding noise behind
             return None, 0.0
-        return rounded(min(max(self.successes.at(newest, per_day) / trials, 0.0), 1.0)), trials
+        return rounded(min(max(successes / trials, 0.0), 1.0)), trials
 
 
 class RecentMedian(Struct, frozen=True):

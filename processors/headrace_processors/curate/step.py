@@ -40,6 +40,7 @@ class CurateStep:
     def __init__(self, rules: CurateRules, state: Mapping[str, Any], record: Record, traceparent: str | None) -> None:
         self.rules, self.policy = rules, rules.policy
         self.record = record
+        self._seen_ms = 0 if rules.version == 1 else record.now
         self.traceparent = traceparent
         self.state = CurateState(state)
         self.buckets: dict[str, WorkingBucket] = {}
@@ -143,10 +144,6 @@ class CurateStep:
             bucket = self.bucket(name)
             bucket.mark_aged()
             self._cut_if_ready(bucket)
-
-    @property
-    def _seen_ms(self) -> int:
-        return 0 if self.rules.version == 1 else self.record.now
 
     def _no_later_than_now(self, time_ns: int) -> int:
         """The event time by which an example decays. Of one that lies ahead nothing else would count until then."""
