@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pytest
@@ -55,6 +56,12 @@ def test_has_text(output: str | Message, expected: bool) -> None:
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
     assert normalise(f"  {text}\n") == normalise(text)
+
+
+@given(st.text() | st.text(st.sampled_from("ab \t\n\x1f\x7f\x00")))
+def test_what_is_normalised_is_words_with_one_space_between_them(text: str) -> None:
+    """Whichever of the short ways finds that nothing need be done."""
+    assert normalise(text) == " ".join(unicodedata.normalize("NFC", text).split())
 
 
 @given(values(Interaction))
