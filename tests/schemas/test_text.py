@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pytest
@@ -61,6 +62,12 @@ def test_white_space_of_ascii_is_what_python_splits_at() -> None:
     for code in range(128):
         for text in (chr(code), f"a{chr(code)}", f"{chr(code)}a", f"a{chr(code)}b", f"a {chr(code)}b", f"a{chr(code)} b"):
             assert normalise(text) == " ".join(text.split()), code
+
+
+@given(st.text() | st.text(st.sampled_from("ab \t\n\x1f\x7f\x00")))
+def test_what_is_normalised_is_words_with_one_space_between_them(text: str) -> None:
+    """Whichever of the short ways finds that nothing need be done."""
+    assert normalise(text) == " ".join(unicodedata.normalize("NFC", text).split())
 
 
 @given(values(Interaction))

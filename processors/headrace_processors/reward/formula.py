@@ -84,9 +84,13 @@ def balance_of(policy: RewardPolicy, counts: CountByType, artifact_type: str) ->
         unnamed = len(counts) + (artifact_type not in counts) - sum([name in counts for name in named])
         target = max(0.0, 1.0 - math.fsum(named.values())) / max(1, unnamed)
     newest, per_day = max([count.newest_ns for count in counts.values()], default=0), policy.decay_per_day
-    seen = {name: count.at(newest, per_day) for name, count in counts.items()}
-    own = seen.get(artifact_type, 0.0)
-    share = (own + policy.share_prior * target) / (math.fsum(seen.values()) + policy.share_prior)
+    own, seen = 0.0, []
+    for name, count in counts.items():
+        value = count.at(newest, per_day)
+        seen.append(value)
+        if name == artifact_type:
+            own = value
+    share = (own + policy.share_prior * target) / (math.fsum(seen) + policy.share_prior)
     if not target:
         return policy.balance_low
     return rounded(max(policy.balance_low, min(policy.balance_high, (target / share) ** policy.balance_exponent)))

@@ -34,6 +34,7 @@ ERASED = "erased"  # in place of a digest that an erasure took away
 NOTHING = Raw(b"")  # of a text that is not there: msgspec reads no `Raw | None`
 
 _ENCODER = msgspec.json.Encoder()
+_OTHERS = (b',"d', b',"f')  # what nearly always stands behind a time of 13 digits: digest, feedback
 _WHO = ("human", "agent")  # of the kinds of principal, those that have an opinion
 
 
@@ -211,7 +212,7 @@ class ErasedSubject(Struct, frozen=True, omit_defaults=True):
 
 def is_expired(value: bytes) -> bool:
     """`expired` of an encoded case, without decoding it: it stands behind `touched`."""
-    return b'"expired":true' in value[:48]
+    return value[24:27] not in _OTHERS and b'"expired":true' in value[:48]
 
 
 def without_text(record: FeedbackRecord, how: Literal["retracted", "erased"]) -> FeedbackRecord:
