@@ -74,6 +74,25 @@ def test_portions_by_number_and_by_bytes(settings: Settings, monkeypatch: pytest
     asyncio.run(scenario())
 
 
+def test_what_was_asked_for_ahead_comes_once_and_in_order(settings: Settings) -> None:
+    async def scenario() -> None:
+        await send(settings, b"1", b"2", b"3")
+        async with fetcher(settings) as fetching:
+            fetching.prefetch()
+            assert [record.value for record in await fetching.fetch(10_000, 2)] == [b"1", b"2"]
+            fetching.prefetch()  # of what is left there is no need to ask
+            assert [record.value for record in await fetching.fetch(10_000, 2)] == [b"3"]
+            fetching.prefetch()
+            await send(settings, b"4")
+            fetching.prefetch()
+            assert [record.value for record in await fetching.fetch(10_000, 2)] == [b"4"]
+            fetching.prefetch()
+            await fetching.close()
+            assert (await fetching.fetch(0, 2), fetching.position) == ([], 4)
+
+    asyncio.run(scenario())
+
+
 def test_what_passes_is_waited_for(settings: Settings) -> None:
     async def scenario() -> None:
         await send(settings, b"1", b"2")

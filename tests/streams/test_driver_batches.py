@@ -151,6 +151,12 @@ class FakeFetcher:
     def __init__(self, world: World, position: int) -> None:
         self.world, self.position = world, position
 
+    def prefetch(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
     async def fetch(self, timeout_ms: int, max_records: int) -> list[Message]:
         rest = [message for message in self.world.messages if message.offset >= self.position]
         if not rest:
@@ -265,6 +271,7 @@ def test_a_fold_is_shown_each_record_once_before_its_turn(
         patch.setattr(session, "Journal", world.journal)
         patch.setattr(session, "Reader", world.reader)
         patch.setattr(clients, "consumer", world.consumer)
+        patch.setattr(session, "PartitionFetcher", world.fetcher)
         patch.setattr(fold_runner, "AHEAD_RECORDS", ahead)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)

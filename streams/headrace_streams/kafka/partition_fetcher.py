@@ -39,18 +39,34 @@ class PartitionFetcher:
         self.end: int | None = None
         self._client, self._partition = compat.connection_of(client), partition
         self._left: Any = None  # of the last answer
+        self._asking: asyncio.Task[None] | None = None
 
     @property
     def left(self) -> bool:
         """Whether some of the last answer has not been given out."""
         return self._left is not None
 
+    def prefetch(self) -> None:
+        """Asks for what follows, while the caller sees to what it was given."""
+        if self._left is None and self._asking is None:
+            self._asking = asyncio.create_task(self._ask(0))
+
+    async def close(self) -> None:
+        """Nothing is asked for any more."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
     async def fetch(self, timeout_ms: int, max_records: int) -> list[ConsumerRecord]:
         """The next records, none if none come in time; 0 ms: those that are there. Raises OffsetOutOfRangeError, or another
         KafkaError that does not pass by itself."""
         until = time.monotonic() + timeout_ms / 1000
         while True:
-            if self._left is None:
+            if self._asking is not None:
+                asking, self._asking = self._asking, None
+                await asking
+            elif self._left is None:
                 await self._ask(max(0, min(WAIT_MS, round((until - time.monotonic()) * 1000))))
             if (given := self._given(max_records)) or time.monotonic() >= until:
                 return given

@@ -102,7 +102,9 @@ class Session:
                 raise
             raise RuntimeError(f"{self.label}: something within was cancelled, and nobody has asked for that") from error
         finally:
-            consumer, self._consumer, self._fetcher = self._consumer, None, None
+            consumer, fetcher, self._consumer, self._fetcher = self._consumer, self._fetcher, None, None
+            if fetcher is not None:
+                await fetcher.close()
             if consumer is not None:
                 await stop(consumer)
             await self._journal.close()
@@ -136,6 +138,11 @@ class Session:
         """The next committed records, if any come in time: at most `max_records`, and about GIVEN_BYTES."""
         assert self._fetcher is not None
         return await self._fetcher.fetch(timeout_ms, max_records)
+
+    def prefetch(self) -> None:
+        """Asks for what follows, while the caller sees to what it was given."""
+        assert self._fetcher is not None
+        self._fetcher.prefetch()
 
     @property
     def next_offset(self) -> int:
