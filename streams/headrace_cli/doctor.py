@@ -26,6 +26,11 @@ _GPU = (
     "print(f'torch {torch.__version__}:', ', '.join(torch.cuda.get_device_name(i) for i in range(n)) or "
     "f'no GPU, trains on {torch.get_num_threads()} CPU threads')"
 )
+_GRADERS = "from headrace_trainer.evaluation.isolation import probe; print(probe() or '')"
+_NAMESPACES = (
+    "allow user namespaces to who runs the trainer (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns; in a container its seccomp profile)"
+)
 
 
 class Finding(NamedTuple):
@@ -61,6 +66,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "signing": _signing,
         "java": _java,
         "gpu": _gpu,
+        "graders": _graders,
     }
     for what, check in checks.items():
         try:
@@ -199,3 +205,13 @@ def _gpu(_settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "gpu", "warn" if done.returncode else "ok", (done.stderr.splitlines() or ["?"])[-1] if done.returncode else done.stdout
     )
+
+
+def _graders(_settings: Settings) -> Iterator[Finding]:
+    """Asks in a process of its own, which leaves its surroundings for it."""
+    done = subprocess.run([sys.executable, "-c", _GRADERS], capture_output=True, text=True, timeout=120, check=False)
+    refused = done.stdout.strip() or (done.stderr.splitlines() or [""])[-1]
+    if done.returncode == 0 and not refused:
+        yield Finding("graders", "ok", "can be isolated: no network, no files but those of their policy, no other processes")
+        return
+    yield Finding("graders", "warn", f"are limited here, not isolated: {refused}: {_NAMESPACES}")

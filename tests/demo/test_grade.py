@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headrace_demo.run.folder import Place
 from headrace_demo.shop import database as shop
 from headrace_demo.shop.grade import Referee, grade
+from headrace_trainer import policy as policies
+from headrace_trainer.evaluation.grader import Grader
+from support import training_data
 
 REFERENCE = "select count(*) from customers where city = 'Paris'"
 
@@ -84,6 +89,19 @@ def test_the_entry_point_grades_0_or_100(database: Path) -> None:
     example = {"content": {"prompt": "?", "output": "", "target": REFERENCE}}
     assert grade("?", REFERENCE, example, database=str(database)) == 100.0
     assert grade("?", "select 1", example, database=str(database)) == 0.0
+
+
+@pytest.mark.parametrize("isolation", ["preferred", "off"])
+def test_the_trainer_grades_with_it_as_the_demo_sets_it_up(tmp_path: Path, isolation: str) -> None:
+    place = Place(tmp_path, seed=7)
+    place.settings("127.0.0.1:1")
+    shop.create(place.database, seed=0)
+    policy = policies.load(place.policy).graders["sql"]
+    example = training_data.example(1)
+    example = msgspec.structs.replace(example, content=msgspec.structs.replace(example.content, target=REFERENCE))
+    with Grader(policy.model_copy(update={"isolation": isolation, "seconds": 20.0})) as grader:
+        answers = (REFERENCE, "select 1", "selekt", REFERENCE)
+        assert [grader.grade(answer, example) for answer in answers] == [(100.0, None), (0.0, None), (0.0, None), (100.0, None)]
 
 
 def test_the_entry_point_is_installed() -> None:

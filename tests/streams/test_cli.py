@@ -15,7 +15,7 @@ import pytest
 
 from headrace_cli import main
 from headrace_cli.common import CliError, fail
-from headrace_cli.doctor import _store
+from headrace_cli.doctor import _graders, _store
 from headrace_cli.main import COMMANDS, Command, invoke
 from headrace_streams.kafka.clients import BrokerUnavailable
 from headrace_streams.local_kafka.jars import MissingLibrary, MissingPiece
@@ -236,6 +236,7 @@ def test_doctor_names_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: py
     findings = {row["what"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert findings["python"]["verdict"] == "ok"
     assert findings["broker"]["verdict"] == "broken"
+    assert findings["graders"]["verdict"] in ("ok", "warn")
     assert findings["store"]["verdict"] == "broken"
     assert "headrace kafka start" in findings["broker"]["detail"]
 
@@ -250,6 +251,27 @@ def test_doctor_names_what_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: py
 )
 def test_doctor_says_whether_others_can_fetch_from_the_store(tmp_path: Path, store: str, verdict: str, said: str) -> None:
     (finding,) = _store(Settings(store=store.format(tmp_path)))
+    assert finding.verdict == verdict
+    assert said in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict", "said"),
+    [
+        ("print('')", "ok", "can be isolated"),
+        (
+            "print('unshare: Operation not permitted')",
+            "warn",
+            "limited here, not isolated: unshare: Operation not permitted: allow user",
+        ),
+        ("import no_such_trainer", "warn", "No module named 'no_such_trainer'"),
+    ],
+)
+def test_doctor_says_whether_graders_can_be_isolated(
+    monkeypatch: pytest.MonkeyPatch, program: str, verdict: str, said: str
+) -> None:
+    monkeypatch.setattr("headrace_cli.doctor._GRADERS", program)
+    (finding,) = _graders(Settings())
     assert finding.verdict == verdict
     assert said in finding.detail
 

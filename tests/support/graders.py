@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import subprocess
 import time
 from typing import Any
 
@@ -61,7 +60,3 @@ def lies(prompt: Any, output: str, example: Any) -> float:
 
 def is_nan(prompt: Any, output: str, example: Any) -> float:
     return 50.0 if output == "good" else float("nan")
-
-
-def forks(prompt: Any, output: str, example: Any) -> float:
-    return subprocess.Popen(["sleep", "3600"]).pid / 1_000_000

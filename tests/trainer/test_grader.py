@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace_trainer.evaluation.grader import Grader, GraderMissing
-from headrace_trainer.policy import GraderPolicy
+from headrace_trainer.policy import GraderPolicy, load
 from support import training_data
 
 EXAMPLE = training_data.example(1)
@@ -54,11 +54,6 @@ def test_a_grader_that_is_not_there_is_named() -> None:
         grader.grade("x", EXAMPLE)
 
 
-def test_nothing_is_left_running() -> None:
-    with Grader(policy("forks")) as grader:
-        pid = int(grader.grade("bad", EXAMPLE).value * 1_000_000)
-    deadline = time.monotonic() + 10
-    status = Path(f"/proc/{pid}/stat")
-    while status.exists() and status.read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def test_what_it_may_read_is_named_relative_to_the_policy_file(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text('[train.graders.sql]\nname = "m:f"\nfolders = ["tables", "/var/lib/x"]')
+    assert load(tmp_path / "policy.toml").graders["sql"].folders == (str(tmp_path / "tables"), "/var/lib/x")

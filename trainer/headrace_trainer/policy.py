@@ -103,7 +103,15 @@ class GraderPolicy(Policy):
     name: str = Field(description="an entry point of `headrace.graders`, or `module:function`")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of every call")
     seconds: float = Field(5.0, gt=0, description="wall time of one call")
-    memory_mb: int = Field(2048, ge=16, description="address space above what the empty grader process has")
+    memory_mb: int = Field(2048, ge=16, description="address space of each of its processes above what the empty one has")
+    disk_mb: int = Field(64, ge=1, description="what it may write, into a /tmp of its own that is new for every row")
+    processes: int = Field(64, ge=1, description="processes and threads of a row together (where it is isolated)")
+    isolation: Literal["preferred", "required", "off"] = Field(
+        "preferred", description="namespaces of its own: where the machine allows them, else only limits; or no run; or never"
+    )
+    network: bool = Field(False, description="whether it may open connections, as one that asks a service must")
+    environment: tuple[str, ...] = Field((), description="variables of the trainer that it gets; all others it has not")
+    folders: tuple[str, ...] = Field((), description="files and folders that it may read beside Python and its libraries")
     pass_mark: float = Field(50.0, ge=0, le=100, description="a grade from here on is a success")
 
 
@@ -165,8 +173,8 @@ class TrainerPolicy(Policy):
 
 
 def load(path: Path | None) -> TrainerPolicy:
-    """The policy in the `[train]` table of a TOML file; defaults without a file. Relative folders of weights are relative to
-    the file. PolicyError names file, field and value."""
+    """The policy in the `[train]` table of a TOML file; defaults without a file. Relative folders, of weights and for graders,
+    are relative to the file. PolicyError names file, field and value."""
     if path is None:
         return TrainerPolicy()
     policy = parse_policy(TrainerPolicy, read_policy_file(path).get("train", {}), f"policy file {path}", "train.")
@@ -182,10 +190,18 @@ def load(path: Path | None) -> TrainerPolicy:
         if base.revision is not None and Path(base.weights).is_dir():
             where = f"policy file {path}: train.bases.{name}.revision = {base.revision!r}"
             raise PolicyError(f"{where}: only a hub name has revisions, and {base.weights} is a folder")
-    return policy.model_copy(update={"bases": bases})
+    graders = {
+        name: grader.model_copy(update={"folders": tuple(_beside(path.parent, folder) for folder in grader.folders)})
+        for name, grader in policy.graders.items()
+    }
+    return policy.model_copy(update={"bases": bases, "graders": graders})
 
 
 def _absolute(weights: str, folder: Path) -> str:
     """A folder beside the policy wins over a hub name of the same spelling."""
-    candidate = (folder / Path(weights).expanduser()).resolve()
-    return str(candidate) if candidate.is_dir() else weights
+    candidate = _beside(folder, weights)
+    return candidate if Path(candidate).is_dir() else weights
+
+
+def _beside(folder: Path, path: str) -> str:
+    return str((folder / Path(path).expanduser()).resolve())

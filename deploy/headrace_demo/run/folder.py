@@ -33,7 +33,7 @@ good_enough = 0.99                 # this model gets good fast; go on until the 
 threads = 1
 seed = {seed}
 bases = {{ "{model}" = {{ weights = {weights} }} }}
-graders = {{ sql = {{ name = "demo-sql", options = {{ database = {database} }} }} }}
+graders = {{ sql = {{ name = "demo-sql", options = {{ database = {database} }}, folders = [{database}] }} }}
 
 [train.defaults]
 r = 16

@@ -1,18 +1,21 @@
-"""Decides whether an output is right, in a child process with limits. Knows processes and entry points, no model.
+"""Decides whether an output is right, in processes that are cut off. Knows processes and entry points, no model.
 
 A grader is a function `grade(prompt, output, example, **options) -> 0..100`: `prompt` as the example has it, `output` the text
-that was generated, `example` the data of its `ExampleRewarded`. Whatever it does, it costs one row, never the run.
+that was generated, `example` the data of its `ExampleRewarded`. Whatever it does, it costs one row, never the run. What holds it
+is in `isolation`, and what of it where in SECURITY.md.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from importlib.metadata import entry_points
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,7 +28,12 @@ from headrace_schemas.root_error import USAGE, HeadraceError
 from headrace_trainer.policy import GraderPolicy
 
 GROUP = "headrace.graders"
+CHILD = ("-m", "headrace_trainer.evaluation.grader_child")
 _START_SECONDS = 60.0  # a grader may import a lot
+_ROW_SECONDS = 45.0  # beyond the row's own, until its process counts as lost: a busy machine makes processes slowly
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
+
+log = logging.getLogger("headrace.grader")
 
 
 class GraderMissing(HeadraceError):
@@ -49,12 +57,18 @@ def find(name: str) -> None:
 
 
 class Grader:
-    """One child process for many rows; after a crash or time-out the next row gets a new one. Use as a context manager."""
+    """One process that has the grader loaded, for many rows, each of which gets a fork of it. Use as a context manager.
+
+    `failures` counts by reason the rows whose grade is 0 because there was none. `only_limited` says why the grader is not
+    isolated; None when it is, when its policy says `off`, or before its first row."""
 
     def __init__(self, policy: GraderPolicy) -> None:
         find(policy.name)
         self.policy = policy
+        self.failures: Counter[str] = Counter()
+        self.only_limited: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._isolation = policy.isolation
 
     def __enter__(self) -> Grader:
         return self
@@ -63,32 +77,56 @@ class Grader:
         self.close()
 
     def grade(self, output: str, example: Example) -> Grade:
-        """GraderMissing only when the grader cannot even be loaded."""
+        """GraderMissing only when the grader cannot even be loaded, or not be isolated where the policy requires it."""
         if self._child is None:
             self._start()
         request = {"prompt": example.content.prompt, "output": output, "example": example}
-        answer = self._ask(msgspec.json.encode(request) + b"\n", self.policy.seconds + 1.0)
+        answer = self._ask(msgspec.json.encode(request) + b"\n", self.policy.seconds + _ROW_SECONDS)
         if answer is None:
-            return Grade(0.0, self._stop(f"no answer within {self.policy.seconds:g} s"))
+            return self._failed(self._stop(f"no answer within {self.policy.seconds:g} s"))
         if "error" in answer:
-            return Grade(0.0, str(answer["error"]))
+            return self._failed(str(answer["error"]))
         return Grade(float(answer["grade"]))
 
     def close(self) -> None:
         if self._child is not None:
             self._stop("")
+        for reason, rows in self.failures.most_common(3):
+            log.warning("grader %s: no grade for %d rows: %s", self.policy.name, rows, reason)
+
+    def _failed(self, reason: str) -> Grade:
+        self.failures[reason] += 1
+        return Grade(0.0, reason)
 
     def _start(self) -> None:
-        arguments = orjson.dumps(self.policy.model_dump(mode="json")).decode()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "headrace_trainer.evaluation.grader_child", arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True,
-        )  # fmt: skip
-        answer = self._ask(b"\n", _START_SECONDS)
+        answer = self._load()
+        if answer is not None and "refused" in answer:
+            self._stop("")
+            self.only_limited = f"this machine does not let it be isolated: {answer['refused']}"
+            if self.policy.isolation == "required":
+                raise GraderMissing(f"grader {self.policy.name!r}: {self.only_limited}; `isolation` of its policy says required")
+            log.warning("grader %s is limited only: %s", self.policy.name, self.only_limited)
+            self._isolation = "off"
+            answer = self._load()
         if answer is None or "error" in answer:
             why = self._stop("it does not start")
             raise GraderMissing(f"grader {self.policy.name!r} cannot be loaded: {answer['error'] if answer else why}")
+
+    def _load(self) -> dict[str, Any] | None:
+        """What a new child says once it has loaded the grader, or has not."""
+        self._child = subprocess.Popen(
+            [sys.executable, *CHILD],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment(), start_new_session=True,
+        )  # fmt: skip
+        policy = {**self.policy.model_dump(mode="json"), "isolation": self._isolation}
+        return self._ask(orjson.dumps(policy) + b"\n", _START_SECONDS)
+
+    def _environment(self) -> dict[str, str]:
+        """Nothing of ours: there are logins in it. One thread for libraries that would make one for each core, of each row."""
+        path = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+        plain = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "PYTHONPATH": path}
+        asked = {name: os.environ[name] for name in self.policy.environment if name in os.environ}
+        return {**plain, **dict.fromkeys(_THREADS, "1"), **asked}
 
     def _ask(self, line: bytes, seconds: float) -> dict[str, Any] | None:
         """The child's answer, or None when it died, kept silent or babbled."""
