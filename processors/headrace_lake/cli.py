@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from headrace_cli.common import FAILED, NO, USAGE, CliError, common, emit, note, run, who
-from headrace_lake.dataset import DatasetError, Format
+from headrace_lake.dataset import DatasetError, Format, Rule
 from headrace_schemas.selection import counts_text
 from headrace_streams.settings import Settings
 
@@ -235,21 +235,25 @@ async def _until(reader: Reader, until: str) -> int:
 @click.option("--format", "form", type=click.Choice(get_args(Format)), default="chat", show_default=True, help="Kind of file.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write into.")
 @click.option("--release", metavar="R", help="Exactly the rows that trained this release, without what was withdrawn since.")
+@click.option("--rule", type=click.Choice(["1", "2"]), default="2", show_default=True, help="By which rule a row is written.")
 @common
-def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: Path, release: str | None) -> None:
+def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: Path, release: str | None, rule: str) -> None:
     """Write the training data of BUCKET (artifact_type/base) to a file and print its digest.
 
-    Without --release: all that was ever cut into a batch, at its newest revision, without what was withdrawn since."""
+    Without --release: all that was ever cut into a batch, at its newest revision, without what was withdrawn since.
+
+    Rule 1 is how rows were written before they held tools, arguments as objects and references: it makes digests of then."""
     from headrace_lake.dataset import bucket_rows, release_rows, rows_digest, write
     from headrace_lake.kafka_log import KafkaLog
     from headrace_streams.signing import trusted_keys
 
     log = KafkaLog(settings)
+    written: Rule = 1 if rule == "1" else 2
     try:
         rows, withdrawn = (
-            (run(bucket_rows(log, bucket)), 0)
+            (run(bucket_rows(log, bucket, written)), 0)
             if release is None
-            else run(release_rows(log, bucket, release, trusted_keys(settings)))
+            else run(release_rows(log, bucket, release, trusted_keys(settings), written))
         )
     except DatasetError as error:
         raise CliError(FAILED, str(error)) from error
@@ -258,8 +262,8 @@ def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: P
     if not rows:
         nothing = "nothing is left of it" if withdrawn else "has no batch yet: `headrace status` lists the buckets"
         raise CliError(NO, f"bucket {bucket!r} {nothing}")
-    written = write(rows, out, form)
-    found = {"file": str(written), "rows": len(rows), "digest": rows_digest(rows)}
+    file = write(rows, out, form)
+    found = {"file": str(file), "rows": len(rows), "digest": rows_digest(rows), "rule": written}
     if as_json:
         emit(found)
     else:

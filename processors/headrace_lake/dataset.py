@@ -1,7 +1,9 @@
 """Training data as files, from the log: what trained a release, or all that was cut for a bucket. Knows no Kafka client.
 
 Rows are what a run learns from or watches, never what it is tested on: selection.py says which, to the trainer too. The digest
-covers the rows (ids, revisions, texts, weights), not their format, so that two exports of one release are equal.
+covers the rows (ids, revisions, texts, tools, weights), not their format, so that two exports of one release are equal. A rule says
+what a row holds of an example: a digest that was noted under an older one is made again by that one. Rows that both rules write
+alike have one digest.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from typing import Any, Literal
 import msgspec
 import orjson
 
+from headrace_lake.dataset_rule_1 import messages_by_rule_1
 from headrace_lake.log import Log, events_of
 from headrace_schemas.canonical import canonical, digest, sha256
-from headrace_schemas.chat import answer_dict, messages_of
+from headrace_schemas.chat import answer_dict, messages_of, tool_dicts
 from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, TrainingStart
 from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleWithdrawn, TrainingStarted
 from headrace_schemas.ids import derive_id
@@ -28,6 +31,7 @@ from headrace_streams.release_log import ReleaseFilter
 from headrace_streams.signing import TrustedKeys
 
 Format = Literal["chat", "parquet"]
+Rule = Literal[1, 2]
 
 
 class DatasetError(HeadraceError, ValueError):
@@ -35,7 +39,8 @@ class DatasetError(HeadraceError, ValueError):
 
 
 class DatasetRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One training example. `weight` is the one of the batch that it was cut in."""
+    """One training example. `weight` is the one of the batch that it was cut in; `tools`, what the model could call, as chat
+    templates take them."""
 
     example_id: str
     revision: int
@@ -48,10 +53,12 @@ class DatasetRow(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     event_time: str
     messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
 
 
-def row_of(example: Example, member: Member) -> DatasetRow:
+def row_of(example: Example, member: Member, rule: Rule = 2) -> DatasetRow:
     content = example.content
+    messages = [*messages_of(content.prompt, content.context), answer_dict(content.target)]
     return DatasetRow(
         example_id=example.example_id,
         revision=example.revision,
@@ -63,11 +70,12 @@ def row_of(example: Example, member: Member) -> DatasetRow:
         quality=example.quality,
         model=example.model,
         event_time=example.event_time,
-        messages=[*messages_of(content.prompt, content.context), answer_dict(content.target)],
+        messages=messages if rule == 2 else messages_by_rule_1(content),
+        tools=tool_dicts(content.tools) if rule == 2 else None,
     )
 
 
-async def bucket_rows(log: Log, bucket: str) -> list[DatasetRow]:
+async def bucket_rows(log: Log, bucket: str, rule: Rule = 2) -> list[DatasetRow]:
     """All that was ever cut for training, at its newest revision; what was withdrawn since, or turned out to be worth nothing, is
     left out, as in rehearsal."""
     members: dict[str, Member] = {}
@@ -82,11 +90,13 @@ async def bucket_rows(log: Log, bucket: str) -> list[DatasetRow]:
             newest[event.data.example_id] = event.data
         elif isinstance(event, ExampleWithdrawn):
             newest.pop(event.data.example_id, None)
-    return [row_of(newest[name], members[name]) for name in sorted(newest) if newest[name].train and newest[name].reward > 0]
+    return [
+        row_of(newest[name], members[name], rule) for name in sorted(newest) if newest[name].train and newest[name].reward > 0
+    ]
 
 
 async def release_rows(
-    log: Log, bucket: str, release_id: str, trusted: TrustedKeys | None = None
+    log: Log, bucket: str, release_id: str, trusted: TrustedKeys | None = None, rule: Rule = 2
 ) -> tuple[list[DatasetRow], int]:
     """Exactly what trained a release: its batch's members and the rehearsal rows that its run pinned, each verified by digest.
     What was retracted or erased since is in no data set any more: it is left out, and how many rows that were comes beside.
@@ -121,23 +131,29 @@ async def release_rows(
         elif isinstance(event, ExampleRewarded):
             withdrawn.discard(event.data.example_id)
     members = dataset_members(batch, start)
-    rows = [await _exact(log, member) for member in members if member.example_id not in withdrawn]
+    rows = [await _exact(log, member, rule) for member in members if member.example_id not in withdrawn]
     return rows, len(members) - len(rows)
 
 
-async def _exact(log: Log, member: Member) -> DatasetRow:
+async def _exact(log: Log, member: Member, rule: Rule) -> DatasetRow:
     locator = member.locator
     async for record in log.read(locator.topic, locator.partition, locator.offset, locator.offset + 1):
         if record.value is not None and sha256(record.value) == member.sha256:
             event = decode_or_none(record.value, record.headers)
             if isinstance(event, ExampleRewarded):
-                return row_of(event.data, member)
+                return row_of(event.data, member, rule)
     where = f"{locator.topic}/{locator.partition}@{locator.offset}"
     raise DatasetError(f"example {member.example_id!r} revision {member.revision} with {member.sha256} is not at {where}")
 
 
 def rows_digest(rows: Sequence[DatasetRow]) -> str:
-    return digest([msgspec.to_builtins(row) for row in rows])
+    """A row without tools says nothing of them."""
+    return digest([{name: value for name, value in _fields(row).items() if name != "tools" or value} for row in rows])
+
+
+def _fields(row: DatasetRow) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(row)
+    return fields
 
 
 def write(rows: Sequence[DatasetRow], out: Path, form: Format) -> Path:
@@ -153,7 +169,8 @@ def write(rows: Sequence[DatasetRow], out: Path, form: Format) -> Path:
 
 
 def _parquet(lines: Path, made: Path) -> Path:
-    """`messages` becomes a list of {role, content}; whatever else a message holds is JSON in `extra`."""
+    """`messages` becomes a list of {role, content}; whatever else a message holds is JSON in `extra`. `tools` is JSON: a table
+    would give each tool the parameters of all."""
     import pyarrow
     import pyarrow.parquet
 
@@ -167,6 +184,7 @@ def _parquet(lines: Path, made: Path) -> Path:
             }
             for message in row["messages"]
         ]
+        row["tools"] = canonical(row["tools"]).decode() if row["tools"] else None
     text, number = pyarrow.string(), pyarrow.float64()
     message = pyarrow.struct([("role", text), ("content", text), ("extra", text)])
     types: dict[str, Any] = dict.fromkeys(DatasetRow.__struct_fields__, text)

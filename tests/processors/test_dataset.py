@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pyarrow.parquet
 import pytest
 
@@ -28,7 +29,7 @@ from headrace_schemas.derived import (
     Withdrawal,
 )
 from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
-from headrace_schemas.inputs import Agent
+from headrace_schemas.inputs import Agent, Message, RefPart, TextPart, Tool, ToolCall
 from headrace_streams import signing
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
@@ -62,6 +63,7 @@ class BucketLog:
         target: str = "select 1",
         reward: float = 0.5,
         weight: float = 1.0,
+        content: Content | None = None,
     ) -> Member:
         data = Example(
             example_id=name,
@@ -72,7 +74,7 @@ class BucketLog:
             model="tiny",
             agent=Agent(name="bot"),
             prompt_group="g",
-            content=Content(prompt=f"question {name}", output="select 0", target=target),
+            content=content or Content(prompt=f"question {name}", output="select 0", target=target),
             quality=0.5,
             reward=reward,
             components=Components(validation=0, feedback=0, difficulty=0, multiplier=1),
@@ -243,3 +245,60 @@ def test_both_formats_hold_the_same_rows(bucket_log: BucketLog, tmp_path: Path) 
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.jsonl", "train.parquet"]
     assert rows_digest(rows).startswith("sha256:")
+
+
+WEATHER = Tool(name="weather", parameters={"type": "object", "properties": {"city": {"type": "string"}}})
+CALLING = Content(
+    prompt=[
+        Message(role="user", content=[TextPart(text="How warm"), TextPart(text="here?"), RefPart(media_type="image/png", uri="s3://b/a")]),
+        Message(role="assistant", tool_calls=[ToolCall(id="c1", name="weather", arguments='{"city": "Oslo"}')]),
+        Message(role="tool", content="3", tool_call_id="c1"),
+    ],
+    output="",
+    target=Message(role="assistant", content="It is", tool_calls=[ToolCall(id="c2", name="weather", arguments={"city": "Rome"})]),
+    context="It snows.",
+    tools=[WEATHER],
+)  # fmt: skip
+
+
+@pytest.fixture
+def calling_log() -> BucketLog:
+    bucket_log = BucketLog()
+    bucket_log.release([bucket_log.example("a", content=CALLING), bucket_log.example("b")], [])
+    return bucket_log
+
+
+def test_tools_arguments_and_references_are_in_both_formats_and_in_the_digest(calling_log: BucketLog, tmp_path: Path) -> None:
+    rows = asyncio.run(release_rows(calling_log.log, BUCKET, "rel1"))[0]
+    called, plain = (json.loads(line) for line in write(rows, tmp_path, "chat").read_text().splitlines())
+    assert called["tools"] == [
+        {
+            "type": "function",
+            "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+        }
+    ]
+    assert plain["tools"] is None
+    assert called["messages"][0]["content"] == "It snows.\n\nHow warm\nhere?\n[image/png s3://b/a]"
+    arguments = [call["function"]["arguments"] for message in called["messages"] for call in message.get("tool_calls", ())]
+    assert arguments == [{"city": "Oslo"}, {"city": "Rome"}]
+    table = pyarrow.parquet.read_table(write(rows, tmp_path, "parquet")).to_pylist()
+    assert [None if row["tools"] is None else json.loads(row["tools"]) for row in table] == [called["tools"], None]
+    without = [msgspec.structs.replace(row, tools=None) for row in rows]
+    assert rows_digest(without) != rows_digest(rows)
+
+
+def test_a_digest_of_before_is_made_again_by_its_rule(calling_log: BucketLog, bucket_log: BucketLog) -> None:
+    """These were printed before rows held tools."""
+    for log, noted in (
+        (calling_log, "sha256:52cc7c27aae1dafc174e0536687e36100f7975ef63bffb84d76c659ea0f44b63"),
+        (bucket_log, "sha256:9c0ee560dc776a1627efa70bdb04aad428279a5c14476c6c6168eef8c82d7267"),
+    ):
+        rows = asyncio.run(release_rows(log.log, BUCKET, "rel1", rule=1))[0]
+        assert rows_digest(rows) == noted
+    rows = asyncio.run(release_rows(bucket_log.log, BUCKET, "rel1"))[0]
+    assert rows_digest(rows) == "sha256:9c0ee560dc776a1627efa70bdb04aad428279a5c14476c6c6168eef8c82d7267", (
+        "rows that both rules write alike have one digest"
+    )
+    assert rows_digest(asyncio.run(bucket_rows(bucket_log.log, BUCKET))) == rows_digest(
+        asyncio.run(bucket_rows(bucket_log.log, BUCKET, 1))
+    )

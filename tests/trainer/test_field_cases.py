@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from headrace_schemas.derived import Content
@@ -17,6 +18,8 @@ from headrace_schemas.plain_chat import read_plain
 from headrace_trainer.data.rows import RowTokeniser, RowUnfit
 from headrace_trainer.job.run import RowsMissing, run
 from headrace_trainer.model.base import load_base
+from headrace_trainer.model.stops import stop_ids, stop_trouble
+from headrace_trainer.policy import EvaluationPolicy, GraderPolicy
 from headrace_trainer.spec import JobSpec
 from support import training_data
 from support.chat_styles import STYLES, stops_of, tokenizer_of
@@ -138,8 +141,13 @@ def test_a_pad_outside_of_the_embedding_never_reaches_it(tiny_base: Path, tmp_pa
     rows = AutoConfig.from_pretrained(folder).vocab_size
     assert tokenizer.pad_token_id >= rows
     assert load_base(str(folder)).pad < rows
-    result = run(job(folder, tmp_path / "run"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": rows}))
+    spec = job(folder, tmp_path / "run")
+    graded = replace(spec, grader=GraderPolicy(name="support.graders:same"), evaluation=EvaluationPolicy(generate="always"))
+    result = run(graded)
     assert result.rows == len(TRAIN)
+    assert "score" in result.report.candidate, "generation fills rows up, too"
 
 
 def test_a_row_whose_question_does_not_fit_is_left_out_and_counted(tiny_base: Path, tmp_path: Path) -> None:
@@ -165,3 +173,40 @@ def test_a_batch_without_a_usable_row_says_why(tiny_base: Path, tmp_path: Path) 
     )
     with pytest.raises(RowsMissing, match=r"no row is left to learn from: training: 1 answer_empty"):
         run(spec)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+def test_a_stop_that_nothing_can_learn_to_say_is_told(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_base))
+    stop = base.tokenizer.eos_token_id
+    assert stop_trouble(base.model, stop) is None
+    with torch.no_grad():
+        base.model.get_output_embeddings().weight[stop] = 0.0
+    assert "never trained" in (stop_trouble(base.model, stop) or "")
+    folder = tmp_path / "base"
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    assert [note.split(" was")[0] for note in run(job(folder, tmp_path / "run")).notes] == [
+        f"the output row of the stop token {stop}"
+    ]
+    whole = training_data.HYPER.model_copy(update={"modules_to_save": ("lm_head",)}).to_wire()
+    spec = job(folder, tmp_path / "whole")
+    learnt = run(replace(spec, start=training_data.start(spec.batch, hyperparameters=whole)))
+    assert list(learnt.notes) == [], "the output layer is trained, too"
+
+
+def test_what_stops_a_base_is_its_tokenizers_end_and_its_generation_configs(tiny_base: Path) -> None:
+    base = load_base(str(tiny_base))
+    eos = base.tokenizer.eos_token_id
+    base.model.generation_config.eos_token_id = [7, eos, 10**6]
+    assert stop_ids(base.tokenizer, base.model) == (eos, 7), "the tokenizer's own first; none that it cannot say"
+    base.model.generation_config.eos_token_id = None
+    assert stop_ids(base.tokenizer, base.model) == (eos,)
+
+
+@pytest.mark.parametrize(
+    ("style", "stop"), [("qwen base", "<|endoftext|>"), ("gemma", "<end_of_turn>"), ("phi", "<|end|>"), ("llama", "<|eot_id|>")]
+)
+def test_nothing_behind_the_first_stop_is_learnt(style: str, stop: str) -> None:
+    _, completion = texts(style, content_of(prompt="How deep?", output="453 m."))
+    assert completion == f"453 m.{stop}"

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from headrace_trainer.data.rows import TokenRow
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.precision import Precision, autocast
+from headrace_trainer.model.stops import stop_ids
 from headrace_trainer.policy import EvaluationPolicy
 
 
@@ -43,9 +44,10 @@ def generate(model: Any, rows: Sequence[TokenRow], base: Base, policy: Evaluatio
     new_tokens = min(policy.max_new_tokens, 2 * max(len(row.completion) for row in rows) + 16)
     if base.positions is not None:
         new_tokens = max(1, min(new_tokens, base.positions - max(len(row.prompt) for row in rows)))
-    stop_ids = {base.tokenizer.eos_token_id, *_as_list(getattr(causal.generation_config, "eos_token_id", None))}
     make_config: Any = GenerationConfig
-    config = make_config(do_sample=False, max_new_tokens=new_tokens, eos_token_id=sorted(stop_ids), pad_token_id=base.pad)
+    config = make_config(
+        do_sample=False, max_new_tokens=new_tokens, eos_token_id=sorted(stop_ids(base.tokenizer, causal)), pad_token_id=base.pad
+    )
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].prompt))
     texts: dict[int, str] = {}
     for start in range(0, len(order), policy.batch_rows):
@@ -59,7 +61,3 @@ def generate(model: Any, rows: Sequence[TokenRow], base: Base, policy: Evaluatio
         decoded = base.tokenizer.batch_decode(outputs[:, width:], skip_special_tokens=True)
         texts.update(zip(chosen, decoded, strict=True))
     return [texts[index] for index in range(len(rows))]
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else [value] if isinstance(value, int) else value

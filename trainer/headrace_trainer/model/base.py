@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from headrace_trainer.model.identity import BaseMissing as BaseMissing
@@ -52,9 +52,13 @@ def load_base(
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=trust_remote_code, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
-            weights, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code,
+            weights,
+            config=_config(weights, trust_remote_code),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
             local_files_only=True,
-        )  # fmt: skip
+        )
     except (OSError, ValueError, ImportError) as error:
         raise BaseMissing(f"base weights {weights!r} cannot be loaded: {_reason(error)}") from error
     if tokenizer.eos_token_id is None:
@@ -62,6 +66,16 @@ def load_base(
     frozen: Any = model
     frozen.requires_grad_(False)
     return Base(frozen.to(device).eval(), tokenizer, device)
+
+
+def _config(weights: str, trust_remote_code: bool) -> Any:
+    """Without a pad that lies outside of the embedding, which no model can be made with; rows are filled up by `Base.pad`."""
+    config = AutoConfig.from_pretrained(weights, trust_remote_code=trust_remote_code, local_files_only=True)
+    for part in (config, config.get_text_config()):
+        pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows:
+            part.pad_token_id = None
+    return config
 
 
 def _reason(error: Exception) -> str:
