@@ -69,6 +69,11 @@ def build(name: str, folder: Path, seed: int = 0, **changed: Any) -> Path:
     tokenizer.save_pretrained(folder)
     tokens = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name](**{**tokens, "bos_token_id": None, **changed}))
+    config = CONFIGS[name](**tokens, bos_token_id=None)
+    for key, value in changed.items():
+        setattr(config, key, value)
+    if getattr(config, "layer_types", None) and "num_hidden_layers" in changed:
+        config.layer_types = (config.layer_types * config.num_hidden_layers)[: config.num_hidden_layers]
+    model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
     return folder

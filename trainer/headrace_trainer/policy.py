@@ -58,7 +58,12 @@ class Hyperparameters(Policy):
     steps: int | None = Field(None, ge=1, description="optimiser steps; given, it wins over `epochs`")
     warmup: Share = Field(0.1, description="share of the steps with a rising learning rate; over the rest it falls to zero")
     rows_per_step: int = Field(16, ge=1, description="rows of an optimiser step")
-    batch_tokens: int = Field(8192, ge=1, description="padded tokens of one forward pass; longer steps accumulate")
+    batch_tokens: int = Field(
+        8192, ge=1, description="most padded tokens of one forward pass, fewer where memory holds fewer; longer steps accumulate"
+    )
+    activation_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", description="drop a layer's activations and make them again for the gradient; auto: where memory needs it"
+    )
     max_sequence_tokens: int = Field(2048, ge=8, description="tokens of one row; the head of a longer prompt is dropped")
     rehearsal: Share = Field(0.25, description="share of the training rows that comes from earlier batches")
     warm_start: bool = Field(
@@ -154,6 +159,9 @@ class TrainerPolicy(Policy):
     requirements: tuple[RequirementPolicy, ...] = Field((), description="targets that a candidate is measured against")
     attempts: int = Field(3, ge=1, description="attempts on a batch before its run counts as failed")
     checkpoint_seconds: float = Field(30.0, ge=0, description="seconds between checkpoints of a run")
+    memory_gb: float | None = Field(
+        None, gt=0, description="memory that a job may take, in 10^9 bytes; absent: 0.8 of what is free, or 0.9 of a GPU's"
+    )
     threads: int | None = Field(None, ge=1, description="threads of torch in a job; absent: torch decides")
     seed: int = Field(0, description="a run's seed follows from its batch and this")
 

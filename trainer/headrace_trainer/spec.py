@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -28,9 +28,21 @@ class JobProgress(NamedTuple):
     phase: str = "training"
 
 
+class MemoryPlan(NamedTuple):
+    """How a run is to stay within its memory, in bytes. `peak` 0: nobody knows, for the reason in `unknown`."""
+
+    batch_tokens: int
+    activation_checkpointing: Literal["on", "off"] = "off"
+    peak: int = 0
+    weights: int = 0
+    available: int = 0
+    fits: bool = True
+    unknown: str | None = None
+
+
 class TrainingResult(NamedTuple):
     """`loss` of the last step; `validation_loss` the best one (None: too few rows to measure); `best_step` the step whose weights
-    were kept."""
+    were kept; `batch_tokens`: of the last micro-batches, fewer than asked for when memory ran out."""
 
     steps: int
     loss: float
@@ -38,6 +50,7 @@ class TrainingResult(NamedTuple):
     best_step: int
     tokens: int
     seconds: float
+    batch_tokens: int = 0
 
 
 class EvaluationReport(Struct, frozen=True):
@@ -53,7 +66,8 @@ class EvaluationReport(Struct, frozen=True):
 class JobSpec:
     """`values`: record values by (example id, revision) of every member the job uses; `parent`: folder of the adapter that is
     served, None for the base; `folder`: this run's own, kept between attempts. `candidate`: evaluate this adapter, train none.
-    `weights`: the folder of the base's files; `hub_name`: what others find it by."""
+    `weights`: the folder of the base's files; `hub_name`: what others find it by; `halvings`: how often the
+    system killed a job of this run, which then tries with half of the tokens at a time."""
 
     start: TrainingStart
     batch: Batch
@@ -71,6 +85,7 @@ class JobSpec:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     hub_name: str | None = None
+    halvings: int = 0
 
 
 class JobResult(NamedTuple):

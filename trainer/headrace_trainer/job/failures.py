@@ -32,6 +32,13 @@ def cause_of(error: BaseException) -> Cause:
     return "unknown"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller micro-batch may help."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS[:2])
+
+
 def cause_of_exit(code: int | None) -> Cause:
     """Of a job's process that ended without a word. Killed: what kills is the system that ran out of memory, or somebody."""
     return "surroundings" if code in (-signal.SIGKILL, -signal.SIGTERM) else "unknown"

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -28,11 +29,12 @@ _ORPHANED = 70
 
 
 class JobFailed(HeadraceError):
-    """What ended a job, in one line: the exception's type and message, or the signal; and whose fault that is."""
+    """What ended a job, in one line: the exception's type and message, or the signal; whose fault that is; and whether it was
+    killed, which is what a system does that is out of memory."""
 
-    def __init__(self, message: str, cause: Cause = "unknown") -> None:
+    def __init__(self, message: str, cause: Cause = "unknown", *, killed: bool = False) -> None:
         super().__init__(message)
-        self.cause = cause
+        self.cause, self.killed = cause, killed
 
 
 class FailureMessage(Struct, frozen=True):
@@ -60,9 +62,14 @@ class Hardware(NamedTuple):
 async def probe_hardware(device: str) -> Hardware:
     """The device and the precision that "auto" means on it, found out where jobs run; this also makes the fork server load the
     libraries, so that the first batch need not wait for them."""
+    return Hardware(*await in_child(_probe, device))
+
+
+async def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function`, of a module that the child loads, gives there. JobFailed when it raises or its process dies."""
     server = fork_server()
     ours, theirs = server.Pipe(duplex=False)
-    process = server.Process(target=_probe, args=(theirs, device), daemon=True)
+    process = server.Process(target=_call, args=(theirs, function, arguments), daemon=True)
     await asyncio.to_thread(process.start)
     theirs.close()
     try:
@@ -72,18 +79,25 @@ async def probe_hardware(device: str) -> Hardware:
     finally:
         await asyncio.to_thread(process.join)
     if isinstance(received, FailureMessage):
-        raise JobFailed(received.text)
-    return Hardware(*received)
+        raise JobFailed(received.text, received.cause)
+    return received
 
 
-def _probe(connection: Connection, device: str) -> None:
+def _call(connection: Connection, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    try:
+        connection.send(function(*arguments))
+    except Exception as error:  # whatever it is, the caller is told
+        connection.send(FailureMessage(f"{type(error).__name__}: {error}"[:2000], cause_of(error)))
+
+
+def _probe(device: str) -> tuple[str, str, Surroundings]:
     from headrace_trainer.model.precision import device_for, precision_for, surroundings_of
 
     try:
         chosen = device_for(device)
-        connection.send((chosen, precision_for("auto", chosen), surroundings_of(chosen)))
+        return chosen, precision_for("auto", chosen), surroundings_of(chosen)
     except Exception as error:
-        connection.send(FailureMessage(f"device {device}: {type(error).__name__}: {error}"))
+        raise RuntimeError(f"device {device}: {type(error).__name__}: {error}") from error
 
 
 class JobProcess:
@@ -113,6 +127,7 @@ class JobProcess:
                     raise JobFailed(
                         f"the job's process ended with {'exit code' if (code or 0) >= 0 else 'signal'} {abs(code or 0)}",
                         cause_of_exit(code),
+                        killed=code == -signal.SIGKILL,
                     ) from None
                 if isinstance(received, FailureMessage):
                     raise JobFailed(received.text, received.cause)

@@ -44,6 +44,8 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     began = time.monotonic()
     _prepare(spec)
     hyper = Hyperparameters.from_wire(spec.start.hyperparameters)
+    if spec.halvings:
+        hyper = hyper.model_copy(update={"batch_tokens": max(1, hyper.batch_tokens >> spec.halvings)})
     precision = precision_for(hyper.precision, spec.device)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left

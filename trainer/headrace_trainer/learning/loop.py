@@ -7,9 +7,10 @@ computes depends on its arguments only, whether it ran through or was killed and
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ import torch
 from torch import Tensor
 
 from headrace_trainer.data.rows import TokenRow
+from headrace_trainer.job.failures import out_of_memory
 from headrace_trainer.learning import checkpoint
 from headrace_trainer.learning.checkpoint import Checkpoint
 from headrace_trainer.model.base import Base
+from headrace_trainer.model.memory import make_activations_twice
 from headrace_trainer.model.precision import Precision
 from headrace_trainer.objectives.sft import accumulate, plan_total, row_losses
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress, TrainingResult
+
+log = logging.getLogger("headrace")
 
 OnProgress = Callable[[JobProgress], None]
 _WINDOW = 8  # optimiser steps whose rows are sorted by length together
@@ -75,6 +80,7 @@ class _RunState:
             self.parameters.values(), lr=hyper.learning_rate, betas=(0.9, hyper.beta2), weight_decay=hyper.weight_decay
         )
         self.step, self.loss, self.tokens, self.seconds = 0, 0.0, 0, 0.0
+        self.batch_tokens = hyper.batch_tokens
         self.best: dict[str, Tensor] = {}
         self.best_loss, self.best_step, self.stale = math.inf, 0, 0
 
@@ -91,10 +97,8 @@ class _RunState:
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"{key}.{name}": value for key, value in self.optimiser.state.get(parameter, {}).items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.device.startswith("cuda"):  # that device's own: a job may run on the second of several
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        names = ("step", "loss", "tokens", "seconds", "best_loss", "best_step", "stale")
+        tensors |= self.random()
+        names = ("batch_tokens", "step", "loss", "tokens", "seconds", "best_loss", "best_step", "stale")
         notes = {name: getattr(self, name) for name in names}
         notes["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss
         return Checkpoint({name: value.contiguous().cpu() for name, value in tensors.items()}, {"run": run, **notes})
@@ -115,9 +119,18 @@ class _RunState:
                     for key, value in state.items()
                     if value is not None
                 }
-        torch.set_rng_state(saved.tensors["random.cpu"])
-        if "random.cuda" in saved.tensors and self.device.startswith("cuda"):
-            torch.cuda.set_rng_state(saved.tensors["random.cuda"], self.device)
+        self.restore_random(saved.tensors)
+
+    def random(self) -> dict[str, Tensor]:
+        states = {"random.cpu": torch.get_rng_state()}
+        if self.device.startswith("cuda"):  # that device's own: a job may run on the second of several
+            states["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def restore_random(self, states: Mapping[str, Tensor]) -> None:
+        torch.set_rng_state(states["random.cpu"])
+        if "random.cuda" in states and self.device.startswith("cuda"):
+            torch.cuda.set_rng_state(states["random.cuda"], self.device)
 
 
 def train(
@@ -145,6 +158,8 @@ def train(
     total = plan_total(rows, steps_of_pass(len(rows), hyper.rows_per_step))
     validate_every = max(1, len(planned) // hyper.validations_per_run)
     validates = len(validation) >= hyper.validation_rows
+    if hyper.activation_checkpointing == "on":
+        make_activations_twice(model)
     state = _RunState(model, hyper, base.device)
     torch.manual_seed(seed)
     saved = checkpoint.read(folder, run) if folder else None
@@ -157,7 +172,7 @@ def train(
         model.train()
         for group in state.optimiser.param_groups:
             group["lr"] = hyper.learning_rate * learning_rate_share(state.step, len(planned), hyper.warmup)
-        state.loss = accumulate(model, chosen, base, hyper.batch_tokens, precision, total)
+        state.loss = _accumulated(model, chosen, base, state, precision, total)
         _finite("loss", state.loss, state.step + 1, hyper)
         norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.max_grad_norm))
         _finite("gradient norm", norm, state.step + 1, hyper)  # clipping would make NaN of infinity
@@ -170,7 +185,7 @@ def train(
         pace = (state.tokens - tokens_before) / max(now - started, 1e-9)
         on_progress(JobProgress(state.step, len(planned), state.loss, pace))
         if validates and (state.step % validate_every == 0 or state.step == len(planned)):
-            validation_loss = float(np.mean(row_losses(model, validation, base, hyper.batch_tokens, precision)))
+            validation_loss = float(np.mean(row_losses(model, validation, base, state.batch_tokens, precision)))
             _finite("validation loss", validation_loss, state.step, hyper)
             state.add_validation(validation_loss)
             on_progress(JobProgress(state.step, len(planned), state.best_loss, pace, "validation"))
@@ -182,7 +197,27 @@ def train(
             for name, parameter in state.parameters.items():
                 parameter.copy_(state.best[name])
     best_loss = None if math.isinf(state.best_loss) else state.best_loss
-    return TrainingResult(state.step, state.loss, best_loss, state.best_step or state.step, state.tokens, state.seconds)
+    best_step = state.best_step or state.step
+    return TrainingResult(state.step, state.loss, best_loss, best_step, state.tokens, state.seconds, state.batch_tokens)
+
+
+def _accumulated(model: Any, rows: Sequence[TokenRow], base: Base, state: _RunState, precision: Precision, total: float) -> float:
+    """The gradient of a step. When memory runs out the step is made anew in micro-batches of half as many tokens, and so are all
+    later ones, until a row goes alone."""
+    random = state.random()
+    while True:
+        try:
+            return accumulate(model, rows, base, state.batch_tokens, precision, total)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            longest = max(row.length for row in rows)
+            if not out_of_memory(error) or state.batch_tokens <= longest:
+                raise
+            state.batch_tokens = max(longest, min(state.batch_tokens, longest * len(rows)) // 2)
+            log.warning("memory ran out at step %d: micro-batches of %d tokens from here on", state.step + 1, state.batch_tokens)
+        state.optimiser.zero_grad()  # outside of the handler, whose traceback holds the activations
+        if base.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        state.restore_random(random)
 
 
 def _finite(what: str, value: float, step: int, hyper: Hyperparameters) -> None:

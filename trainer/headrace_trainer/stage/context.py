@@ -9,10 +9,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import structs
 
+from headrace_schemas.canonical import digest
 from headrace_schemas.derived import BaseIdentity, Batch, Member, Surroundings, TrainingStart
 from headrace_schemas.selection import run_members
 from headrace_streams import release_log
@@ -20,11 +21,12 @@ from headrace_streams.adapter_store import Store, fetch
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 from headrace_trainer.data.members import MemberRefused, RecordValues, key_of, verify
-from headrace_trainer.job.process import Hardware
+from headrace_trainer.job.plan import describe, plan_of
+from headrace_trainer.job.process import Hardware, in_child
 from headrace_trainer.model.hub import BaseFolder, folder_of
 from headrace_trainer.model.identity import BaseChanged, FileNotes, changes, identify
-from headrace_trainer.policy import TrainerPolicy
-from headrace_trainer.spec import JobSpec
+from headrace_trainer.policy import Hyperparameters, TrainerPolicy
+from headrace_trainer.spec import JobSpec, MemoryPlan
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.events import Origin
@@ -54,6 +56,7 @@ class TrainerContext:
         self.settings, self.policy, self.hardware = settings, policy, hardware
         self.store, self.reader = Store(settings.store), Reader(settings)
         self.job_slot = asyncio.Semaphore(1)
+        self._plans: dict[str, MemoryPlan] = {}
         self.folder = settings.data_dir / "trainer" / settings.deployment
 
     def weights_of(self, base: str) -> str | None:
@@ -129,6 +132,7 @@ class TrainerContext:
         batch would fail all later ones."""
         batch = origin.batch
         hyper = self.policy.hyperparameters(batch.bucket)
+        planned = {} if base is None else await self._plan(batch, base, hyper)
         await known.refresh(batch.bucket)
         rows = rehearsal_rows(
             batch, known.earlier_members(batch.bucket, origin.record.offset), hyper.rehearsal, known.members_of(untrained)
@@ -137,12 +141,26 @@ class TrainerContext:
         precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
         served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
         start = events.pins(
-            origin, self.policy, precision, parent_adapter=release_log.adapter_digest(served),
+            origin, self.policy, precision, planned=planned, parent_adapter=release_log.adapter_digest(served),
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
             base_identity=None if base is None else base.identity, surroundings=self._surroundings(),
         )  # fmt: skip
         return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
+
+    async def _plan(self, batch: Batch, base: KnownBase, hyper: Hyperparameters) -> dict[str, Any]:
+        """The hyperparameters that memory decides: pinned, so that the same run needs no second look at another machine's."""
+        key = digest([base.identity.digest, hyper.body()])
+        if key not in self._plans:
+            mapped = self.policy.bases[batch.base]
+            precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
+            self._plans[key] = await in_child(
+                plan_of, base.folder.path, hyper, self.hardware.device, precision, self.policy.memory_gb,
+                mapped.attn_implementation, mapped.trust_remote_code,
+            )  # fmt: skip
+            log.info("%s: %s", batch.bucket, describe(self._plans[key]))
+        plan: MemoryPlan = self._plans[key]
+        return {"batch_tokens": plan.batch_tokens, "activation_checkpointing": plan.activation_checkpointing}
 
     def _surroundings(self) -> Surroundings | None:
         found, threads = self.hardware.surroundings, self.policy.threads

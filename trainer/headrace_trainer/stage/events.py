@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from msgspec import structs
 
@@ -73,6 +74,7 @@ def pins(
     policy: TrainerPolicy,
     precision: str,
     *,
+    planned: Mapping[str, Any] = MappingProxyType({}),
     parent_adapter: str | None,
     parent_release_id: str | None,
     rehearsal: Sequence[Member],
@@ -80,9 +82,10 @@ def pins(
     base_identity: BaseIdentity | None = None,
     surroundings: Surroundings | None = None,
 ) -> TrainingStart:
-    """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy."""
+    """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy; `planned`: hyperparameters
+    that memory decided."""
     batch = origin.batch
-    hyper = policy.hyperparameters(batch.bucket).model_copy(update={"precision": precision})
+    hyper = policy.hyperparameters(batch.bucket).model_copy(update={"precision": precision, **planned})
     return TrainingStart(
         run_id=origin.run_id,
         batch_id=batch.batch_id,
@@ -151,7 +154,7 @@ def completed(
         batch_id=batch.batch_id,
         run_id=start.run_id,
         method=start.method,
-        hyperparameters={**start.hyperparameters, "warm_started": result.warm_started, "seed": start.seed},
+        hyperparameters={**start.hyperparameters, **_as_run(result), "warm_started": result.warm_started, "seed": start.seed},
         rows=result.rows,
         tokens=tokens,
         seconds=rounded(result.seconds),
@@ -176,6 +179,12 @@ def completed(
         evaluated(origin, evaluated_by, version, result, evaluation_id(start.run_id), now),
         _make(TrainingCompleted, completion, origin, "training-completed", start.run_id, now),
     ]
+
+
+def _as_run(result: JobResult) -> dict[str, Any]:
+    """Hyperparameters that the run had to change."""
+    tokens = result.training.batch_tokens if result.training else 0
+    return {"batch_tokens": tokens} if tokens else {}
 
 
 def evaluated(

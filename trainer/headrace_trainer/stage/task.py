@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -39,7 +40,7 @@ from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import JobProgress, JobResult
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
-from headrace_trainer.stage.context import KnownBase, TrainerContext
+from headrace_trainer.stage.context import KnownBase, Pins, TrainerContext
 from headrace_trainer.stage.events import STAGE, Origin
 
 log = logging.getLogger("headrace")
@@ -229,21 +230,23 @@ class TrainTask:
         except BaseChanged as error:
             return await self._keep(origin, bucket, str(error))
         if run is None:
-            self._activity = {"phase": "pinning", "bucket": batch.bucket, "batch": batch.batch_id}
-            start, rehearsed = await self._context.choose_pins(origin, self._catalogue, bucket.untrained, base)
-            run = TrainingRun(start)
+            pinned = await self._pin(origin, bucket, base)
+            if pinned is None:
+                return
+            run, rehearsed = TrainingRun(pinned.start), pinned.rehearsed
             await self._publish(origin, [events.started(origin, run.start, now_ms())], run)
-        began, backoff, result = time.monotonic(), Backoff(*BACKOFF_SECONDS), None
+        began, backoff, result, halvings = time.monotonic(), Backoff(*BACKOFF_SECONDS), None, 0
         while True:
             try:
                 if result is None:
                     async with self._context.job_slot:
-                        result = await self._attempt(origin, run, rehearsed, base)
+                        result = await self._attempt(origin, run, rehearsed, base, halvings)
                 adapter = await asyncio.to_thread(self._context.store.put, result.folder)
             except TRIED_AGAIN as error:
                 cause = error.cause if isinstance(error, JobFailed) else cause_of(error)
                 if isinstance(error, BrokerUnavailable):
                     raise
+                halvings += isinstance(error, JobFailed) and error.killed  # as a system does that is out of memory
                 if cause == "surroundings":
                     await self._hold(batch, backoff, error)
                     continue
@@ -260,6 +263,19 @@ class TrainTask:
             completed = events.completed(origin, run.start, adapter, result, now_ms(), self._context.policy)
             trained = TrainBucket(waits_for=events.evaluation_id(run.start.run_id), base=base.identity)
             return await self._finish(origin, completed, trained, "trained")
+
+    async def _pin(self, origin: Origin, bucket: TrainBucket, base: KnownBase) -> Pins | None:
+        """None when the policy asks for what this base does not have; the batch is then answered."""
+        batch, backoff = origin.batch, Backoff(*BACKOFF_SECONDS)
+        while True:
+            self._activity = {"phase": "pinning", "bucket": batch.bucket, "batch": batch.batch_id}
+            try:
+                return await self._context.choose_pins(origin, self._catalogue, bucket.untrained, base)
+            except JobFailed as error:
+                if error.cause != "surroundings":
+                    await self._keep(origin, bucket, f"refused: {error}")
+                    return None
+                await self._hold(batch, backoff, error)
 
     async def _base(self, batch: Batch) -> KnownBase:
         """The base of a batch, waited for as long as it can't be had. BaseChanged, Held."""
@@ -291,13 +307,16 @@ class TrainTask:
         finally:
             self._held = None
 
-    async def _attempt(self, origin: Origin, run: TrainingRun, rehearsed: RecordValues, base: KnownBase) -> JobResult:
+    async def _attempt(
+        self, origin: Origin, run: TrainingRun, rehearsed: RecordValues, base: KnownBase, halvings: int
+    ) -> JobResult:
         """One attempt. JobFailed, StoreError or OSError when it fails; progress is published at most once a second."""
         start, attempt = run.start, len(run.errors) + 1
         batch = origin.batch
         parent = await self._context.adapter_folder(start.parent_adapter)
         values = await self._context.values_of(batch, start, rehearsed)
-        job = JobProcess(self._context.job_spec(origin, start, values, parent, base))
+        spec = self._context.job_spec(origin, start, values, parent, base)
+        job = JobProcess(replace(spec, halvings=halvings))
         published_at, phase = 0.0, ""
         async with aclosing(job.events()) as stream:
             async for event in stream:

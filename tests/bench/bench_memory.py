@@ -1,0 +1,110 @@
+"""What the estimator says a training run takes, beside what one took: a process of its own for each configuration, its highest
+resident memory (VmHWM) against `StepMemory.peak`. `python tests/bench/bench_memory.py [--quick]`; one line a configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+LLAMA = {
+    "intermediate_size": 1024,
+    "num_hidden_layers": 6,
+    "hidden_size": 384,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+}
+WIDE = {**LLAMA, "vocab_size": 64_000}
+HEADS = {**LLAMA, "head_dim": 64}
+GPT = {"n_embd": 384, "n_layer": 6, "n_head": 6, "n_positions": 1024}
+# architecture, its size, tokens a micro-batch, tokens a row, precision, activations made twice
+CASES: list[tuple[str, dict[str, Any], int, int, str, bool]] = [
+    ("llama", {"num_hidden_layers": 2}, 512, 128, "fp32", False),
+    ("llama", LLAMA, 1024, 512, "fp32", False),
+    ("llama", LLAMA, 2048, 512, "fp32", False),
+    ("llama", LLAMA, 4096, 512, "fp32", False),
+    ("llama", LLAMA, 2048, 512, "fp32", True),
+    ("llama", LLAMA, 8192, 512, "fp32", True),
+    ("llama", LLAMA, 2048, 512, "bf16", False),
+    ("llama", LLAMA, 2048, 512, "bf16", True),
+    ("llama", WIDE, 1024, 512, "fp32", False),
+    ("llama", WIDE, 2048, 512, "fp32", True),
+    ("qwen2", LLAMA, 2048, 256, "fp32", False),
+    ("qwen2", {**LLAMA, "num_hidden_layers": 12}, 2048, 256, "fp32", False),
+    ("qwen2", {**LLAMA, "num_hidden_layers": 12}, 2048, 256, "fp32", True),
+    ("qwen3", HEADS, 2048, 512, "fp32", False),
+    ("mistral", LLAMA, 2048, 512, "fp32", False),
+    ("gemma2", HEADS, 1024, 512, "fp32", False),
+    ("phi", {**LLAMA, "num_key_value_heads": 6}, 2048, 512, "fp32", False),
+    ("phi3", LLAMA, 2048, 512, "fp32", False),
+    ("gpt2", GPT, 2048, 512, "fp32", False),
+    ("gpt2", GPT, 2048, 512, "fp32", True),
+    ("gpt_neox", {**LLAMA, "num_attention_heads": 6}, 2048, 512, "fp32", False),
+    ("falcon", {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6}, 2048, 512, "fp32", False),
+]
+
+
+def child(folder: str, tokens: int, width: int, precision: str, twice: bool) -> None:
+    """Trains two steps and prints the most that this process ever held."""
+    import torch
+
+    from headrace_trainer.data.rows import TokenRow
+    from headrace_trainer.learning.loop import train
+    from headrace_trainer.model import lora
+    from headrace_trainer.model.base import load_base
+    from headrace_trainer.policy import Hyperparameters
+
+    torch.set_num_threads(1)
+    rows = [TokenRow(str(number), (5,), tuple(range(5, 5 + 64)) * (width // 64)) for number in range(tokens // width)]
+    hyper = Hyperparameters(
+        steps=2, rows_per_step=len(rows), batch_tokens=10**9, max_sequence_tokens=width + 1,
+        activation_checkpointing="on" if twice else "off",
+    )  # fmt: skip
+    base = load_base(folder)
+    model, _ = lora.attach(base.model, hyper, 1)
+    train(model, base, rows, [], hyper, seed=1, precision=precision)  # type: ignore[arg-type]
+    status = Path("/proc/self/status").read_text()
+    print(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+
+
+def main() -> None:
+    from transformers import AutoConfig
+
+    from headrace_trainer.model.memory import measure
+    from headrace_trainer.policy import Hyperparameters
+    from support import architectures
+
+    cases = CASES[::4] if "--quick" in sys.argv else CASES
+    print("architecture layers tokens   row format twice  told MB  took MB ratio seconds")
+    ratios = []
+    for name, size, tokens, width, precision, twice in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            architectures.build(name, Path(folder), **size)
+            config = AutoConfig.from_pretrained(folder)
+            began = time.process_time()
+            told = measure(config, Hyperparameters(), width, twice, precision=precision)  # type: ignore[arg-type]
+            seconds = time.process_time() - began
+            arguments = json.dumps([folder, tokens, width, precision, twice])
+            done = subprocess.run([sys.executable, __file__, "--child", arguments], capture_output=True, text=True, check=True)
+            took = int(done.stdout.split()[-1])
+            ratios.append(told.peak(tokens) / took)
+            layers = config.num_hidden_layers
+            print(
+                f"{name:<12} {layers:>6} {tokens:>6} {width:>5} {precision:>6} {twice!s:>5} {told.peak(tokens) / 1e6:>8.0f} "
+                f"{took / 1e6:>8.0f} {ratios[-1]:>5.2f} {seconds:>7.1f}", flush=True,
+            )  # fmt: skip
+    print(f"told / took: least {min(ratios):.2f}, median {sorted(ratios)[len(ratios) // 2]:.2f}, most {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    if "--child" in sys.argv:
+        child(*json.loads(sys.argv[-1]))
+    else:
+        main()
