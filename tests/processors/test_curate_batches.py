@@ -34,7 +34,7 @@ def test_a_bucket_is_cut_when_it_is_full_and_starts_anew() -> None:
 def test_a_closed_bucket_is_written_without_what_it_no_longer_has() -> None:
     stage = CurateRun(target_effective_size=2)
     stage.feed(rewarded(1), rewarded(2))
-    stored = msgspec.json.decode(stage.dumped()[f"bucket:{BUCKET}"])
+    stored = msgspec.msgpack.decode(stage.dumped()[f"bucket:{BUCKET}"])
     assert not {"fill", "opened_ms", "aged", "removals"} & stored.keys()
 
 

@@ -15,6 +15,7 @@ from headrace_processors.curate import changelog, shares
 from headrace_processors.curate.drift import PageHinkley
 from headrace_processors.curate.policy import VERSION_1, CuratePolicy
 from headrace_processors.curate.state import CurateBucket, ExampleRecord, RecentMedian, describe_buckets
+from headrace_processors.decay import RunningSum
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import encode
 from headrace_schemas.events import ClockTicked, ExampleRejected
@@ -500,9 +501,30 @@ def test_a_log_that_both_versions_wrote_verifies() -> None:
 @pytest.mark.parametrize("field", ["reward", "balance", "difficulty"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_an_example_with_a_number_that_is_not_finite_is_neither_written_nor_read(field: str, number: float) -> None:
-    """msgpack, other than JSON, has such numbers."""
+    """msgpack has such numbers, JSON has not."""
     record = replace(ExampleRecord(1, "rejected"), **{field: number})
-    with pytest.raises(ValueError, match=f"{field} {number}"):
-        changelog.dump_example(record)
-    with pytest.raises(ValueError, match=f"{field} {number}"):
+    with pytest.raises(ValueError, match=f"a number that is not finite .*{field}={number}"):
+        changelog.dump(record)
+    with pytest.raises(ValueError, match=f"a number that is not finite .*{field}={number}"):
         changelog.load("example:sql/tiny:e1", msgspec.msgpack.encode(record))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"fill": float("nan")},
+        {"target": float("inf")},
+        {"last_reward": float("nan")},
+        {"sums": (RunningSum(), RunningSum(float("inf")))},
+        {"trials": RunningSum(float("nan"))},
+        {"successes": RunningSum(float("nan"))},
+        {"answers": PageHinkley(1, 0.0, 0.0, float("-inf"))},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_bucket_with_a_number_that_is_not_finite_is_neither_written_nor_read(changed: dict[str, Any]) -> None:
+    bucket = replace(CurateBucket("sql/tiny"), **changed)
+    with pytest.raises(ValueError, match="a number that is not finite"):
+        changelog.dump(bucket)
+    with pytest.raises(ValueError, match="a number that is not finite"):
+        changelog.load("bucket:sql/tiny", msgspec.msgpack.encode(bucket))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from headrace_processors.policy_file import Policies
 from headrace_processors.stages import STAGES
 from headrace_streams.monitoring.metrics import BUCKET_GAUGES
-from support.readme import ROOT
+from support.state_goldens import GOLDENS, read
 
 SHOWN = {
     "curate": {"sql/tiny": {"fill", "target", "examples", "test_rows", "batches"}},
@@ -21,11 +19,10 @@ SHOWN = {
 def test_every_figure_of_a_bucket_has_a_metric(stage: object) -> None:
     name = stage.name  # type: ignore[attr-defined]
     fold = stage.newest(getattr(Policies(), name).body())  # type: ignore[attr-defined]
-    lines = (ROOT / "tests" / "goldens" / "state" / f"{name}.jsonl").read_text().splitlines()
     found: dict[str, set[str]] = {}
-    for key, value in map(json.loads, lines):
+    for key, value in read(GOLDENS / f"{name}.jsonl"):
         if fold.gauged and key.startswith(fold.gauged):
-            bucket, figures = fold.gauges(key, fold.load(key, json.dumps(value).encode()))
+            bucket, figures = fold.gauges(key, fold.load(key, value))
             assert figures.keys() <= BUCKET_GAUGES.keys()
             found[bucket] = set(figures)
     assert found.keys() >= SHOWN[name].keys()

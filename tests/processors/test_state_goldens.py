@@ -18,8 +18,8 @@ from headrace_processors.link.state import ForeignId
 from headrace_processors.reward.state import InteractionContent, InteractionState
 from headrace_processors.stages import STAGES
 from headrace_streams.runtime.stage import Fold, FoldStage
+from support.state_goldens import GOLDENS, read
 
-GOLDENS = Path(__file__).parents[1] / "goldens" / "state"
 STATEFUL = [pytest.param(stage, id=stage.name) for stage in STAGES if (GOLDENS / f"{stage.name}.jsonl").exists()]
 
 
@@ -33,31 +33,12 @@ AS_BYTES: dict[str, type[msgspec.Struct]] = {
 }
 
 
-class NoJson(msgspec.Struct, forbid_unknown_fields=True):
-    """A value that is no JSON."""
-
-    base64: bytes
-
-
 def fold_of(stage: FoldStage) -> Fold:
     return stage.newest(stage.policy().model_dump(mode="json"))
 
 
 def values_of(stage: FoldStage) -> list[tuple[str, bytes]]:
     return read(GOLDENS / f"{stage.name}.jsonl")
-
-
-def read(path: Path) -> list[tuple[str, bytes]]:
-    pairs = [msgspec.json.decode(line, type=tuple[str, msgspec.Raw]) for line in path.read_bytes().splitlines()]
-    return [(key, packed(bytes(value))) for key, value in pairs]
-
-
-def packed(value: bytes) -> bytes:
-    """The bytes that a line stands for."""
-    try:
-        return msgspec.json.decode(value, type=NoJson).base64
-    except msgspec.ValidationError:
-        return value
 
 
 def decoded(key: str, value: Any) -> Any:

@@ -96,7 +96,7 @@ class CurateFold(Fold):
         return changelog.load(key, value)
 
     def dump(self, key: str, value: Any) -> bytes:
-        return changelog.dump_example(value) if type(value) is ExampleRecord else changelog.JSON.encode(value)
+        return changelog.dump(value)
 
     def derive(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         return curate_state.derive(state)

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from msgspec import Struct, field, json
+from msgspec import Struct, field, json, msgpack
 
 from headrace_processors.curate.drift import UNTESTED, PageHinkley
 from headrace_processors.curate.filters import Role
@@ -149,6 +149,9 @@ class CurateBucket(Struct, omit_defaults=True):
         if trials < 0.5:  # taking back what a revision changed leaves rounding noise behind
             return None, 0.0
         return rounded(min(max(successes / trials, 0.0), 1.0)), trials
+
+
+_BUCKETS = msgpack.Decoder(CurateBucket)
 
 
 class RecentMedian(Struct, frozen=True):
@@ -308,10 +311,15 @@ def derive(state: Mapping[str, Any]) -> dict[str, Any]:
     return derived.changes
 
 
+def bucket_of(value: bytes) -> CurateBucket:
+    """A bucket of a changelog, of any version: until version 3 they were JSON, and no msgpack begins as that does."""
+    return json.decode(value, type=CurateBucket) if value[:1] == b"{" else _BUCKETS.decode(value)
+
+
 def describe_buckets(state: Mapping[str, bytes]) -> list[dict[str, Any]]:
     """The buckets of a task's changelog, for people: name, fill, target, batches, test rows, and a note on what it waits for."""
     listed = sorted(key for key in state if key.startswith("bucket:"))
-    return [_described(json.decode(state[key], type=CurateBucket)) for key in listed]
+    return [_described(bucket_of(state[key])) for key in listed]
 
 
 def bucket_gauges(bucket: CurateBucket) -> dict[str, float]:
