@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -65,10 +64,12 @@ def encode(event: Event) -> bytes:
 def encode_numbered(event: Event, *numbers: float) -> bytes:
     """As `encode`, of an event whose only numbers that are not whole are `numbers`: its texts need not be searched for others."""
     total = sum(numbers)
-    if total - total == 0:  # neither infinite nor none: so is each of them
-        with suppress(UnicodeEncodeError):
-            return _ENCODER.encode(event)
-    return _written(event)
+    if total - total != 0:  # infinite or none: one of them may be
+        return _written(event)
+    try:
+        return _ENCODER.encode(event)
+    except UnicodeEncodeError:
+        return _written(event)
 
 
 def check_finite(value: Any, written: bytes) -> None:

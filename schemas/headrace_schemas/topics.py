@@ -39,7 +39,9 @@ class Compaction(Struct, frozen=True, kw_only=True):
 class Topic(Struct, frozen=True, kw_only=True):
     """`name` is short; on the broker it is `{deployment}.{name}`. `retention_ms` -1 keeps for ever; `max_bytes` of a record.
 
-    `key` says in words what the record key is; of a topic with `trusted_key` False it is whatever its publisher chose."""
+    `key` says in words what the record key is; of a topic with `trusted_key` False it is whatever its publisher chose.
+    `packed`: its batches are packed with snappy by the stages that write it, as the topics with texts are. What agents and other
+    outsiders read of Headrace stays plain: not every client can unpack."""
 
     name: str
     key: str
@@ -53,6 +55,7 @@ class Topic(Struct, frozen=True, kw_only=True):
     fixed_partitions: int | None = None
     may_grow: bool = False  # in partitions, once it has records
     trusted_key: bool = True
+    packed: bool = False
 
     @property
     def compacted(self) -> bool:
@@ -98,6 +101,7 @@ TOPICS: tuple[Topic, ...] = (
         events=(events.InteractionLinked, events.FeedbackRecorded, events.RefExpired),
         writers=("intake", "link"),
         max_bytes=4 * MIB,
+        packed=True,
     ),
     Topic(
         name="signals",
@@ -114,6 +118,7 @@ TOPICS: tuple[Topic, ...] = (
         ),
         writers=("intake", "link", "reward"),
         max_bytes=4 * MIB,
+        packed=True,
     ),
     Topic(
         name="examples",
@@ -122,6 +127,7 @@ TOPICS: tuple[Topic, ...] = (
         events=(events.ExampleRewarded, events.ExampleWithdrawn, events.ClockTicked, events.RequirementsTracked),
         writers=("reward", "curate", "release"),
         max_bytes=8 * MIB,
+        packed=True,
     ),
     Topic(
         name="rejections",

@@ -89,6 +89,7 @@ def changelog(stage: str, topic: str) -> Topic:
         writers=(stage,),
         compaction=Compaction(),
         max_bytes=8 * MIB,
+        packed=True,
         may_grow=may_grow(topic),
     )
 

@@ -28,7 +28,7 @@ from headrace_processors.reward.state import (
     sized,
     without_text,
 )
-from headrace_processors.reward.texts import InteractionTexts, digest_of
+from headrace_processors.reward.texts import InteractionTexts, digest_of, has_texts
 from headrace_schemas.derived import Content
 from headrace_schemas.events import (
     ErasureContinued,
@@ -260,7 +260,8 @@ class RewardStep:
         else:
             after = self._scored(interaction_id, after, summary)
         stored = self._stored.feedback
-        self._texts.keep(interaction_id, stored if added is None else (*stored, added), after.feedback)
+        if stored or added is None or has_texts(added):
+            self._texts.keep(interaction_id, stored if added is None else (*stored, added), after.feedback)
         if after.ended:
             self._texts.drop_content(interaction_id)
         if after.touched != self.record.now:

@@ -65,7 +65,7 @@ class InteractionTexts:
     def keep(self, interaction_id: str, before: Iterable[FeedbackRecord], left: Iterable[FeedbackRecord]) -> None:
         """What only `before`, which includes a feedback that was just added, names goes; what fell out as it came, or is there
         already, is not written."""
-        named = [key for feedback in before if _is_long(feedback) for key in _keys(interaction_id, feedback)]
+        named = [key for feedback in before if has_texts(feedback) for key in _keys(interaction_id, feedback)]
         if not named:
             return
         kept = {key for feedback in left for key in _keys(interaction_id, feedback)}
@@ -83,7 +83,7 @@ def digest_of(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _is_long(feedback: FeedbackRecord) -> bool:
+def has_texts(feedback: FeedbackRecord) -> bool:
     """Whether it has texts of its own; most have none."""
     return feedback.corrected is not None or feedback.over is not None
 

@@ -225,6 +225,20 @@ class ConnectionWatch:
             raise ConnectionLost("the connection to the broker broke")
 
 
+def create_batch(producer: Any, *, packed: bool) -> Any:
+    """As the producer's own, for one batch: the library packs all that a producer sends, or nothing.
+
+    With snappy a third of the bytes of real texts is left, for as much CPU as sending them costs. zstd, as the library calls it,
+    leaves a sixth and costs half as much again on these, twice as much on others; its LZ4 is level 9 and costs eight times as
+    much."""
+    accumulator = producer._message_accumulator
+    before, accumulator._compression_type = accumulator._compression_type, DefaultRecordBatch.CODEC_SNAPPY if packed else 0
+    try:
+        return producer.create_batch()
+    finally:
+        accumulator._compression_type = before
+
+
 def retrieve_errors(producer: Any) -> None:
     """Looks at what a closed producer's background work ended with, or asyncio would report it as lost."""
     unsent = [batch._drain_waiter for batches in producer._message_accumulator._batches.values() for batch in batches]

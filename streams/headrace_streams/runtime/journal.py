@@ -68,9 +68,6 @@ __all__ = [
 
 BARRIER_KEY = "@barrier"  # only ever a deletion: a reader that does not know it notices nothing
 BATCH_BYTES = 1024 * 1024
-# Of real texts a third of the bytes is left, for as much CPU as sending them costs. zstd, as the library calls it, leaves a sixth
-# and costs half as much again on these, twice as much on others; its LZ4 is level 9 and costs eight times as much.
-COMPRESSION = "snappy"
 FLUSH_SECONDS = 5.0
 APPEAR_SECONDS = 5.0
 _NO_HEADERS: list[tuple[str, bytes]] = []
@@ -118,7 +115,6 @@ class Journal:
             self._settings,
             transactional_id=self._transactional_id,
             max_batch_size=BATCH_BYTES,
-            compression_type=COMPRESSION,
         )
         self._connections = compat.ConnectionWatch(self._producer)
         self._transaction = DirectTransaction(self._producer, self._connections)
@@ -289,7 +285,8 @@ class _Batches:
     def add(self, place: tuple[str, int], key: bytes, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
         builders = self._packed.get(place)
         if builders is None or builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
-            builder = self._producer.create_batch()
+            topic = BY_NAME.get(place[0])
+            builder = compat.create_batch(self._producer, packed=topic is None or topic.packed)  # changelogs are
             builder.append(timestamp=None, key=key, value=value, headers=headers)  # the first one fits, whatever its size
             self._packed.setdefault(place, []).append(builder)
 
