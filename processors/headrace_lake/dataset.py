@@ -1,9 +1,9 @@
 """Training data as files, from the log: what trained a release, or all that was cut for a bucket. Knows no Kafka client.
 
 Rows are what a run learns from or watches, never what it is tested on: selection.py says which, to the trainer too. The digest
-covers the rows (ids, revisions, texts, tools, weights), not their format, so that two exports of one release are equal. A rule
-says what a row holds of an example: a digest that was noted under an older one is made again by that one. Rows that both rules
-write alike have one digest.
+covers the rows (ids, revisions, texts, tools, weights), not their format: two exports of one release are equal. A rule says what
+a row holds of an example, and a digest that was noted under an older one is made again by that one. Rows that both rules write
+alike have one digest.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from itertools import product
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -33,6 +34,20 @@ class Template(Protocol):
     """What a template does: messages and tools as text, up to where the assistant's answer begins when `asks`."""
 
     def __call__(self, messages: list[MessageDict], tools: list[dict[str, Any]] | None, *, asks: bool) -> str: ...
+
+
+class TokenizerTemplate:
+    """The chat template of a transformers tokenizer, told that it is `now` where it writes the date (None: the clock)."""
+
+    def __init__(self, tokenizer: Any, now: datetime | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._pinned = {} if now is None else {"strftime_now": now.strftime}
+
+    def __call__(self, messages: list[MessageDict], tools: list[dict[str, Any]] | None, *, asks: bool) -> str:
+        written = self._tokenizer.apply_chat_template(
+            messages, tools=tools, add_generation_prompt=asks, tokenize=False, **self._pinned
+        )
+        return str(written)
 
 
 class PromptLost(HeadraceError):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from headrace.publishing import InvalidEvent
     from headrace.recorder import AsyncRecorder, Recorder, Undelivered
     from headrace.releases import AsyncRelease, AsyncReleases, Release, Releases
+    from headrace.rendering import parse_answer, render
+    from headrace_schemas.chat_template import PromptLost
     from headrace_schemas.root_error import HeadraceError
     from headrace_streams.adapter_files import AdapterRefused, StoreError
     from headrace_streams.kafka.clients import BrokerUnavailable
@@ -47,6 +49,7 @@ _HOMES = {
     "OutboxError": "headrace_streams.outbox.outbox",
     "OutboxFull": "headrace_streams.outbox.outbox",
     "PrincipalFields": "headrace.fields",
+    "PromptLost": "headrace_schemas.chat_template",
     "PromptTemplateFields": "headrace.fields",
     "Recorder": "headrace.recorder",
     "Release": "headrace.releases",
@@ -54,6 +57,8 @@ _HOMES = {
     "SettingsError": "headrace_streams.settings",
     "StoreError": "headrace_streams.adapter_files",
     "Undelivered": "headrace.recorder",
+    "parse_answer": "headrace.rendering",
+    "render": "headrace.rendering",
 }
 
 __all__ = [
@@ -74,6 +79,7 @@ __all__ = [
     "OutboxError",
     "OutboxFull",
     "PrincipalFields",
+    "PromptLost",
     "PromptTemplateFields",
     "Recorder",
     "Release",
@@ -81,6 +87,8 @@ __all__ = [
     "SettingsError",
     "StoreError",
     "Undelivered",
+    "parse_answer",
+    "render",
 ]
 
 

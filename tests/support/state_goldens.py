@@ -1,4 +1,4 @@
-"""The goldens of state values, one `[state key, value]` a line: values as the bytes that stand on a changelog. Decides nothing."""
+"""The goldens of state values, `[state key, value]` a line: values as the bytes that stand on a changelog. Decides nothing."""
 
 from __future__ import annotations
 

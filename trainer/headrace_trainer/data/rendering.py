@@ -8,7 +8,7 @@ answer, up to the first token that ends an answer. Without one both are as `head
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from headrace_schemas.chat_template import (
     MessageDict,
     PromptForm,
     PromptLost,
+    TokenizerTemplate,
     answer_forms,
     missing,
     template_prompt,
@@ -108,17 +109,8 @@ class ChatRenderer:
         return turn.removesuffix(tail), self.stops[0]
 
 
-class _Template:
-    """A tokenizer's own template at a time."""
-
-    def __init__(self, tokenizer: Any, now: datetime | None) -> None:
-        self._tokenizer = tokenizer
-        self._pinned: Mapping[str, Any] = {} if now is None else {"strftime_now": now.strftime}
-
-    def __call__(self, messages: list[MessageDict], tools: list[dict[str, Any]] | None, *, asks: bool) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=asks, tokenize=False, **self._pinned)
-        )
+class _Template(TokenizerTemplate):
+    """Also what it writes for an answer."""
 
     def turn(self, form: PromptForm, answer: MessageDict) -> str | None:
         """What it writes behind the prompt for an answer; None when the prompt is not what it goes on from."""
