@@ -74,9 +74,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, holds: int, error: Exception) 
     def narrow(model: Any, rows: Any, base: Any, budget: int, precision: Any, total: float) -> float:
         sizes.append(budget)
         if budget > holds:
-            whole(
-                model, rows[: len(rows) // 2], base, budget, precision, **named
-            )  # gradients of half a step, random numbers used
+            whole(model, rows[: len(rows) // 2], base, budget, precision, total)  # gradients of half a step, random numbers used
             raise error
         return whole(model, rows, base, budget, precision, total)
 
