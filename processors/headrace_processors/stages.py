@@ -71,6 +71,10 @@ STAGES: tuple[FoldStage, ...] = (
     FoldStage(
         topology=STAGES_BY_NAME["release"],
         policy=ReleasePolicy,
-        versions={1: RuleVersion(release.build, provenance=six_headers), 2: RuleVersion(release.build, checks_writers=True)},
+        versions={
+            1: RuleVersion(release.build_2, provenance=six_headers),
+            2: RuleVersion(release.build_2, checks_writers=True),
+            3: RuleVersion(release.build, checks_writers=True),
+        },
     ),
 )

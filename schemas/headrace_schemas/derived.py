@@ -240,6 +240,19 @@ Identified = Annotated[BaseIdentity | None, doc("The base, by the digests of its
 Surrounded = Annotated[Surroundings | None, doc("On what it was computed.")]
 
 
+class HeadReference(Value, frozen=True, kw_only=True):
+    """A version of the learner that waits for evidence."""
+
+    version_id: VersionId
+    adapter: Annotated[str, doc("Digest of its adapter.")]
+
+
+class ServedReference(Value, frozen=True, kw_only=True):
+    """Something that was served."""
+
+    adapter: Annotated[str | None, doc("Digest of its adapter; absent: the base.")] = None
+
+
 class TrainingStart(Value, frozen=True, kw_only=True):
     """Pins of a run: everything that decides the bytes of the adapter. The first one of a batch wins; retries reuse it."""
 
@@ -257,6 +270,17 @@ class TrainingStart(Value, frozen=True, kw_only=True):
     withdrawn: Annotated[list[str] | None, doc("Examples of the batch that were withdrawn before it began: none is used.")] = None
     base_identity: Identified = None
     surroundings: Surrounded = None
+    learner_adapter: Annotated[
+        str | None,
+        doc("Digest of the adapter that it goes on from, where that is not what was served; absent: from what was served."),
+    ] = None
+    heads: Annotated[
+        list[HeadReference] | None, doc("Earlier heads that wait for evidence, to be compared on the same rows; absent: none.")
+    ] = None
+    watched: Annotated[
+        ServedReference | None,
+        doc("What was served before, while the promotion of what is served is watched; absent: nothing is."),
+    ] = None
 
 
 class TrainingProgress(Value, frozen=True, kw_only=True):
@@ -329,9 +353,9 @@ class ModelVersion(Value, frozen=True, kw_only=True):
     rows: Annotated[int, doc("Rows that it was trained on.")]
     tokens: Annotated[int, doc("Tokens that it was trained on, repetitions counted.")]
     seconds: Seconds
-    parent_adapter: Annotated[str | None, doc("Digest of the adapter that was served when the run began.")] = None
     base_identity: Identified = None
     surroundings: Surrounded = None
+    parent_adapter: Annotated[str | None, doc("Digest of the adapter that the run went on from; absent: the base.")] = None
 
 
 class Measure(Value, frozen=True, kw_only=True):
@@ -373,6 +397,31 @@ class Requirement(Value, frozen=True, kw_only=True):
     current: Annotated[float | None, doc("The value now; absent: not measured.")] = None
 
 
+class GroupResult(Value, frozen=True, kw_only=True):
+    """A prompt group in a comparison: means over its rows, better is positive."""
+
+    group: Annotated[str, doc("Digest of the prompt group within its bucket.")]
+    rows: Annotated[int, doc("Its rows.")]
+    side: Annotated[Literal["test", "train", "validation"], doc("Its side of the split.")] = "test"
+    samples: Annotated[int, doc("Answers of each side that were graded, a row; 0: none.")] = 0
+    loss_gain: Annotated[
+        float | None, doc("Loss of the other minus loss of this one, in nats a token; absent: no row says anything about it.")
+    ] = None
+    success_gain: Annotated[
+        float | None, doc("Mean grade of this one minus that of the other, as a share of 1; absent: nothing was graded.")
+    ] = None
+    selected: Annotated[bool, doc("Whether rows of it may be there because our own model failed on them.")] = False
+    slices: Annotated[list[str] | None, doc("Protected kinds of rows that it belongs to; absent: none.")] = None
+
+
+class HeadResult(Value, frozen=True, kw_only=True):
+    """A head against what was served, group by group."""
+
+    version_id: VersionId
+    groups: Annotated[list[GroupResult], doc("Groups of the test pool, each once.")]
+    invalid: Annotated[str | None, doc("Why it can't be judged; absent: it can.")] = None
+
+
 class Evaluation(Value, frozen=True, kw_only=True):
     """A version compared with what was served."""
 
@@ -395,6 +444,13 @@ class Evaluation(Value, frozen=True, kw_only=True):
     surroundings: Surrounded = None
     left_out: LeftOut = None
     shortened: Shortened = None
+    measure: Annotated[Literal["success", "loss"] | None, doc("What evidence is counted in; absent: an older trainer.")] = None
+    heads: Annotated[
+        list[HeadResult] | None, doc("The version, and earlier heads that still wait, group by group; absent: an older trainer.")
+    ] = None
+    watched: Annotated[
+        list[GroupResult] | None, doc("What was served against what was served before it; absent: no promotion is watched.")
+    ] = None
 
 
 class BatchRetryRequest(Value, frozen=True, kw_only=True):
@@ -441,6 +497,60 @@ class SwitchRequest(Value, frozen=True, kw_only=True):
     requested_by: RequestedBy = None
 
 
+class EvidenceSeen(Value, frozen=True, kw_only=True):
+    """A group that a look counted."""
+
+    group: Annotated[str, doc("Digest of the prompt group within its bucket.")]
+    first_seen: Annotated[int, doc("Sequence of the answer at which the group was first seen in the bucket.")]
+    x: Annotated[float, doc("Its difference as the outcome of a bet, in [-1, 1].")]
+
+
+class HeadEvidence(Value, frozen=True, kw_only=True):
+    """What is known of a head after a look, and what was decided. Log capitals in nats; positions are sequences of the bucket."""
+
+    version_id: VersionId
+    adapter: Annotated[str, doc("Digest of its adapter.")]
+    verdict: Annotated[
+        Literal["promote", "declined", "invalid", "needs_decision", "pending"], doc("What the evidence says of it.")
+    ]
+    reason: Annotated[str, doc("Name of the rule that decided.")]
+    waits: Annotated[bool, doc("Whether it goes on waiting for evidence.")]
+    h: Annotated[int, doc("Its number among the heads since the last promotion by evidence.")]
+    cut: Annotated[int, doc("Position at which it came.")]
+    since: Annotated[int, doc("Position of the last decision that changed what is served: groups first seen later count.")]
+    claim: Annotated[str, doc("What is claimed: per_release, strict or plain.")]
+    measure: Annotated[str, doc("What is counted: success or loss.")]
+    alpha: Annotated[float, doc("The chance of error that it may take.")]
+    needed: Annotated[float, doc("Log capital at which it is promoted.")]
+    capital: Annotated[float, doc("Log capital of the bet that it is no better.")]
+    useless: Annotated[float, doc("Log capital of the bet that its gain is worth a release.")]
+    harm: Annotated[float, doc("Log capital of the bet that its loss is not worse.")]
+    alarm: Annotated[float, doc("Log capital at which a head is declined as useless or harmful.")]
+    looks: Annotated[int, doc("Looks so far.")]
+    groups: Annotated[int, doc("Groups counted so far.")]
+    discordant: Annotated[int, doc("Of these, with a difference.")]
+    selected: Annotated[int, doc("Of these, with rows that our own model's failure may have selected.")]
+    clipped_low: Annotated[int, doc("Of these, cut off at the low end.")]
+    clipped_high: Annotated[int, doc("Of these, cut off at the high end.")]
+    mean: Annotated[float, doc("Mean difference of the counted groups, cut off, in the measure's unit.")]
+    scale: Annotated[float, doc("Difference at which it is cut off, in the measure's unit.")]
+    bets: Annotated[list[float], doc("Log weights of the bets, fixed before its first look.")]
+    old_groups: Annotated[int, doc("Groups that scale and bets were fixed by.")]
+    old_digest: Annotated[str, doc("Digest of the names of these.")]
+    seen: Annotated[list[EvidenceSeen], doc("What this look counted.")]
+
+
+class HarmEvidence(Value, frozen=True, kw_only=True):
+    """What is known of a promotion that is still watched."""
+
+    version_id: VersionId
+    looks: Annotated[int, doc("Looks so far.")]
+    groups: Annotated[int, doc("Groups counted so far.")]
+    harm: Annotated[float, doc("Log capital of the bet that its loss is not worse than that of what was served before.")]
+    alarm: Annotated[float, doc("Log capital at which a roll-back is proposed.")]
+    proposed: Annotated[bool, doc("Whether a roll-back is proposed.")] = False
+
+
 class ReleaseDecision(Value, frozen=True, kw_only=True):
     """An answer of the release stage. On `releases`: what to serve now; `adapter` null means the base."""
 
@@ -461,6 +571,10 @@ class ReleaseDecision(Value, frozen=True, kw_only=True):
     evaluation_id: Annotated[str | None, doc("Evaluation of the version.")] = None
     requested_by: Annotated[str | None, doc("Who asked; absent: nobody, the gate decided.")] = None
     base_digest: Annotated[str | None, doc("Digest of the base that the adapter was judged on.")] = None
+    evidence: Annotated[
+        list[HeadEvidence] | None, doc("Every head of the look, the newest last; absent: nothing was looked at.")
+    ] = None
+    watch: Annotated[HarmEvidence | None, doc("The promotion that is still watched; absent: none is.")] = None
 
 
 class Tracking(Value, frozen=True, kw_only=True):

@@ -50,6 +50,9 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
     },
     "Releases": {
         "releases": Command("headrace_cli.releases:releases", "", "List, follow or show releases."),
+        "evidence": Command(
+            "headrace_cli.evidence:evidence", "", "What waits for evidence in a bucket, and what is still needed."
+        ),
         "promote": Command("headrace_cli.releases:promote", "", "Ask for a model version to be served."),
         "rollback": Command("headrace_cli.releases:rollback", "", "Ask for an earlier release, or the base, to be served again."),
         "revoke": Command("headrace_cli.releases:revoke", "", "Ask that an adapter is never served again."),

@@ -65,7 +65,7 @@ Run = Callable[..., tuple[int, str, str]]
 def worker(settings: Settings) -> Iterator[None]:
     """The release stage, running."""
     stage = next(stage for stage in STAGES if stage.name == "release")
-    policy = stage.policy().model_dump(mode="json")
+    policy = stage.policy.model_validate({"rule": "gate"}).body()
 
     async def work() -> None:
         await asyncio.gather(*(FoldTask(stage, policy, "outcomes", number, settings).run() for number in (0, 1)))
@@ -208,6 +208,9 @@ def test_promote_roll_back_revoke_pause_and_what_agents_see(headrace: Run, setti
         assert (code, "promoted" in out, "we looked at it" in out) == (0, True, True)
         assert seen.next().digest == two.digest
 
+        code, out, _ = headrace("evidence", BUCKET, "--json")
+        assert (code, json.loads(out)["serving"], json.loads(out)["heads"]) == (0, "v2", [])
+
         code, out, _ = headrace("promote", "v2", "--json")
         answer = json.loads(out)
         assert (code, answer["kind"], answer["reason"].split(":")[0]) == (1, "declined", "already_served")
@@ -252,7 +255,12 @@ def test_promote_roll_back_revoke_pause_and_what_agents_see(headrace: Run, setti
 
 
 def test_what_is_not_there_is_said(headrace: Run) -> None:
-    for arguments in (("promote", "v9"), ("revoke", "sha256:" + "0" * 64), ("releases", "show", "nothing")):
+    for arguments in (
+        ("promote", "v9"),
+        ("revoke", "sha256:" + "0" * 64),
+        ("releases", "show", "nothing"),
+        ("evidence", "no/such"),
+    ):
         code, out, error = headrace(*arguments)
         assert (code, out) == (1, "")
         assert arguments[-1] in error

@@ -52,7 +52,12 @@ def release_stage(settings: Settings) -> Iterator[None]:
     """The release stage, running."""
 
     async def work() -> None:
-        await asyncio.gather(*(FoldTask(STAGE, STAGE.policy().body(), "outcomes", number, settings).run() for number in (0, 1)))
+        await asyncio.gather(
+            *(
+                FoldTask(STAGE, STAGE.policy.model_validate({"rule": "gate"}).body(), "outcomes", number, settings).run()
+                for number in (0, 1)
+            )
+        )
 
     running = Background("release-stage", work)
     yield
@@ -62,7 +67,9 @@ def release_stage(settings: Settings) -> Iterator[None]:
 @contextmanager
 def worker(settings: Settings, files: KeyFiles, folder: Path) -> Iterator[None]:
     """A worker process with a key, until it has ended as it should."""
-    with Ring(settings, folder / files.id) as ring:
+    policy = folder / "policy.toml"
+    policy.write_text('[release]\nrule = "gate"\n')
+    with Ring(settings.model_copy(update={"policy": policy}), folder / files.id) as ring:
         ring.environment["HEADRACE_SIGNING_KEY"] = str(files.private)
         ring.start("worker --stages release")
         yield
@@ -215,7 +222,7 @@ def test_one_key_follows_the_other(settings: Settings, tmp_path: Path) -> None:
 def test_a_task_whose_key_cannot_be_read_writes_nothing_and_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
     files = key_files(tmp_path, "ours")
     files.private.write_text("damaged")
-    task = FoldTask(STAGE, STAGE.policy().body(), "outcomes", 0, with_keys(settings, files))
+    task = FoldTask(STAGE, STAGE.policy.model_validate({"rule": "gate"}).body(), "outcomes", 0, with_keys(settings, files))
     with pytest.raises(Refused, match=r"^release/outcomes/0: signing_key = .*: no private key in PEM, or a damaged one$"):
         asyncio.run(task.run())
     assert on_log(settings, "rules") == []

@@ -13,11 +13,14 @@ import msgspec
 import pytest
 import torch
 
+from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Batch, Locator, Member
 from headrace_schemas.events import (
     EvaluationCompleted,
     ModelVersionCreated,
+    ReleaseDeclined,
+    ReleasePromoted,
     RulesActivated,
     TrainingCompleted,
     TrainingFailed,
@@ -27,6 +30,7 @@ from headrace_schemas.events import (
 from headrace_streams.adapter_store import Store, fetch
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import Reader
+from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import Fenced
 from headrace_streams.runtime.provenance import provenance_of
 from headrace_streams.settings import Settings
@@ -282,5 +286,45 @@ def test_by_hand_gives_the_recorded_digest(settings: Settings, base: Path, tmp_p
         assert evaluated.report.candidate == recorded.candidate == published.candidate
         assert published.evaluation_id == evaluated.published != recorded.evaluation_id
         assert len(await train_log.events(ModelVersionCreated, "versions")) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow(seconds=25)
+def test_the_learner_goes_on_from_its_newest_head_while_what_is_served_waits_for_evidence(settings: Settings, base: Path) -> None:
+    """The train stage and the release stage on one log: heads, pins and evaluations of two batches, and a promotion of the older
+    head by what the second brought."""
+    train_log = TrainLog(settings)
+    [stage] = [stage for stage in STAGES if stage.name == "release"]
+    policy = stage.policy.model_validate({"evidence": {"accept_selected_rows": True, "max_groups": 9}}).body()
+    number = partition_for(training_data.BUCKET.encode(), settings.partitions)
+
+    async def scenario() -> None:
+        releasing = asyncio.create_task(FoldTask(stage, policy, "outcomes", number, settings).run())
+        try:
+            async with running(task(settings, policy_of(base))):
+                await train_log.publish_batch("b1", range(24))
+                [first] = await train_log.wait_for(EvaluationCompleted, "outcomes")
+                [pending] = await train_log.wait_for(ReleaseDeclined, "releases.history")
+                await train_log.publish_batch("b2", range(100, 124))
+                [_, second] = await train_log.wait_for(EvaluationCompleted, "outcomes", 2)
+                [released] = await train_log.wait_for(ReleasePromoted, "releases")
+        finally:
+            releasing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await releasing
+        assert (first.measure, [head.version_id for head in first.heads]) == ("loss", [first.version_id])
+        assert {(group.rows, group.samples, group.selected) for group in first.heads[0].groups} == {(1, 0, True)}
+        assert len(first.heads[0].groups) == 32
+        assert pending.reason.startswith("pending: few_groups: loss gain")
+        [_, start] = await train_log.events(TrainingStarted, "runs")
+        assert (start.parent_adapter, start.learner_adapter) == (None, first.adapter.digest)
+        assert [(head.version_id, head.adapter) for head in start.heads] == [(first.version_id, first.adapter.digest)]
+        assert [head.version_id for head in second.heads] == [first.version_id, second.version_id]
+        [_, version] = await train_log.events(ModelVersionCreated, "versions")
+        assert (version.parent_adapter, version.hyperparameters["warm_started"]) == (first.adapter.digest, True)
+        assert [head.groups for head in released.evidence] == [18, 9]
+        assert (released.version_id, released.adapter) == (first.version_id, first.adapter)
+        assert released.reason.startswith("evidence: loss gain")
 
     asyncio.run(scenario())

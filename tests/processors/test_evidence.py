@@ -197,7 +197,7 @@ def test_harm_on_a_protected_slice_declines_although_the_rest_is_well() -> None:
         policy=EvidencePolicy(max_groups=90),
     )
     verdict = judge(POLICY, head, 0)
-    assert (verdict.kind, verdict.reason) == ("declined", "harm in tool calls")
+    assert (verdict.kind, verdict.reason) == ("declined", "harm: tool calls")
 
 
 def test_who_accepts_selected_rows_gets_the_promotion() -> None:

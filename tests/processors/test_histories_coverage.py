@@ -52,6 +52,7 @@ OTHER: dict[str, Any] = {
     "reward.balance_high": 1.01,
     "reward.bases": [{"base": "other", "artifact_type": "code"}],
     "curate.targets": {"sql/tiny": 4.0},
+    "release.evidence": {"min_groups": 200},
     "curate.tiered": {"steps": [[3, 5]], "beyond": 4, "low": 2, "high": 8},
     "curate.good_enough_evidence": 20.0,
     "curate.generic": ["select count"],
@@ -233,16 +234,42 @@ def test_release_gave_every_kind_of_answer_for_every_reason() -> None:
     assert declined == {
         "already_served",
         "awaiting_promotion",
+        "harm",
         "insufficient_evidence",
+        "invalid",
+        "needs_decision",
         "no_gain",
+        "no_useful_gain",
         "no_wins",
         "not_evaluated",
         "nothing_before",
         "paused",
+        "pending",
         "revoked",
         "stale",
         "unknown_release",
     }
+    judged = {
+        (head["verdict"], head["reason"].partition(":")[0]) for event in answers for head in event["data"].get("evidence", ())
+    }
+    assert judged == {
+        ("promote", "evidence"),
+        ("pending", "few_groups"),
+        ("pending", "no_evidence"),
+        ("declined", "harm"),
+        ("declined", "no_useful_gain"),
+        ("invalid", "identical"),
+        ("needs_decision", "few_groups"),
+        ("needs_decision", "heavy_tail"),
+        ("needs_decision", "no_evidence"),
+        ("needs_decision", "selected_rows"),
+    }
+    assert {head["claim"] for event in answers for head in event["data"].get("evidence", ())} == {
+        "per_release",
+        "strict",
+        "plain",
+    }
+    assert any(event["data"].get("watch", {}).get("proposed") for event in answers)
     served = {event["type"] for topic, event in written("release") if topic == "releases"}
     assert served == types_on("releases")
     tracked = [event["data"]["satisfied"] for topic, event in written("release") if topic == "examples"]

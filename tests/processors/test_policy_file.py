@@ -9,6 +9,7 @@ import pytest
 
 from headrace_processors.curate.policy import TieredPolicy
 from headrace_processors.policy_file import Policies, PolicyError, load
+from headrace_processors.release.evidence_policy import EvidencePolicy
 from headrace_processors.reward.policy import BaseMapping, DifficultyWeights, SimilarityWeights
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
@@ -98,7 +99,7 @@ def test_a_body_that_an_earlier_deployment_recorded_still_builds_its_rules(stage
 
 def test_every_key_says_what_it_means() -> None:
     stages = [stage.policy for stage in STAGES]
-    kinds: list[type[Policy]] = [*stages, TieredPolicy, BaseMapping, DifficultyWeights, SimilarityWeights]
+    kinds: list[type[Policy]] = [*stages, EvidencePolicy, TieredPolicy, BaseMapping, DifficultyWeights, SimilarityWeights]
     for kind in kinds:
         assert [name for name, field in kind.model_fields.items() if not field.description] == []
 

@@ -86,10 +86,10 @@ def before_null(random: np.random.Generator, histories: int, *, groups: int) -> 
     return {"passed": float(passed.mean()), "share_of_histories": float(passed.any(axis=1).mean())}
 
 
-def good_then_useless(random: np.random.Generator, histories: int, *, groups: int, claim: str) -> Figures:
-    """A head that is better by 1 sd, then heads no better than the base."""
+def good_then_useless(random: np.random.Generator, histories: int, *, groups: int, claim: str, good: float = 1.0) -> Figures:
+    """A head that is better by `good` sd, then heads no better than the base."""
     gain = np.zeros(CUTS)
-    gain[0] = SD
+    gain[0] = good * SD
     world = LossWorld(random, histories, groups, gain, NOISES["heavy"], 0.5)
     promoted = run(world, EvidencePolicy.model_validate({"claim": claim}), random, measure="loss").promoted
     return {
@@ -207,7 +207,9 @@ def experiments() -> Iterator[Experiment]:
     yield "picked by failure, accepted", null_success, {**picked, "policy": {"accept_selected_rows": True}}
     for claim in ("per_release", "plain"):
         for groups in (10, 20, 64):
-            yield f"good, then useless, {groups} groups, {claim}", good_then_useless, {"groups": groups, "claim": claim}
+            for good in (0.3, 1.0):
+                options = {"groups": groups, "claim": claim, "good": good}
+                yield f"good by {good} sd, then useless, {groups} groups, {claim}", good_then_useless, options
     yield "damaged, loss", damaged, {"measure": "loss"}
     yield "damaged, success", damaged, {"measure": "success"}
     yield "own answers, default", own_answers, {"accept": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from headrace_processors.release.fold import build
@@ -9,7 +10,16 @@ from headrace_processors.release.policy import ReleasePolicy
 from headrace_schemas import derived, events
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import Adapter, Comparison, Evaluation, Gain, ReleaseDecision, Requirement
+from headrace_schemas.derived import (
+    Adapter,
+    Comparison,
+    Evaluation,
+    Gain,
+    GroupResult,
+    HeadResult,
+    ReleaseDecision,
+    Requirement,
+)
 from support.examples import BUCKET
 from support.signals import StageRun, at
 
@@ -34,8 +44,10 @@ def evaluation(
     bucket: str = BUCKET,
     id: str | None = None,
     weights: str | None = None,
+    **more: Any,
 ) -> bytes:
-    """The evaluation of a version whose adapter is named after it (or after `weights`), compared with release `parent`."""
+    """The evaluation of a version whose adapter is named after it (or after `weights`), compared with release `parent`; `more`
+    fields of it."""
     data = Evaluation(
         evaluation_id=f"evaluation-{version}",
         version_id=version,
@@ -53,11 +65,28 @@ def evaluation(
         ],
         policy_digests={"curate": digest("curate"), "trainer": digest("trainer")},
         parent_release_id=parent,
+        **more,
     )
     event = events.EvaluationCompleted(
         specversion="1.0", id=id or f"evaluated-{version}", source="headrace:train", time=at(0), data=data
     )
     return encode(event)
+
+
+def groups(prefix: str, gains: Sequence[float], *, loss: float | None = None, **more: Any) -> list[GroupResult]:
+    """Groups with these gains in success, and in loss unless it is given."""
+    return [
+        GroupResult(
+            group=f"{prefix}{number}", rows=1, samples=1, success_gain=gain, loss_gain=gain if loss is None else loss, **more
+        )
+        for number, gain in enumerate(gains)
+    ]
+
+
+def looked(version: str, parent: str | None = None, *, id: str | None = None, **results: Sequence[GroupResult]) -> bytes:
+    """The evaluation of a version in which heads, the version among them, stand group by group."""
+    heads = [HeadResult(version_id=name, groups=list(found)) for name, found in results.items()]
+    return evaluation(version, parent, id=id, measure="success", heads=heads)
 
 
 def _command(kind: type[events.Envelope], id: str, data: Any) -> bytes:
@@ -92,7 +121,7 @@ class ReleaseRun(StageRun):
 
     def __init__(self, *, through_dump: bool = False, recorded: str | None = None, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
-        self.policy = ReleasePolicy(**policy)
+        self.policy = ReleasePolicy(**{"rule": "gate", **policy})
         super().__init__(build(self.policy.body(), recorded or self.policy.digest), "outcomes", through_dump=through_dump)
 
     def answer(self, value: bytes) -> tuple[str, ReleaseDecision]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headrace_trainer.data.rows import TokenisedExample, tokenise
-from headrace_trainer.evaluation.evaluate import INCUMBENT, evaluate
+from headrace_trainer.evaluation.evaluate import INCUMBENT, Incumbent, evaluate
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.statistics import bootstrap, sign_test
@@ -118,15 +118,55 @@ def test_generation_is_asked_only_for_what_may_pass(tiny_base: Path, trained: Pa
     tests = held_out(base, range(50, 80))
     model = lora.load(base.model, trained)
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
+    policy = POLICY.model_copy(update={"generate": "passable"})
     with Grader(grader) as judge:
-        passed = evaluate(model, base, tests, policy=POLICY, grader=judge)
+        passed = evaluate(model, base, tests, policy=policy, grader=judge)
         lora.add(model, trained, INCUMBENT)
-        same = evaluate(model, base, tests, policy=POLICY, grader=judge)
+        same = evaluate(model, base, tests, policy=policy, grader=judge)
     assert (passed.comparison.wins, passed.comparison.losses, passed.comparison.ties) == (0, 0, 30)
     assert passed.comparison.p_value == 1.0
     assert (passed.candidate["success"].value, passed.candidate["score"].value) == (1.0, 70.0)
     assert same.comparison.wins is None  # no gain in loss: nothing was generated
     assert "success" not in same.candidate
+    assert (passed.measure, same.measure) == ("loss", "loss")  # grades that are there only after a gain are no evidence
+
+
+def test_every_head_is_compared_with_what_is_served_group_by_group_and_that_with_what_was_served_before(
+    tiny_base: Path, trained: Path
+) -> None:
+    base = load_base(str(tiny_base))
+    tests = held_out(base, range(50, 62))
+    model = lora.load(base.model, trained)
+    lora.add(model, trained, "head_0")
+    grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
+    with Grader(grader) as judge:
+        report = evaluate(
+            model, base, tests, policy=POLICY, grader=judge, heads={"v1": "head_0"}, watched="head_0", named=Incumbent("tiny")
+        )
+    assert report.measure == "success"
+    assert [(head.version_id, head.invalid) for head in report.heads] == [("v1", None), ("", None)]
+    [older, newest] = report.heads
+    assert older.groups == newest.groups  # the same adapter
+    assert len(newest.groups) == len({test.example.prompt_group for test in tests}) == 12
+    assert {(group.rows, group.samples, group.success_gain, group.selected) for group in newest.groups} == {(1, 1, 0.0, True)}
+    gains = [group.loss_gain for group in newest.groups if group.loss_gain is not None]
+    assert sum(gains) / len(gains) == pytest.approx(report.comparison.loss_gain.value)
+    assert report.watched is not None
+    assert [group.loss_gain for group in report.watched] == pytest.approx([-gain for gain in gains])  # the base before it
+
+
+def test_what_is_served_under_another_name_is_invalid(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    model = lora.load(base.model, trained)
+    lora.add(model, trained, INCUMBENT)
+    [head] = evaluate(model, base, held_out(base, range(50, 56)), policy=POLICY).heads
+    assert (head.invalid or "").startswith("identical")
+
+
+def test_without_test_rows_the_heads_are_there_and_have_no_groups(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    report = evaluate(lora.load(base.model, trained), base, [], policy=POLICY, heads={"v1": "head_0"})
+    assert [(head.version_id, head.groups) for head in report.heads] == [("v1", []), ("", [])]
 
 
 def test_batched_answers_are_those_of_one_at_a_time(tiny_base: Path, trained: Path) -> None:

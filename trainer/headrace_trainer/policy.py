@@ -125,7 +125,9 @@ class EvaluationPolicy(Policy):
 
     resamples: int = Field(2000, ge=100, description="of the paired bootstrap")
     generate: Literal["passable", "always", "never"] = Field(
-        "passable", description="whether answers are generated and graded; passable: only if the gain in loss is above zero"
+        "always",
+        description="whether answers are generated and graded; passable: only if the gain in loss is above zero, and then grades"
+        " are no evidence",
     )
     max_new_tokens: int = Field(512, ge=1, description="tokens of a generated answer")
     batch_rows: int = Field(32, ge=1, description="answers that are generated together")

@@ -4,14 +4,14 @@ does not load it either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from headrace_schemas.derived import Batch, Comparison, Measure, Requirement, Surroundings, TrainingStart
+from headrace_schemas.derived import Batch, Comparison, GroupResult, HeadResult, Measure, Requirement, Surroundings, TrainingStart
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
 
@@ -54,12 +54,16 @@ class TrainingResult(NamedTuple):
 
 
 class EvaluationReport(Struct, frozen=True):
-    """What an evaluation measured: the fields of the same names of `EvaluationCompleted`."""
+    """What an evaluation measured: the fields of the same names of `EvaluationCompleted`. The candidate itself,
+    whose version has no name yet, stands last among `heads` under an empty one."""
 
     candidate: dict[str, Measure]
     incumbent: dict[str, Measure]
     comparison: Comparison
     requirements: list[Requirement]
+    measure: Literal["success", "loss"] = "loss"
+    heads: tuple[HeadResult, ...] = ()
+    watched: tuple[GroupResult, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class JobSpec:
     """`values`: record values by (example id, revision) of every member the job uses; `parent`: folder of the adapter that is
     served, None for the base; `folder`: this run's own, kept between attempts. `candidate`: evaluate this adapter, train none.
     `weights`: the folder of the base's files; `hub_name`: what others find it by; `halvings`: how often the
-    system killed a job of this run, which then tries with half of the tokens at a time."""
+    system killed a job of this run, which then tries with half of the tokens at a time.
+    `learner`: folder of the adapter that training goes on from, None for `parent`; `heads`: folders of earlier heads that are
+    compared too, by version; `watched`: that of what was served before (None for the base), if `start` has it compared."""
 
     start: TrainingStart
     batch: Batch
@@ -76,6 +82,9 @@ class JobSpec:
     folder: Path
     parent: Path | None = None
     candidate: Path | None = None
+    learner: Path | None = None
+    heads: Mapping[str, Path] = field(default_factory=dict)
+    watched: Path | None = None
     evaluation: EvaluationPolicy = field(default_factory=EvaluationPolicy)
     requirements: Sequence[RequirementPolicy] = ()
     grader: GraderPolicy | None = None

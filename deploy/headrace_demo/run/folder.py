@@ -29,6 +29,9 @@ good_enough = 0.99                 # this model gets good fast; go on until the 
 [curate.targets]
 {targets}
 
+[release.evidence]
+accept_selected_rows = true        # the shop judges every answer: no row is here because the model failed on it
+
 [train]
 threads = 1
 seed = {seed}

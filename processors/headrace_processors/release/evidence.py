@@ -63,10 +63,10 @@ def step(sums: Sums, y: float) -> Sums:
 
 
 def log_capital(sums: Sums, logw: Sequence[float] = UNIFORM) -> float:
-    """Log of the weighted mean of the capitals, in nats."""
+    """Log of the weighted mean of the capitals, in nats, to nano-nats."""
     terms = [weight + total / NANO for weight, total in zip(logw, sums, strict=True)]
     top = max(terms)
-    return rounded(top + math.log(math.fsum(math.exp(term - top) for term in terms)))
+    return round(top + math.log(math.fsum(math.exp(term - top) for term in terms)), 9) + 0.0
 
 
 def cut(policy: EvidencePolicy, state: EvidenceState, version_id: str, served: str | None, position: int) -> EvidenceState:

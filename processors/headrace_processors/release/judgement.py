@@ -66,7 +66,7 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
     alpha = alpha_of(policy, head.h, promotions)
     logw = head.frozen.logw if head.frozen else UNIFORM
     up, down, harm = log_capital(head.up, logw), log_capital(head.down), log_capital(head.harm)
-    against = rounded(-math.log(policy.beta))
+    against = alarm_of(policy)
 
     def verdict(kind: Kind, reason: str, stays: bool = False) -> Verdict:
         return Verdict(kind, reason, alpha, up, down, harm, stays)
@@ -77,7 +77,7 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
         return verdict("declined", "harm")
     for name, sums in head.slices.items():
         if log_capital(sums) >= against:
-            return verdict("declined", f"harm in {name}")
+            return verdict("declined", f"harm: {name}")
     over = head.looks >= policy.horizon
     if head.n < policy.min_groups:
         return verdict("needs_decision", "few_groups") if over else verdict("pending", "few_groups", stays=True)
@@ -92,6 +92,11 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
     if over:
         return verdict("needs_decision", "no_evidence")
     return verdict("pending", "no_evidence", stays=True)
+
+
+def alarm_of(policy: EvidencePolicy) -> float:
+    """Log capital at which a head counts as harmful or useless, in nats."""
+    return rounded(-math.log(policy.beta))
 
 
 class Judgement(NamedTuple):
@@ -167,7 +172,7 @@ def watched_further(
     for figures in fresh[: policy.max_groups]:
         harm = alarmed(policy, harm, scaled(figures.values[SCREEN], watch.scale), watch.scale)
         counted.append(figures.group)
-    proposed = log_capital(harm) >= rounded(-math.log(policy.beta))
+    proposed = log_capital(harm) >= alarm_of(policy)
     if watch.looks + 1 >= policy.horizon and not proposed:
         return None
     return replace(watch, harm=harm, counted=tuple(sorted(counted)), looks=watch.looks + 1, n=len(counted), proposed=proposed)

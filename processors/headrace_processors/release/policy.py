@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from headrace_processors.release.evidence_policy import EvidencePolicy
 from headrace_streams.policy import Policy
 
 
@@ -13,8 +14,11 @@ class ReleasePolicy(Policy):
     """When a version may be served. `auto` promotes what the rule lets pass, `manual` leaves that to a person."""
 
     mode: Literal["auto", "manual"] = Field("auto", description="who promotes: the rule alone, or a person")
-    rule: Literal["gate"] = Field(
-        "gate", description="gate: loss gain surely above `min_gain`, and more wins than losses where a grader counted them"
+    rule: Literal["evidence", "gate"] = Field(
+        "evidence",
+        description="evidence: bets on groups that are counted once; gate, as before: one look at the loss, and more wins than"
+        " losses where a grader counted them, which lets what is no better pass in 3 to 45 % of looks",
     )
-    min_test_rows: int = Field(30, ge=1, description="test rows without which nothing passes")
-    min_gain: float = Field(0.0, ge=0, description="nats a token; the lower end of the 95 % interval must be above it")
+    evidence: EvidencePolicy = Field(EvidencePolicy(), description="how sure one must be")
+    min_test_rows: int = Field(30, ge=1, description="gate: test rows without which nothing passes")
+    min_gain: float = Field(0.0, ge=0, description="gate: nats a token; the lower end of the 95 % interval must be above it")

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct, field, json
 
+from headrace_processors.release.evidence_state import EvidenceState
 from headrace_schemas.derived import Adapter, Requirement
 from headrace_schemas.ids import derive_id
 
@@ -16,7 +17,8 @@ from headrace_schemas.ids import derive_id
 class ServableVersion(Struct, frozen=True, omit_defaults=True):
     """What may be served: the adapter of an evaluated version, by its latest evaluation; without one, the base itself.
 
-    `refusal`: what the gate said against it, "" for nothing."""
+    `refusal`: what the gate said against it, "" for nothing; `base_digest`: of the base that it was judged on; None:
+    not said."""
 
     adapter: Adapter | None = None
     version_id: str | None = None
@@ -25,6 +27,7 @@ class ServableVersion(Struct, frozen=True, omit_defaults=True):
     requirements: list[Requirement] = []
     policy_digests: dict[str, str] = {}
     refusal: str = ""
+    base_digest: str | None = None
 
     @property
     def digest(self) -> str | None:
@@ -54,6 +57,12 @@ class AnswerReference(Struct, frozen=True):
     release_id: str
 
 
+class GroupSeen(Struct, frozen=True):
+    """At which position of its bucket a prompt group was first seen."""
+
+    position: int
+
+
 def bucket_key(bucket: str) -> str:
     return f"bucket:{bucket}"
 
@@ -70,6 +79,14 @@ def revoked_key(digest: str, bucket: str) -> str:
     return f"revoked:{digest}:{bucket}"
 
 
+def evidence_key(bucket: str) -> str:
+    return f"evidence:{bucket}"
+
+
+def seen_key(group: str, bucket: str) -> str:
+    return f"seen:{group}:{bucket}"
+
+
 def answered_key(bucket: str, source: str, event_id: str) -> str:
     return f"answered:{derive_id('answered', bucket, source, event_id)}"
 
@@ -80,6 +97,8 @@ _TYPES: dict[str, Any] = {
     "release": ServedRelease,
     "revoked": AnswerReference,
     "answered": AnswerReference,
+    "evidence": EvidenceState,
+    "seen": GroupSeen,
 }
 
 

@@ -21,7 +21,7 @@ from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import counts_text, run_members
 from headrace_streams.file_lock import locked
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
-from headrace_trainer.evaluation.evaluate import INCUMBENT, evaluate
+from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.learning.loop import OnProgress, train
 from headrace_trainer.model import lora
@@ -60,7 +60,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
             if not learnt:
                 raise RowsMissing(f"no row is left to learn from: {counts_text(lessons.left_out) or 'all were withdrawn'}")
             validated = lessons.tokenised("validation", base, members.validation)
-            model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.parent)
+            model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.learner or spec.parent)
             training = train(
                 model, base, [example.row for example in learnt], [example.row for example in validated], hyper,
                 seed=spec.start.seed, precision=precision, folder=spec.folder, run=_checkpoint_key(spec),
@@ -126,9 +126,16 @@ def _evaluate(
     on_progress(JobProgress(steps, steps, loss, 0.0, "evaluation"))
     if spec.parent is not None:
         lora.add(model, spec.parent, INCUMBENT)
+    heads = {version: f"head_{number}" for number, version in enumerate(spec.heads)}
+    for version, name in heads.items():
+        lora.add(model, spec.heads[version], name)
+    if spec.watched is not None:
+        lora.add(model, spec.watched, WATCHED)
+    watched = None if spec.start.watched is None else WATCHED if spec.watched is not None else ""
     options = {
         "policy": spec.evaluation, "requirements": spec.requirements, "precision": precision,
-        "batch_tokens": hyper.batch_tokens, "seed": spec.start.seed,
+        "batch_tokens": hyper.batch_tokens, "seed": spec.start.seed, "heads": heads, "watched": watched,
+        "named": Incumbent(spec.batch.base, spec.start.parent_adapter),
     }  # fmt: skip
     if spec.grader is None:
         return evaluate(model, base, tests, **options)  # type: ignore[arg-type]

@@ -126,7 +126,8 @@ async def _run(
 ) -> JobResult:
     parent = await context.adapter_folder(start.parent_adapter)
     values = await context.values_of(origin.batch, start)
-    spec = change(replace(context.job_spec(origin, start, values, parent, base), folder=_folder(context, start)))
+    spec = await context.with_heads(context.job_spec(origin, start, values, parent, base))
+    spec = change(replace(spec, folder=_folder(context, start)))
     async with aclosing(JobProcess(spec).events()) as stream:
         async for event in stream:
             if isinstance(event, JobResult):

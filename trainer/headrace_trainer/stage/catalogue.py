@@ -13,12 +13,14 @@ import msgspec
 
 from headrace_schemas.derived import Batch, DeadLetter, Member, TrainingStart
 from headrace_schemas.events import BatchReady, EvaluationCompleted, RecordRejected, TrainingStarted
+from headrace_schemas.ids import derive_id
 from headrace_schemas.selection import training_members
 from headrace_streams import release_log
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, event_of
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.stage.rehearsal import LatestRevisions
+from headrace_trainer.stage.standing import LearnerStanding, after
 
 log = logging.getLogger("headrace")
 
@@ -103,6 +105,12 @@ class Catalogue:
         """Members and test rows of a batch that were withdrawn since it was cut."""
         return self._latest.withdrawn((*batch.members, *batch.test_pool))
 
+    def batches_after(self, bucket: str, batch_ids: Sequence[str], before: int) -> list[str]:
+        """Batches of the bucket behind the last of the named ones (all, when none is named) and before offset `before`."""
+        own = [(offset, batch.batch_id) for offset, batch in self._batches if batch.bucket == bucket and offset < before]
+        last = max((offset for offset, batch_id in own if batch_id in batch_ids), default=-1)
+        return [batch_id for offset, batch_id in own if offset > last]
+
     def members_of(self, batch_ids: Sequence[str]) -> list[Member]:
         """The same of the named batches."""
         batches = [batch for _, batch in self._batches if batch.batch_id in batch_ids]
@@ -119,6 +127,19 @@ async def started(reader: Reader, bucket: str, batch_id: str) -> TrainingStart |
     return newest
 
 
+async def standing_of(reader: Reader, bucket: str) -> LearnerStanding:
+    """Where the bucket's learner stands, by all that release has answered."""
+    standing = LearnerStanding()
+    taken = await release_log.filter_of(reader, "releases.history")
+    partition = await reader.partition_of("releases.history", bucket)
+    async with aclosing(reader.read_partition("releases.history", partition)) as records:
+        async for record in records:
+            decision = taken.decision(record)
+            if decision is not None and decision.data.bucket == bucket:
+                standing = after(standing, decision)
+    return standing
+
+
 async def batch_of(reader: Reader, partition: int, batch_id: str, before: int) -> BatchReady | None:
     """A batch of a partition of `batches` that was cut before offset `before`."""
     async with aclosing(reader.read_partition("batches", partition, 0, before)) as records:
@@ -130,7 +151,9 @@ async def batch_of(reader: Reader, partition: int, batch_id: str, before: int) -
 
 
 async def wait_until_answered(reader: Reader, bucket: str, evaluation_id: str) -> None:
-    """Waits until `releases.history` answers an evaluation, or `dead-letters` says that nobody will."""
+    """Waits until `releases.history` answers an evaluation, or `dead-letters` says that nobody will. The answer may be about an
+    earlier head, whose own evaluation it names: it is known by the event that it answers."""
+    event_id = derive_id("evaluation", evaluation_id)
     taken = await release_log.filter_of(reader, "releases.history")
     answers = clients.full_name(reader.settings, "releases.history")
     async with aclosing(reader.follow("releases.history", "dead-letters")) as batches:
@@ -138,7 +161,10 @@ async def wait_until_answered(reader: Reader, bucket: str, evaluation_id: str) -
             for record in records:
                 if record.topic == answers:
                     decision = taken.decision(record)
-                    if decision is not None and evaluation_id in (decision.data.evaluation_id, decision.data.request_id):
+                    if decision is not None and (
+                        decision.data.request_id == event_id
+                        or evaluation_id in (decision.data.evaluation_id, decision.data.request_id)
+                    ):
                         return
                     continue
                 event = event_of(record)

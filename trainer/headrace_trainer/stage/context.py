@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +120,17 @@ class TrainerContext:
             return None
         return await asyncio.to_thread(fetch, self.store, digest, self.folder / "cache")
 
+    async def with_heads(self, spec: JobSpec) -> JobSpec:
+        """The job with the adapters that its pins name beside the one that is served. AdapterRefused, StoreError."""
+        start = spec.start
+        heads = {head.version_id: await self.adapter_folder(head.adapter) for head in start.heads or ()}
+        return replace(
+            spec,
+            learner=await self.adapter_folder(start.learner_adapter),
+            heads={version: folder for version, folder in heads.items() if folder is not None},
+            watched=await self.adapter_folder(start.watched.adapter if start.watched else None),
+        )
+
     async def values_of(self, batch: Batch, start: TrainingStart, rehearsed: RecordValues | None = None) -> RecordValues:
         """The records of all members of a run, as far as they are there; those in `rehearsed` are not read again."""
         known = rehearsed or {}
@@ -134,6 +146,10 @@ class TrainerContext:
         hyper = self.policy.hyperparameters(batch.bucket)
         planned = {} if base is None else await self._plan(batch, base, hyper)
         await known.refresh(batch.bucket)
+        learner = await catalogue.standing_of(self.reader, batch.bucket)
+        if learner.restarted:  # what the chain learnt since is not in what the run begins from
+            since = known.batches_after(batch.bucket, learner.batches, origin.record.offset)
+            untrained = tuple(dict.fromkeys((*untrained, *since)))
         rows = rehearsal_rows(
             batch, known.earlier_members(batch.bucket, origin.record.offset), hyper.rehearsal, known.members_of(untrained)
         )
@@ -145,6 +161,7 @@ class TrainerContext:
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
             base_identity=None if base is None else base.identity, surroundings=self._surroundings(),
+            learner=learner,
         )  # fmt: skip
         return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
 

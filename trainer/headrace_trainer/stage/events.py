@@ -42,6 +42,7 @@ from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import Produced
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import Counts, JobProgress, JobResult
+from headrace_trainer.stage.standing import LearnerStanding
 
 STAGE = "train"
 _ORDINALS = {
@@ -81,10 +82,12 @@ def pins(
     withdrawn: Sequence[str] = (),
     base_identity: BaseIdentity | None = None,
     surroundings: Surroundings | None = None,
+    learner: LearnerStanding | None = None,
 ) -> TrainingStart:
     """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy; `planned`: hyperparameters
     that memory decided."""
     batch = origin.batch
+    standing = learner or LearnerStanding()
     hyper = policy.hyperparameters(batch.bucket).model_copy(update={"precision": precision, **planned})
     return TrainingStart(
         run_id=origin.run_id,
@@ -101,6 +104,9 @@ def pins(
         withdrawn=list(withdrawn) or None,
         base_identity=base_identity,
         surroundings=surroundings,
+        learner_adapter=standing.adapter,
+        heads=list(standing.heads) or None,
+        watched=standing.watched,
     )
 
 
@@ -158,9 +164,9 @@ def completed(
         rows=result.rows,
         tokens=tokens,
         seconds=rounded(result.seconds),
-        parent_adapter=start.parent_adapter,
         base_identity=start.base_identity,
         surroundings=result.surroundings,
+        parent_adapter=start.learner_adapter or start.parent_adapter,
     )
     completion = TrainingCompletion(
         run_id=start.run_id,
@@ -211,6 +217,9 @@ def evaluated(
         surroundings=result.surroundings,
         left_out=_tested(result.left_out),
         shortened=_tested(result.shortened),
+        measure=result.report.measure,
+        heads=[head if head.version_id else structs.replace(head, version_id=version.version_id) for head in result.report.heads],
+        watched=None if result.report.watched is None else list(result.report.watched),
     )
     return _make(EvaluationCompleted, data, origin, "evaluation", identity, now)
 

@@ -315,7 +315,7 @@ class TrainTask:
         batch = origin.batch
         parent = await self._context.adapter_folder(start.parent_adapter)
         values = await self._context.values_of(batch, start, rehearsed)
-        spec = self._context.job_spec(origin, start, values, parent, base)
+        spec = await self._context.with_heads(self._context.job_spec(origin, start, values, parent, base))
         job = JobProcess(replace(spec, halvings=halvings))
         published_at, phase = 0.0, ""
         async with aclosing(job.events()) as stream:

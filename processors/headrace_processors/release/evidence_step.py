@@ -1,0 +1,281 @@
+"""One answer of release in the making, where evidence decides (rule version 3). Knows the record and the state; the formulas
+are in `evidence` and `judgement`.
+
+Positions are sequences of the bucket: each evaluation and each command has one. What somebody changes by hand spends the evidence
+that there is: groups that were seen until then count no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from headrace_processors.release.evidence import (
+    MICRO,
+    GroupFigures,
+    Measure,
+    cut,
+    log_capital,
+    looked_at,
+    noted,
+    scaled,
+)
+from headrace_processors.release.evidence_state import EvidenceState, HarmWatch, Head
+from headrace_processors.release.judgement import (
+    Judgement,
+    Verdict,
+    alarm_of,
+    judged,
+    promoted,
+    restarted,
+    watched,
+    watched_further,
+)
+from headrace_processors.release.state import GroupSeen, ServableVersion, evidence_key, seen_key, version_key
+from headrace_processors.release.step import BASE, ReleaseStep
+from headrace_schemas.canonical import digest, rounded
+from headrace_schemas.derived import Evaluation, EvidenceSeen, GroupResult, HarmEvidence, HeadEvidence
+from headrace_schemas.events import ReleasePromoted
+
+
+class EvidenceStep(ReleaseStep):
+    """An answer, and what it leaves of the bucket's evidence."""
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        version = self._noted(evaluation, "")
+        parent = self._release(evaluation.parent_release_id)
+        state = self._evidence()
+        seen = self._seen(evaluation)
+        if (reason := self._unservable(version)) is not None:
+            self._decline(version, reason)
+            if version.digest == self.serving.version.digest:
+                self._remeasured(version)
+        elif parent is None or parent.version.digest != self.serving.version.digest:
+            compared, now = evaluation.parent_release_id or BASE, self.bucket.serving or BASE
+            self._decline(version, f"stale: it was compared with {compared}, and {now} is served now")
+        elif evaluation.heads is None or evaluation.measure is None:
+            reason = "needs_decision: no_groups: the evaluation does not tell groups apart (an older trainer made it)"
+            self._decline(self._noted(evaluation, reason), reason)
+        else:
+            state = self._based(state, evaluation)
+            self.changes[evidence_key(self.bucket.name)] = self._looked(state, evaluation, version, seen)
+
+    def promote(self, version_id: str) -> None:
+        before = self.bucket.serving
+        super().promote(version_id)
+        if self.bucket.serving != before:
+            state = self._evidence()
+            head = next((head for head in state.pending if head.version_id == version_id), None)
+            self._spent(state, watched(self.policy.evidence, head, self.serving.version.digest, version_id))
+
+    def roll_back(self, release_id: str | None) -> None:
+        before = self.bucket.serving
+        super().roll_back(release_id)
+        if self.bucket.serving != before:
+            self._spent(self._evidence())
+
+    def revoke(self, digest: str) -> None:
+        super().revoke(digest)
+        self._spent(self._evidence())
+
+    def _spent(self, state: EvidenceState, watch: HarmWatch | None = None) -> None:
+        self.changes[evidence_key(self.bucket.name)] = restarted(state, self.sequence, watch)
+
+    def _evidence(self) -> EvidenceState:
+        """Where something was served by older rules, what was seen until now counts no more."""
+        state: EvidenceState | None = self.state.get(evidence_key(self.bucket.name))
+        return state or EvidenceState(since=-1 if self.bucket.serving is None else self.sequence)
+
+    def _based(self, state: EvidenceState, evaluation: Evaluation) -> EvidenceState:
+        """Evidence that was counted in another way, or under another policy, is none: it begins anew with this look."""
+        basis = digest(
+            [evaluation.measure, _base(evaluation), self.policy.evidence.body(), dict(sorted(evaluation.policy_digests.items()))]
+        )
+        if state.basis not in ("", basis):
+            state = restarted(state, max(state.since, self.sequence - 1), state.watch)
+        return replace(state, basis=basis)
+
+    def _noted(self, evaluation: Evaluation, against: str) -> ServableVersion:
+        version = ServableVersion(
+            adapter=evaluation.adapter,
+            version_id=evaluation.version_id,
+            evaluation_id=evaluation.evaluation_id,
+            batch_ids=[evaluation.batch_id],
+            requirements=evaluation.requirements,
+            policy_digests=evaluation.policy_digests,
+            refusal=against,
+            base_digest=_base(evaluation),
+        )
+        self.changes[version_key(evaluation.version_id, self.bucket.name)] = version
+        return version
+
+    def _seen(self, evaluation: Evaluation) -> dict[str, int]:
+        """When each group of the evaluation was first seen, this time included."""
+        results = [*(result.groups for result in evaluation.heads or ()), evaluation.watched or ()]
+        groups = sorted({result.group for found in results for result in found})
+        name = self.bucket.name
+        known = {group: entry.position for group in groups if (entry := self.state.get(seen_key(group, name))) is not None}
+        new = noted(known, groups, self.sequence)
+        self.changes |= {seen_key(group, name): GroupSeen(position) for group, position in new.items()}
+        return {**known, **new}
+
+    def _looked(
+        self, state: EvidenceState, evaluation: Evaluation, version: ServableVersion, seen: Mapping[str, int]
+    ) -> EvidenceState:
+        """Counts a look, judges its heads, answers."""
+        policy, results, measure = self.policy.evidence, evaluation.heads or (), evaluation.measure
+        assert measure is not None
+        if all(head.version_id != evaluation.version_id for head in state.pending):
+            state = cut(policy, state, evaluation.version_id, self.serving.version.digest, self.sequence)
+        given = {result.version_id: _figures(result.groups) for result in results}
+        looked = [
+            looked_at(policy, head, given[head.version_id], measure=measure, since=state.since, first_seen=seen)
+            for head in state.pending
+            if head.version_id in given
+        ]
+        invalid = {result.version_id: result.invalid for result in results if result.invalid is not None}
+        before = {head.version_id: head for head in state.pending}
+        judgement = judged(policy, state, looked, invalid)
+        self.heads = [
+            self._head_evidence(state, head, judgement, measure, _counted(before[head.version_id], head, given, measure, seen))
+            for head in looked
+        ]
+        state = self._watched(judgement.state, evaluation, seen)
+        winner, verdict = judgement.winner, judgement.verdicts.get(evaluation.version_id)
+        if winner is None:
+            reason = f"{_named(verdict)}: {self._text(looked[-1], verdict, measure)}" if verdict else _NOT_LOOKED_AT
+            self._decline(self._noted(evaluation, reason), reason + self._alarm())
+            return state
+        return self._passed(state, winner, judgement.verdicts[winner.version_id], measure)
+
+    def _passed(self, state: EvidenceState, winner: Head, verdict: Verdict, measure: Measure) -> EvidenceState:
+        """Serves a head that evidence speaks for, unless somebody wants to do that."""
+        version = replace(self._known(winner), refusal="")
+        self.changes[version_key(winner.version_id, self.bucket.name)] = version
+        text = self._text(winner, verdict, measure)
+        if self.bucket.paused or self.policy.mode == "manual":
+            why = "paused: the bucket's releases are paused" if self.bucket.paused else _AWAITING
+            self._decline(version, f"{why}; {text}{self._alarm()}")
+            return state
+        previous = self.serving.version.digest
+        self._serve(ReleasePromoted, version, self.bucket.serving, f"evidence: {text}")
+        assert version.digest is not None
+        return promoted(self.policy.evidence, state, winner, served=version.digest, position=self.sequence, previous=previous)
+
+    def _known(self, head: Head) -> ServableVersion:
+        key = version_key(head.version_id, self.bucket.name)
+        version: ServableVersion = self.changes.get(key) or self.state[key]
+        return version
+
+    def _watched(self, state: EvidenceState, evaluation: Evaluation, seen: Mapping[str, int]) -> EvidenceState:
+        watch = state.watch
+        if watch is not None and evaluation.watched is not None:
+            watch = watched_further(self.policy.evidence, watch, _figures(evaluation.watched), since=state.since, first_seen=seen)
+        if watch is not None:
+            self.watch = HarmEvidence(
+                version_id=watch.version_id,
+                looks=watch.looks,
+                groups=watch.n,
+                harm=log_capital(watch.harm),
+                alarm=alarm_of(self.policy.evidence),
+                proposed=watch.proposed,
+            )
+        return replace(state, watch=watch)
+
+    def _alarm(self) -> str:
+        if self.watch is None or not self.watch.proposed:
+            return ""
+        return f"; roll back: what is served loses more than what was served before it, on {self.watch.groups} groups"
+
+    def _text(self, head: Head, verdict: Verdict, measure: Measure) -> str:
+        """`success gain 0.12 on 40 groups in 2 looks, evidence 4.1 of 3.69 nats, loss not shown worse (0.1 of 3 nats)`."""
+        frozen, alarm = head.frozen, alarm_of(self.policy.evidence)
+        mean = head.sum_x / MICRO / head.n * (frozen.scales[measure] if frozen else 1) if head.n else 0.0
+        groups, looks = f"{head.n} group{'s' * (head.n != 1)}", f"{head.looks} look{'s' * (head.looks != 1)}"
+        where = " where our model was corrected" if head.selected else ""
+        worse = "shown worse" if verdict.harm >= alarm else "not shown worse"
+        return (
+            f"{measure} gain {mean:.4g} on {groups}{where} in {looks}, evidence {verdict.up:.3g} of {verdict.needed:.3g} nats "
+            f"({self.policy.evidence.claim}), loss {worse} ({verdict.harm:.3g} of {alarm:.3g} nats)"
+        )
+
+    def _head_evidence(
+        self, state: EvidenceState, head: Head, judgement: Judgement, measure: Measure, seen: list[EvidenceSeen]
+    ) -> HeadEvidence:
+        verdict, frozen = judgement.verdicts[head.version_id], head.frozen
+        assert frozen is not None
+        return HeadEvidence(
+            version_id=head.version_id,
+            adapter=self._known(head).digest or "",
+            verdict=verdict.kind,
+            reason=verdict.reason,
+            waits=verdict.stays,
+            h=head.h,
+            cut=head.cut,
+            since=state.since,
+            claim=self.policy.evidence.claim,
+            measure=measure,
+            alpha=verdict.alpha,
+            needed=verdict.needed,
+            capital=verdict.up,
+            useless=verdict.down,
+            harm=verdict.harm,
+            alarm=alarm_of(self.policy.evidence),
+            looks=head.looks,
+            groups=head.n,
+            discordant=head.discordant,
+            selected=head.selected,
+            clipped_low=head.clipped_low,
+            clipped_high=head.clipped_high,
+            mean=rounded(head.sum_x / MICRO / head.n * frozen.scales[measure]) if head.n else 0.0,
+            scale=frozen.scales[measure],
+            bets=list(frozen.logw),
+            old_groups=frozen.groups,
+            old_digest=frozen.digest,
+            seen=seen,
+        )
+
+
+_AWAITING = "awaiting_promotion: the evidence lets it pass, and the policy leaves promotion to a person"
+_NOT_LOOKED_AT = "needs_decision: no_groups: the evaluation has no groups of its own version"
+
+
+def _base(evaluation: Evaluation) -> str | None:
+    return None if evaluation.base_identity is None else evaluation.base_identity.digest
+
+
+def _named(verdict: Verdict) -> str:
+    """The name that a reason begins with: what was decided, and by which rule."""
+    return verdict.reason if verdict.kind == "declined" else f"{verdict.kind}: {verdict.reason}"
+
+
+def _figures(results: Sequence[GroupResult]) -> list[GroupFigures]:
+    """ValueError for a group that comes twice: one group is one unit."""
+    if len({result.group for result in results}) < len(results):
+        raise ValueError("data.heads: a group stands twice in one result")
+    return [
+        GroupFigures(
+            result.group,
+            result.side,
+            {name: value for name, value in (("loss", result.loss_gain), ("success", result.success_gain)) if value is not None},
+            result.selected,
+            tuple(result.slices or ()),
+        )
+        for result in results
+    ]
+
+
+def _counted(
+    before: Head, head: Head, given: Mapping[str, Sequence[GroupFigures]], measure: Measure, seen: Mapping[str, int]
+) -> list[EvidenceSeen]:
+    """What the look has added to a head, by group."""
+    assert head.frozen is not None
+    new: Any = frozenset(head.counted) - frozenset(before.counted)
+    by_group = {figures.group: figures for figures in given[head.version_id]}
+    scale = head.frozen.scales[measure]
+    return [
+        EvidenceSeen(group=group, first_seen=seen[group], x=scaled(by_group[group].values[measure], scale))
+        for group in sorted(new)
+    ]

@@ -1,0 +1,197 @@
+"""Release where evidence decides: what is counted, what is promoted, and what spends the evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace_processors.release.evidence_state import EvidenceState
+from headrace_processors.release.state import evidence_key
+from headrace_schemas.derived import HeadEvidence, HeadResult, ReleaseDecision
+from support.examples import BUCKET
+from support.outcomes import ReleaseRun, digest, evaluation, groups, looked, pause, promote, revoke, roll_back
+
+WON = [1.0] * 20
+
+
+def run(**policy: Any) -> ReleaseRun:
+    return ReleaseRun(rule="evidence", **policy)
+
+
+def evidence(stage: ReleaseRun) -> EvidenceState:
+    state: EvidenceState = stage.state[evidence_key(BUCKET)]
+    return state
+
+
+def only(answer: ReleaseDecision) -> HeadEvidence:
+    assert answer.evidence is not None
+    [head] = answer.evidence
+    return head
+
+
+def test_what_wins_on_enough_groups_is_promoted_with_its_figures() -> None:
+    stage = run()
+    kind, answer = stage.answer(looked("v1", v1=groups("g", WON)))
+    assert (kind, answer.version_id, answer.evaluation_id) == ("promoted", "v1", "evaluation-v1")
+    assert answer.reason == (
+        "evidence: success gain 1 on 20 groups in 1 look, evidence 11.5 of 3.69 nats (per_release), "
+        "loss not shown worse (-1.93 of 3 nats)"
+    )
+    head = only(answer)
+    assert (head.verdict, head.h, head.cut, head.since, head.alpha, head.groups) == ("promote", 1, 1, -1, 0.025, 20)
+    assert next((seen.group, seen.first_seen, seen.x) for seen in head.seen) == ("g0", 1, 1.0)
+    assert stage.serving == digest("v1")
+    assert (evidence(stage).since, evidence(stage).promotions, evidence(stage).cuts, evidence(stage).pending) == (1, 1, 0, ())
+
+
+def test_too_little_evidence_is_pending_and_adds_up_over_looks() -> None:
+    stage = run()
+    kind, answer = stage.answer(looked("v1", v1=groups("a", [1.0] * 9)))
+    assert (kind, answer.reason.partition(" ")[0], answer.reason.split(": ")[1]) == ("declined", "pending:", "few_groups")
+    assert only(answer).waits
+    kind, answer = stage.answer(looked("v2", v1=groups("b", [1.0] * 9), v2=groups("b", [0.0] * 9)))
+    assert (kind, answer.version_id) == ("promoted", "v1")
+    [newest] = evidence(stage).pending
+    assert (newest.version_id, newest.h, newest.n, newest.served) == ("v2", 1, 0, digest("v1"))
+
+
+def test_a_group_that_comes_again_does_not_count_again() -> None:
+    stage = run()
+    stage.feed(looked("v1", v1=groups("a", [1.0] * 9)))
+    _, answer = stage.answer(looked("v2", v1=groups("a", [1.0] * 9), v2=groups("a", [1.0] * 9)))
+    assert answer.evidence is not None
+    assert [(head.version_id, head.groups, head.looks, len(head.seen)) for head in answer.evidence] == [
+        ("v1", 9, 2, 0),
+        ("v2", 9, 1, 9),
+    ]
+
+
+def test_a_pool_that_chose_what_is_served_pays_nobody_else() -> None:
+    stage = run()
+    _, first = stage.answer(looked("v1", v1=groups("g", WON)))
+    kind, answer = stage.answer(looked("v2", first.release_id, v2=groups("g", WON)))
+    assert (kind, only(answer).groups, only(answer).old_groups) == ("declined", 0, 20)
+    kind, _ = stage.answer(looked("v3", first.release_id, v3=groups("n", WON)))
+    assert kind == "promoted"
+
+
+@pytest.mark.parametrize("what", ["promote", "roll back", "revoke"])
+def test_what_a_person_changes_spends_the_evidence(what: str) -> None:
+    stage = run()
+    _, first = stage.answer(looked("v1", v1=groups("g", WON)))
+    stage.feed(looked("v2", first.release_id, v2=groups("a", [1.0] * 9)))
+    stage.feed({"promote": promote("v2"), "roll back": roll_back(), "revoke": revoke("v1")}[what])
+    state = evidence(stage)
+    assert (state.since, state.pending, state.promotions, state.cuts) == (3, (), 1, 1)
+    _, answer = stage.answer(looked("v3", stage.current, v3=[*groups("a", [1.0] * 9), *groups("b", [1.0] * 11)]))
+    assert (only(answer).groups, only(answer).h) == (11, 2)
+
+
+def test_rows_that_failure_selected_go_before_a_person_unless_the_policy_accepts_them() -> None:
+    chosen = groups("g", WON, selected=True)
+    kind, answer = run().answer(looked("v1", v1=chosen))
+    assert (kind, answer.reason.startswith("needs_decision: selected_rows: success gain 1 on 20 groups where our model")) == (
+        "declined",
+        True,
+    )
+    kind, answer = run(evidence={"accept_selected_rows": True}).answer(looked("v1", v1=chosen))
+    assert (kind, "where our model was corrected" in answer.reason) == ("promoted", True)
+
+
+def test_an_evaluation_without_groups_goes_before_a_person_who_may_promote_it() -> None:
+    stage = run()
+    kind, answer = stage.answer(evaluation("v1"))
+    assert (kind, answer.reason.startswith("needs_decision: no_groups")) == ("declined", True)
+    kind, answer = stage.answer(promote("v1"))
+    assert (kind, answer.reason.startswith("requested although the gate said needs_decision: no_groups")) == ("promoted", True)
+
+
+def test_an_invalid_head_is_declined_and_leaves() -> None:
+    stage = run()
+    result = HeadResult(version_id="v1", groups=groups("g", WON), invalid="identical: it answers as what is served")
+    kind, answer = stage.answer(evaluation("v1", measure="success", heads=[result]))
+    assert (kind, answer.reason.startswith("invalid: identical")) == ("declined", True)
+    assert evidence(stage).pending == ()
+
+
+def test_harm_declines_and_a_useless_gain_too() -> None:
+    kind, answer = run().answer(looked("v1", v1=groups("g", WON, loss=-1.0)))
+    assert (kind, answer.reason.partition(":")[0]) == ("declined", "harm")
+    kind, answer = run().answer(looked("v1", v1=groups("g", [-1.0] * 20 + [0.0] * 20, loss=0.0)))
+    assert (kind, answer.reason.partition(":")[0]) == ("declined", "no_useful_gain")
+
+
+def test_manual_mode_and_pause_leave_a_head_that_passes_to_a_person() -> None:
+    stage = run(mode="manual")
+    kind, answer = stage.answer(looked("v1", v1=groups("g", WON)))
+    assert (kind, answer.reason.partition(":")[0], only(answer).verdict) == ("declined", "awaiting_promotion", "promote")
+    assert stage.answer(promote("v1"))[1].reason == "requested"
+    stage = run()
+    stage.feed(pause())
+    kind, answer = stage.answer(looked("v1", v1=groups("g", WON)))
+    assert (kind, answer.reason.startswith("paused: ")) == ("declined", True)
+    assert evidence(stage).pending[0].version_id == "v1"
+
+
+def test_another_policy_of_those_who_made_it_begins_the_count_anew() -> None:
+    stage = run()
+    stage.feed(looked("v1", v1=groups("a", [1.0] * 9)))
+    results = [HeadResult(version_id=name, groups=groups("b", [1.0] * 9)) for name in ("v1", "v2")]
+    _, answer = stage.answer(evaluation("v2", measure="loss", heads=results))
+    assert only(answer).version_id == "v2"
+    assert (only(answer).groups, only(answer).h, evidence(stage).since) == (9, 2, 1)
+
+
+def test_a_promotion_that_turns_out_to_harm_is_said_and_not_undone() -> None:
+    stage = run()
+    _, first = stage.answer(looked("v1", v1=groups("g", WON)))
+    watched = groups("w", [0.0] * 30, loss=-1.0)
+    heads = [HeadResult(version_id="v2", groups=groups("w", [0.0] * 30))]
+    _, answer = stage.answer(evaluation("v2", first.release_id, measure="success", heads=heads, watched=watched))
+    assert answer.watch is not None
+    assert (answer.watch.version_id, answer.watch.proposed, answer.watch.groups) == ("v1", True, 30)
+    assert answer.reason.endswith("; roll back: what is served loses more than what was served before it, on 30 groups")
+    assert stage.serving == digest("v1")
+
+
+def test_a_group_that_stands_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="stands twice"):
+        run().feed(looked("v1", v1=[*groups("g", [1.0]), *groups("g", [1.0])]))
+
+
+def test_where_older_rules_served_something_nothing_seen_with_the_first_look_counts() -> None:
+    stage = ReleaseRun()
+    _, first = stage.answer(evaluation("v1"))
+    newer = run()
+    newer.state.update(stage.state)
+    kind, answer = newer.answer(looked("v2", first.release_id, v2=groups("g", WON)))
+    assert (kind, only(answer).groups) == ("declined", 0)
+
+
+outcomes = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "c", "d", "e"]), st.lists(st.sampled_from([-1.0, 0.0, 1.0, 1.0]), min_size=1, max_size=30)
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(outcomes, st.randoms(use_true_random=False))
+@settings(max_examples=40)
+def test_groups_in_another_order_leave_state_and_answers_equal(drawn: list[tuple[str, list[float]]], random: Any) -> None:
+    stages = run(), run(through_dump=True)
+    for number, (prefix, gains) in enumerate(drawn):
+        found = groups(prefix, gains)
+        shuffled = list(found)
+        random.shuffle(shuffled)
+        for stage, given_groups in zip(stages, (found, shuffled), strict=True):
+            pending = stage.state.get(evidence_key(BUCKET), EvidenceState()).pending
+            results = {head.version_id: given_groups for head in pending} | {f"v{number}": given_groups}
+            heads = [HeadResult(version_id=name, groups=list(found)) for name, found in results.items()]
+            stage.feed(evaluation(f"v{number}", stage.current, measure="success", heads=heads))
+    assert stages[0].state == stages[1].state
+    assert stages[0].written("releases.history") == stages[1].written("releases.history")
