@@ -40,12 +40,7 @@ class WorkingBucket:
     def members(self, queue: Queue) -> Iterator[tuple[str, ExampleRecord]]:
         """Oldest first. Only for cuts, drops and removals: it costs what the queue holds."""
         bounds = self._bounds(queue)
-        for number in range(bounds.first, bounds.next):
-            example_id = self._state.slot(self.name, queue, number)
-            if example_id is not None:
-                record = self._state.example(self.name, example_id)
-                assert record is not None, f"slot {number} of {self.name} names {example_id}, which is not known"
-                yield example_id, record
+        return self._state.in_slots(self.name, queue, range(bounds.first, bounds.next))
 
     def oldest(self, queue: Queue) -> tuple[str, ExampleRecord]:
         return next(self.members(queue))

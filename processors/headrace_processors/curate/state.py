@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field, json, msgpack
@@ -193,7 +193,7 @@ class CurateState:
             names = list(self.buckets)
             insort(names, bucket.name)
             self.put(BUCKETS, tuple(names))
-        self.put(f"bucket:{bucket.name}", bucket)
+        self.changes[f"bucket:{bucket.name}"] = bucket
 
     def drop_bucket(self, name: str) -> None:
         """Forgets a bucket, if there is one."""
@@ -215,7 +215,7 @@ class CurateState:
         return record
 
     def put_example(self, bucket: str, example_id: str, record: ExampleRecord | None) -> None:
-        self.put(f"example:{bucket}:{example_id}", record)
+        self.changes[f"example:{bucket}:{example_id}"] = record
 
     def holder(self, content: bytes) -> str | None:
         """The example that has this content in its bucket."""
@@ -223,15 +223,27 @@ class CurateState:
         return example_id
 
     def put_holder(self, content: bytes, example_id: str | None) -> None:
-        self.put(_content_key(content), example_id)
+        self.changes[_content_key(content)] = example_id
 
     def slot(self, bucket: str, queue: Queue, number: int) -> str | None:
         """The example in a slot."""
         example_id: str | None = self.get(_slot_key(bucket, queue, number))
         return example_id
 
+    def in_slots(self, bucket: str, queue: Queue, numbers: Iterable[int]) -> Iterator[tuple[str, ExampleRecord]]:
+        """The examples in those of the slots that are taken. A cut asks for hundreds, so it asks no other method."""
+        changes, state = self.changes, self._state
+        for number in numbers:
+            key = _slot_key(bucket, queue, number)
+            example_id = changes[key] if key in changes else state.get(key)
+            if example_id is not None:
+                key = f"example:{bucket}:{example_id}"
+                record = changes[key] if key in changes else state.get(key)
+                assert record is not None, f"slot {number} of {bucket} names {example_id}, which is not known"
+                yield example_id, record
+
     def put_slot(self, bucket: str, queue: Queue, number: int, example_id: str | None) -> None:
-        self.put(_slot_key(bucket, queue, number), example_id)
+        self.changes[_slot_key(bucket, queue, number)] = example_id
 
     def near(self, bucket: str, near_key: str) -> NearIndex:
         """The members of a bucket that have one role and outcome."""
@@ -239,7 +251,7 @@ class CurateState:
         return NearIndex() if index is None else index
 
     def put_near(self, bucket: str, near_key: str, index: NearIndex | None) -> None:
-        self.put(f"~near:{near_key}:{bucket}", index or None)
+        self.changes[f"~near:{near_key}:{bucket}"] = index or None
 
     def add_deadline(self, due_ms: int, bucket: str) -> None:
         deadlines, entry = self._deadlines(), (due_ms, bucket)

@@ -54,7 +54,10 @@ class CurateStep:
                 self.state.drop_bucket(name)
             else:
                 bucket.store()
-        return Step(self.outputs, self.state.changes, {name: count for name, count in self.counters.items() if count})
+        counters = self.counters
+        if not all(counters.values()):
+            counters = {name: count for name, count in counters.items() if count}
+        return Step(self.outputs, self.state.changes, counters)
 
     def bucket(self, name: str) -> WorkingBucket:
         if name not in self.buckets:
@@ -188,7 +191,7 @@ class CurateStep:
             self._leave(bucket, example_id, old, new, "duplicate", traceparent)
             return "rejected"
         near = self._near_duplicates(bucket, example_id, new) if new.sketch else {}
-        if any(abs(other.reward) >= abs(new.reward) for other in near.values()):
+        if near and any(abs(other.reward) >= abs(new.reward) for other in near.values()):
             self._leave(bucket, example_id, old, new, "near_duplicate", traceparent)
             return "rejected"
         if old is not None and old.queue is not None and old.queue == new.queue:
