@@ -14,6 +14,7 @@ from headrace_schemas.events import Event, PositionSkipped, RulesActivated
 from headrace_schemas.topology import changelog
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import decode_or_none
+from headrace_streams.runtime.fold_runner import AHEAD_BYTES, AHEAD_RECORDS, FoldRunner
 from headrace_streams.runtime.stage import Headers
 
 
@@ -39,6 +40,27 @@ class Log(Protocol):
         ...
 
     def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]: ...
+
+
+async def shown_ahead(runner: FoldRunner, records: AsyncIterator[LogRecord]) -> AsyncGenerator[LogRecord, None]:
+    """The records as they come, some at once shown to the fold in force before they are given out, as a task does."""
+    window: list[LogRecord] = []
+    size = 0
+    async for record in records:
+        window.append(record)
+        size += len(record.value or b"")
+        if len(window) == AHEAD_RECORDS or size >= AHEAD_BYTES:
+            for one in _shown(runner, window):
+                yield one
+            window, size = [], 0
+    for one in _shown(runner, window):
+        yield one
+
+
+def _shown(runner: FoldRunner, window: list[LogRecord]) -> list[LogRecord]:
+    if runner.fold is not None:
+        runner.look_ahead(window)
+    return window
 
 
 async def changelog_of(log: Log, stage: str, topic: str, partition: int) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from headrace_lake.log import Log, TaskRules, rules_of
+from headrace_lake.log import Log, TaskRules, rules_of, shown_ahead
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import PositionSkip
 from headrace_schemas.events import PositionSkipped, make
@@ -95,7 +95,7 @@ async def _fold(log: Log, runner: FoldRunner, position: Position, rules: TaskRul
     activations = list(rules.activations)
     start = await log.start(runner.topic, runner.partition)
     records, in_force = 0, None
-    async for record in log.read(runner.topic, runner.partition, start, position.next_offset):
+    async for record in shown_ahead(runner, log.read(runner.topic, runner.partition, start, position.next_offset)):
         while activations and activations[0].from_offset <= record.offset:
             activation = activations.pop(0)
             try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headrace_lake.differences import Difference, json_differences
-from headrace_lake.log import Log, TaskRules, changelog_of, rules_of
+from headrace_lake.log import Log, TaskRules, changelog_of, rules_of, shown_ahead
 from headrace_lake.recorded_outputs import Place, RecordedOutput, RecordedOutputs, Task, entry_print, fingerprint, state_print
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import RulesActivation
@@ -211,7 +211,8 @@ class _Comparison:
                 f"{name} over {topic}/{partition}: input before {start} has expired: what came of it, and the counters, are not "
                 "compared"
             )
-        async for record in self.log.read(self.runner.topic, self.runner.partition, start, self.position.next_offset):
+        read = self.log.read(self.runner.topic, self.runner.partition, start, self.position.next_offset)
+        async for record in shown_ahead(self.runner, read):
             while pending and pending[0].from_offset <= record.offset:
                 self._activate(pending.pop(0))
             if self.rules.skipped(record.offset):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import RulesActivated
 from headrace_streams.runtime.journal import decode_position, encode_position
 from headrace_streams.runtime.provenance import ORIGIN, Provenance, origin, origin_without_input, provenance_of
-from headrace_streams.runtime.stage import Record, RuleVersion, Step
+from headrace_streams.runtime.stage import Headers, Record, RuleVersion, Step
 from headrace_streams.signing import HEADER
 from headrace_streams.testing import event, written_headers
 from support.counting import COUNTING, CountingFold
@@ -429,3 +429,20 @@ def test_a_lost_position_is_found(log: MemoryLog) -> None:
     kept[:] = [record for record in kept if record.key != b"@position"]
     (difference,) = check(log).differences
     assert (difference.partition, difference.field, difference.found) == (0, "position", "none")
+
+
+def test_verify_shows_the_fold_what_comes_next_in_portions() -> None:
+    """All but what comes before the first rules, once and in order; it finds the same as without."""
+    log, shown = MemoryLog(1), list[list[bytes]]()
+    for number in range(200):
+        log.append("signals", 0, b"k", b'{"number":%d}' % number)
+    log.run(COUNTING, {"step": 2})
+
+    class Watching(CountingFold):
+        def look_ahead(self, records: Sequence[tuple[bytes, Headers]]) -> None:
+            shown.append([value for value, _ in records])
+
+    report = asyncio.run(verify(log, [structs.replace(COUNTING, versions={1: RuleVersion(Watching)})]))["counting"]
+    assert (report.records, report.differences, report.not_comparable) == (200, [], [])
+    assert [value for values in shown for value in values] == [b'{"number":%d}' % number for number in range(64, 200)]
+    assert max(map(len, shown)) == 64
