@@ -149,6 +149,23 @@ def test_a_successor_ends_it_at_the_next_request(settings: Settings) -> None:
     asyncio.run(scenario())
 
 
+def test_one_that_is_cancelled_holds_nobody_up_who_closes_its_producer(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with started(settings) as (producer, transaction):
+            where = place(settings, 0)
+            await producer.partitions_for(where.topic)
+            await transaction.begin([where])
+            writing = asyncio.create_task(transaction.write({where: batch(producer, b"1")}))
+            await asyncio.sleep(0)
+            assert producer._message_accumulator._pending_batches
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            assert not producer._message_accumulator._pending_batches
+
+    asyncio.run(scenario())
+
+
 def test_a_partition_that_may_not_be_written_to_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with started(settings) as (producer, transaction):

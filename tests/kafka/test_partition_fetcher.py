@@ -110,6 +110,17 @@ def test_what_passes_is_waited_for(settings: Settings) -> None:
             lose_connections(fetching)
             await send(settings, b"3")
             assert [record.value for record in await waiting] == [b"3"]
+            answer = client.send
+
+            async def broken(node: object, request: object) -> object:
+                client.send = answer
+                answered = await answer(node, request)
+                answered.topics = []
+                return answered
+
+            client.send = broken
+            await send(settings, b"4")
+            assert [record.value for record in await fetching.fetch(20_000, 1)] == [b"4"]
 
     asyncio.run(scenario())
 

@@ -23,8 +23,6 @@ from aiokafka.structs import RecordMetadata
 
 from headrace_streams.kafka.compat import ConnectionWatch
 
-MARKERS_SECONDS = 0.003  # for those of the transaction before, when the broker has not written them all
-
 
 class _Add(library.AddPartitionsToTxnHandler):  # type: ignore[misc]
     _tps: set[TopicPartition]  # that are not added yet
@@ -37,7 +35,7 @@ class _Add(library.AddPartitionsToTxnHandler):  # type: ignore[misc]
         finally:
             self._tps = set(manager._pending_txn_partitions)
             manager._pending_txn_partitions.clear()
-        return MARKERS_SECONDS if backoff == library.BACKOFF_OVERRIDE else backoff
+        return backoff
 
 
 class _End(library.EndTxnHandler):  # type: ignore[misc]
@@ -72,6 +70,25 @@ class DirectTransaction:
     async def write(self, batches: Mapping[TopicPartition, BatchBuilder]) -> dict[TopicPartition, RecordMetadata]:
         """One batch to each partition; what the broker said of it."""
         taken = {tp: self._take(tp, builder) for tp, builder in batches.items()}
+        try:
+            await self._send(taken)
+            await asyncio.wait([batch.future for batch in taken.values()])
+        except asyncio.CancelledError:
+            for batch in taken.values():
+                batch.future.cancel()  # or whoever closes the producer would wait for it
+            raise
+        failures = [error for batch in taken.values() if (error := batch.future.exception()) is not None]
+        if failures:
+            raise failures[0]
+        return {tp: batch.future.result() for tp, batch in taken.items()}
+
+    async def commit(self) -> None:
+        """Until the broker has decided so."""
+        if not await _End(self._sender, TransactionResult.COMMIT).do(await self._coordinator()):
+            self._manager.committing_transaction()
+            await self._manager.wait_for_transaction_end()
+
+    async def _send(self, taken: Mapping[TopicPartition, MessageBatch]) -> None:
         nodes: dict[Any, dict[TopicPartition, MessageBatch]] = defaultdict(dict)
         for tp, batch in taken.items():
             nodes[self._cluster.leader_for_partition(tp)][tp] = batch
@@ -88,17 +105,6 @@ class DirectTransaction:
             await asyncio.gather(*requests)
         if any(not batch.future.done() for batch in taken.values()):
             self._waiting._wakeup(self._waiting.waiter())  # the sender finds them and tries again
-        await asyncio.wait([batch.future for batch in taken.values()])
-        failures = [error for batch in taken.values() if (error := batch.future.exception()) is not None]
-        if failures:
-            raise failures[0]
-        return {tp: batch.future.result() for tp, batch in taken.items()}
-
-    async def commit(self) -> None:
-        """Until the broker has decided so."""
-        if not await _End(self._sender, TransactionResult.COMMIT).do(await self._coordinator()):
-            self._manager.committing_transaction()
-            await self._manager.wait_for_transaction_end()
 
     async def _coordinator(self) -> Any:
         return await self._sender._find_coordinator(CoordinationType.TRANSACTION, self._manager.transactional_id)

@@ -98,6 +98,9 @@ class PartitionFetcher:
                 raise
             await self._again()
             return
+        if not response.topics:  # an answer to a broker's own error
+            await self._again()
+            return
         ((_, ((_, code, _, *there),)),) = response.topics
         kind = for_code(code)
         if kind is NoError:
