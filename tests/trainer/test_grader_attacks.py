@@ -95,8 +95,11 @@ def test_it_writes_nowhere_and_reads_what_it_is_given(tmp_path: Path) -> None:
     given.mkdir()
     (given / "table").write_text("rows")
     hidden.write_text("password = 'x'")
-    for path in (tmp_path / "new", given / "new", given / "table", hidden, Path(module.__file__), Path("/etc/passwd")):
+    for path in (given / "new", given / "table", Path(module.__file__), Path("/etc/passwd")):
         assert graded("writes", str(path), folders=[str(given)]) == 50.0
+    for path in (tmp_path / "new", hidden):  # there is another /tmp where it is
+        graded("writes", str(path), folders=[str(given)])
+    assert hidden.read_text() == "password = 'x'"
     assert graded("reads", str(given / "table"), folders=[str(given)]) == 100.0
     assert graded("reads", str(hidden), folders=[str(given)]) == 50.0
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["given", "hidden.toml", "table"]
