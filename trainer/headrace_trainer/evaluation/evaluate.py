@@ -62,7 +62,7 @@ def evaluate(
         grades: dict[str, list[float]] = {}
         for side, adapter in (("candidate", CANDIDATE), ("incumbent", incumbent)):
             with serving(model, adapter):
-                outputs = generate(model, rows, base, policy, precision)
+                outputs = generate(model, rows, base, policy, precision, seed)
             grades[side] = [grader.grade(output, test.example).value for output, test in zip(outputs, tests, strict=True)]
             passed = [1.0 if grade >= grader.policy.pass_mark else 0.0 for grade in grades[side]]
             measured[side] |= _grade_measures(grades[side], passed, groups, policy, seed)
