@@ -194,3 +194,80 @@ def test_without_tests_nothing_is_measured(tiny_base: Path, trained: Path) -> No
     )
     assert (report.candidate, report.incumbent, report.comparison.n) == ({}, {}, 0)
     assert not report.requirements[0].satisfied
+
+
+def test_answers_go_by_policy_and_not_by_the_settings_that_came_with_the_base(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    rows = [test.row for test in held_out(base, range(95, 99))]
+    model = lora.load(base.model, trained)
+    plain = generate(model, rows, base, POLICY, "fp32")
+    own = base.model.generation_config
+    own.repetition_penalty, own.do_sample, own.temperature, own.max_length, own.no_repeat_ngram_size = 1.9, True, 1.5, 3, 1
+    own.bad_words_ids, own.forced_eos_token_id = [[token] for token in range(20, 60)], 5
+    assert generate(model, rows, base, POLICY, "fp32") == plain
+    assert base.model.generation_config is own
+    assert generate(model, rows, base, POLICY.model_copy(update={"repetition_penalty": 1.9}), "fp32") != plain
+
+
+def test_both_sides_have_the_room_that_policy_says_whatever_the_references_are(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    rows = [test.row for test in held_out(base, range(95, 99))]
+    short = [row._replace(completion=row.completion[:1]) for row in rows]
+    model = lora.load(base.model, trained)
+    roomy = POLICY.model_copy(update={"max_new_tokens": 40})
+    assert generate(model, short, base, roomy, "fp32") == generate(model, rows, base, roomy, "fp32")
+    long = rows[0]._replace(prompt=rows[0].prompt * 100)
+    limit = base.positions
+    assert limit is not None
+    fitted = long._replace(prompt=long.prompt[: limit - 2])
+    together = generate(model, [*rows, fitted], base, roomy.model_copy(update={"batch_rows": 4}), "fp32")
+    assert together[:4] == generate(model, rows, base, roomy, "fp32"), "one long prompt takes no room from the others"
+
+
+def test_sampled_answers_follow_from_the_seed(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    rows = [test.row for test in held_out(base, range(95, 99))]
+    model = lora.load(base.model, trained)
+    sampled = POLICY.model_copy(update={"temperature": 1.5})
+    first = generate(model, rows, base, sampled, "fp32", seed=1)
+    assert generate(model, rows, base, sampled, "fp32", seed=1) == first
+    assert generate(model, rows, base, sampled, "fp32", seed=2) != first
+
+
+def test_where_memory_runs_out_fewer_answers_are_made_together(
+    tiny_base: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(str(tiny_base))
+    rows = [test.row for test in held_out(base, range(95, 102))]
+    model = lora.load(base.model, trained)
+    plain = generate(model, rows, base, POLICY.model_copy(update={"batch_rows": 2}), "fp32")
+    whole, sizes = base.model.generate, []
+
+    def narrow(**named: torch.Tensor) -> object:
+        sizes.append(len(named["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(**named)
+
+    monkeypatch.setattr(base.model, "generate", narrow)
+    assert generate(model, rows, base, POLICY.model_copy(update={"batch_rows": 8}), "fp32") == plain
+    assert sizes == [7, 4, 2, 2, 2, 1]
+
+
+def test_weights_in_bf16_are_merged_for_answers_and_given_back_exactly(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    model = lora.load(base.model.to(torch.bfloat16), trained)
+    rows = [test.row for test in held_out(base, range(95, 109))]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tokens = torch.tensor([list(rows[0].prompt)])
+    with torch.no_grad():
+        model.set_adapter("default")
+        apart = model(input_ids=tokens).logits.float()
+        with serving(model, "default"):
+            assert all(layer.merged for layer in model.modules() if hasattr(layer, "lora_A"))
+            merged = model(input_ids=tokens).logits.float()
+        again = model(input_ids=tokens).logits.float()
+    plain = apart.abs().max()
+    assert (merged - apart).abs().max() <= 0.03 * plain, "8 bits of a number"
+    assert torch.equal(again, apart)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -129,8 +129,13 @@ class EvaluationPolicy(Policy):
         description="whether answers are generated and graded; passable: only if the gain in loss is above zero, and then grades"
         " are no evidence",
     )
-    max_new_tokens: int = Field(512, ge=1, description="tokens of a generated answer")
-    batch_rows: int = Field(32, ge=1, description="answers that are generated together")
+    max_new_tokens: int = Field(512, ge=1, description="most tokens of a generated answer; the same room for both sides")
+    temperature: float = Field(0.0, ge=0, le=2, description="of sampling answers, by the run's seed; 0: the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1, description="of sampling: the likeliest tokens that have this share together")
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="above 1: said again is less likely. Nothing is taken from the base's own generation settings"
+    )
+    batch_rows: int = Field(32, ge=1, description="answers that are generated together, fewer where memory runs out")
 
 
 class RequirementPolicy(Policy):

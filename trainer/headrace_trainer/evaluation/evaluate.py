@@ -86,7 +86,7 @@ def evaluate(
             if side == WATCHED:
                 continue  # the alarm after a promotion hears losses only
             with serving(model, adapter):
-                outputs = generate(model, rows, base, policy, precision)
+                outputs = generate(model, rows, base, policy, precision, seed)
             grades[side] = [grader.grade(output, test.example).value for output, test in zip(outputs, tests, strict=True)]
         for side in (CANDIDATE, INCUMBENT):
             passed = [1.0 if grade >= grader.policy.pass_mark else 0.0 for grade in grades[side]]

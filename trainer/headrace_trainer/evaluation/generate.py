@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from headrace_trainer.data.rows import TokenRow
+from headrace_trainer.job.failures import out_of_memory
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.precision import Precision, autocast
 from headrace_trainer.model.stops import stop_ids
@@ -18,46 +20,85 @@ from headrace_trainer.policy import EvaluationPolicy
 
 @contextmanager
 def serving(model: Any, adapter: str | None, *, merged: bool = True) -> Iterator[None]:
-    """The model answers with `adapter` (None: as the base). Merged into the weights it generates 1.5x as fast; weights in
-    bf16 are left alone, as merging and unmerging would not give them back exactly enough."""
+    """The model answers with `adapter` (None: as the base). Merged into the weights it generates 1.5x as fast; those in bf16,
+    which taking apart again would not give back exactly, are kept beside meanwhile."""
     if adapter is None:
         with model.disable_adapter():
             yield
         return
     model.set_adapter(adapter)
-    if not merged or model.dtype != torch.float32:
+    if not merged:
         yield
         return
+    kept = {} if model.dtype == torch.float32 else _adapted(model)
     model.merge_adapter([adapter])
     try:
         yield
     finally:
         model.unmerge_adapter()
+        for value, before in kept.values():
+            value.copy_(before)
+
+
+def _adapted(model: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """The frozen weights that adapters are put on, each with a copy in the machine's memory."""
+    frozen = {name: value.data for name, value in model.named_parameters() if ".base_layer." in name}
+    return {name: (value, value.to("cpu", copy=True)) for name, value in frozen.items()}
 
 
 @torch.no_grad()
-def generate(model: Any, rows: Sequence[TokenRow], base: Base, policy: EvaluationPolicy, precision: Precision) -> list[str]:
-    """Greedy answers to the prompts of `rows`, in their order, without special tokens. Each may be up to twice as long as the
-    longest reference of `rows` and 16 tokens more, as far as the model reaches."""
+def generate(
+    model: Any, rows: Sequence[TokenRow], base: Base, policy: EvaluationPolicy, precision: Precision, seed: int = 0
+) -> list[str]:
+    """Answers to the prompts of `rows`, in their order, without special tokens, by the settings of `policy` alone: each has its
+    room, whatever the references are, as far as the model reaches."""
     model.eval()
     causal = model.get_base_model()
-    new_tokens = min(policy.max_new_tokens, 2 * max(len(row.completion) for row in rows) + 16)
-    if base.positions is not None:
-        new_tokens = max(1, min(new_tokens, base.positions - max(len(row.prompt) for row in rows)))
-    make_config: Any = GenerationConfig
-    config = make_config(
-        do_sample=False, max_new_tokens=new_tokens, eos_token_id=sorted(stop_ids(base.tokenizer, causal)), pad_token_id=base.pad
-    )
+    stops = sorted(stop_ids(base.tokenizer, causal))
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].prompt))
     texts: dict[int, str] = {}
-    for start in range(0, len(order), policy.batch_rows):
-        chosen = order[start : start + policy.batch_rows]
-        width = max(len(rows[index].prompt) for index in chosen)
-        padded = [[base.pad] * (width - len(rows[index].prompt)) + list(rows[index].prompt) for index in chosen]
-        mask = [[0] * (width - len(rows[index].prompt)) + [1] * len(rows[index].prompt) for index in chosen]
-        inputs = {"input_ids": torch.tensor(padded, device=base.device), "attention_mask": torch.tensor(mask, device=base.device)}
-        with autocast(base.device, precision):
-            outputs = causal.generate(**inputs, generation_config=config)
-        decoded = base.tokenizer.batch_decode(outputs[:, width:], skip_special_tokens=True)
-        texts.update(zip(chosen, decoded, strict=True))
+    start, size = 0, policy.batch_rows
+    if policy.temperature:
+        torch.manual_seed(seed)
+    with _settings(causal):
+        while start < len(order):
+            chosen = order[start : start + size]
+            try:
+                made = _answers(causal, [rows[index] for index in chosen], base, policy, precision, stops)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+                size = max(1, size // 2)
+                continue
+            texts.update(zip(chosen, made, strict=True))
+            start += len(chosen)
     return [texts[index] for index in range(len(rows))]
+
+
+@contextmanager
+def _settings(causal: Any) -> Iterator[None]:
+    """The library fills what is not said from the base's own settings (a repetition penalty, say): here it has none."""
+    own, causal.generation_config = causal.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        causal.generation_config = own
+
+
+def _answers(
+    causal: Any, rows: Sequence[TokenRow], base: Base, policy: EvaluationPolicy, precision: Precision, stops: Sequence[int]
+) -> list[str]:
+    width = max(len(row.prompt) for row in rows)
+    room = policy.max_new_tokens if base.positions is None else max(1, min(policy.max_new_tokens, base.positions - width))
+    sampling = {"temperature": policy.temperature, "top_p": policy.top_p, "top_k": 0} if policy.temperature else {}
+    make_config: Any = GenerationConfig
+    config = make_config(
+        do_sample=bool(policy.temperature), max_new_tokens=room, repetition_penalty=policy.repetition_penalty, num_beams=1,
+        eos_token_id=list(stops), pad_token_id=base.pad, **sampling,
+    )  # fmt: skip
+    padded = [[base.pad] * (width - len(row.prompt)) + list(row.prompt) for row in rows]
+    mask = [[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows]
+    inputs = {"input_ids": torch.tensor(padded, device=base.device), "attention_mask": torch.tensor(mask, device=base.device)}
+    with autocast(base.device, precision):
+        outputs = causal.generate(**inputs, generation_config=config)
+    return list(base.tokenizer.batch_decode(outputs[:, width:], skip_special_tokens=True))

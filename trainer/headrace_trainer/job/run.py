@@ -92,6 +92,8 @@ class _Lessons:
     def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
         """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
         limit = min(self._hyper.max_sequence_tokens, base.positions or self._hyper.max_sequence_tokens)
+        if side == "test" and base.positions is not None:
+            limit = base.positions  # what is judged is asked whole, as it will be when it is served
         stops = stop_ids(base.tokenizer, base.model)
         made = RowTokeniser(base.tokenizer, limit, stops).members(members, self._spec.values)
         for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
