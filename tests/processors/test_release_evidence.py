@@ -124,6 +124,18 @@ def test_harm_declines_and_a_useless_gain_too() -> None:
     assert (kind, answer.reason.partition(":")[0]) == ("declined", "no_useful_gain")
 
 
+def test_a_newest_head_that_harms_ends_the_row_as_the_learner_begins_again() -> None:
+    stage = run()
+    stage.feed(looked("v1", v1=groups("a", [1.0] * 5)))
+    _, answer = stage.answer(looked("v2", v1=groups("b", [0.0] * 60), v2=groups("b", [1.0] * 60, loss=-1.0)))
+    assert answer.reason.startswith("harm: success gain")
+    assert [(head.version_id, head.waits) for head in answer.evidence or ()] == [("v1", False), ("v2", False)]
+    state = evidence(stage)
+    assert (state.pending, state.since, state.cuts) == ((), 2, 2)
+    _, answer = stage.answer(looked("v3", v3=[*groups("b", [1.0] * 30), *groups("c", [1.0] * 12)]))
+    assert (only(answer).groups, only(answer).h) == (12, 3)
+
+
 def test_manual_mode_and_pause_leave_a_head_that_passes_to_a_person() -> None:
     stage = run(mode="manual")
     kind, answer = stage.answer(looked("v1", v1=groups("g", WON)))

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 
 from headrace_schemas.canonical import sha256
-from headrace_schemas.derived import Content
+from headrace_schemas.derived import Content, ServedReference
 from headrace_streams.adapter_store import Store
 from headrace_trainer.data.members import MemberRefused
 from headrace_trainer.job.process import JobFailed, JobProcess
@@ -209,3 +210,21 @@ def test_saved_files_name_no_machine(spec: JobSpec) -> None:
     assert config["base_model_name_or_path"] == "tiny"
     assert config["target_modules"] == sorted(config["target_modules"])
     assert "peft_version" not in config
+
+
+def test_a_job_goes_on_from_the_learner_and_compares_earlier_heads_and_what_was_served_before(
+    spec: JobSpec, tmp_path: Path
+) -> None:
+    served = run(replace(spec, folder=tmp_path / "served")).folder
+    start = structs.replace(spec.start, watched=ServedReference())
+    learner = run(replace(spec, folder=tmp_path / "learner", parent=served)).folder
+    result = run(replace(spec, start=start, folder=tmp_path / "next", parent=served, learner=learner, heads={"v2": learner}))
+    assert result.warm_started
+    assert [head.version_id for head in result.report.heads] == ["v2", ""]
+    older, newest = ([group.loss_gain or 0.0 for group in head.groups] for head in result.report.heads)
+    assert len(older) == len(newest) == len(TESTS)
+    assert older != newest
+    assert result.report.watched is not None
+    assert sum(group.loss_gain or 0.0 for group in result.report.watched) > 0, "what is served loses less than the base before it"
+    again = run(replace(spec, folder=tmp_path / "again", candidate=result.folder, parent=served))
+    assert sum(newest) / len(newest) == pytest.approx(again.report.comparison.loss_gain.value)

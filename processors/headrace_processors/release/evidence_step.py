@@ -147,18 +147,21 @@ class EvidenceStep(ReleaseStep):
         if winner is None:
             reason = f"{_named(verdict)}: {self._text(looked[-1], verdict, measure)}" if verdict else _NOT_LOOKED_AT
             self._decline(self._noted(evaluation, reason), reason + self._alarm())
-            return state
-        return self._passed(state, winner, judgement.verdicts[winner.version_id], measure)
+        elif (after := self._passed(state, winner, judgement.verdicts[winner.version_id], measure)) is not None:
+            return after
+        return restarted(state, self.sequence, state.watch) if judgement.restarts else state
 
-    def _passed(self, state: EvidenceState, winner: Head, verdict: Verdict, measure: Measure) -> EvidenceState:
-        """Serves a head that evidence speaks for, unless somebody wants to do that."""
+    def _passed(self, state: EvidenceState, winner: Head, verdict: Verdict, measure: Measure) -> EvidenceState | None:
+        """Serves a head that evidence speaks for, unless somebody wants to do that; the state after it.
+
+        None when it is not served."""
         version = replace(self._known(winner), refusal="")
         self.changes[version_key(winner.version_id, self.bucket.name)] = version
         text = self._text(winner, verdict, measure)
         if self.bucket.paused or self.policy.mode == "manual":
             why = "paused: the bucket's releases are paused" if self.bucket.paused else _AWAITING
             self._decline(version, f"{why}; {text}{self._alarm()}")
-            return state
+            return None
         previous = self.serving.version.digest
         self._serve(ReleasePromoted, version, self.bucket.serving, f"evidence: {text}")
         assert version.digest is not None
@@ -211,7 +214,7 @@ class EvidenceStep(ReleaseStep):
             adapter=self._known(head).digest or "",
             verdict=verdict.kind,
             reason=verdict.reason,
-            waits=verdict.stays,
+            waits=verdict.stays and not judgement.restarts,
             h=head.h,
             cut=head.cut,
             since=state.since,

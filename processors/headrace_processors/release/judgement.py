@@ -100,11 +100,13 @@ def alarm_of(policy: EvidencePolicy) -> float:
 
 
 class Judgement(NamedTuple):
-    """Verdicts by version, the head that may be served, if any, and the state without those that are done with."""
+    """Verdicts by version, the head that may be served, if any, and the state without those that are done with. `restarts`: the
+    learner's newest head did harm, or was none, and the learner begins again from what is served."""
 
     verdicts: dict[str, Verdict]
     winner: Head | None
     state: EvidenceState
+    restarts: bool
 
 
 def judged(policy: EvidencePolicy, state: EvidenceState, looked: Sequence[Head], invalid: Mapping[str, str]) -> Judgement:
@@ -115,7 +117,9 @@ def judged(policy: EvidencePolicy, state: EvidenceState, looked: Sequence[Head],
     now = {head.version_id: head for head in looked}
     pending = [now.get(head.version_id, head) for head in state.pending]
     stay = tuple(head for head in pending if head.version_id not in verdicts or verdicts[head.version_id].stays)
-    return Judgement(verdicts, winner, replace(state, pending=stay))
+    newest = verdicts.get(pending[-1].version_id) if pending else None
+    restarts = newest is not None and (newest.kind == "invalid" or newest.reason.startswith("harm"))
+    return Judgement(verdicts, winner, replace(state, pending=stay), restarts)
 
 
 def _margin(verdict: Verdict) -> float:
