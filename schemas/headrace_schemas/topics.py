@@ -40,8 +40,8 @@ class Topic(Struct, frozen=True, kw_only=True):
     """`name` is short; on the broker it is `{deployment}.{name}`. `retention_ms` -1 keeps for ever; `max_bytes` of a record.
 
     `key` says in words what the record key is; of a topic with `trusted_key` False it is whatever its publisher chose.
-    `packed`: its batches are packed with snappy by the stages that write it, as the topics with texts are. What agents and other
-    outsiders read of Headrace stays plain: not every client can unpack."""
+    `packed`: its batches are packed with LZ4 by the stages that write it. What others read of Headrace stays plain: not every
+    client can unpack."""
 
     name: str
     key: str
@@ -127,7 +127,6 @@ TOPICS: tuple[Topic, ...] = (
         events=(events.ExampleRewarded, events.ExampleWithdrawn, events.ClockTicked, events.RequirementsTracked),
         writers=("reward", "curate", "release"),
         max_bytes=8 * MIB,
-        packed=True,
     ),
     Topic(
         name="rejections",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.codec import lz4_encode
 from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.record._crecords import default_records
+from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
@@ -18,7 +22,7 @@ from headrace_schemas.topics import MIB
 from headrace_streams.kafka import compat
 from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES
 from headrace_streams.kafka.compat import Batches, DamagedBatch
-from headrace_streams.kafka.unpacking import UnreadValue, unpack
+from headrace_streams.kafka.unpacking import UnreadValue, header_of, unpack
 from support.batches import CODECS, batch, batch_of, packed, record, varint
 
 TP = TopicPartition("t", 0)
@@ -252,3 +256,17 @@ def test_one_call_gives_out_a_portion_whatever_the_number_of_records(rows: list[
         assert assignment.position == (offsets[-1] + 1)
     assert max(sizes) <= most
     assert offsets == list(range(len(rows)))
+
+
+def test_a_packed_batch_gives_out_what_was_appended_and_leaves_the_library_as_it_was() -> None:
+    producer = SimpleNamespace(_message_accumulator=SimpleNamespace(_batch_size=1 << 20))
+    built = compat.PackedBatch(producer)
+    values = [b'{"prompt":"select name from city where number = %d"}' % number for number in range(500)]
+    for value in values:
+        assert built.append(timestamp=None, key=b"k", value=value, headers=[("name", b"content")])
+    data = bytes(built._build())
+    assert built._build() == data
+    assert header_of(data).codec == DefaultRecordBatch.CODEC_LZ4
+    assert [record.value for record in unpack(data)] == values
+    assert len(data) < sum(map(len, values)) / 2
+    assert default_records.lz4_encode is lz4_encode

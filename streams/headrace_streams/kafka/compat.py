@@ -10,9 +10,11 @@ does, when it runs), never the door: an agent reads `releases` alone, which only
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import cramjam
 from aiokafka import TopicPartition
 from aiokafka.conn import CloseReason, create_conn
 from aiokafka.consumer import fetcher
@@ -24,6 +26,7 @@ from aiokafka.errors import (
     ProducerClosed,
     for_code,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.admin import DescribeAclsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import DefaultRecordBatch
@@ -225,18 +228,31 @@ class ConnectionWatch:
             raise ConnectionLost("the connection to the broker broke")
 
 
-def create_batch(producer: Any, *, packed: bool) -> Any:
-    """As the producer's own, for one batch: the library packs all that a producer sends, or nothing.
+class PackedBatch(BatchBuilder):  # type: ignore[misc]
+    """A batch of a transaction that is packed with LZ4 at its fast level; the library has level 9 only, which costs ten times as
+    much, and packs all that a producer sends, or nothing.
 
-    With snappy a third of the bytes of real texts is left, for as much CPU as sending them costs. zstd, as the library calls it,
-    leaves a sixth and costs half as much again on these, twice as much on others; its LZ4 is level 9 and costs eight times as
-    much."""
-    accumulator = producer._message_accumulator
-    before, accumulator._compression_type = accumulator._compression_type, DefaultRecordBatch.CODEC_SNAPPY if packed else 0
-    try:
-        return producer.create_batch()
-    finally:
-        accumulator._compression_type = before
+    us of a signal of 2 KB on its way into a batch, and out of one: plain 1.0 and 2.4, so 3.9 and 3.0, with snappy 5.2 and 3.7,
+    with zstd 8.8 and 4.2. A third of the bytes of real texts is left."""
+
+    def __init__(self, producer: Any) -> None:
+        super().__init__(producer._message_accumulator._batch_size, DefaultRecordBatch.CODEC_LZ4, is_transactional=True)
+
+    def _build(self) -> Any:
+        if self._buffer is not None:
+            return self._buffer
+        module = sys.modules[type(self._builder).__module__]
+        before, module.lz4_encode = module.lz4_encode, _pack  # type: ignore[attr-defined]
+        try:
+            return super()._build()
+        finally:
+            module.lz4_encode = before  # type: ignore[attr-defined]
+
+
+def _pack(data: Any) -> bytes:
+    compressor = cramjam.lz4.Compressor(level=1, content_checksum=False, block_linked=False)  # linked blocks no broker reads
+    compressor.compress(data)
+    return bytes(compressor.finish())
 
 
 def retrieve_errors(producer: Any) -> None:

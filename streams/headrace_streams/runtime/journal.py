@@ -286,7 +286,8 @@ class _Batches:
         builders = self._packed.get(place)
         if builders is None or builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
             topic = BY_NAME.get(place[0])
-            builder = compat.create_batch(self._producer, packed=topic is None or topic.packed)  # changelogs are
+            packed = topic is None or topic.packed  # changelogs are
+            builder = compat.PackedBatch(self._producer) if packed else self._producer.create_batch()
             builder.append(timestamp=None, key=key, value=value, headers=headers)  # the first one fits, whatever its size
             self._packed.setdefault(place, []).append(builder)
 
