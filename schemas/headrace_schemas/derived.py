@@ -444,6 +444,13 @@ class Evaluation(Value, frozen=True, kw_only=True):
     surroundings: Surrounded = None
     left_out: LeftOut = None
     shortened: Shortened = None
+    ungraded: Annotated[
+        dict[str, int] | None,
+        doc(
+            "Answers, of all sides, that the grader gave no grade, by what it did: late, ended (by itself), raised (an error), "
+            "out_of_range, forged (wrote what is none), not_sealed, lost. They count as 0. Absent: none."
+        ),
+    ] = None
     measure: Annotated[Literal["success", "loss"] | None, doc("What evidence is counted in; absent: an older trainer.")] = None
     heads: Annotated[
         list[HeadResult] | None, doc("The version, and earlier heads that still wait, group by group; absent: an older trainer.")

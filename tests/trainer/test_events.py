@@ -16,10 +16,11 @@ def test_an_evaluation_names_the_policy_that_it_was_made_by_and_the_run_keeps_it
     before, after = TrainerPolicy(), TrainerPolicy(requirements=(RequirementPolicy(name="low", metric="loss", target=1.0),))
     origin = Origin(Record("batches", 0, 0, 0, 0, None, None), batch)
     start = pins(origin, before, "fp32", parent_adapter=None, parent_release_id=None, rehearsal=[])
-    report = EvaluationReport({}, {}, Comparison(loss_gain=Gain(value=0.0, low=0.0, high=0.0), n=0), [])
+    report = EvaluationReport({}, {}, Comparison(loss_gain=Gain(value=0.0, low=0.0, high=0.0), n=0), [], ungraded={"late": 2})
     result = JobResult(Path("adapter"), 1, False, 1.0, report, None)
     adapter = Adapter(digest="sha256:" + "0" * 64, uri="file:///a", format="peft", size_bytes=0, files=[])
     _, evaluation, _ = completed(origin, start, adapter, result, 0, after)
     assert start.policy_digests["train"] == before.digest
     assert isinstance(evaluation, EvaluationCompleted)
+    assert evaluation.data.ungraded == {"late": 2}
     assert evaluation.data.policy_digests == {**batch.policy_digests, "train": after.digest}

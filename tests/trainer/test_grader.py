@@ -23,19 +23,19 @@ def test_it_grades_with_options_and_may_print() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "reason"),
+    ("function", "reason", "kind"),
     [
-        ("loops", "no answer within 0.5 s"),
-        ("sleeps_in_c", "no answer within 0.5 s"),
-        ("eats", "MemoryError"),
-        ("crashes", "SIGSEGV"),
-        ("leaves", "exit code 3"),
-        ("raises", "ValueError: no such table"),
-        ("lies", "grade 120.0 is outside 0-100"),
-        ("is_nan", "grade nan is outside 0-100"),
+        ("loops", "no answer within 0.5 s", "late"),
+        ("sleeps_in_c", "no answer within 0.5 s", "late"),
+        ("eats", "MemoryError", "raised"),
+        ("crashes", "SIGSEGV", "ended"),
+        ("leaves", "exit code 3", "ended"),
+        ("raises", "ValueError: no such table", "raised"),
+        ("lies", "grade 120.0 is outside 0-100", "out_of_range"),
+        ("is_nan", "grade nan is outside 0-100", "out_of_range"),
     ],
 )
-def test_what_goes_wrong_costs_one_row(function: str, reason: str) -> None:
+def test_what_goes_wrong_costs_one_row(function: str, reason: str, kind: str) -> None:
     seconds = 0.5 if reason.startswith("no answer") else 15.0  # what is not about time must not be cut short by a busy machine
     with Grader(policy(function, memory_mb=200, seconds=seconds)) as grader:
         began = time.monotonic()
@@ -45,6 +45,7 @@ def test_what_goes_wrong_costs_one_row(function: str, reason: str) -> None:
         assert grade.reason is not None
         assert reason in grade.reason
         assert grader.grade("good", EXAMPLE) == (50.0, None)
+        assert grader.failures == {kind: 1}
 
 
 def test_a_grader_that_is_not_there_is_named() -> None:

@@ -140,7 +140,7 @@ def test_an_answer_that_is_run_writes_no_grade_of_its_own(isolation: str, leaves
     with Grader(policy("runs", isolation=isolation)) as grader:
         assert grader.grade(WRITES_A_GRADE + leaves, EXAMPLE) == (0.0, "it wrote what is no grade where grades are told")
         assert grader.grade("pass", EXAMPLE) == (50.0, None)
-        assert grader.failures == {"it wrote what is no grade where grades are told": 1}
+        assert grader.failures == {"forged": 1}
 
 
 LOOKS_INTO_ITS_PARENT = """

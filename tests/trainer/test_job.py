@@ -94,6 +94,14 @@ def test_rows_are_cut_to_what_the_model_reaches(spec: JobSpec, tmp_path: Path) -
     assert result.rows == 25
 
 
+def test_answers_that_a_grader_gave_no_grade_are_counted_in_the_evaluation(spec: JobSpec) -> None:
+    evaluation = EvaluationPolicy(generate="always", max_new_tokens=2)
+    report = run(replace(spec, grader=GraderPolicy(name="support.graders:raises"), evaluation=evaluation)).report
+    assert report.ungraded == {"raised": 2 * report.comparison.n}
+    assert report.comparison.n > 0
+    assert (report.candidate["success"].value, report.incumbent["success"].value) == (0.0, 0.0)
+
+
 def test_what_a_kill_left_of_an_adapter_is_no_part_of_the_next(spec: JobSpec, tmp_path: Path) -> None:
     (spec.folder / "adapter").mkdir(parents=True)
     (spec.folder / "adapter" / ".tmpXchULx").write_bytes(b"half")  # as the library names what it is writing

@@ -64,6 +64,7 @@ class EvaluationReport(Struct, frozen=True):
     measure: Literal["success", "loss"] = "loss"
     heads: tuple[HeadResult, ...] = ()
     watched: tuple[GroupResult, ...] | None = None
+    ungraded: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,15 @@ def find(name: str) -> None:
 class Grader:
     """One process that has the grader loaded, for many rows, each of which gets a fork of it. Use as a context manager.
 
-    `failures` counts by reason the rows whose grade is 0 because there was none. `only_limited` says why the grader is not
-    isolated; None when it is, when its policy says `off`, or before its first row."""
+    `failures` counts the rows whose grade is 0 because there was none, by kind: late, ended, raised, out_of_range, forged,
+    not_sealed, lost. `only_limited` says why the grader is not isolated; None when it is, when its policy says `off`, or
+    before its first row."""
 
     def __init__(self, policy: GraderPolicy) -> None:
         find(policy.name)
         self.policy = policy
         self.failures: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
         self.only_limited: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._isolation = policy.isolation
@@ -83,19 +85,20 @@ class Grader:
         request = {"prompt": example.content.prompt, "output": output, "example": example}
         answer = self._ask(msgspec.json.encode(request) + b"\n", self.policy.seconds + _ROW_SECONDS)
         if answer is None:
-            return self._failed(self._stop(f"no answer within {self.policy.seconds:g} s"))
+            return self._failed("lost", self._stop(f"no answer within {self.policy.seconds:g} s"))
         if "error" in answer:
-            return self._failed(str(answer["error"]))
+            return self._failed(str(answer["kind"]), str(answer["error"]))
         return Grade(float(answer["grade"]))
 
     def close(self) -> None:
         if self._child is not None:
             self._stop("")
-        for reason, rows in self.failures.most_common(3):
-            log.warning("grader %s: no grade for %d rows: %s", self.policy.name, rows, reason)
+        for kind, rows in self.failures.items():
+            log.warning("grader %s: %d rows %s, the first: %s", self.policy.name, rows, kind, self._first[kind])
 
-    def _failed(self, reason: str) -> Grade:
-        self.failures[reason] += 1
+    def _failed(self, kind: str, reason: str) -> Grade:
+        self.failures[kind] += 1
+        self._first.setdefault(kind, reason)
         return Grade(0.0, reason)
 
     def _start(self) -> None:

@@ -50,9 +50,9 @@ def answer(function: Function, line: bytes, options: dict[str, Any]) -> Reply:
     try:
         value = float(function(**orjson.loads(line), **options))
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+        return _none("raised", f"{type(error).__name__}: {error}"[:500])
     if not (math.isfinite(value) and 0 <= value <= 100):
-        return {"error": f"grade {value} is outside 0-100"}
+        return _none("out_of_range", f"grade {value} is outside 0-100")
     return {"grade": value}
 
 
@@ -98,7 +98,7 @@ class Rows:
             try:
                 self._seal(folder)
             except OSError as error:
-                reply: Reply = {"error": f"its process can't be cut off: {error}"}
+                reply = _none("not_sealed", f"its process can't be cut off: {error}")
             else:
                 os.write(reply_to, _SEALED)
                 reply = answer(self._function, line, self._policy["options"])
@@ -179,12 +179,17 @@ def _reply(received: bytes, nonce: bytes, late: bool, status: int, seconds: floa
         reply: Reply = orjson.loads(received[len(nonce) :])
         return reply
     if received:
-        return {"error": "it wrote what is no grade where grades are told"}
+        return _none("forged", "it wrote what is no grade where grades are told")
     if late:
-        return {"error": f"no answer within {seconds:g} s"}
+        return _none("late", f"no answer within {seconds:g} s")
     if status < 0:
-        return {"error": f"it ended with {signal.Signals(-status).name}"}
-    return {"error": f"it ended with exit code {status} before it had a grade"}
+        return _none("ended", f"it ended with {signal.Signals(-status).name}")
+    return _none("ended", f"it ended with exit code {status} before it had a grade")
+
+
+def _none(kind: str, reason: str) -> Reply:
+    """No grade: why in a word for counting, and in words that may repeat what the row says."""
+    return {"error": reason, "kind": kind}
 
 
 def _only(kept: int) -> int:

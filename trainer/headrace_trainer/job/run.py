@@ -142,7 +142,8 @@ def _evaluate(
     if spec.grader is None:
         return evaluate(model, base, tests, **options)  # type: ignore[arg-type]
     with Grader(spec.grader) as grader:
-        return evaluate(model, base, tests, grader=grader, **options)  # type: ignore[arg-type]
+        report = evaluate(model, base, tests, grader=grader, **options)  # type: ignore[arg-type]
+        return msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)
 
 
 def _public_name(spec: JobSpec) -> str:

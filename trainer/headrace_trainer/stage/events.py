@@ -217,6 +217,7 @@ def evaluated(
         surroundings=result.surroundings,
         left_out=_tested(result.left_out),
         shortened=_tested(result.shortened),
+        ungraded=result.report.ungraded,
         measure=result.report.measure,
         heads=[head if head.version_id else structs.replace(head, version_id=version.version_id) for head in result.report.heads],
         watched=None if result.report.watched is None else list(result.report.watched),
