@@ -36,3 +36,13 @@ def test_another_digest_than_the_recorded_one_is_a_no() -> None:
     with pytest.raises(CliError, match="the log has sha256:b") as error:
         _print(JobSummary("sha256:a", 24, 9, 500, 1.5, REPORT, recorded="sha256:b"), as_json=True)
     assert error.value.exit_code == 1
+
+
+def test_what_was_left_out_and_what_stood_in_the_way_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = JobSummary("sha256:a", 24, 9, 500, 1.5, REPORT, left_out={"training": {"answer_empty": 2}}, notes=["no stop"])
+    _print(outcome, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "left out     training: 2 answer_empty" in lines
+    assert "note 1       no stop" in lines
+    _print(outcome, as_json=True)
+    assert json.loads(capsys.readouterr().out)["left_out"] == {"training": {"answer_empty": 2}}

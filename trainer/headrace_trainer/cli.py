@@ -109,6 +109,8 @@ def _line(text: str) -> None:
 def _print(summary: JobSummary, as_json: bool) -> int:
     import msgspec
 
+    from headrace_schemas.selection import counts_text
+
     if sys.stderr.isatty():
         click.echo(err=True)
     if as_json:
@@ -118,6 +120,10 @@ def _print(summary: JobSummary, as_json: bool) -> int:
             "adapter": summary.adapter, "recorded": summary.recorded or "-", "rows": summary.rows, "steps": summary.steps,
             "tokens": summary.tokens, "seconds": round(summary.seconds, 1), "evaluation": summary.published or "not published",
         }  # fmt: skip
+        if summary.left_out:
+            rows["left out"] = counts_text(summary.left_out)
+        for number, note_of_run in enumerate(summary.notes, 1):
+            rows[f"note {number}"] = note_of_run
         for name, measure in summary.report.candidate.items():
             served = summary.report.incumbent.get(name)
             rows[name] = f"{measure.value:.4g} [{measure.low:.4g}, {measure.high:.4g}], n {measure.n}" + (

@@ -23,7 +23,7 @@ from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
 from headrace_trainer.job.process import JobFailed, JobProcess, probe_hardware
 from headrace_trainer.policy import load
-from headrace_trainer.spec import EvaluationReport, JobResult, JobSpec
+from headrace_trainer.spec import Counts, EvaluationReport, JobResult, JobSpec
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.context import KnownBase, TrainerContext
@@ -34,7 +34,7 @@ PrintLine = Callable[[str], None]
 
 class JobSummary(Struct, frozen=True):
     """The result of a job by hand. `recorded`: the digest that the log has for the same run; `published`: the evaluation's id;
-    `differs`: what of the surroundings is other than the log has."""
+    `differs`: what of the surroundings is other than the log has; `left_out`: rows, by side and reason."""
 
     adapter: str
     rows: int
@@ -45,6 +45,8 @@ class JobSummary(Struct, frozen=True):
     recorded: str | None = None
     published: str | None = None
     differs: str | None = None
+    left_out: Counts | None = None
+    notes: list[str] = []
 
 
 async def train_batch(settings: Settings, batch_id: str, device: str, show: PrintLine) -> JobSummary:
@@ -151,7 +153,10 @@ def _differs(before: Surroundings | None, now: Surroundings | None) -> str | Non
 def _summary(digest: str, result: JobResult, *, recorded: str | None = None, published: str | None = None) -> JobSummary:
     training = result.training
     steps, tokens = (training.steps, training.tokens) if training else (0, 0)
-    return JobSummary(digest, result.rows, steps, tokens, result.seconds, result.report, recorded, published)
+    return JobSummary(
+        digest, result.rows, steps, tokens, result.seconds, result.report, recorded, published, None, result.left_out,
+        list(result.notes),
+    )  # fmt: skip
 
 
 async def _newest_batch(reader: Reader, wanted: Callable[[BatchReady], bool]) -> Origin | None:
