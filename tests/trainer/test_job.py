@@ -89,7 +89,7 @@ def test_rows_are_cut_to_what_the_model_reaches(spec: JobSpec, tmp_path: Path) -
     start = training_data.start(BATCH, rehearsal=[long.member])
     values = {**VALUES, (long.member.example_id, 1): long.value}
     grader = GraderPolicy(name="support.graders:same")
-    evaluation = EvaluationPolicy(generate="always")
+    evaluation = EvaluationPolicy(generate="always", max_new_tokens=48)
     result = run(replace(spec, weights=str(folder), start=start, values=values, grader=grader, evaluation=evaluation))
     assert result.rows == 25
 
@@ -153,7 +153,8 @@ def test_an_adapter_is_evaluated_without_training(spec: JobSpec, tmp_path: Path)
 def test_success_and_requirements(spec: JobSpec) -> None:
     grader = GraderPolicy(name="support.graders:always", options={"grade": 80})
     wanted = [RequirementPolicy(name="works", metric="success", target=0.9)]
-    result = run(replace(spec, grader=grader, requirements=wanted))
+    evaluation = EvaluationPolicy(max_new_tokens=16)
+    result = run(replace(spec, grader=grader, requirements=wanted, evaluation=evaluation))
     assert result.report.candidate["success"].value == 1.0
     assert result.report.requirements[0].satisfied
     assert result.report.comparison.ties == 32

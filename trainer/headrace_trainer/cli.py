@@ -17,6 +17,7 @@ from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
     from headrace_streams.monitoring.site import Site
+    from headrace_trainer.stage.bases import CheckedBase
     from headrace_trainer.stage.by_hand import JobSummary
 
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -25,17 +26,66 @@ _device = click.option("--device", default="auto", show_default=True, help="auto
 @click.command()
 @click.option("--once", is_flag=True, help="Train the batches that wait now, then exit.")
 @_device
+@click.option(
+    "--check", is_flag=True, help="Only look at every base of the policy: load it, train a step, ask it once; then exit."
+)
 @web
-@common(json=False)
-def trainer(settings: Settings, once: bool, device: str, web_port: int | None, web_host: str) -> None:
+@common
+def trainer(
+    settings: Settings, as_json: bool, once: bool, device: str, check: bool, web_port: int | None, web_host: str
+) -> int | None:
     """Run the train stage: each batch becomes an adapter and an evaluation, in order, exactly once. With a web port it also waits
-    for topics that are not there yet."""
+    for topics that are not there yet. With --check no Kafka is needed, and the exit code is 1 when a base cannot be trained."""
+    if check:
+        return _print_checked(run(_check(settings, device)), as_json)
     if once and web_port is not None:
         raise CliError(USAGE, "--web-port is for a trainer that goes on; --once ends by itself")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     with contextlib.suppress(asyncio.CancelledError):
         run(_serve(settings, once, device, None if web_port is None else site(settings, web_port, web_host)))
+    return None
+
+
+async def _check(settings: Settings, device: str) -> list[CheckedBase]:
+    from headrace_trainer.job.process import probe_hardware
+    from headrace_trainer.policy import load
+    from headrace_trainer.stage.bases import look_at
+    from headrace_trainer.stage.context import TrainerContext
+
+    context = TrainerContext(settings, load(settings.policy), await probe_hardware(device))
+    return await look_at(context, _line, whole=True)
+
+
+def _print_checked(found: list[CheckedBase], as_json: bool) -> int:
+    """0 when every base can be trained, also when there is none."""
+    import msgspec
+
+    if sys.stderr.isatty():
+        click.echo(err=True)
+    for checked in found:
+        if as_json:
+            emit(msgspec.to_builtins(checked))
+            continue
+        click.echo(f"{checked.base:<12} {checked.weights}")
+        rows: dict[str, Any] = {}
+        if checked.identity is not None:
+            rows |= {"identity": checked.identity.digest, "revision": checked.identity.revision or "-"}
+        if (report := checked.report) is not None:
+            rows |= {
+                "architecture": f"{report.architecture}, {report.parameters / 1e6:.1f} M parameters, {report.format}",
+                "trained": f"{report.trained / 1e6:.2f} M in {report.layers}", "template": "yes" if report.template else "none",
+                "stops": ", ".join(report.stops), "memory": report.memory, "one step": f"loss {report.loss:.4f} nats a token",
+                "answer": repr(report.answer), "seconds": round(report.seconds, 1),
+            }  # fmt: skip
+            rows |= {f"note {number}": note for number, note in enumerate(report.notes, 1)}
+        if checked.error is not None:
+            rows["not"] = checked.error
+        for name, value in rows.items():
+            click.echo(f"  {name:<12} {value}")
+    if not found and not as_json:
+        note("the policy maps no base: name some in [train.bases]")
+    return NO if any(checked.error is not None for checked in found) else 0
 
 
 async def _serve(settings: Settings, once: bool, device: str, web_site: Site | None) -> None:
@@ -45,6 +95,7 @@ async def _serve(settings: Settings, once: bool, device: str, web_site: Site | N
     from headrace_trainer.evaluation.grader import find
     from headrace_trainer.job.process import probe_hardware
     from headrace_trainer.policy import load
+    from headrace_trainer.stage.bases import check_at_start
     from headrace_trainer.stage.context import TrainerContext
     from headrace_trainer.stage.task import TRAIN, TrainTask
 
@@ -65,6 +116,7 @@ async def _serve(settings: Settings, once: bool, device: str, web_site: Site | N
     logging.getLogger("headrace").info(
         "trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, context.hardware.device
     )
+    await check_at_start(context, supervisor.waits)
     if not once:
         await wait_for_topics(settings, [TRAIN.topology], patient=web_site is not None, note=supervisor.waits)
         return await supervisor.run()

@@ -53,7 +53,7 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=trust_remote_code, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             weights,
-            config=_config(weights, trust_remote_code),
+            config=load_config(weights, trust_remote_code),
             dtype=dtype,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
@@ -68,7 +68,7 @@ def load_base(
     return Base(frozen.to(device).eval(), tokenizer, device)
 
 
-def _config(weights: str, trust_remote_code: bool) -> Any:
+def load_config(weights: str, trust_remote_code: bool) -> Any:
     """Without a pad that lies outside of the embedding, which no model can be made with; rows are filled up by `Base.pad`."""
     config = AutoConfig.from_pretrained(weights, trust_remote_code=trust_remote_code, local_files_only=True)
     for part in (config, config.get_text_config()):

@@ -1,12 +1,12 @@
 """How much memory a run takes, found out before it takes any: a training step over tensors that have shapes and no values.
 
-    peak = weights + adapter x 12 bytes + step(tokens) + runtime
+    peak = weights + 4 x adapter + slack x step(tokens) + runtime
 
-Weights in the format they are held in; the adapter in float32 three times beside itself (two moments of AdamW, the best so far);
-`step`: the most that is alive at once during forward and backward, gradients included, counted storage by storage as the real
-operations would make them; linear in rows and, where all layers are alike, in layers, so that two of each tell the rest. No
-GPU is needed for one's figure: its attention keeps as much as the CPU's. Knows torch and how a base is made of its
-configuration; nothing of rows, files or Kafka.
+Weights in the format they are held in; the adapter in float32, beside it two moments of AdamW and the best so far; `slack`: what
+the allocator holds beside what is asked for; `step`: the most that is alive at once during forward and backward, gradients
+included, counted storage by storage as the real operations would make them; linear in rows and, where all layers are alike, in
+layers, so that two of each tell the rest. No GPU is needed for one's figure: its attention keeps as much as the CPU's. Knows
+torch and how a base is made of its configuration; nothing of rows, files or Kafka.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from headrace_trainer.model import head, lora
+from headrace_trainer.model.base import load_config
 from headrace_trainer.model.precision import Precision, autocast
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import MemoryPlan
 
-RUNTIME = {"cpu": 450_000_000, "cuda": 800_000_000}  # libraries, allocator, context: measured with the smallest model
+# Measured on a CPU (tests/bench/bench_memory.py): a process with the libraries holds 0.8 GB; glibc's heap is 1.3 to 1.5 times
+# what a step has alive; making activations twice loads torch's compiler, 0.45 GB. A GPU's context and caching allocator hold less
+# beside it; not measured.
+RUNTIME = {"cpu": 800_000_000, "cuda": 800_000_000}
+COMPILER = 450_000_000
+SLACK = {"cpu": 1.4, "cuda": 1.1}
 LEAST_TOKENS = 2048  # below that smaller micro-batches cost more than making activations twice
 _SAMPLED = (2, 4)  # layers
 
@@ -38,18 +44,21 @@ class NoEstimate(Exception):
 
 
 class StepMemory(NamedTuple):
-    """Bytes of a base with its adapter. `step(rows)` is `fixed + rows * per_row`, for rows of `width` tokens."""
+    """Bytes of a base with its adapter. `step(rows)` is `fixed + rows * per_row`, for rows of `width` tokens; `twice`:
+    activations are made twice."""
 
     weights: int
     adapter: int
     fixed: int
     per_row: int
     width: int
+    twice: bool = False
 
     def peak(self, tokens: int, device: str = "cpu") -> int:
         """Bytes of a run whose micro-batches have up to so many padded tokens; a row is never split."""
-        rows = max(1.0, tokens / self.width)
-        return round(self.weights + 3 * self.adapter + self.fixed + rows * self.per_row + RUNTIME[device.split(":")[0]])
+        rows, kind = max(1.0, tokens / self.width), device.split(":")[0]
+        runtime = RUNTIME[kind] + (COMPILER if self.twice else 0)
+        return round(self.weights + 4 * self.adapter + SLACK[kind] * (self.fixed + rows * self.per_row) + runtime)
 
 
 def plan(
@@ -64,7 +73,7 @@ def plan(
 ) -> MemoryPlan:
     """Tokens of a micro-batch and whether activations are made twice, so that a run stays under `available` bytes: first fewer
     tokens, down to `LEAST_TOKENS` or a row, then activations twice. `fits` False: one row is more, and is tried all the same."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = load_config(str(folder), trust_remote_code)
     limit = getattr(config.get_text_config(), "max_position_embeddings", None) or hyper.max_sequence_tokens
     width = min(hyper.max_sequence_tokens, limit)
     ways = {"on": (True,), "off": (False,), "auto": (False, True)}[hyper.activation_checkpointing]
@@ -107,11 +116,11 @@ def measure(
         return one[0], one[1], 2 * one[2] - two[2], two[2] - one[2]
 
     if not alike:
-        return StepMemory(*at(layers), width)
+        return StepMemory(*at(layers), width, twice)
     low, high = (at(count) for count in _SAMPLED)
     times = (layers - _SAMPLED[0]) / (_SAMPLED[1] - _SAMPLED[0])
     weights, adapter, fixed, per_row = (round(few + (more - few) * times) for few, more in zip(low, high, strict=True))
-    return StepMemory(weights, adapter, fixed, per_row, width)
+    return StepMemory(weights, adapter, fixed, per_row, width, twice)
 
 
 def _with_layers(config: Any, count: int) -> Any:
