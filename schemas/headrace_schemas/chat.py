@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from headrace_schemas.canonical import canonical
 from headrace_schemas.inputs import Context, Message, Output, RefPart, Text, Tool, ToolCall
 from headrace_schemas.text import render
 
@@ -44,7 +45,8 @@ def arguments_of(call: ToolCall) -> Any:
             break
         try:
             decoded = msgspec.json.decode(value or "{}")
-        except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
+            canonical(decoded)  # numbers beyond 64 bits can be read and not be written
+        except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError, TypeError):
             break
         if not isinstance(decoded, dict | str):
             break

@@ -139,6 +139,17 @@ def test_a_completion_that_would_merge_with_its_prompt_goes_on_from_the_prompt_a
     assert fast.decode(row.completion) == "\nso<|end|>"
 
 
+def test_a_prompt_that_loses_its_head_keeps_the_token_that_begins_every_text() -> None:
+    tokenizer = chat_styles.tokenizer_of("gemma")
+    tokeniser = RowTokeniser(tokenizer, 60, chat_styles.stops_of("gemma"))
+    content = Content(prompt="how deep?", output="", target="deep", context="a lake in the north. " * 20)
+    made = tokeniser.example(training_data.example(1, content=content), 1.0)
+    assert (made.shortened, made.row.length) == ("prompt", 60)
+    assert made.row.prompt[0] == tokenizer.bos_token_id
+    assert made.row.prompt.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(made.row.prompt).endswith("how deep?<end_of_turn>\n<start_of_turn>model\n")
+
+
 def test_what_a_base_cannot_take_is_left_out_and_counted_by_reason(tiny_base: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     tokenizer.chat_template = (
@@ -182,3 +193,16 @@ def test_a_call_that_no_text_can_hold_is_left_out_on_a_base_without_a_template(p
         with pytest.raises(RowUnfit) as refused:
             tokeniser.example(training_data.example(1, content=Content(prompt="a", output="", target=answer)), 1.0)
         assert refused.value.reason == "call_unreadable"
+
+
+def test_what_nothing_can_write_is_left_out_and_fails_no_batch(plain_base: Path) -> None:
+    wide = Message(role="assistant", tool_calls=[ToolCall(id="c", name="look", arguments={"n": 10**30})])
+    text = Message(
+        role="assistant", tool_calls=[ToolCall(id="c", name="look", arguments='{"n": 1000000000000000000000000000000}')]
+    )
+    for answer, reason in ((wide, "template_refused"), (text, "call_unreadable")):
+        with pytest.raises(RowUnfit) as refused:
+            RowTokeniser(tokenizer_in(plain_base), 200).example(
+                training_data.example(1, content=Content(prompt="a", output="", target=answer)), 1.0
+            )
+        assert refused.value.reason == reason

@@ -96,12 +96,15 @@ class RowTokeniser:
             text = self._renderer.render(example.content, now=_time_of(example))
         except PromptLost as error:
             raise RowUnfit(error.reason, f"{where}: {error}") from error
+        except Exception as error:  # one odd example must not fail its batch
+            raise RowUnfit("template_refused", f"{where}: {type(error).__name__}: {error}") from error
         prompt, completion = self._tokens(text)
         if not prompt or len(completion) < 2:  # a stop alone is no lesson
             raise RowUnfit("answer_empty" if prompt else "message_lost", f"{where}: its prompt or target has no tokens")
         shortened = None
         if len(prompt) + len(completion) > self._limit:
-            question = len(prompt) - self._tokens_before(text, prompt)
+            begins = prompt[:1] if prompt[0] == self._tokenizer.bos_token_id else []  # stays: no model is asked without it
+            question = len(begins) + len(prompt) - max(len(begins), self._tokens_before(text, prompt))
             room = self._limit - question
             if room < 1:
                 raise RowUnfit("question_too_long", f"{where}: its question takes {question} of {self._limit} tokens")
@@ -113,7 +116,8 @@ class RowTokeniser:
                 completion, shortened = completion[:room], "answer"
             else:
                 shortened = "prompt"
-            prompt = prompt[-(self._limit - len(completion)) :]
+            kept = min(len(prompt), self._limit - len(completion)) - len(begins)
+            prompt = [*begins, *prompt[len(prompt) - kept :]]
         row = TokenRow(example.example_id, tuple(prompt), tuple(completion), weight)
         return TokenisedExample(row, example, shortened)
 
