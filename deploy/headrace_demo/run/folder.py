@@ -36,6 +36,7 @@ accept_selected_rows = true        # the shop judges every answer: no row is her
 threads = 1
 seed = {seed}
 bases = {{ "{model}" = {{ weights = {weights} }} }}
+evaluation = {{ max_new_tokens = 72 }}  # as many as the agent takes
 graders = {{ sql = {{ name = "demo-sql", options = {{ database = {database} }}, folders = [{database}] }} }}
 
 [train.defaults]
