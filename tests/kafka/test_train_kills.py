@@ -67,8 +67,8 @@ def test_a_killed_trainer_ends_with_one_result(settings: Settings, policy: Path,
             return False
 
     def strike(child: subprocess.Popen[bytes]) -> None:
-        """Kills it, with its job, while a checkpoint is being written, or after a few seconds in which none was."""
-        watched = time.monotonic() + 5
+        """Kills it, with its job, while a checkpoint is being written, or after ten seconds in which none was."""
+        watched = time.monotonic() + 10
         while not checkpoint(WRITING) and time.monotonic() < watched:
             pass  # a write takes about a millisecond
         os.killpg(child.pid, signal.SIGKILL)

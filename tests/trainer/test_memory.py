@@ -148,7 +148,7 @@ def test_every_architecture_has_an_estimate_or_says_why_not(name: str, tmp_path:
 
 def test_less_memory_gives_fewer_tokens_then_activations_twice_then_no(tmp_path: Path) -> None:
     hyper = Hyperparameters(r=4, batch_tokens=8192, max_sequence_tokens=512)
-    folder = architectures.build("llama", tmp_path, hidden_size=128, intermediate_size=512, num_hidden_layers=6)
+    folder = architectures.build("llama", tmp_path, hidden_size=128, intermediate_size=512, num_hidden_layers=24)
     config = AutoConfig.from_pretrained(folder)
     once, twice = (measure(config, hyper, 512, way) for way in (False, True))
     assert twice.per_row < once.per_row / 3

@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from headrace_schemas.root_error import HeadraceError
+
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _NOSUID, _NODEV, _BIND, _REC, _PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 _DETACH = 2
@@ -36,7 +38,7 @@ _shown_in_tmp: list[str] = []  # by `enter`, and hidden by each new /tmp
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class NotIsolated(Exception):
+class NotIsolated(HeadraceError):
     """The kernel, or what this process runs in, does not allow it; the message says what was refused."""
 
 

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.model import head, lora
 from headrace_trainer.model.base import load_config
 from headrace_trainer.model.precision import Precision, autocast
@@ -39,7 +40,7 @@ LEAST_TOKENS = 2048  # below that smaller micro-batches cost more than making ac
 _SAMPLED = (2, 4)  # layers
 
 
-class NoEstimate(Exception):
+class NoEstimate(HeadraceError):
     """What this architecture does depends on values (such as where a mixture sends its tokens), so that shapes do not tell."""
 
 

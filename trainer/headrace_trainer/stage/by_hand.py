@@ -82,9 +82,11 @@ async def evaluate_version(
     if origin is None or recorded is None:
         raise CliError(NO, f"version {version_id}: its batch or run is not in the log")
     _check_weights(context, origin)
+    release = (await release_log.served(context.reader, version.bucket)).get(version.bucket)
+    candidate = await context.adapter_folder(version.adapter.digest)
+    await context.adapter_folder(release_log.adapter_digest(release))  # what is missing is said before a base is downloaded
     base = await context.base_of(version.base, _tell(show))
     context.check_base(version.base, base, version.base_identity)
-    release = (await release_log.served(context.reader, version.bucket)).get(version.bucket)
     known = Catalogue(context.reader, origin.record.partition)
     await known.refresh(version.bucket)
     identity = derive_id(
@@ -99,7 +101,6 @@ async def evaluate_version(
         withdrawn=known.withdrawn_of(origin.batch) or None,
         base_identity=base.identity,
     )  # fmt: skip
-    candidate = await context.adapter_folder(version.adapter.digest)
     result = await _run(context, origin, start, base, show, lambda spec: replace(spec, candidate=candidate))
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     if publish:
