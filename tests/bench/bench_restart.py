@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 from bench import common, events
 from headrace_lake.log import LogRecord
 from headrace_processors.stages import STAGES
+from headrace_processors.worker import spare_collector
 from headrace_schemas.topics import TOPIC_NAMES
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
@@ -77,7 +78,8 @@ async def fill(settings: Settings, count: int) -> int:
 
 
 async def serve(settings: Settings) -> None:
-    """The task, until it is killed. Prints what its start cost, then how many records it has folded."""
+    """The task in a process like a worker's, until it is killed. Prints what its start cost, then how many records it folded."""
+    spare_collector()
     task = FoldTask(REWARD, REWARD.policy().body(), "signals", 0, settings)
     running = asyncio.create_task(task.run())
     while task.describe().phase != "running" and not running.done():  # noqa: ASYNC110 (nobody says so)
