@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -153,12 +155,25 @@ def test_a_trainer_has_the_same_pages(settings: Settings, tmp_path: Path) -> Non
         assert process.wait(30) == 0
 
 
+@contextmanager
+def taken_behind_a_free_one() -> Iterator[int]:
+    """A port that is in use, the one before it is not."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port: int = taken.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port - 1)).close()
+            except OSError:  # another test's
+                continue
+            yield port
+            return
+
+
 @pytest.mark.parametrize(
     "arguments", [("worker",), ("worker", "--processes", "2"), ("trainer",)], ids=["worker", "processes", "trainer"]
 )
 def test_a_port_in_use_ends_a_process_with_one_line(settings: Settings, tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with taken_behind_a_free_one() as port:
         first = port - 1 if "--processes" in arguments else port
         with command(settings, tmp_path, *arguments, "--web-port", str(first)) as (process, log):
             assert process.wait(60) == 2

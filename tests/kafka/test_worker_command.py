@@ -77,7 +77,7 @@ def test_several_processes_share_the_work_and_end_together(settings: Settings, t
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(process.wait, 30) == 130
-        _, alive = await asyncio.to_thread(psutil.wait_procs, children, 10)
+        _, alive = await asyncio.to_thread(psutil.wait_procs, children, 60)
         assert not alive
         assert not other.is_running()
 
@@ -94,8 +94,8 @@ def test_children_end_when_their_parent_is_killed(settings: Settings, tmp_path: 
         await until(both_run)
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, children, 20)
-        assert not alive
+        _, alive = await asyncio.to_thread(psutil.wait_procs, children, 60)
+        assert not alive, log.read_text()
 
     with worker(settings, tmp_path, "--stages", "link", "--processes", "2") as (process, log):
         asyncio.run(main(process))
