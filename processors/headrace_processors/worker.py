@@ -172,4 +172,10 @@ def _listen(stop: asyncio.Future[int]) -> None:
     loop.add_signal_handler(signal.SIGINT, end, 130)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        loop.add_reader(parent.sentinel, end, 0)
+        sentinel = parent.sentinel
+
+        def orphaned() -> None:
+            loop.remove_reader(sentinel)  # it stays readable, and would be called at each turn of the loop
+            end(0)
+
+        loop.add_reader(sentinel, orphaned)
