@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 
 
+def cancellations() -> int:
+    """How often the running task was cancelled so far, whether it has noticed or not."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
 def cancelled_by_somebody() -> bool:
     """Whether the running task was cancelled. Where it was not, a CancelledError in it comes from a task that it waited for, and
     who lets it pass ends without anybody having asked for that, and without a word."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return cancellations() > 0

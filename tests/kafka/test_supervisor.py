@@ -184,6 +184,33 @@ def test_a_task_that_nobody_cancelled_and_that_ends_cancelled_is_started_again(s
     asyncio.run(main())
 
 
+def test_a_cancellation_that_a_task_loses_ends_it_all_the_same(settings: Settings) -> None:
+    """It failed, was closing, and a library took the cancellation for one of its own: a worker never ended."""
+
+    class Losing(Noting):
+        async def run(self) -> None:
+            try:
+                await super().run()
+            except asyncio.CancelledError:
+                raise Transport("the connection to the broker broke") from None
+
+    async def main() -> None:
+        notes = Notes()
+        make = {"signals": lambda topic, partition: Losing(notes, "a", topic, partition)}
+        task = asyncio.create_task(Supervisor(settings, f"{settings.deployment}.worker", make).run())
+
+        async def all_run() -> bool:
+            return notes.owners().keys() == {("signals", 0), ("signals", 1)}
+
+        await until(all_run)
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=20)
+        assert done
+        assert len(notes.started) == 2
+
+    asyncio.run(main())
+
+
 def test_what_lasts_is_said_again_and_not_at_each_attempt(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from aiokafka.errors import (
@@ -104,21 +105,26 @@ def test_a_client_whose_own_task_was_cancelled_cancels_nobody() -> None:
     asyncio.run(stop(Leaking()))
 
 
-def test_a_cancellation_that_comes_as_a_client_closes_is_not_lost() -> None:
+@pytest.mark.parametrize("swallowed", [False, True], ids=["in the moment of its end", "swallowed by the client"])
+def test_a_cancellation_that_comes_as_a_client_closes_is_not_lost(swallowed: bool) -> None:
     class Closing:
-        """A consumer whose close ends in the very moment of the cancellation."""
+        """A consumer whose close ends in the very moment of the cancellation, or takes it for that of a task of its own, as
+        aiokafka's does while it waits for those to end."""
 
         def __init__(self) -> None:
-            self.ended = asyncio.Event()
+            self.closing, self.ended = asyncio.Event(), asyncio.Event()
 
         async def stop(self) -> None:
-            await self.ended.wait()
+            self.closing.set()
+            with contextlib.suppress(*[asyncio.CancelledError] * swallowed):
+                await self.ended.wait()
 
     async def main() -> bool:
         client = Closing()
         stopping = asyncio.create_task(stop(client))
-        await asyncio.sleep(0)
-        client.ended.set()
+        await client.closing.wait()
+        if not swallowed:
+            client.ended.set()
         stopping.cancel()
         await asyncio.wait({stopping}, timeout=5)
         return stopping.cancelled()

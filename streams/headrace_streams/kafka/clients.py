@@ -26,7 +26,7 @@ from aiokafka.helpers import create_ssl_context
 
 from headrace_schemas.root_error import UNREACHABLE, HeadraceError
 from headrace_schemas.topics import MIB
-from headrace_streams.cancellation import cancelled_by_somebody
+from headrace_streams.cancellation import cancellations, cancelled_by_somebody
 from headrace_streams.kafka import compat, diagnosis
 from headrace_streams.kafka.diagnosis import RIGHTS, explain
 from headrace_streams.settings import Security, Settings, SettingsError
@@ -191,7 +191,9 @@ async def stop(client: Any) -> None:
     """Closes an aiokafka client in bounded time, whatever the broker does. Cancelled meanwhile, it ends cancelled.
 
     Not `asyncio.wait_for`: in Python 3.11 that swallows a cancellation which comes as its work ends, and the task then goes on
-    and keeps fencing the rightful owner of its partition."""
+    and keeps fencing the rightful owner of its partition. So do aiokafka's clients, with one that comes while they wait for the
+    tasks that they have cancelled themselves."""
+    before = cancellations()
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await close(client)
@@ -203,6 +205,8 @@ async def stop(client: Any) -> None:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await compat.connection_of(client).close()
+    if cancellations() > before:
+        raise asyncio.CancelledError
 
 
 async def describe(client: AIOKafkaAdminClient, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -225,6 +225,8 @@ class Supervisor:
                     raise
                 reason = "error"
                 slot.note(logging.ERROR, f"{place}: {type(error).__name__}: {error}", traceback=error)
+            if cancelled_by_somebody():  # while it closed, and what closed took that for its own
+                return
             _restarted(topic, reason)
             slot.restarts += 1
             if reason not in ("fenced", "refused"):
