@@ -34,7 +34,7 @@ from headrace_processors.release.judgement import (
     watched_further,
 )
 from headrace_processors.release.state import GroupSeen, ServableVersion, evidence_key, seen_key, version_key
-from headrace_processors.release.step import BASE, ReleaseStep
+from headrace_processors.release.step import ReleaseStep, version_of
 from headrace_schemas.canonical import digest, rounded
 from headrace_schemas.derived import Evaluation, EvidenceSeen, GroupResult, HarmEvidence, HeadEvidence
 from headrace_schemas.events import ReleasePromoted
@@ -43,24 +43,20 @@ from headrace_schemas.events import ReleasePromoted
 class EvidenceStep(ReleaseStep):
     """An answer, and what it leaves of the bucket's evidence."""
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        version = self._noted(evaluation, "")
-        parent = self._release(evaluation.parent_release_id)
-        state = self._evidence()
-        seen = self._seen(evaluation)
-        if (reason := self._unservable(version)) is not None:
-            self._decline(version, reason)
-            if version.digest == self.serving.version.digest:
-                self._remeasured(version)
-        elif parent is None or parent.version.digest != self.serving.version.digest:
-            compared, now = evaluation.parent_release_id or BASE, self.bucket.serving or BASE
-            self._decline(version, f"stale: it was compared with {compared}, and {now} is served now")
-        elif evaluation.heads is None or evaluation.measure is None:
+    first_seen: Mapping[str, int]  # of the evaluation's groups, this time included
+
+    def _noted(self, evaluation: Evaluation) -> ServableVersion:
+        version = self._remembered(replace(version_of(evaluation, ""), base_digest=_base(evaluation)))
+        self.first_seen = self._seen(evaluation)
+        return version
+
+    def _decide(self, evaluation: Evaluation, version: ServableVersion) -> None:
+        if evaluation.heads is None or evaluation.measure is None:
             reason = "needs_decision: no_groups: the evaluation does not tell groups apart (an older trainer made it)"
-            self._decline(self._noted(evaluation, reason), reason)
+            self._decline(self._remembered(replace(version, refusal=reason)), reason)
         else:
-            state = self._based(state, evaluation)
-            self.changes[evidence_key(self.bucket.name)] = self._looked(state, evaluation, version, seen)
+            state = self._based(self._evidence(), evaluation)
+            self.changes[evidence_key(self.bucket.name)] = self._looked(state, evaluation, version)
 
     def promote(self, version_id: str) -> None:
         before = self.bucket.serving
@@ -97,22 +93,8 @@ class EvidenceStep(ReleaseStep):
             state = restarted(state, max(state.since, self.sequence - 1), state.watch)
         return replace(state, basis=basis)
 
-    def _noted(self, evaluation: Evaluation, against: str) -> ServableVersion:
-        version = ServableVersion(
-            adapter=evaluation.adapter,
-            version_id=evaluation.version_id,
-            evaluation_id=evaluation.evaluation_id,
-            batch_ids=[evaluation.batch_id],
-            requirements=evaluation.requirements,
-            policy_digests=evaluation.policy_digests,
-            refusal=against,
-            base_digest=_base(evaluation),
-        )
-        self.changes[version_key(evaluation.version_id, self.bucket.name)] = version
-        return version
-
     def _seen(self, evaluation: Evaluation) -> dict[str, int]:
-        """When each group of the evaluation was first seen, this time included."""
+        """When each group of the evaluation was first seen; remembers those that are new."""
         results = [*(result.groups for result in evaluation.heads or ()), evaluation.watched or ()]
         groups = sorted({result.group for found in results for result in found})
         name = self.bucket.name
@@ -121,11 +103,9 @@ class EvidenceStep(ReleaseStep):
         self.changes |= {seen_key(group, name): GroupSeen(position) for group, position in new.items()}
         return {**known, **new}
 
-    def _looked(
-        self, state: EvidenceState, evaluation: Evaluation, version: ServableVersion, seen: Mapping[str, int]
-    ) -> EvidenceState:
+    def _looked(self, state: EvidenceState, evaluation: Evaluation, version: ServableVersion) -> EvidenceState:
         """Counts a look, judges its heads, answers."""
-        policy, results, measure = self.policy.evidence, evaluation.heads or (), evaluation.measure
+        policy, results, measure, seen = self.policy.evidence, evaluation.heads or (), evaluation.measure, self.first_seen
         assert measure is not None
         if all(head.version_id != evaluation.version_id for head in state.pending):
             state = cut(policy, state, evaluation.version_id, self.serving.version.digest, self.sequence)
@@ -142,11 +122,11 @@ class EvidenceStep(ReleaseStep):
             self._head_evidence(state, head, judgement, measure, _counted(before[head.version_id], head, given, measure, seen))
             for head in looked
         ]
-        state = self._watched(judgement.state, evaluation, seen)
+        state = self._watched(judgement.state, evaluation)
         winner, verdict = judgement.winner, judgement.verdicts.get(evaluation.version_id)
         if winner is None:
             reason = f"{_named(verdict)}: {self._text(looked[-1], verdict, measure)}" if verdict else _NOT_LOOKED_AT
-            self._decline(self._noted(evaluation, reason), reason + self._alarm())
+            self._decline(self._remembered(replace(version, refusal=reason)), reason + self._alarm())
         elif (after := self._passed(state, winner, judgement.verdicts[winner.version_id], measure)) is not None:
             return after
         return restarted(state, self.sequence, state.watch) if judgement.restarts else state
@@ -155,11 +135,9 @@ class EvidenceStep(ReleaseStep):
         """Serves a head that evidence speaks for, unless somebody wants to do that; the state after it.
 
         None when it is not served."""
-        version = replace(self._known(winner), refusal="")
-        self.changes[version_key(winner.version_id, self.bucket.name)] = version
+        version = self._remembered(replace(self._known(winner), refusal=""))
         text = self._text(winner, verdict, measure)
-        if self.bucket.paused or self.policy.mode == "manual":
-            why = "paused: the bucket's releases are paused" if self.bucket.paused else _AWAITING
+        if (why := self._withheld("evidence")) is not None:
             self._decline(version, f"{why}; {text}{self._alarm()}")
             return None
         previous = self.serving.version.digest
@@ -172,17 +150,17 @@ class EvidenceStep(ReleaseStep):
         version: ServableVersion = self.changes.get(key) or self.state[key]
         return version
 
-    def _watched(self, state: EvidenceState, evaluation: Evaluation, seen: Mapping[str, int]) -> EvidenceState:
-        watch = state.watch
+    def _watched(self, state: EvidenceState, evaluation: Evaluation) -> EvidenceState:
+        watch, policy, seen = state.watch, self.policy.evidence, self.first_seen
         if watch is not None and evaluation.watched is not None:
-            watch = watched_further(self.policy.evidence, watch, _figures(evaluation.watched), since=state.since, first_seen=seen)
+            watch = watched_further(policy, watch, _figures(evaluation.watched), since=state.since, first_seen=seen)
         if watch is not None:
             self.watch = HarmEvidence(
                 version_id=watch.version_id,
                 looks=watch.looks,
                 groups=watch.n,
                 harm=log_capital(watch.harm),
-                alarm=alarm_of(self.policy.evidence),
+                alarm=alarm_of(policy),
                 proposed=watch.proposed,
             )
         return replace(state, watch=watch)
@@ -241,7 +219,6 @@ class EvidenceStep(ReleaseStep):
         )
 
 
-_AWAITING = "awaiting_promotion: the evidence lets it pass, and the policy leaves promotion to a person"
 _NOT_LOOKED_AT = "needs_decision: no_groups: the evaluation has no groups of its own version"
 
 

@@ -47,7 +47,12 @@ class Verdict(NamedTuple):
     @property
     def needed(self) -> float:
         """Log capital at which the head is promoted."""
-        return rounded(-math.log(self.alpha))
+        return reached_by(self.alpha)
+
+
+def reached_by(chance: float) -> float:
+    """The log capital, in nats, that a bet against what is true reaches with this chance at most."""
+    return rounded(-math.log(chance))
 
 
 def alpha_of(policy: EvidencePolicy, h: int, promotions: int) -> float:
@@ -85,7 +90,7 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
         return verdict("declined", "no_useful_gain")
     if head.clipped_low > head.clipped_high and head.clipped_low >= HEAVY_TAIL:
         return verdict("needs_decision", "heavy_tail", stays=not over)
-    if up >= rounded(-math.log(alpha)):
+    if up >= reached_by(alpha):
         if head.selected and not policy.accept_selected_rows:
             return verdict("needs_decision", "selected_rows", stays=not over)
         return verdict("promote", "evidence", stays=not over)
@@ -96,7 +101,7 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
 
 def alarm_of(policy: EvidencePolicy) -> float:
     """Log capital at which a head counts as harmful or useless, in nats."""
-    return rounded(-math.log(policy.beta))
+    return reached_by(policy.beta)
 
 
 class Judgement(NamedTuple):

@@ -49,7 +49,7 @@ _BASE_RELEASE = ServedRelease("", ServableVersion())
 
 
 class ReleaseStep:
-    """One answer in the making."""
+    """One answer in the making. `_noted` and `_decide` are this rule's; all else holds for any."""
 
     def __init__(
         self, policy: ReleasePolicy, digests: Mapping[str, str], state: Mapping[str, Any], record: Record, event: Request
@@ -67,17 +67,7 @@ class ReleaseStep:
         self.watch: HarmEvidence | None = None
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        against = refusal(self.policy, evaluation.comparison)
-        version = ServableVersion(
-            adapter=evaluation.adapter,
-            version_id=evaluation.version_id,
-            evaluation_id=evaluation.evaluation_id,
-            batch_ids=[evaluation.batch_id],
-            requirements=evaluation.requirements,
-            policy_digests=evaluation.policy_digests,
-            refusal=against or "",
-        )
-        self.changes[version_key(evaluation.version_id, self.bucket.name)] = version
+        version = self._noted(evaluation)
         parent = self._release(evaluation.parent_release_id)
         if (reason := self._unservable(version)) is not None:
             self._decline(version, reason)
@@ -86,14 +76,8 @@ class ReleaseStep:
         elif parent is None or parent.version.digest != self.serving.version.digest:
             compared, now = evaluation.parent_release_id or BASE, self.bucket.serving or BASE
             self._decline(version, f"stale: it was compared with {compared}, and {now} is served now")
-        elif against is not None:
-            self._decline(version, against)
-        elif self.bucket.paused:
-            self._decline(version, "paused: the bucket's releases are paused")
-        elif self.policy.mode == "manual":
-            self._decline(version, "awaiting_promotion: the gate lets it pass, and the policy leaves promotion to a person")
         else:
-            self._serve(ReleasePromoted, version, self.bucket.serving, f"gate: {comparison_text(evaluation.comparison)}")
+            self._decide(evaluation, version)
 
     def promote(self, version_id: str) -> None:
         version: ServableVersion | None = self.state.get(version_key(version_id, self.bucket.name))
@@ -135,6 +119,32 @@ class ReleaseStep:
         self.bucket = replace(self.bucket, paused=paused)
         kind = ReleasePaused if paused else ReleaseResumed
         self._answer(kind, self.serving.version, self._because(f"{already}{'paused' if paused else 'running'}"))
+
+    def _noted(self, evaluation: Evaluation) -> ServableVersion:
+        """The version as it is remembered, with what the rule says against it as far as that is known by now."""
+        return self._remembered(version_of(evaluation, refusal(self.policy, evaluation.comparison) or ""))
+
+    def _decide(self, evaluation: Evaluation, version: ServableVersion) -> None:
+        """What the rule makes of a version that was compared with what is served."""
+        if version.refusal:
+            self._decline(version, version.refusal)
+        elif (why := self._withheld("gate")) is not None:
+            self._decline(version, why)
+        else:
+            self._serve(ReleasePromoted, version, self.bucket.serving, f"gate: {comparison_text(evaluation.comparison)}")
+
+    def _withheld(self, rule: str) -> str | None:
+        """Why what the rule lets pass is not served all the same."""
+        if self.bucket.paused:
+            return "paused: the bucket's releases are paused"
+        if self.policy.mode == "manual":
+            return f"awaiting_promotion: the {rule} lets it pass, and the policy leaves promotion to a person"
+        return None
+
+    def _remembered(self, version: ServableVersion) -> ServableVersion:
+        assert version.version_id is not None
+        self.changes[version_key(version.version_id, self.bucket.name)] = version
+        return version
 
     def _release(self, release_id: str | None) -> ServedRelease | None:
         """A release that was served once; None names the base. None when there was no such release."""
@@ -238,3 +248,15 @@ class ReleaseStep:
             traceparent=self.event.traceparent,
         )
         self.outputs.append(Write("releases.history", name, event))
+
+
+def version_of(evaluation: Evaluation, against: str) -> ServableVersion:
+    return ServableVersion(
+        adapter=evaluation.adapter,
+        version_id=evaluation.version_id,
+        evaluation_id=evaluation.evaluation_id,
+        batch_ids=[evaluation.batch_id],
+        requirements=evaluation.requirements,
+        policy_digests=evaluation.policy_digests,
+        refusal=against,
+    )
