@@ -43,16 +43,17 @@ class Log(Protocol):
 
 
 async def shown_ahead(runner: FoldRunner, records: AsyncIterator[LogRecord]) -> AsyncGenerator[LogRecord, None]:
-    """The records as they come, some at once shown to the fold in force before they are given out, as a task does."""
+    """The records as they come, as many at once as a task shows its fold shown to the one in force before they are given out."""
     window: list[LogRecord] = []
     size = 0
     async for record in records:
-        window.append(record)
-        size += len(record.value or b"")
-        if len(window) == AHEAD_RECORDS or size >= AHEAD_BYTES:
+        added = len(record.value or b"")
+        if len(window) == AHEAD_RECORDS or (window and size + added > AHEAD_BYTES):
             for one in _shown(runner, window):
                 yield one
             window, size = [], 0
+        window.append(record)
+        size += added
     for one in _shown(runner, window):
         yield one
 

@@ -15,6 +15,7 @@ from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import RulesActivated
+from headrace_streams.runtime.fold_runner import AHEAD_BYTES
 from headrace_streams.runtime.journal import decode_position, encode_position
 from headrace_streams.runtime.provenance import ORIGIN, Provenance, origin, origin_without_input, provenance_of
 from headrace_streams.runtime.stage import Headers, Record, RuleVersion, Step
@@ -431,11 +432,13 @@ def test_a_lost_position_is_found(log: MemoryLog) -> None:
     assert (difference.partition, difference.field, difference.found) == (0, "position", "none")
 
 
-def test_verify_shows_the_fold_what_comes_next_in_portions() -> None:
+@pytest.mark.parametrize(("size", "most"), [(0, 64), (AHEAD_BYTES // 3, 2), (AHEAD_BYTES, 1)])
+def test_verify_shows_the_fold_what_comes_next_in_portions(size: int, most: int) -> None:
     """All but what comes before the first rules, once and in order; it finds the same as without."""
     log, shown = MemoryLog(1), list[list[bytes]]()
-    for number in range(200):
-        log.append("signals", 0, b"k", b'{"number":%d}' % number)
+    values = [b'{"number":%d,"text":"%s"}' % (number, b"x" * size) for number in range(200)]
+    for value in values:
+        log.append("signals", 0, b"k", value)
     log.run(COUNTING, {"step": 2})
 
     class Watching(CountingFold):
@@ -444,5 +447,5 @@ def test_verify_shows_the_fold_what_comes_next_in_portions() -> None:
 
     report = asyncio.run(verify(log, [structs.replace(COUNTING, versions={1: RuleVersion(Watching)})]))["counting"]
     assert (report.records, report.differences, report.not_comparable) == (200, [], [])
-    assert [value for values in shown for value in values] == [b'{"number":%d}' % number for number in range(64, 200)]
-    assert max(map(len, shown)) == 64
+    assert [value for portion in shown for value in portion] == values[most:]
+    assert max(map(len, shown)) == most
