@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from headrace_schemas.chat import answer_of, changed_message, changed_tool, conversation, has_references, text_of
 from headrace_schemas.chat_template import (
     THOUGHT_END,
+    THOUGHTS,
     MessageDict,
     PromptForm,
     PromptLost,
@@ -28,8 +29,8 @@ from headrace_schemas.inputs import Message, Output
 from headrace_schemas.plain_chat import plain_answer, plain_prompt, reads_back
 from headrace_trainer.data.escapes import SpecialTokens
 
-_OPENED = re.compile(r"<(?P<tag>think|thinking|thought|reasoning)>\s*\Z")
-_THOUGHT_TAGS = [f"<{slash}{tag}>" for tag in ("think", "thinking", "thought", "reasoning") for slash in ("", "/")]
+_OPENED = re.compile(rf"<(?P<tag>{'|'.join(THOUGHTS)})>\s*\Z")
+_THOUGHT_TAGS = [f"<{slash}{tag}>" for tag in THOUGHTS for slash in ("", "/")]
 _MARK = "Qx0xQ"
 
 
