@@ -148,12 +148,8 @@ async def _exact(log: Log, member: Member, rule: Rule) -> DatasetRow:
 
 def rows_digest(rows: Sequence[DatasetRow]) -> str:
     """A row without tools says nothing of them."""
-    return digest([{name: value for name, value in _fields(row).items() if name != "tools" or value} for row in rows])
-
-
-def _fields(row: DatasetRow) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(row)
-    return fields
+    fields: list[dict[str, Any]] = msgspec.to_builtins(rows)
+    return digest([{name: value for name, value in row.items() if name != "tools" or value} for row in fields])
 
 
 def write(rows: Sequence[DatasetRow], out: Path, form: Format) -> Path:

@@ -20,9 +20,9 @@ ChangeText = Callable[[str], str]
 _TEXT_IN_TEXT = 2  # a JSON text of a JSON text: some libraries encode twice
 
 
-def text_of(message: str | Message) -> str:
+def text_of(message: Message) -> str:
     """The text of a message: parts and references, a line each, without its calls."""
-    return message if isinstance(message, str) else render(structs.replace(message, tool_calls=None))
+    return render(structs.replace(message, tool_calls=None))
 
 
 def has_references(output: Output) -> bool:

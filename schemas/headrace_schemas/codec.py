@@ -111,11 +111,6 @@ class Decoded:
             event = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **self._data))
         self.event: InputEvent = msgspec.structs.replace(event, **self._attributes) if self._attributes else event
 
-    @property
-    def completed(self) -> bool:
-        """Whether `event` says more than `value` does."""
-        return bool(self._data or self._attributes)
-
     def passed(self, data: Mapping[str, Any] | None = None) -> bytes:
         """The event anew in structured mode, unknown fields untouched; `data` sets fields of `data` (None removes one)."""
         changes = {**self._data, **data} if data else self._data

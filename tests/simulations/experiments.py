@@ -64,12 +64,7 @@ def null_success(random: np.random.Generator, histories: int, *, groups: int, po
 
 def recurring(random: np.random.Generator, histories: int, *, groups: int) -> Figures:
     """The same few groups at every cut: after the first window none of them is new."""
-    gain = flat(CUTS)
-
-    class Recurring(LossWorld):
-        """All windows show the groups of the first."""
-
-    world = Recurring(random, histories, groups, gain, NOISES["normal"], 0.5)
+    world = LossWorld(random, histories, groups, flat(CUTS), NOISES["normal"], 0.5)
     gate = Gate(EvidencePolicy(), histories, measure="loss", groups=groups, pool=1)
     first = gate.run(1, world, random)
     return {**null_figures(first), "note": "windows after the first bring no new group and change nothing"}

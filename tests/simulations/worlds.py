@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -102,7 +101,3 @@ _quantile = np.vectorize(NormalDist().inv_cdf)
 def flat(windows: int, gain: float = 0.0) -> Floats:
     """Every head is better than the base by the same."""
     return np.full(windows, gain)
-
-
-def null(noise: str, shared: float) -> Callable[..., LossWorld]:
-    return partial(LossWorld, noise=NOISES[noise], shared=shared)

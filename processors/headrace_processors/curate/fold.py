@@ -69,7 +69,7 @@ class CurateFold(Fold):
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         ahead = self._ahead.pop(id(record.value), None)
-        if ahead is not None and (ahead.value is not record.value or ahead.headers != record.headers):
+        if ahead is not None and ahead.headers != record.headers:
             ahead = None
         event = decode(record.value, record.headers) if ahead is None else ahead.event
         step = CurateStep(self._rules, state, record, getattr(event, "traceparent", None))
