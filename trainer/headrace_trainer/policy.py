@@ -67,7 +67,9 @@ class Hyperparameters(Policy):
     max_sequence_tokens: int = Field(2048, ge=8, description="tokens of one row; the head of a longer prompt is dropped")
     rehearsal: Share = Field(0.25, description="share of the training rows that comes from earlier batches")
     warm_start: bool = Field(
-        True, description="go on from the adapter that is served, unless it has layers that are not trained any more"
+        True,
+        description="go on from the bucket's newest version (after harm or a change by hand from what is served), unless it has"
+        " layers that are not trained any more",
     )
     validations_per_run: int = Field(8, ge=1, description="how often the validation loss is measured during a run")
     patience: int = Field(3, ge=0, description="validations without a better loss before it stops; 0: never stops early")
