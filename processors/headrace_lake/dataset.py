@@ -58,7 +58,11 @@ class DatasetRow(msgspec.Struct, frozen=True, kw_only=True):
 
 def row_of(example: Example, member: Member, rule: Rule = 2) -> DatasetRow:
     content = example.content
-    messages = [*messages_of(content.prompt, content.context), answer_dict(content.target)]
+    if rule == 1:
+        messages, tools = messages_by_rule_1(content), None
+    else:
+        messages = [*messages_of(content.prompt, content.context), answer_dict(content.target)]
+        tools = tool_dicts(content.tools)
     return DatasetRow(
         example_id=example.example_id,
         revision=example.revision,
@@ -70,8 +74,8 @@ def row_of(example: Example, member: Member, rule: Rule = 2) -> DatasetRow:
         quality=example.quality,
         model=example.model,
         event_time=example.event_time,
-        messages=messages if rule == 2 else messages_by_rule_1(content),
-        tools=tool_dicts(content.tools) if rule == 2 else None,
+        messages=messages,
+        tools=tools,
     )
 
 

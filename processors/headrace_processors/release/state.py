@@ -17,7 +17,7 @@ from headrace_schemas.ids import derive_id
 class ServableVersion(Struct, frozen=True, omit_defaults=True):
     """What may be served: the adapter of an evaluated version, by its latest evaluation; without one, the base itself.
 
-    `refusal`: what the gate said against it, "" for nothing; `base_digest`: of the base that it was judged on; None:
+    `refusal`: what the rule said against it, "" for nothing; `base_digest`: of the base that it was judged on; None:
     not said."""
 
     adapter: Adapter | None = None
