@@ -131,6 +131,10 @@ class FakeReader:
 class FakeConsumer:
     def __init__(self, world: World) -> None:
         self.world = world
+        self._client = self
+
+    async def add_topic(self, topic: str) -> None:
+        pass
 
     async def start(self) -> None:
         pass
