@@ -42,9 +42,11 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 _RANDOM = 10  # bytes of an id
 
 
-def uuid7() -> str:
-    """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random; sorts by time of creation."""
-    return _uuid7(time.time_ns(), os.urandom(_RANDOM))
+def uuid7(ns: int, random: bytes) -> str:
+    """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random; sorts by time of creation. `ns` since the epoch;
+    of `random` 10 bytes."""
+    at, text = f"{ns // 1_000_000:012x}", random.hex()
+    return f"{at[:8]}-{at[8:]}-7{text[:3]}-{'89ab'[random[9] & 3]}{text[3:6]}-{text[6:18]}"  # 7, 8-b: version and variant
 
 
 class EventFactory:
@@ -70,17 +72,22 @@ class EventFactory:
 
         With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given."""
         now, random = self._now(), os.urandom(2 * _RANDOM)  # a system call for both ids
-        data: dict[str, Any] = {"interaction_id": _uuid7(now, random[:_RANDOM]), "agent": self._agent}
+        data: dict[str, Any] = {"interaction_id": uuid7(now, random[:_RANDOM]), "agent": self._agent}
         if parent is not None:
             if fields.get("parent_interaction_id") is not None:
                 raise TypeError("interaction() takes a parent or a parent_interaction_id, not both")
-            inherited = {"parent_interaction_id": parent.interaction_id, "session_id": parent.session_id}
-            data |= _without_none({**inherited, "prompt_group": parent.prompt_group})
+            data |= _without_none(
+                {
+                    "parent_interaction_id": parent.interaction_id,
+                    "session_id": parent.session_id,
+                    "prompt_group": parent.prompt_group,
+                }
+            )
         _take(fields, data)
         if isinstance(refs := data.get("refs"), list | tuple):  # what is no list, the decoder names
             data["refs"] = [_ref(ref) for ref in refs]
         call = Call(str(data["interaction_id"]), data.get("prompt_group"), data.get("session_id"))
-        identity = _uuid7(now, random[_RANDOM:])
+        identity = uuid7(now, random[_RANDOM:])
         event = self._event(
             "interactions", call.interaction_id, "interaction.recorded", data, event_time, traceparent, now, identity
         )
@@ -144,7 +151,7 @@ class EventFactory:
         identity: str | None = None,
     ) -> OutgoingEvent:
         now = now or self._now()
-        identity = identity or _uuid7(now, os.urandom(_RANDOM))
+        identity = identity or uuid7(now, os.urandom(_RANDOM))
         event: dict[str, Any] = {
             "specversion": "1.0",
             "id": identity,
@@ -200,11 +207,6 @@ def _ref(ref: Any) -> dict[str, Any]:
 
 def _ref_key(ref: Mapping[str, Any]) -> str:
     return f"{ref.get('system')}:{ref.get('id')}"
-
-
-def _uuid7(ns: int, random: bytes) -> str:
-    at, text = f"{ns // 1_000_000:012x}", random.hex()
-    return f"{at[:8]}-{at[8:]}-7{text[:3]}-{'89ab'[random[9] & 3]}{text[3:6]}-{text[6:18]}"  # 7, 8-b: version and variant
 
 
 def _text(ns: int) -> str:

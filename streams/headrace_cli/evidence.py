@@ -38,6 +38,8 @@ def evidence(settings: Settings, as_json: bool, bucket: str) -> None:
 
 def summary(bucket: str, decisions: Sequence[Decision]) -> dict[str, Any]:
     """What the newest look says of the heads of a bucket, by all decisions about it in their order."""
+    from msgspec.structs import asdict
+
     from headrace_streams.release_log import CHANGES
 
     looks = [decision for decision in decisions if decision.data.evidence]
@@ -47,10 +49,11 @@ def summary(bucket: str, decisions: Sequence[Decision]) -> dict[str, Any]:
     if not looks:
         return found
     data = looks[-1].data
-    found |= {"claim": (data.evidence or [])[-1].claim, "measure": (data.evidence or [])[-1].measure, "sequence": data.sequence}
-    found["heads"] = [_head(head) for head in data.evidence or ()]
+    heads = data.evidence or []
+    found |= {"claim": heads[-1].claim, "measure": heads[-1].measure, "sequence": data.sequence}
+    found["heads"] = [_head(head) for head in heads]
     if data.watch is not None:
-        found["watch"] = _plain(data.watch)
+        found["watch"] = asdict(data.watch)
     # Whatever changes what is served spends the evidence, and so does whoever revokes an adapter.
     after = [decision for decision in changes if decision.data.sequence >= data.sequence]
     if after:
@@ -61,7 +64,9 @@ def summary(bucket: str, decisions: Sequence[Decision]) -> dict[str, Any]:
 
 
 def _head(head: HeadEvidence) -> dict[str, Any]:
-    row = _plain(head)
+    from msgspec.structs import asdict
+
+    row = asdict(head)
     for large in ("seen", "bets", "old_digest"):
         row.pop(large, None)
     rate = head.capital / head.groups if head.groups else 0.0
@@ -69,13 +74,6 @@ def _head(head: HeadEvidence) -> dict[str, Any]:
         math.ceil((head.needed - head.capital) / rate) if rate > 0 and head.capital < head.needed else None
     )
     return row
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    import msgspec
-
-    plain: dict[str, Any] = msgspec.to_builtins(value)
-    return {name: plain.get(name, getattr(value, name)) for name in value.__struct_fields__}
 
 
 def lines(found: dict[str, Any]) -> list[str]:

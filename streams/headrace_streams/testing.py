@@ -120,9 +120,7 @@ class MemoryTask:
 
     def look_ahead(self, values: Sequence[bytes | None], *, headers: Headers = ()) -> None:
         """Shows the fold what is fed next, as a live task does that has a backlog."""
-        records = [(value, headers or written_headers(self.topic)) for value in values if value is not None]
-        assert self._runner.fold is not None
-        self._runner.fold.look_ahead(records)
+        self._runner.look_ahead([self.next_record(value, headers=headers) for value in values])
 
     def next_record(
         self, value: bytes | None, *, key: bytes | None = None, headers: Headers = (), at_ms: int | None = None

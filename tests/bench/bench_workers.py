@@ -22,6 +22,7 @@ import psutil
 from bench import common, load
 from bench.bench_latency import appended
 from bench.bench_stages import load_average
+from bench.peers.compare import cpu
 from headrace_streams.kafka import admin
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
@@ -34,7 +35,7 @@ DEADLINE = 180.0
 
 
 async def _examples(settings: Settings) -> int:
-    return sum(len({*found}) for found in [await appended(settings, "examples", dict.fromkeys(range(PARTITIONS), 0))])
+    return len(await appended(settings, "examples", dict.fromkeys(range(PARTITIONS), 0)))
 
 
 async def _until(settings: Settings, wanted: int, ring: Ring) -> None:
@@ -52,9 +53,7 @@ async def _until(settings: Settings, wanted: int, ring: Ring) -> None:
 
 def _cpu(ring: Ring) -> float:
     """Seconds of CPU of the workers and of what started them."""
-    started = [psutil.Process(child.pid) for child in ring.children.values()]
-    every = [process for one in started for process in (one, *one.children(recursive=True))]
-    return float(sum(sum(process.cpu_times()[:2]) for process in every))
+    return sum(cpu(psutil.Process(child.pid)) for child in ring.children.values())
 
 
 def once(bootstrap: str, folder: Path, name: str, workers: int, count: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -37,7 +38,7 @@ def event(outgoing: OutgoingEvent) -> Any:
 
 def test_a_uuid7_holds_its_time_and_sorts_by_it() -> None:
     before = time.time_ns() // 1_000_000
-    ids = [uuid7() for _ in range(200)]
+    ids = [uuid7(time.time_ns(), os.urandom(10)) for _ in range(200)]
     after = time.time_ns() // 1_000_000
     for text in ids:
         parsed = UUID(text)

@@ -36,6 +36,7 @@ from support.ring import Ring
 pytestmark = pytest.mark.kafka
 
 [STAGE] = [stage for stage in STAGES if stage.name == "release"]
+GATE = STAGE.policy.model_validate({"rule": "gate"}).body()
 TOPICS = ("releases", "releases.history")
 
 
@@ -52,12 +53,7 @@ def release_stage(settings: Settings) -> Iterator[None]:
     """The release stage, running."""
 
     async def work() -> None:
-        await asyncio.gather(
-            *(
-                FoldTask(STAGE, STAGE.policy.model_validate({"rule": "gate"}).body(), "outcomes", number, settings).run()
-                for number in (0, 1)
-            )
-        )
+        await asyncio.gather(*(FoldTask(STAGE, GATE, "outcomes", number, settings).run() for number in (0, 1)))
 
     running = Background("release-stage", work)
     yield
@@ -222,7 +218,7 @@ def test_one_key_follows_the_other(settings: Settings, tmp_path: Path) -> None:
 def test_a_task_whose_key_cannot_be_read_writes_nothing_and_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
     files = key_files(tmp_path, "ours")
     files.private.write_text("damaged")
-    task = FoldTask(STAGE, STAGE.policy.model_validate({"rule": "gate"}).body(), "outcomes", 0, with_keys(settings, files))
+    task = FoldTask(STAGE, GATE, "outcomes", 0, with_keys(settings, files))
     with pytest.raises(Refused, match=r"^release/outcomes/0: signing_key = .*: no private key in PEM, or a damaged one$"):
         asyncio.run(task.run())
     assert on_log(settings, "rules") == []

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
@@ -26,6 +27,7 @@ from headrace_streams.kafka import admin, clients, compat
 from headrace_streams.kafka.unpacking import header_of, unpack
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import POSITION_KEY, Fenced, Journal, Position, Refused, encode_position
+from headrace_streams.runtime.session import Session
 from headrace_streams.runtime.stage import FoldStage, Record, RuleVersion, Step, Write
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings
@@ -187,6 +189,28 @@ def test_open_transaction_of_a_dead_owner_is_settled_before_the_changelog_is_rea
         await assert_exact(settings, COUNTING, "signals", [0], BODY)
 
     asyncio.run(main())
+
+
+def test_a_start_asks_where_its_log_begins_and_ends_once_each(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that does not know the partition yet asks in vain, and again after a back-off."""
+    partition = TopicPartition(clients.full_name(settings, "signals"), 0)
+    asked: list[int] = []
+    ask = Fetcher._proc_offset_requests
+
+    async def noting(fetcher: Fetcher, timestamps: Mapping[TopicPartition, int]) -> Any:
+        asked.extend(at for tp, at in timestamps.items() if tp == partition)
+        return await ask(fetcher, timestamps)
+
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        monkeypatch.setattr(Fetcher, "_proc_offset_requests", noting)
+        session = Session(settings, COUNTING, BODY, "signals", 0)
+        async with session.held():
+            await session.begin()
+
+    asyncio.run(main())
+    earliest, latest = -2, -1
+    assert asked == [earliest, latest]
 
 
 def test_position_before_the_log_is_refused_never_skipped(settings: Settings) -> None:

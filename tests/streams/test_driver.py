@@ -202,19 +202,16 @@ def test_large_record_is_carried_whole_where_a_dead_letter_holds_it() -> None:
     ids=["by number", "by bytes", "at least one", "none that is too large", "none"],
 )
 def test_what_a_fold_is_shown_ahead_is_bounded(sizes: list[int], seen: int) -> None:
-    shown: list[int] = []
-
-    class Watching(CountingFold):
-        def look_ahead(self, records: Sequence[tuple[bytes, Headers]]) -> None:
-            shown.extend(len(value) for value, _ in records)
-
-    runner = FoldRunner(replace(COUNTING, versions={1: RuleVersion(Watching)}), "signals", 1, COUNTS)
-    runner.activate_newest({"step": 1})
-    assert runner.look_ahead([record(bytes(size)) for size in sizes]) == seen
-    assert shown == sizes[:seen]
+    values = [bytes(size) for size in sizes]
+    assert looked_ahead(values) == (seen, values[:seen])
 
 
 def test_a_fold_is_not_shown_what_was_not_read() -> None:
+    assert looked_ahead([UnreadValue("over_limit", "too large"), None, b"x"]) == (3, [b"x"])
+
+
+def looked_ahead(values: Sequence[Any]) -> tuple[int, list[bytes]]:
+    """How many records a runner has looked at, and the values that its fold was shown."""
     shown: list[bytes] = []
 
     class Watching(CountingFold):
@@ -223,6 +220,4 @@ def test_a_fold_is_not_shown_what_was_not_read() -> None:
 
     runner = FoldRunner(replace(COUNTING, versions={1: RuleVersion(Watching)}), "signals", 1, COUNTS)
     runner.activate_newest({"step": 1})
-    values = [UnreadValue("over_limit", "too large"), None, b"x"]
-    assert runner.look_ahead([record(value) for value in values]) == 3
-    assert shown == [b"x"]
+    return runner.look_ahead([record(value) for value in values]), shown

@@ -61,6 +61,13 @@ class World:
     def reader(self, *_: Any) -> FakeReader:
         return FakeReader(self)
 
+    def stands_in(self, patch: pytest.MonkeyPatch) -> None:
+        """For all that a session asks of Kafka."""
+        patch.setattr(session, "Journal", self.journal)
+        patch.setattr(session, "Reader", self.reader)
+        patch.setattr(session, "PartitionFetcher", self.fetcher)
+        patch.setattr(clients, "consumer", self.consumer)
+
 
 class FakeJournal:
     def __init__(self, world: World) -> None:
@@ -131,6 +138,10 @@ class FakeReader:
 class FakeConsumer:
     def __init__(self, world: World) -> None:
         self.world = world
+        self._client = self
+
+    async def add_topic(self, topic: str) -> None:
+        pass
 
     async def start(self) -> None:
         pass
@@ -230,10 +241,7 @@ def test_borders_and_deaths_do_not_show(
                 return
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "Journal", world.journal)
-        patch.setattr(session, "Reader", world.reader)
-        patch.setattr(clients, "consumer", world.consumer)
-        patch.setattr(session, "PartitionFetcher", world.fetcher)
+        world.stands_in(patch)
         patch.setattr(fold_task, "BEHIND_RECORDS", behind)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)
@@ -268,10 +276,7 @@ def test_a_fold_is_shown_each_record_once_before_its_turn(
 
     world, stage = World(messages, chunks, [], []), replace(COUNTING, versions={1: RuleVersion(Watching)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "Journal", world.journal)
-        patch.setattr(session, "Reader", world.reader)
-        patch.setattr(clients, "consumer", world.consumer)
-        patch.setattr(session, "PartitionFetcher", world.fetcher)
+        world.stands_in(patch)
         patch.setattr(fold_runner, "AHEAD_RECORDS", ahead)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)
@@ -300,9 +305,6 @@ def test_what_reading_its_input_ends_in(
         raise error
 
     monkeypatch.setattr(FakeFetcher, "fetch", gone)
-    monkeypatch.setattr(session, "PartitionFetcher", world.fetcher)
-    monkeypatch.setattr(session, "Journal", world.journal)
-    monkeypatch.setattr(session, "Reader", world.reader)
-    monkeypatch.setattr(clients, "consumer", world.consumer)
+    world.stands_in(monkeypatch)
     with pytest.raises(end, match=f"^counting/signals/0: .*{says}"):
         asyncio.run(FoldTask(COUNTING, {"step": 1}, "signals", 0, Settings()).run())

@@ -36,7 +36,7 @@ from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.unpacking import header_of, unpack, unread
 
-GIVEN_BYTES = 2 * MIB  # unpacked, of a partition, that one `getmany` gives out, and at most one record more
+GIVEN_BYTES = 2 * MIB  # unpacked, of a partition, that one fetch gives out, and at most one record more
 _HEADER_BYTES = 96  # of a header as an object
 _SIGHTINGS = 3  # of a wrong checksum until it is what lies on the broker and not what the way did to it
 _SIZE_AT, _SIZE_END = 8, 12  # where a batch says how many bytes follow
@@ -144,15 +144,11 @@ class PortionedResult(fetcher.FetchResult):  # type: ignore[misc]
         return given
 
 
-async def getmany(
-    consumer: Any, *partitions: TopicPartition, timeout_ms: int, max_records: int | None = None
-) -> dict[TopicPartition, list[Any]]:
+async def getmany(consumer: Any, *partitions: TopicPartition, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
     """As the consumer's own, about GIVEN_BYTES of each partition; a batch with a wrong checksum is read again, and given out as
     unread records when it stays so. Raises KafkaError."""
     try:
-        fetched: dict[TopicPartition, list[Any]] = await consumer.getmany(
-            *partitions, timeout_ms=timeout_ms, max_records=max_records
-        )
+        fetched: dict[TopicPartition, list[Any]] = await consumer.getmany(*partitions, timeout_ms=timeout_ms)
     except DamagedBatch:
         return {}
     return fetched

@@ -16,6 +16,8 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import (
     KafkaError,
+    KafkaProtocolError,
+    LeaderNotAvailableError,
     NoError,
     OffsetOutOfRangeError,
     TopicAuthorizationFailedError,
@@ -24,10 +26,10 @@ from aiokafka.errors import (
 from aiokafka.protocol.fetch import FetchRequest
 
 from headrace_streams.kafka import compat
+from headrace_streams.kafka.clients import FETCH_LIMIT
 
 WAIT_MS = 500  # that a broker may hold a request
 RETRY_SECONDS = 0.1
-FETCH_LIMIT = compat.GIVEN_BYTES  # packed, of an answer; a first batch that is larger comes whole all the same
 
 
 class PartitionFetcher:
@@ -85,38 +87,35 @@ class PartitionFetcher:
         return given
 
     async def _ask(self, wait_ms: int) -> None:
-        topic, number = self._partition
-        node = self._client.cluster.leader_for_partition(self._partition)
-        request = FetchRequest(wait_ms, 1, FETCH_LIMIT, READ_COMMITTED, [(topic, [(number, self.position, FETCH_LIMIT)])])
         try:
-            if node is None or node == -1:
-                await self._again()
-                return
-            response = await self._client.send(node, request)
+            there, version = await self._answer(wait_ms)
         except KafkaError as error:
             if not error.retriable:
                 raise
-            await self._again()
-            return
-        if not response.topics:  # an answer to a broker's own error
-            await self._again()
-            return
+            self._client.force_metadata_update()
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            self._take(there, version)
+
+    async def _answer(self, wait_ms: int) -> tuple[list[Any], int]:
+        """What the leader says of the partition, and in which version. Raises KafkaError."""
+        topic, number = self._partition
+        node = self._client.cluster.leader_for_partition(self._partition)
+        if node is None or node == -1:
+            raise LeaderNotAvailableError(self._partition)
+        request = FetchRequest(wait_ms, 1, FETCH_LIMIT, READ_COMMITTED, [(topic, [(number, self.position, FETCH_LIMIT)])])
+        response = await self._client.send(node, request)
+        if not response.topics:  # as a broker answers an error of its own
+            raise KafkaProtocolError("an answer without partitions")
         ((_, ((_, code, _, *there),)),) = response.topics
         kind = for_code(code)
-        if kind is NoError:
-            self._take(there, response.API_VERSION)
-        elif kind is OffsetOutOfRangeError:
+        if kind is OffsetOutOfRangeError:
             raise OffsetOutOfRangeError({self._partition: self.position})
-        elif kind is TopicAuthorizationFailedError:
+        if kind is TopicAuthorizationFailedError:
             raise TopicAuthorizationFailedError(topic)
-        elif kind.retriable:
-            await self._again()
-        else:
+        if kind is not NoError:
             raise kind()
-
-    async def _again(self) -> None:
-        self._client.force_metadata_update()
-        await asyncio.sleep(RETRY_SECONDS)
+        return there, response.API_VERSION
 
     def _take(self, there: list[Any], version: int) -> None:
         """`there`: last stable offset, aborted transactions and records, in the place that a version gives them."""

@@ -200,8 +200,7 @@ class Database:
             for statement in _TO_2:
                 self.connection.execute(statement)
         self.entries, self.bytes, self.newest, self._counted = self.totals()
-        found = self.connection.execute("SELECT name FROM destination").fetchone()
-        self.destination = found and found[0]
+        self.destination = self.bound_to()
 
     def _version(self) -> int:
         return int(self.connection.execute("PRAGMA user_version").fetchone()[0])
@@ -233,6 +232,11 @@ class Database:
         self.entries += 1
         self.bytes += len(key) + len(value)
         return self.newest
+
+    def bound_to(self) -> str | None:
+        """Whom the file says it is for."""
+        found = self.connection.execute("SELECT name FROM destination").fetchone()
+        return found and str(found[0])
 
     def bind(self, destination: str) -> None:
         """Within a transaction: whom the file is for from now on."""

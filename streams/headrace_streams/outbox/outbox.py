@@ -91,8 +91,8 @@ class Outbox:
         if self._destination is None:
             return
         with self._reading() as database:
-            found = database.connection.execute("SELECT name FROM destination").fetchone()
-        if found is not None and self._destination.is_same_as(found[0]):
+            name = database.bound_to()
+        if name is not None and self._destination.is_same_as(name):
             return
 
         def work() -> None:
@@ -190,8 +190,7 @@ class Outbox:
             ", ".join("?" * len(without))
         )
         with self._reading() as database:
-            found = database.connection.execute("SELECT name FROM destination").fetchone()
-            self._check(found and found[0])
+            self._check(database.bound_to())
             rows = database.connection.execute(query, (max(after, database.settled_to), *without))
             for row in rows:
                 if len(entries) >= limit or size <= 0:

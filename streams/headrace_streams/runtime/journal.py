@@ -301,15 +301,13 @@ class _Batches:
         await transaction.begin(places.values())
         ends: dict[tuple[str, int], int] = {}
         for round_ in zip_longest(*self._packed.values()):  # a partition's second batch waits for its first
-            batches = {places[place]: batch for place, batch in zip(self._packed, round_, strict=True) if batch is not None}
-            counts = {tp: batch.record_count() for tp, batch in batches.items()}
-            written = await transaction.write(batches)
-            for place, tp in places.items():
-                if tp in written:
-                    result = written[tp]
-                    ends[place] = result.offset + counts[tp]
-                    self.appended_ms[place] = result.timestamp
-                    if result.timestamp_type == LOG_APPEND_TIME:
-                        clock.heard(result.timestamp)
+            batches = {place: batch for place, batch in zip(self._packed, round_, strict=True) if batch is not None}
+            written = await transaction.write({places[place]: batch for place, batch in batches.items()})
+            for place, batch in batches.items():
+                result = written[places[place]]
+                ends[place] = result.offset + batch.record_count()
+                self.appended_ms[place] = result.timestamp
+                if result.timestamp_type == LOG_APPEND_TIME:
+                    clock.heard(result.timestamp)
         await transaction.commit()
         return ends

@@ -29,7 +29,7 @@ from headrace_schemas.topics import may_grow
 from headrace_schemas.topology import changelog
 from headrace_streams import signing
 from headrace_streams.cancellation import cancelled_by_somebody
-from headrace_streams.kafka import clients
+from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.failures import remedy
 from headrace_streams.kafka.partition_fetcher import PartitionFetcher
 from headrace_streams.kafka.reader import Reader
@@ -124,6 +124,7 @@ class Session:
             await self.commit([self._activation()], {}, self.moved(rules=self.rules))
         self._consumer = clients.consumer(self._settings, auto_offset_reset="none")
         await self._consumer.start()
+        await compat.connection_of(self._consumer).add_topic(self._tp.topic)  # or the next line would wait 0.1 s for that
         begin = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
         position = self.position.next_offset

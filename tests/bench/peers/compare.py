@@ -185,11 +185,11 @@ def main() -> None:
     print(f"CPU per event without the broker: {given.count} events, {PARTITIONS} partitions, {given.runs} runs; {load_average()}")
     others = {name: values for name, values in found.items() if name != "Headrace"}
     best = min(others, key=lambda name: min(others[name]), default="Headrace")
+    rates = {name: [1e6 / value for value in values] for name, values in found.items()}
     for peer in chosen:
         if peer.name in found:
             baseline = (f"the best peer, {best}", found[best])
             common.line(f"{peer.name}, {peer.guarantee}", found[peer.name], "us/event", baseline)
-            rates = {name: [1e6 / value for value in values] for name, values in found.items()}
             common.line("    events per core", rates[peer.name], "/s", (baseline[0], rates[best]))
 
 
