@@ -82,8 +82,10 @@ def test_a_restart_hashes_only_what_has_another_size_or_time(
     progress: list[tuple[int, int]] = []
     first = identify(folder, FileNotes(notes), on_hashed=lambda done, whole: progress.append((done, whole)))
     assert progress[-1][0] == progress[-1][1] > 0
+    written = notes.stat().st_ino
     assert identify(folder, FileNotes(notes), on_hashed=lambda done, whole: progress.append((-1, -1))) == first
     assert progress[-1] != (-1, -1), "nothing was read"
+    assert notes.stat().st_ino == written, "and nothing written"
     weights = folder / "model.safetensors"
     stat = weights.stat()
     flip(weights)
