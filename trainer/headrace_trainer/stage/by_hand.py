@@ -23,7 +23,7 @@ from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
 from headrace_trainer.job.process import JobFailed, JobProcess, probe_hardware
 from headrace_trainer.policy import load
-from headrace_trainer.spec import Counts, EvaluationReport, JobResult, JobSpec
+from headrace_trainer.spec import Counts, EvaluationReport, JobResult
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.context import KnownBase, TrainerContext
@@ -59,10 +59,10 @@ async def train_batch(settings: Settings, batch_id: str, device: str, show: Prin
     base = await context.base_of(origin.batch.base, _tell(show))
     start = await catalogue.started(context.reader, origin.batch.bucket, batch_id)
     if start is None:
-        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition), base=base)
+        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition), base)
     context.check_base(origin.batch.base, base, start.base_identity)
     version = await _version(settings, lambda version: version.run_id == start.run_id)
-    result = await _run(context, origin, start, base, show, lambda spec: spec)
+    result = await _run(context, origin, start, base, show)
     adapter = context.store.put(result.folder)
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     summary = _summary(adapter.digest, result, recorded=version.adapter.digest if version else None)
@@ -101,7 +101,7 @@ async def evaluate_version(
         withdrawn=known.withdrawn_of(origin.batch) or None,
         base_identity=base.identity,
     )  # fmt: skip
-    result = await _run(context, origin, start, base, show, lambda spec: replace(spec, candidate=candidate))
+    result = await _run(context, origin, start, base, show, candidate)
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     if publish:
         event = events.evaluated(origin, start, version, result, identity, now_ms())
@@ -125,12 +125,10 @@ async def _run(
     start: TrainingStart,
     base: KnownBase,
     show: PrintLine,
-    change: Callable[[JobSpec], JobSpec],
+    candidate: Path | None = None,
 ) -> JobResult:
-    parent = await context.adapter_folder(start.parent_adapter)
-    values = await context.values_of(origin.batch, start)
-    spec = await context.with_heads(context.job_spec(origin, start, values, parent, base))
-    spec = change(replace(spec, folder=_folder(context, start)))
+    """`candidate`: evaluate this adapter, train none."""
+    spec = replace(await context.job_spec(origin, start, base, {}), folder=_folder(context, start), candidate=candidate)
     async with aclosing(JobProcess(spec).events()) as stream:
         async for event in stream:
             if isinstance(event, JobResult):
