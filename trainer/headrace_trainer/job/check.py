@@ -96,7 +96,7 @@ def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckRepor
     from headrace_trainer.evaluation.generate import generate
     from headrace_trainer.learning.loop import train
     from headrace_trainer.model import lora, targets
-    from headrace_trainer.model.base import load_base
+    from headrace_trainer.model.base import load_base, within_positions
     from headrace_trainer.model.stops import stop_ids, stop_trouble
 
     base = load_base(
@@ -104,7 +104,7 @@ def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckRepor
         trust_remote_code=spec.trust_remote_code,
     )  # fmt: skip
     stops = stop_ids(base.tokenizer, base.model)
-    limit = min(spec.hyper.max_sequence_tokens, base.positions or spec.hyper.max_sequence_tokens)
+    limit = within_positions(base.model.config, spec.hyper.max_sequence_tokens)
     row = RowTokeniser(base.tokenizer, limit, stops).example(_EXAMPLE, 1.0).row
     troubles = [stop_trouble(base.model, stop) for stop in sorted(set(row.completion[-1:]) & set(stops))]
     parameters, format_ = sum(value.numel() for value in base.model.parameters()), str(base.model.dtype).removeprefix("torch.")
