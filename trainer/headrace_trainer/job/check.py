@@ -59,10 +59,9 @@ class CheckReport(Struct, frozen=True, omit_defaults=True):
 def check(spec: CheckSpec) -> CheckReport:
     """Raises BaseMissing, AdapterInvalid, RowUnfit, or what torch raises."""
     import torch
-    from transformers import AutoTokenizer
 
     from headrace_trainer.data.rows import RowTokeniser
-    from headrace_trainer.model.base import BaseMissing, load_config
+    from headrace_trainer.model.base import load_config, load_tokenizer
 
     began = time.monotonic()
     if spec.threads is not None:
@@ -73,12 +72,7 @@ def check(spec: CheckSpec) -> CheckReport:
     )
     if spec.whole:
         return _whole(spec, describe(memory), memory.fits, began)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.folder, trust_remote_code=spec.trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise BaseMissing(f"base weights {str(spec.folder)!r}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
-    if tokenizer.eos_token_id is None:
-        raise BaseMissing(f"base weights {str(spec.folder)!r}: the tokenizer has no end-of-text token")
+    tokenizer = load_tokenizer(str(spec.folder), spec.trust_remote_code)
     RowTokeniser(tokenizer, spec.hyper.max_sequence_tokens).example(_EXAMPLE, 1.0)
     stops = [f"{tokenizer.eos_token_id} {tokenizer.eos_token}"]
     return CheckReport(
@@ -97,7 +91,7 @@ def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckRepor
     from headrace_trainer.learning.loop import train
     from headrace_trainer.model import lora, targets
     from headrace_trainer.model.base import load_base, within_positions
-    from headrace_trainer.model.stops import stop_ids, stop_trouble
+    from headrace_trainer.model.stops import stop_ids, stop_troubles
 
     base = load_base(
         str(spec.folder), device=spec.device, precision=spec.precision, attn_implementation=spec.attn_implementation,  # type: ignore[arg-type]
@@ -106,7 +100,7 @@ def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckRepor
     stops = stop_ids(base.tokenizer, base.model)
     limit = within_positions(base.model.config, spec.hyper.max_sequence_tokens)
     row = RowTokeniser(base.tokenizer, limit, stops).example(_EXAMPLE, 1.0).row
-    troubles = [stop_trouble(base.model, stop) for stop in sorted(set(row.completion[-1:]) & set(stops))]
+    notes = stop_troubles(base.model, {row.completion[-1]} & set(stops), spec.hyper.modules_to_save)
     parameters, format_ = sum(value.numel() for value in base.model.parameters()), str(base.model.dtype).removeprefix("torch.")
     found = targets.targets_of(base.model, spec.hyper.target_modules)
     model, _ = lora.attach(base.model, spec.hyper, 0)
@@ -119,5 +113,5 @@ def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckRepor
         stops=[f"{stop} {base.tokenizer.convert_ids_to_tokens(stop)}" for stop in stops], memory=memory, fits=fits,
         parameters=parameters, trained=sum(value.numel() for value in model.parameters() if value.requires_grad),
         format=format_, layers=targets.last_names([*found.modules, *found.parameters]), loss=result.loss, answer=answers[0],
-        seconds=time.monotonic() - began, notes=[trouble for trouble in troubles if trouble is not None],
+        seconds=time.monotonic() - began, notes=notes,
     )  # fmt: skip

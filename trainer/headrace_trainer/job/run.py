@@ -27,7 +27,7 @@ from headrace_trainer.learning.loop import OnProgress, train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base, within_positions
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
-from headrace_trainer.model.stops import stop_ids, stop_trouble
+from headrace_trainer.model.stops import stop_ids, stop_troubles
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import Counts, EvaluationReport, JobProgress, JobResult, JobSpec, TrainingResult
 
@@ -100,8 +100,8 @@ class _Lessons:
             if found:
                 counts[side] = found
         used = {each.row.completion[-1] for each in made.examples} & set(stops)
-        for stop in sorted(used) if not self._hyper.modules_to_save else ():
-            if (trouble := stop_trouble(base.model, stop)) is not None and trouble not in self.notes:
+        for trouble in stop_troubles(base.model, used, self._hyper.modules_to_save):
+            if trouble not in self.notes:
                 self.notes.append(trouble)
                 log.warning(trouble)
         return made.examples

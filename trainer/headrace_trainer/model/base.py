@@ -42,8 +42,8 @@ def load_base(
 ) -> Base:
     """Loads by `from_pretrained` from the folder of a base's files; BaseMissing says what is wrong."""
     logging.disable_progress_bar()
+    tokenizer = load_tokenizer(weights, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=trust_remote_code, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             weights,
             config=load_config(weights, trust_remote_code),
@@ -54,11 +54,20 @@ def load_base(
         )
     except (OSError, ValueError, ImportError) as error:
         raise BaseMissing(f"base weights {weights!r} cannot be loaded: {_reason(error)}") from error
-    if tokenizer.eos_token_id is None:
-        raise BaseMissing(f"base weights {weights!r}: the tokenizer has no end-of-text token, so nothing could learn to stop")
     frozen: Any = model
     frozen.requires_grad_(False)
     return Base(frozen.to(device).eval(), tokenizer, device)
+
+
+def load_tokenizer(weights: str, trust_remote_code: bool) -> Any:
+    """BaseMissing when it is not there or says nothing to stop by."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise BaseMissing(f"base weights {weights!r} cannot be loaded: {_reason(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise BaseMissing(f"base weights {weights!r}: the tokenizer has no end-of-text token, so nothing could learn to stop")
+    return tokenizer
 
 
 def load_config(weights: str, trust_remote_code: bool) -> Any:
