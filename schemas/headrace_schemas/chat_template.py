@@ -26,8 +26,9 @@ from headrace_schemas.text import render
 Calls = Literal["object", "json", "text"]
 Roles = Literal["given", "system", "joined", "folded"]
 MessageDict = dict[str, Any]
-THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning)>")
-_THOUGHT_TAG = re.compile(r"</?(?:think|thinking|thought|reasoning)>")
+THOUGHT_TAGS = ("think", "thinking", "thought", "reasoning")
+THOUGHT_END = re.compile(rf"</(?:{'|'.join(THOUGHT_TAGS)})>")
+_THOUGHT_TAG = re.compile(rf"</?(?:{'|'.join(THOUGHT_TAGS)})>")
 
 
 class Template(Protocol):
