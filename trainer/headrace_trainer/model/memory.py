@@ -168,7 +168,7 @@ def _measured(
 def make_activations_twice(wrapped: Any) -> None:
     """Activation checkpointing: a layer's activations are dropped and made again for the gradient. AdapterInvalid where the base
     can't."""
-    causal = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    causal = head.causal_of(wrapped)
     if not causal.supports_gradient_checkpointing:
         raise lora.AdapterInvalid(
             f'activation_checkpointing = "on": a {causal.config.model_type} does not support it; write "off"'
