@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from headrace_schemas.canonical import sha256
+from headrace_trainer.job.process import probe_hardware
 from headrace_trainer.learning.loop import _RunState
 from headrace_trainer.model.base import load_base
 from headrace_trainer.model.hub import folder_of
@@ -249,6 +251,7 @@ def test_surroundings_say_on_what_a_run_computes() -> None:
     assert (found.device, found.threads, found.torch) == ("cpu", 3, torch.__version__)
     assert found.instructions == torch.backends.cpu.get_cpu_capability()
     assert type(found.torch) is str, "a version of torch is a class of its own, which no encoder knows"
+    assert asyncio.run(probe_hardware("cpu", 3)).surroundings == found, "as pins say it: found where jobs run, by policy"
 
 
 def test_the_generator_of_the_device_that_trains_is_kept_and_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

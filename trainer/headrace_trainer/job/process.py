@@ -59,10 +59,10 @@ class Hardware(NamedTuple):
     surroundings: Surroundings | None = None
 
 
-async def probe_hardware(device: str) -> Hardware:
-    """The device and the precision that "auto" means on it, found out where jobs run; this also makes the fork server load the
-    libraries, so that the first batch need not wait for them."""
-    return Hardware(*await in_child(_probe, device))
+async def probe_hardware(device: str, threads: int | None) -> Hardware:
+    """The device and the precision that "auto" means on it, found out where jobs run, with `threads` of the policy; this also
+    makes the fork server load the libraries, so that the first batch need not wait for them."""
+    return Hardware(*await in_child(_probe, device, threads))
 
 
 async def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -103,12 +103,12 @@ def _ended(code: int | None) -> JobFailed:
     )
 
 
-def _probe(device: str) -> tuple[str, str, Surroundings]:
+def _probe(device: str, threads: int | None) -> tuple[str, str, Surroundings]:
     from headrace_trainer.model.precision import device_for, precision_for, surroundings_of
 
     try:
         chosen = device_for(device)
-        return chosen, precision_for("auto", chosen), surroundings_of(chosen)
+        return chosen, precision_for("auto", chosen), surroundings_of(chosen, threads)
     except Exception as error:
         raise RuntimeError(f"device {device}: {type(error).__name__}: {error}") from error
 

@@ -21,12 +21,11 @@ from headrace_streams.requests import versions
 from headrace_streams.runtime.session import now_ms
 from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
-from headrace_trainer.job.process import JobFailed, JobProcess, probe_hardware
-from headrace_trainer.policy import load
+from headrace_trainer.job.process import JobFailed, JobProcess
 from headrace_trainer.spec import Counts, EvaluationReport, JobResult
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
-from headrace_trainer.stage.context import KnownBase, TrainerContext
+from headrace_trainer.stage.context import KnownBase, TrainerContext, context_of
 from headrace_trainer.stage.events import Origin
 
 PrintLine = Callable[[str], None]
@@ -51,7 +50,7 @@ class JobSummary(Struct, frozen=True):
 
 async def train_batch(settings: Settings, batch_id: str, device: str, show: PrintLine) -> JobSummary:
     """Trains a batch with its recorded pins, or with pins as of now when it was never begun. CliError, JobFailed, StoreError."""
-    context = TrainerContext(settings, load(settings.policy), await probe_hardware(device))
+    context = await context_of(settings, device)
     origin = await _newest_batch(context.reader, lambda batch: batch.data.batch_id == batch_id)
     if origin is None:
         raise CliError(NO, f"no batch {batch_id}: `headrace tail batches` shows all")
@@ -73,7 +72,7 @@ async def evaluate_version(
     settings: Settings, version_id: str, device: str, show: PrintLine, *, publish: bool = False
 ) -> JobSummary:
     """Evaluates a version against what its bucket serves now, on the test pool of the bucket's newest batch."""
-    context = TrainerContext(settings, load(settings.policy), await probe_hardware(device))
+    context = await context_of(settings, device)
     version = await _version(settings, lambda version: version.version_id == version_id)
     if version is None:
         raise CliError(NO, f"no version {version_id}: `headrace tail versions` shows all")

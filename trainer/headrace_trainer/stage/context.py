@@ -11,10 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from msgspec import structs
-
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import BaseIdentity, Batch, Member, Surroundings, TrainingStart
+from headrace_schemas.derived import BaseIdentity, Batch, Member, TrainingStart
 from headrace_schemas.selection import run_members
 from headrace_streams import release_log
 from headrace_streams.adapter_store import Store, fetch
@@ -22,10 +20,10 @@ from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 from headrace_trainer.data.members import MemberRefused, RecordValues, key_of, verify
 from headrace_trainer.job.plan import describe, plan_of
-from headrace_trainer.job.process import Hardware, in_child
+from headrace_trainer.job.process import Hardware, in_child, probe_hardware
 from headrace_trainer.model.hub import BaseFolder, folder_of
 from headrace_trainer.model.identity import BaseChanged, FileNotes, changes, identify
-from headrace_trainer.policy import Hyperparameters, TrainerPolicy
+from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
 from headrace_trainer.spec import JobSpec, MemoryPlan
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
@@ -149,7 +147,7 @@ class TrainerContext:
             origin, self.policy, self.precision_of(hyper), planned=planned, parent_adapter=release_log.adapter_digest(served),
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
-            base_identity=base.identity, surroundings=self._surroundings(), learner=learner,
+            base_identity=base.identity, surroundings=self.hardware.surroundings, learner=learner,
         )  # fmt: skip
         return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
 
@@ -166,9 +164,11 @@ class TrainerContext:
         plan: MemoryPlan = self._plans[key]
         return {"batch_tokens": plan.batch_tokens, "activation_checkpointing": plan.activation_checkpointing}
 
-    def _surroundings(self) -> Surroundings | None:
-        found, threads = self.hardware.surroundings, self.policy.threads
-        return structs.replace(found, threads=threads) if found is not None and threads is not None else found
+
+async def context_of(settings: Settings, device: str) -> TrainerContext:
+    """By the policy of `settings`, on `device` ("auto": what there is). PolicyError, JobFailed."""
+    policy = load(settings.policy)
+    return TrainerContext(settings, policy, await probe_hardware(device, policy.threads))
 
 
 def _verified(member: Member, values: RecordValues) -> bool:
