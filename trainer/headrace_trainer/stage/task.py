@@ -17,9 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from headrace_schemas.derived import BaseIdentity, Batch, TrainingStart
+from headrace_schemas.derived import Batch, TrainingStart
 from headrace_schemas.events import BatchReady, BatchRetryRequested, Event
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import RECORDS, STAGES_BY_NAME
@@ -42,6 +41,7 @@ from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.context import KnownBase, Pins, TrainerContext
 from headrace_trainer.stage.events import STAGE, Origin
+from headrace_trainer.stage.state import TrainBucket, TrainingRun
 
 log = logging.getLogger("headrace")
 
@@ -61,23 +61,6 @@ TRAIN: Stage[TrainerPolicy] = Stage(topology=STAGES_BY_NAME[STAGE], policy=Train
 
 class Held(HeadraceError):
     """A batch can't be trained because of something around it, and who asked for it will not wait; it keeps its place."""
-
-
-class TrainingRun(Struct, frozen=True):
-    """A batch under way: its pins, and the errors of its failed attempts. State key `run:<batch id>`."""
-
-    start: TrainingStart
-    errors: tuple[str, ...] = ()
-
-
-class TrainBucket(Struct, frozen=True, omit_defaults=True):
-    """State key `bucket:<bucket>`. `waits_for`: the evaluation that release must answer before the next batch; `untrained`:
-    batches that came while the base had no weights or was another one, to be learnt in the next run; `base`: what the base was in
-    the last run."""
-
-    waits_for: str | None = None
-    untrained: tuple[str, ...] = ()
-    base: BaseIdentity | None = None
 
 
 class TrainTask:
