@@ -14,6 +14,7 @@ from headrace_schemas.derived import Components, Content, Example, Weights
 from headrace_schemas.inputs import Agent
 from headrace_trainer.job.plan import describe, plan_of
 from headrace_trainer.policy import EvaluationPolicy, Hyperparameters
+from headrace_trainer.spec import MemoryPlan
 
 _EXAMPLE = Example(
     example_id="check", revision=1, interaction_id="check", bucket="check/check", artifact_type="check", model="check",
@@ -66,12 +67,12 @@ def check(spec: CheckSpec) -> CheckReport:
     began = time.monotonic()
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    config = load_config(str(spec.folder), spec.trust_remote_code)
     memory = plan_of(
         spec.folder, spec.hyper, spec.device, spec.precision, spec.memory_gb, spec.attn_implementation, spec.trust_remote_code
     )
     if spec.whole:
-        return _whole(spec, describe(memory), memory.fits, began)
+        return _whole(spec, memory, began)
+    config = load_config(str(spec.folder), spec.trust_remote_code)
     tokenizer = load_tokenizer(str(spec.folder), spec.trust_remote_code)
     RowTokeniser(tokenizer, spec.hyper.max_sequence_tokens).example(_EXAMPLE, 1.0)
     stops = [f"{tokenizer.eos_token_id} {tokenizer.eos_token}"]
@@ -85,7 +86,7 @@ def check(spec: CheckSpec) -> CheckReport:
     )
 
 
-def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckReport:
+def _whole(spec: CheckSpec, memory: MemoryPlan, began: float) -> CheckReport:
     from headrace_trainer.data.rows import RowTokeniser
     from headrace_trainer.evaluation.generate import generate
     from headrace_trainer.learning.loop import train
@@ -110,8 +111,9 @@ def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckRepor
     result = train(model, base, [row], [], once, seed=0, precision=spec.precision)  # type: ignore[arg-type]
     return CheckReport(
         architecture=str(base.model.config.model_type), template=bool(base.tokenizer.chat_template),
-        stops=[f"{stop} {base.tokenizer.convert_ids_to_tokens(stop)}" for stop in stops], memory=memory, fits=fits,
-        parameters=parameters, trained=sum(value.numel() for value in model.parameters() if value.requires_grad),
-        format=format_, layers=targets.last_names([*found.modules, *found.parameters]), loss=result.loss, answer=answers[0],
+        stops=[f"{stop} {base.tokenizer.convert_ids_to_tokens(stop)}" for stop in stops],
+        memory=describe(memory), fits=memory.fits,
+        parameters=parameters, trained=sum(value.numel() for value in model.parameters() if value.requires_grad), format=format_,
+        layers=targets.last_names([*found.modules, *found.parameters]), loss=result.loss, answer=answers[0],
         seconds=time.monotonic() - began, notes=notes,
     )  # fmt: skip
