@@ -26,9 +26,9 @@ from headrace_schemas.text import render
 Calls = Literal["object", "json", "text"]
 Roles = Literal["given", "system", "joined", "folded"]
 MessageDict = dict[str, Any]
-THOUGHTS = ("think", "thinking", "thought", "reasoning")  # tags that bases put their thoughts in
-THOUGHT_END = re.compile(rf"</(?:{'|'.join(THOUGHTS)})>")
-_THOUGHT_TAG = re.compile(rf"</?(?:{'|'.join(THOUGHTS)})>")
+THOUGHT_TAGS = ("think", "thinking", "thought", "reasoning")  # that bases put their thoughts in
+THOUGHT_END = re.compile(rf"</(?:{'|'.join(THOUGHT_TAGS)})>")
+_THOUGHT_TAG = re.compile(rf"</?(?:{'|'.join(THOUGHT_TAGS)})>")
 
 
 class Template(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from headrace_trainer.data.rows import TokenisedExample, tokenise
+from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
 from headrace_trainer.evaluation.evaluate import INCUMBENT, Incumbent, evaluate
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
@@ -24,8 +24,8 @@ POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
 
 
 def held_out(base: Base, numbers: range) -> list[TokenisedExample]:
-    examples = [training_data.example(number) for number in numbers]
-    return [TokenisedExample(tokenise(base.tokenizer, example, 1.0, 200), example) for example in examples]
+    tokeniser = RowTokeniser(base.tokenizer, 200)
+    return [tokeniser.example(training_data.example(number), 1.0) for number in numbers]
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:

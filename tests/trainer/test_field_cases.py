@@ -16,6 +16,7 @@ from headrace_schemas.derived import Content
 from headrace_schemas.inputs import Interaction
 from headrace_schemas.plain_chat import read_plain
 from headrace_trainer.data.rows import RowTokeniser, RowUnfit
+from headrace_trainer.job.check import CheckSpec, check
 from headrace_trainer.job.run import RowsMissing, run
 from headrace_trainer.model.base import load_base
 from headrace_trainer.model.stops import stop_ids, stop_trouble
@@ -189,10 +190,12 @@ def test_a_stop_that_nothing_can_learn_to_say_is_told(tiny_base: Path, tmp_path:
     assert [note.split(" was")[0] for note in run(job(folder, tmp_path / "run")).notes] == [
         f"the output row of the stop token {stop}"
     ]
-    whole = training_data.HYPER.model_copy(update={"modules_to_save": ("lm_head",)}).to_wire()
+    saved = training_data.HYPER.model_copy(update={"modules_to_save": ("lm_head",)})
     spec = job(folder, tmp_path / "whole")
-    learnt = run(replace(spec, start=training_data.start(spec.batch, hyperparameters=whole)))
+    learnt = run(replace(spec, start=training_data.start(spec.batch, hyperparameters=saved.to_wire())))
     assert list(learnt.notes) == [], "the output layer is trained, too"
+    checked = [check(CheckSpec(folder, hyper, "cpu", "fp32", threads=1)).notes for hyper in (training_data.HYPER, saved)]
+    assert [len(notes) for notes in checked] == [1, 0], "and a check says the same"
 
 
 def test_what_stops_a_base_is_its_tokenizers_end_and_its_generation_configs(tiny_base: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from headrace_schemas.canonical import sha256
+from headrace_trainer.job.process import probe_hardware
 from headrace_trainer.learning.loop import _RunState
 from headrace_trainer.model.base import load_base
 from headrace_trainer.model.hub import folder_of
@@ -82,8 +84,10 @@ def test_a_restart_hashes_only_what_has_another_size_or_time(
     progress: list[tuple[int, int]] = []
     first = identify(folder, FileNotes(notes), on_hashed=lambda done, whole: progress.append((done, whole)))
     assert progress[-1][0] == progress[-1][1] > 0
+    written = notes.stat().st_ino
     assert identify(folder, FileNotes(notes), on_hashed=lambda done, whole: progress.append((-1, -1))) == first
     assert progress[-1] != (-1, -1), "nothing was read"
+    assert notes.stat().st_ino == written, "and nothing written"
     weights = folder / "model.safetensors"
     stat = weights.stat()
     flip(weights)
@@ -247,6 +251,7 @@ def test_surroundings_say_on_what_a_run_computes() -> None:
     assert (found.device, found.threads, found.torch) == ("cpu", 3, torch.__version__)
     assert found.instructions == torch.backends.cpu.get_cpu_capability()
     assert type(found.torch) is str, "a version of torch is a class of its own, which no encoder knows"
+    assert asyncio.run(probe_hardware("cpu", 3)).surroundings == found, "as pins say it: found where jobs run, by policy"
 
 
 def test_the_generator_of_the_device_that_trains_is_kept_and_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

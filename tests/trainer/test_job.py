@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Content, ServedReference
 from headrace_streams.adapter_store import Store
 from headrace_trainer.data.members import MemberRefused
-from headrace_trainer.job.process import JobFailed, JobProcess
+from headrace_trainer.job.process import JobFailed, JobProcess, in_child
 from headrace_trainer.job.run import run
 from headrace_trainer.model import lora
 from headrace_trainer.model.lora import AdapterInvalid
@@ -73,6 +74,15 @@ def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> No
     assert {progress.phase for progress in steps} >= {"training", "validation", "evaluation"}
     other = run(replace(spec, start=training_data.start(BATCH, seed=8), folder=tmp_path / "seed"))
     assert store.put(other.folder).digest not in digests
+
+
+def test_a_process_that_is_killed_while_it_looks_at_a_base_says_nothing_of_the_base() -> None:
+    with pytest.raises(JobFailed, match=r"ended with signal 9") as ended:
+        asyncio.run(in_child(signal.raise_signal, signal.SIGKILL))
+    assert (ended.value.cause, ended.value.killed) == ("surroundings", True)
+    with pytest.raises(JobFailed, match=r"is torch installed") as ended:
+        asyncio.run(in_child(signal.raise_signal, signal.SIGSEGV))
+    assert ended.value.cause == "unknown"
 
 
 def test_rows_are_cut_to_what_the_model_reaches(spec: JobSpec, tmp_path: Path) -> None:

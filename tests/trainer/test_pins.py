@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from headrace_streams.runtime.stage import Record
-from headrace_trainer.data.rows import tokenise
+from headrace_trainer.data.rows import RowTokeniser
 from headrace_trainer.job.run import run
 from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
@@ -75,9 +75,8 @@ def test_recorded_pins_train_the_adapter_that_today_s_names_train(tiny_base: Pat
 
     base = load_base(str(tiny_base))
     model, _ = lora.attach(base.model, SAME, start.seed)
-    rows, validation = (
-        [tokenise(base.tokenizer, recorded.example, 1.0, 20) for recorded in chosen] for chosen in (learnt, watched)
-    )
+    tokeniser = RowTokeniser(base.tokenizer, 20)
+    rows, validation = ([tokeniser.example(each.example, 1.0).row for each in chosen] for chosen in (learnt, watched))
     assert any(row.length == 20 for row in rows), "the limit of tokens must cut something"
     trained = train(model, base, rows, validation, SAME, seed=start.seed, precision="fp32")
     folder = lora.save(model, tmp_path / "direct", batch.base)

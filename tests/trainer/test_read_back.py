@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from headrace_trainer.data.rows import tokenise
+from headrace_trainer.data.rows import RowTokeniser
 from headrace_trainer.evaluation.evaluate import INCUMBENT
 from headrace_trainer.job.run import run
 from headrace_trainer.learning.loop import train
@@ -33,7 +33,8 @@ REFUSED = {"mamba2": "no adapter fits this base"}
 
 
 def rows_for(tokenizer: Any) -> list[Any]:
-    return [tokenise(tokenizer, training_data.example(number), 1.0, 200) for number in range(6)]
+    tokeniser = RowTokeniser(tokenizer, 200)
+    return [tokeniser.example(training_data.example(number), 1.0).row for number in range(6)]
 
 
 def trained_losses(folder: Path, adapter: Path, hyper: Hyperparameters) -> list[float]:

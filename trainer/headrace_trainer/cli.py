@@ -48,13 +48,10 @@ def trainer(
 
 
 async def _check(settings: Settings, device: str) -> list[CheckedBase]:
-    from headrace_trainer.job.process import probe_hardware
-    from headrace_trainer.policy import load
     from headrace_trainer.stage.bases import look_at
-    from headrace_trainer.stage.context import TrainerContext
+    from headrace_trainer.stage.context import context_of
 
-    context = TrainerContext(settings, load(settings.policy), await probe_hardware(device))
-    return await look_at(context, _line, whole=True)
+    return await look_at(await context_of(settings, device), _line, whole=True)
 
 
 def _print_checked(found: list[CheckedBase], as_json: bool) -> int:
@@ -112,7 +109,7 @@ async def _serve(settings: Settings, once: bool, device: str, web_site: Site | N
     if web_site is not None:
         web_site.serve(supervisor.describe)
     supervisor.waits("for a process to load the libraries of training")
-    context = TrainerContext(settings, policy, await probe_hardware(device))
+    context = TrainerContext(settings, policy, await probe_hardware(device, policy.threads))
     logging.getLogger("headrace").info(
         "trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, context.hardware.device
     )

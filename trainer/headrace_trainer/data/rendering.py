@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from headrace_schemas.chat import answer_of, changed_message, changed_tool, conversation, has_references, text_of
 from headrace_schemas.chat_template import (
     THOUGHT_END,
-    THOUGHTS,
+    THOUGHT_TAGS,
     MessageDict,
     PromptForm,
     PromptLost,
@@ -29,8 +29,8 @@ from headrace_schemas.inputs import Message, Output
 from headrace_schemas.plain_chat import plain_answer, plain_prompt, reads_back
 from headrace_trainer.data.escapes import SpecialTokens
 
-_OPENED = re.compile(rf"<(?P<tag>{'|'.join(THOUGHTS)})>\s*\Z")
-_THOUGHT_TAGS = [f"<{slash}{tag}>" for tag in THOUGHTS for slash in ("", "/")]
+_OPENED = re.compile(rf"<(?P<tag>{'|'.join(THOUGHT_TAGS)})>\s*\Z")
+_THOUGHT_MARKUP = [f"<{slash}{tag}>" for tag in THOUGHT_TAGS for slash in ("", "/")]
 _MARK = "Qx0xQ"
 
 
@@ -71,7 +71,7 @@ class ChatRenderer:
             return Rendered(prompt, plain_answer(answer), self.stops[0], _position(question, prompt))
         mark = self.special.mark_for(_texts([*messages, answer], tools))
         messages = [changed_message(each, lambda text: self.special.escape(text, mark)) for each in messages]
-        answer = changed_message(answer, lambda text: self.special.escape(text, mark, _THOUGHT_TAGS))
+        answer = changed_message(answer, lambda text: self.special.escape(text, mark, _THOUGHT_MARKUP))
         tools = [changed_tool(each, lambda text: self.special.escape(text, mark)) for each in tools]
         template = _Template(self.tokenizer, now)
         form = template_prompt(template, messages, tools)

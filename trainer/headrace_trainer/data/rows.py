@@ -124,11 +124,7 @@ class RowTokeniser:
     def _tokens(self, text: Rendered) -> tuple[list[int], list[int]]:
         """Of prompt and completion with its stop. Where prompt and completion together are other tokens at the joint than apart,
         the prompt is what the model meets, and the completion goes on from there."""
-        if self._tokenizer.chat_template:
-            prompt = self._renderer.special.encode(text.prompt, text.mark)
-            whole = self._renderer.special.encode(text.prompt + text.completion, text.mark)
-        else:
-            prompt, whole = self._plain_ids(text.prompt), self._plain_ids(text.prompt + text.completion)
+        prompt, whole = self._ids(text.prompt, text.mark), self._ids(text.prompt + text.completion, text.mark)
         if whole[: len(prompt)] == prompt:
             return prompt, [*whole[len(prompt) :], text.stop]
         special = self._renderer.special
@@ -136,27 +132,22 @@ class RowTokeniser:
         apart = special.continuation(text.completion) if plain else special.encode(text.completion, text.mark, follows=True)
         return prompt, [*apart, text.stop]
 
-    def _plain_ids(self, text: str) -> list[int]:
-        """As the tokenizer begins a text, with no special token out of it and none at its end: some end every text."""
+    def _ids(self, text: str, mark: str | None) -> list[int]:
+        """With a template its special tokens alone; without one as the tokenizer begins a text, with no special token out of it
+        and none at its end: some end every text."""
+        if self._tokenizer.chat_template:
+            return self._renderer.special.encode(text, mark)
         ids = list(self._tokenizer(text, split_special_tokens=True)["input_ids"])
         return ids[:-1] if len(ids) > 1 and ids[-1] in (self._tokenizer.eos_token_id, self._tokenizer.sep_token_id) else ids
 
     def _tokens_before(self, text: Rendered, prompt: list[int]) -> int:
         """How many tokens of the prompt may go: those before its question."""
         head = text.prompt[: text.question]
-        if self._tokenizer.chat_template:
-            before = self._renderer.special.encode(head, text.mark) if head else []
-        else:
-            before = self._plain_ids(head) if head else []
+        before = self._ids(head, text.mark) if head else []
         same = 0
         while same < min(len(before), len(prompt)) and before[same] == prompt[same]:
             same += 1
         return same
-
-
-def tokenise(tokenizer: Any, example: Example, weight: float, max_sequence_tokens: int, stops: Sequence[int] = ()) -> TokenRow:
-    """One example as a row. RowUnfit when it makes none."""
-    return RowTokeniser(tokenizer, max_sequence_tokens, stops).example(example, weight).row
 
 
 def _time_of(example: Example) -> datetime:

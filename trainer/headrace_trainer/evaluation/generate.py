@@ -30,20 +30,20 @@ def serving(model: Any, adapter: str | None, *, merged: bool = True) -> Iterator
     if not merged:
         yield
         return
-    kept = {} if model.dtype == torch.float32 else _adapted(model)
+    kept = [] if model.dtype == torch.float32 else _adapted(model)
     model.merge_adapter([adapter])
     try:
         yield
     finally:
         model.unmerge_adapter()
-        for value, before in kept.values():
+        for value, before in kept:
             value.copy_(before)
 
 
-def _adapted(model: Any) -> dict[str, tuple[Tensor, Tensor]]:
+def _adapted(model: Any) -> list[tuple[Tensor, Tensor]]:
     """The frozen weights that adapters are put on, each with a copy in the machine's memory."""
-    frozen = {name: value.data for name, value in model.named_parameters() if ".base_layer." in name}
-    return {name: (value, value.to("cpu", copy=True)) for name, value in frozen.items()}
+    frozen = [value.data for name, value in model.named_parameters() if ".base_layer." in name]
+    return [(value, value.to("cpu", copy=True)) for value in frozen]
 
 
 @torch.no_grad()

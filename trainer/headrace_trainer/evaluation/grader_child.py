@@ -59,9 +59,8 @@ def answer(function: Function, line: bytes, options: dict[str, Any]) -> Reply:
 class Rows:
     """Grades rows, each in a process of its own that is gone, with all that it started, when its grade is known."""
 
-    def __init__(self, function: Function, policy: dict[str, Any], requests: int, answers: int, *, isolated: bool) -> None:
-        self._function, self._policy, self._isolated = function, policy, isolated
-        self._requests, self._answers = requests, answers
+    def __init__(self, function: Function, policy: dict[str, Any], requests: int, *, isolated: bool) -> None:
+        self._function, self._policy, self._requests, self._isolated = function, policy, requests, isolated
         cpu = math.ceil(policy["seconds"] * (os.cpu_count() or 1)) + 1
         memory, disk = policy["memory_mb"] << 20, policy["disk_mb"] << 20
         self._limits = isolation.Limits(memory, policy["processes"], cpu, disk)
@@ -238,7 +237,7 @@ def main() -> None:
     except Exception as error:
         return say({"error": f"{type(error).__name__}: {error}"[:500]})
     say({})
-    rows = Rows(function, policy, requests, answers, isolated=isolated)
+    rows = Rows(function, policy, requests, isolated=isolated)
     with contextlib.suppress(EOFError):
         for line in lines:
             say(rows.grade(line))

@@ -29,11 +29,11 @@ def group_results(
     rows: dict[str, list[int]] = {}
     for number, example in enumerate(tests):
         rows.setdefault(example.prompt_group, []).append(number)
+    graded = ours.grades is not None and theirs.grades is not None
     results = []
     for group, numbers in rows.items():
         told = [number for number in numbers if _tells_loss(tests[number], base, served)]
         gains = [_loss(theirs, number, worst) - _loss(ours, number, worst) for number in told]
-        graded = ours.grades is not None and theirs.grades is not None
         results.append(
             GroupResult(
                 group=derive_id("group", tests[numbers[0]].bucket, group),

@@ -14,6 +14,7 @@ from headrace_schemas.derived import Components, Content, Example, Weights
 from headrace_schemas.inputs import Agent
 from headrace_trainer.job.plan import describe, plan_of
 from headrace_trainer.policy import EvaluationPolicy, Hyperparameters
+from headrace_trainer.spec import MemoryPlan
 
 _EXAMPLE = Example(
     example_id="check", revision=1, interaction_id="check", bucket="check/check", artifact_type="check", model="check",
@@ -59,26 +60,20 @@ class CheckReport(Struct, frozen=True, omit_defaults=True):
 def check(spec: CheckSpec) -> CheckReport:
     """Raises BaseMissing, AdapterInvalid, RowUnfit, or what torch raises."""
     import torch
-    from transformers import AutoTokenizer
 
     from headrace_trainer.data.rows import RowTokeniser
-    from headrace_trainer.model.base import BaseMissing, load_config
+    from headrace_trainer.model.base import load_config, load_tokenizer
 
     began = time.monotonic()
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    config = load_config(str(spec.folder), spec.trust_remote_code)
     memory = plan_of(
         spec.folder, spec.hyper, spec.device, spec.precision, spec.memory_gb, spec.attn_implementation, spec.trust_remote_code
     )
     if spec.whole:
-        return _whole(spec, describe(memory), memory.fits, began)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.folder, trust_remote_code=spec.trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise BaseMissing(f"base weights {str(spec.folder)!r}: no tokenizer: {' '.join(str(error).split())[:300]}") from error
-    if tokenizer.eos_token_id is None:
-        raise BaseMissing(f"base weights {str(spec.folder)!r}: the tokenizer has no end-of-text token")
+        return _whole(spec, memory, began)
+    config = load_config(str(spec.folder), spec.trust_remote_code)
+    tokenizer = load_tokenizer(str(spec.folder), spec.trust_remote_code)
     RowTokeniser(tokenizer, spec.hyper.max_sequence_tokens).example(_EXAMPLE, 1.0)
     stops = [f"{tokenizer.eos_token_id} {tokenizer.eos_token}"]
     return CheckReport(
@@ -91,22 +86,22 @@ def check(spec: CheckSpec) -> CheckReport:
     )
 
 
-def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckReport:
+def _whole(spec: CheckSpec, memory: MemoryPlan, began: float) -> CheckReport:
     from headrace_trainer.data.rows import RowTokeniser
     from headrace_trainer.evaluation.generate import generate
     from headrace_trainer.learning.loop import train
     from headrace_trainer.model import lora, targets
-    from headrace_trainer.model.base import load_base
-    from headrace_trainer.model.stops import stop_ids, stop_trouble
+    from headrace_trainer.model.base import load_base, within_positions
+    from headrace_trainer.model.stops import stop_ids, stop_troubles
 
     base = load_base(
         str(spec.folder), device=spec.device, precision=spec.precision, attn_implementation=spec.attn_implementation,  # type: ignore[arg-type]
         trust_remote_code=spec.trust_remote_code,
     )  # fmt: skip
     stops = stop_ids(base.tokenizer, base.model)
-    limit = min(spec.hyper.max_sequence_tokens, base.positions or spec.hyper.max_sequence_tokens)
+    limit = within_positions(base.model.config, spec.hyper.max_sequence_tokens)
     row = RowTokeniser(base.tokenizer, limit, stops).example(_EXAMPLE, 1.0).row
-    troubles = [stop_trouble(base.model, stop) for stop in sorted(set(row.completion[-1:]) & set(stops))]
+    notes = stop_troubles(base.model, {row.completion[-1]} & set(stops), spec.hyper.modules_to_save)
     parameters, format_ = sum(value.numel() for value in base.model.parameters()), str(base.model.dtype).removeprefix("torch.")
     found = targets.targets_of(base.model, spec.hyper.target_modules)
     model, _ = lora.attach(base.model, spec.hyper, 0)
@@ -116,8 +111,9 @@ def _whole(spec: CheckSpec, memory: str, fits: bool, began: float) -> CheckRepor
     result = train(model, base, [row], [], once, seed=0, precision=spec.precision)  # type: ignore[arg-type]
     return CheckReport(
         architecture=str(base.model.config.model_type), template=bool(base.tokenizer.chat_template),
-        stops=[f"{stop} {base.tokenizer.convert_ids_to_tokens(stop)}" for stop in stops], memory=memory, fits=fits,
-        parameters=parameters, trained=sum(value.numel() for value in model.parameters() if value.requires_grad),
-        format=format_, layers=targets.last_names([*found.modules, *found.parameters]), loss=result.loss, answer=answers[0],
-        seconds=time.monotonic() - began, notes=[trouble for trouble in troubles if trouble is not None],
+        stops=[f"{stop} {base.tokenizer.convert_ids_to_tokens(stop)}" for stop in stops],
+        memory=describe(memory), fits=memory.fits,
+        parameters=parameters, trained=sum(value.numel() for value in model.parameters() if value.requires_grad), format=format_,
+        layers=targets.last_names([*found.modules, *found.parameters]), loss=result.loss, answer=answers[0],
+        seconds=time.monotonic() - began, notes=notes,
     )  # fmt: skip

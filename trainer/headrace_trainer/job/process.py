@@ -59,10 +59,10 @@ class Hardware(NamedTuple):
     surroundings: Surroundings | None = None
 
 
-async def probe_hardware(device: str) -> Hardware:
-    """The device and the precision that "auto" means on it, found out where jobs run; this also makes the fork server load the
-    libraries, so that the first batch need not wait for them."""
-    return Hardware(*await in_child(_probe, device))
+async def probe_hardware(device: str, threads: int | None) -> Hardware:
+    """The device and the precision that "auto" means on it, found out where jobs run, with `threads` of the policy; this also
+    makes the fork server load the libraries, so that the first batch need not wait for them."""
+    return Hardware(*await in_child(_probe, device, threads))
 
 
 async def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -75,6 +75,10 @@ async def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         received = await asyncio.to_thread(ours.recv)
     except EOFError:
+        await asyncio.to_thread(process.join)
+        ended = _ended(process.exitcode)
+        if ended.cause == "surroundings":
+            raise ended from None
         raise JobFailed("the job processes do not start: is torch installed and working?") from None
     finally:
         await asyncio.to_thread(process.join)
@@ -86,16 +90,25 @@ async def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
 def _call(connection: Connection, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
     try:
         connection.send(function(*arguments))
-    except Exception as error:  # whatever it is, the caller is told
+    except Exception as error:  # whatever it is, the caller is told, and decides whether to try again
         connection.send(FailureMessage(f"{type(error).__name__}: {error}"[:2000], cause_of(error)))
 
 
-def _probe(device: str) -> tuple[str, str, Surroundings]:
+def _ended(code: int | None) -> JobFailed:
+    """Of a process that ended without a word."""
+    return JobFailed(
+        f"the job's process ended with {'exit code' if (code or 0) >= 0 else 'signal'} {abs(code or 0)}",
+        cause_of_exit(code),
+        killed=code == -signal.SIGKILL,
+    )
+
+
+def _probe(device: str, threads: int | None) -> tuple[str, str, Surroundings]:
     from headrace_trainer.model.precision import device_for, precision_for, surroundings_of
 
     try:
         chosen = device_for(device)
-        return chosen, precision_for("auto", chosen), surroundings_of(chosen)
+        return chosen, precision_for("auto", chosen), surroundings_of(chosen, threads)
     except Exception as error:
         raise RuntimeError(f"device {device}: {type(error).__name__}: {error}") from error
 
@@ -123,12 +136,7 @@ class JobProcess:
                     received = await asyncio.to_thread(self._connection.recv)
                 except (EOFError, OSError):
                     await asyncio.to_thread(self._process.join, 5)
-                    code = self._process.exitcode
-                    raise JobFailed(
-                        f"the job's process ended with {'exit code' if (code or 0) >= 0 else 'signal'} {abs(code or 0)}",
-                        cause_of_exit(code),
-                        killed=code == -signal.SIGKILL,
-                    ) from None
+                    raise _ended(self._process.exitcode) from None
                 if isinstance(received, FailureMessage):
                     raise JobFailed(received.text, received.cause)
                 yield received
@@ -156,12 +164,7 @@ def _main(connection: Connection, spec: JobSpec) -> None:
             sent_at = now
             connection.send(progress)
 
-    try:
-        result = run(spec, send)
-    except Exception as error:  # whatever ends a job is told to the trainer, which decides whether to try again
-        connection.send(FailureMessage(f"{type(error).__name__}: {error}"[:2000], cause_of(error)))
-    else:
-        connection.send(result)
+    _call(connection, run, (spec, send))
 
 
 def _watch(connection: Connection) -> None:

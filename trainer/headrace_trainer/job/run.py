@@ -25,9 +25,9 @@ from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, 
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.learning.loop import OnProgress, train
 from headrace_trainer.model import lora
-from headrace_trainer.model.base import Base, load_base
+from headrace_trainer.model.base import Base, load_base, within_positions
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
-from headrace_trainer.model.stops import stop_ids, stop_trouble
+from headrace_trainer.model.stops import stop_ids, stop_troubles
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import Counts, EvaluationReport, JobProgress, JobResult, JobSpec, TrainingResult
 
@@ -91,7 +91,7 @@ class _Lessons:
 
     def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
         """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
-        limit = min(self._hyper.max_sequence_tokens, base.positions or self._hyper.max_sequence_tokens)
+        limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
         if side == "test" and base.positions is not None:
             limit = base.positions  # what is judged is asked whole, as it will be when it is served
         stops = stop_ids(base.tokenizer, base.model)
@@ -100,8 +100,8 @@ class _Lessons:
             if found:
                 counts[side] = found
         used = {each.row.completion[-1] for each in made.examples} & set(stops)
-        for stop in sorted(used) if not self._hyper.modules_to_save else ():
-            if (trouble := stop_trouble(base.model, stop)) is not None and trouble not in self.notes:
+        for trouble in stop_troubles(base.model, used, self._hyper.modules_to_save):
+            if trouble not in self.notes:
                 self.notes.append(trouble)
                 log.warning(trouble)
         return made.examples

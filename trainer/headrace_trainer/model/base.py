@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from headrace_trainer.model.identity import BaseMissing as BaseMissing
-from headrace_trainer.model.precision import Precision
+from headrace_trainer.model.precision import Precision, weights_dtype
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,7 @@ class Base:
 
     @property
     def positions(self) -> int | None:
-        """The most tokens that the model was made for, where it says so. Some fail beyond, the others make no sense there."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return limit if isinstance(limit, int) and limit > 0 else None
+        return positions_of(self.model.config)
 
 
 def load_base(
@@ -43,29 +40,34 @@ def load_base(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
 ) -> Base:
-    """Loads by `from_pretrained` from the folder of a base's files; BaseMissing says what is wrong.
-
-    On CUDA with bf16 the frozen weights are held in bf16; on a CPU they stay fp32 and autocast does the rest.
-    """
-    dtype = torch.bfloat16 if precision == "bf16" and device.startswith("cuda") else torch.float32
+    """Loads by `from_pretrained` from the folder of a base's files; BaseMissing says what is wrong."""
     logging.disable_progress_bar()
+    tokenizer = load_tokenizer(weights, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=trust_remote_code, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             weights,
             config=load_config(weights, trust_remote_code),
-            dtype=dtype,
+            dtype=weights_dtype(device, precision),
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
             local_files_only=True,
         )
     except (OSError, ValueError, ImportError) as error:
         raise BaseMissing(f"base weights {weights!r} cannot be loaded: {_reason(error)}") from error
-    if tokenizer.eos_token_id is None:
-        raise BaseMissing(f"base weights {weights!r}: the tokenizer has no end-of-text token, so nothing could learn to stop")
     frozen: Any = model
     frozen.requires_grad_(False)
     return Base(frozen.to(device).eval(), tokenizer, device)
+
+
+def load_tokenizer(weights: str, trust_remote_code: bool) -> Any:
+    """BaseMissing when it is not there or says nothing to stop by."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise BaseMissing(f"base weights {weights!r} cannot be loaded: {_reason(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise BaseMissing(f"base weights {weights!r}: the tokenizer has no end-of-text token, so nothing could learn to stop")
+    return tokenizer
 
 
 def load_config(weights: str, trust_remote_code: bool) -> Any:
@@ -76,6 +78,17 @@ def load_config(weights: str, trust_remote_code: bool) -> Any:
         if isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows:
             part.pad_token_id = None
     return config
+
+
+def positions_of(config: Any) -> int | None:
+    """The most tokens that a model was made for, where it says so. Some fail beyond, the others make no sense there."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def within_positions(config: Any, tokens: int) -> int:
+    """So many tokens, or as many as the model was made for."""
+    return min(tokens, positions_of(config) or tokens)
 
 
 def _reason(error: Exception) -> str:

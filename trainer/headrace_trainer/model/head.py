@@ -25,13 +25,18 @@ def token_losses(model: Any, inputs: Tensor, positions: Tensor, targets: Tensor)
     `model` is a causal LM or a PeftModel of one. The output head runs at these positions only (1.3x at a vocabulary of 32 k, more
     at larger ones).
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = causal_of(model)
     head = _head(causal)
     if head is None:
         logits = causal(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
         return _in_pieces(lambda at: logits[at], positions, targets, _vocabulary(causal))
     hidden = _body(causal)(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)[positions]
     return _in_pieces(head, hidden, targets, _vocabulary(causal))
+
+
+def causal_of(model: Any) -> Any:
+    """The causal LM under an adapter, or the model itself if it has none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _in_pieces(head: Head, source: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
@@ -75,14 +80,15 @@ def _head(causal: Any) -> Head | None:
 
 def first_way(causal: Any, inputs: Tensor) -> None:
     """Takes the first way that runs for tensors without values, which cannot be compared."""
-    for name, head in _WAYS.items():
-        try:
-            head(causal, _body(causal)(input_ids=inputs, use_cache=False).last_hidden_state[0])
-        except Exception:
-            continue
-        causal._headrace_head = name
-        return
-    causal._headrace_head = "whole"
+    causal._headrace_head = next((name for name, head in _WAYS.items() if _runs(causal, head, inputs)), "whole")
+
+
+def _runs(causal: Any, head: Callable[[Any, Tensor], Tensor], inputs: Tensor) -> bool:
+    try:
+        head(causal, _body(causal)(input_ids=inputs, use_cache=False).last_hidden_state[0])
+    except Exception:  # a body of another kind: its forward may want anything; if none runs at all, the step itself says why
+        return False
+    return True
 
 
 def _output_layer(causal: Any, hidden: Tensor) -> Tensor:

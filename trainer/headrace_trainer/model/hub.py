@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,9 @@ from headrace_trainer.model.identity import (
     TEMPLATE,
     TOKENIZER,
     BaseMissing,
+    OnBytes,
 )
 from headrace_trainer.policy import BasePolicy
-
-OnBytes = Callable[[int, int], None]  # bytes there and in all, as far as they are known
 
 
 class BaseFolder(NamedTuple):

@@ -20,7 +20,7 @@ from headrace_schemas.derived import BaseIdentity
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams import durable_file
 
-OnHashed = Callable[[int, int], None]  # bytes done and in all
+OnBytes = Callable[[int, int], None]  # bytes done and in all, as far as they are known
 
 SAFE_WEIGHTS, OLD_WEIGHTS = ("*.safetensors",), ("*.bin",)
 CONFIGURATION = ("config.json", "generation_config.json", "*.safetensors.index.json", "*.bin.index.json", "*.py")
@@ -44,7 +44,7 @@ class FileNotes:
     """Digests of files by path, size and time of change, kept in one JSON file. With `None` they are forgotten."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+        self._path, self._changed = path, False
         try:
             self._notes: dict[str, list[Any]] = orjson.loads(path.read_bytes()) if path is not None else {}
         except (OSError, orjson.JSONDecodeError):
@@ -65,10 +65,12 @@ class FileNotes:
                     on_bytes(len(chunk))
             noted = f"sha256:{hashed.hexdigest()}"
             self._notes[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns, noted]
+            self._changed = True
         return noted
 
     def save(self) -> None:
-        if self._path is not None:
+        """Only what is new: a base is looked at before each batch, and as a rule all of it is known."""
+        if self._path is not None and self._changed:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(".tmp")
             temporary.write_bytes(orjson.dumps(self._notes, option=orjson.OPT_INDENT_2))
@@ -80,7 +82,7 @@ class FileNotes:
 
 
 def identify(
-    folder: Path, notes: FileNotes, *, revision: str | None = None, on_hashed: OnHashed = lambda done, whole: None
+    folder: Path, notes: FileNotes, *, revision: str | None = None, on_hashed: OnBytes = lambda done, whole: None
 ) -> BaseIdentity:
     """The identity of the base whose files are in `folder`; `revision`: the hub's commit, if they are from there. BaseMissing
     when there is no configuration or no weights."""

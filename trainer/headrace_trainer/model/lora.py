@@ -160,11 +160,10 @@ def _same(wrapped: Any, folder: Path, name: str, expected: Mapping[str, Tensor])
         wrong = "is missing" if tensor in loaded else "is no weight of this base"
         raise AdapterInvalid(f"adapter {folder}: {tensor} {wrong}")
     for tensor, value in loaded.items():
-        if not torch.equal(expected[tensor].to(value.dtype), value.detach().cpu()):  # no number is equal to itself
-            what = "was not loaded as it is" if torch.isfinite(expected[tensor]).all() else "holds values that are no numbers"
-            raise AdapterInvalid(f"adapter {folder}: {tensor} {what}")
         if not torch.isfinite(expected[tensor]).all():
             raise AdapterInvalid(f"adapter {folder}: {tensor} holds values that are no numbers")
+        if not torch.equal(expected[tensor].to(value.dtype), value.detach().cpu()):
+            raise AdapterInvalid(f"adapter {folder}: {tensor} was not loaded as it is")
 
 
 def tensors_of(wrapped: Any) -> dict[str, Tensor]:

@@ -25,8 +25,8 @@ from transformers import AutoModelForCausalLM
 
 from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.model import head, lora
-from headrace_trainer.model.base import load_config
-from headrace_trainer.model.precision import Precision, autocast
+from headrace_trainer.model.base import load_config, within_positions
+from headrace_trainer.model.precision import Precision, autocast, weights_dtype
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import MemoryPlan
 
@@ -75,8 +75,7 @@ def plan(
     """Tokens of a micro-batch and whether activations are made twice, so that a run stays under `available` bytes: first fewer
     tokens, down to `LEAST_TOKENS` or a row, then activations twice. `fits` False: one row is more, and is tried all the same."""
     config = load_config(str(folder), trust_remote_code)
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or hyper.max_sequence_tokens
-    width = min(hyper.max_sequence_tokens, limit)
+    width = within_positions(config, hyper.max_sequence_tokens)
     ways = {"on": (True,), "off": (False,), "auto": (False, True)}[hyper.activation_checkpointing]
     plans = []
     for twice in ways:
@@ -106,7 +105,7 @@ def measure(
     trust_remote_code: bool = False,
 ) -> StepMemory:
     """Of a base of this configuration, with rows of `width` tokens, all of them learnt. NoEstimate."""
-    dtype = torch.bfloat16 if precision == "bf16" and device.startswith("cuda") else torch.float32
+    dtype = weights_dtype(device, precision)
     options = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
     text = config.get_text_config()
     layers = int(getattr(text, "num_hidden_layers", 0) or 0)
@@ -169,7 +168,7 @@ def _measured(
 def make_activations_twice(wrapped: Any) -> None:
     """Activation checkpointing: a layer's activations are dropped and made again for the gradient. AdapterInvalid where the base
     can't."""
-    causal = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    causal = head.causal_of(wrapped)
     if not causal.supports_gradient_checkpointing:
         raise lora.AdapterInvalid(
             f'activation_checkpointing = "on": a {causal.config.model_type} does not support it; write "off"'

@@ -59,5 +59,10 @@ def _product_seconds(dtype: torch.dtype, size: int = 512, repeats: int = 7) -> f
     return best
 
 
+def weights_dtype(device: str, precision: Precision) -> torch.dtype:
+    """What frozen weights are held in: bf16 on CUDA with bf16; on a CPU they stay fp32 and autocast does the rest."""
+    return torch.bfloat16 if precision == "bf16" and device.startswith("cuda") else torch.float32
+
+
 def autocast(device: str, precision: Precision) -> AbstractContextManager[Any]:
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ def stop_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
     ids = [configured] if isinstance(configured, int) else list(configured or ())
     known = [stop for stop in dict.fromkeys([tokenizer.eos_token_id, *ids]) if stop is not None]
     return tuple(stop for stop in known if stop < _output_rows(model)) or tuple(known[:1])
+
+
+def stop_troubles(model: Any, stops: Iterable[int], modules_to_save: Sequence[str]) -> list[str]:
+    """`stop_trouble` of each; none where layers are trained whole, of which the output layer is one as a rule."""
+    troubles = [stop_trouble(model, stop) for stop in ([] if modules_to_save else sorted(stops))]
+    return [trouble for trouble in troubles if trouble is not None]
 
 
 def stop_trouble(model: Any, stop: int) -> str | None:

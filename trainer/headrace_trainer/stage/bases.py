@@ -64,15 +64,14 @@ def _hyper(context: TrainerContext, name: str) -> list[Hyperparameters]:
 
 async def _look(context: TrainerContext, name: str, hyper: Hyperparameters, tell: Tell, whole: bool) -> CheckedBase:
     mapped = context.policy.bases[name]
-    precision = context.hardware.precision if hyper.precision == "auto" else hyper.precision
     try:
         known = await context.base_of(name, lambda phase, done, size: tell(f"for base {name}: {phase} {_bytes(done, size)}"))
     except (BaseMissing, BaseChanged) as error:
         return CheckedBase(name, mapped.weights, error=str(error), passing=isinstance(error, BaseMissing))
     tell(f"for base {name}: looking at it")
     spec = CheckSpec(
-        known.folder.path, hyper, context.hardware.device, precision, context.policy.memory_gb, mapped.attn_implementation,
-        mapped.trust_remote_code, context.policy.threads, whole,
+        known.folder.path, hyper, context.hardware.device, context.precision_of(hyper), context.policy.memory_gb,
+        mapped.attn_implementation, mapped.trust_remote_code, context.policy.threads, whole,
     )  # fmt: skip
     try:
         return CheckedBase(name, mapped.weights, known.identity, await in_child(check, spec))

@@ -21,12 +21,11 @@ from headrace_streams.requests import versions
 from headrace_streams.runtime.session import now_ms
 from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
-from headrace_trainer.job.process import JobFailed, JobProcess, probe_hardware
-from headrace_trainer.policy import load
-from headrace_trainer.spec import Counts, EvaluationReport, JobResult, JobSpec
+from headrace_trainer.job.process import JobFailed, JobProcess
+from headrace_trainer.spec import Counts, EvaluationReport, JobResult
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
-from headrace_trainer.stage.context import KnownBase, TrainerContext
+from headrace_trainer.stage.context import KnownBase, TrainerContext, context_of
 from headrace_trainer.stage.events import Origin
 
 PrintLine = Callable[[str], None]
@@ -51,7 +50,7 @@ class JobSummary(Struct, frozen=True):
 
 async def train_batch(settings: Settings, batch_id: str, device: str, show: PrintLine) -> JobSummary:
     """Trains a batch with its recorded pins, or with pins as of now when it was never begun. CliError, JobFailed, StoreError."""
-    context = TrainerContext(settings, load(settings.policy), await probe_hardware(device))
+    context = await context_of(settings, device)
     origin = await _newest_batch(context.reader, lambda batch: batch.data.batch_id == batch_id)
     if origin is None:
         raise CliError(NO, f"no batch {batch_id}: `headrace tail batches` shows all")
@@ -59,10 +58,10 @@ async def train_batch(settings: Settings, batch_id: str, device: str, show: Prin
     base = await context.base_of(origin.batch.base, _tell(show))
     start = await catalogue.started(context.reader, origin.batch.bucket, batch_id)
     if start is None:
-        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition), base=base)
+        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition), base)
     context.check_base(origin.batch.base, base, start.base_identity)
     version = await _version(settings, lambda version: version.run_id == start.run_id)
-    result = await _run(context, origin, start, base, show, lambda spec: spec)
+    result = await _run(context, origin, start, base, show)
     adapter = context.store.put(result.folder)
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     summary = _summary(adapter.digest, result, recorded=version.adapter.digest if version else None)
@@ -73,7 +72,7 @@ async def evaluate_version(
     settings: Settings, version_id: str, device: str, show: PrintLine, *, publish: bool = False
 ) -> JobSummary:
     """Evaluates a version against what its bucket serves now, on the test pool of the bucket's newest batch."""
-    context = TrainerContext(settings, load(settings.policy), await probe_hardware(device))
+    context = await context_of(settings, device)
     version = await _version(settings, lambda version: version.version_id == version_id)
     if version is None:
         raise CliError(NO, f"no version {version_id}: `headrace tail versions` shows all")
@@ -101,7 +100,7 @@ async def evaluate_version(
         withdrawn=known.withdrawn_of(origin.batch) or None,
         base_identity=base.identity,
     )  # fmt: skip
-    result = await _run(context, origin, start, base, show, lambda spec: replace(spec, candidate=candidate))
+    result = await _run(context, origin, start, base, show, candidate)
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     if publish:
         event = events.evaluated(origin, start, version, result, identity, now_ms())
@@ -125,12 +124,10 @@ async def _run(
     start: TrainingStart,
     base: KnownBase,
     show: PrintLine,
-    change: Callable[[JobSpec], JobSpec],
+    candidate: Path | None = None,
 ) -> JobResult:
-    parent = await context.adapter_folder(start.parent_adapter)
-    values = await context.values_of(origin.batch, start)
-    spec = await context.with_heads(context.job_spec(origin, start, values, parent, base))
-    spec = change(replace(spec, folder=_folder(context, start)))
+    """`candidate`: evaluate this adapter, train none."""
+    spec = replace(await context.job_spec(origin, start, base, {}), folder=_folder(context, start), candidate=candidate)
     async with aclosing(JobProcess(spec).events()) as stream:
         async for event in stream:
             if isinstance(event, JobResult):

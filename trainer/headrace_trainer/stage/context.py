@@ -8,14 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from msgspec import structs
-
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import BaseIdentity, Batch, Member, Surroundings, TrainingStart
+from headrace_schemas.derived import BaseIdentity, Batch, Member, TrainingStart
 from headrace_schemas.selection import run_members
 from headrace_streams import release_log
 from headrace_streams.adapter_store import Store, fetch
@@ -23,10 +20,10 @@ from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 from headrace_trainer.data.members import MemberRefused, RecordValues, key_of, verify
 from headrace_trainer.job.plan import describe, plan_of
-from headrace_trainer.job.process import Hardware, in_child
+from headrace_trainer.job.process import Hardware, in_child, probe_hardware
 from headrace_trainer.model.hub import BaseFolder, folder_of
 from headrace_trainer.model.identity import BaseChanged, FileNotes, changes, identify
-from headrace_trainer.policy import Hyperparameters, TrainerPolicy
+from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
 from headrace_trainer.spec import JobSpec, MemoryPlan
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
@@ -100,14 +97,24 @@ class TrainerContext:
             f'{known.identity.digest}" under train.bases.{name}'
         )
 
-    def job_spec(
-        self, origin: Origin, start: TrainingStart, values: RecordValues, parent: Path | None, base: KnownBase
-    ) -> JobSpec:
-        """The job of pinned `start`. KeyError when the base has no weights."""
+    def precision_of(self, hyper: Hyperparameters) -> str:
+        """The number format that is computed in, where `auto` is what this machine has."""
+        return self.hardware.precision if hyper.precision == "auto" else hyper.precision
+
+    async def job_spec(self, origin: Origin, start: TrainingStart, base: KnownBase, rehearsed: RecordValues) -> JobSpec:
+        """The job of pinned `start`, with all adapters that its pins name and the records of all its members, as far as they are
+        there; those in `rehearsed` are not read again. KeyError when the base has no weights; AdapterRefused, StoreError."""
         policy, batch = self.policy, origin.batch
         mapped = policy.bases[batch.base]
+        parent = await self.adapter_folder(start.parent_adapter)
+        members = [member for member in run_members(batch, start).all() if key_of(member) not in rehearsed]
+        values = {**rehearsed, **await catalogue.values_of(self.reader, members)}
+        heads = {head.version_id: await self.adapter_folder(head.adapter) for head in start.heads or ()}
         return JobSpec(
             start=start, batch=batch, weights=str(base.folder.path), hub_name=base.folder.hub_name, values=values, parent=parent,
+            learner=await self.adapter_folder(start.learner_adapter),
+            heads={version: folder for version, folder in heads.items() if folder is not None},
+            watched=await self.adapter_folder(start.watched.adapter if start.watched else None),
             attn_implementation=mapped.attn_implementation, trust_remote_code=mapped.trust_remote_code,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
             grader=policy.graders.get(batch.artifact_type), device=self.hardware.device, threads=policy.threads,
@@ -120,31 +127,12 @@ class TrainerContext:
             return None
         return await asyncio.to_thread(fetch, self.store, digest, self.folder / "cache")
 
-    async def with_heads(self, spec: JobSpec) -> JobSpec:
-        """The job with the adapters that its pins name beside the one that is served. AdapterRefused, StoreError."""
-        start = spec.start
-        heads = {head.version_id: await self.adapter_folder(head.adapter) for head in start.heads or ()}
-        return replace(
-            spec,
-            learner=await self.adapter_folder(start.learner_adapter),
-            heads={version: folder for version, folder in heads.items() if folder is not None},
-            watched=await self.adapter_folder(start.watched.adapter if start.watched else None),
-        )
-
-    async def values_of(self, batch: Batch, start: TrainingStart, rehearsed: RecordValues | None = None) -> RecordValues:
-        """The records of all members of a run, as far as they are there; those in `rehearsed` are not read again."""
-        known = rehearsed or {}
-        wanted = [member for member in run_members(batch, start).all() if key_of(member) not in known]
-        return {**known, **await catalogue.values_of(self.reader, wanted)}
-
-    async def choose_pins(
-        self, origin: Origin, known: Catalogue, untrained: tuple[str, ...] = (), base: KnownBase | None = None
-    ) -> Pins:
+    async def choose_pins(self, origin: Origin, known: Catalogue, base: KnownBase, untrained: tuple[str, ...] = ()) -> Pins:
         """The pins of a batch as of now. Rows of earlier batches that are not what their manifest says are left out, or one bad
         batch would fail all later ones."""
         batch = origin.batch
         hyper = self.policy.hyperparameters(batch.bucket)
-        planned = {} if base is None else await self._plan(batch, base, hyper)
+        planned = await self._plan(batch, base, hyper)
         await known.refresh(batch.bucket)
         learner = await catalogue.standing_of(self.reader, batch.bucket)
         if learner.restarted:  # what the chain learnt since is not in what the run begins from
@@ -154,14 +142,12 @@ class TrainerContext:
             batch, known.earlier_members(batch.bucket, origin.record.offset), hyper.rehearsal, known.members_of(untrained)
         )
         values = await catalogue.values_of(self.reader, rows)
-        precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
         served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
         start = events.pins(
-            origin, self.policy, precision, planned=planned, parent_adapter=release_log.adapter_digest(served),
+            origin, self.policy, self.precision_of(hyper), planned=planned, parent_adapter=release_log.adapter_digest(served),
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
-            base_identity=None if base is None else base.identity, surroundings=self._surroundings(),
-            learner=learner,
+            base_identity=base.identity, surroundings=self.hardware.surroundings, learner=learner,
         )  # fmt: skip
         return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
 
@@ -170,18 +156,19 @@ class TrainerContext:
         key = digest([base.identity.digest, hyper.body()])
         if key not in self._plans:
             mapped = self.policy.bases[batch.base]
-            precision = self.hardware.precision if hyper.precision == "auto" else hyper.precision
             self._plans[key] = await in_child(
-                plan_of, base.folder.path, hyper, self.hardware.device, precision, self.policy.memory_gb,
+                plan_of, base.folder.path, hyper, self.hardware.device, self.precision_of(hyper), self.policy.memory_gb,
                 mapped.attn_implementation, mapped.trust_remote_code,
             )  # fmt: skip
             log.info("%s: %s", batch.bucket, describe(self._plans[key]))
         plan: MemoryPlan = self._plans[key]
         return {"batch_tokens": plan.batch_tokens, "activation_checkpointing": plan.activation_checkpointing}
 
-    def _surroundings(self) -> Surroundings | None:
-        found, threads = self.hardware.surroundings, self.policy.threads
-        return structs.replace(found, threads=threads) if found is not None and threads is not None else found
+
+async def context_of(settings: Settings, device: str) -> TrainerContext:
+    """By the policy of `settings`, on `device` ("auto": what there is). PolicyError, JobFailed."""
+    policy = load(settings.policy)
+    return TrainerContext(settings, policy, await probe_hardware(device, policy.threads))
 
 
 def _verified(member: Member, values: RecordValues) -> bool:

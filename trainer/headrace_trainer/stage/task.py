@@ -17,9 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from headrace_schemas.derived import BaseIdentity, Batch, TrainingStart
+from headrace_schemas.derived import Batch, TrainingStart
 from headrace_schemas.events import BatchReady, BatchRetryRequested, Event
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import RECORDS, STAGES_BY_NAME
@@ -42,6 +41,7 @@ from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.context import KnownBase, Pins, TrainerContext
 from headrace_trainer.stage.events import STAGE, Origin
+from headrace_trainer.stage.state import TrainBucket, TrainingRun
 
 log = logging.getLogger("headrace")
 
@@ -61,23 +61,6 @@ TRAIN: Stage[TrainerPolicy] = Stage(topology=STAGES_BY_NAME[STAGE], policy=Train
 
 class Held(HeadraceError):
     """A batch can't be trained because of something around it, and who asked for it will not wait; it keeps its place."""
-
-
-class TrainingRun(Struct, frozen=True):
-    """A batch under way: its pins, and the errors of its failed attempts. State key `run:<batch id>`."""
-
-    start: TrainingStart
-    errors: tuple[str, ...] = ()
-
-
-class TrainBucket(Struct, frozen=True, omit_defaults=True):
-    """State key `bucket:<bucket>`. `waits_for`: the evaluation that release must answer before the next batch; `untrained`:
-    batches that came while the base had no weights or was another one, to be learnt in the next run; `base`: what the base was in
-    the last run."""
-
-    waits_for: str | None = None
-    untrained: tuple[str, ...] = ()
-    base: BaseIdentity | None = None
 
 
 class TrainTask:
@@ -188,7 +171,7 @@ class TrainTask:
         origin = Origin(record, event.data, event.traceparent, request_id)
         bucket = self._buckets.get(event.data.bucket, TrainBucket())
         if self._context.weights_of(event.data.base) is None:
-            return await self._without_weights(origin, bucket)
+            return await self._keep(origin, bucket, f"no_weights: no weights are mapped to base {event.data.base!r}")
         if bucket.waits_for is not None:
             self._activity = {"phase": "waiting for release", "bucket": event.data.bucket, "evaluation": bucket.waits_for}
             await self._wait_for_answer(event.data, bucket.waits_for)
@@ -207,9 +190,6 @@ class TrainTask:
         finally:
             later.cancel()
             self._held = None
-
-    async def _without_weights(self, origin: Origin, bucket: TrainBucket) -> None:
-        await self._keep(origin, bucket, f"no_weights: no weights are mapped to base {origin.batch.base!r}")
 
     async def _keep(self, origin: Origin, bucket: TrainBucket, why: str) -> None:
         """Nothing can be trained until somebody does something; the batch is answered and learnt with the first one after."""
@@ -270,7 +250,7 @@ class TrainTask:
         while True:
             self._activity = {"phase": "pinning", "bucket": batch.bucket, "batch": batch.batch_id}
             try:
-                return await self._context.choose_pins(origin, self._catalogue, bucket.untrained, base)
+                return await self._context.choose_pins(origin, self._catalogue, base, bucket.untrained)
             except JobFailed as error:
                 if error.cause != "surroundings":
                     await self._keep(origin, bucket, f"refused: {error}")
@@ -313,9 +293,7 @@ class TrainTask:
         """One attempt. JobFailed, StoreError or OSError when it fails; progress is published at most once a second."""
         start, attempt = run.start, len(run.errors) + 1
         batch = origin.batch
-        parent = await self._context.adapter_folder(start.parent_adapter)
-        values = await self._context.values_of(batch, start, rehearsed)
-        spec = await self._context.with_heads(self._context.job_spec(origin, start, values, parent, base))
+        spec = await self._context.job_spec(origin, start, base, rehearsed)
         job = JobProcess(replace(spec, halvings=halvings))
         published_at, phase = 0.0, ""
         async with aclosing(job.events()) as stream:
