@@ -23,6 +23,7 @@ from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
 from headrace_processors.reward import upcast as reward_upcast
 from headrace_processors.reward.policy import VERSION_1 as REWARD_1
+from headrace_processors.reward.policy import VERSION_2 as REWARD_2
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.version_1 import fold as reward_1
 from headrace_schemas.topology import STAGES_BY_NAME
@@ -53,7 +54,8 @@ STAGES: tuple[FoldStage, ...] = (
         policy=RewardPolicy,
         versions={
             1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
-            2: RuleVersion(reward.build, checks_writers=True),
+            2: RuleVersion(reward.build_2, absent=REWARD_2, checks_writers=True),
+            3: RuleVersion(reward.build, checks_writers=True),
         },
         state_version=2,
         state_upcasts={1: reward_upcast.upcast},
@@ -63,7 +65,8 @@ STAGES: tuple[FoldStage, ...] = (
         policy=CuratePolicy,
         versions={
             1: RuleVersion(curate.build_1, absent=curate_policy.VERSION_1, provenance=six_headers),
-            2: RuleVersion(curate.build, checks_writers=True),
+            2: RuleVersion(curate.build_2, absent=curate_policy.VERSION_2, checks_writers=True),
+            3: RuleVersion(curate.build, checks_writers=True),
         },
         state_version=3,
         state_upcasts={1: curate_changelog.upcast_1, 2: curate_changelog.upcast_2},

@@ -245,11 +245,12 @@ def test_a_rule_version_without_a_history_says_how_to_record_one(tmp_path: Path)
 
 def test_the_history_of_a_new_rule_version_is_recorded_over_the_input_of_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "curate.v1.jsonl").write_bytes(path_of("curate", 1).read_bytes())
-    stage = pretended(STAGE["curate"], 2)
+    version = STAGE["curate"].version + 1
+    stage = pretended(STAGE["curate"], version)
     path = record(stage, folder=tmp_path)
     made = histories.read(path)
-    assert (path.name, made.head.version) == ("curate.v2.jsonl", 2)
-    assert {rules.version for rules in made.activations} == {2}
+    assert (path.name, made.head.version) == (f"curate.v{version}.jsonl", version)
+    assert {rules.version for rules in made.activations} == {version}
     assert [entry.value for entry in made.entries] == [entry.value for entry in first("curate").entries]
     assert not differences(made, stage)
 

@@ -135,9 +135,10 @@ class CurateFold(Fold):
         return due_ms is not None and due_ms <= now_ms
 
 
-def build(body: Mapping[str, Any], digest: str, version: int = 2) -> CurateFold:
+def build(body: Mapping[str, Any], digest: str, version: int = 3) -> CurateFold:
     """The fold under a policy body; `digest` names it in what is written."""
     return CurateFold(CuratePolicy.model_validate(body), digest, version=version)
 
 
 build_1 = partial(build, version=1)
+build_2 = partial(build, version=2)

@@ -12,7 +12,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 TargetRule = Literal["echo", "truncated", "generic"]
 EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
-VERSION_1: dict[str, object] = {  # what rule version 1 did without these keys
+VERSION_2: dict[str, object] = {}  # what rule version 2 did without these keys
+VERSION_1: dict[str, object] = VERSION_2 | {  # likewise rule version 1
     "max_buckets": None,
     "bases": [],
     "keep_days": None,
@@ -28,7 +29,6 @@ VERSION_1: dict[str, object] = {  # what rule version 1 did without these keys
     "rarity": None,
     "drift": None,
 }
-
 GENERIC = (  # openings of answers that teach nothing, whatever was asked; in lower case, apostrophes straight
     "hello! how can i",
     "hi! how can i",

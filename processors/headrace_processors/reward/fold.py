@@ -5,12 +5,13 @@ known. A revision is written only when the outcome changed, an example only once
 with one identity wins; the others are counted as duplicate or conflict and named on `rejections`. Counters: applied, duplicate,
 conflict, waiting, expired; what waited moves to applied when its other half comes, and to expired when it never does.
 
-This is rule version 2; version_1 is what came before.
+These are rule versions 2 and 3; version_1 is what came before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ from headrace_schemas.signals import decode_signal
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
+NEWEST = 3  # rule version
 _INTERACTION, _ERASING = keys.INTERACTION, keys.ERASING
 _AS_VALUES: dict[str, msgspec.json.Decoder[Any]] = {
     keys.SUBJECT: msgspec.json.Decoder(ErasedSubject),
@@ -59,8 +61,8 @@ _AS_BYTES: dict[str, msgspec.json.Decoder[Any]] = {
 class RewardFold(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
-    def __init__(self, policy: RewardPolicy) -> None:
-        self._policy = policy
+    def __init__(self, policy: RewardPolicy, *, version: int = NEWEST) -> None:
+        self._policy, self._version = policy, version
         self._expire_ms = period_ms(policy.expire_after_days)
         self._forget_ms = period_ms(policy.forget_after_days)
 
@@ -92,7 +94,7 @@ class RewardFold(Fold):
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode_signal(record.value, record.headers)
-        step = RewardStep(self._policy, state, record, event)
+        step = RewardStep(self._policy, state, record, event, self._version)
         match event:
             case InteractionRecorded():
                 step.interaction_recorded(event)
@@ -136,6 +138,9 @@ class RewardFold(Fold):
         return Write("signals", subject, event)
 
 
-def build(body: Mapping[str, Any], digest: str) -> RewardFold:
+def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> RewardFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    return RewardFold(RewardPolicy.model_validate(body))
+    return RewardFold(RewardPolicy.model_validate(body), version=version)
+
+
+build_2 = partial(build, version=2)

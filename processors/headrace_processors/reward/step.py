@@ -1,4 +1,4 @@
-"""One step of the reward stage under rule version 2: what one record does to state, outputs and counters. Reads no clock.
+"""One step of the reward stage under rule versions 2 and 3: what one record does to state, outputs and counters. Reads no clock.
 
 State is touched as little as a record needs: a feedback decodes and writes the case, reads the content only when a revision may
 follow, and no record rewrites a text.
@@ -56,9 +56,10 @@ _UNKNOWN = InteractionState(touched=0)
 class RewardStep:
     """One step in the making."""
 
-    __slots__ = ("_stored", "_texts", "changes", "counters", "event", "outputs", "policy", "record", "state")
+    __slots__ = ("_stored", "_texts", "changes", "counters", "event", "outputs", "policy", "record", "state", "version")
 
-    def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event) -> None:
+    def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event, version: int) -> None:
+        self.version = version
         self.policy, self.state, self.record, self.event = policy, state, record, event
         self.outputs: list[Write] = []
         self.changes: dict[str, Any] = {}
