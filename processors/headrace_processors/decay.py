@@ -2,6 +2,9 @@
 
 After Cormode, Shkapenyuk, Srivastava and Xu, "Forward Decay: A Practical Time Decay Model for Streaming Systems" (2009):
 the weight of an event at `t`, seen from `T`, is λ^((T-t)/day). Normalised weights do not depend on `T`.
+
+With a floor f (ours) it is f + (1 - f)·λ^((T-t)/day): 1 for the newest, and never below f. It is added, nothing is cut off at
+f: so the sums of such weights follow from those without a floor and a count, whatever comes and goes (`floored`).
 """
 
 from __future__ import annotations
@@ -20,10 +23,17 @@ def weight(per_day: float, age_ns: int) -> float:
     return float(per_day ** (age_ns / DAY_NS))
 
 
-def weights(times_ns: Sequence[int], per_day: float) -> list[float]:
-    """Weights in (0, 1] of events at `times_ns`, seen from the newest of them, so that nothing overflows; [] for none."""
-    newest = max(times_ns, default=0)
-    return [max(LEAST, weight(per_day, newest - time)) for time in times_ns]
+def weights(times_ns: Sequence[int], per_day: float, floor: float = 0.0) -> list[float]:
+    """Weights in (0, 1], none below `floor`, of events at `times_ns`, seen from the newest of them, so that nothing overflows; []
+    for none."""
+    newest, rest = max(times_ns, default=0), 1 - floor
+    return [floor + rest * max(LEAST, weight(per_day, newest - time)) for time in times_ns]
+
+
+def floored(total: float, squares: float, count: int, floor: float) -> tuple[float, float]:
+    """Σw and Σw² of `count` weights with a floor, from those sums of the same weights without one."""
+    rest = 1 - floor
+    return floor * count + rest * total, floor * (floor * count + 2 * rest * total) + rest * rest * squares
 
 
 def effective_size(values: Iterable[float]) -> float:

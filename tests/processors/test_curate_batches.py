@@ -75,7 +75,7 @@ def test_a_bucket_may_have_its_own_target() -> None:
 
 
 def test_examples_of_different_age_are_worth_less_together() -> None:
-    stage = CurateRun(target_effective_size=4)
+    stage = CurateRun(target_effective_size=4, decay_floor=0.0)
     stage.feed(*(rewarded(number, event_time=day(-10 * number)) for number in range(4)))
     weights = [0.95 ** (10 * number) for number in range(4)]
     assert stage.bucket.fill == round(sum(weights) ** 2 / sum(weight**2 for weight in weights), 3)
@@ -123,7 +123,7 @@ def test_the_manifest_names_records_by_digest_and_place() -> None:
     assert row.locator == Locator(topic="examples", partition=3, offset=1)
     assert (batch.bucket, batch.artifact_type, batch.base) == (BUCKET, "sql", "tiny")
     assert batch.policy_digests == {"curate": stage.policy.digest}
-    raw = [0.8, 0.4 * 0.95, 0.4]
+    raw = [0.8, 0.4 * (0.05 + 0.95 * 0.95), 0.4]
     mean = (raw[0] + raw[1]) / 2
     assert [member.weight for member in batch.members] == pytest.approx([value / mean for value in raw])
     assert batch.statistics.mean_reward == pytest.approx(0.6)
@@ -341,7 +341,7 @@ def test_members_stay_in_line_while_many_come_and_go() -> None:
 
 
 def test_taking_away_the_newest_leaves_what_the_old_ones_are_worth() -> None:
-    stage = CurateRun(target_effective_size=50)
+    stage = CurateRun(target_effective_size=50, decay_floor=0.0)
     stage.feed(*(rewarded(number, event_time="2010-01-01T00:00:00Z") for number in range(10)), rewarded(10))
     assert stage.bucket.fill == pytest.approx(1.0)
     stage.feed(withdrawn(10))

@@ -19,7 +19,7 @@ from headrace_schemas.topics import BY_NAME
 from headrace_schemas.topology import DEAD, RECORDS, STAGES_BY_NAME
 from headrace_streams.runtime.journal import POSITION_KEY, decode_position
 from support import histories
-from support.histories import FOLDER, Activation, Base64, History, Line, differences, path_of, text_of, unpack
+from support.histories import FOLDER, Activation, Base64, History, Line, current, differences, path_of, text_of, unpack
 
 STAGE = {stage.name: stage for stage in STAGES}
 read = cache(histories.read)
@@ -216,15 +216,15 @@ def test_curate_rejected_for_every_reason_and_cut_for_every_cause() -> None:
     assert {member["role"] for batch in batches for member in batch["members"]} == {"train", "negative"}
     assert {member["split"] for batch in batches for member in batch["members"]} == {"train", "validation"}
     assert any(batch["test_pool"] for batch in batches)
-    states = [
-        msgspec.json.decode(text_of(value))
+    examples = [
+        msgspec.msgpack.decode(value)
         for history in histories_of("curate")
         for end in history.ends
-        for key, value in end.changelog.items()
+        for key, value in current(end, STAGE["curate"]).items()
         if key.startswith("example:")
     ]
     statuses = {"open", "test", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"}
-    assert {state["status"] for state in states} == statuses
+    assert {status for _, status, *_ in examples} == statuses
 
 
 def test_release_gave_every_kind_of_answer_for_every_reason() -> None:

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from headrace_processors.curate.fold import build
-from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate.policy import NEWEST, CuratePolicy
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Components, Content, Example, Requirement, Tick, Tracking, Weights, Withdrawal
 from headrace_schemas.events import (
@@ -108,7 +108,7 @@ def tick(bucket: str = BUCKET) -> bytes:
 class CurateRun(StageRun):
     """The curate stage under a policy. `days` is fold time since the start, for the test to set."""
 
-    def __init__(self, *, through_dump: bool = False, recorded: str | None = None, version: int = 2, **policy: Any) -> None:
+    def __init__(self, *, through_dump: bool = False, recorded: str | None = None, version: int = NEWEST, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
         self.policy = CuratePolicy(**policy)
         fold = build(self.policy.body(), recorded or self.policy.digest, version)

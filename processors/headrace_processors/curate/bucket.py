@@ -17,7 +17,7 @@ from headrace_processors.curate.drift import UNTESTED
 from headrace_processors.curate.near_duplicates import bands
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import EMPTY, CurateBucket, CurateState, ExampleRecord, Queue, QueueBounds, Sums
-from headrace_processors.decay import RunningSum, weights
+from headrace_processors.decay import RunningSum, floored, weights
 from headrace_schemas.topics import DAY_MS
 
 TRAIN: Queue = "train"
@@ -300,8 +300,9 @@ class WorkingBucket:
     def _fill(self, sums: Sums, count: int) -> float:
         if self._policy.threshold == "tiered":
             return float(count)
+        total, squares = floored(sums[0].value, sums[1].value, count, self._policy.decay_floor)
         # To a thousandth: 64 examples of one hour are worth 64, although decay sees them a little apart.
-        return round(sums[0].value ** 2 / sums[1].value, 3) if sums[1].value > 0 else EMPTY
+        return round(total**2 / squares, 3) if sums[1].value > 0 else EMPTY
 
 
 def _added(sums: Sums, time_ns: int, per_day: float, amount: float = 1.0) -> Sums:

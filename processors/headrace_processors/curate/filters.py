@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from headrace_processors.curate import near_duplicates
-from headrace_processors.curate.policy import CuratePolicy, TargetRule
+from headrace_processors.curate.policy import NEWEST, CuratePolicy, TargetRule
 from headrace_schemas.derived import Example
 from headrace_schemas.inputs import Message
 from headrace_schemas.text import has_text, normalise, render
@@ -31,9 +31,13 @@ REJECTIONS: dict[str, str] = {
     "held_out": "a negative example is not in the test split",
     "duplicate": "no other example of the bucket has the same prompt, context and target",
     "near_duplicate": "no other open example of its role and outcome that is worth as much is {near_duplicate} alike to it",
-    "overflow": "an open bucket keeps the newest {open_limit} of each role",
+    "overflow": "an open bucket keeps {open_limit} of each role, those that are worth most",
     "too_many_buckets": "a partition has at most {max_buckets} buckets",
 }
+
+BEFORE_3: dict[str, str] = {
+    "overflow": "an open bucket keeps the newest {open_limit} of each role"
+}  # as rule versions 1 and 2 say
 
 
 class FilterResult(NamedTuple):
@@ -43,10 +47,10 @@ class FilterResult(NamedTuple):
     reason: str | None
 
 
-def rules(policy: CuratePolicy) -> dict[str, str]:
-    """The table with the figures of `policy`."""
+def rules(policy: CuratePolicy, version: int = NEWEST) -> dict[str, str]:
+    """The table as a rule version has it, with the figures of `policy`."""
     figures = {**policy.model_dump(), "truncated": " or ".join(policy.truncated)}
-    return {reason: rule.format(**figures) for reason, rule in REJECTIONS.items()}
+    return {reason: rule.format(**figures) for reason, rule in {**REJECTIONS, **(BEFORE_3 if version < 3 else {})}.items()}
 
 
 def judge(policy: CuratePolicy, example: Example, target: str, split: str) -> FilterResult:

@@ -21,7 +21,7 @@ from msgspec import Struct
 from headrace_processors.curate import changelog, events, filters
 from headrace_processors.curate import state as curate_state
 from headrace_processors.curate.appraisal import Appraisal, appraise
-from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate.policy import NEWEST, CuratePolicy
 from headrace_processors.curate.state import CurateBucket, ExampleRecord
 from headrace_processors.curate.step import CurateRules, CurateStep
 from headrace_schemas.codec import decode
@@ -46,7 +46,7 @@ class CurateFold(Fold):
 
     def __init__(self, policy: CuratePolicy, digest: str, *, version: int) -> None:
         """`digest` is that of the policy body as recorded, which today's model need not have."""
-        self._rules = CurateRules(version, policy, filters.rules(policy), {"curate": digest})
+        self._rules = CurateRules(version, policy, filters.rules(policy, version), {"curate": digest})
         self._keep_ms = None if policy.keep_days is None else round(policy.keep_days * DAY_MS)
         self._settle_ms = round(policy.settle_after_days * DAY_MS)
         self._ahead: dict[int, _Ahead] = {}  # by the identity of a value, which lives as long as it stands there
@@ -135,7 +135,7 @@ class CurateFold(Fold):
         return due_ms is not None and due_ms <= now_ms
 
 
-def build(body: Mapping[str, Any], digest: str, version: int = 3) -> CurateFold:
+def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> CurateFold:
     """The fold under a policy body; `digest` names it in what is written."""
     return CurateFold(CuratePolicy.model_validate(body), digest, version=version)
 

@@ -1,7 +1,7 @@
 """What a batch is made of: members, weights, statistics and the id that covers them. Pure; knows no state and no policy file.
 
-Weight of a train member: reward·decay·balance over their mean, so that the train members weigh 1 on average. A negative member
-weighs |reward|·decay·balance on the same scale. Decay is seen from the newest member (decay.py). Test rows weigh 1 each.
+Weight of a train member: its worth, |reward|·decay·balance, over their mean, so that the train members weigh 1 on average. A
+negative member weighs its worth on the same scale. Decay is seen from the newest member (decay.py). Test rows weigh 1 each.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ def batch(
     cause: Cause,
     target: float,
     per_day: float,
+    floor: float,
     source: tuple[str, int],
     policy_digests: Mapping[str, str],
     left_out: Mapping[str, int] | None = None,
 ) -> Batch:
     """The manifest of `bucket` with its open `members` and its test `pool`. `source`: topic and partition of the examples;
-    `target`: the fill that was asked for when it was cut; `per_day`: the decay; `left_out`: what it does not hold."""
-    shares = dict(zip(members, decay.weights([record.time_ns for record in members.values()], per_day), strict=True))
-    raw = {name: abs(record.reward) * shares[name] * record.balance for name, record in members.items()}
+    `target`: the fill that was asked for when it was cut; `per_day` and `floor`: the decay; `left_out`: what it does not hold."""
+    shares = _shares(members, per_day, floor)
+    raw = worths(members, shares)
     train = [name for name, record in members.items() if record.role == "train"]
     mean = fsum(raw[name] for name in train) / len(train)
     listed = [_member(name, record, raw[name] / mean, source) for name, record in members.items()]
@@ -60,6 +61,21 @@ def batch(
         statistics=statistics,
         policy_digests=dict(policy_digests),
     )
+
+
+def least_worth(members: Members, per_day: float, floor: float, count: int) -> list[str]:
+    """The `count` of `members`, oldest first, that weigh least; of equals the oldest."""
+    worth = worths(members, _shares(members, per_day, floor))
+    return sorted(members, key=lambda name: rounded(worth[name]))[:count]
+
+
+def worths(members: Members, shares: Mapping[str, float]) -> dict[str, float]:
+    """|reward|·decay·balance of each; `shares` are the decays."""
+    return {name: abs(record.reward) * shares[name] * record.balance for name, record in members.items()}
+
+
+def _shares(members: Members, per_day: float, floor: float) -> dict[str, float]:
+    return dict(zip(members, decay.weights([record.time_ns for record in members.values()], per_day, floor), strict=True))
 
 
 def batch_id(bucket: str, members: Sequence[Member], test_pool: Sequence[Member]) -> str:

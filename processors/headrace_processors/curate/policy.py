@@ -12,7 +12,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 TargetRule = Literal["echo", "truncated", "generic"]
 EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
-VERSION_2: dict[str, object] = {}  # what rule version 2 did without these keys
+NEWEST = 3  # rule version of curate
+VERSION_2: dict[str, object] = {"decay_floor": 0.0}  # what rule version 2 did without these keys
 VERSION_1: dict[str, object] = VERSION_2 | {  # likewise rule version 1
     "max_buckets": None,
     "bases": [],
@@ -78,6 +79,9 @@ class CuratePolicy(Policy):
     targets: dict[str, Size] = Field(default_factory=dict, description="effective size of single buckets, by bucket")
     tiered: TieredPolicy = Field(TieredPolicy(), description="targets where threshold is tiered")
     decay_per_day: Share = Field(0.95, description="how much less an example counts a day later, by event time")
+    decay_floor: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.05, description="what the oldest example is still worth beside one of today"
+    )
     age_limit_days: Annotated[float, Field(gt=0, le=3650)] = Field(
         7.0, description="days of fold time since a bucket opened, after which aged_target is enough"
     )
@@ -103,7 +107,10 @@ class CuratePolicy(Policy):
     min_test_pool: Annotated[int, Field(ge=0, le=5000)] = Field(
         0, description="test rows that a cut waits for, until the bucket is aged"
     )
-    open_limit: Annotated[int, Field(ge=1, le=5000)] = Field(1000, description="open members of a bucket, of each role")
+    open_limit: Annotated[int, Field(ge=1, le=5000)] = Field(
+        1000,
+        description="open members of a bucket, of each role; up to a tenth more are there before the least worth are dropped",
+    )
     max_buckets: Annotated[int, Field(ge=1)] | None = Field(
         10_000, description="buckets of a partition; an example of one more is rejected; null: no limit"
     )

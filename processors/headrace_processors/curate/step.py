@@ -6,6 +6,7 @@ Knows the rules in force and the state; what an example is good for by itself is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ from headrace_schemas.derived import Example, ExampleRejection, Supersession, Tr
 from headrace_schemas.ids import derive_id
 from headrace_streams.runtime.stage import Record, Step, Write
 
+OPEN: tuple[Queue, ...] = ("train", "negative")
+PART = 10  # of an open queue's limit: so many more may come before the least worth are dropped
 PORTION = 1000  # buckets that grow old in one step: with 40,000 the loop stood still for seconds
 SETTLED = 3  # voices that make a contradicted example a majority
 _GONE: dict[str, Status] = {"retracted": "retracted", "erased": "erased", "feedback_retracted": "withdrawn"}
@@ -220,18 +223,28 @@ class CurateStep:
         return found
 
     def _trim(self, bucket: WorkingBucket) -> None:
-        """Drops the oldest members of queues that hold more than they may; what was never cut is rejected as overflow."""
+        """Drops members of queues that hold more than they may: of the test pool the oldest, of others, which are rejected as
+        overflow, the least worth. What that is takes a look at all, so that a tenth more may come before it is asked."""
         open_limit, value = self.policy.open_limit, bucket.value
-        if value.train.size <= open_limit >= value.negative.size and value.test.size <= self.policy.test_pool:
+        most = open_limit if self.rules.version < 3 else open_limit + open_limit // PART
+        if value.train.size <= most >= value.negative.size and value.test.size <= self.policy.test_pool:
             return
-        limits: dict[Queue, int] = {"train": open_limit, "negative": open_limit, "test": self.policy.test_pool}
-        for queue, limit in limits.items():
-            while bucket.size(queue) > limit:
-                example_id, oldest = bucket.oldest(queue)
-                if queue == "test":
-                    bucket.remove(example_id, oldest, _without_content(oldest, "past"))
-                else:
-                    self._evict(bucket, example_id, oldest, "overflow")
+        for queue in OPEN:
+            if bucket.size(queue) > most:
+                self._drop(bucket, queue, bucket.size(queue) - open_limit)
+        while bucket.size("test") > self.policy.test_pool:
+            example_id, oldest = bucket.oldest("test")
+            bucket.remove(example_id, oldest, _without_content(oldest, "past"))
+
+    def _drop(self, bucket: WorkingBucket, queue: Queue, count: int) -> None:
+        if self.rules.version < 3:
+            dropped = dict(islice(bucket.members(queue), count))
+            names = list(dropped)
+        else:
+            dropped = dict(bucket.members(queue))
+            names = manifest.least_worth(dropped, self.policy.decay_per_day, self.policy.decay_floor, count)
+        for name in names:
+            self._evict(bucket, name, dropped[name], "overflow")
 
     def _evict(self, bucket: WorkingBucket, example_id: str, member: ExampleRecord, reason: str) -> None:
         """Takes a member out of an open bucket; its record counts as rejected from now on."""
@@ -311,6 +324,7 @@ class CurateStep:
             cause="target" if fill >= value.target else lowered,
             target=wanted,
             per_day=policy.decay_per_day,
+            floor=policy.decay_floor,
             source=(self.record.topic, self.record.partition),
             policy_digests=self.rules.digests,
             left_out=None if self.rules.version == 1 else _left_out(value, over),
