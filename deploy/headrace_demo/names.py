@@ -2,4 +2,3 @@
 
 MODEL = "tiny-sql"
 SQL, DOCS = "sql", "docs"  # artifact types: answers, and queries put in words
-EXAM = 240  # held-out questions that are asked of each release

@@ -13,10 +13,11 @@ import pytest
 from headrace.fields import Call
 from headrace.publishing import EventFactory
 from headrace_demo.agent.agent import SqlAgent
-from headrace_demo.names import EXAM
+from headrace_demo.names import DOCS, SQL
 from headrace_demo.run.folder import MAIN, OTHER, Place
 from headrace_demo.shop import database as shop
 from headrace_demo.shop import questions
+from headrace_demo.shop.exam import ExamPaper
 from headrace_demo.shop.questions import is_held_out
 from headrace_processors.policy_file import load
 from headrace_processors.stages import STAGES
@@ -29,7 +30,9 @@ from support.memory_log import MemoryLog
 pytestmark = pytest.mark.slow(seconds=12)
 
 SEED = 2
-ASKED = 1400
+ASKED = 3200
+CORRECTED = 0.5
+PAPER = ExamPaper(SEED)
 
 
 class Learner:
@@ -79,14 +82,13 @@ def hurried() -> Iterator[None]:
 def log(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> MemoryLog:
     place = Place(tmp_path_factory.mktemp("demo"), SEED)
     shop.create(place.database, SEED)
-    own = shop.shop_of(SEED)
-    values = questions.slot_values(own.cities, own.people, own.products)
-    known = {question.text: question.sql for question in questions.training_questions(values, SEED)}
-    learner = Learner(known | {question.text: question.sql for question in questions.held_out_questions(values, SEED, EXAM)})
+    values = questions.slot_values(shop.shop_of(SEED))
+    asked = [*questions.training_questions(values, SEED), *PAPER.questions(SQL)]
+    learner = Learner({question.text: question.sql for question in asked})
     log = MemoryLog(count=1)
     log.time = time.time_ns() // 1_000_000
     notebook: Any = Notebook(log)
-    agent = SqlAgent(notebook, place.base, place.database, SEED, load=lambda base: learner)  # type: ignore[arg-type, return-value]
+    agent = SqlAgent(notebook, place.base, place.database, SEED, CORRECTED, load=lambda base: learner)  # type: ignore[arg-type, return-value]
     learner.enough = agent.stop
     agent.run()
     bodies = load(place.settings("127.0.0.1:1").policy).bodies()
@@ -99,7 +101,9 @@ def log(tmp_path_factory: pytest.TempPathFactory, hurried: None) -> MemoryLog:
 def test_what_is_held_out_is_published_for_no_training_and_never_corrected(log: MemoryLog) -> None:
     said = {event.data.interaction_id: event.data for event in events(log, "interactions")}
     held = {name for name, data in said.items() if is_held_out(data.prompt_group)}
-    assert len(held) == EXAM
+    exams = {(data.artifact_type, data.prompt) for name, data in said.items() if name in held}
+    assert exams == {(SQL, q.text) for q in PAPER.questions(SQL)} | {(DOCS, q.sql) for q in PAPER.questions(DOCS)}
+    assert len(held) == len(exams)
     for name, data in said.items():
         assert isinstance(data.prompt_group, str)
         assert data.train is (name not in held)
@@ -108,15 +112,16 @@ def test_what_is_held_out_is_published_for_no_training_and_never_corrected(log: 
     assert not [feedback for feedback in judged if feedback.interaction_id in held and feedback.corrected_output is not None]
 
 
-def test_wrong_answers_are_corrected_with_the_reference(log: MemoryLog) -> None:
-    said = {event.data.interaction_id: event.data for event in events(log, "interactions")}
-    right = {event.data.interaction_id for event in events(log, "feedback") if event.data.kind == "success"}
-    corrected = {
-        event.data.interaction_id: event.data for event in events(log, "feedback") if event.data.kind == "user_correction"
-    }
-    taught = {name for name, data in said.items() if data.train}
-    assert taught == (right | set(corrected)) & taught
-    assert not right & set(corrected)
+def test_a_share_of_wrong_answers_is_corrected_and_of_the_others_only_known_that_they_are_wrong(log: MemoryLog) -> None:
+    said = {event.data.interaction_id: event.data for event in events(log, "interactions") if event.data.train}
+    heard = [event.data for event in events(log, "feedback") if event.data.interaction_id in said]
+    right = {feedback.interaction_id for feedback in heard if feedback.kind == "success"}
+    wrong = {feedback.interaction_id for feedback in heard if feedback.kind == "validation_failure"}
+    corrected = {feedback.interaction_id: feedback for feedback in heard if feedback.kind == "user_correction"}
+    assert right | wrong == set(said)
+    assert not right & wrong
+    assert set(corrected) < wrong
+    assert 0.4 < len(corrected) / len(wrong) < 0.6
     for name, feedback in corrected.items():
         assert feedback.corrected_output != said[name].output
 
@@ -157,7 +162,7 @@ def test_a_release_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None
             raise OSError("adapter_model.safetensors is damaged")
         return learner
 
-    agent = SqlAgent(book, tmp_path, tmp_path / "shop.duckdb", SEED, load=refuse)  # type: ignore[arg-type]
+    agent = SqlAgent(book, tmp_path, tmp_path / "shop.duckdb", SEED, CORRECTED, load=refuse)  # type: ignore[arg-type]
     broken = SimpleNamespace(bucket=MAIN, sequence=1, adapter=object(), digest="sha256:" + "b" * 64, fetch=lambda: tmp_path)
     agent.follow(SimpleNamespace(follow=lambda: iter([broken])))  # type: ignore[arg-type]
     learner.enough = agent.stop

@@ -11,12 +11,20 @@ from rich.console import Console
 
 from headrace_demo.run.folder import MAIN, OTHER, TARGETS
 from headrace_demo.show.picture import Exam, Picture, worse
-from headrace_demo.show.view import Json, Lines, dashboard, sparkline, summary, summary_table
+from headrace_demo.show.view import Json, Lines, dashboard, sparkline, summary
 from headrace_schemas.codec import decode
 from headrace_schemas.events import Event
 from headrace_schemas.splits import split_of
 
 DIGEST = "sha256:" + "a" * 64
+PAPERS = {
+    MAIN: {f"question {number}": "known" if number < 10 else "new" for number in range(20)},
+    OTHER: {f"select {number}": "described" for number in range(5)},
+}
+
+
+def new_picture() -> Picture:
+    return Picture(MAIN, TARGETS, PAPERS)
 
 
 def event(kind: str, data: dict[str, Any]) -> Event:
@@ -25,12 +33,20 @@ def event(kind: str, data: dict[str, Any]) -> Event:
 
 
 def example(
-    number: int, *, right: bool | None = True, train: bool = True, adapter: str | None = None, revision: int = 1
+    number: int,
+    *,
+    right: bool | None = True,
+    train: bool = True,
+    adapter: str | None = None,
+    revision: int = 1,
+    bucket: str = MAIN,
+    prompt: str | None = None,
 ) -> Event:
     data = {
-        "example_id": f"e{number}", "revision": revision, "interaction_id": f"i{number}", "bucket": MAIN, "artifact_type": "sql",
-        "model": "tiny-sql", "agent": {"name": "sql-bot"}, "prompt_group": f"g{number}",
-        "content": {"prompt": f"question {number}", "output": "select 1", "target": "select 1"}, "quality": 0.5, "reward": 0.5,
+        "example_id": f"e{number}", "revision": revision, "interaction_id": f"i{number}", "bucket": bucket,
+        "artifact_type": bucket.partition("/")[0], "model": "tiny-sql", "agent": {"name": "sql-bot"},
+        "prompt_group": f"g{number}", "quality": 0.5, "reward": 0.5,
+        "content": {"prompt": prompt or f"question {number}", "output": "select 1", "target": "select 1"},
         "components": {"validation": 0.5, "feedback": 0.3, "difficulty": 0.2, "multiplier": 1.3}, "weights": {"balance": 1.0},
         "contradicted": False, "voices": 1, "event_time": "2026-11-21T10:00:00Z", "train": train,
     }  # fmt: skip
@@ -41,10 +57,11 @@ def example(
     return event("headrace.example.rewarded.v1", data)
 
 
-def promoted(sequence: int = 1, digest: str = DIGEST) -> Event:
+def promoted(sequence: int = 1, digest: str = DIGEST, bucket: str = MAIN) -> Event:
     adapter = {"digest": digest, "uri": "file:///x", "format": "peft", "size_bytes": 1, "files": []}
     data = {
-        "release_id": f"r{sequence}", "sequence": sequence, "bucket": MAIN, "artifact_type": "sql", "base": "tiny-sql",
+        "release_id": f"r{sequence}", "sequence": sequence, "bucket": bucket, "artifact_type": bucket.partition("/")[0],
+        "base": "tiny-sql",
         "adapter": adapter, "batch_ids": ["b1"], "reason": "gate", "policy_digests": {}, "request_id": "q", "evaluation_id": "v",
     }  # fmt: skip
     return event("headrace.release.promoted.v1", data)
@@ -55,25 +72,46 @@ def progressed(step: int) -> Event:
     return event("headrace.training.progressed.v1", data)
 
 
-def test_success_of_a_release_is_counted_from_its_exam() -> None:
-    picture = Picture(MAIN, TARGETS)
-    for number in range(10):
+def test_success_of_a_release_is_counted_from_its_exam_under_each_heading() -> None:
+    picture = new_picture()
+    for number in range(20):
         picture.take(example(number, right=number < 1, train=False), 1.0)
     picture.take(promoted(), 60.0)
-    assert not picture.complete(1, 10)
-    for number in range(10):
-        picture.take(example(number, right=number < 8, train=False, adapter=DIGEST), 70.0)
-        picture.take(example(number, right=number < 8, train=False, adapter=DIGEST), 71.0)  # a later revision counts once
-    assert picture.complete(1, 10)
-    assert not picture.complete(2, 10)
-    base, first = summary(picture)
-    assert (base["right"], base["total"], base["success"]) == (1, 10, 0.1)
-    assert (first["right"], first["total"], first["seconds"], first["served_seconds"]) == (8, 10, 60.0, 70.0)
-    assert first["p_worse"] == 1.0
+    assert not picture.complete(1)
+    for number in range(20):
+        assert not picture.complete(1)
+        picture.take(example(number, right=number < 8 or number > 16, train=False, adapter=DIGEST), 70.0)
+        picture.take(example(number, right=number < 8 or number > 16, train=False, adapter=DIGEST, revision=2), 71.0)
+    picture.take(example(99, right=True, train=False, adapter=DIGEST), 72.0)  # is on no paper
+    assert picture.complete(1)
+    assert not picture.complete(2)
+    base, first, other = summary(picture)
+    assert base["exam"] == {
+        "known": {"right": 1, "total": 10, "success": 0.1, "p_worse": None},
+        "new": {"right": 0, "total": 10, "success": 0.0, "p_worse": None},
+    }
+    assert first["exam"] == {
+        "known": {"right": 8, "total": 10, "success": 0.8, "p_worse": 1.0},
+        "new": {"right": 3, "total": 10, "success": 0.3, "p_worse": 1.0},
+    }
+    assert (first["seconds"], first["served_seconds"], other["bucket"]) == (60.0, 70.0, OTHER)
+
+
+def test_each_bucket_has_an_exam_of_its_own_though_both_begin_with_the_same_base() -> None:
+    picture = new_picture()
+    for number in range(5):
+        picture.take(example(number, right=True, train=False), 1.0)
+        picture.take(example(100 + number, right=number < 2, train=False, bucket=OTHER, prompt=f"select {number}"), 1.0)
+    picture.take(promoted(bucket=OTHER), 60.0)
+    main, other, release = summary(picture)
+    assert main["exam"]["known"]["right"] == 5
+    assert other["exam"] == {"described": {"right": 2, "total": 5, "success": 0.4, "p_worse": None}}
+    assert (release["bucket"], release["release"], release["exam"]["described"]["total"]) == (OTHER, 1, 0)
+    assert not picture.complete(1)  # releases of the main bucket count
 
 
 def test_a_bucket_fills_with_what_is_learnt_from_and_not_with_the_test_split() -> None:
-    picture = Picture(MAIN, TARGETS)
+    picture = new_picture()
     for number in range(100):
         picture.take(example(number), 1.0)
         picture.take(example(1000 + number, right=False), 1.0)  # a failure that nobody has corrected
@@ -84,7 +122,7 @@ def test_a_bucket_fills_with_what_is_learnt_from_and_not_with_the_test_split() -
 
 
 def test_a_rejected_revision_leaves_the_bucket_and_a_later_one_comes_back() -> None:
-    picture = Picture(MAIN, TARGETS)
+    picture = new_picture()
     number = next(number for number in range(100) if split_of(MAIN, f"g{number}") == "train")
     data = {"example_id": f"e{number}", "interaction_id": f"i{number}", "bucket": MAIN, "reason": "duplicate", "rule": "content"}
     rejected = event("headrace.example.rejected.v1", {**data, "revision": 1})
@@ -105,8 +143,8 @@ def test_a_worse_release_shows_in_the_sign_test() -> None:
 
 
 def test_the_view_renders_at_every_moment() -> None:
-    picture = Picture(MAIN, TARGETS)
-    console = Console(file=io.StringIO(), width=120)
+    picture = new_picture()
+    console = Console(file=io.StringIO(), width=80)
 
     def shown() -> str:
         with console.capture() as capture:
@@ -120,12 +158,23 @@ def test_the_view_renders_at_every_moment() -> None:
     picture.take(promoted(), 60.0)
     picture.take(example(7, train=False, adapter=DIGEST), 61.0)
     text = shown()
-    for part in ("40", "questions answered", "step 50 of 100", "promoted", "swapped to release 1", "of 400", "1:15"):
+    for part in (
+        "40",
+        "questions answered",
+        "step 50 of 100",
+        "promoted",
+        "swapped to release 1",
+        "of 400",
+        "1:15",
+        "known",
+        "new",
+        "described",
+    ):
         assert part in text, part
 
 
 def test_lines_and_json_tell_the_news_once(capsys: pytest.CaptureFixture[str]) -> None:
-    picture = Picture(MAIN, TARGETS)
+    picture = new_picture()
     picture.take(promoted(), 60.0)
     said: list[str] = []
     lines = Lines(said.append)
@@ -137,8 +186,6 @@ def test_lines_and_json_tell_the_news_once(capsys: pytest.CaptureFixture[str]) -
         screen.draw(picture, 61.0)
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {"seconds": 60.0, "note": f"{MAIN}: release 1 is promoted (gate)"}
-    console = Console(file=io.StringIO(), width=120)
-    console.print(summary_table(picture))
 
 
 def test_a_sparkline_has_a_block_per_rate() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +21,16 @@ import transformers.utils.logging
 
 import headrace
 from headrace_demo.agent.serve import BATCH, Model
-from headrace_demo.names import DOCS, EXAM, MODEL, SQL
+from headrace_demo.names import DOCS, MODEL, SQL
 from headrace_demo.shop import database as shop
 from headrace_demo.shop import questions
+from headrace_demo.shop.exam import ExamPaper
 from headrace_demo.shop.grade import Referee
 from headrace_demo.shop.questions import Question
 
 log = logging.getLogger("headrace_demo.agent.agent")
 
-RUSH = 480  # questions at full speed after each release: it has customers, not a policy
+RUSH = 960  # questions at full speed after each release: it has customers, not a policy
 LULL = 4  # questions at a time after a rush
 LULL_SECONDS = 2.0
 PATIENCE = 15  # lulls without a new release until the next rush
@@ -47,14 +49,20 @@ class SqlAgent:
     """Asks, answers, judges, publishes. `stop` ends it after the batch in hand."""
 
     def __init__(
-        self, recorder: headrace.Recorder, base: Path, database: Path, seed: int, load: Callable[..., Model] = Model
+        self,
+        recorder: headrace.Recorder,
+        base: Path,
+        database: Path,
+        seed: int,
+        corrected: float,
+        load: Callable[..., Model] = Model,
     ) -> None:
-        """`load(base, adapter=None)` gives the model of folders."""
-        own = shop.shop_of(seed)
-        values = questions.slot_values(own.cities, own.people, own.products)
+        """`corrected`: which share of wrong answers somebody corrects. `load(base, adapter=None)` gives the model of folders."""
+        values = questions.slot_values(shop.shop_of(seed))
         self._recorder, self._base, self._load = recorder, base, load
         self._referee = Referee(database)
-        self._exam = questions.held_out_questions(values, seed, EXAM)
+        self._corrected, self._owner = corrected, random.Random(f"owner:{seed}")
+        self._exam = ExamPaper(seed)
         rounds = (questions.training_questions(values, seed + 1000 * turn) for turn in itertools.count())
         self._questions: Iterator[Question] = itertools.chain.from_iterable(rounds)
         plain = Standing(load(base))
@@ -85,7 +93,8 @@ class SqlAgent:
 
     def run(self) -> None:
         """Until `stop`: an exam for whatever is new, then a rush of questions, then few at a time until something is new."""
-        self._hold_exam()
+        for kind in self._standing:
+            self._hold_exam(kind)
         while not self._stopped:
             for _ in range(0, RUSH, BATCH):
                 self._swap()
@@ -96,20 +105,20 @@ class SqlAgent:
                 self._work(LULL)
 
     def _swap(self) -> bool:
-        """Hot-swaps what has arrived. True when it answers SQL: that one is examined at once."""
+        """Hot-swaps what has arrived, and examines it at once. True when it answers SQL."""
         self._news.clear()
-        fresh = False
-        for kind in list(self._arrived):
+        swapped = [kind for kind in self._standing if kind in self._arrived]
+        for kind in swapped:
             self._standing[kind] = self._arrived.pop(kind)
-            fresh |= kind == SQL
-        if fresh:
-            self._hold_exam()
-        return fresh
+            self._hold_exam(kind)
+        return SQL in swapped
 
-    def _hold_exam(self) -> None:
-        for place in range(0, len(self._exam), BATCH):
+    def _hold_exam(self, kind: str) -> None:
+        ask = self._answer if kind == SQL else self._describe
+        asked = self._exam.questions(kind)
+        for first in range(0, len(asked), BATCH):
             if not self._stopped:
-                self._answer(self._exam[place : place + BATCH], train=False)
+                ask(asked[first : first + BATCH], train=False)
 
     def _work(self, count: int) -> None:
         if self._stopped:
@@ -121,21 +130,21 @@ class SqlAgent:
         notes = [question for question in batch[first::NOTE_EVERY] if question.sql not in self._described]
         self._described |= {question.sql for question in notes}
         if notes:
-            self._describe(notes)
+            self._describe(notes, train=True)
 
     def _answer(self, batch: Sequence[Question], *, train: bool) -> None:
-        """Answers in SQL; DuckDB decides. The shop's owner corrects what is wrong, except in an exam."""
+        """Answers in SQL; DuckDB decides."""
         standing = self._standing[SQL]
         for question, output in zip(batch, standing.model.answers([question.text for question in batch]), strict=True):
             right = self._referee.right(output, question.sql)
-            self._publish(SQL, standing, question.text, output, question, right, question.sql if train else None, train)
+            self._publish(SQL, standing, question.text, output, question, right, question.sql, train)
 
-    def _describe(self, batch: Sequence[Question]) -> None:
+    def _describe(self, batch: Sequence[Question], *, train: bool) -> None:
         """Puts queries in words; right is what the shop's handbook says."""
         standing = self._standing[DOCS]
         for question, output in zip(batch, standing.model.answers([question.sql for question in batch]), strict=True):
             wanted = question.description
-            self._publish(DOCS, standing, question.sql, output, question, output == wanted, wanted, True)
+            self._publish(DOCS, standing, question.sql, output, question, output == wanted, wanted, train)
 
     def _publish(
         self,
@@ -145,9 +154,11 @@ class SqlAgent:
         output: str,
         question: Question,
         right: bool,
-        correction: str | None,
+        wanted: str,
         train: bool,
     ) -> None:
+        """The call and what is said of it. Of what is wrong the shop's owner corrects a share, and nothing in an exam; of the
+        rest is only said that it is wrong."""
         recorder = self._recorder
         call = recorder.interaction(
             artifact_type=kind,
@@ -164,9 +175,9 @@ class SqlAgent:
             recorder.feedback(call, kind="success", score=100, principal=check)
             return
         recorder.feedback(call, kind="validation_failure", score=0, principal=check)
-        if correction is not None:
+        if train and self._owner.random() < self._corrected:
             owner: headrace.PrincipalFields = {"id": "shop-owner", "kind": "human"}
-            recorder.feedback(call, kind="user_correction", corrected_output=correction, principal=owner)
+            recorder.feedback(call, kind="user_correction", corrected_output=wanted, principal=owner)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -180,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--store", required=True, help="folder or URL that adapters are fetched from")
     parser.add_argument("--cache", required=True, type=Path, help="folder of fetched adapters")
     parser.add_argument("--seed", required=True, type=int, help="which shop it is, and the order of questions")
+    parser.add_argument("--corrected", required=True, type=float, help="share of wrong answers that somebody corrects")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
@@ -197,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given.bootstrap, deployment=given.deployment, buckets=buckets, store=given.store, cache=given.cache
         ) as releases,
     ):
-        agent = SqlAgent(recorder, given.base, given.database, given.seed)
+        agent = SqlAgent(recorder, given.base, given.database, given.seed, given.corrected)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: agent.stop())
         threading.Thread(target=agent.follow, args=(releases,), daemon=True).start()

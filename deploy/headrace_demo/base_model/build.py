@@ -33,8 +33,7 @@ Progress = Callable[[int, int, float], None]  # (step, steps, loss)
 
 def forbidden_sql(seed: int) -> frozenset[str]:
     """The SQL of every combination of the seed's shop, trained on or held out."""
-    own = shop.shop_of(seed)
-    values = questions.slot_values(own.cities, own.people, own.products)
+    values = questions.slot_values(shop.shop_of(seed))
     return frozenset(questions.ask(family, key, filled, 0).sql for family, key, filled in questions.combinations(values))
 
 

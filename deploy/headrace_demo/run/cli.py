@@ -33,10 +33,19 @@ _RUN = "from headrace_cli.main import main; main()"
 @click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Give up after so long (exit 1).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31), help="Which shop, questions and base model.")
 @click.option(
+    "--corrected",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of wrong answers that somebody corrects; of the others is only known that they are wrong.",
+)
+@click.option(
     "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps it all; default: demo/ in data_dir."
 )
 @common
-def demo(settings: Settings, as_json: bool, releases: int, minutes: float, seed: int, data_dir: Path | None) -> int:
+def demo(
+    settings: Settings, as_json: bool, releases: int, minutes: float, seed: int, corrected: float, data_dir: Path | None
+) -> int:
     """The whole loop on this machine: Kafka, worker, trainer and a small SQL agent that gets better while you watch.
 
     Needs no data, no GPU and no running broker: it starts one of its own, unless --bootstrap names one. The log, the adapters and
@@ -50,29 +59,30 @@ def demo(settings: Settings, as_json: bool, releases: int, minutes: float, seed:
     place = Place(data_dir or settings.data_dir / "demo", seed, settings.deployment if "deployment" in flags else None)
     bootstrap = settings.bootstrap if "bootstrap" in flags else None
     try:
-        return run(_demo(place, bootstrap, releases, minutes * 60, as_json))
+        return run(_demo(place, bootstrap, releases, minutes * 60, corrected, as_json))
     except asyncio.CancelledError:
         return INTERRUPTED
     except ChildDied as error:
         raise CliError(FAILED, f"demo: {error}; logs are in {place.run}") from error
 
 
-async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float, as_json: bool) -> int:
+async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float, corrected: float, as_json: bool) -> int:
     from rich.console import Console
 
-    from headrace_demo.names import EXAM
     from headrace_demo.run.children import Children
     from headrace_demo.run.folder import MAIN, TARGETS
     from headrace_demo.shop import database as shop
+    from headrace_demo.shop.exam import ExamPaper
     from headrace_demo.show.picture import Picture
-    from headrace_demo.show.view import Dashboard, Json, Lines, summary, summary_table
+    from headrace_demo.show.view import Dashboard, Json, Lines, summary, summary_tables
 
     began = time.monotonic()
     console = Console()
     if not console.is_terminal:
-        console = Console(width=150)
+        console = Console(width=80)
     screen: Screen = Json() if as_json else Dashboard(console) if console.is_terminal else Lines()
-    picture = Picture(MAIN, TARGETS)
+    paper = ExamPaper(place.seed)
+    picture = Picture(MAIN, TARGETS, {bucket: paper.columns(bucket.partition("/")[0]) for bucket in TARGETS})
 
     def seconds() -> float:
         return time.monotonic() - began
@@ -91,11 +101,9 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
                 async with _ring(children, place, bootstrap, note) as settings:
                     await building
                     _start(children, place, "trainer", "--device", "cpu")
-                    _start_agent(children, place, settings)
-                    note("the agent answers questions; wrong answers are corrected, and learnt from")
-                    done = await _watch(
-                        settings, picture, screen, children, seconds, lambda: picture.complete(releases, EXAM), limit
-                    )
+                    _start_agent(children, place, settings, corrected)
+                    note(f"the agent answers; {corrected:.0%} of what is wrong is corrected, the rest only marked as wrong")
+                    done = await _watch(settings, picture, screen, children, seconds, lambda: picture.complete(releases), limit)
             finally:
                 building.cancel()
                 children.stop()
@@ -106,9 +114,9 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
     if isinstance(screen, Json):
         screen.emit({"releases": table, "done": done, "seconds": round(seconds(), 1), "afterwards": afterwards})
         return OK if done else NO
-    console.print(summary_table(picture))
+    console.print(summary_tables(picture))
     if not done:
-        console.print(f"{len(table) - 1} of {releases} releases in {limit / 60:g} minutes", highlight=False)
+        console.print(f"{len(picture.rows_of(MAIN)) - 1} of {releases} releases in {limit / 60:g} minutes", highlight=False)
     ends = f" (`{place.command(program_name(), 'kafka stop')}` ends the broker that it starts)" if bootstrap is None else ""
     print(f"Everything is kept. This line looks around{ends}:\n{afterwards}")
     return OK if done else NO
@@ -212,10 +220,11 @@ def _start(children: Children, place: Place, command: str, *arguments: str) -> N
     children.start(command, "-c", _RUN, command, "--config", str(place.config), *arguments, environment=_threads("1"))
 
 
-def _start_agent(children: Children, place: Place, settings: Settings) -> None:
+def _start_agent(children: Children, place: Place, settings: Settings, corrected: float) -> None:
     arguments = {
         "--bootstrap": settings.bootstrap, "--deployment": place.deployment, "--base": place.base, "--database": place.database,
         "--outbox": place.run / "outbox.db", "--store": settings.store, "--cache": place.data_dir / "cache", "--seed": place.seed,
+        "--corrected": corrected,
     }  # fmt: skip
     flat = [str(part) for pair in arguments.items() for part in pair]
     children.start("agent", "-m", "headrace_demo.agent.agent", *flat, environment=_threads("1"))

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One kind of question: `sql` and every paraphrase hold each slot once, as `{slot}`."""
+    """One kind of question: `sql`, every paraphrase and the new wording hold each slot once, as `{slot}`."""
 
     name: str
     level: int  # 1 one table, 2 aggregates, 3 a join, 4 joins with grouping or three tables
     slots: tuple[str, ...]
     sql: str
     paraphrases: tuple[str, ...]
+    new_wording: str  # asked in exams only: nobody trains on it
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -28,6 +29,7 @@ FAMILIES: tuple[Family, ...] = (
             "In {city}, how many {segment} customers do we have?",
             "Tell me the count of {segment} buyers from {city}.",
         ),
+        new_wording="How big is our {segment} clientele in {city}?",
     ),
     Family(
         name="home_of_person",
@@ -40,6 +42,7 @@ FAMILIES: tuple[Family, ...] = (
             "What is the home town of {person}?",
             "{person} is based where?",
         ),
+        new_wording="Which town does {person} call home?",
     ),
     Family(
         name="price_of_product",
@@ -53,6 +56,7 @@ FAMILIES: tuple[Family, ...] = (
             "How much do I pay for one {product}?",
             "Price tag of {product}?",
         ),
+        new_wording="What would I be charged for the {product}?",
     ),
     Family(
         name="cheap_in_category",
@@ -65,6 +69,7 @@ FAMILIES: tuple[Family, ...] = (
             "List {category} articles cheaper than {limit}.",
             "Show everything in {category} below {limit}.",
         ),
+        new_wording="Is there anything from {category} that stays under {limit}?",
     ),
     Family(
         name="orders_by_status",
@@ -77,6 +82,7 @@ FAMILIES: tuple[Family, ...] = (
             "In {year}, how many purchases via {channel} were {status}?",
             "Number of {status} {channel} orders in {year}?",
         ),
+        new_wording="Of the {channel} orders in {year}, what number is {status}?",
     ),
     Family(
         name="segments_of_city",
@@ -89,6 +95,7 @@ FAMILIES: tuple[Family, ...] = (
             "What kinds of clients do we have in {city}, and how many?",
             "Customer count per segment for {city}?",
         ),
+        new_wording="Please list the segments of {city} with their customer numbers.",
     ),
     Family(
         name="dearest_in_category",
@@ -101,6 +108,7 @@ FAMILIES: tuple[Family, ...] = (
             "Which {top} things in {category} cost the most?",
             "Give me the {top} dearest {category} products.",
         ),
+        new_wording="I want the {top} priciest articles of {category}.",
     ),
     Family(
         name="slow_shipments",
@@ -113,6 +121,7 @@ FAMILIES: tuple[Family, ...] = (
             "Count the parcels of {carrier} that were slower than {days} days.",
             "Number of {carrier} deliveries beyond {days} days?",
         ),
+        new_wording="With {carrier}, how many deliveries lasted longer than {days} days?",
     ),
     Family(
         name="extreme_days",
@@ -125,6 +134,7 @@ FAMILIES: tuple[Family, ...] = (
             "Give me the {most_word} number of days for {carrier}.",
             "{carrier}: {most_word} days to deliver?",
         ),
+        new_wording="Tell me the {most_word} delivery by {carrier} in days.",
     ),
     Family(
         name="channels_of_status",
@@ -137,6 +147,7 @@ FAMILIES: tuple[Family, ...] = (
             "For {year}, show {status} orders by channel.",
             "Through which channels came the {status} orders of {year}, and how many?",
         ),
+        new_wording="Of the orders {status} in {year}, how many belong to each channel?",
     ),
     Family(
         name="orders_from_city",
@@ -149,6 +160,7 @@ FAMILIES: tuple[Family, ...] = (
             "What is the number of {status} purchases made in {city}?",
             "From {city}, how many orders are {status}?",
         ),
+        new_wording="People in {city}: how many of their orders are {status}?",
     ),
     Family(
         name="orders_of_segment",
@@ -162,6 +174,7 @@ FAMILIES: tuple[Family, ...] = (
             "In {year}, how often did {segment} buyers order through {channel}?",
             "{year} orders by {segment} customers over {channel}, how many?",
         ),
+        new_wording="What did {segment} clients order over {channel} during {year}, as a count?",
     ),
     Family(
         name="buyers_in_city",
@@ -175,6 +188,7 @@ FAMILIES: tuple[Family, ...] = (
             "Names of everyone in {city} who bought via {channel}?",
             "List the {channel} buyers of {city} by name.",
         ),
+        new_wording="Show me who lives in {city} and has shopped via {channel}.",
     ),
     Family(
         name="units_of_product",
@@ -187,6 +201,7 @@ FAMILIES: tuple[Family, ...] = (
             "How often was the {product} bought in all?",
             "What is the sales volume of the {product}?",
         ),
+        new_wording="How many pieces of {product} left our shop?",
     ),
     Family(
         name="shipments_of_channel",
@@ -200,6 +215,7 @@ FAMILIES: tuple[Family, ...] = (
             "In {year}, how many {channel} parcels did {carrier} carry?",
             "Number of {carrier} deliveries from {channel} in {year}?",
         ),
+        new_wording="For {channel} orders from {year}, what number of shipments did {carrier} take?",
     ),
     Family(
         name="revenue_of_category",
@@ -213,6 +229,7 @@ FAMILIES: tuple[Family, ...] = (
             "Total sales value for {category} during {year}?",
             "In {year}, what did we earn with {category}?",
         ),
+        new_wording="How large were our {category} earnings in {year}?",
     ),
     Family(
         name="best_customers",
@@ -226,6 +243,7 @@ FAMILIES: tuple[Family, ...] = (
             "Name the {top} people in {city} who order most often.",
             "Which {top} customers from {city} placed the most orders?",
         ),
+        new_wording="In {city}, who are our {top} most loyal customers, counting orders?",
     ),
     Family(
         name="busy_cities",
@@ -239,6 +257,7 @@ FAMILIES: tuple[Family, ...] = (
             "List the cities with at least one order above {count} via {channel}.",
             "Cities whose {channel} orders exceed {count}?",
         ),
+        new_wording="Name every city that ordered more than {count} times via {channel}.",
     ),
     Family(
         name="product_by_channel",
@@ -252,6 +271,7 @@ FAMILIES: tuple[Family, ...] = (
             "Through which channels does the {product} sell, and how many?",
             "Quantity of {product} for each channel?",
         ),
+        new_wording="For the {product}, list units sold through every channel.",
     ),
     Family(
         name="days_of_segment",
@@ -265,5 +285,6 @@ FAMILIES: tuple[Family, ...] = (
             "In {year}, how fast was {carrier} for {segment} buyers on average?",
             "Mean days of {carrier} shipments to {segment} customers in {year}?",
         ),
+        new_wording="What delivery time did {segment} customers see from {carrier} in {year}, as a mean?",
     ),
 )

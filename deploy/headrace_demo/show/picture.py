@@ -1,12 +1,12 @@
 """What the demo shows, as a fold over the topics' events: questions, buckets, training, releases. Knows no Kafka, no screen.
 
 Everything shown comes from the log. Success of a release is counted from its exam: the held-out questions (`train` false) that
-its adapter answered, right when DuckDB said so (score 100).
+its adapter answered, under the heading that its paper gives each, right when the log says so (score 100).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import comb
@@ -19,7 +19,7 @@ RECENT = 64  # answers that the rolling rate looks at
 
 @dataclass
 class Exam:
-    """Held-out questions that one adapter answered: question -> was it right."""
+    """Held-out questions of one heading that one adapter answered: question -> was it right."""
 
     answers: dict[str, bool] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ class Exam:
 
 @dataclass
 class Row:
-    """A promoted release of any bucket; the base is row 0 of the main bucket."""
+    """A promoted release of a bucket; its base is row 0."""
 
     bucket: str
     sequence: int
@@ -61,10 +61,11 @@ class Training:
 
 
 class Picture:
-    """Feed it `take(event, seconds since start)`. Times are seconds since the demo's start."""
+    """Feed it `take(event, seconds since start)`. Times are seconds since the demo's start. `papers`: of each bucket, the prompts
+    of its exam and the heading that each is counted under."""
 
-    def __init__(self, main: str, targets: Mapping[str, float]) -> None:
-        self.main, self.targets = main, dict(targets)
+    def __init__(self, main: str, targets: Mapping[str, float], papers: Mapping[str, Mapping[str, str]]) -> None:
+        self.main, self.targets, self._papers = main, dict(targets), papers
         self.scores: dict[str, bool] = {}  # interaction -> right, of answers of the main bucket that are no exam
         self.recent: deque[bool] = deque(maxlen=RECENT)
         self.rates: deque[float] = deque(maxlen=48)
@@ -73,10 +74,10 @@ class Picture:
         self._cut: set[str] = set()
         self._newest: dict[str, int] = {}  # example -> revision
         self._unfit: dict[str, int] = {}  # example -> revision that was rejected; topics come in no order between them
-        self.exams: dict[str | None, Exam] = {}
+        self._exams: dict[tuple[str, str | None, str], Exam] = {}  # bucket, adapter, heading
         self.training: Training | None = None
         self.verdict = ""
-        self.rows: list[Row] = [Row(main, 0, None, 0.0, "the base model")]
+        self.rows: list[Row] = [Row(bucket, 0, None, 0.0, "the base model") for bucket in papers]
         self._gates: dict[str, str] = {}
         self.news: list[tuple[float, str]] = []
 
@@ -115,24 +116,27 @@ class Picture:
             case _:
                 pass
 
-    def exam(self, row: Row) -> Exam:
-        return self.exams.get(row.digest, Exam()) if row.bucket == self.main else Exam()
+    def exams(self, row: Row) -> dict[str, Exam]:
+        """What a row answered so far, by heading."""
+        headings = dict.fromkeys(self._papers.get(row.bucket, {}).values())
+        return {heading: self._exams.get((row.bucket, row.digest, heading), Exam()) for heading in headings}
 
-    @property
-    def main_rows(self) -> list[Row]:
-        """The base and the promoted releases of the main bucket, in order."""
-        return [row for row in self.rows if row.bucket == self.main]
+    def rows_of(self, bucket: str) -> list[Row]:
+        """The base and the promoted releases of a bucket, in order."""
+        return [row for row in self.rows if row.bucket == bucket]
 
-    def complete(self, releases: int, exam: int) -> bool:
-        """True when that many releases of the main bucket were promoted and the last one's exam of `exam` questions is over."""
-        rows = self.main_rows
-        return len(rows) > releases and self.exam(rows[releases]).total >= exam
+    def complete(self, releases: int) -> bool:
+        """True when that many releases of the main bucket were promoted and the last one's exam is over."""
+        rows = self.rows_of(self.main)
+        asked = Counter(self._papers[self.main].values())
+        return len(rows) > releases and all(exam.total >= asked[name] for name, exam in self.exams(rows[releases]).items())
 
     def _example(self, example: derived.Example, seconds: float) -> None:
         right = None if example.score is None else example.score > 70
         if not example.train:
-            if right is not None:
-                self.exams.setdefault(example.adapter, Exam()).answers[str(example.content.prompt)] = right
+            heading = self._papers.get(example.bucket, {}).get(prompt := str(example.content.prompt))
+            if right is not None and heading is not None:
+                self._exams.setdefault((example.bucket, example.adapter, heading), Exam()).answers[prompt] = right
             self._seen(example, seconds)
             return
         self._newest[example.example_id] = example.revision

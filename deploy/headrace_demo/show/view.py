@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import orjson
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -15,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from headrace_demo.show.picture import Picture, Row, worse
+from headrace_demo.show.picture import Exam, Picture, worse
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -30,38 +31,53 @@ def clock(seconds: float) -> str:
 
 
 def summary(picture: Picture) -> list[dict[str, Any]]:
-    """One object per row of the main bucket: release, seconds, held-out success, the gate's figures, and whether it is worse."""
-    found: list[dict[str, Any]] = []
-    before: Row | None = None
-    for row in picture.main_rows:
-        exam = picture.exam(row)
-        found.append(
-            {
-                "release": row.sequence,
-                "bucket": row.bucket,
-                "adapter": row.digest,
-                "seconds": round(row.seconds, 1),
-                "served_seconds": None if row.served is None else round(row.served, 1),
-                "right": exam.right,
-                "total": exam.total,
-                "success": round(exam.rate, 4),
-                "p_worse": None if before is None else round(worse(picture.exam(before), exam), 4),
-                "gate": row.gate,
-            }
-        )
-        before = row
-    return found
+    """One object per base and promoted release of each bucket: seconds, the gate's figures, and under each heading of its exam
+    how many were right and the chance (`p_worse`) of so many losses against the release before if neither were better."""
+    return [found for bucket in picture.targets for found in _bucket_summary(picture, bucket)]
 
 
-def summary_table(picture: Picture) -> Table:
-    """The same for people."""
-    table = Table(title=f"{picture.main}: success on held-out questions, counted from executed SQL", title_justify="left")
-    for name, side in (("release", "left"), ("after", "right"), ("right", "right"), ("success", "right"), ("gate", "left")):
-        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
-    for row in summary(picture):
+def _bucket_summary(picture: Picture, bucket: str) -> Iterator[dict[str, Any]]:
+    before: dict[str, Exam] = {}
+    for row in picture.rows_of(bucket):
+        exams = picture.exams(row)
+        yield {
+            "release": row.sequence,
+            "bucket": row.bucket,
+            "adapter": row.digest,
+            "seconds": round(row.seconds, 1),
+            "served_seconds": None if row.served is None else round(row.served, 1),
+            "exam": {
+                heading: {
+                    "right": exam.right,
+                    "total": exam.total,
+                    "success": round(exam.rate, 4),
+                    "p_worse": round(worse(before[heading], exam), 4) if before else None,
+                }
+                for heading, exam in exams.items()
+            },
+            "gate": row.gate,
+        }
+        before = exams
+
+
+def summary_tables(picture: Picture) -> Group:
+    """The same for people, a table for each bucket."""
+    return Group(*(_summary_table(picture, bucket) for bucket in picture.targets))
+
+
+def _summary_table(picture: Picture, bucket: str) -> Table:
+    rows = list(_bucket_summary(picture, bucket))
+    table = Table(title=f"{bucket}: right on held-out questions", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("release")
+    table.add_column("after", justify="right")
+    for heading in rows[0]["exam"]:
+        table.add_column(heading, justify="right", max_width=max(map(len, heading.split())))
+    table.add_column("gate", overflow="fold")
+    for row in rows:
         name = "base" if row["adapter"] is None else str(row["release"])
         after = "" if row["adapter"] is None else f"{row['seconds']:.0f} s"
-        table.add_row(name, after, f"{row['right']} / {row['total']}", f"{row['success']:.1%}", row["gate"])
+        shares = (f"{exam['success']:.1%}" if exam["total"] else "-" for exam in row["exam"].values())
+        table.add_row(name, after, *shares, row["gate"])
     return table
 
 
@@ -166,7 +182,7 @@ def dashboard(picture: Picture, seconds: float, notes: list[tuple[float, str]]) 
         body.add_row(f"training {run.bucket}", bar, f"step {run.step} of {run.steps}, loss {run.loss:.3f}, {run.phase}")
     if picture.verdict:
         body.add_row("gate", Text(picture.verdict, overflow="fold"), "")
-    parts: list[RenderableType] = [head, Text(), body, Text(), summary_table(picture), Text(), _notes(notes)]
+    parts: list[RenderableType] = [head, Text(), body, Text(), summary_tables(picture), Text(), _notes(notes)]
     return Panel(Group(*parts), title="headrace demo", title_align="left")
 
 
