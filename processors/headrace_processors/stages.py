@@ -18,6 +18,7 @@ from headrace_processors.link import state as link_state
 from headrace_processors.link import version_1 as link_1
 from headrace_processors.link.policy import VERSION_1 as LINK_1
 from headrace_processors.link.policy import LinkPolicy
+from headrace_processors.release import evidence_state
 from headrace_processors.release import fold as release
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
@@ -77,7 +78,10 @@ STAGES: tuple[FoldStage, ...] = (
         versions={
             1: RuleVersion(release.build_2, provenance=six_headers),
             2: RuleVersion(release.build_2, checks_writers=True),
-            3: RuleVersion(release.build, checks_writers=True),
+            3: RuleVersion(release.build_3, checks_writers=True),
+            4: RuleVersion(release.build, checks_writers=True),
         },
+        state_version=2,
+        state_upcasts={1: evidence_state.upcast},
     ),
 )

@@ -510,6 +510,7 @@ class EvidenceSeen(Value, frozen=True, kw_only=True):
     group: Annotated[str, doc("Digest of the prompt group within its bucket.")]
     first_seen: Annotated[int, doc("Sequence of the answer at which the group was first seen in the bucket.")]
     x: Annotated[float, doc("Its difference as the outcome of a bet, in [-1, 1].")]
+    selected: Annotated[bool, doc("Whether feedback selected it, and it was counted apart.")] = False
 
 
 class HeadEvidence(Value, frozen=True, kw_only=True):
@@ -545,6 +546,17 @@ class HeadEvidence(Value, frozen=True, kw_only=True):
     old_groups: Annotated[int, doc("Groups that scale and bets were fixed by.")]
     old_digest: Annotated[str, doc("Digest of the names of these.")]
     seen: Annotated[list[EvidenceSeen], doc("What this look counted.")]
+    apart: Annotated[
+        int | None, doc("Groups that feedback selected: they are counted apart and decide nothing here. Absent: none are.")
+    ] = None
+    floor: Annotated[
+        float | None, doc("Loss of a group up to which it counts, in the measure's unit, where that is not the scale.")
+    ] = None
+
+
+def ends_chain(verdict: str, reason: str) -> bool:
+    """Whether the learner's newest head, of which this was said, is nothing to go on from: it did harm, or was no head."""
+    return verdict == "invalid" or reason.startswith("harm")
 
 
 class HarmEvidence(Value, frozen=True, kw_only=True):

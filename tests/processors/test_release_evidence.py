@@ -55,7 +55,7 @@ def test_too_little_evidence_is_pending_and_adds_up_over_looks() -> None:
     kind, answer = stage.answer(looked("v2", v1=groups("b", [1.0] * 9), v2=groups("b", [0.0] * 9)))
     assert (kind, answer.version_id) == ("promoted", "v1")
     [newest] = evidence(stage).pending
-    assert (newest.version_id, newest.h, newest.n, newest.served) == ("v2", 1, 0, digest("v1"))
+    assert (newest.version_id, newest.h, newest.n) == ("v2", 1, 0)
 
 
 def test_a_group_that_comes_again_does_not_count_again() -> None:
@@ -207,3 +207,26 @@ def test_groups_in_another_order_leave_state_and_answers_equal(drawn: list[tuple
             stage.feed(evaluation(f"v{number}", stage.current, measure="success", heads=heads))
     assert stages[0].state == stages[1].state
     assert stages[0].written("releases.history") == stages[1].written("releases.history")
+
+
+def test_groups_that_were_drawn_promote_beside_those_that_feedback_selected() -> None:
+    stage = run()
+    found = [*groups("d", [1.0] * 12), *groups("s", [0.5] * 30, selected=True)]
+    kind, answer = stage.answer(looked("v1", v1=found))
+    assert (kind, answer.reason.startswith("evidence: success gain 1 on 12 groups in 1 look")) == ("promoted", True)
+    head = only(answer)
+    assert (head.groups, head.selected, head.apart, len(head.seen), sum(seen.selected for seen in head.seen)) == (
+        12,
+        0,
+        30,
+        42,
+        30,
+    )
+
+
+def test_by_rule_version_3_one_selected_group_keeps_a_head_from_being_promoted() -> None:
+    found = [*groups("d", [1.0] * 30), *groups("s", [1.0], selected=True)]
+    kind, answer = run(version=3).answer(looked("v1", v1=found))
+    assert (kind, answer.reason.startswith("needs_decision: selected_rows")) == ("declined", True)
+    assert run().answer(looked("v1", v1=found))[0] == "promoted"
+    assert only(answer).apart is None

@@ -34,10 +34,12 @@ class Draw(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Candidate minus served, histories x slots x columns."""
+    """Candidate minus served, histories x slots x columns. `selected`: by column, which groups feedback selected; None: the
+    gate's own word holds for all."""
 
     value: Floats
     loss: Floats
+    selected: Bools | None = None
 
 
 World = Callable[[Draw], Drawn]
@@ -81,15 +83,30 @@ class Gate:
     """`histories` buckets that live beside each other under one policy."""
 
     def __init__(
-        self, policy: EvidencePolicy, histories: int, *, measure: Measure, groups: int, pool: int, selected: bool = False
+        self,
+        policy: EvidencePolicy,
+        histories: int,
+        *,
+        measure: Measure,
+        groups: int,
+        pool: int,
+        selected: bool = False,
+        version: int = 4,
     ) -> None:
+        """`selected`: all groups are; `version` of the rules, 3 or 4."""
         self.policy, self.measure, self.groups, self.pool, self.selected = policy, measure, groups, pool, selected
+        self.version = version
+        self.apart = version > 3 and not policy.accept_selected_rows
         shape = (histories, policy.keep)
         self.head = np.full(shape, -1, dtype=np.int64)
         self.h, self.n, self.looks, self.low, self.high = (np.zeros(shape, dtype=np.int64) for _ in range(5))
         self.up, self.down, self.harm = (np.zeros((*shape, len(GRID)), dtype=np.int64) for _ in range(3))
         self.logw = np.tile(np.asarray(UNIFORM), (*shape, 1))
+        # Of groups that no feedback selected, where they are counted apart.
+        self.own_n, self.own_low, self.own_high, self.picked = (np.zeros(shape, dtype=np.int64) for _ in range(4))
+        self.own_up, self.own_down = (np.zeros((*shape, len(GRID)), dtype=np.int64) for _ in range(2))
         self.c = {"value": np.ones(shape), "loss": np.ones(shape)}
+        self.floor = np.ones(shape)
         self.since, self.served = np.full(histories, -1, dtype=np.int64), np.full(histories, -1, dtype=np.int64)
         self.cuts, self.promotions = np.zeros(histories, dtype=np.int64), np.zeros(histories, dtype=np.int64)
         self.counted = np.zeros((*shape, 0), dtype=bool)  # by column of all windows so far
@@ -120,7 +137,8 @@ class Gate:
     def _enter(self, rows: Ints, slot: Ints, window: int | Ints, h: Ints) -> None:
         """A head begins in a slot, with nothing."""
         self.head[rows, slot], self.h[rows, slot] = window, h
-        for array in (self.n, self.looks, self.low, self.high, self.up, self.down, self.harm):
+        own = self.own_n, self.own_low, self.own_high, self.own_up, self.own_down, self.picked
+        for array in (self.n, self.looks, self.low, self.high, self.up, self.down, self.harm, *own):
             array[rows, slot] = 0
         self.logw[rows, slot] = UNIFORM
         self.counted[rows, slot] = False
@@ -131,19 +149,29 @@ class Gate:
         of_window = columns // self.groups
         drawn = world(Draw(window, self.head, self.served, of_window))
         fresh = of_window[None, :] > self.since[:, None]
-        self._freeze(drawn, ~fresh)
+        selected = np.full(len(columns), self.selected) if drawn.selected is None else drawn.selected
+        self._freeze(drawn, ~fresh, selected)
         active = (self.head >= 0)[..., None]
         open_ = fresh[:, None, :] & ~self.counted[:, :, columns] & active
-        if len(columns) > self.policy.max_groups:
-            keys = np.where(open_, random.random(open_.shape), 2.0)
-            limit = np.partition(keys, self.policy.max_groups - 1, axis=2)[..., self.policy.max_groups - 1]
-            open_ &= keys <= limit[..., None]
+        if self.apart:
+            open_ = self._chosen(open_ & ~selected, random) | self._chosen(open_ & selected, random)
+        else:
+            open_ = self._chosen(open_, random)
         self.counted[:, :, columns] |= open_
-        c = self.c["value"][..., None]
+        c, floor = self.c["value"][..., None], self.floor[..., None]
         x = np.round(np.clip(drawn.value / c, -1, 1), 6)
+        deep = np.round(np.maximum(np.minimum(drawn.value, c) / floor, -1), 6)
         useful = self.policy.useful(self.measure) / c
-        self.up += earned(x, open_)
+        self.up += earned(deep, open_)
         self.down += earned((useful - x) / (1 + useful), open_)
+        self.picked += (open_ & selected).sum(axis=2)
+        if self.apart and not selected.all():
+            own = open_ & ~selected
+            self.own_up += earned(deep, own)
+            self.own_down += earned((useful - x) / (1 + useful), own)
+            self.own_n += own.sum(axis=2)
+            self.own_low += (own & (drawn.value < -c)).sum(axis=2)
+            self.own_high += (own & (drawn.value > c)).sum(axis=2)
         z = np.round(np.clip(drawn.loss / self.c["loss"][..., None], -1, 1), 6)
         margin = self.policy.harm_margin / self.c["loss"][..., None]
         self.harm += earned((-z - margin) / (1 + margin), open_)
@@ -152,8 +180,19 @@ class Gate:
         self.high += (open_ & (drawn.value > c)).sum(axis=2)
         self.looks += active[..., 0]
 
-    def _freeze(self, drawn: Drawn, old: Bools) -> None:
+    def _chosen(self, open_: Bools, random: np.random.Generator) -> Bools:
+        """Of groups that could count, those that do at this look."""
+        most = self.policy.max_groups
+        if open_.shape[2] <= most:
+            return open_
+        keys = np.where(open_, random.random(open_.shape), 2.0)
+        return open_ & (keys <= np.partition(keys, most - 1, axis=2)[..., most - 1][..., None])
+
+    def _freeze(self, drawn: Drawn, old: Bools, selected: Bools) -> None:
         new = (self.looks == 0) & (self.head >= 0)
+        if self.apart:
+            enough_own = (old & ~selected).sum(axis=1) >= OLD_GROUPS
+            old = np.where(enough_own[:, None], old & ~selected, old)
         enough = new & (old.sum(axis=1) >= OLD_GROUPS)[:, None]
         for name, values in (("value", drawn.value), ("loss", drawn.loss)):
             scale = np.full(new.shape, self.policy.first_scale)
@@ -163,8 +202,12 @@ class Gate:
             if name == "value" and self.measure == "success":
                 scale = np.ones(new.shape)
             self.c[name] = np.where(new, scale, self.c[name])
+        self.floor = self.c["value"]
+        if self.version > 3 and self.measure != "success":
+            self.floor = np.maximum(self.c["value"], self.policy.worst_group)
         if enough.any():
-            x = np.round(np.clip(drawn.value / self.c["value"][..., None], -1, 1), 6)
+            c, floor = self.c["value"][..., None], self.floor[..., None]
+            x = np.round(np.maximum(np.minimum(drawn.value, c) / floor, -1), 6)
             sums = earned(x, np.broadcast_to(old[:, None, :], x.shape)) / NANO
             won = np.exp(sums - sums.max(axis=2, keepdims=True))
             logw = np.log(OLD_SHARE * won / won.sum(axis=2, keepdims=True) + (1 - OLD_SHARE) / len(GRID))
@@ -174,20 +217,24 @@ class Gate:
         policy, uniform = self.policy, np.asarray(UNIFORM)
         against = -math.log(policy.beta)
         needed = -np.log(self._alpha())
-        up, over = log_capital(self.up, self.logw), self.looks >= policy.horizon
-        few, active = self.n < policy.min_groups, self.head >= 0
+        own = self.own_n >= policy.min_groups if self.apart else np.zeros(self.n.shape, dtype=bool)
+        n, low, high = (
+            np.where(own, *both) for both in ((self.own_n, self.n), (self.own_low, self.low), (self.own_high, self.high))
+        )
+        up = log_capital(np.where(own[..., None], self.own_up, self.up), self.logw)
+        down = log_capital(np.where(own[..., None], self.own_down, self.down), uniform)
+        over = self.looks >= policy.horizon
+        few, active = n < policy.min_groups, self.head >= 0
         harm = active & (log_capital(self.harm, uniform) >= against)
         rest = active & ~harm
         person, rest = rest & few & over, rest & ~few
-        useless = rest & (log_capital(self.down, uniform) >= against)
+        useless = rest & (down >= against)
         rest &= ~useless
-        heavy = rest & (self.low > self.high) & (self.low >= HEAVY_TAIL)
+        heavy = rest & (low > high) & (low >= HEAVY_TAIL)
         rest &= ~heavy
         passed = rest & (up >= needed)
-        if self.selected and not policy.accept_selected_rows:
-            manual, passed = passed, np.zeros_like(passed)
-        else:
-            manual = np.zeros_like(passed)
+        manual = passed & ~own & (self.picked > 0) & (not policy.accept_selected_rows)
+        passed &= ~manual
         person |= over & (heavy | (rest & ~passed) | manual)
         for_person = person | heavy | manual
         self.head[harm | useless | person] = -1
@@ -196,7 +243,7 @@ class Gate:
         winner = best[rows]
         if len(rows):
             heads = self.head[rows, winner]
-            promoted[rows, window], sizes[rows, window] = heads, self.n[rows, winner]
+            promoted[rows, window], sizes[rows, window] = heads, n[rows, winner]
             newest = self.head[rows].max(axis=1)
             self.head[rows] = -1
             self.served[rows], self.since[rows], self.cuts[rows] = heads, window, 0

@@ -19,12 +19,19 @@ WINDOWS, HISTORIES = 12, 24
 
 
 def by_the_rules(
-    policy: EvidencePolicy, values: np.ndarray, losses: np.ndarray, groups: int, pool: int, measure: Measure
+    policy: EvidencePolicy,
+    values: np.ndarray,
+    losses: np.ndarray,
+    groups: int,
+    pool: int,
+    measure: Measure,
+    version: int,
+    selected: np.ndarray,
 ) -> list[tuple[int, int]]:
     """(window, head) of each promotion of one history. `values`: heads x groups."""
-    state, found, seen, served = EvidenceState(), [], dict[str, int](), None
+    state, found, seen = EvidenceState(), list[tuple[int, int]](), dict[str, int]()
     for window in range(WINDOWS):
-        state = cut(policy, state, str(window), served, window)
+        state = cut(policy, state, str(window), window)
         columns = range(max(0, window - pool + 1) * groups, (window + 1) * groups)
         for column in columns:
             seen |= noted(seen, [str(column)], column // groups)
@@ -32,40 +39,50 @@ def by_the_rules(
         for head in state.pending:
             row = int(head.version_id)
             figures = [
-                GroupFigures(str(column), "test", {str(measure): float(values[row, column]), "loss": float(losses[row, column])})
+                GroupFigures(
+                    str(column),
+                    "test",
+                    {str(measure): float(values[row, column]), "loss": float(losses[row, column])},
+                    bool(selected[column]),
+                )
                 for column in columns
             ]
-            looked.append(looked_at(policy, head, figures, measure=measure, since=state.since, first_seen=seen))
+            apart = version > 3 and not policy.accept_selected_rows
+            head = looked_at(
+                policy, head, figures, measure=measure, since=state.since, first_seen=seen, apart=apart, deep=version > 3
+            )
+            looked.append(head)
         result = judged(policy, replace(state, pending=tuple(looked)), looked, {})
         state = result.state
         if result.winner is not None:
             found.append((window, int(result.winner.version_id)))
-            served = result.winner.version_id
-            state = promoted(policy, state, result.winner, served=served, position=window, previous=None)
+            state = promoted(policy, state, result.winner, position=window)
     return found
 
 
+@pytest.mark.parametrize("version", [3, 4])
 @pytest.mark.parametrize("measure", ["success", "loss"])
 @pytest.mark.parametrize("policy", [{}, {"keep": 1}, {"keep": 3, "horizon": 4}, {"claim": "strict"}, {"claim": "plain"}], ids=str)
-def test_the_simulated_gate_decides_as_the_rules_do(measure: Measure, policy: dict[str, object]) -> None:
+def test_the_simulated_gate_decides_as_the_rules_do(measure: Measure, policy: dict[str, object], version: int) -> None:
     rules, groups, pool = EvidencePolicy.model_validate(policy), 12, 4
     random = np.random.default_rng(7)
-    drift = np.linspace(-0.5, 1.2, WINDOWS)[None, :, None] * random.normal(1, 0.7, (HISTORIES, 1, 1))
+    drift = np.linspace(-0.5, 2.4, WINDOWS)[None, :, None] * random.normal(1, 0.7, (HISTORIES, 1, 1))
     losses = 0.4 * (drift + random.standard_t(4, (HISTORIES, WINDOWS, WINDOWS * groups)))
     values = np.sign(np.round(losses * 2)) if measure == "success" else losses
     column = np.arange(WINDOWS * groups)
+    selected = column % 3 == 0 if version > 3 else np.zeros(len(column), dtype=bool)
 
     def world(draw: Draw) -> Drawn:
         of = column[(column // groups >= draw.windows[0]) & (column // groups <= draw.windows[-1])]
         history = np.arange(HISTORIES)[:, None, None]
         picked = np.maximum(draw.heads, 0)[:, :, None], of[None, None, :]
-        return Drawn(values[history, *picked], losses[history, *picked])
+        return Drawn(values[history, *picked], losses[history, *picked], selected[of])
 
-    outcome = Gate(rules, HISTORIES, measure=measure, groups=groups, pool=pool).run(WINDOWS, world, random)
+    outcome = Gate(rules, HISTORIES, measure=measure, groups=groups, pool=pool, version=version).run(WINDOWS, world, random)
     decided = 0
     for history in range(HISTORIES):
         simulated = [(window, int(head)) for window, head in enumerate(outcome.promoted[history]) if head >= 0]
-        assert simulated == by_the_rules(rules, values[history], losses[history], groups, pool, measure)
+        assert simulated == by_the_rules(rules, values[history], losses[history], groups, pool, measure, version, selected)
         decided += len(simulated)
     assert decided > 10
 

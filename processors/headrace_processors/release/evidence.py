@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from msgspec.structs import replace
 
 from headrace_processors.release.evidence_policy import EvidencePolicy
-from headrace_processors.release.evidence_state import EvidenceState, Head, HeadFrozen, Sums
+from headrace_processors.release.evidence_state import EvidenceState, Head, HeadFrozen, Sums, Tally
 from headrace_schemas.canonical import digest, rounded
 from headrace_schemas.ids import derive_id
 
@@ -69,10 +69,10 @@ def log_capital(sums: Sums, logw: Sequence[float] = UNIFORM) -> float:
     return round(top + math.log(math.fsum(math.exp(term - top) for term in terms)), 9) + 0.0
 
 
-def cut(policy: EvidencePolicy, state: EvidenceState, version_id: str, served: str | None, position: int) -> EvidenceState:
+def cut(policy: EvidencePolicy, state: EvidenceState, version_id: str, position: int) -> EvidenceState:
     """A new head enters. Over `keep`, of all but the newest the one with the least capital for its price leaves."""
     number = state.cuts + 1
-    head = Head(version_id=version_id, served=served, h=number, cut=position, up=ZERO, down=ZERO, harm=ZERO)
+    head = Head(version_id=version_id, h=number, cut=position, up=ZERO, down=ZERO, harm=ZERO)
     pending = [*state.pending, head]
     while len(pending) > policy.keep:
         pending.remove(min(pending[:-1], key=_worth))
@@ -93,37 +93,52 @@ def looked_at(
     measure: Measure,
     since: int,
     first_seen: Mapping[str, int],
+    apart: bool = False,
+    deep: bool = False,
 ) -> Head:
     """A head after a look: of the groups that are fresh, have the measure and were not counted before, at most `max_groups`
     count, each once; the first look fixes scale and bets before it counts any. `first_seen` knows every group of the look.
+    `apart`: groups that feedback selected are counted apart, of each sort at most `max_groups`. `deep`: losses count up to
+    `worst_group`.
 
     One group must not come twice in a look: a group is one unit, its rows are averaged before."""
     fresh = [figures for figures in groups if is_fresh(head, since, figures, first_seen)]
     if head.frozen is None:
         old = [each for each in groups if each.side != "validation" and not is_fresh(head, since, each, first_seen)]
-        head = replace(head, frozen=frozen(policy, old, measure))
+        head = replace(head, frozen=frozen(policy, old, measure, apart, deep))
     assert head.frozen is not None
     known = frozenset(head.counted)
     countable = [figures for figures in fresh if figures.group not in known and measure in figures.values]
     countable.sort(key=lambda figures: derive_id("look", head.version_id, figures.group))
-    for figures in countable[: policy.max_groups]:
-        head = counted(policy, head, figures, measure)
+    chosen = countable[: policy.max_groups]
+    if apart:
+        sorts = [[each for each in countable if each.selected is selected] for selected in (False, True)]
+        chosen = [figures for sort in sorts for figures in sort[: policy.max_groups]]
+    for figures in chosen:
+        head = counted(policy, head, figures, measure, apart)
     return replace(head, looks=head.looks + 1, counted=tuple(sorted(head.counted)))
 
 
-def frozen(policy: EvidencePolicy, old: Sequence[GroupFigures], measure: Measure) -> HeadFrozen:
-    """Scale of each measure and weights of the bets from groups that can earn nothing."""
+def frozen(
+    policy: EvidencePolicy, old: Sequence[GroupFigures], measure: Measure, apart: bool = False, deep: bool = False
+) -> HeadFrozen:
+    """Scale of each measure and weights of the bets from groups that can earn nothing; where selected ones are counted `apart`,
+    without those, if there are enough others: on what the served model failed at, gains are larger."""
+    unselected = [each for each in old if not each.selected]
+    if apart and sum(measure in each.values for each in unselected) >= OLD_GROUPS:
+        old = unselected
     scales: dict[str, float] = {
         name: scale(policy, name, [each.values[name] for each in old if name in each.values]) for name in _MEASURES
     }
+    floors = {name: max(c, policy.worst_group) for name, c in scales.items() if deep and name != "success"}
     values = [each.values[measure] for each in old if measure in each.values]
     logw = UNIFORM
     if len(values) >= OLD_GROUPS:
         sums = ZERO
         for value in values:
-            sums = step(sums, scaled(value, scales[measure]))
+            sums = step(sums, scaled(value, scales[measure], floors.get(measure)))
         logw = bets_from(sums)
-    return HeadFrozen(scales=scales, logw=logw, groups=len(old), digest=digest(sorted(each.group for each in old)))
+    return HeadFrozen(scales=scales, logw=logw, groups=len(old), digest=digest(sorted(each.group for each in old)), floors=floors)
 
 
 _MEASURES: tuple[Measure, ...] = ("success", "margin", "loss")
@@ -150,36 +165,47 @@ def bets_from(sums: Sums) -> tuple[float, ...]:
     return tuple(rounded(math.log(OLD_SHARE * each / whole + (1 - OLD_SHARE) / len(GRID))) for each in won)
 
 
-def scaled(value: float, c: float) -> float:
-    """A difference as the outcome of a bet, in [-1, 1], to six digits."""
-    return round(min(max(value / c, -1.0), 1.0), 6) + 0.0
+def scaled(value: float, c: float, floor: float | None = None) -> float:
+    """A difference as the outcome of a bet, in [-1, 1], to six digits: a gain counts up to `c`, a loss up to `floor` (or `c`),
+    and 1 is as much as a loss may count, so that no bet can lose more than it has."""
+    return round(max(min(value, c) / (floor or c), -1.0), 6) + 0.0
 
 
-def counted(policy: EvidencePolicy, head: Head, figures: GroupFigures, measure: Measure) -> Head:
+def counted(policy: EvidencePolicy, head: Head, figures: GroupFigures, measure: Measure, apart: bool = False) -> Head:
     """A head after one more group."""
     assert head.frozen is not None
     scales, value = head.frozen.scales, figures.values[measure]
-    x = scaled(value, scales[measure])
     useful = policy.useful(measure) / scales[measure]
     changes: dict[str, object] = {
         "counted": (*head.counted, figures.group),
-        "up": step(head.up, x),
-        "down": step(head.down, (useful - x) / (1 + useful)),
-        "n": head.n + 1,
-        "discordant": head.discordant + (x != 0),
-        "clipped_low": head.clipped_low + (value < -scales[measure]),
-        "clipped_high": head.clipped_high + (value > scales[measure]),
         "selected": head.selected + figures.selected,
-        "sum_x": head.sum_x + round(MICRO * x),
+        **_added(head, value, scales[measure], head.frozen.floor(measure), useful),
     }
+    if apart and not figures.selected:
+        tally = head.unselected or Tally(up=ZERO, down=ZERO)
+        changes["unselected"] = replace(tally, **_added(tally, value, scales[measure], head.frozen.floor(measure), useful))
     if SCREEN in figures.values:
         z = scaled(figures.values[SCREEN], scales[SCREEN])
-        changes |= {"harm": alarmed(policy, head.harm, z, scales[SCREEN]), "sum_z": head.sum_z + round(MICRO * z)}
+        changes["harm"] = alarmed(policy, head.harm, z, scales[SCREEN])
         slices = dict(head.slices)
         for name in figures.slices:
             slices[name] = alarmed(policy, slices.get(name, ZERO), z, scales[SCREEN])
         changes["slices"] = dict(sorted(slices.items()))
     return replace(head, **changes)
+
+
+def _added(tally: Head | Tally, value: float, scale: float, floor: float, useful: float) -> dict[str, object]:
+    """What changes by a difference of a group; `useful` in scales."""
+    x = scaled(value, scale, floor)
+    return {
+        "up": step(tally.up, x),
+        "down": step(tally.down, (useful - scaled(value, scale)) / (1 + useful)),
+        "n": tally.n + 1,
+        "discordant": tally.discordant + (x != 0),
+        "clipped_low": tally.clipped_low + (value < -scale),
+        "clipped_high": tally.clipped_high + (value > scale),
+        "sum_x": tally.sum_x + round(MICRO * x),
+    }
 
 
 def alarmed(policy: EvidencePolicy, sums: Sums, z: float, c: float) -> Sums:

@@ -25,6 +25,12 @@ class EvidencePolicy(Policy):
     horizon: int = Field(20, ge=1, description="looks after which a head goes before a person; a promotion is watched as long")
     clip_sd: float = Field(3.0, gt=0, description="standard deviations of old groups at which a difference is cut off")
     first_scale: float = Field(0.5, ge=0.05, le=2, description="nats a token at which it is cut off without old groups")
+    worst_group: float = Field(
+        1.0,
+        ge=0.05,
+        le=10,
+        description="nats a token: up to so much does the loss of one group count, however rare such groups are",
+    )
     min_useful_loss: float = Field(0.02, gt=0, description="nats a token: a smaller gain is not worth a release")
     min_useful_success: float = Field(0.01, gt=0, lt=1, description="share of successes: a smaller gain is not worth a release")
     harm_margin: float = Field(0.02, gt=0, description="nats a token: by so much worse is harm")

@@ -1,5 +1,5 @@
-"""One answer of release in the making, where evidence decides (rule version 3). Knows the record and the state; the formulas
-are in `evidence` and `judgement`.
+"""One answer of release in the making, where evidence decides (rule versions 3 and 4). Knows the record and the state; the
+formulas are in `evidence` and `judgement`.
 
 Positions are sequences of the bucket: each evaluation and each command has one. What somebody changes by hand spends the evidence
 that there is: groups that were seen until then count no more.
@@ -27,6 +27,7 @@ from headrace_processors.release.judgement import (
     Judgement,
     Verdict,
     alarm_of,
+    basis_of,
     judged,
     promoted,
     restarted,
@@ -44,6 +45,12 @@ class EvidenceStep(ReleaseStep):
     """An answer, and what it leaves of the bucket's evidence."""
 
     first_seen: Mapping[str, int]  # of the evaluation's groups, this time included
+    version = 4
+
+    @property
+    def _apart(self) -> bool:
+        """Whether groups that feedback selected are counted apart: since version 4, unless they are as good as others."""
+        return self.version > 3 and not self.policy.evidence.accept_selected_rows
 
     def _noted(self, evaluation: Evaluation) -> ServableVersion:
         version = self._remembered(replace(version_of(evaluation, ""), base_digest=_base(evaluation)))
@@ -64,7 +71,7 @@ class EvidenceStep(ReleaseStep):
         if self.bucket.serving != before:
             state = self._evidence()
             head = next((head for head in state.pending if head.version_id == version_id), None)
-            self._spent(state, watched(self.policy.evidence, head, self.serving.version.digest, version_id))
+            self._spent(state, watched(self.policy.evidence, head, version_id))
 
     def roll_back(self, release_id: str | None) -> None:
         before = self.bucket.serving
@@ -86,9 +93,8 @@ class EvidenceStep(ReleaseStep):
 
     def _based(self, state: EvidenceState, evaluation: Evaluation) -> EvidenceState:
         """Evidence that was counted in another way, or under another policy, is none: it begins anew with this look."""
-        basis = digest(
-            [evaluation.measure, _base(evaluation), self.policy.evidence.body(), dict(sorted(evaluation.policy_digests.items()))]
-        )
+        policy = self.policy.evidence.model_dump(mode="json", exclude_unset=True)  # as recorded: a key of later has no part in it
+        basis = digest([evaluation.measure, _base(evaluation), policy, dict(sorted(evaluation.policy_digests.items()))])
         if state.basis not in ("", basis):
             state = restarted(state, max(state.since, self.sequence - 1), state.watch)
         return replace(state, basis=basis)
@@ -108,10 +114,19 @@ class EvidenceStep(ReleaseStep):
         policy, results, measure, seen = self.policy.evidence, evaluation.heads or (), evaluation.measure, self.first_seen
         assert measure is not None
         if all(head.version_id != evaluation.version_id for head in state.pending):
-            state = cut(policy, state, evaluation.version_id, self.serving.version.digest, self.sequence)
+            state = cut(policy, state, evaluation.version_id, self.sequence)
         given = {result.version_id: _figures(result.groups) for result in results}
         looked = [
-            looked_at(policy, head, given[head.version_id], measure=measure, since=state.since, first_seen=seen)
+            looked_at(
+                policy,
+                head,
+                given[head.version_id],
+                measure=measure,
+                since=state.since,
+                first_seen=seen,
+                apart=self._apart,
+                deep=self.version > 3,
+            )
             for head in state.pending
             if head.version_id in given
         ]
@@ -119,7 +134,9 @@ class EvidenceStep(ReleaseStep):
         before = {head.version_id: head for head in state.pending}
         judgement = judged(policy, state, looked, invalid)
         self.heads = [
-            self._head_evidence(state, head, judgement, measure, _counted(before[head.version_id], head, given, measure, seen))
+            self._head_evidence(
+                state, head, judgement, measure, _counted(before[head.version_id], head, given, measure, seen, self._apart)
+            )
             for head in looked
         ]
         state = self._watched(judgement.state, evaluation)
@@ -140,10 +157,8 @@ class EvidenceStep(ReleaseStep):
         if (why := self._withheld("evidence")) is not None:
             self._decline(version, f"{why}; {text}{self._alarm()}")
             return None
-        previous = self.serving.version.digest
         self._serve(ReleasePromoted, version, self.bucket.serving, f"evidence: {text}")
-        assert version.digest is not None
-        return promoted(self.policy.evidence, state, winner, served=version.digest, position=self.sequence, previous=previous)
+        return promoted(self.policy.evidence, state, winner, position=self.sequence)
 
     def _known(self, head: Head) -> ServableVersion:
         key = version_key(head.version_id, self.bucket.name)
@@ -172,10 +187,10 @@ class EvidenceStep(ReleaseStep):
 
     def _text(self, head: Head, verdict: Verdict, measure: Measure) -> str:
         """`success gain 0.12 on 40 groups in 2 looks, evidence 4.1 of 3.69 nats, loss not shown worse (0.1 of 3 nats)`."""
-        frozen, alarm = head.frozen, alarm_of(self.policy.evidence)
-        mean = head.sum_x / MICRO / head.n * (frozen.scales[measure] if frozen else 1) if head.n else 0.0
-        groups, looks = f"{head.n} group{'s' * (head.n != 1)}", f"{head.looks} look{'s' * (head.looks != 1)}"
-        where = " where our model was corrected" if head.selected else ""
+        frozen, alarm, basis = head.frozen, alarm_of(self.policy.evidence), basis_of(self.policy.evidence, head)
+        mean = basis.sum_x / MICRO / basis.n * (frozen.floor(measure) if frozen else 1) if basis.n else 0.0
+        groups, looks = f"{basis.n} group{'s' * (basis.n != 1)}", f"{head.looks} look{'s' * (head.looks != 1)}"
+        where = " where our model was corrected" if basis is head and head.selected else ""
         worse = "shown worse" if verdict.harm >= alarm else "not shown worse"
         return (
             f"{measure} gain {mean:.4g} on {groups}{where} in {looks}, evidence {verdict.up:.3g} of {verdict.needed:.3g} nats "
@@ -185,7 +200,7 @@ class EvidenceStep(ReleaseStep):
     def _head_evidence(
         self, state: EvidenceState, head: Head, judgement: Judgement, measure: Measure, seen: list[EvidenceSeen]
     ) -> HeadEvidence:
-        verdict, frozen = judgement.verdicts[head.version_id], head.frozen
+        verdict, frozen, basis = judgement.verdicts[head.version_id], head.frozen, basis_of(self.policy.evidence, head)
         assert frozen is not None
         return HeadEvidence(
             version_id=head.version_id,
@@ -205,18 +220,26 @@ class EvidenceStep(ReleaseStep):
             harm=verdict.harm,
             alarm=alarm_of(self.policy.evidence),
             looks=head.looks,
-            groups=head.n,
-            discordant=head.discordant,
-            selected=head.selected,
-            clipped_low=head.clipped_low,
-            clipped_high=head.clipped_high,
-            mean=rounded(head.sum_x / MICRO / head.n * frozen.scales[measure]) if head.n else 0.0,
+            groups=basis.n,
+            discordant=basis.discordant,
+            selected=head.selected if basis is head else 0,
+            clipped_low=basis.clipped_low,
+            clipped_high=basis.clipped_high,
+            mean=rounded(basis.sum_x / MICRO / basis.n * frozen.floor(measure)) if basis.n else 0.0,
             scale=frozen.scales[measure],
             bets=list(frozen.logw),
             old_groups=frozen.groups,
             old_digest=frozen.digest,
             seen=seen,
+            apart=None if basis is head else head.selected,
+            floor=frozen.floors.get(measure),
         )
+
+
+class EvidenceStep3(EvidenceStep):
+    """By rule version 3, in which one group that feedback selected keeps a head from being promoted."""
+
+    version = 3
 
 
 _NOT_LOOKED_AT = "needs_decision: no_groups: the evaluation has no groups of its own version"
@@ -248,14 +271,24 @@ def _figures(results: Sequence[GroupResult]) -> list[GroupFigures]:
 
 
 def _counted(
-    before: Head, head: Head, given: Mapping[str, Sequence[GroupFigures]], measure: Measure, seen: Mapping[str, int]
+    before: Head,
+    head: Head,
+    given: Mapping[str, Sequence[GroupFigures]],
+    measure: Measure,
+    seen: Mapping[str, int],
+    apart: bool,
 ) -> list[EvidenceSeen]:
     """What the look has added to a head, by group."""
     assert head.frozen is not None
     new: Any = frozenset(head.counted) - frozenset(before.counted)
     by_group = {figures.group: figures for figures in given[head.version_id]}
-    scale = head.frozen.scales[measure]
+    scale, floor = head.frozen.scales[measure], head.frozen.floor(measure)
     return [
-        EvidenceSeen(group=group, first_seen=seen[group], x=scaled(by_group[group].values[measure], scale))
+        EvidenceSeen(
+            group=group,
+            first_seen=seen[group],
+            x=scaled(by_group[group].values[measure], scale, floor),
+            selected=apart and by_group[group].selected,
+        )
         for group in sorted(new)
     ]

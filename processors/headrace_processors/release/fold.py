@@ -13,10 +13,11 @@ ever served, and none that was revoked. Pausing stops what the system would do b
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from headrace_processors.release import state as release_state
-from headrace_processors.release.evidence_step import EvidenceStep
+from headrace_processors.release.evidence_step import EvidenceStep, EvidenceStep3
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.release.state import AnswerReference, answered_key, bucket_key
 from headrace_processors.release.step import ReleaseStep, Request
@@ -77,7 +78,10 @@ def build_2(body: Mapping[str, Any], digest: str) -> ReleaseFold:
     return ReleaseFold(ReleasePolicy.model_validate(body), digest)
 
 
-def build(body: Mapping[str, Any], digest: str) -> ReleaseFold:
+def build(body: Mapping[str, Any], digest: str, evidence: type[EvidenceStep] = EvidenceStep) -> ReleaseFold:
     """The fold under a policy body; `digest` names it in what is written. Evidence decides, unless the policy's rule is gate."""
     policy = ReleasePolicy.model_validate(body)
-    return ReleaseFold(policy, digest, EvidenceStep if policy.rule == "evidence" else ReleaseStep)
+    return ReleaseFold(policy, digest, evidence if policy.rule == "evidence" else ReleaseStep)
+
+
+build_3 = partial(build, evidence=EvidenceStep3)

@@ -23,8 +23,9 @@ from headrace_processors.release.evidence import (
     scaled,
 )
 from headrace_processors.release.evidence_policy import EvidencePolicy
-from headrace_processors.release.evidence_state import EvidenceState, HarmWatch, Head
+from headrace_processors.release.evidence_state import EvidenceState, HarmWatch, Head, Tally
 from headrace_schemas.canonical import rounded
+from headrace_schemas.derived import ends_chain
 from headrace_schemas.ids import derive_id
 
 HEAVY_TAIL = 3  # groups cut off on the low side, from which on the mean may hide a loss
@@ -66,11 +67,18 @@ def alpha_of(policy: EvidencePolicy, h: int, promotions: int) -> float:
     return rounded(alpha)
 
 
+def basis_of(policy: EvidencePolicy, head: Head) -> Head | Tally:
+    """What a head is judged on: groups that no feedback selected, once there are enough of them to decide anything; until then
+    all groups, which take it no further than to a person."""
+    enough = head.unselected is not None and head.unselected.n >= policy.min_groups
+    return head.unselected if enough and head.unselected is not None else head
+
+
 def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | None = None) -> Verdict:
     """The first rule that holds. `invalid`: why the head can't be judged at all."""
-    alpha = alpha_of(policy, head.h, promotions)
+    alpha, basis = alpha_of(policy, head.h, promotions), basis_of(policy, head)
     logw = head.frozen.logw if head.frozen else UNIFORM
-    up, down, harm = log_capital(head.up, logw), log_capital(head.down), log_capital(head.harm)
+    up, down, harm = log_capital(basis.up, logw), log_capital(basis.down), log_capital(head.harm)
     against = alarm_of(policy)
 
     def verdict(kind: Kind, reason: str, stays: bool = False) -> Verdict:
@@ -84,14 +92,14 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
         if log_capital(sums) >= against:
             return verdict("declined", f"harm: {name}")
     over = head.looks >= policy.horizon
-    if head.n < policy.min_groups:
+    if basis.n < policy.min_groups:
         return verdict("needs_decision", "few_groups") if over else verdict("pending", "few_groups", stays=True)
     if down >= against:
         return verdict("declined", "no_useful_gain")
-    if head.clipped_low > head.clipped_high and head.clipped_low >= HEAVY_TAIL:
+    if basis.clipped_low > basis.clipped_high and basis.clipped_low >= HEAVY_TAIL:
         return verdict("needs_decision", "heavy_tail", stays=not over)
     if up >= reached_by(alpha):
-        if head.selected and not policy.accept_selected_rows:
+        if basis is head and head.selected and not policy.accept_selected_rows:
             return verdict("needs_decision", "selected_rows", stays=not over)
         return verdict("promote", "evidence", stays=not over)
     if over:
@@ -123,7 +131,7 @@ def judged(policy: EvidencePolicy, state: EvidenceState, looked: Sequence[Head],
     pending = [now.get(head.version_id, head) for head in state.pending]
     stay = tuple(head for head in pending if head.version_id not in verdicts or verdicts[head.version_id].stays)
     newest = verdicts.get(pending[-1].version_id) if pending else None
-    restarts = newest is not None and (newest.kind == "invalid" or newest.reason.startswith("harm"))
+    restarts = newest is not None and ends_chain(newest.kind, newest.reason)
     return Judgement(verdicts, winner, replace(state, pending=stay), restarts)
 
 
@@ -131,24 +139,19 @@ def _margin(verdict: Verdict) -> float:
     return verdict.up - verdict.needed
 
 
-def promoted(
-    policy: EvidencePolicy, state: EvidenceState, head: Head, *, served: str, position: int, previous: str | None
-) -> EvidenceState:
-    """`head`, whose adapter is `served`, is served by evidence from `position` on: everything seen until now is spent. The
-    learner's newest head enters against it as the first of a new row, with nothing."""
+def promoted(policy: EvidencePolicy, state: EvidenceState, head: Head, *, position: int) -> EvidenceState:
+    """`head` is served by evidence from `position` on: everything seen until now is spent. The learner's newest head enters
+    against it as the first of a new row, with nothing."""
     newer = [each for each in state.pending if each.cut > head.cut]
-    fresh = replace(
-        state, since=position, promotions=state.promotions + 1, cuts=0, pending=(), watch=watched(policy, head, previous)
-    )
-    return cut(policy, fresh, newer[-1].version_id, served, newer[-1].cut) if newer else fresh
+    fresh = replace(state, since=position, promotions=state.promotions + 1, cuts=0, pending=(), watch=watched(policy, head))
+    return cut(policy, fresh, newer[-1].version_id, newer[-1].cut) if newer else fresh
 
 
-def watched(policy: EvidencePolicy, head: Head | None, previous: str | None, version_id: str = "") -> HarmWatch:
+def watched(policy: EvidencePolicy, head: Head | None, version_id: str = "") -> HarmWatch:
     """The watch over a promotion: in the scale of its evidence, where there was any."""
     scales = head.frozen.scales if head and head.frozen else {}
     return HarmWatch(
         version_id=head.version_id if head else version_id,
-        previous=previous,
         scale=scales.get(SCREEN, policy.first_scale),
         harm=ZERO,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from headrace_schemas.derived import HeadReference, ServedReference
+from headrace_schemas.derived import HeadReference, ServedReference, ends_chain
 from headrace_streams.release_log import CHANGES, Decision
 
 
@@ -49,12 +49,12 @@ def after(standing: LearnerStanding, decision: Decision) -> LearnerStanding:
     if not looked:
         return standing
     newest = looked[-1]
-    harmed = newest.verdict == "invalid" or newest.reason.startswith("harm")
+    ended = ends_chain(newest.verdict, newest.reason)
     watching = data.watch is not None and not data.watch.proposed
     return replace(
         standing,
-        adapter=None if harmed else newest.adapter,
+        adapter=None if ended else newest.adapter,
         heads=tuple(HeadReference(version_id=head.version_id, adapter=head.adapter) for head in looked if head.waits),
         watched=standing.watched if watching else None,
-        restarted=harmed,
+        restarted=ended,
     )
