@@ -14,13 +14,14 @@ import click
 
 from headrace_cli.common import USAGE, CliError, common, run
 from headrace_cli.web import site, web
-from headrace_schemas.root_error import HeadraceError
+from headrace_schemas.root_error import STUCK, HeadraceError
+from headrace_streams import process_end
 from headrace_streams.settings import Settings
+from headrace_streams.stacks import dump_on_signal
 
 log = logging.getLogger("headrace")
 
 RESTART_SECONDS = 1.0
-END_SECONDS = 20.0  # for a child to finish its transactions
 
 
 @click.command()
@@ -32,8 +33,8 @@ def worker(settings: Settings, stages: str | None, processes: int, web_port: int
     """Run the stages: validate, join, reward, curate and release, exactly once each.
 
     Partitions are shared among all workers of a deployment, on any number of machines. Ends on SIGTERM or Ctrl-C after the
-    transactions that are under way. With a web port it also waits for topics that are not there yet; of several processes each
-    has its own port, from the one given upwards.
+    transactions that are under way, at the latest after 25 s. With a web port it also waits for topics that are not there yet; of
+    several processes each has its own port, from the one given upwards.
     """
     names = _chosen(stages)
     _policies(settings)  # what is wrong with them is said once, here
@@ -100,6 +101,7 @@ def _log_to_stderr() -> None:
 
 
 def _child(settings: Settings, names: tuple[str, ...], web_port: int | None, web_host: str) -> None:
+    dump_on_signal()
     try:
         raise SystemExit(run(_serve(settings, names, web_port, web_host)))
     except HeadraceError as error:
@@ -128,11 +130,20 @@ def _supervise(settings: Settings, names: tuple[str, ...], ports: Sequence[int |
                 children[place].start()
             wait([child.sentinel for child in children], timeout=0.5)
     finally:
-        running = [child for child in children if child is not None]
-        for child in running:
-            child.terminate()
-        for child in running:
-            child.join(END_SECONDS)
-            if child.is_alive():
-                child.kill()
-    return ended[0] if ended else 1
+        hard = _end(children)
+    return STUCK if hard else ended[0] if ended else 1
+
+
+def _end(children: Sequence[Any]) -> bool:
+    """Has all children end, which they do by themselves, if need be hard. Whether one had to."""
+    running = [child for child in children if child is not None]
+    for child in running:
+        child.terminate()
+    until = time.monotonic() + process_end.HARD_SECONDS + 2 * process_end.LAST_SECONDS
+    for child in running:
+        child.join(max(0.0, until - time.monotonic()))
+        if child.is_alive():
+            log.error("%s does not end and is killed", child.name)
+            child.kill()
+            child.join()
+    return any(child.exitcode in (STUCK, -signal.SIGKILL) for child in running)

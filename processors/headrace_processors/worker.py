@@ -6,19 +6,24 @@ Faust's own consumer, producer and tables stay switched off: every stage runs on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import logging
 import multiprocessing
 import signal
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 import faust
 from faust.app import BootStrategy
 from mode import Service
 
+from headrace_streams import process_end
 from headrace_streams.monitoring.site import Site
+from headrace_streams.process_end import when_told
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.startup import wait_for_topics
@@ -126,7 +131,19 @@ async def serve(
 
 async def _serve(settings: Settings, stages: Sequence[FoldStage], supervisor: Supervisor, *, patient: bool) -> int:
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    _listen(stop)
+
+    def end(code: int) -> None:
+        if not stop.done():
+            stop.set_result(code)
+
+    _end_with_parent(functools.partial(end, 0))
+    with when_told({signal.SIGTERM: functools.partial(end, 0), signal.SIGINT: functools.partial(end, 130)}):
+        return await _host(settings, stages, supervisor, stop, patient=patient)
+
+
+async def _host(
+    settings: Settings, stages: Sequence[FoldStage], supervisor: Supervisor, stop: asyncio.Future[int], *, patient: bool
+) -> int:
     for noisy in ("faust", "mode", __name__):  # mode logs every service's start and stop under the name of its module
         logging.getLogger(noisy).setLevel(logging.WARNING)
     waiting = asyncio.create_task(
@@ -161,21 +178,16 @@ def spare_collector() -> None:
     gc.set_threshold(*COLLECT)
 
 
-def _listen(stop: asyncio.Future[int]) -> None:
-    loop = asyncio.get_running_loop()
+def _end_with_parent(end: Callable[[], None]) -> None:
+    """Begins the end of this process when the one that started it is gone."""
+    parent, loop = multiprocessing.parent_process(), asyncio.get_running_loop()
+    if parent is None:
+        return
 
-    def end(code: int) -> None:
-        if not stop.done():
-            stop.set_result(code)
+    def watch() -> None:
+        wait([parent.sentinel])
+        process_end.begin()
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(end)
 
-    loop.add_signal_handler(signal.SIGTERM, end, 0)
-    loop.add_signal_handler(signal.SIGINT, end, 130)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-
-        def orphaned() -> None:
-            loop.remove_reader(sentinel)  # it stays readable, and would be called at each turn of the loop
-            end(0)
-
-        loop.add_reader(sentinel, orphaned)
+    threading.Thread(target=watch, name="headrace-end-with-parent", daemon=True).start()

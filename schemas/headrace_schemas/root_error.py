@@ -11,6 +11,7 @@ NO = 1  # the answer is no
 USAGE = 2  # wrong usage or settings
 UNREACHABLE = 3  # broker or store can't be reached
 FAILED = 4  # the work failed
+STUCK = 5  # told to end, and ended hard as something did not
 INTERRUPTED = 130
 
 

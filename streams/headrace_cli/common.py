@@ -1,6 +1,7 @@
 """What all commands share: the common options, output, and which error is which exit code. Knows no command.
 
-Exit: 0 done; 1 the answer is no; 2 wrong usage or settings; 3 broker or store unreachable; 4 the work failed; 130 interrupted.
+Exit: 0 done; 1 the answer is no; 2 wrong usage or settings; 3 broker or store unreachable; 4 the work failed; 5 told to end
+and ended hard; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -126,9 +127,11 @@ def program_name() -> str:
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs a command's coroutine to its end; Ctrl-C cancels it. What it reads may be anybody's, odd header names included."""
+    from headrace_streams import stacks
     from headrace_streams.kafka import compat
 
     async def quietly() -> Result:
+        stacks.watch(asyncio.get_running_loop())
         compat.drop_lost_errors(asyncio.get_running_loop())
         return await work
 

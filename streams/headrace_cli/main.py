@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import click
 
 from headrace_cli.common import FAILED, INTERRUPTED, OK, USAGE, CliError, fail
+from headrace_streams.stacks import dump_on_signal
 
 
 class Command(NamedTuple):
@@ -177,5 +178,6 @@ def _say(code: int, message: str) -> int:
 
 
 def main() -> None:
+    dump_on_signal()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each failed attempt; we say once what came of it
     sys.exit(invoke(sys.argv[1:]))

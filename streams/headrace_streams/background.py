@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from headrace_streams import stacks
+
 _forks = 0  # how often this process is the child of one that ran this
 
 
@@ -50,6 +52,7 @@ class Background:
         task = asyncio.current_task()
         assert task is not None
         self._loop, self._task = asyncio.get_running_loop(), task
+        stacks.watch(self._loop)
         self._started.set()
         await self._main()
 

@@ -12,6 +12,7 @@ import pytest
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment as MemberAssignment
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
+from headrace_schemas.root_error import STUCK
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
@@ -91,6 +92,35 @@ def test_killed_with_its_transaction_open_or_just_committed(settings: Settings, 
                 return await total(settings) == 10_000
 
             await until(done)
+        await assert_exact(settings, COUNTING, "signals", PARTITIONS, BODY)
+
+    asyncio.run(main())
+
+
+def test_a_worker_whose_tasks_do_not_end_says_which_and_ends_all_the_same(settings: Settings, tmp_path: Path) -> None:
+    async def main() -> None:
+        await declare(settings, COUNTING)
+        await publish(settings, "signals", 0, [(b"k", b"x")] * 100)
+
+        async def counted() -> bool:
+            return await total(settings) == 100
+
+        with Worker(settings, tmp_path, death="stuck") as worker:
+            await until(counted)
+            worker.send(signal.SIGTERM)
+            assert worker.wait() == STUCK
+            assert re.search(
+                r"WARNING told to end .* waits for .*signals/0 \(.*counting_worker.py:\d+\); signals/1 ", worker.log.read_text()
+            )
+        with Worker(settings, tmp_path) as worker:
+            await publish(settings, "signals", 1, [(b"k", b"x")] * 100)
+
+            async def all_counted() -> bool:
+                return await total(settings) == 200
+
+            await until(all_counted)
+            worker.send(signal.SIGTERM)
+            assert worker.wait() == 0
         await assert_exact(settings, COUNTING, "signals", PARTITIONS, BODY)
 
     asyncio.run(main())

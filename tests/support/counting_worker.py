@@ -2,12 +2,13 @@
 
 `python -m support.counting_worker BOOTSTRAP DEPLOYMENT GROUP DEATH [STATE_DIR]`; DEATH is `before:3` or `after:3` (the process
 kills itself before or after the commit of its third transaction takes effect), `block:8` (the fold takes 8 seconds over a record
-`slow`) or `never`.
+`slow`), `stuck` (its tasks never end, and it may take a second) or `never`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -22,7 +23,9 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from headrace_processors.worker import serve
+from headrace_streams import process_end
 from headrace_streams.kafka.direct_transaction import DirectTransaction
+from headrace_streams.runtime.journal import Journal
 from headrace_streams.runtime.stage import Record, Step
 from headrace_streams.settings import Settings
 from support.counting import COUNTING, CountingFold
@@ -90,12 +93,26 @@ def block_for(seconds: float) -> None:
     CountingFold.step = slow  # type: ignore[assignment, method-assign]
 
 
+def get_stuck() -> None:
+    """Closing a journal takes for ever, and every cancellation for its own."""
+
+    async def close(journal: Journal) -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    Journal.close = close  # type: ignore[assignment, method-assign]
+    process_end.SAY_SECONDS, process_end.HARD_SECONDS = 0.3, 1.0
+
+
 def main(bootstrap: str, deployment: str, group: str, death: str, state_dir: str | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     phase, _, number = death.partition(":")
     if phase == "block":
         block_for(float(number))
+    elif phase == "stuck":
+        get_stuck()
     elif phase != "never":
         die_at(phase, int(number))
     settings = Settings(bootstrap=bootstrap, deployment=deployment, state_dir=None if state_dir is None else Path(state_dir))

@@ -17,6 +17,7 @@ from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
     from headrace_streams.monitoring.site import Site
+    from headrace_trainer.policy import TrainerPolicy
     from headrace_trainer.stage.bases import CheckedBase
     from headrace_trainer.stage.by_hand import JobSummary
 
@@ -86,23 +87,29 @@ def _print_checked(found: list[CheckedBase], as_json: bool) -> int:
 
 
 async def _serve(settings: Settings, once: bool, device: str, web_site: Site | None) -> None:
-    from headrace_streams.runtime.startup import wait_for_topics
-    from headrace_streams.runtime.supervisor import MakeTask, Supervisor
+    from headrace_streams.process_end import when_told
     from headrace_streams.signing import trusted_keys
     from headrace_trainer.evaluation.grader import find
-    from headrace_trainer.job.process import probe_hardware
     from headrace_trainer.policy import load
-    from headrace_trainer.stage.bases import check_at_start
-    from headrace_trainer.stage.context import TrainerContext
-    from headrace_trainer.stage.task import TRAIN, TrainTask
 
     policy = load(settings.policy)
     for grader in policy.graders.values():
         find(grader.name)
     trusted_keys(settings)  # what is wrong with them is said once, here
     task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    assert task is not None
+    with when_told({signal.SIGTERM: task.cancel, signal.SIGINT: None}):
+        await _run(settings, policy, once, device, web_site)
+
+
+async def _run(settings: Settings, policy: TrainerPolicy, once: bool, device: str, web_site: Site | None) -> None:
+    from headrace_streams.runtime.startup import wait_for_topics
+    from headrace_streams.runtime.supervisor import MakeTask, Supervisor
+    from headrace_trainer.job.process import probe_hardware
+    from headrace_trainer.stage.bases import check_at_start
+    from headrace_trainer.stage.context import TrainerContext
+    from headrace_trainer.stage.task import TRAIN, TrainTask
+
     context: TrainerContext
     tasks: dict[str, MakeTask] = {"batches": lambda _topic, partition: TrainTask(context, partition)}
     supervisor = Supervisor(settings, f"{settings.deployment}.trainer", tasks)

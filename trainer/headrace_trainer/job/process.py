@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from headrace_schemas.derived import Surroundings
 from headrace_schemas.root_error import HeadraceError
+from headrace_streams.stacks import dump_on_signal
 from headrace_trainer.job.failures import Cause, cause_of, cause_of_exit
 from headrace_trainer.spec import JobProgress, JobResult, JobSpec
 
@@ -154,6 +155,7 @@ class JobProcess:
 def _main(connection: Connection, spec: JobSpec) -> None:
     from headrace_trainer.job.run import run  # loaded already, in the fork server
 
+    dump_on_signal()
     threading.Thread(target=_watch, args=(connection,), daemon=True).start()
     sent_at = 0.0
 
