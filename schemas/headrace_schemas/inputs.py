@@ -159,7 +159,9 @@ class Interaction(Value, frozen=True, kw_only=True):
     output: Annotated[Output, doc("What was answered: text or one assistant message; may be empty.")]
     context: Annotated[Context, doc("What was retrieved or attached.")] = None
     tools: Annotated[list[Tool] | None, doc("Tools that the model could call.")] = None
-    prompt_group: Annotated[Key | None, doc("The same task is the same group. Absent: derived from prompt and context.")] = None
+    prompt_group: Annotated[
+        Key | None, doc("The same task is the same group. Absent: the session's, else by the last question.")
+    ] = None
     session_id: Annotated[Key | None, doc("Conversation or episode that it belongs to.")] = None
     turn: Annotated[Int64 | None, doc("Its number in the session.")] = None
     parent_interaction_id: Annotated[Key | None, doc("The interaction that it follows or was called by.")] = None

@@ -15,7 +15,10 @@ from urllib.parse import quote
 
 from headrace.fields import Call, EventTime, Ref
 from headrace.writing import written
+from headrace_schemas.codec import decode
 from headrace_schemas.errors import DecodeError
+from headrace_schemas.events import InteractionRecorded
+from headrace_schemas.groups import question_group, session_group
 from headrace_schemas.provider_messages import finish_reason_of, prompt_of, response_of, tools_of, usage_of
 from headrace_schemas.published import check_published
 
@@ -49,6 +52,15 @@ def uuid7(ns: int, random: bytes) -> str:
     return f"{at[:8]}-{at[8:]}-7{text[:3]}-{'89ab'[random[9] & 3]}{text[3:6]}-{text[6:18]}"  # 7, 8-b: version and variant
 
 
+class _RecordedCall(Call):
+    """A call of which no group and no session is known keeps its event, so that a child can be of the same group."""
+
+    event: bytes | None = None
+
+    def __repr__(self) -> str:
+        return repr(Call(*self))
+
+
 class EventFactory:
     """Makes the events of one agent: knows its attributes and the CloudEvents source of all its events.
 
@@ -70,7 +82,8 @@ class EventFactory:
         """The contract's `interaction.recorded`. None counts as absent; `refs` may be (system, id) pairs; prompt,
         output, tools, usage and finish reason may be what a model library returned.
 
-        With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given."""
+        With a `parent`, its id is `parent_interaction_id`, and its session and prompt group are this one's unless given: also the
+        group that the stages derive for it, where they would derive another for this one."""
         now, random = self._now(), os.urandom(2 * _RANDOM)  # a system call for both ids
         data: dict[str, Any] = {"interaction_id": uuid7(now, random[:_RANDOM]), "agent": self._agent}
         if parent is not None:
@@ -84,13 +97,16 @@ class EventFactory:
                 }
             )
         _take(fields, data)
+        if parent is not None and "prompt_group" not in data and (group := _derived(parent, data.get("session_id"))) is not None:
+            data["prompt_group"] = group
         if isinstance(refs := data.get("refs"), list | tuple):  # what is no list, the decoder names
             data["refs"] = [_ref(ref) for ref in refs]
-        call = Call(str(data["interaction_id"]), data.get("prompt_group"), data.get("session_id"))
+        call = _RecordedCall(str(data["interaction_id"]), data.get("prompt_group"), data.get("session_id"))
         identity = uuid7(now, random[_RANDOM:])
         event = self._event(
             "interactions", call.interaction_id, "interaction.recorded", data, event_time, traceparent, now, identity
         )
+        call.event = None if call.prompt_group or call.session_id else event.value
         return event, call
 
     def feedback(
@@ -169,6 +185,15 @@ class EventFactory:
 
 def interaction_id(target: Call | str) -> str:
     return target.interaction_id if isinstance(target, Call) else target
+
+
+def _derived(parent: Call, session_id: str | None) -> str | None:
+    """The group that the stages derive for a parent; None where they derive the same for its child, or its texts are not known.
+    Where intake takes something private out of the question, theirs is another."""
+    if parent.session_id is not None:
+        return None if session_id == parent.session_id else session_group(parent.session_id)
+    event = decode(parent.event) if isinstance(parent, _RecordedCall) and parent.event is not None else None
+    return question_group(event.data.prompt, event.data.context) if isinstance(event, InteractionRecorded) else None
 
 
 def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -194,7 +194,8 @@ class Recorder(_Base):
         """An agent did something: the fields of docs/contract.md by name. The call is what feedback refers to.
 
         `parent` is the call that this one follows or was made by: this one has its id as `parent_interaction_id`, and its
-        `session_id` and `prompt_group` unless they are given. (A group that the stages derive from the text is not handed on.)"""
+        `session_id` and `prompt_group` unless they are given. Where the stages derive the parent's group from its question,
+        that is handed on (unless the question holds something private, which they do not see)."""
         event, call = self._events.interaction(fields, time, traceparent, parent)
         self._engine.accept(event)
         return call

@@ -22,6 +22,7 @@ from headrace.writing import written
 from headrace_schemas.codec import decode
 from headrace_schemas.constraints import due
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, InteractionRecorded, InteractionRetracted, SubjectErased
+from headrace_schemas.groups import default_group
 from headrace_schemas.times import parse_ns
 
 FIELDS: dict[str, Any] = {"artifact_type": "sql", "model": "tiny-sql", "prompt": "how many?", "output": "SELECT 1"}
@@ -122,6 +123,22 @@ def test_a_child_of_a_parent_without_group_says_neither(events: EventFactory) ->
     assert event(outgoing)["data"]["parent_interaction_id"] == "i-1"
     assert not {"session_id", "prompt_group"} & set(event(outgoing)["data"])
     assert child[1:] == (None, None)
+
+
+def test_a_child_has_the_group_that_the_stages_derive_for_its_parent(events: EventFactory) -> None:
+    messages = [{"role": "user", "content": "How many on 2026-11-26?"}]
+    parent = events.interaction({**FIELDS, "prompt": messages}, None, None)[1]
+    messages += [{"role": "assistant", "content": "SELECT 1"}, {"role": "user", "content": "no such table"}]
+    outgoing, child = events.interaction({**FIELDS, "prompt": messages}, None, None, parent)
+    assert event(outgoing)["data"]["prompt_group"] == default_group(None, "how many on 2026-11-27")
+    assert child.prompt_group == event(events.interaction(FIELDS, None, None, child)[0])["data"]["prompt_group"]
+    assert repr(parent) == repr(Call(parent.interaction_id))
+
+
+def test_a_child_in_a_session_of_its_own_has_its_parents_group(events: EventFactory) -> None:
+    parent = events.interaction({**FIELDS, "session_id": "s-1"}, None, None)[1]
+    same, other = (events.interaction({**FIELDS, "session_id": name}, None, None, parent)[1] for name in ("s-1", "s-2"))
+    assert [same.prompt_group, other.prompt_group] == [None, default_group("s-1", "")]
 
 
 def test_link_retract_and_forget(events: EventFactory) -> None:

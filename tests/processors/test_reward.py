@@ -101,21 +101,24 @@ def test_an_example_has_all_that_was_said() -> None:
     assert stage.counters == {"applied": 2}
 
 
-def test_the_prompt_group_is_given_or_follows_from_prompt_and_context_alone() -> None:
+def test_the_prompt_group_is_given_or_that_of_the_session_or_the_question() -> None:
     stage = reward_stage()
     changes: list[dict[str, Any]] = [
         {},
-        {"output": "else", "model": "n"},
-        {"context": "c"},
+        {"output": "else", "model": "n", "context": "c", "prompt": [{"role": "user", "content": "How  MANY"}]},
         {"prompt": "p"},
-        {"prompt_group": "g"},
+        {"session_id": "s"},
+        {"session_id": "s", "prompt": "p"},
+        {"session_id": "s", "prompt_group": "g"},
     ]
     for number, fields in enumerate(changes):
         stage.feed(interaction(f"i{number}", **fields), feedback(f"f{number}", f"i{number}"))
-    plain, other_answer, other_context, other_prompt, given_group = [example.prompt_group for example in examples(stage.outputs)]  # type: ignore[union-attr]
-    assert plain == other_answer
-    assert len({plain, other_context, other_prompt, given_group}) == 4
-    assert given_group == "g"
+    plain, same, other, session, later, given = [example.prompt_group for example in examples(stage.outputs)]  # type: ignore[union-attr]
+    assert (plain, session) == (same, later)
+    assert len({plain, other, session, given}) == 4
+    assert given == "g"
+    stage.feed(feedback("again", "i3", "explicit_negative"))
+    assert last_example(stage).prompt_group == session
 
 
 def test_nothing_said_is_no_example() -> None:

@@ -79,7 +79,7 @@ def sorted_within(outputs: list[tuple[str, str, bytes]] | str) -> Any:
 @given(st.lists(st.sampled_from(WORDS), max_size=20), st.sampled_from([{}, {"squash": "clip", "overlap": "bleu"}]))
 def test_where_no_changed_rule_applies_both_write_the_same_bytes(records: list[bytes], policy: dict[str, Any]) -> None:
     first = StageRun(reward_1.build(policy, ""), "signals", through_dump=True)
-    second = StageRun(reward.build(policy, ""), "signals", through_dump=True)
+    second = StageRun(reward.build_2(policy, ""), "signals", through_dump=True)
     for value in records:
         one, other = fed(first, value), fed(second, value)
         assert one == other if b"subject.erased" not in value else sorted_within(one) == sorted_within(other)
@@ -89,11 +89,11 @@ def test_where_no_changed_rule_applies_both_write_the_same_bytes(records: list[b
 @settings(max_examples=200)
 @given(st.lists(st.sampled_from(WORDS), max_size=12), st.lists(st.sampled_from(WORDS), max_size=12))
 def test_a_state_of_version_1_goes_on_as_one_of_version_2(before: list[bytes], after: list[bytes]) -> None:
-    old, new = (StageRun(module.build({}, ""), "signals", through_dump=True) for module in (reward_1, reward))
+    old, new = (StageRun(build({}, ""), "signals", through_dump=True) for build in (reward_1.build, reward.build_2))
     for value in before:
         fed(old, value)
         fed(new, value)
-    moved = StageRun(reward.build({}, ""), "signals", through_dump=True)
+    moved = StageRun(reward.build_2({}, ""), "signals", through_dump=True)
     dumped = upcast(old.dumped())
     moved.state = {key: moved.fold.load(key, value) for key, value in dumped.items()}
     assert moved.dumped() == dumped
@@ -116,7 +116,7 @@ def test_any_interaction_with_any_feedback_is_the_same_example_in_both(data: st.
         kind = about.pop("kind")
         about.pop("ref", None)
         records.append(feedback(f"f{number}", "i1", kind, **about))
-    first, second = (StageRun(module.build({}, ""), "signals", through_dump=True) for module in (reward_1, reward))
+    first, second = (StageRun(build({}, ""), "signals", through_dump=True) for build in (reward_1.build, reward.build_2))
     for value in records:
         assert fed(first, value) == fed(second, value)
 
@@ -127,7 +127,7 @@ def test_a_state_in_which_an_overflow_left_no_number_can_be_read() -> None:
     old.feed(interaction(), feedback("f1", score=1e308, scale=[-1.7e308, 1.7e308]))
     dumped = old.dumped()
     assert b'"reward":null' in dumped["interaction/i1"]
-    moved = StageRun(reward.build({}, ""), "signals")
+    moved = StageRun(reward.build_2({}, ""), "signals")
     moved.state = {key: moved.fold.load(key, value) for key, value in upcast(dumped).items()}
     (output,) = moved.feed(feedback("f2", kind="explicit_positive", minute=2))
     assert b"null" not in encode(output.value)  # type: ignore[arg-type]

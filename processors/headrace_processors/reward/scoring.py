@@ -11,6 +11,7 @@ from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.similarity import similarity
 from headrace_processors.reward.state import NOTHING, InteractionContent, RewardOutcome, Similarity
 from headrace_schemas.canonical import rounded
+from headrace_schemas.groups import question_group, session_group
 from headrace_schemas.inputs import Context, Output, Text
 from headrace_schemas.text import prompt_group, render
 
@@ -57,9 +58,12 @@ def similarity_of(policy: RewardPolicy, known: Similarity | None, output: Raw, d
     return Similarity(target=digest, weights=how, value=value)
 
 
-def group_of(content: InteractionContent) -> str:
-    """The derived prompt group; empty where the publisher gave one."""
+def group_of(content: InteractionContent, version: int) -> str:
+    """The prompt group that a rule version derives; empty where the publisher gave one."""
     if content.prompt_group is not None:
         return ""
-    context = "" if content.context is NOTHING else render(_CONTEXT.decode(content.context))
-    return prompt_group(render(_TEXT.decode(content.prompt)), context)
+    if version > 2 and content.session_id is not None:
+        return session_group(content.session_id)
+    prompt = _TEXT.decode(content.prompt)
+    context = None if content.context is NOTHING else _CONTEXT.decode(content.context)
+    return question_group(prompt, context) if version > 2 else prompt_group(render(prompt), render(context))

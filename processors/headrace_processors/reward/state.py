@@ -58,6 +58,7 @@ class InteractionContent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     train: bool = True
     finish_reason: str | None = None
     traceparent: str | None = None
+    session_id: str | None = None  # from rule version 3 on
 
 
 class RewardOutcome(Struct, frozen=True, kw_only=True, array_like=True):

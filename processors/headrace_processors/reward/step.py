@@ -103,6 +103,7 @@ class RewardStep:
                 train=data.train is not False,
                 finish_reason=data.finish_reason,
                 traceparent=event.traceparent,
+                session_id=data.session_id if self.version > 2 and data.prompt_group is None else None,
             )
             self._texts.add_content(interaction_id, content)
         self._revise(interaction_id, before, after)
@@ -314,7 +315,7 @@ class RewardStep:
         self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, time_ns))
         base = self.policy.base_of(content.artifact_type, content.model, content.agent.role)
         balance = balance_of(self.policy, counts, content.artifact_type)
-        return {"bucket": f"{content.artifact_type}/{base}", "balance": balance, "group": group_of(content)}
+        return {"bucket": f"{content.artifact_type}/{base}", "balance": balance, "group": group_of(content, self.version)}
 
     def _interaction(self, interaction_id: str | None) -> tuple[str, InteractionState]:
         """Its case. One that an erasure has still to come to is as good as erased."""
