@@ -253,6 +253,13 @@ class ServedReference(Value, frozen=True, kw_only=True):
     adapter: Annotated[str | None, doc("Digest of its adapter; absent: the base.")] = None
 
 
+class SuiteReference(Value, frozen=True, kw_only=True):
+    """A suite of tasks that versions are asked beside the rows of feedback."""
+
+    name: Annotated[str, doc("Its name.")]
+    sha256: Annotated[str, doc("Digest of what it asks.")]
+
+
 class TrainingStart(Value, frozen=True, kw_only=True):
     """Pins of a run: everything that decides the bytes of the adapter. The first one of a batch wins; retries reuse it."""
 
@@ -281,6 +288,7 @@ class TrainingStart(Value, frozen=True, kw_only=True):
         ServedReference | None,
         doc("What was served before, while the promotion of what is served is watched; absent: nothing is."),
     ] = None
+    suites: Annotated[list[SuiteReference] | None, doc("Suites that the version will be asked; absent: none.")] = None
 
 
 class TrainingProgress(Value, frozen=True, kw_only=True):
@@ -414,12 +422,33 @@ class GroupResult(Value, frozen=True, kw_only=True):
     slices: Annotated[list[str] | None, doc("Protected kinds of rows that it belongs to; absent: none.")] = None
 
 
+class SuiteResult(Value, frozen=True, kw_only=True):
+    """A head against what was served on the tasks of a suite."""
+
+    name: Annotated[str, doc("Name of the suite.")]
+    sha256: Annotated[str, doc("Digest of what it asks.")]
+    protected: Annotated[bool, doc("Whether a head that is worse on it may not be served by itself.")]
+    tasks: Annotated[list[GroupResult], doc("Its tasks, each a group of one row, each once.")]
+    left_out: Annotated[dict[str, int] | None, doc("Tasks that could not be asked or told nothing, by reason; absent: none.")] = (
+        None
+    )
+
+
 class HeadResult(Value, frozen=True, kw_only=True):
     """A head against what was served, group by group."""
 
     version_id: VersionId
     groups: Annotated[list[GroupResult], doc("Groups of the test pool, each once.")]
     invalid: Annotated[str | None, doc("Why it can't be judged; absent: it can.")] = None
+    suites: Annotated[list[SuiteResult] | None, doc("Suites that were asked; absent: none.")] = None
+
+
+class SamplesReference(Value, frozen=True, kw_only=True):
+    """Samples of an evaluation: a Parquet file in the store, as long as it is kept."""
+
+    sha256: Annotated[str, doc("Digest of the file, by which it is found.")]
+    rows: Annotated[int, doc("Its rows: one for each test row and head.")]
+    batch_id: Annotated[str, doc("Batch whose test rows they are of.")]
 
 
 class Evaluation(Value, frozen=True, kw_only=True):
@@ -457,6 +486,9 @@ class Evaluation(Value, frozen=True, kw_only=True):
     ] = None
     watched: Annotated[
         list[GroupResult] | None, doc("What was served against what was served before it; absent: no promotion is watched.")
+    ] = None
+    samples: Annotated[
+        SamplesReference | None, doc("Both answers to each test row, with grades and losses; absent: none were kept.")
     ] = None
 
 

@@ -48,6 +48,11 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         "batches": Command("headrace_lake.batches:batches", "worker", "Batches: list, show, and have one trained again."),
         "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
         "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version in the foreground."),
+        "evaluations": Command(
+            "headrace_cli.evaluations:evaluations",
+            "worker",
+            "What was evaluated: list, both answers to each test row, remove those.",
+        ),
     },
     "Releases": {
         "releases": Command("headrace_cli.releases:releases", "", "List, follow or show releases."),

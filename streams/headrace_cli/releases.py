@@ -196,40 +196,47 @@ def resume(settings: Settings, as_json: bool, bucket: str, reason: str | None, r
 @click.argument("interaction", metavar="INTERACTION")
 @click.option("--reason", help="Why.")
 @common
-def retract(settings: Settings, as_json: bool, interaction: str, reason: str | None) -> None:
-    """Take an interaction back: it is not learnt from any more. Lists the releases that have learnt from it."""
+def retract(settings: Settings, as_json: bool, interaction: str, reason: str | None) -> int:
+    """Take an interaction back: it is not learnt from any more. Lists the releases that have learnt from it.
+
+    Samples of evaluations that hold answers to it are removed from the store of the settings. Exit 3 when they can't be."""
     from headrace_streams import requests
 
-    _show_touched(settings, as_json, f"interaction {interaction}", requests.retract, interaction, reason)
+    return _show_touched(settings, as_json, f"interaction {interaction}", requests.retract, interaction, reason)
 
 
 @click.command()
 @click.argument("subject", metavar="SUBJECT")
 @common
-def forget(settings: Settings, as_json: bool, subject: str) -> None:
-    """Erase a person's data (the `data_subject` of interactions). Lists the releases that have learnt from it."""
+def forget(settings: Settings, as_json: bool, subject: str) -> int:
+    """Erase a person's data (the `data_subject` of interactions). Lists the releases that have learnt from it.
+
+    Samples of evaluations that hold answers to it are removed from the store of the settings. Exit 3 when they can't be."""
     from headrace_streams import requests
 
-    _show_touched(settings, as_json, f"data subject {subject}", requests.forget, subject)
+    return _show_touched(settings, as_json, f"data subject {subject}", requests.forget, subject)
 
 
-def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[..., Any], *arguments: Any) -> None:
+def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[..., Any], *arguments: Any) -> int:
     from headrace_schemas.errors import DecodeError
 
     try:
         touched: Touched = run(work(settings, *arguments))
     except DecodeError as error:
         raise CliError(USAGE, error.message) from error
+    removed, code = _without_samples(settings, touched)
     if as_json:
-        return emit(
+        emit(
             {
                 "examples": touched.example_ids,
                 "batches": touched.batch_ids,
                 "releases": [_touched_row(decision, touched) for decision in touched.releases],
                 "inherited": [_touched_row(decision, touched) for decision in touched.inherited],
                 "possible": [_touched_row(decision, touched) for decision in touched.possible],
+                "samples": removed,
             }
         )
+        return code
     note(f"{what}: published; {len(touched.example_ids)} examples, {len(touched.batch_ids)} batches so far")
     for decisions, how in (
         (touched.releases, "trained on it"),
@@ -240,6 +247,30 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
             click.echo(f"{'*' if decision.data.release_id in touched.served else ' '} {_line(decision)}  ({how})")
     if touched.served:
         note("those with * are served now; `headrace revoke DIGEST` takes an adapter out of service")
+    return code
+
+
+def _without_samples(settings: Settings, touched: Touched) -> tuple[list[dict[str, Any]], int]:
+    """Removes the samples that hold answers to what was taken back; which were in the store, and the exit code."""
+    from headrace_streams.adapter_files import StoreError
+    from headrace_streams.adapter_store import Store
+
+    rows: list[dict[str, Any]] = []
+    if not touched.samples:
+        return rows, OK
+    try:
+        store = Store(settings.store)
+        for digest in touched.samples:
+            rows.append({"sha256": digest, "removed": store.remove_samples(digest)})
+    except StoreError as error:
+        left = touched.samples[len(rows) :]
+        note(f"headrace: {error}; to be removed where the store can be written: headrace evaluations remove {' '.join(left)}")
+        return [*rows, *({"sha256": digest, "removed": False} for digest in left)], error.exit_code
+    gone = sum(row["removed"] for row in rows)
+    note(
+        f"samples of {len(rows)} evaluations hold answers to it: {gone} removed, {len(rows) - gone} not in the store {store.name}"
+    )
+    return rows, OK
 
 
 def _touched_row(decision: Decision, touched: Touched) -> dict[str, Any]:

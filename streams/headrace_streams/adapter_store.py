@@ -1,8 +1,10 @@
-"""Where adapters are kept: content-addressed folders behind fsspec. Knows the reader's own store and digests; no Kafka, no torch.
+"""Where adapters and samples are kept: content-addressed, behind fsspec. Knows the reader's own store and digests; no Kafka, no
+torch.
 
 An adapter is `{store}/adapters/<64 hex>/`: its files and `manifest.json`, the canonical JSON of [{path, sha256, size}] sorted by
-path. Its digest is the sha256 of that manifest, so a digest vouches for every byte. A digest is all that a reader takes from the
-log: where bytes come from is the reader's setting `store`, and an announced `uri` is opened by nobody.
+path. Its digest is the sha256 of that manifest, so a digest vouches for every byte. Samples of an evaluation are one file,
+`{store}/samples/<64 hex>.parquet`, named by the sha256 of its bytes. A digest is all that a reader takes from the log: where
+bytes come from is the reader's setting `store`, and an announced `uri` is opened by nobody.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -32,6 +35,7 @@ from headrace_streams.adapter_files import (
     check_file,
     check_list,
     describe,
+    file_sha256,
     files_of,
     hexadecimal,
     manifest_of,
@@ -96,6 +100,63 @@ class Store:
     def chunks(self, digest: str, path: str, size: int) -> Generator[bytes]:
         """The bytes of one file of an adapter, one more than `size` at the most. AdapterRefused: it is missing or no regular
         file. StoreError: it can't be read, or at less than `SLOWEST` bytes a second."""
+        what = f"adapter {digest}: {path}"
+        with self._errors(f"{what} could not be read from the store {self.name}"):
+            folder = self._folder(digest)
+            missing = f"adapter {digest}" if path == MANIFEST else what
+            yield from self._chunks(folder, path, size, what, missing)
+
+    def put_samples(self, file: str | Path) -> str:
+        """Stores the samples of an evaluation, a Parquet file; its digest. StoreError when the store cannot be written."""
+        source = Path(file)
+        with self._errors(f"the samples in {source} could not be stored in {self.name}"):
+            digest, size = file_sha256(source), source.stat().st_size
+            with source.open("rb") as stream:
+                within(self._patience + size / SLOWEST, partial(_write, self._place[0], self._samples(digest), stream))
+        return digest
+
+    def samples(self, digest: str, size: int) -> bytes:
+        """The file of these samples, as it lies here. AdapterRefused: there is none (any more), no regular file, or more than
+        `size` bytes. StoreError: it can't be read in time."""
+        what = f"samples {digest}"
+        with self._errors(f"{what} could not be read from the store {self.name}"):
+            folder, _, name = self._samples(digest).rpartition("/")
+            content = b"".join(self._chunks(folder, name, size, what, what))
+        if len(content) > size:
+            raise AdapterRefused(f"{what} have more than {size} bytes in the store {self.name}")
+        return content
+
+    def remove_samples(self, digest: str) -> bool:
+        """Whether there were such samples; now there are none. StoreError."""
+
+        def remove(path: str) -> bool:
+            try:
+                self._place[0].rm_file(path)
+            except FileNotFoundError:
+                return False
+            return True
+
+        with self._errors(f"samples {digest} could not be removed from the store {self.name}"):
+            return within(self._patience, partial(remove, self._samples(digest)))
+
+    def remove_samples_before(self, time: datetime) -> int:
+        """Removes all samples that were written before `time`, whoever refers to them; how many. StoreError."""
+
+        def remove() -> int:
+            fs, root = self._place
+            try:
+                paths = fs.find(f"{root}/samples")
+            except FileNotFoundError:
+                return 0
+            old = [path for path in paths if fs.modified(path) < time]
+            for path in old:
+                fs.rm_file(path)
+            return len(old)
+
+        with self._errors(f"old samples could not be removed from the store {self.name}"):
+            return within(self._patience, remove)
+
+    def _chunks(self, folder: str, path: str, size: int, what: str, missing: str) -> Generator[bytes]:
         end = time.monotonic() + self._patience + size / SLOWEST
 
         def ask(call: Callable[[], T]) -> T:
@@ -103,25 +164,23 @@ class Store:
                 raise TimeoutError(f"it comes at less than {SLOWEST // 1000} kB a second")
             return within(self._patience, call)
 
-        with self._errors(f"adapter {digest}: {path} could not be read from the store {self.name}"):
-            fs, place = self._place[0], f"{self._folder(digest)}/{path}"
-            try:
-                info = ask(partial(fs.info, place))
-                linked = info.get("islink") or ask(partial(self._behind_link, digest, path))
-                if linked or info.get("type") != "file":
-                    raise AdapterRefused(f"adapter {digest}: {path} is no regular file in the store {self.name}")
-                source = ask(partial(fs.open, place, "rb"))
-            except FileNotFoundError:
-                what = f"adapter {digest}" if path == MANIFEST else f"adapter {digest}: {path}"
-                raise AdapterRefused(f"{what} is not in the store {self.name}") from None
-            try:
-                left = size + 1
-                while left > 0 and (chunk := ask(partial(source.read, min(left, CHUNK)))):
-                    left -= len(chunk)
-                    yield chunk
-            finally:
-                with suppress(Exception):  # after a read that was given up it may not close either
-                    within(1.0, source.close)
+        fs, place = self._place[0], f"{folder}/{path}"
+        try:
+            info = ask(partial(fs.info, place))
+            linked = info.get("islink") or ask(partial(self._behind_link, folder, path))
+            if linked or info.get("type") != "file":
+                raise AdapterRefused(f"{what} is no regular file in the store {self.name}")
+            source = ask(partial(fs.open, place, "rb"))
+        except FileNotFoundError:
+            raise AdapterRefused(f"{missing} is not in the store {self.name}") from None
+        try:
+            left = size + 1
+            while left > 0 and (chunk := ask(partial(source.read, min(left, CHUNK)))):
+                left -= len(chunk)
+                yield chunk
+        finally:
+            with suppress(Exception):  # after a read that was given up it may not close either
+                within(1.0, source.close)
 
     def probe(self) -> None:
         """Writes, reads and removes a small file. StoreError when that does not work."""
@@ -144,6 +203,9 @@ class Store:
     def _folder(self, digest: str) -> str:
         return f"{self._place[1]}/adapters/{hexadecimal(digest)}"
 
+    def _samples(self, digest: str) -> str:
+        return f"{self._place[1]}/samples/{hexadecimal(digest)}.parquet"
+
     def _complete(self, adapter: Adapter) -> bool:
         fs, place = self._place[0], self._folder(adapter.digest)
         try:
@@ -152,11 +214,11 @@ class Store:
             return False
         return MANIFEST in sizes and all(sizes.get(file.path) == file.size_bytes for file in adapter.files)
 
-    def _behind_link(self, digest: str, path: str) -> bool:
-        """Whether a folder on the way to a file, from the adapter's own down, is a link; only disks have them."""
+    def _behind_link(self, folder: str, path: str) -> bool:
+        """Whether a folder on the way to a file, from `folder` down, is a link; only disks have them."""
         if not isinstance(self._place[0], LocalFileSystem):
             return False
-        return any((Path(self._folder(digest)) / parent).is_symlink() for parent in PurePosixPath(path).parents)
+        return any((Path(folder) / parent).is_symlink() for parent in PurePosixPath(path).parents)
 
     def _write(self, digest: str, path: str, source: BinaryIO, size: int) -> None:
         place = f"{self._folder(digest)}/{path}"

@@ -46,7 +46,8 @@ class NoAnswer(HeadraceError, TimeoutError):
 
 class Touched(NamedTuple):
     """What an interaction or a person's data went into. `inherited`: not trained on it, but on top of an adapter that was.
-    `possible`: cut behind it in its bucket, by a run that is no longer kept, so that nobody knows what was rehearsed."""
+    `possible`: cut behind it in its bucket, by a run that is no longer kept, so that nobody knows what was rehearsed.
+    `samples`: digests of samples of evaluations that hold answers to it."""
 
     example_ids: list[str]
     batch_ids: list[str]
@@ -54,6 +55,7 @@ class Touched(NamedTuple):
     inherited: list[Decision]
     possible: list[Decision]
     served: list[str]  # release ids among them that are served now
+    samples: list[str]
 
 
 def request(kind: type[E], data: Any, id: str | None = None) -> E:
@@ -106,6 +108,11 @@ async def versions(settings: Settings) -> list[ModelVersion]:
     return [event.data async for event in Reader(settings).events("versions") if isinstance(event, ModelVersionCreated)]
 
 
+async def evaluations(settings: Settings) -> list[Evaluation]:
+    """Every evaluation, in the order of the log."""
+    return [event.data async for event in Reader(settings).events("outcomes") if isinstance(event, EvaluationCompleted)]
+
+
 async def evaluation(settings: Settings, evaluation_id: str) -> Evaluation | None:
     """The evaluation of an id; None when there is none."""
     async with aclosing(Reader(settings).events("outcomes")) as events:
@@ -145,6 +152,7 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
     behind: set[str] = set()  # batches whose rehearsal may hold them
     concerned: set[str] = set()  # buckets
     runs: set[str] = set()
+    asked: set[str] = set()  # batches whose test rows they are among
     for topic in ("batches", "runs") if examples else ():
         async for event in reader.events(topic):
             if isinstance(event, BatchReady | TrainingStarted) and examples & set(_rows(event)):
@@ -152,6 +160,8 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
                 concerned.add(event.data.bucket)
             elif isinstance(event, BatchReady) and event.data.bucket in concerned:
                 behind.add(event.data.batch_id)
+            if isinstance(event, BatchReady) and any(member.example_id in examples for member in event.data.test_pool):
+                asked.add(event.data.batch_id)
             if isinstance(event, TrainingStarted):
                 runs.add(event.data.run_id)
     made = await versions(settings) if batches else []
@@ -165,7 +175,9 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
     later = [decision for decision in decisions if adapter_digest(decision.data) in inherited]
     perhaps = [decision for decision in decisions if adapter_digest(decision.data) in possible]
     still = [decision.data.release_id for decision in (*trained, *later, *perhaps) if decision.data.release_id in now]
-    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still)
+    kept = [each.samples for each in (await evaluations(settings) if asked else []) if each.samples is not None]
+    samples = sorted({each.sha256 for each in kept if each.batch_id in asked})
+    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still, samples)
 
 
 def _descendants(made: Collection[ModelVersion], adapters: Collection[str]) -> set[str]:

@@ -15,7 +15,7 @@ import torch
 
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import sha256
-from headrace_schemas.derived import Batch, Locator, Member
+from headrace_schemas.derived import Batch, Comparison, Gain, Locator, Member
 from headrace_schemas.events import (
     EvaluationCompleted,
     ModelVersionCreated,
@@ -28,6 +28,7 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_streams.adapter_store import Store, fetch
+from headrace_streams.evaluation_samples import FILE_BYTES, EvaluationSample, read, write
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.fold_task import FoldTask
@@ -39,6 +40,7 @@ from headrace_trainer.job.process import Hardware
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import RequirementPolicy, TrainerPolicy
+from headrace_trainer.spec import EvaluationReport, JobResult, SamplesFile
 from headrace_trainer.stage import catalogue
 from headrace_trainer.stage.by_hand import evaluate_version, train_batch
 from headrace_trainer.stage.context import TrainerContext
@@ -96,6 +98,9 @@ def test_a_batch_becomes_a_version_and_an_evaluation(settings: Settings, base: P
         assert evaluation.comparison.loss_gain.low > 0
         assert evaluation.comparison.n == 32
         assert [requirement.satisfied for requirement in evaluation.requirements] == [False]
+        assert (evaluation.samples.rows, evaluation.samples.batch_id) == (32, batch.batch_id)
+        samples = read(Store(settings.store).samples(evaluation.samples.sha256, FILE_BYTES), evaluation.samples.sha256)
+        assert [sample.example_id for sample in samples] == [member.example_id for member in batch.test_pool]
         assert (completion.version_id, completion.evaluation_id) == (version.version_id, evaluation.evaluation_id)
         assert version.rows == 24
         assert version.tokens > 0
@@ -261,6 +266,32 @@ def test_without_weights_examples_wait_for_the_first_run_that_has_them(settings:
     asyncio.run(scenario())
 
 
+def test_no_samples_are_kept_of_an_evaluation_whose_rows_were_taken_back_while_it_ran(
+    settings: Settings, base: Path, tmp_path: Path
+) -> None:
+    train_log = TrainLog(settings)
+    context = TrainerContext(settings, policy_of(base), Hardware("cpu", "fp32"))
+
+    async def scenario() -> None:
+        batch = await train_log.publish_batch("b1", range(24))
+        known = catalogue.Catalogue(context.reader, await context.reader.partition_of("batches", batch.bucket))
+        start = training_data.start(batch)
+        sample = EvaluationSample(
+            example_id=batch.test_pool[3].example_id, revision=1, group="g", prompt_sha256="", answer="private"
+        )
+        write(tmp_path / "samples", [sample], start.run_id)
+        report = EvaluationReport({}, {}, Comparison(loss_gain=Gain(value=0.0, low=0.0, high=0.0), n=0), [])
+        result = JobResult(tmp_path, 1, False, 1.0, report, None, samples=SamplesFile(tmp_path / "samples", 1))
+        kept = await context.store_samples(batch, start, result, known)
+        assert kept is not None
+        assert Store(settings.store).remove_samples(kept.sha256)
+        await train_log.withdraw(training_data.recorded(2003, "test"))
+        assert await context.store_samples(batch, start, result, known) is None
+        assert not Store(settings.store).remove_samples(kept.sha256)
+
+    asyncio.run(scenario())
+
+
 def test_by_hand_gives_the_recorded_digest(settings: Settings, base: Path, tmp_path: Path) -> None:
     train_log = TrainLog(settings)
     policy = tmp_path / "policy.toml"
@@ -285,6 +316,8 @@ def test_by_hand_gives_the_recorded_digest(settings: Settings, base: Path, tmp_p
         recorded, published = await train_log.events(EvaluationCompleted, "outcomes")
         assert evaluated.report.candidate == recorded.candidate == published.candidate
         assert published.evaluation_id == evaluated.published != recorded.evaluation_id
+        assert recorded.samples.sha256 != published.samples.sha256, "each has its own, so that one can go without the other"
+        Store(settings.store).samples(published.samples.sha256, FILE_BYTES)
         assert len(await train_log.events(ModelVersionCreated, "versions")) == 1
 
     asyncio.run(scenario())

@@ -91,10 +91,13 @@ async def _serve(settings: Settings, once: bool, device: str, web_site: Site | N
     from headrace_streams.signing import trusted_keys
     from headrace_trainer.evaluation.grader import find
     from headrace_trainer.policy import load
+    from headrace_trainer.suites import read
 
     policy = load(settings.policy)
     for grader in policy.graders.values():
         find(grader.name)
+    for suite in policy.suites:
+        read(suite.file)
     trusted_keys(settings)  # what is wrong with them is said once, here
     task = asyncio.current_task()
     assert task is not None

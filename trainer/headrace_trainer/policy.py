@@ -138,13 +138,18 @@ class EvaluationPolicy(Policy):
         1.0, gt=0, description="above 1: said again is less likely. Nothing is taken from the base's own generation settings"
     )
     batch_rows: int = Field(32, ge=1, description="answers that are generated together, fewer where memory runs out")
+    samples_mb: float = Field(
+        16.0, ge=0, le=128, description="answers kept of one evaluation, in 10^6 bytes; beyond that figures alone; 0: keep none"
+    )
+    samples_characters: int = Field(8000, ge=1, description="characters of an answer that are kept")
+    samples_days: float = Field(90.0, gt=0, description="days until they are removed from the store, of whatever deployment")
 
 
 class RequirementPolicy(Policy):
     """A target for a metric of the candidate."""
 
     name: str = Field(description="what the requirement is called in evaluations")
-    metric: str = Field(description="loss, perplexity, success, score or loss_gain")
+    metric: str = Field(description="loss, perplexity, success, score or loss_gain; of a suite `NAME.success` and the like")
     target: float = Field(description="the value to reach")
     direction: Literal["at_least", "at_most"] = Field("at_least", description="on which side of the target it is met")
     bucket: str = Field("*", description="glob over the names of buckets that it holds for")
@@ -157,14 +162,23 @@ class RequirementPolicy(Policy):
         )
 
 
+class SuitePolicy(Policy):
+    """A suite of tasks that versions are asked beside the rows of feedback."""
+
+    file: str = Field(min_length=1, description="a TOML file (relative to the policy file): its name, its tasks")
+    bucket: str = Field("*", description="glob over the names of buckets that are asked it")
+
+
 class TrainerPolicy(Policy):
-    """Bases, hyperparameters, graders and requirements. Of a bucket hold `defaults`, overridden field by field in `buckets`."""
+    """Bases, hyperparameters, graders, suites and requirements. Of a bucket hold `defaults`, overridden field by field in
+    `buckets`."""
 
     bases: dict[str, BasePolicy] = Field(default_factory=dict, description="where the weights of each base are, by base")
     defaults: Hyperparameters = Field(Hyperparameters(), description="hyperparameters of every bucket")
     buckets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="hyperparameters that differ, by bucket")
     graders: dict[str, GraderPolicy] = Field(default_factory=dict, description="who grades outputs, by artifact type")
     evaluation: EvaluationPolicy = Field(EvaluationPolicy(), description="how candidate and incumbent are compared")
+    suites: tuple[SuitePolicy, ...] = Field((), description="tasks that every evaluation asks")
     requirements: tuple[RequirementPolicy, ...] = Field((), description="targets that a candidate is measured against")
     attempts: int = Field(3, ge=1, description="attempts on a batch before its run counts as failed")
     checkpoint_seconds: float = Field(30.0, ge=0, description="seconds between checkpoints of a run")
@@ -188,10 +202,13 @@ class TrainerPolicy(Policy):
     def requirements_of(self, bucket: str) -> list[RequirementPolicy]:
         return [requirement for requirement in self.requirements if fnmatchcase(bucket, requirement.bucket)]
 
+    def suite_files_of(self, bucket: str) -> list[str]:
+        return [suite.file for suite in self.suites if fnmatchcase(bucket, suite.bucket)]
+
 
 def load(path: Path | None) -> TrainerPolicy:
-    """The policy in the `[train]` table of a TOML file; defaults without a file. Relative folders, of weights and for graders,
-    are relative to the file. PolicyError names file, field and value."""
+    """The policy in the `[train]` table of a TOML file; defaults without a file. Relative paths, of weights, suites and for
+    graders, are relative to the file. PolicyError names file, field and value."""
     if path is None:
         return TrainerPolicy()
     policy = parse_policy(TrainerPolicy, read_policy_file(path).get("train", {}), f"policy file {path}", "train.")
@@ -211,7 +228,8 @@ def load(path: Path | None) -> TrainerPolicy:
         name: grader.model_copy(update={"folders": tuple(_beside(path.parent, folder) for folder in grader.folders)})
         for name, grader in policy.graders.items()
     }
-    return policy.model_copy(update={"bases": bases, "graders": graders})
+    suites = tuple(suite.model_copy(update={"file": _beside(path.parent, suite.file)}) for suite in policy.suites)
+    return policy.model_copy(update={"bases": bases, "graders": graders, "suites": suites})
 
 
 def _absolute(weights: str, folder: Path) -> str:

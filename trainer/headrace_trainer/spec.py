@@ -12,8 +12,10 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from headrace_schemas.derived import Batch, Comparison, GroupResult, HeadResult, Measure, Requirement, Surroundings, TrainingStart
+from headrace_streams.evaluation_samples import EvaluationSample
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
+from headrace_trainer.suites import Suite
 
 Counts = dict[str, dict[str, int]]  # of rows, by side (training, rehearsal, validation, test) and reason
 
@@ -55,7 +57,8 @@ class TrainingResult(NamedTuple):
 
 class EvaluationReport(Struct, frozen=True):
     """What an evaluation measured: the fields of the same names of `EvaluationCompleted`. The candidate itself,
-    whose version has no name yet, stands last among `heads` under an empty one."""
+    whose version has no name yet, stands last among `heads` under an empty one. `samples`: row by row; a job writes them to a
+    file."""
 
     candidate: dict[str, Measure]
     incumbent: dict[str, Measure]
@@ -65,6 +68,7 @@ class EvaluationReport(Struct, frozen=True):
     heads: tuple[HeadResult, ...] = ()
     watched: tuple[GroupResult, ...] | None = None
     ungraded: dict[str, int] | None = None
+    samples: tuple[EvaluationSample, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class JobSpec:
     `weights`: the folder of the base's files; `hub_name`: what others find it by; `halvings`: how often the
     system killed a job of this run, which then tries with half of the tokens at a time.
     `learner`: folder of the adapter that training goes on from, None for `parent`; `heads`: folders of earlier heads that are
-    compared too, by version; `watched`: that of what was served before (None for the base), if `start` has it compared."""
+    compared too, by version; `watched`: that of what was served before (None for the base), if `start` has it compared.
+    `suites`: asked of all of them beside the test rows."""
 
     start: TrainingStart
     batch: Batch
@@ -89,6 +94,7 @@ class JobSpec:
     evaluation: EvaluationPolicy = field(default_factory=EvaluationPolicy)
     requirements: Sequence[RequirementPolicy] = ()
     grader: GraderPolicy | None = None
+    suites: Sequence[Suite] = ()
     device: str = "cpu"
     threads: int | None = None
     checkpoint_seconds: float = 30.0
@@ -98,9 +104,17 @@ class JobSpec:
     halvings: int = 0
 
 
+class SamplesFile(NamedTuple):
+    """Samples of an evaluation as a job left them."""
+
+    path: Path
+    rows: int
+
+
 class JobResult(NamedTuple):
     """`folder` holds the adapter; `rows` were trained on; `warm_started`: it went on from the parent; `training` is
-    None when the job only evaluated. `left_out` and `shortened` count rows; `notes`: what stands in the way of learning."""
+    None when the job only evaluated. `left_out` and `shortened` count rows; `notes`: what stands in the way of learning;
+    `samples`: those of its evaluation, if the policy keeps any."""
 
     folder: Path
     rows: int
@@ -112,3 +126,4 @@ class JobResult(NamedTuple):
     left_out: Counts | None = None
     shortened: Counts | None = None
     notes: Sequence[str] = ()
+    samples: SamplesFile | None = None

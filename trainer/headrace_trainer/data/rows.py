@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from headrace_schemas.chat_template import PromptLost
 from headrace_schemas.derived import Example, Member
 from headrace_schemas.root_error import HeadraceError
@@ -17,6 +19,8 @@ from headrace_trainer.data.members import RecordValues, key_of, verify
 from headrace_trainer.data.rendering import ChatRenderer, Rendered
 
 log = logging.getLogger("headrace")
+
+_SOME_ANSWER = "-"  # stands where an answer would, in rows of which only the prompt is used
 
 # Of an answer that does not fit, its beginning is still a lesson; less than half of it teaches how to stop short.
 KEPT_OF_ANSWER = 0.5
@@ -46,19 +50,29 @@ class TokenRow(NamedTuple):
 
 class TokenisedExample(NamedTuple):
     """A row together with the example it was made from. `shortened`: what did not fit, the head of the prompt (`prompt`) or the
-    end of the answer (`answer`)."""
+    end of the answer (`answer`). `scored`: its completion is an answer that should be given, so that its loss says something."""
 
     row: TokenRow
     example: Example
     shortened: str | None = None
+    scored: bool = True
+
+
+class UnfitExample(NamedTuple):
+    """An example of which no row was made, and the reason as it is counted."""
+
+    example: Example
+    reason: str
 
 
 class TokenisedMembers(NamedTuple):
-    """Rows in the order of their members; how many members were left out, by reason, and how many rows shortened, by what."""
+    """Rows in the order of their members; how many members were left out, by reason, which, and how many rows shortened, by
+    what."""
 
     examples: list[TokenisedExample]
     left_out: dict[str, int]
     shortened: dict[str, int]
+    unfit: list[UnfitExample]
 
 
 class RowTokeniser:
@@ -73,6 +87,7 @@ class RowTokeniser:
         """Verified and tokenised, without those that the base cannot take: one odd example must not fail its batch, nor by
         rehearsal all later ones. MemberRefused."""
         examples: list[TokenisedExample] = []
+        unfit: list[UnfitExample] = []
         left_out, shortened = Counter[str](), Counter[str]()
         for member in members:
             example = verify(member, values.get(key_of(member)))
@@ -80,13 +95,14 @@ class RowTokeniser:
                 made = self.example(example, member.weight)
             except RowUnfit as error:
                 left_out[error.reason] += 1
+                unfit.append(UnfitExample(example, error.reason))
                 if left_out[error.reason] == 1:  # the others are in the count
                     log.warning("left out: %s", error)
                 continue
-            examples.append(made)
+            examples.append(made._replace(scored=member.role == "train"))
             if made.shortened is not None:
                 shortened[made.shortened] += 1
-        return TokenisedMembers(examples, dict(left_out), dict(shortened))
+        return TokenisedMembers(examples, dict(left_out), dict(shortened), unfit)
 
     def example(self, example: Example, weight: float) -> TokenisedExample:
         """The prompt is tokenised as a served model meets it, the completion as what follows it. Of a row that is too long the
@@ -120,6 +136,12 @@ class RowTokeniser:
             prompt = [*begins, *prompt[len(prompt) - kept :]]
         row = TokenRow(example.example_id, tuple(prompt), tuple(completion), weight)
         return TokenisedExample(row, example, shortened)
+
+    def question(self, example: Example) -> TokenisedExample:
+        """The prompt of an example whose target says nothing, as a served model meets it. RowUnfit."""
+        content = structs.replace(example.content, target=_SOME_ANSWER)
+        row = self.example(structs.replace(example, content=content), 1.0)
+        return row._replace(example=example, scored=False)
 
     def _tokens(self, text: Rendered) -> tuple[list[int], list[int]]:
         """Of prompt and completion with its stop. Where prompt and completion together are other tokens at the joint than apart,

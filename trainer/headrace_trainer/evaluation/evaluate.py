@@ -6,17 +6,21 @@ The gain is paired: candidate and incumbent are resampled by the same rows.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from headrace_schemas.canonical import rounded
-from headrace_schemas.derived import Comparison, Gain, GroupResult, HeadResult, Measure
-from headrace_trainer.data.rows import TokenisedExample
+from headrace_schemas.derived import Comparison, Gain, GroupResult, HeadResult, Measure, SuiteResult
+from headrace_streams.evaluation_samples import EvaluationSample
+from headrace_trainer.data.rows import TokenisedExample, UnfitExample
+from headrace_trainer.evaluation.asked import AskedRows
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import RowMeasures, group_results, invalid_reason
+from headrace_trainer.evaluation.samples import samples_of
 from headrace_trainer.evaluation.statistics import Interval, bootstrap, sign_test
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.precision import Precision
@@ -50,64 +54,141 @@ def evaluate(
     heads: Mapping[str, str] | None = None,
     watched: str | None = None,
     named: Incumbent | None = None,
+    unfit: Sequence[UnfitExample] = (),
+    suites: Sequence[AskedRows] = (),
 ) -> EvaluationReport:
     """`model` is a PeftModel with the candidate as adapter `default` and, unless the base is served, `incumbent`. `heads`: names
     of adapters of earlier heads in it, by version; `watched`: that of what was served before ("" for the base), if a promotion is
-    watched.
+    watched. `unfit`: test rows that the base can't be asked, for the samples; `suites`: asked beside the test rows, and no part
+    of the comparison.
 
-    Without tests nothing is measured: both sides are empty and the comparison counts 0 rows.
+    Without tests and suites nothing is measured: both sides are empty and the comparison counts 0 rows.
     """
     # Answers that are generated only where the loss has fallen would be counted only where they are good.
     counted: Literal["success", "loss"] = "success" if grader is not None and policy.generate == "always" else "loss"
-    if not tests:
-        checked = [requirement.check(None) for requirement in requirements]
-        nothing = Comparison(loss_gain=Gain(value=0.0, low=0.0, high=0.0), n=0)
-        unseen = tuple(HeadResult(version_id=version, groups=[]) for version in (*(heads or {}), ""))
-        return EvaluationReport({}, {}, nothing, checked, counted, unseen)
     incumbent = INCUMBENT if INCUMBENT in model.peft_config else None
-    rows = [test.row for test in tests]
     others, names = dict(heads or {}), named or Incumbent("")
     sides: dict[str, str | None] = {CANDIDATE: CANDIDATE, INCUMBENT: incumbent, **{name: name for name in others.values()}}
-    if watched is not None:
-        sides[WATCHED] = watched or None
-    measured_losses: dict[str, list[float]] = {}
-    for side, adapter in sides.items():
-        with serving(model, adapter, merged=False):
-            measured_losses[side] = row_losses(model, rows, base, batch_tokens, precision)
-    losses = {side: [loss if math.isfinite(loss) else WORST_LOSS for loss in found] for side, found in measured_losses.items()}
-    groups = [test.example.prompt_group for test in tests]
-    measured = {side: _loss_measures(losses[side], groups, policy, seed) for side in (CANDIDATE, INCUMBENT)}
-    gain = bootstrap(np.subtract(losses[INCUMBENT], losses[CANDIDATE]).tolist(), policy.resamples, seed, groups)
-    comparison = Comparison(loss_gain=Gain(value=gain.value, low=gain.low, high=gain.high), n=len(rows))
+    before: dict[str, str | None] = {} if watched is None else {WATCHED: watched or None}
+    pool = AskedRows(tests, unfit)
+    asked = [pool, *suites]
+    scores = {
+        side: _losses(model, adapter, asked if side in sides else [pool], base, batch_tokens, precision)
+        for side, adapter in {**sides, **before}.items()
+    }
+    groups = [test.example.prompt_group for test in tests if test.scored]
+    gain = Interval(0.0, 0.0, 0.0)
+    if groups:
+        found = {side: [_finite(loss) for loss in scores[side][0].scored] for side in (CANDIDATE, INCUMBENT)}
+        gain = bootstrap(np.subtract(found[INCUMBENT], found[CANDIDATE]).tolist(), policy.resamples, seed, groups)
+    comparison = Comparison(loss_gain=Gain(value=gain.value, low=gain.low, high=gain.high), n=len(groups))
     generates = policy.generate == "always" or (policy.generate == "passable" and gain.low > 0)
-    grades: dict[str, list[float]] = {}
     if grader is not None and generates:
-        for side, adapter in sides.items():
-            if side == WATCHED:
-                continue  # the alarm after a promotion hears losses only
-            with serving(model, adapter):
-                outputs = generate(model, rows, base, policy, precision, seed)
-            grades[side] = [grader.grade(output, test.example).value for output, test in zip(outputs, tests, strict=True)]
-        for side in (CANDIDATE, INCUMBENT):
-            passed = [1.0 if grade >= grader.policy.pass_mark else 0.0 for grade in grades[side]]
-            measured[side] |= _grade_measures(grades[side], passed, groups, policy, seed)
-        comparison = _with_wins(comparison, grades[CANDIDATE], grades[INCUMBENT])
-    scores = {side: RowMeasures(found, grades.get(side)) for side, found in measured_losses.items()}
-    examples = [test.example for test in tests]
+        for side, adapter in sides.items():  # the alarm after a promotion hears losses only
+            scores[side] = _graded(model, adapter, asked, scores[side], base, policy, precision, seed, grader)
+        if tests:
+            comparison = _with_wins(comparison, scores[CANDIDATE][0].grades or [], scores[INCUMBENT][0].grades or [])
+    pass_mark = grader.policy.pass_mark if grader is not None else 100.0
+    measured = {side: _measures(asked, scores[side], pass_mark, policy, seed) for side in (CANDIDATE, INCUMBENT)}
 
-    def compared(one: str, other: str) -> list[GroupResult]:
-        return group_results(examples, scores[one], scores[other], base=names.base, served=names.served, worst=WORST_LOSS)
+    def compared(number: int, one: str, other: str) -> list[GroupResult]:
+        examples = [row.example for row in asked[number].rows]
+        ours, theirs = scores[one][number], scores[other][number]
+        return group_results(examples, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS)
 
+    named_sides = [*others.items(), ("", CANDIDATE)]
     results = [
-        HeadResult(version_id=version, groups=compared(side, INCUMBENT), invalid=invalid_reason(scores[side], scores[INCUMBENT]))
-        for version, side in (*others.items(), ("", CANDIDATE))
+        HeadResult(
+            version_id=version,
+            groups=compared(0, side, INCUMBENT),
+            invalid=invalid_reason(scores[side][0], scores[INCUMBENT][0]),
+            suites=[_suite_result(each, compared(number, side, INCUMBENT)) for number, each in enumerate(suites, 1)] or None,
+        )
+        for version, side in named_sides
     ]
-    values = {name: measure.value for name, measure in measured[CANDIDATE].items()} | {"loss_gain": gain.value}
+    samples: list[EvaluationSample] = []
+    for number, each in enumerate(asked):
+        for version, side in reversed(named_sides):
+            samples += samples_of(each, scores[side][number], scores[INCUMBENT][number], version or None)
+    values = {name: measure.value for name, measure in measured[CANDIDATE].items()}
+    if groups:
+        values["loss_gain"] = gain.value
     checked = [requirement.check(values.get(requirement.metric)) for requirement in requirements]
     return EvaluationReport(
         measured[CANDIDATE], measured[INCUMBENT], comparison, checked, counted, tuple(results),
-        None if watched is None else tuple(compared(INCUMBENT, WATCHED)),
+        None if watched is None else tuple(compared(0, INCUMBENT, WATCHED)), samples=tuple(samples),
     )  # fmt: skip
+
+
+def _losses(
+    model: Any, adapter: str | None, asked: Sequence[AskedRows], base: Base, batch_tokens: int, precision: Precision
+) -> list[RowMeasures]:
+    """Of all that is asked, in the order of the rows."""
+    if not any(each.rows for each in asked):
+        return [RowMeasures([]) for _ in asked]
+    measures = []
+    with serving(model, adapter, merged=False):
+        for each in asked:
+            found = iter(row_losses(model, [test.row for test in each.rows if test.scored], base, batch_tokens, precision))
+            measures.append(RowMeasures([next(found) if test.scored else None for test in each.rows]))
+    return measures
+
+
+def _graded(
+    model: Any,
+    adapter: str | None,
+    asked: Sequence[AskedRows],
+    scores: Sequence[RowMeasures],
+    base: Base,
+    policy: EvaluationPolicy,
+    precision: Precision,
+    seed: int,
+    grader: Grader,
+) -> list[RowMeasures]:
+    """The same with the answers that the model gives now, and their grades."""
+    if not any(each.rows for each in asked):
+        return list(scores)
+    with serving(model, adapter):
+        made = [generate(model, [test.row for test in each.rows], base, policy, precision, seed) for each in asked]
+    graded = []
+    for each, answers, known in zip(asked, made, scores, strict=True):
+        grades = [grader.grade(answer, test.example) for answer, test in zip(answers, each.rows, strict=True)]
+        values, reasons = [grade.value for grade in grades], [grade.reason for grade in grades]
+        graded.append(known._replace(grades=values, answers=answers, ungraded=reasons))
+    return graded
+
+
+def _finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else WORST_LOSS
+
+
+def _measures(
+    asked: Sequence[AskedRows], scores: Sequence[RowMeasures], pass_mark: float, policy: EvaluationPolicy, seed: int
+) -> dict[str, Measure]:
+    """Metrics of a side; those of a suite with its name before them."""
+    measured: dict[str, Measure] = {}
+    for each, found in zip(asked, scores, strict=True):
+        groups = [test.example.prompt_group for test in each.rows]
+        scored = [test.example.prompt_group for test in each.rows if test.scored]
+        prefix = "" if each.suite is None else f"{each.suite.name}."
+        if scored:
+            losses = [_finite(loss) for loss in found.scored]
+            measured |= {prefix + name: value for name, value in _loss_measures(losses, scored, policy, seed).items()}
+        if found.grades:
+            passed = [1.0 if grade >= pass_mark else 0.0 for grade in found.grades]
+            graded = _grade_measures(found.grades, passed, groups, policy, seed)
+            measured |= {prefix + name: value for name, value in graded.items()}
+    return measured
+
+
+def _suite_result(asked: AskedRows, tasks: Sequence[GroupResult]) -> SuiteResult:
+    assert asked.suite is not None
+    told = [task for task in tasks if task.loss_gain is not None or task.success_gain is not None]
+    out = Counter(reason for _, reason in asked.unfit)
+    if len(told) < len(tasks):
+        out["not_graded"] = len(tasks) - len(told)
+    suite, left_out = asked.suite, dict(out) or None
+    return SuiteResult(name=suite.name, sha256=suite.content_digest, protected=suite.protected, tasks=told, left_out=left_out)
 
 
 def _loss_measures(losses: Sequence[float], groups: Sequence[str], policy: EvaluationPolicy, seed: int) -> dict[str, Measure]:

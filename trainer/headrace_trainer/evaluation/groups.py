@@ -14,11 +14,18 @@ FAILED_SHARE = 0.05  # of rows without a loss; with more of them a head can't be
 
 
 class RowMeasures(NamedTuple):
-    """Of one model on the test rows: losses in nats a token (not a number where there is none), grades 0-100 if answers were
-    graded."""
+    """Of one model on test rows: losses in nats a token (not a number where it has none, None where a loss would say nothing);
+    if answers were graded, the answers, their grades 0-100, and why a grade is 0 that the grader did not give."""
 
-    losses: Sequence[float]
+    losses: Sequence[float | None]
     grades: Sequence[float] | None = None
+    answers: Sequence[str] | None = None
+    ungraded: Sequence[str | None] | None = None
+
+    @property
+    def scored(self) -> list[float]:
+        """The losses that say something."""
+        return [loss for loss in self.losses if loss is not None]
 
 
 def group_results(
@@ -31,12 +38,12 @@ def group_results(
         rows.setdefault(example.prompt_group, []).append(number)
     graded = ours.grades is not None and theirs.grades is not None
     results = []
-    for group, numbers in rows.items():
-        told = [number for number in numbers if _tells_loss(tests[number], base, served)]
+    for numbers in rows.values():
+        told = [number for number in numbers if ours.losses[number] is not None and _tells_loss(tests[number], base, served)]
         gains = [_loss(theirs, number, worst) - _loss(ours, number, worst) for number in told]
         results.append(
             GroupResult(
-                group=derive_id("group", tests[numbers[0]].bucket, group),
+                group=group_digest(tests[numbers[0]]),
                 rows=len(numbers),
                 samples=1 if graded else 0,
                 loss_gain=_mean(gains),
@@ -47,13 +54,21 @@ def group_results(
     return sorted(results, key=lambda result: result.group)
 
 
+def group_digest(example: Example) -> str:
+    """How an evaluation calls the group of an example: its name may be somebody's text."""
+    return derive_id("group", example.bucket, example.prompt_group)
+
+
 def invalid_reason(ours: RowMeasures, theirs: RowMeasures) -> str | None:
     """Why a head can't be judged: it is broken, or it is what is served by another name. None when it can."""
-    failed = sum(not math.isfinite(loss) for loss in ours.losses)
-    if failed > FAILED_SHARE * len(ours.losses):
-        return f"failed_rows: it has no loss on {failed} of {len(ours.losses)} rows"
-    if ours.losses and list(ours.losses) == list(theirs.losses) and ours.grades == theirs.grades:
+    scored = ours.scored
+    failed = sum(not math.isfinite(loss) for loss in scored)
+    if failed > FAILED_SHARE * len(scored):
+        return f"failed_rows: it has no loss on {failed} of {len(scored)} rows"
+    if scored and scored == theirs.scored and ours.grades == theirs.grades:
         return "identical: it has the losses of what is served on every row"
+    if not scored and ours.answers and ours.answers == theirs.answers:
+        return "identical: it gives the answer of what is served on every row"
     return None
 
 
@@ -70,7 +85,7 @@ def _tells_loss(example: Example, base: str, served: str | None) -> bool:
 
 def _loss(scores: RowMeasures, number: int, worst: float) -> float:
     loss = scores.losses[number]
-    return loss if math.isfinite(loss) else worst
+    return loss if loss is not None and math.isfinite(loss) else worst
 
 
 def _grade(scores: RowMeasures, number: int) -> float:

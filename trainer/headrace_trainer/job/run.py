@@ -19,8 +19,10 @@ from headrace_schemas.canonical import digest
 from headrace_schemas.derived import Member
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import counts_text, run_members
+from headrace_streams.evaluation_samples import SampleBounds, bounded, write
 from headrace_streams.file_lock import locked
-from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
+from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, UnfitExample
+from headrace_trainer.evaluation.asked import AskedRows, suite_rows
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.learning.loop import OnProgress, train
@@ -29,7 +31,7 @@ from headrace_trainer.model.base import Base, load_base, within_positions
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
 from headrace_trainer.model.stops import stop_ids, stop_troubles
 from headrace_trainer.policy import Hyperparameters
-from headrace_trainer.spec import Counts, EvaluationReport, JobProgress, JobResult, JobSpec, TrainingResult
+from headrace_trainer.spec import Counts, EvaluationReport, JobProgress, JobResult, JobSpec, SamplesFile, TrainingResult
 
 log = logging.getLogger("headrace")
 
@@ -72,11 +74,12 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
         # What is judged is what was saved, read back into a fresh base as an agent will.
         base = _base(spec, precision)
         tests = lessons.tokenised("test", base, run_members(spec.batch, spec.start).test)
-        report = _evaluate(lora.load(base.model, folder), base, tests, spec, hyper, precision, on_progress, training)
+        report = _evaluate(lora.load(base.model, folder), base, tests, spec, hyper, precision, on_progress, training, lessons)
+        samples = _samples_file(spec, report)
     seconds = time.monotonic() - began
     return JobResult(
-        folder, rows, warm_started, seconds, report, training, surroundings_of(spec.device), lessons.left_out or None,
-        lessons.shortened or None, lessons.notes,
+        folder, rows, warm_started, seconds, msgspec.structs.replace(report, samples=()), training, surroundings_of(spec.device),
+        lessons.left_out or None, lessons.shortened or None, lessons.notes, samples,
     )  # fmt: skip
 
 
@@ -88,14 +91,13 @@ class _Lessons:
         self.left_out: Counts = {}
         self.shortened: Counts = {}
         self.notes: list[str] = []
+        self.unfit: dict[str, list[UnfitExample]] = {}  # by side
 
     def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
         """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
-        limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
-        if side == "test" and base.positions is not None:
-            limit = base.positions  # what is judged is asked whole, as it will be when it is served
         stops = stop_ids(base.tokenizer, base.model)
-        made = RowTokeniser(base.tokenizer, limit, stops).members(members, self._spec.values)
+        made = self._tokeniser(base, judged=side == "test").members(members, self._spec.values)
+        self.unfit[side] = made.unfit
         for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
             if found:
                 counts[side] = found
@@ -105,6 +107,17 @@ class _Lessons:
                 self.notes.append(trouble)
                 log.warning(trouble)
         return made.examples
+
+    def suites(self, base: Base) -> list[AskedRows]:
+        """The tasks of the suites as rows."""
+        tokeniser = self._tokeniser(base, judged=True)
+        return [suite_rows(suite, self._spec.batch.bucket, tokeniser) for suite in self._spec.suites]
+
+    def _tokeniser(self, base: Base, *, judged: bool) -> RowTokeniser:
+        limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
+        if judged and base.positions is not None:
+            limit = base.positions  # what is judged is asked whole, as it will be when it is served
+        return RowTokeniser(base.tokenizer, limit, stop_ids(base.tokenizer, base.model))
 
 
 def _base(spec: JobSpec, precision: Precision) -> Base:
@@ -123,6 +136,7 @@ def _evaluate(
     precision: Precision,
     on_progress: OnProgress,
     training: TrainingResult | None,
+    lessons: _Lessons,
 ) -> EvaluationReport:
     steps, loss = (training.steps, training.loss) if training else (0, 0.0)
     on_progress(JobProgress(steps, steps, loss, 0.0, "evaluation"))
@@ -137,13 +151,25 @@ def _evaluate(
     options = {
         "policy": spec.evaluation, "requirements": spec.requirements, "precision": precision,
         "batch_tokens": hyper.batch_tokens, "seed": spec.start.seed, "heads": heads, "watched": watched,
-        "named": Incumbent(spec.batch.base, spec.start.parent_adapter),
+        "named": Incumbent(spec.batch.base, spec.start.parent_adapter), "unfit": lessons.unfit["test"],
+        "suites": lessons.suites(base),
     }  # fmt: skip
     if spec.grader is None:
         return evaluate(model, base, tests, **options)  # type: ignore[arg-type]
     with Grader(spec.grader) as grader:
         report = evaluate(model, base, tests, grader=grader, **options)  # type: ignore[arg-type]
         return msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)
+
+
+def _samples_file(spec: JobSpec, report: EvaluationReport) -> SamplesFile | None:
+    """The samples in the run's folder; None when there are none to keep."""
+    policy = spec.evaluation
+    if not policy.samples_mb or not report.samples:
+        return None
+    kept = bounded(report.samples, SampleBounds(policy.samples_characters, int(policy.samples_mb * 1e6)))
+    path = spec.folder / "samples.parquet"
+    write(path, kept, spec.start.run_id)
+    return SamplesFile(path, len(kept))
 
 
 def _public_name(spec: JobSpec) -> str:

@@ -99,12 +99,14 @@ async def evaluate_version(
         parent_release_id=release.release_id if release else None,
         withdrawn=known.withdrawn_of(origin.batch) or None,
         base_identity=base.identity,
+        suites=events.suite_references(context.suites_of(version.bucket)),
     )  # fmt: skip
     result = await _run(context, origin, start, base, show, candidate)
-    shutil.rmtree(_folder(context, start), ignore_errors=True)
     if publish:
-        event = events.evaluated(origin, start, version, result, identity, now_ms())
+        samples = await context.store_samples(origin.batch, start, result, known)
+        event = events.evaluated(origin, start, version, result, identity, now_ms(), samples)
         await publisher.publish(settings, event)
+    shutil.rmtree(_folder(context, start), ignore_errors=True)
     return _summary(version.adapter.digest, result, published=identity if publish else None)
 
 

@@ -8,27 +8,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import BaseIdentity, Batch, Member, TrainingStart
+from headrace_schemas.derived import BaseIdentity, Batch, Member, SamplesReference, TrainingStart
 from headrace_schemas.selection import run_members
 from headrace_streams import release_log
+from headrace_streams.adapter_files import StoreError
 from headrace_streams.adapter_store import Store, fetch
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
+from headrace_trainer import suites
 from headrace_trainer.data.members import MemberRefused, RecordValues, key_of, verify
 from headrace_trainer.job.plan import describe, plan_of
 from headrace_trainer.job.process import Hardware, in_child, probe_hardware
 from headrace_trainer.model.hub import BaseFolder, folder_of
 from headrace_trainer.model.identity import BaseChanged, FileNotes, changes, identify
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
-from headrace_trainer.spec import JobSpec, MemoryPlan
+from headrace_trainer.spec import JobResult, JobSpec, MemoryPlan
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.rehearsal import rehearsal_rows
+from headrace_trainer.suites import Suite
 
 log = logging.getLogger("headrace")
 
@@ -48,19 +52,26 @@ class KnownBase(NamedTuple):
 
 
 class TrainerContext:
-    """`hardware` is what jobs run on; whoever starts a job holds `job_slot` while it runs."""
+    """`hardware` is what jobs run on; whoever starts a job holds `job_slot` while it runs. PolicyError for a file that is no
+    suite."""
 
     def __init__(self, settings: Settings, policy: TrainerPolicy, hardware: Hardware) -> None:
         self.settings, self.policy, self.hardware = settings, policy, hardware
         self.store, self.reader = Store(settings.store), Reader(settings)
         self.job_slot = asyncio.Semaphore(1)
         self._plans: dict[str, MemoryPlan] = {}
+        self._suites = {suite.file: suites.read(suite.file) for suite in policy.suites}
         self.folder = settings.data_dir / "trainer" / settings.deployment
 
     def weights_of(self, base: str) -> str | None:
         """Where the base's weights are, or None: then nothing can be trained for it."""
         mapped = self.policy.bases.get(base)
         return None if mapped is None else mapped.weights
+
+    def suites_of(self, bucket: str) -> list[Suite]:
+        """What versions of a bucket are asked beside its test rows, as the files said it at the start. PolicyError when they
+        can't be asked together."""
+        return suites.together([self._suites[file] for file in self.policy.suite_files_of(bucket)])
 
     def run_folder(self, run_id: str) -> Path:
         return self.folder / "runs" / run_id
@@ -117,9 +128,28 @@ class TrainerContext:
             watched=await self.adapter_folder(start.watched.adapter if start.watched else None),
             attn_implementation=mapped.attn_implementation, trust_remote_code=mapped.trust_remote_code,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
-            grader=policy.graders.get(batch.artifact_type), device=self.hardware.device, threads=policy.threads,
-            checkpoint_seconds=policy.checkpoint_seconds,
+            grader=policy.graders.get(batch.artifact_type), suites=self.suites_of(batch.bucket), device=self.hardware.device,
+            threads=policy.threads, checkpoint_seconds=policy.checkpoint_seconds,
         )  # fmt: skip
+
+    async def store_samples(
+        self, batch: Batch, start: TrainingStart, result: JobResult, known: Catalogue
+    ) -> SamplesReference | None:
+        """Puts the samples of an evaluation into the store, and removes old ones from it. None when there are none to keep, or
+        somebody took an example of the batch back since the run began. StoreError."""
+        if result.samples is None:
+            return None
+        await known.refresh(batch.bucket)
+        if set(known.withdrawn_of(batch)) - set(start.withdrawn or ()):
+            log.info("%s: no samples are kept of run %s: examples were taken back meanwhile", batch.bucket, start.run_id)
+            return None
+        digest = await asyncio.to_thread(self.store.put_samples, result.samples.path)
+        before = datetime.now(UTC) - timedelta(days=self.policy.evaluation.samples_days)
+        try:
+            await asyncio.to_thread(self.store.remove_samples_before, before)
+        except StoreError as error:  # old ones wait for the next time; the evaluation need not
+            log.warning("%s: %s", batch.bucket, error)
+        return SamplesReference(sha256=digest, rows=result.samples.rows, batch_id=batch.batch_id)
 
     async def adapter_folder(self, digest: str | None) -> Path | None:
         """The folder of an adapter in the store, verified. AdapterRefused, StoreError."""
@@ -148,6 +178,7 @@ class TrainerContext:
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
             base_identity=base.identity, surroundings=self.hardware.surroundings, learner=learner,
+            suites=self.suites_of(batch.bucket),
         )  # fmt: skip
         return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
 

@@ -17,6 +17,8 @@ from headrace_schemas.derived import (
     Evaluation,
     Member,
     ModelVersion,
+    SamplesReference,
+    SuiteReference,
     Surroundings,
     TrainingCompletion,
     TrainingFailure,
@@ -43,6 +45,7 @@ from headrace_streams.runtime.step import Produced
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import Counts, JobProgress, JobResult
 from headrace_trainer.stage.standing import LearnerStanding
+from headrace_trainer.suites import Suite
 
 STAGE = "train"
 _ORDINALS = {
@@ -83,6 +86,7 @@ def pins(
     base_identity: BaseIdentity | None = None,
     surroundings: Surroundings | None = None,
     learner: LearnerStanding | None = None,
+    suites: Sequence[Suite] = (),
 ) -> TrainingStart:
     """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy; `planned`: hyperparameters
     that memory decided."""
@@ -107,7 +111,12 @@ def pins(
         learner_adapter=standing.adapter,
         heads=list(standing.heads) or None,
         watched=standing.watched,
+        suites=suite_references(suites),
     )
+
+
+def suite_references(suites: Sequence[Suite]) -> list[SuiteReference] | None:
+    return [SuiteReference(name=suite.name, sha256=suite.content_digest) for suite in suites] or None
 
 
 def evaluation_id(run_id: str) -> str:
@@ -145,7 +154,13 @@ def failed(origin: Origin, run_id: str, attempts: int, error: str, now: int) -> 
 
 
 def completed(
-    origin: Origin, start: TrainingStart, adapter: Adapter, result: JobResult, now: int, policy: TrainerPolicy
+    origin: Origin,
+    start: TrainingStart,
+    adapter: Adapter,
+    result: JobResult,
+    now: int,
+    policy: TrainerPolicy,
+    samples: SamplesReference | None = None,
 ) -> list[Event]:
     """Version, evaluation and completion of a run. `policy` is the one that it was evaluated by: not pinned, so that after a
     restart the figures are judged by today's requirements, and the evaluation names whose they are."""
@@ -182,7 +197,7 @@ def completed(
     evaluated_by = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
     return [
         _make(ModelVersionCreated, version, origin, "version", start.run_id, now),
-        evaluated(origin, evaluated_by, version, result, evaluation_id(start.run_id), now),
+        evaluated(origin, evaluated_by, version, result, evaluation_id(start.run_id), now, samples),
         _make(TrainingCompleted, completion, origin, "training-completed", start.run_id, now),
     ]
 
@@ -194,7 +209,13 @@ def _as_run(result: JobResult) -> dict[str, Any]:
 
 
 def evaluated(
-    origin: Origin, start: TrainingStart, version: ModelVersion, result: JobResult, identity: str, now: int
+    origin: Origin,
+    start: TrainingStart,
+    version: ModelVersion,
+    result: JobResult,
+    identity: str,
+    now: int,
+    samples: SamplesReference | None = None,
 ) -> EvaluationCompleted:
     """`start` names what the candidate was compared with, and by which policies."""
     data = Evaluation(
@@ -221,6 +242,7 @@ def evaluated(
         measure=result.report.measure,
         heads=[head if head.version_id else structs.replace(head, version_id=version.version_id) for head in result.report.heads],
         watched=None if result.report.watched is None else list(result.report.watched),
+        samples=samples,
     )
     return _make(EvaluationCompleted, data, origin, "evaluation", identity, now)
 

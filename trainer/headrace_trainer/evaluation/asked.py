@@ -1,0 +1,29 @@
+"""What an evaluation asks: the rows of the test pool, and the tasks of suites as rows. Knows a tokenizer, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from headrace_trainer.data.rows import RowTokeniser, RowUnfit, TokenisedExample, UnfitExample
+from headrace_trainer.suites import Suite
+
+
+class AskedRows(NamedTuple):
+    """Rows that are measured together, and what the base could not be asked. `suite`: None for the test pool."""
+
+    rows: Sequence[TokenisedExample]
+    unfit: Sequence[UnfitExample] = ()
+    suite: Suite | None = None
+
+
+def suite_rows(suite: Suite, bucket: str, tokeniser: RowTokeniser) -> AskedRows:
+    """The tasks of a suite for the base of `bucket`; one without a reference is asked, and has no loss."""
+    rows: list[TokenisedExample] = []
+    unfit: list[UnfitExample] = []
+    for task, example in zip(suite.tasks, suite.examples(bucket), strict=True):
+        try:
+            rows.append(tokeniser.question(example) if task.reference is None else tokeniser.example(example, 1.0))
+        except RowUnfit as error:
+            unfit.append(UnfitExample(example, error.reason))
+    return AskedRows(rows, unfit, suite)
