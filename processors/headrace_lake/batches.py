@@ -10,16 +10,19 @@ import msgspec
 from msgspec import Struct
 
 from headrace_cli.common import NO, CliError, common, emit, run, who
+from headrace_lake.log import Log, LogRecord
 from headrace_schemas.derived import Batch
 from headrace_schemas.events import (
     BatchReady,
     BatchRetryRequested,
+    EvaluationCompleted,
     Event,
     TrainingCompleted,
     TrainingFailed,
     TrainingStarted,
 )
 from headrace_schemas.selection import counts_text
+from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.settings import Settings
 
 Counts = dict[str, dict[str, int]]
@@ -80,6 +83,19 @@ def newest_counts(runs: Iterable[Event]) -> dict[str, Counts]:
     """Of each bucket whose last run that ended left something out: how many rows, by side and reason."""
     newest = {event.data.bucket: event.data.left_out for event in runs if isinstance(event, TrainingCompleted)}
     return {bucket: counts for bucket, counts in newest.items() if counts}
+
+
+async def newest_ungraded(log: Log) -> dict[str, dict[str, int]]:
+    """Of each bucket whose newest evaluation had answers that got no grade: how many, by what the grader did. Only the newest are
+    decoded: an evaluation has each group of each head."""
+    newest: dict[bytes | None, LogRecord] = {}
+    for partition in range(await log.partitions("outcomes")):
+        async for record in log.read("outcomes", partition):
+            if b"headrace.evaluation.completed.v1" in (record.value or b""):
+                newest[record.key] = record
+    events = (decode_or_none(record.value, record.headers) for record in newest.values())
+    evaluations = (event.data for event in events if isinstance(event, EvaluationCompleted))
+    return {evaluation.bucket: evaluation.ungraded for evaluation in evaluations if evaluation.ungraded}
 
 
 @click.group()

@@ -59,6 +59,10 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
         click.echo("\nleft out of the last run")
     for name, counts in found["left_out"].items():
         click.echo(f"  {name:30} {counts_text(counts)}")
+    if found["ungraded"]:
+        click.echo("\nanswers of the last evaluation without a grade, which count as 0")
+    for name, counts in found["ungraded"].items():
+        click.echo(f"  {name:30} {', '.join(f'{count} {why}' for why, count in counts.items())}")
     click.echo("\nserved" if found["served"] else "\nnothing is released yet: every bucket serves its base")
     for release in found["served"]:
         click.echo(f"  {release['bucket']:30} #{release['sequence']:<4} {release['adapter'] or 'the base'}  {release['reason']}")
@@ -69,7 +73,7 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
 
 
 async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
-    from headrace_lake.batches import newest_counts
+    from headrace_lake.batches import newest_counts, newest_ungraded
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of
     from headrace_lake.status import stage_status, task_statuses
@@ -109,6 +113,7 @@ async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
             for task in tasks
         ],
         "left_out": newest_counts(runs),
+        "ungraded": await newest_ungraded(log),
         "failed_batches": [msgspec.structs.asdict(failure) for failure in failed.values()],
         "buckets": [bucket for state in curate for bucket in describe_buckets(state)],
         "served": [

@@ -12,11 +12,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
 
+from headrace.awaiting import AwaitedEvents
 from headrace.fields import Call, EventTime, FeedbackFields, InteractionFields, Ref
 from headrace.library_log import hush_this_thread
 from headrace.publishing import EventFactory, OutgoingEvent
@@ -48,6 +49,7 @@ class _Engine:
 
     def _start(self) -> None:
         self._changed = threading.Condition()
+        self._awaited = AwaitedEvents(self.accept_all)
         self._sender: Any = None  # made in its own thread, as aiokafka takes a moment to import
         self._background = Background("headrace-recorder", self._main)
 
@@ -75,6 +77,24 @@ class _Engine:
         if not self._background.here:
             self._restart_after_fork()
         self.outbox.append(event.topic, event.key, event.value)
+        self._wake()
+
+    def accept_all(self, events: Sequence[OutgoingEvent]) -> Sequence[BaseException | None]:
+        """Of each, None when it is accepted, or why it is not."""
+        if not self._background.here:
+            self._restart_after_fork()
+        outcomes = self.outbox.append_all([(event.topic, event.key, event.value) for event in events])
+        self._wake()
+        return outcomes
+
+    async def accept_awaited(self, event: OutgoingEvent) -> None:
+        """As `accept`, for a task: where there is a disk to wait for, its loop does not."""
+        if self.outbox.path is None:
+            self.accept(event)
+        else:
+            await self._awaited.accept(event)
+
+    def _wake(self) -> None:
         sender = self._sender
         if sender is not None and sender.unaware:  # once a pass: to wake a thread costs as much as to write an event
             sender.unaware = False
@@ -263,7 +283,7 @@ class AsyncRecorder(_Base):
     ) -> Call:
         """As `Recorder.interaction`."""
         event, call = self._events.interaction(fields, time, traceparent, parent)
-        await asyncio.to_thread(self._engine.accept, event)
+        await self._engine.accept_awaited(event)
         return call
 
     async def feedback(
@@ -312,5 +332,5 @@ class AsyncRecorder(_Base):
         await self.close()
 
     async def _accept(self, event: OutgoingEvent) -> str:
-        await asyncio.to_thread(self._engine.accept, event)
+        await self._engine.accept_awaited(event)
         return event.id

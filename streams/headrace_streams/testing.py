@@ -30,10 +30,9 @@ from headrace_streams.kafka import admin
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.policy import Policy
-from headrace_streams.runtime.deadlines import all_deadlines
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import Provenance, origin, origin_without_input
-from headrace_streams.runtime.stage import DERIVED, FoldStage, Headers, Record, Write
+from headrace_streams.runtime.stage import DERIVED, FoldStage, Headers, Record, Write, all_deadlines, reloaded
 from headrace_streams.runtime.step import Processed
 from headrace_streams.settings import Settings
 
@@ -90,7 +89,7 @@ class MemoryTask:
     def deadlines(self) -> Mapping[str, int]:
         """State keys that wait for time to pass, with the fold time in ms until which they do."""
         assert self._runner.fold is not None
-        return all_deadlines(self._runner.fold.deadline, self._runner.state)
+        return self._runner.fold.deadlines(self._runner.state)
 
     def overdue(self, now_ms: int) -> Sequence[Write]:
         """What a live task would write into this input at that fold time; `let_pass` feeds it too."""
@@ -154,8 +153,10 @@ class MemoryTask:
         after = self.dumped()
         assert after == before, _difference(f"{self.stage.name}: state that was dumped and loaded", before, after)
         fold = self._runner.fold
-        after = {key: fold.dump(key, fold.reload(key, value)) for key, value in before.items()}
+        after = {key: fold.dump(key, reloaded(fold, key, value)) for key, value in before.items()}
         assert after == before, _difference(f"{self.stage.name}: state that was dumped and reloaded", before, after)
+        every, whole = all_deadlines(fold.deadline, self._runner.state), fold.deadlines(self._runner.state)
+        assert whole == every, _difference(f"{self.stage.name}: deadlines of the whole state", every, whole)
 
 
 def check_fold(
@@ -172,7 +173,8 @@ def check_fold(
     - A step changes no state by itself, and the same state and record give the same step, in whatever order the state's keys
       stand: they stand otherwise after a restart. Replays are equal.
     - What a fold found out ahead of a record's turn, of any number of records, changes nothing.
-    - State survives its changelog form, and a task that restarts before every record does what one does that never stops.
+    - State survives its changelog form, and a task that restarts before every record does what one does that never stops. Its
+      deadlines are the same found all at once or one by one.
     - Delivery is at least once: a record that comes twice in a row changes no state and writes nothing new but why it was not
       taken. `repeats=False` leaves that out, for a stage that passes repetitions on to one that knows them.
     - Every record is in one counter of the topology; writes go to its outputs; no state key is the runtime's own.

@@ -113,7 +113,8 @@ def main() -> None:
                 [sum(weight * values[name][run] for name, weight in {**weights, curate: 1}.items()) for run in range(runs)]
                 for values in (stages, floors)
             )
-            common.line(f"{title}, {what}", ours, "us", (f"the floor ({sorted(least)[len(least) // 2]:.1f} us)", least))
+            common.line(f"  floor of {title}, {what}", least, "us")
+            common.line(f"{title}, {what}", ours, "us", ("the floor", least))
 
 
 if __name__ == "__main__":

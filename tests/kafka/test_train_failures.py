@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from headrace_cli.main import invoke
+from headrace_lake.positions import skip
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Batch, Content, RecordError
 from headrace_schemas.events import (
@@ -24,7 +26,9 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.inputs import Message, RefPart
+from headrace_schemas.topology import STAGES_BY_NAME
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.runtime.journal import Journal, Position
 from headrace_streams.runtime.session import now_ms
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import dead_letter
@@ -236,6 +240,38 @@ def test_an_evaluation_without_an_answer_is_told_and_one_that_became_a_dead_lett
             await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.slow(seconds=12)
+def test_an_evaluation_that_release_was_told_to_skip_holds_nobody_up(
+    settings: Settings, base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_log, release = TrainLog(settings), STAGES_BY_NAME["release"]
+
+    async def scenario() -> None:
+        await train_log.publish_batch("b1", range(24))
+        learner = task(settings, policy_of(base))
+        running = asyncio.create_task(learner.run())
+        try:
+            await train_log.wait_for(EvaluationCompleted, "outcomes")
+            journal = Journal(settings, "release", "outcomes", PARTITION, release.outputs)
+            await journal.open()
+            await journal.commit([], {}, Position(partitions=settings.partitions))
+            await journal.close()
+            await train_log.publish_batch("b2", range(100, 124))
+
+            async def waits() -> bool:
+                return learner.describe().phase == "waiting for release"
+
+            await until(waits)
+            await skip(settings, release, "outcomes", PARTITION, "end", reason="it can't be read")
+            await train_log.wait_for(EvaluationCompleted, "outcomes", 2)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert re.search(r"evaluation \w+ was skipped: it can't be read", caplog.text)
 
 
 @pytest.mark.slow(seconds=12)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from headrace_lake.batches import newest_counts, rows_of
+import asyncio
+
+from headrace_lake.batches import newest_counts, newest_ungraded, rows_of
 from headrace_schemas.derived import TrainingCompletion
 from headrace_schemas.events import BatchReady, TrainingCompleted
 from headrace_schemas.selection import counts_text
 from support import training_data
+from support.memory_log import MemoryLog
+from support.outcomes import evaluation
 
 BATCH = training_data.batch([training_data.recorded(number).member for number in range(3)])
 COUNTS = {"training": {"template_refused": 2, "answer_empty": 1}, "test": {"message_lost": 1}}
@@ -32,3 +36,13 @@ def test_a_batch_says_what_its_run_left_out_and_shortened() -> None:
 def test_a_bucket_says_what_its_newest_run_left_out() -> None:
     assert newest_counts([completed("r1", left_out=COUNTS)]) == {BATCH.bucket: COUNTS}
     assert newest_counts([completed("r1", left_out=COUNTS), completed("r2")]) == {}
+
+
+def test_a_bucket_says_which_answers_of_its_newest_evaluation_got_no_grade() -> None:
+    log = MemoryLog()
+    log.append("outcomes", 0, b"sql/tiny", evaluation("v1", bucket="sql/tiny", ungraded={"late": 1}))
+    log.append("outcomes", 1, b"docs/tiny", evaluation("v1", bucket="docs/tiny", ungraded={"late": 1}))
+    log.append("outcomes", 0, b"sql/tiny", evaluation("v2", bucket="sql/tiny", ungraded={"late": 2, "forged": 1}))
+    log.append("outcomes", 1, b"docs/tiny", evaluation("v2", bucket="docs/tiny"))
+    log.append("outcomes", 0, b"sql/tiny", b"no event, though it names headrace.promote.requested.v1")
+    assert asyncio.run(newest_ungraded(log)) == {"sql/tiny": {"late": 2, "forged": 1}}

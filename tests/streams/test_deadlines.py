@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_streams.runtime.deadlines import Deadlines, all_deadlines
+from headrace_streams.runtime.deadlines import Deadlines
+from headrace_streams.runtime.stage import all_deadlines
 
 RETRY_MS = 60
 
@@ -18,7 +19,7 @@ def own(key: str, value: Any) -> int | None:
 
 def watching(state: dict[str, Any]) -> Deadlines:
     deadlines = Deadlines(own, RETRY_MS)
-    deadlines.load(state)
+    deadlines.load(all_deadlines(own, state))
     return deadlines
 
 

@@ -172,6 +172,16 @@ def test_what_is_anothers_is_not_taken(tmp_path: Path, caplog: pytest.LogCapture
     assert kept_in(tmp_path, "theirs") is None
 
 
+def test_what_an_older_version_wrote_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_state, "_FORM", "headrace local state 1")
+        local = started(tmp_path)
+        local.append({"a": b"1"}, 1, 1)
+        local.close()
+    assert kept_in(tmp_path) is None
+    assert "has the form 'headrace local state 1', not 'headrace local state 2': it is made anew" in caplog.text
+
+
 def test_a_folder_is_one_holders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = started(tmp_path)
     second = LocalState(tmp_path, "count/signals/0", "ours")

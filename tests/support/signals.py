@@ -11,7 +11,6 @@ import msgspec
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import Event
 from headrace_schemas.times import rfc3339
-from headrace_streams.runtime.deadlines import all_deadlines
 from headrace_streams.runtime.stage import DERIVED, Fold, Record, Step, Write
 
 START_MS = 1_790_000_000_000
@@ -111,7 +110,7 @@ class StageRun:
     @property
     def deadlines(self) -> list[int]:
         """Fold times (ms) until which the state waits, ascending."""
-        return sorted(all_deadlines(self.fold.deadline, self.state).values())
+        return sorted(self.fold.deadlines(self.state).values())
 
     def dumped(self) -> dict[str, bytes]:
         return {key: self.fold.dump(key, value) for key, value in self.state.items() if not key.startswith(DERIVED)}

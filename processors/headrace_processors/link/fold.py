@@ -40,6 +40,8 @@ _EXPIRED = str(RefExpired.__struct_config__.tag).encode()
 class LinkFold(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
+    as_bytes = ("",)
+
     def __init__(self, policy: LinkPolicy) -> None:
         self._policy = policy
         self._expire_ms = period_ms(policy.expire_after_days)
@@ -51,9 +53,6 @@ class LinkFold(Fold):
             touched_of(value)
         else:
             _EVENT.decode(value)
-        return value
-
-    def reload(self, key: str, value: bytes) -> Any:
         return value
 
     def dump(self, key: str, value: Any) -> bytes:

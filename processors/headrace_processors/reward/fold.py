@@ -25,6 +25,7 @@ from headrace_processors.reward.state import (
     InteractionState,
     TypeCounts,
     is_expired,
+    plainly_touched,
 )
 from headrace_processors.reward.step import STAGE, RewardStep
 from headrace_schemas.derived import ErasureContinuation, InteractionExpiry
@@ -61,6 +62,8 @@ _AS_BYTES: dict[str, msgspec.json.Decoder[Any]] = {
 class RewardFold(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
+    as_bytes = tuple(_AS_BYTES)
+
     def __init__(self, policy: RewardPolicy, *, version: int = NEWEST) -> None:
         self._policy, self._version = policy, version
         self._expire_ms = period_ms(policy.expire_after_days)
@@ -77,9 +80,6 @@ class RewardFold(Fold):
             touched_of(value)
         return value
 
-    def reload(self, key: str, value: bytes) -> Any:
-        return value if key[: key.find("/") + 1] in _AS_BYTES else self.load(key, value)
-
     def dump(self, key: str, value: Any) -> bytes:
         return value if type(value) is bytes else msgspec.json.encode(value)
 
@@ -88,6 +88,20 @@ class RewardFold(Fold):
             period = self._forget_ms if is_expired(value) else self._expire_ms
             return touched_of(value) + period if period else None
         return 0 if key.startswith(_ERASING) else None
+
+    def deadlines(self, state: Mapping[str, Any]) -> dict[str, int]:
+        """Of a million open cases, most of which are not expired and begin as `plainly_touched` says: a third of the time."""
+        found: dict[str, int] = {}
+        period = self._expire_ms
+        for key, value in state.items():
+            if key.startswith(_INTERACTION):
+                touched = plainly_touched(value) if period else None
+                at = self.deadline(key, value) if touched is None else touched + period
+                if at is not None:
+                    found[key] = at
+            elif key.startswith(_ERASING):
+                found[key] = 0
+        return found
 
     def overdue(self, state: Mapping[str, Any], keys_: Sequence[str], now: int) -> Sequence[Write]:
         return [self._continued(key, now) if key.startswith(keys.ERASING) else self._expired(state, key, now) for key in keys_]

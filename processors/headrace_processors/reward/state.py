@@ -211,6 +211,12 @@ class ErasedSubject(Struct, frozen=True, omit_defaults=True):
     pending: tuple[int, ...] = ()  # numbers of the portions that have still to be ended
 
 
+def plainly_touched(value: bytes) -> int | None:
+    """`touched` of an encoded case that is not expired and begins as nearly all do; None of others, whatever they are."""
+    digits = value[11:24]
+    return int(digits) if value[24:27] in _OTHERS and digits.isdigit() and value.startswith(b'{"touched":') else None
+
+
 def is_expired(value: bytes) -> bool:
     """`expired` of an encoded case, without decoding it: it stands behind `touched`."""
     return value[24:27] not in _OTHERS and b'"expired":true' in value[:48]

@@ -131,16 +131,31 @@ class Outbox:
             if seq is not None:
                 return seq
 
-        def work() -> int:
-            self._check(database.destination)
-            if not self._takes(len(key) + len(value)):
-                raise OutboxFull(
-                    f"outbox {self._name} is full: {database.entries} records, {database.bytes} bytes wait for the broker "
-                    f"(at most {self._max_rows}, {self._max_bytes})"
-                )
-            return database.add(topic, key, value)
+        return int(self._commit(lambda: self._add(topic, key, value)))
 
-        return int(self._commit(work))
+    def append_all(self, records: Iterable[tuple[str, bytes, bytes]]) -> list[OutboxError | None]:
+        """In one transaction; of each record None once it is on disk, or why it was not accepted. OutboxError: none was."""
+
+        def add(record: tuple[str, bytes, bytes]) -> OutboxError | None:
+            try:
+                self._add(*record)
+            except OutboxError as error:
+                return error
+            return None
+
+        outcomes: list[OutboxError | None] = self._commit(lambda: [add(record) for record in records])
+        return outcomes
+
+    def _add(self, topic: str, key: bytes, value: bytes) -> int:
+        """Within a transaction."""
+        database = self._database
+        self._check(database.destination)
+        if not self._takes(len(key) + len(value)):
+            raise OutboxFull(
+                f"outbox {self._name} is full: {database.entries} records, {database.bytes} bytes wait for the broker "
+                f"(at most {self._max_rows}, {self._max_bytes})"
+            )
+        return database.add(topic, key, value)
 
     def _takes(self, size: int) -> bool:
         """Under the lock: whether so many bytes more may wait, by what is known of the file."""

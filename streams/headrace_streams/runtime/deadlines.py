@@ -25,9 +25,9 @@ class Deadlines:
         self._named: dict[str, int] = {}  # the deadline for which a key was named, as long as it has it
         self._unsettled: list[str] = []
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Begins with a whole state."""
-        self._at = all_deadlines(self._deadline, state)
+    def load(self, deadlines: dict[str, int]) -> None:
+        """Begins with those of a whole state by key, and takes them for its own."""
+        self._at = deadlines
         self._named, self._unsettled = {}, []
         self._rebuild()
 
@@ -88,8 +88,3 @@ class Deadlines:
     def _rebuild(self) -> None:
         self._heap = [(at, key) for key, at in self._at.items()]
         heapq.heapify(self._heap)
-
-
-def all_deadlines(deadline: Callable[[str, Any], int | None], state: Mapping[str, Any]) -> dict[str, int]:
-    """Every deadline of a state by key; derived keys have none."""
-    return {key: at for key, value in state.items() if not key.startswith(DERIVED) and (at := deadline(key, value)) is not None}

@@ -128,7 +128,7 @@ class FoldRunner:
         assert self.fold is not None
         if type(self.fold).deadline is not Fold.deadline:
             self.deadlines = Deadlines(self.fold.deadline, retry_ms)
-            self.deadlines.load(self.state)
+            self.deadlines.load(self.fold.deadlines(self.state))
 
     def overdue(self, now: int, limit: int) -> Sequence[Write]:
         """What to write into the input partition for up to `limit` keys whose deadline has passed at fold time `now` (ms)."""

@@ -168,20 +168,22 @@ class FoldTask:
                 else:
                     self._gauged[key] = value
 
-    async def _load(self, state: dict[str, bytes]) -> None:
-        runner, unchecked = self._runner, self._session.unchecked
-        assert runner.fold is not None
-        for number, (key, value) in enumerate(state.items(), 1):
+    async def _load(self, state: dict[str, Any]) -> None:
+        """Takes `state` for its own, which is in changelog form as yet."""
+        runner, fold, unchecked = self._runner, self._runner.fold, self._session.unchecked
+        assert fold is not None
+        keys = state if unchecked is None else [key for key in state if not key.startswith(fold.as_bytes) or key in unchecked]
+        for number, key in enumerate(keys, 1):
+            load = fold.load if unchecked is None or key in unchecked else fold.reload
             try:
-                load = runner.fold.load if unchecked is None or key in unchecked else runner.fold.reload
-                runner.state[key] = load(key, value)
+                state[key] = load(key, state[key])
             except SURROUNDINGS:
                 raise
             except Exception as error:  # whatever a decoder says of it: trying again would read the same bytes
                 raise self._session.unreadable(key, error) from error
             if number % LOAD_CHUNK == 0:
                 await asyncio.sleep(0)
-        state.clear()  # others hold it for as long as the task runs, and with it every value that has been replaced since
+        runner.state = state
         self._session.loaded()
         runner.derive()
         self._note_gauged(runner.state)

@@ -35,7 +35,7 @@ FRAME_BYTES = 1024 * 1024  # of values, in a frame of a rewritten file
 WORK_SECONDS, PAUSE_SECONDS = 0.005, 0.001  # of a thread that rewrites
 _HEAD = struct.Struct("<II")  # length and CRC-32 of what follows
 _ANY = "surrogateescape"  # state keys that somebody else wrote need not be text
-_FORM = "headrace local state 1"
+_FORM = "headrace local state 2"
 
 Changes = Mapping[str, bytes | None]  # by state key; None: it is gone
 
@@ -49,8 +49,15 @@ class _Owner(msgspec.Struct, frozen=True, array_like=True):
 class _Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     offset: int
     at_ms: int
-    changes: dict[bytes, bytes | None]
+    texts: dict[str, bytes | None]  # changes by key; what reads a million of them need not decode each by hand
     form: str = ""
+    others: dict[bytes, bytes | None] = {}  # changes under keys that are no text
+
+    @property
+    def changes(self) -> dict[str, bytes | None]:
+        if not self.others:
+            return self.texts
+        return self.texts | {key.decode(errors=_ANY): value for key, value in self.others.items()}
 
 
 class Kept(NamedTuple):
@@ -116,8 +123,11 @@ class LocalState:
             try:
                 if owner is None:
                     owner = _decode_owner(payload)
-                    if (owner.form, owner.owner) != (_FORM, self._owner):
+                    if owner.owner != self._owner:
                         self.refuse(f"is of {owner.owner[:300]}, not of {self._owner}")
+                        return None
+                    if owner.form != _FORM:
+                        self.refuse(f"has the form {owner.form[:300]!r}, not {_FORM!r}")
                         return None
                 else:
                     last = _decode_frame(payload)
@@ -125,11 +135,7 @@ class LocalState:
                 break
             whole += _HEAD.size + len(payload)
             if last is not None:
-                for key, value in last.changes.items():
-                    if value is None:
-                        values.pop(key.decode(errors=_ANY), None)
-                    else:
-                        values[key.decode(errors=_ANY)] = value
+                _apply(last.changes, values)
         if whole < size:
             log.warning("%s: local state in %s: its last %d bytes are damaged", self._label, self._folder, size - whole)
         if owner is None or last is None:
@@ -159,9 +165,8 @@ class LocalState:
         values up to here are known to be of that."""
         if self._file is None:
             return
-        frame = _Frame(offset, at_ms, {key.encode(errors=_ANY): value for key, value in changes.items()}, form)
         try:
-            self._size += _write(self._file, frame)
+            self._size += _write(self._file, _frame(offset, at_ms, changes, form))
         except OSError as error:
             self._give_up(error)
 
@@ -246,7 +251,7 @@ class _Rewriting:
             self.error = OSError(f"{self._source} has changed under our hands: {error}")
 
     def _copy(self, source: IO[bytes], target: IO[bytes]) -> None:
-        newest: dict[bytes, int] = {}  # the frame that has the value of a key
+        newest: dict[str, int] = {}  # the frame that has the value of a key
         for number, frame in enumerate(_frames(source, self.size)):
             for key, value in frame.changes.items():
                 if value is None:
@@ -256,7 +261,7 @@ class _Rewriting:
             if self._give_way():
                 return
         self.written = _write(target, self.owner)
-        kept: dict[bytes, bytes | None] = {}
+        kept: dict[str, bytes | None] = {}
         size, last = 0, None
         for number, last in enumerate(_frames(source, self.size)):
             for key, value in last.changes.items():
@@ -264,12 +269,12 @@ class _Rewriting:
                     kept[key] = value
                     size += len(value)
             if size >= FRAME_BYTES:
-                self.written += _write(target, _Frame(last.offset, last.at_ms, kept))
+                self.written += _write(target, _frame(last.offset, last.at_ms, kept))
                 kept, size = {}, 0
             if self._give_way():
                 return
         if last is not None:
-            self.written += _write(target, _Frame(last.offset, last.at_ms, kept, last.form))
+            self.written += _write(target, _frame(last.offset, last.at_ms, kept, last.form))
 
     def _give_way(self) -> bool:
         """After each frame, of which there may be a million: whoever folds records gets turns. Whether it is given up."""
@@ -279,6 +284,30 @@ class _Rewriting:
         return self._stopped.is_set()
 
 
+def _frame(offset: int, at_ms: int, changes: Changes, form: str = "") -> _Frame:
+    others = {key.encode(errors=_ANY): value for key, value in changes.items() if not _is_text(key)}
+    texts = {key: value for key, value in changes.items() if _is_text(key)} if others else changes
+    return _Frame(offset, at_ms, texts, form, others)  # type: ignore[arg-type]
+
+
+def _is_text(key: str) -> bool:
+    if key.isascii():
+        return True
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _apply(changes: dict[str, bytes | None], values: dict[str, bytes]) -> None:
+    values.update(changes)  # type: ignore[arg-type]
+    if None in changes.values():
+        for key, value in changes.items():
+            if value is None:
+                del values[key]
+
+
 def _frames(file: IO[bytes], size: int) -> Iterator[_Frame]:
     file.seek(0)
     payloads = _payloads(file, size)
@@ -286,15 +315,19 @@ def _frames(file: IO[bytes], size: int) -> Iterator[_Frame]:
     yield from map(_decode_frame, payloads)
 
 
-def _payloads(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Of `size` bytes, up to the first that are not as they were written."""
+def _payloads(file: IO[bytes], size: int) -> Iterator[memoryview]:
+    """Of `size` bytes, up to the first that are not as they were written. Each holds until the next is asked for: one buffer for
+    all, as memory that is new costs as much as all the rest."""
+    buffer = memoryview(bytearray(2 * FRAME_BYTES))
     while size >= _HEAD.size:
         length, crc = _HEAD.unpack(file.read(_HEAD.size))
         size -= _HEAD.size
         if not 0 < length <= size:
             return
-        payload = file.read(length)
-        if zlib.crc32(payload) != crc:
+        if length > len(buffer):
+            buffer = memoryview(bytearray(length))
+        payload = buffer[:length]
+        if file.readinto(payload) != length or zlib.crc32(payload) != crc:  # type: ignore[attr-defined]
             return
         size -= length
         yield payload

@@ -88,7 +88,7 @@ class Session:
             self._signing = self._signing_key()
             await self._journal.open()
             state = await self._restore()
-            size = sum(len(key) + len(value) for key, value in state.items())
+            size = sum(map(len, state)) + sum(map(len, state.values()))
             self.restore = RestoreReport(seconds=0, records=self._journal.restored_records, keys=len(state), bytes=size)
             yield state
         except OffsetOutOfRangeError as error:

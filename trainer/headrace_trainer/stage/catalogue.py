@@ -11,8 +11,8 @@ from contextlib import aclosing
 
 import msgspec
 
-from headrace_schemas.derived import Batch, DeadLetter, Member, TrainingStart
-from headrace_schemas.events import BatchReady, EvaluationCompleted, RecordRejected, TrainingStarted
+from headrace_schemas.derived import Batch, DeadLetter, Member, PositionSkip, TrainingStart
+from headrace_schemas.events import BatchReady, EvaluationCompleted, PositionSkipped, RecordRejected, TrainingStarted
 from headrace_schemas.ids import derive_id
 from headrace_schemas.selection import training_members
 from headrace_streams import release_log
@@ -151,12 +151,13 @@ async def batch_of(reader: Reader, partition: int, batch_id: str, before: int) -
 
 
 async def wait_until_answered(reader: Reader, bucket: str, evaluation_id: str) -> None:
-    """Waits until `releases.history` answers an evaluation, or `dead-letters` says that nobody will. The answer may be about an
-    earlier head, whose own evaluation it names: it is known by the event that it answers."""
+    """Waits until `releases.history` answers an evaluation, or `dead-letters` or `rules` says that nobody will. The answer may be
+    about an earlier head, whose own evaluation it names: it is known by the event that it answers."""
     event_id = derive_id("evaluation", evaluation_id)
     taken = await release_log.filter_of(reader, "releases.history")
     answers = clients.full_name(reader.settings, "releases.history")
-    async with aclosing(reader.follow("releases.history", "dead-letters")) as batches:
+    partition = await reader.partition_of("outcomes", bucket)
+    async with aclosing(reader.follow("releases.history", "dead-letters", "rules")) as batches:
         async for records in batches:
             for record in records:
                 if record.topic == answers:
@@ -171,6 +172,21 @@ async def wait_until_answered(reader: Reader, bucket: str, evaluation_id: str) -
                 if isinstance(event, RecordRejected) and evaluation_id in _evaluations(event.data):
                     log.warning("%s: evaluation %s became a dead letter: %s", bucket, evaluation_id, event.data.error.message)
                     return
+                if isinstance(event, PositionSkipped) and (event.data.stage, event.data.topic) == ("release", "outcomes"):
+                    left_out = event.data.partition == partition and await _left_out(reader, event.data, evaluation_id)
+                    if left_out:
+                        log.warning("%s: evaluation %s was skipped: %s", bucket, evaluation_id, event.data.reason)
+                        return
+
+
+async def _left_out(reader: Reader, skipped: PositionSkip, evaluation_id: str) -> bool:
+    """Whether an evaluation was published among what release was told to leave out, or is not on the log any more."""
+    async with aclosing(reader.read_partition("outcomes", skipped.partition)) as records:
+        async for record in records:
+            event = event_of(record)
+            if isinstance(event, EvaluationCompleted) and event.data.evaluation_id == evaluation_id:
+                return bool(skipped.from_offset <= record.offset < skipped.to_offset)
+    return True
 
 
 def _evaluations(letter: DeadLetter) -> list[str]:
