@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 
 from headrace_cli.allowed_values import allowed
 from headrace_cli.main import COMMANDS, headrace
+from headrace_lake.views import COMPOSED, VIEWS
 from headrace_processors.curate.filters import rules
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.policy_file import Policies
@@ -181,6 +182,14 @@ def keys(model: type[BaseModel], kind: str) -> str:
     return table((kind, "value", "default", "what"), rows)
 
 
+def views() -> str:
+    """Each view of the lake, what it holds, and its example query."""
+    told = [(view.name, view.description, view.example) for view in VIEWS]
+    told += [(name, description, example) for name, (description, _, example) in COMPOSED.items()]
+    parts = [f"**`{name}`**: {what}. {question}\n\n{fenced('sql', [sql])}" for name, what, (question, sql) in told]
+    return "\n" + "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
 def commands() -> str:
     """Every command with its help, arguments and options."""
     parts = [table(("command", "what"), [(f"`headrace {name}`", entry.help) for name, entry in COMMANDS.items()])]
@@ -210,6 +219,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "policy": policy,
     "policy-tables": policy_tables,
     "commands": commands,
+    "views": views,
     "metrics": metrics_table,
     "alerts": alerts,
     "example-python": partial(example, "python", "agent.py"),

@@ -198,13 +198,13 @@ async def _rebuild(settings: Settings, out: Path, until: str | None, as_json: bo
     from headrace_processors.stages import STAGES
 
     log = KafkaLog(settings)
-    until_ms = None if until is None else await _until(log, until)
+    newest_ms = None if until is None else await until_ms(log, until)
     out.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     bodies = policy_file.load(settings.policy).bodies()
     files: dict[str, Any] = {}
     try:
-        async for produced in rebuild(log, STAGES, bodies, until_ms=until_ms):
+        async for produced in rebuild(log, STAGES, bodies, until_ms=newest_ms):
             if produced.topic not in files:
                 files[produced.topic] = (out / f"{produced.topic}.jsonl").open("wb")
             await asyncio.to_thread(files[produced.topic].write, produced.value + b"\n")
@@ -219,7 +219,7 @@ async def _rebuild(settings: Settings, out: Path, until: str | None, as_json: bo
     return 0
 
 
-async def _until(reader: Reader, until: str) -> int:
+async def until_ms(reader: Reader, until: str) -> int:
     """ms since the epoch of an RFC 3339 time, or of the record that answered with release `until`."""
     from headrace_schemas.times import parse_ns
     from headrace_streams.release_log import filter_of

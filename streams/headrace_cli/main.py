@@ -43,6 +43,8 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
             "headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."
         ),
         "dataset": Command("headrace_lake.cli:dataset", "worker", "Write a bucket's training data to files."),
+        "lake": Command("headrace_lake.lake_cli:lake", "lake", "The log as Parquet at one cut: follow, status, compact."),
+        "sql": Command("headrace_lake.lake_cli:sql", "lake", "Answer one SELECT over the lake."),
     },
     "Training by hand": {
         "batches": Command("headrace_lake.batches:batches", "worker", "Batches: list, show, and have one trained again."),

@@ -24,3 +24,12 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def shared_lock(path: Path) -> Iterator[None]:
+    """Waits until nobody has the file alone (`try_lock`), and keeps everybody from that; any number share it. OSError when it
+    can't be opened."""
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield

@@ -37,6 +37,13 @@ class Span(NamedTuple):
     end: int
 
 
+class Fetched(NamedTuple):
+    """Records of several partitions as they came, and the next offset of every partition."""
+
+    records: list[ConsumerRecord]
+    positions: dict[tuple[str, int], int]
+
+
 KafkaRecord = ConsumerRecord  # what readers yield, for those that do not import the client
 
 
@@ -91,6 +98,44 @@ class Reader:
     async def spans(self, topic: str) -> dict[int, Span]:
         """The committed span of every partition of a topic as of now."""
         return {partition: span for (_, partition), span in (await self.offsets([topic])).items()}
+
+    async def offsets_at(self, topics: Iterable[str], time_ms: int) -> dict[tuple[str, int], int]:
+        """The first offset of every partition of `topics` whose record was appended at `time_ms` (since the epoch) or later, or
+        the committed end where there is none, by (short name, partition)."""
+        counts = await self.counts(topics)
+        partitions = [self._partition(topic, number) for topic, count in counts.items() for number in range(count)]
+        async with clients.connected(clients.consumer(self.settings)) as consumer:
+            consumer.assign(partitions)
+            _, ends = await _spans(consumer, partitions)
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, time_ms))
+        first = {tp: ends[tp] if at is None else min(at.offset, ends[tp]) for tp, at in found.items()}
+        return {(clients.short_name(self.settings, tp.topic), tp.partition): offset for tp, offset in first.items()}
+
+    async def cluster_id(self) -> str:
+        """The id that the brokers give their cluster; empty where they have none."""
+        async with clients.connected(clients.admin(self.settings)) as client:
+            return await compat.cluster_id(client)
+
+    async def read_on(
+        self, starts: Mapping[tuple[str, int], int], ends: Mapping[tuple[str, int], int] | None = None, *, poll_ms: int = POLL_MS
+    ) -> AsyncGenerator[Fetched, None]:
+        """The records of partitions, by (short name, partition), from an offset each and up to one each, or for ever, with where
+        each stands then: behind markers, too, and no further than its end. Yields nothing new now and then. Raises
+        OffsetOutOfRangeError for a start that the log does not have."""
+        places = {self._partition(topic, number): (topic, number) for topic, number in starts}
+        limits = None if ends is None else {tp: ends[place] for tp, place in places.items()}
+        async with clients.connected(clients.consumer(self.settings)) as consumer:
+            consumer.assign(list(places))
+            for tp, place in places.items():
+                consumer.seek(tp, starts[place])
+            async with aclosing(_records(consumer, limits, poll_ms)) as batches:
+                async for records in batches:
+                    positions = {place: await consumer.position(tp) for tp, place in places.items()}
+                    if ends is not None:
+                        positions = {
+                            place: min(position, max(ends[place], starts[place])) for place, position in positions.items()
+                        }
+                    yield Fetched(records, positions)
 
     async def read_partition(
         self, topic: str, partition: int, start: int = 0, end: int | None = None

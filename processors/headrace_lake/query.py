@@ -1,0 +1,143 @@
+"""SQL over one manifest of a lake: a DuckDB in memory that can read its segments and do nothing else. Knows DuckDB.
+
+The views are made first; then file access ends but for the segments themselves, and no setting can be changed any more. A query
+is one SELECT; its memory, its threads, its time and the rows that it gives are bounded.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import duckdb
+
+from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest
+from headrace_lake.segments import SCHEMA
+from headrace_lake.views import COMPOSED, VIEWS, table_of
+from headrace_lake.views import SCHEMA as TABLES
+from headrace_schemas.root_error import NO, USAGE, HeadraceError
+
+MEMORY, THREADS, SPILLED = "512MB", 2, "2GB"
+SECONDS, ROWS = 30.0, 5000
+_TYPES = {"int32": "INTEGER", "int64": "BIGINT", "timestamp[ms]": "TIMESTAMP_MS", "binary": "BLOB", "string": "VARCHAR"}
+
+
+class QueryRefused(HeadraceError):
+    """What was asked is no question of the lake: not one SELECT, or one that DuckDB does not understand."""
+
+    exit_code = USAGE
+
+
+class QueryStopped(HeadraceError):
+    """A query went over its time or its memory."""
+
+    exit_code = NO
+
+
+class QueryResult(NamedTuple):
+    """Names of the columns, and rows; `more`: there were others beyond the bound."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    more: bool
+
+    def dicts(self) -> list[dict[str, Any]]:
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class LakeQuery:
+    """A connection. One query at a time; not to be shared by threads. `seconds` and `rows` bound each query."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, seconds: float = SECONDS, rows: int = ROWS) -> None:
+        self._connection, self._seconds, self._most = connection, seconds, rows
+
+    def run(self, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> QueryResult:
+        """The answer to one SELECT. QueryRefused, or QueryStopped."""
+        try:
+            statements = self._connection.extract_statements(sql)
+        except duckdb.Error as error:
+            raise QueryRefused(f"SQL: {_line(error)}") from error
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
+            raise QueryRefused(f"SQL: one SELECT is asked for, this is {kinds}")
+        watchdog = threading.Timer(self._seconds, self._connection.interrupt)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            found = self._connection.execute(statements[0], parameters or [])
+            columns = [str(column[0]) for column in found.description or ()]
+            rows = found.fetchmany(self._most + 1)
+        except duckdb.InterruptException as error:
+            raise QueryStopped(
+                f"SQL: the query was stopped after {self._seconds:g} s: ask for less, or give --seconds"
+            ) from error
+        except duckdb.OutOfMemoryException as error:
+            raise QueryStopped(
+                f"SQL: the query needs more than {MEMORY} of memory and {SPILLED} of disk: ask for less"
+            ) from error
+        except duckdb.Error as error:
+            raise QueryRefused(f"SQL: {_line(error)}") from error
+        finally:
+            watchdog.cancel()
+        return QueryResult(columns, rows[: self._most], len(rows) > self._most)
+
+
+@contextmanager
+def opened(folder: LakeFolder, *, seconds: float = SECONDS, rows: int = ROWS) -> Iterator[LakeQuery]:
+    """A lake to be asked at the cut that it has now, whatever its feeder does meanwhile. LakeError."""
+    with folder.open() as manifest, tempfile.TemporaryDirectory(prefix="headrace-sql-") as spill:
+        connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": THREADS, "autoload_known_extensions": False})
+        try:
+            _prepare(connection, folder, manifest, spill)
+            yield LakeQuery(connection, seconds, rows)
+        except duckdb.IOException as error:
+            raise LakeError(f"{folder.path}: {_line(error)}") from error
+        finally:
+            connection.close()
+
+
+def _prepare(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, manifest: Manifest, spill: str) -> None:
+    files = {topic: [str(folder.file(segment).resolve()) for segment in manifest.of(topic)] for topic in LAKE_TOPICS}
+    allowed = [name for names in files.values() for name in names]
+    for setting, value in (
+        ("allowed_paths", allowed),
+        ("temp_directory", spill),
+        ("max_temp_directory_size", SPILLED),
+        ("autoinstall_known_extensions", False),
+        ("enable_external_access", False),
+    ):
+        connection.execute(f"SET {setting} = {_literal(value)}")
+    connection.execute(f"CREATE SCHEMA {TABLES}")
+    for topic, names in files.items():
+        connection.execute(f"CREATE VIEW {table_of(topic)} AS {_relation(names)}")
+    connection.execute(f"CREATE VIEW records AS {_relation(allowed)}")
+    for view in VIEWS:
+        connection.execute(f"CREATE VIEW {view.name} AS {view.sql()}")
+    for name, (_, sql, _) in COMPOSED.items():
+        if sql:
+            connection.execute(f"CREATE VIEW {name} AS {sql}")
+    connection.execute("SET lock_configuration = true")
+
+
+def _relation(files: Sequence[str]) -> str:
+    """The rows of segments; of none, no rows of the same columns."""
+    if files:
+        return f"SELECT * FROM read_parquet({_literal(files)})"
+    columns = ", ".join(f"CAST(NULL AS {_TYPES[str(field.type)]}) AS {field.name}" for field in SCHEMA)
+    return f"SELECT {columns} WHERE false"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return f"[{', '.join(map(_literal, value))}]"
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what DuckDB says."""
+    return str(error).strip().partition("\n")[0]

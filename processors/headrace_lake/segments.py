@@ -1,0 +1,283 @@
+"""Segments of the lake: records of one partition as a Parquet file, written once, read back exactly. Knows no manifest, no Kafka.
+
+A record is its columns: coordinates, append time, key and value as text, who wrote it (`origin`), and the ids that lineage goes
+along, read out of the value so that a search looks at one narrow column. What is no text, and headers that are not the two that
+stages write, stand in `odd` (msgpack), so that every record comes back byte for byte. A value that is no event has no
+`event_type`; its text is kept in `odd` alone, so that nothing that reads JSON meets it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow
+import pyarrow.parquet
+
+from headrace_lake.log import LogRecord
+from headrace_schemas.cloudevents import STRUCTURED, structured
+from headrace_schemas.errors import DecodeError
+from headrace_streams.runtime.provenance import ORIGIN, Headers, provenance_of
+
+GROUP_BYTES = 4 * 1024 * 1024  # of values in one row group: what a reader holds of a file at once
+_RECORD_BYTES = 400  # of a record in columns, beside its key and value
+
+IDS = (
+    "interaction_id",
+    "example_id",
+    "batch_id",
+    "run_id",
+    "version_id",
+    "evaluation_id",
+    "release_id",
+    "bucket",
+    "data_subject",
+)
+_text, _int = pyarrow.string(), pyarrow.int64()
+SCHEMA = pyarrow.schema(
+    [
+        ("topic", _text),
+        ("partition", pyarrow.int32()),
+        ("log_offset", _int),
+        ("appended_at", pyarrow.timestamp("ms")),
+        ("key", _text),
+        ("value", _text),
+        ("origin", _text),
+        ("event_type", _text),
+        ("event_id", _text),
+        ("source", _text),
+        ("event_time", _text),
+        ("revision", _int),
+        *((name, _text) for name in IDS),
+        ("odd", pyarrow.binary()),
+    ]
+)
+_REPEATED = ["topic", "origin", "event_type", "source", "bucket", "batch_id", "run_id", "version_id"]
+
+
+class _Data(msgspec.Struct):
+    interaction_id: str | None = None
+    example_id: str | None = None
+    batch_id: str | None = None
+    run_id: str | None = None
+    version_id: str | None = None
+    evaluation_id: str | None = None
+    release_id: str | None = None
+    bucket: str | None = None
+    data_subject: str | None = None
+    revision: int | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str | None
+    id: str | None
+    source: str | None
+    data: _Data
+    time: str | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Event)
+_NOTHING = _Event(type=None, id=None, source=None, data=_Data())
+_PLAIN_ORIGIN = re.compile(rb"[ -~]{1,400}")
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the lake: offsets [start, end) of a partition, of which `records` are records (the others are markers).
+    `first_ms` and `last_ms` are append times; `raw_bytes` of keys and values; `sha256` of the file."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    records: int
+    raw_bytes: int
+    size_bytes: int
+    first_ms: int
+    last_ms: int
+    sha256: str
+    modified_ns: int
+
+    @property
+    def file(self) -> str:
+        """Its name: what it holds, and the beginning of its digest, so that another one of the same offsets has another."""
+        return f"{self.topic}-{self.partition}-{self.start}-{self.end}-{self.sha256[7:23]}.parquet"
+
+
+class SegmentColumns:
+    """Records of one partition on their way into a segment. `bytes` is about what they take in memory; `raw_bytes` of keys and
+    values."""
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic, self.partition = topic, partition
+        self.bytes = self.raw_bytes = 0
+        self._rows: list[tuple[Any, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, offset: int, time_ms: int, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        """The next record of the partition, as it lies on the log."""
+        origin: str | None = None
+        odd: dict[str, Any] | None = None
+        if len(headers) == 2 and headers[0] == STRUCTURED and headers[1][0] == ORIGIN and _is_plain(headers[1][1]):
+            origin = headers[1][1].decode()
+        else:
+            odd = {"headers": [list(header) for header in headers]}
+            if (source := provenance_of(headers)) is not None:
+                origin = "/".join(map(str, source))
+        event = _event(value, headers)
+        if event is _NOTHING and value is not None:
+            odd = (odd or {}) | {"value": value}
+        if key is not None and not _is_text(key):
+            odd = (odd or {}) | {"key": key}
+            key = None
+        self._rows.append(
+            (offset, time_ms, key, None if event is _NOTHING else value, origin, odd and msgspec.msgpack.encode(odd), event)
+        )
+        size = len(key or b"") + len(value or b"")
+        self.raw_bytes += size
+        self.bytes += size + _RECORD_BYTES
+
+    def table(self) -> pyarrow.Table:
+        offsets, times, keys, values, origins, odds, events = zip(*self._rows, strict=True)
+        count = len(events)
+        columns: dict[str, Any] = {
+            "topic": pyarrow.repeat(self.topic, count),
+            "partition": pyarrow.repeat(pyarrow.scalar(self.partition, pyarrow.int32()), count),
+            "log_offset": offsets,
+            "appended_at": pyarrow.array(times, _int).cast(pyarrow.timestamp("ms")),
+            "key": keys,
+            "value": values,
+            "origin": origins,
+            "odd": odds,
+            "event_type": [event.type for event in events],
+            "event_id": [event.id for event in events],
+            "source": [event.source for event in events],
+            "event_time": [event.time for event in events],
+        }
+        data = [event.data for event in events]
+        for name in ("revision", *IDS):
+            columns[name] = [getattr(one, name) for one in data]
+        return pyarrow.Table.from_arrays([_array(columns[field.name], field) for field in SCHEMA], schema=SCHEMA)
+
+
+def _array(column: Any, field: Any) -> Any:
+    return column if isinstance(column, pyarrow.Array) else pyarrow.array(column, field.type)
+
+
+def _is_plain(origin: bytes | None) -> bool:
+    return origin is not None and _PLAIN_ORIGIN.fullmatch(origin) is not None
+
+
+def _is_text(raw: bytes) -> bool:
+    if raw.isascii():
+        return True
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _event(value: bytes | None, headers: Headers) -> _Event:
+    """What a value says, as far as columns need it; `_NOTHING` for one that is no event in structured mode."""
+    if value is None:
+        return _NOTHING
+    try:
+        if structured(value, headers) is value and _is_text(value):
+            return _DECODER.decode(value)
+    except (DecodeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return _NOTHING
+
+
+def write_segment(folder: Path, tables: Iterable[pyarrow.Table], start: int, end: int) -> Segment:
+    """The segment of `tables`, which are not empty and whose offsets rise within [start, end). It is on disk, whole and under its
+    name, when this returns; OSError, and nothing left, when it can't be."""
+    temporary = folder / f".{os.getpid()}.writing"
+    records = raw = 0
+    first_ms = last_ms = 0
+    topic, partition = "", 0
+    try:
+        with pyarrow.parquet.ParquetWriter(
+            temporary, SCHEMA, compression="zstd", use_dictionary=_REPEATED, write_page_checksum=True
+        ) as writer:
+            for table in tables:
+                if not records:
+                    topic, partition = table["topic"][0].as_py(), table["partition"][0].as_py()
+                    first_ms = table["appended_at"][0].cast(_int).as_py()
+                last_ms = table["appended_at"][-1].cast(_int).as_py()
+                size = _raw_bytes(table)
+                records, raw = records + len(table), raw + size
+                writer.write_table(table, row_group_size=max(1, len(table) * GROUP_BYTES // max(size, GROUP_BYTES)))
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+            found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            status = os.fstat(file.fileno())
+        segment = Segment(
+            topic=topic,
+            partition=partition,
+            start=start,
+            end=end,
+            records=records,
+            raw_bytes=raw,
+            size_bytes=status.st_size,
+            first_ms=first_ms,
+            last_ms=last_ms,
+            sha256=found,
+            modified_ns=status.st_mtime_ns,
+        )
+        temporary.replace(folder / segment.file)
+        return segment
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _raw_bytes(table: pyarrow.Table) -> int:
+    lengths = (pyarrow.compute.sum(pyarrow.compute.binary_length(table[name])).as_py() for name in ("key", "value"))
+    return sum(length or 0 for length in lengths)
+
+
+def tables_of(path: Path) -> Iterator[pyarrow.Table]:
+    """The row groups of a segment's file, one at a time."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number)
+
+
+def records_of(path: Path, start: int, end: int) -> Iterator[LogRecord]:
+    """The records of a segment's file at offsets [start, end), as they lay on the log."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            bounds = file.metadata.row_group(number).column(SCHEMA.get_field_index("log_offset")).statistics
+            if bounds is not None and bounds.has_min_max and (bounds.max < start or bounds.min >= end):
+                continue
+            columns = ["topic", "partition", "log_offset", "appended_at", "key", "value", "origin", "odd"]
+            table = file.read_row_group(number, columns=columns)
+            for row in zip(*(_values(table[name]) for name in columns), strict=True):
+                if start <= row[2] < end:
+                    yield _record(*row)
+
+
+def _values(column: Any) -> list[Any]:
+    values: list[Any] = (column.cast(_int) if column.type == SCHEMA.field("appended_at").type else column).to_pylist()
+    return values
+
+
+def _record(
+    topic: str, partition: int, offset: int, time: int, key: str | None, value: str | None, origin: str | None, odd: bytes | None
+) -> LogRecord:
+    rest: dict[str, Any] = {} if odd is None else msgspec.msgpack.decode(odd)
+    headers = (
+        tuple((name, content) for name, content in rest["headers"])
+        if "headers" in rest
+        else (STRUCTURED, (ORIGIN, (origin or "").encode()))
+    )
+    raw_key = rest["key"] if "key" in rest else None if key is None else key.encode()
+    raw_value = rest["value"] if "value" in rest else None if value is None else value.encode()
+    return LogRecord(topic, partition, offset, time, raw_key, raw_value, headers)

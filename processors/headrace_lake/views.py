@@ -1,0 +1,365 @@
+"""The views of a lake: their names, columns and an example query each. Knows where a field stands in an event, runs nothing.
+
+A column is a path in the event's JSON and a type; where a record does not have it, or has something else there, it is null. Ids
+stand in columns of their own in the segments, which a search reads alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+TEXT, NUMBER, WHOLE, FLAG, JSON, TIME = "VARCHAR", "DOUBLE", "BIGINT", "BOOLEAN", "JSON", "TIMESTAMP"
+SCHEMA = "segments"  # where the relations are that views are made of: SHOW TABLES lists only the views
+PLACE = ("topic", "partition", "log_offset", "appended_at")  # where each record lies on the log, and when it came there (UTC)
+
+
+class LakeView(Struct, frozen=True, kw_only=True):
+    """One view. `columns`: name -> (path below `$`, type) of what stands in the JSON, `stored` of what is a column of segments,
+    `made` of what is an expression; `records`: which records of the topic it is about; `example`: a question and a query that
+    answers it."""
+
+    name: str
+    description: str
+    topic: str
+    records: str
+    example: tuple[str, str]
+    stored: Sequence[str] = ()
+    columns: Mapping[str, tuple[str, str]] = {}
+    made: Mapping[str, str] = {}
+    more: str = ""
+
+    def sql(self) -> str:
+        """The view's SELECT over the segments of its topic."""
+        listed = [
+            *PLACE,
+            *self.stored,
+            *(f"{read(path, kind)} AS {name}" for name, (path, kind) in self.columns.items()),
+            *(f"{text} AS {name}" for name, text in self.made.items()),
+        ]
+        return f"SELECT {', '.join(listed)} FROM {table_of(self.topic)}{self.more} WHERE {self.records}"
+
+
+def table_of(topic: str) -> str:
+    """Name of the relation that holds a topic's segments."""
+    return f'{SCHEMA}."{topic}"'
+
+
+def read(path: str, kind: str = TEXT) -> str:
+    """The expression of what stands at `path` in a record's event; null where that is not there, or is something else."""
+    if kind == JSON:
+        return f"try(value->'$.{path}')"
+    text = f"try(value->>'$.{path}')"
+    if kind == TIME:
+        return f"CAST(try_cast({text} AS TIMESTAMPTZ) AT TIME ZONE 'UTC' AS TIMESTAMP)"
+    return text if kind == TEXT else f"try_cast({text} AS {kind})"
+
+
+def event(*types: str) -> str:
+    return f"event_type IN ({', '.join(repr(f'headrace.{kind}.v1') for kind in types)})"
+
+
+def _data(**columns: str) -> dict[str, tuple[str, str]]:
+    """`name=kind` of fields that are called as the column is."""
+    return {name: (f"data.{name}", kind) for name, kind in columns.items()}
+
+
+_WHEN = {"event_time": ("time", TIME)}
+_MEMBER = (
+    '[{"example_id":"VARCHAR","revision":"BIGINT","sha256":"VARCHAR","role":"VARCHAR","weight":"DOUBLE","difficulty":"DOUBLE",'
+    '"split":"VARCHAR","locator":{"topic":"VARCHAR","partition":"INTEGER","offset":"BIGINT"}}]'
+)
+
+
+def _members(pool: str, path: str) -> str:
+    return (
+        f"SELECT batch_id, run_id, bucket, '{pool}' AS pool, "
+        f"unnest(from_json(try(value->'$.data.{path}'), '{_MEMBER}')) AS member, topic, partition, log_offset, appended_at"
+    )
+
+
+VIEWS: tuple[LakeView, ...] = (
+    LakeView(
+        name="interactions",
+        description="what agents did, as intake has validated and scrubbed it",
+        topic="signals",
+        records=event("interaction.recorded"),
+        stored=("interaction_id", "data_subject", "source"),
+        columns={
+            **_WHEN,
+            "agent": ("data.agent.name", TEXT),
+            "role": ("data.agent.role", TEXT),
+            "agent_version": ("data.agent.version", TEXT),
+            **_data(artifact_type=TEXT, model=TEXT, adapter=TEXT, prompt=TEXT, output=TEXT, context=TEXT, tools=JSON),
+            **_data(prompt_group=TEXT, session_id=TEXT, turn=WHOLE, parent_interaction_id=TEXT, attempt=WHOLE),
+            **_data(latency_ms=NUMBER, ttft_ms=NUMBER, cost_usd=NUMBER, finish_reason=TEXT, train=FLAG, attributes=JSON),
+            "input_tokens": ("data.usage.input_tokens", WHOLE),
+            "output_tokens": ("data.usage.output_tokens", WHOLE),
+            "error_type": ("data.error.type", TEXT),
+            "experiment": ("data.experiment.id", TEXT),
+            "arm": ("data.experiment.arm", TEXT),
+        },
+        example=(
+            "How many answers did each agent give, and how fast?",
+            "SELECT agent, count(*) AS answers, median(latency_ms) AS ms FROM interactions GROUP BY agent ORDER BY answers DESC",
+        ),
+    ),
+    LakeView(
+        name="feedback",
+        description="what was said of interactions",
+        topic="signals",
+        records=event("feedback.recorded"),
+        stored=("interaction_id", "source"),
+        columns={
+            **_WHEN,
+            **_data(feedback_id=TEXT, kind=TEXT, score=NUMBER, name=TEXT, corrected_output=TEXT, comment=TEXT, under=TEXT),
+            "preferred_over": ("data.over", JSON),
+            "scale_low": ("data.scale[0]", NUMBER),
+            "scale_high": ("data.scale[1]", NUMBER),
+            "principal": ("data.principal.id", TEXT),
+            "principal_kind": ("data.principal.kind", TEXT),
+        },
+        example=(
+            "Which raters say most, and how do they score?",
+            "SELECT principal, count(*) AS said, avg(score) AS mean FROM feedback GROUP BY principal ORDER BY said DESC",
+        ),
+    ),
+    LakeView(
+        name="signals",
+        description="every record of signals, the source of truth",
+        topic="signals",
+        records="true",
+        stored=("event_type", "event_id", "source", "interaction_id", "data_subject", "origin"),
+        columns={**_WHEN, "data": ("data", JSON)},
+        example=(
+            "What was ever said of one interaction, in its order?",
+            "SELECT log_offset, event_type, data FROM signals WHERE interaction_id = 'i-1' ORDER BY partition, log_offset",
+        ),
+    ),
+    LakeView(
+        name="examples",
+        description="what each interaction is worth, every revision",
+        topic="examples",
+        records=event("example.rewarded"),
+        stored=("example_id", "revision", "interaction_id", "bucket", "data_subject", "origin"),
+        columns={
+            "event_time": ("data.event_time", TIME),
+            "agent": ("data.agent.name", TEXT),
+            "role": ("data.agent.role", TEXT),
+            **_data(artifact_type=TEXT, model=TEXT, adapter=TEXT, prompt_group=TEXT, quality=NUMBER, reward=NUMBER, score=NUMBER),
+            **_data(contradicted=FLAG, voices=WHOLE, train=FLAG, finish_reason=TEXT, principals=JSON),
+            "validation": ("data.components.validation", NUMBER),
+            "feedback": ("data.components.feedback", NUMBER),
+            "difficulty": ("data.components.difficulty", NUMBER),
+            "multiplier": ("data.components.multiplier", NUMBER),
+            "correction": ("data.components.correction", NUMBER),
+            "balance": ("data.weights.balance", NUMBER),
+            "prompt": ("data.content.prompt", TEXT),
+            "output": ("data.content.output", TEXT),
+            "target": ("data.content.target", TEXT),
+            "context": ("data.content.context", TEXT),
+        },
+        example=(
+            "How is the reward spread in each bucket?",
+            "SELECT bucket, count(*) AS examples, avg(reward) AS mean, min(reward) AS least, max(reward) AS most "
+            "FROM newest_examples GROUP BY bucket ORDER BY bucket",
+        ),
+    ),
+    LakeView(
+        name="withdrawals",
+        description="examples that hold no more: retracted, erased",
+        topic="examples",
+        records=event("example.withdrawn"),
+        stored=("example_id", "revision", "interaction_id", "bucket"),
+        columns={**_WHEN, **_data(reason=TEXT)},
+        example=("Why were examples withdrawn?", "SELECT reason, count(*) AS examples FROM withdrawals GROUP BY reason"),
+    ),
+    LakeView(
+        name="rejections",
+        description="what was not taken, and why",
+        topic="rejections",
+        records=event("example.rejected", "signal.rejected", "example.superseded"),
+        stored=("interaction_id", "example_id", "revision", "bucket", "batch_id"),
+        columns={**_WHEN, **_data(reason=TEXT, rule=TEXT), "event_id": ("data.event_id", TEXT)},
+        made={"kind": "split_part(event_type, '.', 2) || '.' || split_part(event_type, '.', 3)"},
+        example=(
+            "What is most often rejected, by which rule?",
+            "SELECT reason, any_value(rule) AS rule, count(*) AS times FROM rejections GROUP BY reason ORDER BY times DESC",
+        ),
+    ),
+    LakeView(
+        name="batches",
+        description="what was cut to be trained",
+        topic="batches",
+        records=event("batch.ready"),
+        stored=("batch_id", "bucket", "origin"),
+        columns={
+            **_WHEN,
+            **_data(artifact_type=TEXT, base=TEXT, cause=TEXT, target=NUMBER, policy_digests=JSON),
+            "examples": ("data.statistics.examples", WHOLE),
+            "negatives": ("data.statistics.negatives", WHOLE),
+            "effective_size": ("data.statistics.effective_size", NUMBER),
+            "mean_reward": ("data.statistics.mean_reward", NUMBER),
+            "success_rate": ("data.statistics.success_rate", NUMBER),
+        },
+        example=(
+            "When was each batch cut, why, and how large is it?",
+            "SELECT batch_id, bucket, appended_at, cause, examples, negatives FROM batches ORDER BY appended_at",
+        ),
+    ),
+    LakeView(
+        name="runs",
+        description="trainings as they began, went on and ended",
+        topic="runs",
+        records=event("training.started", "training.progressed", "training.completed", "training.failed"),
+        stored=("run_id", "batch_id", "bucket", "version_id", "evaluation_id"),
+        columns={
+            **_WHEN,
+            **_data(base=TEXT, method=TEXT, seed=WHOLE, step=WHOLE, steps=WHOLE, loss=NUMBER, phase=TEXT, attempt=WHOLE),
+            **_data(tokens_per_second=NUMBER, attempts=WHOLE, error=TEXT, seconds=NUMBER, parent_adapter=TEXT),
+            **_data(parent_release_id=TEXT, hyperparameters=JSON),
+        },
+        made={"kind": "split_part(event_type, '.', 3)"},
+        example=(
+            "How did the loss of each run fall?",
+            "SELECT run_id, step, loss FROM runs WHERE kind = 'progressed' ORDER BY run_id, step",
+        ),
+    ),
+    LakeView(
+        name="versions",
+        description="adapters with their lineage",
+        topic="versions",
+        records=event("model_version.created"),
+        stored=("version_id", "bucket", "batch_id", "run_id"),
+        columns={
+            **_WHEN,
+            **_data(artifact_type=TEXT, base=TEXT, method=TEXT, tokens=WHOLE, seconds=NUMBER, parent_adapter=TEXT),
+            **_data(hyperparameters=JSON),
+            "adapter": ("data.adapter.digest", TEXT),
+            "trained_rows": ("data.rows", WHOLE),
+            "size_bytes": ("data.adapter.size_bytes", WHOLE),
+        },
+        example=(
+            "What was learnt from how much?",
+            "SELECT version_id, bucket, adapter, trained_rows, tokens, seconds FROM versions ORDER BY appended_at",
+        ),
+    ),
+    LakeView(
+        name="evaluations",
+        description="versions compared with what was served",
+        topic="outcomes",
+        records=event("evaluation.completed"),
+        stored=("evaluation_id", "version_id", "bucket", "batch_id", "run_id"),
+        columns={
+            **_WHEN,
+            **_data(base=TEXT, candidate=JSON, incumbent=JSON, requirements=JSON, parent_release_id=TEXT, parent_adapter=TEXT),
+            "adapter": ("data.adapter.digest", TEXT),
+            "loss_gain": ("data.comparison.loss_gain.value", NUMBER),
+            "loss_gain_low": ("data.comparison.loss_gain.low", NUMBER),
+            "loss_gain_high": ("data.comparison.loss_gain.high", NUMBER),
+            "compared": ("data.comparison.n", WHOLE),
+            "wins": ("data.comparison.wins", WHOLE),
+            "losses": ("data.comparison.losses", WHOLE),
+            "ties": ("data.comparison.ties", WHOLE),
+            "p_value": ("data.comparison.p_value", NUMBER),
+        },
+        example=(
+            "Which versions lose less than what was served, surely?",
+            "SELECT version_id, loss_gain, wins, losses FROM evaluations WHERE loss_gain_low > 0 ORDER BY loss_gain DESC",
+        ),
+    ),
+    LakeView(
+        name="releases",
+        description="every answer of the release stage",
+        topic="releases.history",
+        records="event_type LIKE 'headrace.release.%' AND starts_with(origin, 'release/') AND key = bucket",
+        stored=("release_id", "version_id", "evaluation_id", "bucket"),
+        columns={
+            **_WHEN,
+            **_data(sequence=WHOLE, artifact_type=TEXT, base=TEXT, reason=TEXT, requested_by=TEXT, parent_release_id=TEXT),
+            **_data(batch_ids=JSON, dataset_digest=TEXT),
+            "adapter": ("data.adapter.digest", TEXT),
+        },
+        made={"kind": "split_part(event_type, '.', 3)"},
+        example=(
+            "What is served now?",
+            "SELECT bucket, arg_max(adapter, sequence) AS adapter, max(sequence) AS number FROM releases "
+            "WHERE kind IN ('promoted', 'rolled_back', 'revoked') GROUP BY bucket ORDER BY bucket",
+        ),
+    ),
+    LakeView(
+        name="policies",
+        description="which policy held for which task from which offset on",
+        topic="rules",
+        records=event("rules.activated"),
+        columns={
+            **_WHEN,
+            **_data(stage=TEXT, from_offset=WHOLE, digest=TEXT, body=JSON),
+            "input": ("data.topic", TEXT),
+            "input_partition": ("data.partition", WHOLE),
+            "rule_version": ("data.version", WHOLE),
+        },
+        example=(
+            "Which policies did each stage have?",
+            "SELECT stage, rule_version, digest, min(appended_at) AS since FROM policies GROUP BY ALL ORDER BY since",
+        ),
+    ),
+    LakeView(
+        name="dead_letters",
+        description="what could not be processed, and why",
+        topic="dead-letters",
+        records=event("record.rejected"),
+        columns={
+            **_WHEN,
+            "input": ("data.topic", TEXT),
+            "input_partition": ("data.partition", WHOLE),
+            "input_offset": ("data.offset", WHOLE),
+            "code": ("data.error.code", TEXT),
+            "field": ("data.error.field", TEXT),
+            "message": ("data.error.message", TEXT),
+            "value_base64": ("data.value_base64", TEXT),
+        },
+        example=(
+            "What is wrong with what is published, most often?",
+            "SELECT input, code, field, count(*) AS times FROM dead_letters GROUP BY ALL ORDER BY times DESC",
+        ),
+    ),
+)
+BY_NAME = {view.name: view for view in VIEWS}
+
+# What is made of other views.
+COMPOSED: dict[str, tuple[str, str, tuple[str, str]]] = {
+    "newest_examples": (
+        "examples as they stand: the newest revision of each, without what was withdrawn",
+        "SELECT examples.* FROM examples WHERE (partition, log_offset) IN "
+        f"(SELECT (partition, max(log_offset)) FROM {table_of('examples')} "
+        f"WHERE {event('example.rewarded', 'example.withdrawn')} GROUP BY partition, example_id)",
+        ("What is worth most?", "SELECT example_id, bucket, reward FROM newest_examples ORDER BY reward DESC LIMIT 10"),
+    ),
+    "members": (
+        "rows that batches name (pool `members` and `test_pool`), and those that runs repeat (`rehearsal`)",
+        "SELECT batch_id, run_id, bucket, pool, member.example_id, member.revision, member.sha256, member.role, member.weight, "
+        "member.difficulty, member.split, member.locator.topic AS example_topic, member.locator.partition AS example_partition, "
+        'member.locator."offset" AS example_offset, topic, partition, log_offset, appended_at FROM ('
+        f"{_members('members', 'members')} FROM {table_of('batches')} WHERE {event('batch.ready')} UNION ALL BY NAME "
+        f"{_members('test_pool', 'test_pool')} FROM {table_of('batches')} WHERE {event('batch.ready')} UNION ALL BY NAME "
+        f"{_members('rehearsal', 'rehearsal')} FROM {table_of('runs')} WHERE {event('training.started')})",
+        (
+            "How many rows of each batch are on which side?",
+            "SELECT batch_id, pool, split, role, count(*) AS members FROM members GROUP BY ALL ORDER BY ALL",
+        ),
+    ),
+    "records": (
+        "every record that the lake holds, with the ids that lineage goes along",
+        "",
+        (
+            "How many records came on which topic, day by day?",
+            "SELECT topic, date_trunc('day', appended_at) AS day, count(*) AS records FROM records GROUP BY ALL ORDER BY ALL",
+        ),
+    ),
+}
+EXAMPLES: dict[str, tuple[str, str]] = {
+    **{view.name: view.example for view in VIEWS},
+    **{name: example for name, (_, _, example) in COMPOSED.items()},
+}
