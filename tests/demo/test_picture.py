@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from headrace_demo.run.folder import MAIN, OTHER, TARGETS
-from headrace_demo.show.picture import Exam, Picture, worse
-from headrace_demo.show.view import Json, Lines, dashboard, sparkline, summary
+from headrace_demo.show.picture import Control, Exam, Picture, worse
+from headrace_demo.show.view import Json, Lines, dashboard, sparkline, summary, summary_tables
 from headrace_schemas.codec import decode
 from headrace_schemas.events import Event
 from headrace_schemas.splits import split_of
@@ -108,6 +108,25 @@ def test_each_bucket_has_an_exam_of_its_own_though_both_begin_with_the_same_base
     assert other["exam"] == {"described": {"right": 2, "total": 5, "success": 0.4, "p_worse": None}}
     assert (release["bucket"], release["release"], release["exam"]["described"]["total"]) == (OTHER, 1, 0)
     assert not picture.complete(1)  # releases of the main bucket count
+
+
+def test_the_control_arm_stands_beside_its_release_and_is_none() -> None:
+    picture = new_picture()
+    picture.take(promoted(), 60.0)
+    picture.take(promoted(2, "sha256:" + "b" * 64), 90.0)
+    picture.control = Control(MAIN, 1, {"known": 1, "new": 0}, {"known": 10, "new": 10}, "on shuffled targets")
+    rows = [row for row in summary(picture) if row["bucket"] == MAIN]
+    assert [(row["release"], row["control"]) for row in rows] == [(0, False), (1, False), (1, True), (2, False)]
+    assert rows[2]["exam"]["known"] == {"right": 1, "total": 10, "success": 0.1}
+    assert rows[2]["adapter"] is None
+    assert len(picture.rows_of(MAIN)) == 3  # it counts for no release
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(summary_tables(picture))
+    lines = capture.get().splitlines()
+    (shown,) = [line.split() for line in lines if "control" in line]
+    assert shown[:3] == ["control", "10.0%", "0.0%"]
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_bucket_fills_with_what_is_learnt_from_and_not_with_the_test_split() -> None:

@@ -38,13 +38,15 @@ def test_the_demo_learns_and_what_it_kept_can_be_looked_at(tmp_path: Path) -> No
     folder = tmp_path / "demo"
     shown = said("demo", "--releases", "1", "--minutes", str(MINUTES), "--seed", "3", "--data-dir", str(folder))
     end = shown[-1]
-    base, first = (row for row in end["releases"] if row["bucket"] == "sql/tiny-sql")
+    base, first, control = (row for row in end["releases"] if row["bucket"] == "sql/tiny-sql")
     assert end["done"] is True
     for before, after in zip(base["exam"].values(), first["exam"].values(), strict=True):
         assert before["total"] == after["total"] == ASKED
     known = (base["exam"][KNOWN]["success"], first["exam"][KNOWN]["success"])
     assert 0.01 <= known[0] <= 0.25 < known[1]
     assert base["exam"][NEW]["success"] < first["exam"][NEW]["success"]
+    assert control["control"]
+    assert max(exam["success"] for exam in control["exam"].values()) < 0.1
 
     config = ("--config", str(folder / "headrace.toml"))
     _start, releases, status = (shlex.split(command)[1:] for command in end["afterwards"].split(" && "))

@@ -19,7 +19,7 @@ from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, l
 if TYPE_CHECKING:
     from headrace_demo.run.children import Children
     from headrace_demo.run.folder import Place
-    from headrace_demo.show.picture import Picture
+    from headrace_demo.show.picture import Control, Picture
     from headrace_demo.show.view import Screen
     from headrace_streams.settings import Settings
 
@@ -104,6 +104,10 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
                     _start_agent(children, place, settings, corrected)
                     note(f"the agent answers; {corrected:.0%} of what is wrong is corrected, the rest only marked as wrong")
                     done = await _watch(settings, picture, screen, children, seconds, lambda: picture.complete(releases), limit)
+                    if len(picture.rows_of(MAIN)) > 1:
+                        note("the control arm: what led to release 1 once more, with the targets shuffled, and the same exam …")
+                        children.stop()  # nothing is learnt or released any more
+                        picture.control = await _control(children, place, picture)
             finally:
                 building.cancel()
                 children.stop()
@@ -213,6 +217,32 @@ async def _base(children: Children, place: Place, note: Callable[[str], None]) -
     if child.returncode:
         raise ChildDied(f"base ended with {child.returncode}: {children.last_lines('base')}")
     note(f"the base model is built, in {time.monotonic() - began:.0f} s")
+
+
+async def _control(children: Children, place: Place, picture: Picture) -> Control:
+    """What the control arm of the main bucket's first release got right."""
+    from msgspec.json import decode
+
+    from headrace_demo.run.children import ChildDied
+    from headrace_demo.show.picture import Control
+
+    first = picture.rows_of(picture.main)[1]
+    arguments = (place.config, place.database, place.seed, place.run / "control", first.version)
+    child = children.start(
+        "control", "-m", "headrace_demo.run.control", *map(str, arguments), environment=_threads("1"), output=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    line = await asyncio.to_thread(child.stdout.readline)
+    child.stdout.close()
+    children.forget("control")
+    if child.returncode:
+        raise ChildDied(f"control ended with {child.returncode}: {children.last_lines('control')}")
+    found = decode(line)
+    text = (
+        f"the {found['steps']} steps of release {first.sequence} on its prompts with targets shuffled; "
+        f"{found['seconds']:.0f} s of CPU; not released"
+    )
+    return Control(first.bucket, first.sequence, found["right"], found["asked"], text)
 
 
 def _start(children: Children, place: Place, command: str, *arguments: str) -> None:

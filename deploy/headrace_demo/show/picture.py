@@ -46,6 +46,18 @@ class Row:
     seconds: float
     gate: str = ""
     served: float | None = None  # seconds when its first answer was seen
+    version: str | None = None
+
+
+@dataclass
+class Control:
+    """The control arm beside a release: how many were right of how many, by heading, and what it was."""
+
+    bucket: str
+    sequence: int
+    right: Mapping[str, int]
+    asked: Mapping[str, int]
+    text: str
 
 
 @dataclass
@@ -80,6 +92,7 @@ class Picture:
         self.rows: list[Row] = [Row(bucket, 0, None, 0.0, "the base model") for bucket in papers]
         self._gates: dict[str, str] = {}
         self.news: list[tuple[float, str]] = []
+        self.control: Control | None = None
 
     def take(self, event: events.Event, seconds: float) -> None:
         """Events that say nothing for the picture are ignored."""
@@ -171,7 +184,7 @@ class Picture:
         if any(row.bucket == release.bucket and row.sequence == release.sequence for row in self.rows):
             return
         gate = self._gates.get(release.evaluation_id or "", release.reason)
-        self.rows.append(Row(release.bucket, release.sequence, digest, seconds, gate))
+        self.rows.append(Row(release.bucket, release.sequence, digest, seconds, gate, version=release.version_id))
         self.verdict = f"{release.bucket}: promoted, {gate}"
         self._say(seconds, f"{release.bucket}: release {release.sequence} is promoted ({gate})")
 

@@ -32,7 +32,8 @@ def clock(seconds: float) -> str:
 
 def summary(picture: Picture) -> list[dict[str, Any]]:
     """One object per base and promoted release of each bucket: seconds, the gate's figures, and under each heading of its exam
-    how many were right and the chance (`p_worse`) of so many losses against the release before if neither were better."""
+    how many were right and the chance (`p_worse`) of so many losses against the release before if neither were better. Where
+    `control` is true it is no release, but what the same steps on shuffled targets gave."""
     return [found for bucket in picture.targets for found in _bucket_summary(picture, bucket)]
 
 
@@ -56,8 +57,22 @@ def _bucket_summary(picture: Picture, bucket: str) -> Iterator[dict[str, Any]]:
                 for heading, exam in exams.items()
             },
             "gate": row.gate,
+            "control": False,
         }
         before = exams
+        control = picture.control
+        if control is not None and (control.bucket, control.sequence) == (row.bucket, row.sequence):
+            yield {
+                "release": row.sequence,
+                "bucket": row.bucket,
+                "adapter": None,
+                "exam": {
+                    name: {"right": right, "total": control.asked[name], "success": round(right / control.asked[name], 4)}
+                    for name, right in control.right.items()
+                },
+                "gate": control.text,
+                "control": True,
+            }
 
 
 def summary_tables(picture: Picture) -> Group:
@@ -71,10 +86,10 @@ def _summary_table(picture: Picture, bucket: str) -> Table:
     table.add_column("release")
     table.add_column("after", justify="right")
     for heading in rows[0]["exam"]:
-        table.add_column(heading, justify="right", max_width=max(map(len, heading.split())))
+        table.add_column(heading, justify="right", max_width=max(6, *map(len, heading.split())))
     table.add_column("gate", overflow="fold")
     for row in rows:
-        name = "base" if row["adapter"] is None else str(row["release"])
+        name = "control" if row["control"] else "base" if row["adapter"] is None else str(row["release"])
         after = "" if row["adapter"] is None else f"{row['seconds']:.0f} s"
         shares = (f"{exam['success']:.1%}" if exam["total"] else "-" for exam in row["exam"].values())
         table.add_row(name, after, *shares, row["gate"])

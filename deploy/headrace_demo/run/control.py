@@ -1,0 +1,150 @@
+"""The control arm: the runs behind a release once more, on the same prompts with their targets shuffled, and the same exam.
+What it gets right was not learnt from feedback. Knows the log and the trainer's job; publishes nothing.
+
+`python -m headrace_demo.run.control CONFIG DATABASE SEED FOLDER VERSION` prints a `ControlResult` as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from msgspec import Struct, structs
+from transformers.utils import logging
+
+from headrace_demo.agent.serve import Model
+from headrace_demo.names import SQL
+from headrace_demo.shop.exam import ExamPaper
+from headrace_demo.shop.grade import Referee
+from headrace_schemas.canonical import sha256
+from headrace_schemas.codec import decode, encode
+from headrace_schemas.derived import Batch, Member, ModelVersion, TrainingStart
+from headrace_schemas.events import BatchReady, ExampleRewarded, TrainingStarted
+from headrace_schemas.selection import run_members
+from headrace_streams.kafka.reader import Reader
+from headrace_streams.requests import versions
+from headrace_streams.settings import load as load_settings
+from headrace_trainer.data.members import RecordValues, key_of, verify
+from headrace_trainer.job.run import run
+from headrace_trainer.policy import load as load_policy
+from headrace_trainer.spec import JobSpec
+from headrace_trainer.stage import catalogue
+
+
+class ControlResult(Struct, frozen=True):
+    """`right` and `asked` by heading of the exam; `seconds` of CPU that training and exam took."""
+
+    runs: int
+    rows: int
+    steps: int
+    seconds: float
+    right: dict[str, int]
+    asked: dict[str, int]
+
+
+class ShuffledTargets:
+    """Gives each row the target of another, by a seed, and keeps to it in every later run that rehearses the row."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(f"control:{seed}")
+        self._targets: dict[str, object] = {}
+
+    def run(self, batch: Batch, start: TrainingStart, values: RecordValues) -> tuple[Batch, TrainingStart, RecordValues]:
+        """The same run with shuffled targets and no test rows. `values`: the records of `learnt_from`."""
+        members = run_members(batch, start)
+        for side in (members.training, members.validation, members.rehearsal):
+            self._draw_targets(side, values)
+        records = {key_of(member): self._rewritten(values[key_of(member)]) for member in learnt_from(batch, start)}
+
+        def named(listed: Iterable[Member]) -> list[Member]:
+            used = [member for member in listed if key_of(member) in records]
+            return [structs.replace(member, sha256=sha256(records[key_of(member)])) for member in used]
+
+        return (
+            structs.replace(batch, members=named(batch.members), test_pool=[]),
+            structs.replace(start, rehearsal=named(start.rehearsal), heads=None, watched=None),
+            records,
+        )
+
+    def _draw_targets(self, members: Sequence[Member], values: RecordValues) -> None:
+        fresh = [member for member in members if member.example_id not in self._targets]
+        targets = [verify(member, values.get(key_of(member))).content.target for member in fresh]
+        self._draw.shuffle(targets)
+        self._targets.update(zip((member.example_id for member in fresh), targets, strict=True))
+
+    def _rewritten(self, value: bytes) -> bytes:
+        event = decode(value)
+        assert isinstance(event, ExampleRewarded)
+        example = event.data
+        content = structs.replace(example.content, target=self._targets[example.example_id])
+        return encode(structs.replace(event, data=structs.replace(example, content=content)))
+
+
+def learnt_from(batch: Batch, start: TrainingStart) -> list[Member]:
+    """The members of a run less those that it is tested on."""
+    members = run_members(batch, start)
+    return [*members.training, *members.validation, *members.rehearsal]
+
+
+def lineage(made: Iterable[ModelVersion], version_id: str) -> list[ModelVersion]:
+    """The versions that a version goes on from, the first one first, and itself."""
+    by_adapter = {version.adapter.digest: version for version in made}
+    chain = [next(version for version in by_adapter.values() if version.version_id == version_id)]
+    while (parent := chain[0].parent_adapter) is not None:
+        chain.insert(0, by_adapter[parent])
+    return chain
+
+
+async def control(config: Path, database: Path, seed: int, folder: Path, version_id: str) -> ControlResult:
+    """Trains in `folder` and examines what came of it."""
+    settings = load_settings({}, config).settings
+    policy, reader = load_policy(settings.policy), Reader(settings)
+    chain = lineage(await versions(settings), version_id)
+    batches = {event.data.batch_id: event.data async for event in reader.events("batches") if isinstance(event, BatchReady)}
+    starts = {event.data.run_id: event.data async for event in reader.events("runs") if isinstance(event, TrainingStarted)}
+    shuffled, learner, rows, steps = ShuffledTargets(seed), None, 0, 0
+    began = time.process_time()
+    for number, version in enumerate(chain):
+        batch, start = batches[version.batch_id], starts[version.run_id]
+        values = await catalogue.values_of(reader, learnt_from(batch, start))
+        batch, start, values = shuffled.run(batch, start, values)
+        weights = policy.bases[batch.base].weights
+        spec = JobSpec(
+            start=start, batch=batch, weights=weights, values=values, folder=folder / str(number), learner=learner,
+            evaluation=policy.evaluation, threads=policy.threads,
+        )  # fmt: skip
+        result = run(spec)
+        assert result.training is not None
+        learner, rows, steps = result.folder, rows + result.rows, steps + result.training.steps
+    right, asked = _examined(Model(Path(weights), learner), database, ExamPaper(seed))
+    return ControlResult(len(chain), rows, steps, round(time.process_time() - began, 1), right, asked)
+
+
+def _examined(model: Model, database: Path, paper: ExamPaper) -> tuple[dict[str, int], dict[str, int]]:
+    asked, headings, referee = paper.questions(SQL), paper.columns(SQL), Referee(database)
+    answers = model.answers([question.text for question in asked])
+    right = Counter(dict.fromkeys(headings.values(), 0))
+    right.update(
+        headings[question.text] for question, answer in zip(asked, answers, strict=True) if referee.right(answer, question.sql)
+    )
+    return dict(right), dict(Counter(headings.values()))
+
+
+def main() -> None:
+    """As this module says."""
+    config, database, seed, folder, version_id = sys.argv[1:]
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    found = asyncio.run(control(Path(config), Path(database), int(seed), Path(folder), version_id))
+    print(msgspec.json.encode(found).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
