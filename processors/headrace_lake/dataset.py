@@ -24,7 +24,7 @@ from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, Tr
 from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleWithdrawn, TrainingStarted
 from headrace_schemas.ids import derive_id
 from headrace_schemas.root_error import HeadraceError
-from headrace_schemas.selection import dataset_members, is_training, is_validation
+from headrace_schemas.selection import dataset_members, is_training, is_validation, watched
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.release_log import ReleaseFilter
@@ -86,7 +86,7 @@ async def bucket_rows(log: Log, bucket: str, rule: Rule = 2) -> list[DatasetRow]
     async for event in events_of(log, "batches", key=bucket):
         if isinstance(event, BatchReady) and event.data.bucket == bucket:
             members |= {
-                member.example_id: member for member in event.data.members if is_training(member) or is_validation(member)
+                member.example_id: member for member in watched(event.data) if is_training(member) or is_validation(member)
             }
     newest: dict[str, Example] = {}
     async for event in events_of(log, "examples", key=bucket):

@@ -209,6 +209,9 @@ class Batch(Value, frozen=True, kw_only=True):
     test_pool: Annotated[list[Member], doc("What versions are compared on; never trained on.")]
     statistics: Annotated[BatchStatistics, doc("What is in it, in figures.")]
     policy_digests: PolicyDigests
+    validation_pool: Annotated[
+        list[Member] | None, doc("What early stopping looks at; never trained on. Absent: the members of the validation side.")
+    ] = None
 
 
 class BaseIdentity(Value, frozen=True, kw_only=True):

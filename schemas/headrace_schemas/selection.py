@@ -36,13 +36,18 @@ def counts_text(counts: Mapping[str, Mapping[str, int]] | None) -> str:
 def run_members(batch: Batch, start: TrainingStart) -> RunMembers:
     """What the run with the pins `start` uses of `batch`."""
     used = without_withdrawn(batch, start.withdrawn)
-    return RunMembers(training_members(used.members), start.rehearsal, validation_members(used.members), used.test_pool)
+    return RunMembers(training_members(used.members), start.rehearsal, validation_members(watched(used)), used.test_pool)
 
 
 def dataset_members(batch: Batch, start: TrainingStart) -> list[Member]:
     """What a data set of the run holds, in the order of the manifest and then of the pins: all that it learnt from or watched."""
     used = without_withdrawn(batch, start.withdrawn)
-    return [member for member in (*used.members, *start.rehearsal) if is_training(member) or is_validation(member)]
+    return [member for member in (*watched(used), *start.rehearsal) if is_training(member) or is_validation(member)]
+
+
+def watched(batch: Batch) -> list[Member]:
+    """Members and rows of the validation pool."""
+    return [*batch.members, *(batch.validation_pool or ())]
 
 
 def is_training(member: Member) -> bool:
@@ -66,7 +71,10 @@ def validation_members(members: Iterable[Member]) -> list[Member]:
 def without_withdrawn(batch: Batch, withdrawn: Sequence[str] | None) -> Batch:
     """The batch as a run uses it: the manifest stays as it was cut, but what was withdrawn since is not read."""
     ids = frozenset(withdrawn or ())
-    members, test_pool = (
-        [member for member in listed if member.example_id not in ids] for listed in (batch.members, batch.test_pool)
+    members, test_pool, validation = (
+        [member for member in listed if member.example_id not in ids]
+        for listed in (batch.members, batch.test_pool, batch.validation_pool or ())
     )
-    return structs.replace(batch, members=members, test_pool=test_pool)
+    return structs.replace(
+        batch, members=members, test_pool=test_pool, validation_pool=None if batch.validation_pool is None else validation
+    )

@@ -87,16 +87,20 @@ def test_negatives_and_test_rows_do_not_fill_but_negatives_come_along() -> None:
     stage.feed(
         *(negative(number) for number in range(5)), rewarded(5, split="test"), rewarded(6), rewarded(7, split="validation")
     )
+    assert stage.batches == []
+    stage.feed(rewarded(8))
     [batch] = stage.batches
     assert [row.role for row in batch.members] == ["train"] * 2 + ["negative"] * 5
     assert (batch.statistics.examples, batch.statistics.negatives) == (2, 5)
-    assert len(batch.test_pool) == 1
+    assert (len(batch.test_pool), len(batch.validation_pool)) == (1, 1)
 
 
 def test_a_bucket_with_nothing_in_the_train_split_waits() -> None:
     stage = CurateRun(target_effective_size=1)
-    stage.feed(rewarded(1, split="validation"))
-    assert stage.batches == []
+    stage.feed(rewarded(1, split="validation"), negative(3))
+    stage.days = 30.0
+    stage.feed(tick())
+    assert (stage.batches, stage.bucket.fill) == ([], 0)
     stage.feed(rewarded(2))
     assert len(stage.batches[0].members) == 2
 
@@ -127,7 +131,7 @@ def test_the_manifest_names_records_by_digest_and_place() -> None:
     mean = (raw[0] + raw[1]) / 2
     assert [member.weight for member in batch.members] == pytest.approx([value / mean for value in raw])
     assert batch.statistics.mean_reward == pytest.approx(0.6)
-    assert batch.batch_id == batch_id(batch.bucket, batch.members, batch.test_pool)
+    assert batch.batch_id == batch_id(batch.bucket, batch.members, batch.test_pool, batch.validation_pool)
 
 
 def test_the_weights_of_old_examples_beside_a_new_negative_are_numbers() -> None:

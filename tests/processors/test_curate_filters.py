@@ -37,7 +37,7 @@ def role(**changed: Any) -> str | None:
         ({"correction": None, "score": 90.0, "reward": -0.2}, "negative"),
         ({"split": "test"}, "train"),
         ({"split": "test", "correction": None, "reward": -0.2}, "held_out"),
-        ({"split": "validation", "correction": None, "reward": -0.2}, "negative"),
+        ({"split": "validation", "correction": None, "reward": -0.2}, "held_out"),
         ({"train": False}, "not_for_training"),
         ({"target": "  \n"}, "no_text_target"),
         ({"target": Message(role="assistant", content=[PICTURE])}, "no_text_target"),

@@ -60,6 +60,8 @@ OTHER: dict[str, Any] = {
     "curate.open_limit": 9,
     "curate.test_pool": 5,
     "curate.min_test_pool": 1,
+    "curate.validation_pool": 1,
+    "curate.one_side_chars": None,
     "curate.max_buckets": 2,
     "curate.bases": ["other"],
     "curate.keep_days": 300.0,
@@ -216,6 +218,7 @@ def test_curate_rejected_for_every_reason_and_cut_for_every_cause() -> None:
     assert {member["role"] for batch in batches for member in batch["members"]} == {"train", "negative"}
     assert {member["split"] for batch in batches for member in batch["members"]} == {"train", "validation"}
     assert any(batch["test_pool"] for batch in batches)
+    assert any(batch.get("validation_pool") for batch in batches)
     examples = [
         msgspec.msgpack.decode(value)
         for history in histories_of("curate")
@@ -223,7 +226,7 @@ def test_curate_rejected_for_every_reason_and_cut_for_every_cause() -> None:
         for key, value in current(end, STAGE["curate"]).items()
         if key.startswith("example:")
     ]
-    statuses = {"open", "test", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"}
+    statuses = {"open", "test", "validation", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"}
     assert {status for _, status, *_ in examples} == statuses
 
 

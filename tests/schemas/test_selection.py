@@ -1,5 +1,7 @@
 """A manifest and a run's pins say which members are learnt from, watched and tested on; withdrawn ones are in no list."""
 
+from msgspec.structs import replace
+
 from headrace_schemas.selection import dataset_members, run_members, training_members, validation_members, without_withdrawn
 from support import training_data
 
@@ -37,3 +39,13 @@ def test_a_data_set_of_a_run_is_what_it_learnt_from_and_watched_in_the_order_of_
     assert used == (learnt[:2], [earlier], [watched], tests[:1])
     assert used.all() == [*learnt[:2], earlier, watched, tests[0]]
     assert dataset_members(batch, start) == [learnt[0], watched, learnt[1], earlier]
+
+
+def test_rows_of_the_validation_pool_are_watched_beside_members_of_that_side() -> None:
+    member, *pool = [training_data.recorded(number, "validation").member for number in range(3)]
+    learnt = training_data.recorded(5).member
+    batch = replace(training_data.batch([member, learnt]), validation_pool=pool)
+    start = training_data.start(batch, withdrawn=[pool[1].example_id])
+    assert run_members(batch, start).validation == [member, pool[0]]
+    assert dataset_members(batch, start) == [member, learnt, pool[0]]
+    assert without_withdrawn(batch, None) == batch

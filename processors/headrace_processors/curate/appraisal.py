@@ -22,8 +22,9 @@ from headrace_schemas.times import parse_ns
 
 
 class Appraisal(Struct):
-    """`content` names its texts among the bucket's; `reason` says why it is good for nothing, and is None exactly when `role` is
-    given. `sketch` is empty where near-duplicates are not looked for, `bands` are those of the sketch."""
+    """`content` names its texts among the bucket's, and its target, where that may be on one side only. `reason` says why it is
+    good for nothing, and is None exactly when `role` is given. `sketch` is empty where near-duplicates are not looked for,
+    `bands` are its own."""
 
     content: bytes
     split: Literal["train", "validation", "test"]
@@ -35,8 +36,8 @@ class Appraisal(Struct):
     bands: bytes = b""
 
 
-def appraise(policy: CuratePolicy, examples: Sequence[tuple[Example, bytes]]) -> list[Appraisal]:
-    """Of each example with the value of its record."""
+def appraise(policy: CuratePolicy, version: int, examples: Sequence[tuple[Example, bytes]]) -> list[Appraisal]:
+    """Of each example with the value of its record, under a rule version."""
     appraised: list[Appraisal] = []
     sketched: list[Appraisal] = []
     texts: list[str] = []
@@ -50,8 +51,10 @@ def appraise(policy: CuratePolicy, examples: Sequence[tuple[Example, bytes]]) ->
         time_ns = parse_ns(example.event_time)
         role, reason = filters.judge(policy, example, target, split)
         found = Appraisal(name, split, time_ns, hashlib.sha256(value).digest(), role, reason)  # type: ignore[arg-type]
+        if role == "train" and policy.one_side_chars is not None and len(normalised) >= policy.one_side_chars:
+            found.content += _target(example.bucket, normalised)
         appraised.append(found)
-        if policy.near_duplicate is not None and reason is None and split != "test":
+        if policy.near_duplicate is not None and reason is None and (split == "train" or (version < 3 and split == "validation")):
             # Of one context only: beside a long one that two have in common, what they ask for would not count. And of the same
             # figures: what is asked of another year is another question, however alike the words are.
             sketched.append(found)
@@ -64,3 +67,7 @@ def appraise(policy: CuratePolicy, examples: Sequence[tuple[Example, bytes]]) ->
         for found, sketch, bands in zip(sketched, made, near_duplicates.rows(made), strict=True):
             found.sketch, found.bands = sketch, bands
     return appraised
+
+
+def _target(bucket: str, text: str) -> bytes:
+    return hashlib.blake2b(f"{bucket}\n{text}".encode(errors="replace"), digest_size=8).digest()

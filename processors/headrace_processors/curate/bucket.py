@@ -16,7 +16,7 @@ from headrace_processors.curate import thresholds
 from headrace_processors.curate.drift import UNTESTED
 from headrace_processors.curate.near_duplicates import bands
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.curate.state import EMPTY, CurateBucket, CurateState, ExampleRecord, Queue, QueueBounds, Sums
+from headrace_processors.curate.state import EMPTY, FILLING, CurateBucket, CurateState, ExampleRecord, Queue, QueueBounds, Sums
 from headrace_processors.decay import RunningSum, floored, weights
 from headrace_schemas.topics import DAY_MS
 
@@ -49,16 +49,17 @@ class WorkingBucket:
         return self._bounds(queue).size
 
     def add(self, example_id: str, record: ExampleRecord) -> None:
-        """Puts an example (status open or test) at the end of its queue; opens the bucket if it is not and may be."""
+        """Puts an example (status open, test or validation) at the end of its queue; opens the bucket if it is not and may be."""
         queue, value = record.queue, self.value
         assert queue is not None
         bounds = self._bounds(queue)
         self._state.put_slot(self.name, queue, bounds.next, example_id)
         self._state.put_holder(record.content, example_id)
+        self._state.count_target(example_id, record, 1)
         self._state.put_example(self.name, example_id, replace(record, slot=bounds.next, admitted=True))
         if record.sketch:
             self._index(example_id, record)
-        if queue != "test":
+        if queue in FILLING:
             self.open()
         if queue == "train":
             sums = value.sums if bounds.size else (RunningSum(), RunningSum())
@@ -76,6 +77,8 @@ class WorkingBucket:
         if old.content != new.content:
             self._state.put_holder(old.content, None)
             self._state.put_holder(new.content, example_id)
+            self._state.count_target(example_id, old, -1)
+            self._state.count_target(example_id, new, 1)
         self._state.put_example(self.name, example_id, replace(new, slot=old.slot, admitted=True))
         if (old.sketch, old.near_key) != (new.sketch, new.near_key):
             self._unindex(example_id, old)
@@ -93,6 +96,7 @@ class WorkingBucket:
             self._change(waiting=self.value.waiting - 1)
         if old.content and self._state.holder(old.content) == example_id:
             self._state.put_holder(old.content, None)
+            self._state.count_target(example_id, old, -1)
         queue = old.queue
         if queue is None:
             return
@@ -124,7 +128,7 @@ class WorkingBucket:
     def is_forgettable(self) -> bool:
         """Whether nothing stands in it and nothing ever came of it: another model name that somebody mistyped once."""
         value = self.value
-        members = value.train.size + value.negative.size + value.test.size + value.waiting
+        members = value.train.size + value.negative.size + value.test.size + value.validation.size + value.waiting
         return not members and not value.batches and value.release_id is None
 
     def near(self, record: ExampleRecord) -> list[str]:

@@ -28,16 +28,18 @@ REJECTIONS: dict[str, str] = {
     "contradicted": "no voices of opposite sign were heard",
     "low_score": "a target that nobody corrected has a score above {train_above:g}",
     "no_reward": "there is a reward, above or below 0",
-    "held_out": "a negative example is not in the test split",
+    "held_out": "a negative example is on the train side",
     "duplicate": "no other example of the bucket has the same prompt, context and target",
     "near_duplicate": "no other open example of its role and outcome that is worth as much is {near_duplicate} alike to it",
+    "target_learnt": "no example that is learnt from has the target of {one_side_chars} characters of a test or validation row",
     "overflow": "an open bucket keeps {open_limit} of each role, those that are worth most",
     "too_many_buckets": "a partition has at most {max_buckets} buckets",
 }
 
-BEFORE_3: dict[str, str] = {
-    "overflow": "an open bucket keeps the newest {open_limit} of each role"
-}  # as rule versions 1 and 2 say
+BEFORE_3: dict[str, str] = {  # as rule versions 1 and 2 say
+    "held_out": "a negative example is not in the test split",
+    "overflow": "an open bucket keeps the newest {open_limit} of each role",
+}
 
 
 class FilterResult(NamedTuple):

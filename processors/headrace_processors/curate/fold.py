@@ -63,7 +63,7 @@ class CurateFold(Fold):
                 if isinstance(event, ExampleRewarded):
                     examples.append(ahead)
         with suppress(Exception):
-            appraised = appraise(self._rules.policy, [(ahead.event.data, ahead.value) for ahead in examples])
+            appraised = appraise(self._rules.policy, self._rules.version, [(ahead.event.data, ahead.value) for ahead in examples])
             for ahead, appraisal in zip(examples, appraised, strict=True):
                 ahead.appraisal = appraisal
 

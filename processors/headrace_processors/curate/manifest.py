@@ -24,6 +24,7 @@ def batch(
     bucket: CurateBucket,
     members: Members,
     pool: Members,
+    validation: Members | None,
     *,
     cause: Cause,
     target: float,
@@ -33,7 +34,8 @@ def batch(
     policy_digests: Mapping[str, str],
     left_out: Mapping[str, int] | None = None,
 ) -> Batch:
-    """The manifest of `bucket` with its open `members` and its test `pool`. `source`: topic and partition of the examples;
+    """The manifest of `bucket` with its open `members` and its test `pool`, and the rows of its `validation` pool where
+    it has one. `source`: topic and partition of the examples;
     `target`: the fill that was asked for when it was cut; `per_day` and `floor`: the decay; `left_out`: what it does not hold."""
     shares = _shares(members, per_day, floor)
     raw = worths(members, shares)
@@ -41,6 +43,7 @@ def batch(
     mean = fsum(raw[name] for name in train) / len(train)
     listed = [_member(name, record, raw[name] / mean, source) for name, record in members.items()]
     tests = [_member(name, record, 1.0, source) for name, record in pool.items()]
+    watched = None if validation is None else [_member(name, record, 1.0, source) for name, record in validation.items()]
     statistics = BatchStatistics(
         examples=len(train),
         negatives=len(members) - len(train),
@@ -50,7 +53,7 @@ def batch(
         left_out=None if left_out is None else dict(left_out),
     )
     return Batch(
-        batch_id=batch_id(bucket.name, listed, tests),
+        batch_id=batch_id(bucket.name, listed, tests, watched),
         bucket=bucket.name,
         artifact_type=bucket.artifact_type,
         base=bucket.base,
@@ -60,6 +63,7 @@ def batch(
         test_pool=tests,
         statistics=statistics,
         policy_digests=dict(policy_digests),
+        validation_pool=watched,
     )
 
 
@@ -78,9 +82,12 @@ def _shares(members: Members, per_day: float, floor: float) -> dict[str, float]:
     return dict(zip(members, decay.weights([record.time_ns for record in members.values()], per_day, floor), strict=True))
 
 
-def batch_id(bucket: str, members: Sequence[Member], test_pool: Sequence[Member]) -> str:
-    """32 hex digits over the bucket, its members and its test rows; not over where they lie."""
-    return derive_id("batch", bucket, digest([[_identity(member) for member in members], [_identity(row) for row in test_pool]]))
+def batch_id(
+    bucket: str, members: Sequence[Member], test_pool: Sequence[Member], validation_pool: Sequence[Member] | None = None
+) -> str:
+    """32 hex digits over the bucket, its members and the rows of its pools; not over where they lie."""
+    listed = [members, test_pool, *([] if validation_pool is None else [validation_pool])]
+    return derive_id("batch", bucket, digest([[_identity(row) for row in rows] for rows in listed]))
 
 
 def _identity(row: Member) -> tuple[object, ...]:

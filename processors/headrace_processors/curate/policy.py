@@ -13,7 +13,7 @@ TargetRule = Literal["echo", "truncated", "generic"]
 EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
 NEWEST = 3  # rule version of curate
-VERSION_2: dict[str, object] = {"decay_floor": 0.0}  # what rule version 2 did without these keys
+VERSION_2: dict[str, object] = {"decay_floor": 0.0, "one_side_chars": None}  # what rule version 2 did without these keys
 VERSION_1: dict[str, object] = VERSION_2 | {  # likewise rule version 1
     "max_buckets": None,
     "bases": [],
@@ -104,6 +104,14 @@ class CuratePolicy(Policy):
     )
     min_chars: Annotated[int, Field(ge=0)] = Field(1, description="least characters of a target, blanks at its ends not counted")
     test_pool: Annotated[int, Field(ge=0, le=5000)] = Field(200, description="test rows kept of a bucket, the newest")
+    validation_pool: Annotated[int, Field(ge=0, le=5000)] = Field(
+        200, description="validation rows kept of a bucket, the newest: what early stopping looks at"
+    )
+    one_side_chars: Annotated[int, Field(ge=0)] | None = Field(
+        24,
+        description="characters from which on a target that is learnt from is no test and no validation row, whatever was asked; "
+        "what is shorter is said in many tasks; null: any may be",
+    )
     min_test_pool: Annotated[int, Field(ge=0, le=5000)] = Field(
         0, description="test rows that a cut waits for, until the bucket is aged"
     )

@@ -22,14 +22,23 @@ from headrace_processors.curate.thresholds import RECENT_DAYS
 from headrace_processors.decay import RunningSum
 from headrace_schemas.canonical import rounded
 
+CONTENT = 16  # bytes of the name of a content
 EMPTY = 0.0  # the fill of an empty bucket. msgspec leaves a default out when it is this very object, not when it is equal
 DEADLINES = "~deadlines"  # derived: (fold time in ms, bucket) of every open bucket that can still grow old, ascending
 BUCKETS = "~buckets"  # derived: the names of all buckets, ascending
 MEDIAN = "median"  # state key of the RecentMedian
-HOLDING = ("open", "test", "cut")  # an example of such a status has its content: another with the same is a duplicate
+HOLDING = (
+    "open",
+    "test",
+    "validation",
+    "cut",
+)  # an example of such a status has its content: another with the same is a duplicate
 
-Status = Literal["open", "test", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
-Queue = Literal["train", "negative", "test"]
+Split = Literal["train", "validation", "test"]
+Status = Literal["open", "test", "validation", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
+Queue = Literal["train", "negative", "test", "validation"]
+FILLING: tuple[Queue, ...] = ("train", "negative")  # what opens a bucket, and goes into a batch when it is cut
+POOLS: tuple[Queue, ...] = ("test", "validation")
 Deadlines = tuple[tuple[int, str], ...]
 Sums = tuple[RunningSum, RunningSum]
 
@@ -46,18 +55,18 @@ class ExampleRecord(Struct, frozen=True, array_like=True):
     """What curate remembers of an example, digests as bytes. Of one that was withdrawn: revision and status, nothing that came
     from its texts. On the log its fields stand by place: add at the end only.
 
-    `status`: open (in a bucket), test (in the test pool), waiting (for another voice, or for time), cut (in batch `batch_id`),
-    past (left the pool, which is full), rejected, withdrawn (may come again), retracted and erased (may not). `time_ns` is event
-    time, `seen_ms` the fold time of the last record about it, 0 where rule version 1 wrote it.
+    `status`: open (in a bucket), test and validation (in a pool), waiting (for another voice, or for time), cut (in batch
+    `batch_id`), past (left the pool, which is full), rejected, withdrawn (may come again), retracted and erased (may not).
+    `time_ns` is event time, `seen_ms` the fold time of the last record about it, 0 where rule version 1 wrote it.
     """
 
     revision: int
     status: Status
     interaction_id: str = ""
     role: Role | None = None
-    split: Literal["train", "validation", "test"] = "train"
+    split: Split = "train"
     slot: int = -1
-    content: bytes = b""  # name of its content among the bucket's
+    content: bytes = b""  # 16 that name its content among the bucket's; then 8 of its target, if that may be on one side only
     reward: float = 0.0
     balance: float = 1.0
     difficulty: float = 0.0
@@ -82,7 +91,19 @@ class ExampleRecord(Struct, frozen=True, array_like=True):
 
     @property
     def queue(self) -> Queue | None:
-        return "test" if self.status == "test" else self.role if self.status == "open" else None
+        if self.status == "open":
+            return self.role
+        return "test" if self.status == "test" else "validation" if self.status == "validation" else None
+
+    @property
+    def target(self) -> bytes:
+        """Names its target among the bucket's; empty where the target may stand on any side."""
+        return self.content[CONTENT:]
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether its target is on the train side: in a batch, or going to be."""
+        return self.role == "train" and self.split == "train" and self.status in ("open", "cut")
 
 
 class CurateBucket(Struct, omit_defaults=True):
@@ -122,6 +143,7 @@ class CurateBucket(Struct, omit_defaults=True):
     recent: tuple[tuple[int, int], ...] = ()  # (day of fold time, examples admitted), of the last 30 days
     answers: PageHinkley = UNTESTED  # of its own base, right or wrong, in this serving epoch
     drifted: bool = False  # its success rate fell since the last cut
+    validation: QueueBounds = QueueBounds()
 
     @property
     def base(self) -> str:
@@ -152,6 +174,13 @@ class CurateBucket(Struct, omit_defaults=True):
 
 
 _BUCKETS = msgpack.Decoder(CurateBucket)
+
+
+class SplitMembers(Struct, frozen=True):
+    """Which members have a target: how many on the train side, and which in the pools."""
+
+    learnt: int = 0
+    pooled: tuple[str, ...] = ()
 
 
 class RecentMedian(Struct, frozen=True):
@@ -225,6 +254,22 @@ class CurateState:
     def put_holder(self, content: bytes, example_id: str | None) -> None:
         self.changes[_content_key(content)] = example_id
 
+    def target(self, name: bytes) -> SplitMembers:
+        holders: SplitMembers | None = self.get(_target_key(name))
+        return SplitMembers() if holders is None else holders
+
+    def count_target(self, example_id: str, record: ExampleRecord, by: int) -> None:
+        """An example comes to its target (1), or leaves it (-1)."""
+        if not record.target:
+            return
+        known = self.target(record.target)
+        if record.is_learnt:
+            known = SplitMembers(known.learnt + by, known.pooled)
+        elif record.queue in POOLS:
+            others = {*known.pooled, example_id} if by > 0 else {*known.pooled} - {example_id}
+            known = SplitMembers(known.learnt, tuple(sorted(others)))
+        self.changes[_target_key(record.target)] = known if known.learnt or known.pooled else None
+
     def slot(self, bucket: str, queue: Queue, number: int) -> str | None:
         """The example in a slot."""
         example_id: str | None = self.get(_slot_key(bucket, queue, number))
@@ -283,7 +328,11 @@ class CurateState:
 
 
 def _content_key(content: bytes) -> str:
-    return f"~content:{content.hex()}"
+    return f"~content:{content[:CONTENT].hex()}"
+
+
+def _target_key(target: bytes) -> str:
+    return f"~target:{target.hex()}"
 
 
 def _slot_key(bucket: str, queue: Queue, number: int) -> str:
@@ -310,6 +359,7 @@ def derive(state: Mapping[str, Any]) -> dict[str, Any]:
         bucket, example_id = example_key(key)
         if value.content and value.status in HOLDING:
             derived.put_holder(value.content, example_id)
+            derived.count_target(example_id, value, 1)
         if value.queue is not None:
             derived.put_slot(bucket, value.queue, value.slot, example_id)
         if value.sketch and value.status == "open":

@@ -16,12 +16,21 @@ from headrace_processors.curate import events, manifest, near_duplicates, shares
 from headrace_processors.curate.appraisal import Appraisal, appraise
 from headrace_processors.curate.bucket import WorkingBucket
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.curate.state import CurateBucket, CurateState, ExampleRecord, Queue, Status
+from headrace_processors.curate.state import (
+    CONTENT,
+    FILLING,
+    POOLS,
+    CurateBucket,
+    CurateState,
+    ExampleRecord,
+    Queue,
+    Split,
+    Status,
+)
 from headrace_schemas.derived import Example, ExampleRejection, Supersession, Tracking, Withdrawal
 from headrace_schemas.ids import derive_id
 from headrace_streams.runtime.stage import Record, Step, Write
 
-OPEN: tuple[Queue, ...] = ("train", "negative")
 PART = 10  # of an open queue's limit: so many more may come before the least worth are dropped
 PORTION = 1000  # buckets that grow old in one step: with 40,000 the loop stood still for seconds
 SETTLED = 3  # voices that make a contradicted example a majority
@@ -84,12 +93,12 @@ class CurateStep:
             return self._reject(example, "too_many_buckets")
         bucket = self.bucket(example.bucket)
         if appraisal is None:
-            [appraisal] = appraise(self.policy, [(example, self.record.value or b"")])
+            [appraisal] = appraise(self.policy, self.rules.version, [(example, self.record.value or b"")])
         new = self._record_of(example, appraisal, old, bucket.value)
         bucket.count_trial(old, new)
         if old is not None and old.status == "cut":
             self._supersede(example.bucket, example_id, example.interaction_id, example.revision, old)
-            if new.content == old.content and abs(example.reward - old.reward) <= self.policy.reward_moved:
+            if new.content[:CONTENT] == old.content[:CONTENT] and abs(example.reward - old.reward) <= self.policy.reward_moved:
                 # Reward and content stay those of the batch, so that many small moves add up to a large one.
                 trial = {"serving_epoch": new.serving_epoch, "success": new.success, "time_ns": new.time_ns}
                 known = replace(old, revision=example.revision, seen_ms=self._seen_ms, **trial)
@@ -97,8 +106,11 @@ class CurateStep:
                 return "replaced"
         if old is not None and old.status == "waiting":
             self._waits_no_more("replaced")
-        if appraisal.reason is not None:
-            self._leave(bucket, example_id, old, new, appraisal.reason, self.traceparent)
+        reason = appraisal.reason
+        if self.rules.version > 2 and (appraisal.role, appraisal.split) == ("negative", "validation"):
+            reason = "held_out"
+        if reason is not None:
+            self._leave(bucket, example_id, old, new, reason, self.traceparent)
             return "rejected"
         bucket.bands = appraisal.sketch, appraisal.bands
         if example.contradicted and self.policy.contradictions == "wait" and example.voices < SETTLED:
@@ -137,7 +149,7 @@ class CurateStep:
         """The deadline of an example has passed: one that waited is taken as it is, another is forgotten."""
         bucket = self.bucket(bucket_name)
         if known.status == "waiting":
-            status, counter = _taken(known.split, known)
+            status, counter = self._taken(known.split, known)
             new = replace(known, status=status, counter=counter, seen_ms=self._seen_ms)
             self._waits_no_more(self._take(bucket, example_id, known, new, None))
         else:
@@ -161,7 +173,7 @@ class CurateStep:
         """What is remembered of an example that is taken."""
         own = example.model == bucket.base and example.voices > 0
         shared = self.policy.principal_share is not None
-        status, counter = _taken(appraisal.split, old)
+        status, counter = self._taken(appraisal.split, old)
         return ExampleRecord(
             revision=example.revision,
             status=status,
@@ -186,12 +198,21 @@ class CurateStep:
             principals=tuple(derive_id("principal", name)[:16] for name in example.principals or ()) if shared else (),
         )
 
+    def _taken(self, split: Split, old: ExampleRecord | None) -> tuple[Status, str]:
+        """The status of an example that is good for a role, and the counter of its record."""
+        status: Status = "open" if split == "train" or (split == "validation" and self.rules.version < 3) else split
+        return status, "replaced" if old is not None and old.queue is not None else "admitted"
+
     def _take(
         self, bucket: WorkingBucket, example_id: str, old: ExampleRecord | None, new: ExampleRecord, traceparent: str | None
     ) -> str:
         """Puts an example that is good for a role into its queue, unless there is one like it; returns the counter."""
         if self.state.holder(new.content) not in (None, example_id):
             self._leave(bucket, example_id, old, new, "duplicate", traceparent)
+            return "rejected"
+        target = self.state.target(new.target) if new.target else None
+        if target is not None and target.learnt and new.queue in POOLS:
+            self._leave(bucket, example_id, old, new, "target_learnt", traceparent)
             return "rejected"
         near = self._near_duplicates(bucket, example_id, new) if new.sketch else {}
         if near and any(abs(other.reward) >= abs(new.reward) for other in near.values()):
@@ -204,6 +225,11 @@ class CurateStep:
                 bucket.remove(example_id, old, new)
             bucket.add(example_id, new)
             self._trim(bucket)
+        for pooled_id in target.pooled if target is not None and new.is_learnt else ():
+            pooled = self.state.example(bucket.name, pooled_id)
+            assert pooled is not None, f"{bucket.name}: {pooled_id} is in a pool and not known"
+            if pooled_id != example_id:
+                self._evict(bucket, pooled_id, pooled, "target_learnt")
         for other_id in near:
             other = self.state.example(bucket.name, other_id)
             if other is not None and other.status == "open":  # what fell out as overflow just now is no longer there
@@ -223,18 +249,20 @@ class CurateStep:
         return found
 
     def _trim(self, bucket: WorkingBucket) -> None:
-        """Drops members of queues that hold more than they may: of the test pool the oldest, of others, which are rejected as
+        """Drops members of queues that hold more than they may: of pools the oldest, of others, which are rejected as
         overflow, the least worth. What that is takes a look at all, so that a tenth more may come before it is asked."""
         open_limit, value = self.policy.open_limit, bucket.value
         most = open_limit if self.rules.version < 3 else open_limit + open_limit // PART
-        if value.train.size <= most >= value.negative.size and value.test.size <= self.policy.test_pool:
+        pools: dict[Queue, int] = {"test": self.policy.test_pool, "validation": self.policy.validation_pool}
+        if value.train.size <= most >= value.negative.size and all(bucket.size(pool) <= limit for pool, limit in pools.items()):
             return
-        for queue in OPEN:
+        for queue in FILLING:
             if bucket.size(queue) > most:
                 self._drop(bucket, queue, bucket.size(queue) - open_limit)
-        while bucket.size("test") > self.policy.test_pool:
-            example_id, oldest = bucket.oldest("test")
-            bucket.remove(example_id, oldest, _without_content(oldest, "past"))
+        for pool, limit in pools.items():
+            while bucket.size(pool) > limit:
+                example_id, oldest = bucket.oldest(pool)
+                bucket.remove(example_id, oldest, _without_content(oldest, "past"))
 
     def _drop(self, bucket: WorkingBucket, queue: Queue, count: int) -> None:
         if self.rules.version < 3:
@@ -321,6 +349,7 @@ class CurateStep:
             value,
             members,
             dict(bucket.members("test")),
+            dict(bucket.members("validation")) if self.rules.version > 2 else None,
             cause="target" if fill >= value.target else lowered,
             target=wanted,
             per_day=policy.decay_per_day,
@@ -361,11 +390,6 @@ class CurateStep:
             batch_id=old.batch_id.hex(),
         )
         self.outputs.append(events.superseded(self.record, newer, self.traceparent))
-
-
-def _taken(split: str, old: ExampleRecord | None) -> tuple[Status, str]:
-    """The status of an example that is good for a role, and the counter of its record."""
-    return "test" if split == "test" else "open", "replaced" if old is not None and old.queue is not None else "admitted"
 
 
 def _without_content(example: ExampleRecord, status: Status) -> ExampleRecord:

@@ -14,7 +14,7 @@ import msgspec
 from headrace_schemas.derived import Batch, DeadLetter, Member, PositionSkip, TrainingStart
 from headrace_schemas.events import BatchReady, EvaluationCompleted, PositionSkipped, RecordRejected, TrainingStarted
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import training_members
+from headrace_schemas.selection import training_members, watched
 from headrace_streams import release_log
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, event_of
@@ -102,8 +102,8 @@ class Catalogue:
         return self._latest.current(member for batch in batches for member in training_members(batch.members))
 
     def withdrawn_of(self, batch: Batch) -> list[str]:
-        """Members and test rows of a batch that were withdrawn since it was cut."""
-        return self._latest.withdrawn((*batch.members, *batch.test_pool))
+        """Members and rows of the pools of a batch that were withdrawn since it was cut."""
+        return self._latest.withdrawn((*watched(batch), *batch.test_pool))
 
     def batches_after(self, bucket: str, batch_ids: Sequence[str], before: int) -> list[str]:
         """Batches of the bucket behind the last of the named ones (all, when none is named) and before offset `before`."""
