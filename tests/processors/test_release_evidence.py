@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace_processors.release.evidence_policy import EvidencePolicy
 from headrace_processors.release.evidence_state import EvidenceState
+from headrace_processors.release.protected import harm_on
 from headrace_processors.release.state import evidence_key
-from headrace_schemas.derived import HeadEvidence, HeadResult, ReleaseDecision
+from headrace_schemas.derived import GroupResult, HeadEvidence, HeadResult, ReleaseDecision, SuiteResult
 from support.examples import BUCKET
 from support.outcomes import ReleaseRun, digest, evaluation, groups, looked, pause, promote, revoke, roll_back
 
@@ -230,3 +233,73 @@ def test_by_rule_version_3_one_selected_group_keeps_a_head_from_being_promoted()
     assert (kind, answer.reason.startswith("needs_decision: selected_rows")) == ("declined", True)
     assert run().answer(looked("v1", v1=found))[0] == "promoted"
     assert only(answer).apart is None
+
+
+def suite(name: str, gains: list[float], *, loss: bool = False, protected: bool = True) -> SuiteResult:
+    tasks = [
+        GroupResult(group=f"{name}{n}", rows=1, loss_gain=gain if loss else None, success_gain=None if loss else gain)
+        for n, gain in enumerate(gains)
+    ]
+    return SuiteResult(name=name, sha256=digest(name), protected=protected, tasks=tasks)
+
+
+def asked(version: str, gains: list[float], *suites: SuiteResult, id: str | None = None) -> bytes:
+    """An evaluation with these gains on its groups, and these suites."""
+    head = HeadResult(version_id=version, groups=groups("g", gains), suites=list(suites))
+    return evaluation(version, id=id, measure="success", heads=[head])
+
+
+def test_a_head_that_is_shown_worse_on_a_protected_suite_is_declined_whatever_it_gains() -> None:
+    stage = run()
+    kind, answer = stage.answer(asked("v1", WON, suite("refunds", [-1.0] * 8 + [0.0] * 12)))
+    assert (kind, answer.reason.split(" ")[:3]) == ("declined", ["harm:", "suite", "refunds:"])
+    assert (only(answer).verdict, only(answer).waits) == ("declined", False)
+    assert (evidence(stage).pending, evidence(stage).since) == ((), 1), "the learner begins again from what is served"
+
+
+def test_a_head_that_looks_worse_on_few_tasks_of_a_protected_suite_goes_before_a_person() -> None:
+    stage = run()
+    kind, answer = stage.answer(asked("v1", WON, suite("refunds", [-1.0] * 5)))
+    assert kind == "declined"
+    assert answer.reason.startswith("needs_decision: protected: suite refunds: success gain 1 on 20 groups")
+    assert only(answer).waits
+    kind, answer = stage.answer(promote("v1"))
+    assert kind == "promoted"
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        suite("refunds", [-1.0] * 9, protected=False),
+        suite("refunds", [-1.0] * 9 + [1.0] * 9),
+        suite("refunds", [-0.005] * 40),
+        suite("refunds", [-0.01] * 40, loss=True),
+        suite("refunds", [-1.0] * 4),
+        suite("refunds", []),
+    ],
+)  # fmt: skip
+def test_a_suite_that_tells_nothing_keeps_nobody_from_being_served(harmless: SuiteResult) -> None:
+    assert run().answer(asked("v1", WON, harmless))[0] == "promoted"
+
+
+def test_losses_speak_of_a_suite_that_nobody_graded() -> None:
+    kind, answer = run().answer(asked("v1", WON, suite("docs", [0.1] * 40), suite("refunds", [-0.4] * 20, loss=True)))
+    assert (kind, answer.reason.split(":")[:2]) == ("declined", ["harm", " suite refunds"])
+    kind, answer = run().answer(asked("v1", WON, suite("refunds", [-0.04] * 6, loss=True)))
+    assert answer.reason.startswith("needs_decision: protected: suite refunds")
+
+
+def test_the_same_tasks_asked_again_add_nothing_up() -> None:
+    """A suite is the same at every look: what is lost on it once is not lost twice."""
+    stage = run()
+    for number in range(6):
+        kind, answer = stage.answer(asked("v1", [], suite("refunds", [-1.0] * 4 + [0.0] * 4), id=f"look-{number}"))
+        assert (kind, only(answer).reason) == ("declined", "few_groups")
+
+
+def test_chance_seldom_harms_a_head_on_a_suite_of_tasks_that_go_either_way() -> None:
+    draw, policy = random.Random(7), EvidencePolicy()
+    looks = [[suite(name, [draw.choice([-1.0, 0.0, 1.0]) for _ in range(40)]) for name in "abc"] for _ in range(2000)]
+    harms = [harm for suites in looks if (harm := harm_on(policy, suites)) is not None]
+    assert sum(harm.shown for harm in harms) <= policy.beta * 2000
+    assert len(harms) <= policy.beta * 2000 * 1.3, "three standard deviations above"

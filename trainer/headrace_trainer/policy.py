@@ -109,6 +109,13 @@ class GraderPolicy(Policy):
 
     name: str = Field(description="an entry point of `headrace.graders`, or `module:function`")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of every call")
+    execution: bool = Field(
+        False,
+        description="it runs, parses or compares answers; false: it may ask a model, which must not judge what it alone taught",
+    )
+    raters: tuple[str, ...] = Field(
+        (), description="principals beside `name` under which the same model gives feedback (ids, without their kind)"
+    )
     seconds: float = Field(5.0, gt=0, description="wall time of one call")
     memory_mb: int = Field(2048, ge=16, description="address space of each of its processes above what the empty one has")
     disk_mb: int = Field(64, ge=1, description="what it may write, into a /tmp of its own that is new for every row")

@@ -34,6 +34,7 @@ from headrace_processors.release.judgement import (
     watched,
     watched_further,
 )
+from headrace_processors.release.protected import harm_on
 from headrace_processors.release.state import GroupSeen, ServableVersion, evidence_key, seen_key, version_key
 from headrace_processors.release.step import ReleaseStep, version_of
 from headrace_schemas.canonical import digest, rounded
@@ -131,8 +132,10 @@ class EvidenceStep(ReleaseStep):
             if head.version_id in given
         ]
         invalid = {result.version_id: result.invalid for result in results if result.invalid is not None}
+        asked = {result.version_id: harm_on(policy, result.suites or ()) for result in results if self.version > 3}
+        harmed = {version_id: harm for version_id, harm in asked.items() if harm is not None}
         before = {head.version_id: head for head in state.pending}
-        judgement = judged(policy, state, looked, invalid)
+        judgement = judged(policy, state, looked, invalid, harmed)
         self.heads = [
             self._head_evidence(
                 state, head, judgement, measure, _counted(before[head.version_id], head, given, measure, seen, self._apart)

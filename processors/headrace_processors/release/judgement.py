@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
@@ -24,6 +25,7 @@ from headrace_processors.release.evidence import (
 )
 from headrace_processors.release.evidence_policy import EvidencePolicy
 from headrace_processors.release.evidence_state import EvidenceState, HarmWatch, Head, Tally
+from headrace_processors.release.protected import SuiteHarm
 from headrace_schemas.canonical import rounded
 from headrace_schemas.derived import ends_chain
 from headrace_schemas.ids import derive_id
@@ -74,8 +76,11 @@ def basis_of(policy: EvidencePolicy, head: Head) -> Head | Tally:
     return head.unselected if enough and head.unselected is not None else head
 
 
-def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | None = None) -> Verdict:
-    """The first rule that holds. `invalid`: why the head can't be judged at all."""
+def judge(
+    policy: EvidencePolicy, head: Head, promotions: int, invalid: str | None = None, on_suite: SuiteHarm | None = None
+) -> Verdict:
+    """The first rule that holds. `invalid`: why the head can't be judged at all; `on_suite`: where it is, or looks, worse on what
+    is protected."""
     alpha, basis = alpha_of(policy, head.h, promotions), basis_of(policy, head)
     logw = head.frozen.logw if head.frozen else UNIFORM
     up, down, harm = log_capital(basis.up, logw), log_capital(basis.down), log_capital(head.harm)
@@ -91,6 +96,8 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
     for name, sums in head.slices.items():
         if log_capital(sums) >= against:
             return verdict("declined", f"harm: {name}")
+    if on_suite is not None and on_suite.shown:
+        return verdict("declined", f"harm: suite {on_suite.suite}")
     over = head.looks >= policy.horizon
     if basis.n < policy.min_groups:
         return verdict("needs_decision", "few_groups") if over else verdict("pending", "few_groups", stays=True)
@@ -101,6 +108,8 @@ def judge(policy: EvidencePolicy, head: Head, promotions: int, invalid: str | No
     if up >= reached_by(alpha):
         if basis is head and head.selected and not policy.accept_selected_rows:
             return verdict("needs_decision", "selected_rows", stays=not over)
+        if on_suite is not None:
+            return verdict("needs_decision", f"protected: suite {on_suite.suite}", stays=not over)
         return verdict("promote", "evidence", stays=not over)
     if over:
         return verdict("needs_decision", "no_evidence")
@@ -122,9 +131,18 @@ class Judgement(NamedTuple):
     restarts: bool
 
 
-def judged(policy: EvidencePolicy, state: EvidenceState, looked: Sequence[Head], invalid: Mapping[str, str]) -> Judgement:
+def judged(
+    policy: EvidencePolicy,
+    state: EvidenceState,
+    looked: Sequence[Head],
+    invalid: Mapping[str, str],
+    on_suites: Mapping[str, SuiteHarm] = MappingProxyType({}),
+) -> Judgement:
     """All heads of a look are judged before any is served; of several that pass, the one that is furthest above its threshold."""
-    verdicts = {head.version_id: judge(policy, head, state.promotions, invalid.get(head.version_id)) for head in looked}
+    verdicts = {
+        head.version_id: judge(policy, head, state.promotions, invalid.get(head.version_id), on_suites.get(head.version_id))
+        for head in looked
+    }
     passed = [head for head in looked if verdicts[head.version_id].kind == "promote"]
     winner = max(passed, key=lambda head: (_margin(verdicts[head.version_id]), head.cut), default=None)
     now = {head.version_id: head for head in looked}

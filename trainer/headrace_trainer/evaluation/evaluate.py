@@ -56,11 +56,12 @@ def evaluate(
     named: Incumbent | None = None,
     unfit: Sequence[UnfitExample] = (),
     suites: Sequence[AskedRows] = (),
+    self_graded: str | None = None,
 ) -> EvaluationReport:
     """`model` is a PeftModel with the candidate as adapter `default` and, unless the base is served, `incumbent`. `heads`: names
     of adapters of earlier heads in it, by version; `watched`: that of what was served before ("" for the base), if a promotion is
     watched. `unfit`: test rows that the base can't be asked, for the samples; `suites`: asked beside the test rows, and no part
-    of the comparison.
+    of the comparison. `self_graded`: why grades say nothing about the candidate.
 
     Without tests and suites nothing is measured: both sides are empty and the comparison counts 0 rows.
     """
@@ -101,7 +102,8 @@ def evaluate(
         HeadResult(
             version_id=version,
             groups=compared(0, side, INCUMBENT),
-            invalid=invalid_reason(scores[side][0], scores[INCUMBENT][0]),
+            invalid=(self_graded if counted == "success" and not version else None)
+            or invalid_reason(scores[side][0], scores[INCUMBENT][0]),
             suites=[_suite_result(each, compared(number, side, INCUMBENT)) for number, each in enumerate(suites, 1)] or None,
         )
         for version, side in named_sides

@@ -9,22 +9,24 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 import torch
 
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import Member
+from headrace_schemas.derived import Example, Member
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import counts_text, run_members
 from headrace_streams.evaluation_samples import SampleBounds, bounded, write
 from headrace_streams.file_lock import locked
+from headrace_trainer.data.members import key_of, verify
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, UnfitExample
 from headrace_trainer.evaluation.asked import AskedRows, suite_rows
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, evaluate
 from headrace_trainer.evaluation.grader import Grader
+from headrace_trainer.evaluation.raters import self_graded
 from headrace_trainer.learning.loop import OnProgress, train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base, within_positions
@@ -156,9 +158,18 @@ def _evaluate(
     }  # fmt: skip
     if spec.grader is None:
         return evaluate(model, base, tests, **options)  # type: ignore[arg-type]
+    options["self_graded"] = self_graded(spec.grader, _learnt(spec))
     with Grader(spec.grader) as grader:
         report = evaluate(model, base, tests, grader=grader, **options)  # type: ignore[arg-type]
         return msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)
+
+
+def _learnt(spec: JobSpec) -> Iterator[Example]:
+    """What the run learns from, as far as its records are there: evaluating needs none of them."""
+    members = run_members(spec.batch, spec.start)
+    for member in (*members.training, *members.rehearsal):
+        if (value := spec.values.get(key_of(member))) is not None:
+            yield verify(member, value)
 
 
 def _samples_file(spec: JobSpec, report: EvaluationReport) -> SamplesFile | None:
