@@ -38,7 +38,8 @@ STAGES: tuple[FoldStage, ...] = (
         policy=IntakePolicy,
         versions={
             1: RuleVersion(intake_1.build, provenance=six_headers),
-            2: RuleVersion(intake.build),
+            2: RuleVersion(intake.build_2),
+            3: RuleVersion(intake.build),
         },  # anybody may write its input
     ),
     FoldStage(
