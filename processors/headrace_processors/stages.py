@@ -20,6 +20,7 @@ from headrace_processors.link.policy import VERSION_1 as LINK_1
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.release import evidence_state
 from headrace_processors.release import fold as release
+from headrace_processors.release.policy import VERSIONS_1_TO_3 as RELEASE_1_TO_3
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
 from headrace_processors.reward import upcast as reward_upcast
@@ -37,7 +38,8 @@ STAGES: tuple[FoldStage, ...] = (
         policy=IntakePolicy,
         versions={
             1: RuleVersion(intake_1.build, provenance=six_headers),
-            2: RuleVersion(intake.build),
+            2: RuleVersion(intake.build_2),
+            3: RuleVersion(intake.build),
         },  # anybody may write its input
     ),
     FoldStage(
@@ -76,9 +78,9 @@ STAGES: tuple[FoldStage, ...] = (
         topology=STAGES_BY_NAME["release"],
         policy=ReleasePolicy,
         versions={
-            1: RuleVersion(release.build_2, provenance=six_headers),
-            2: RuleVersion(release.build_2, checks_writers=True),
-            3: RuleVersion(release.build_3, checks_writers=True),
+            1: RuleVersion(release.build_2, absent=RELEASE_1_TO_3, provenance=six_headers),
+            2: RuleVersion(release.build_2, absent=RELEASE_1_TO_3, checks_writers=True),
+            3: RuleVersion(release.build_3, absent=RELEASE_1_TO_3, checks_writers=True),
             4: RuleVersion(release.build, checks_writers=True),
         },
         state_version=2,

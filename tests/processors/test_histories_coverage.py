@@ -53,6 +53,7 @@ OTHER: dict[str, Any] = {
     "reward.bases": [{"base": "other", "artifact_type": "code"}],
     "curate.targets": {"sql/tiny": 4.0},
     "release.evidence": {"min_groups": 200},
+    "release.expire_after_days": 0.0,
     "curate.tiered": {"steps": [[3, 5]], "beyond": 4, "low": 2, "high": 8},
     "curate.good_enough_evidence": 20.0,
     "curate.generic": ["select count"],

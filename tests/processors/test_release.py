@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.stages import STAGES
+from headrace_streams.testing import START_MS, MemoryTask
 from support.examples import BUCKET, rewarded
 from support.outcomes import ReleaseRun, digest, evaluation, pause, promote, resume, revoke, roll_back
 
@@ -222,3 +226,49 @@ def test_the_stage_writes_where_its_row_says() -> None:
     stage, _ = promoted("v1")
     assert {output.topic for output in stage.outputs} <= set(row.outputs)
     assert not stage.deadlines
+
+
+DAY_MS = 86_400_000
+
+
+def answers_to(task: MemoryTask, value: bytes, day: float) -> int:
+    processed = task.feed(value, key=BUCKET.encode(), at_ms=START_MS + int(day * DAY_MS))
+    return sum(output.topic == "releases.history" for output in processed.produced)
+
+
+def test_a_request_that_comes_again_is_answered_once_until_the_policy_forgets_it() -> None:
+    [stage] = [stage for stage in STAGES if stage.name == "release"]
+    task = MemoryTask(stage, "outcomes", ReleasePolicy(expire_after_days=90))
+    assert [answers_to(task, pause(), day) for day in (0, 1, 89)] == [1, 0, 0]
+    assert answers_to(task, resume(), 91) == 1
+    assert [answers_to(task, pause(), day) for day in (92, 93)] == [1, 0]
+    assert [answers_to(task, resume(), day) for day in (92, 93)] == [0, 0]
+
+
+@pytest.mark.parametrize(("days", "most"), [(90.0, 9), (0.0, 60)])
+def test_what_is_known_of_answered_requests_is_bounded_by_the_policys_days(days: float, most: int) -> None:
+    [stage] = [stage for stage in STAGES if stage.name == "release"]
+    task = MemoryTask(stage, "outcomes", ReleasePolicy(expire_after_days=days))
+    for number in range(60):
+        assert answers_to(task, pause(id=f"p{number}"), number * 10) == 1
+        task.restart()
+    answered = [key for key in task.dumped() if key.startswith("answered:")]
+    assert len(answered) == most
+    assert answers_to(task, pause(id="p59"), 600) == 0
+    assert answers_to(task, pause(id="p0"), 600) == (1 if days else 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9), st.sampled_from([BUCKET, "code/x"])), max_size=40))
+def test_requests_of_each_bucket_are_forgotten_in_their_order_and_never_too_soon(requests: list[tuple[int, int, str]]) -> None:
+    [stage] = [stage for stage in STAGES if stage.name == "release"]
+    task = MemoryTask(stage, "outcomes", ReleasePolicy(expire_after_days=90))
+    day = 0
+    answered: dict[tuple[str, int], int] = {}
+    for days, number, bucket in requests:
+        day += days
+        again = answers_to(task, evaluation(f"v{number}", bucket=bucket), day)
+        if (bucket, number) not in answered or again:
+            assert again
+            assert day - answered.get((bucket, number), -90) >= 90
+            answered[bucket, number] = day
+    task.restart()

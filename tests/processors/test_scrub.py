@@ -57,6 +57,8 @@ FOUND = [
     ("postgres://joe:hunter2@db.example.com/x", "postgres://joe:[SECRET_1]@db.example.com/x"),
     ("secret:\n  password: hunter2hunter", "secret:\n  password: [SECRET_1]"),
     ("AccountName=x;AccountKey=" + "ab1/" * 21 + "Cd==;Suffix=y", "AccountName=x;AccountKey=[SECRET_1];Suffix=y"),
+    ("AKIAIOSFODNN7EXAMPL2\n  wJalrXUtnFEMI/K7MDENG/bPxRfiCYzEXAMPLE2K", "[SECRET_1]\n  [SECRET_2]"),
+    ("ASIAIOSFODNN7EXAMPL2 3f786850e387550fdab836ed7e6dc881de23001b", "[SECRET_1] 3f786850e387550fdab836ed7e6dc881de23001b"),
     ("hooks.slack.com/services/T0001/B0002/abcdefGHIJ12", "[SECRET_1]"),
     ("$2b$12$KIXl.3Qqk7yq0v1S1mYH2eO0bP6fQyJc5zR8tVwXyZ0123456789.", "[SECRET_1]"),
     ("call +٤٩ ١٧٠ ١٢٣٤٥٦٧ now", "call [PHONE_1] now"),

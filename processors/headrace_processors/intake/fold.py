@@ -7,12 +7,21 @@ touched: joins and erasure go by them. Counters: signals, dead; and, of places t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.intake.routing import dead, misplaced, routed
-from headrace_processors.intake.scrub.scrubber import WORK_LIMIT, RecordScrubber, Scrubber, Work, WorkExceeded
+from headrace_processors.intake.scrub.pattern import Pattern
+from headrace_processors.intake.scrub.scrubber import (
+    PATTERNS,
+    PATTERNS_2,
+    WORK_LIMIT,
+    RecordScrubber,
+    Scrubber,
+    Work,
+    WorkExceeded,
+)
 from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
 from headrace_schemas.codec import DecodeError, encode_tree
 from headrace_schemas.ids import derive_id
@@ -25,9 +34,9 @@ from headrace_streams.runtime.stage import Record, StatelessFold, Step
 class IntakeFold(StatelessFold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
-    def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT) -> None:
+    def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT, *, patterns: Sequence[Pattern] = PATTERNS) -> None:
         self._work_limit = work_limit
-        self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy))
+        self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy), patterns=patterns)
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         try:
@@ -115,3 +124,8 @@ def _recogniser(policy: IntakePolicy) -> Any:
 def build(body: Mapping[str, Any], digest: str) -> IntakeFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return IntakeFold(IntakePolicy.model_validate(body))
+
+
+def build_2(body: Mapping[str, Any], digest: str) -> IntakeFold:
+    """The fold of rule version 2, which looked for fewer patterns."""
+    return IntakeFold(IntakePolicy.model_validate(body), patterns=PATTERNS_2)

@@ -1,7 +1,8 @@
 """Release: what is served of a bucket, decided from evaluations and commands in one order. A pure fold over `outcomes`.
 
 Every evaluation and every command gets one answer on `releases.history`, with `request_id` = its event id and the next
-`sequence` of the bucket; a repeated event (same bucket, source and id) has been answered already and changes nothing.
+`sequence` of the bucket; a repeated event (same bucket, source and id) has been answered already and changes nothing, until
+the policy forgets its answer.
 Answers that change what is served stand on `releases` too, and tell curate which requirements are met now; so does another
 evaluation of what is served.
 
@@ -16,10 +17,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from headrace_processors.expiry import period_ms
 from headrace_processors.release import state as release_state
+from headrace_processors.release.answered import remember
 from headrace_processors.release.evidence_step import EvidenceStep, EvidenceStep3
 from headrace_processors.release.policy import ReleasePolicy
-from headrace_processors.release.state import AnswerReference, answered_key, bucket_key
+from headrace_processors.release.state import answered_key, bucket_key
 from headrace_processors.release.step import ReleaseStep, Request
 from headrace_schemas.codec import decode
 from headrace_schemas.events import (
@@ -43,6 +46,7 @@ class ReleaseFold(Fold):
         """`digest` is that of the policy body as recorded, which today's model need not have."""
         self._policy, self._answering = policy, answering
         self._digests = {"release": digest}
+        self._expire_ms = period_ms(policy.expire_after_days)
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
@@ -63,7 +67,7 @@ class ReleaseFold(Fold):
                 step.revoke(asked.adapter)
             case PauseRequested() | ResumeRequested():
                 step.set_paused(isinstance(event, PauseRequested))
-        step.changes[answered] = AnswerReference(step.release_id)
+        remember(step.changes, state, step.bucket, answered, step.release_id, now=record.now, period_ms=self._expire_ms)
         return Step(step.outputs, step.changes, {"answered": 1})
 
     def load(self, key: str, value: bytes) -> Any:

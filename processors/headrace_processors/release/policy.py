@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
 from headrace_processors.release.evidence_policy import EvidencePolicy
 from headrace_streams.policy import Policy
+
+VERSIONS_1_TO_3: Mapping[str, Any] = {"expire_after_days": 0.0}  # what they did before this was a key
 
 
 class ReleasePolicy(Policy):
@@ -20,5 +23,11 @@ class ReleasePolicy(Policy):
         " losses where a grader counted them, which lets what is no better pass in 3 to 45 % of looks",
     )
     evidence: EvidencePolicy = Field(EvidencePolicy(), description="how sure one must be")
+    expire_after_days: float = Field(
+        90.0,
+        ge=0,
+        le=36_500,
+        description="days of fold time after which an answered request is forgotten: its id then asks anew; 0: never",
+    )
     min_test_rows: int = Field(30, ge=1, description="gate: test rows without which nothing passes")
     min_gain: float = Field(0.0, ge=0, description="gate: nats a token; the lower end of the 95 % interval must be above it")

@@ -43,18 +43,30 @@ class ServedRelease(Struct, frozen=True, omit_defaults=True):
 
 
 class ReleaseBucket(Struct, frozen=True, omit_defaults=True):
-    """`serving`: id of the release that is served; None before the first, which is the base."""
+    """`serving`: id of the release that is served; None before the first, which is the base. `oldest` and `newest`: state keys of
+    the answered requests between which all are that will be forgotten; empty: none."""
 
     name: str
     sequence: int = 0
     serving: str | None = None
     paused: bool = False
+    oldest: str = ""
+    newest: str = ""
 
 
 class AnswerReference(Struct, frozen=True):
-    """That a digest was revoked or a request answered: by which answer."""
+    """That a digest was revoked: by which answer."""
 
     release_id: str
+
+
+class AnsweredRequest(Struct, frozen=True, omit_defaults=True):
+    """That a request was answered: by which answer, and at which fold time in ms; 0 for one that is never forgotten. `later`:
+    state key of the request that was answered after it."""
+
+    release_id: str
+    at_ms: int = 0
+    later: str = ""
 
 
 class GroupSeen(Struct, frozen=True):
@@ -96,7 +108,7 @@ _TYPES: dict[str, Any] = {
     "version": ServableVersion,
     "release": ServedRelease,
     "revoked": AnswerReference,
-    "answered": AnswerReference,
+    "answered": AnsweredRequest,
     "evidence": EvidenceState,
     "seen": GroupSeen,
 }

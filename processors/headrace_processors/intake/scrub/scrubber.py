@@ -21,7 +21,8 @@ from headrace_processors.intake.scrub.placeholders import Placeholders
 from headrace_schemas.root_error import HeadraceError
 
 KINDS = ("email", "phone", "ip", "iban", "card", "national_id", "secret")
-PATTERNS: tuple[Pattern, ...] = (*secrets.PATTERNS, *personal.PATTERNS)
+PATTERNS_2: tuple[Pattern, ...] = (*secrets.PATTERNS, *personal.PATTERNS)  # of version 2 of the rules
+PATTERNS: tuple[Pattern, ...] = (*PATTERNS_2, secrets.BESIDE_ID)
 # Work is counted in characters that one exact pattern looks at (10 ns each); what else costs is counted in as many of them.
 WORK_LIMIT = 64 << 20  # of one record: 0.7 s, or all rules over a megabyte without a find
 MATCH_WORK = 2048  # of one find with its judgement: 20 us
@@ -56,9 +57,16 @@ class _Found(NamedTuple):
 class Scrubber:
     """The rules of the wanted kinds and one's own, compiled. Immutable and safe to share."""
 
-    def __init__(self, kinds: Iterable[str] = KINDS, own: Sequence[OwnRule] = (), recogniser: Recogniser | None = None) -> None:
+    def __init__(
+        self,
+        kinds: Iterable[str] = KINDS,
+        own: Sequence[OwnRule] = (),
+        recogniser: Recogniser | None = None,
+        *,
+        patterns: Sequence[Pattern] = PATTERNS,
+    ) -> None:
         wanted = frozenset(kinds)
-        patterns = [pattern for pattern in PATTERNS if pattern.kind in wanted]
+        patterns = [pattern for pattern in patterns if pattern.kind in wanted]
         mine = [Pattern(rule.kind or rule.name, rule.necessary or rule.pattern, rule.pattern) for rule in own]
         self.by_name = "secret" in wanted
         self._recogniser = recogniser

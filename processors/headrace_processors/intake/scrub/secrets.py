@@ -124,6 +124,14 @@ def _is_bare_key(match: Any, text: str) -> Span | None:
     return match.span(1) if looks_random(value) and entropy(value) >= 3.8 else None
 
 
+def _is_beside_id(match: Any, text: str) -> Span | None:
+    """An AWS secret key has no mark of its own but its id near it: forty characters, random, and no digest of something."""
+    value, between = match.group(2), match.group(1)
+    if _DIGEST_WORDS.search(between) or value.count("/") > 4 or not looks_random(value):
+        return None
+    return match.span(2) if entropy(value) >= 3.8 else None
+
+
 def _is_url_password(match: Any, text: str) -> Span | None:
     """What stands between colon and @ of a URL, unless it is a variable or a placeholder."""
     value = match.group(1)
@@ -192,3 +200,11 @@ PATTERNS = (
     ),
     Pattern(KIND, _starts(_IN_BASE64), rf"(?:{_starts(_IN_BASE64)})[A-Za-z0-9+/]{{12,}}={{0,2}}", _is_base64_of_a_secret),
 )  # fmt: skip
+
+# Since version 3 of the rules.
+BESIDE_ID = Pattern(
+    KIND,
+    "(?:AKIA|ASIA)[0-9A-Z]{16}",
+    r"(?:AKIA|ASIA)[0-9A-Z]{16,}([\s\S]{0,120}?[^A-Za-z0-9/+=])([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)",
+    _is_beside_id,
+)
