@@ -236,6 +236,7 @@ class Surroundings(Value, frozen=True, kw_only=True):
     torch: Annotated[str, doc("Version of torch.")]
     transformers: Annotated[str, doc("Version of transformers.")]
     peft: Annotated[str, doc("Version of peft.")]
+    processes: Annotated[int | None, doc("Processes that trained together; absent: one.")] = None
 
 
 # What runs, versions and evaluations say of base and machine. Absent on records from before they did.

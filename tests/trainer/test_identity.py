@@ -24,6 +24,7 @@ from headrace_trainer.model.base import load_base
 from headrace_trainer.model.hub import folder_of
 from headrace_trainer.model.identity import BaseMissing, FileNotes, changes, identify
 from headrace_trainer.model.precision import surroundings_of
+from headrace_trainer.model.sharding import ALONE
 from headrace_trainer.policy import BasePolicy, Hyperparameters
 
 
@@ -266,9 +267,9 @@ def test_the_generator_of_the_device_that_trains_is_kept_and_no_other(folder: Pa
     monkeypatch.setattr(torch.cuda, "get_rng_state", get)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device="cuda": kept.update({device: state}))
     model = torch.nn.Linear(2, 2)
-    _RunState(model, Hyperparameters(), "cpu").dump("r")
+    _RunState(model, Hyperparameters(), "cpu", ALONE).dump("r")
     assert asked == [], "a job on the CPU asks no GPU, which may be another's"
-    state = _RunState(model, Hyperparameters(), "cuda:1")
+    state = _RunState(model, Hyperparameters(), "cuda:1", ALONE)
     state.load(state.dump("r"))
     assert asked == ["cuda:1"]
     assert kept.keys() == {"cuda:1"}

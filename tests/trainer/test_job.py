@@ -86,7 +86,7 @@ def test_a_process_that_is_killed_while_it_looks_at_a_base_says_nothing_of_the_b
 
 
 def test_rows_are_cut_to_what_the_model_reaches(spec: JobSpec, tmp_path: Path) -> None:
-    """Learnt positions end: a longer row would be an index error in every batch that it comes into."""
+    """TrainingOutcome positions end: a longer row would be an index error in every batch that it comes into."""
     folder = tmp_path / "opt"
     tokenizer = AutoTokenizer.from_pretrained(spec.weights)
     tokenizer.save_pretrained(folder)

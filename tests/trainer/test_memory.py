@@ -71,7 +71,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, holds: int, error: Exception) 
     sizes: list[int] = []
     whole = accumulate
 
-    def narrow(model: Any, rows: Any, base: Any, budget: int, precision: Any, total: float) -> float:
+    def narrow(model: Any, rows: Any, base: Any, budget: int, precision: Any, total: float, ranks: Any) -> float:
         sizes.append(budget)
         if budget > holds:
             whole(model, rows[: len(rows) // 2], base, budget, precision, total)  # gradients of half a step, random numbers used
@@ -181,6 +181,33 @@ def test_two_layers_tell_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.undo()
         assert told.weights == whole.weights
         assert told.peak(640) == pytest.approx(whole.peak(640), rel=0.002)
+
+
+def test_of_several_processes_each_has_a_share_of_the_weights_and_two_layers_of_them_whole(tmp_path: Path) -> None:
+    folder = architectures.build("llama", tmp_path, hidden_size=128, intermediate_size=512, num_hidden_layers=24)
+    memory = measure(AutoConfig.from_pretrained(folder), HYPER, 64, False)
+    beside = memory.weights - 24 * memory.layer
+    assert 0 < beside < memory.layer
+    alone, *several = (memory.peak(640, processes=count) for count in (1, 4, 8))
+    for count, peak in zip((4, 8), several, strict=True):
+        held = memory.weights + 4 * memory.adapter
+        assert alone - peak == pytest.approx(held - held / count - beside - 2 * memory.layer, abs=2)
+    assert plan(folder, HYPER, available=several[0], processes=4).fits
+    shared = plan_of(folder, HYPER, "cpu", "fp32", 4.0, processes=4)
+    assert shared.available == 1_000_000_000, "they share a CPU's memory"
+
+
+def test_a_job_that_was_killed_for_want_of_memory_goes_on_with_half(tiny_base: Path, tmp_path: Path) -> None:
+    """Its checkpoint said how many tokens it took at a time, and that was believed."""
+
+    def stop(progress: Any) -> None:
+        if progress.step == 2:
+            raise InterruptedError
+
+    options = {"folder": tmp_path, "run": "r", "checkpoint_seconds": 0.0}
+    with pytest.raises(InterruptedError):
+        trained(tiny_base, HYPER, on_progress=stop, **options)
+    assert trained(tiny_base, HYPER.model_copy(update={"batch_tokens": 200}), **options)["tokens"] == 200
 
 
 def test_what_policy_grants_is_what_there_is(tiny_base: Path) -> None:

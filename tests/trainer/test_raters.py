@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,14 +47,14 @@ def test_who_executes_or_was_not_alone_may_judge(policy: GraderPolicy, rows: lis
 
 
 @pytest.fixture(scope="module")
-def spec(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobSpec]:
+def spec(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> JobSpec:
     learnt = [training_data.recorded(number, principals=["agent:judge-1"]) for number in range(12)]
     tests = [training_data.recorded(number, "test") for number in range(40, 44)]
     batch = training_data.batch([each.member for each in learnt], [each.member for each in tests])
     values = {(each.member.example_id, 1): each.value for each in (*learnt, *tests)}
     folder = tmp_path_factory.mktemp("run")
     policy = EvaluationPolicy(max_new_tokens=8)
-    yield JobSpec(training_data.start(batch), batch, str(tiny_base), values, folder, threads=1, evaluation=policy, grader=JUDGE)
+    return JobSpec(training_data.start(batch), batch, str(tiny_base), values, folder, threads=1, evaluation=policy, grader=JUDGE)
 
 
 def test_a_version_that_its_own_judge_would_judge_is_invalid_whether_it_was_trained_or_only_evaluated(spec: JobSpec) -> None:

@@ -119,7 +119,7 @@ async def _run(settings: Settings, policy: TrainerPolicy, once: bool, device: st
     if web_site is not None:
         web_site.serve(supervisor.describe)
     supervisor.waits("for a process to load the libraries of training")
-    context = TrainerContext(settings, policy, await probe_hardware(device, policy.threads))
+    context = TrainerContext(settings, policy, await probe_hardware(device, policy.threads, policy.processes))
     logging.getLogger("headrace").info(
         "trainer of %s on %s, device %s", settings.deployment, settings.bootstrap, context.hardware.device
     )

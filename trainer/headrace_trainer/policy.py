@@ -192,7 +192,15 @@ class TrainerPolicy(Policy):
     memory_gb: float | None = Field(
         None, gt=0, description="memory that a job may take, in 10^9 bytes; absent: 0.8 of what is free, or 0.9 of a GPU's"
     )
-    threads: int | None = Field(None, ge=1, description="threads of torch in a job; absent: torch decides")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="processes that train a run together, each with a GPU (on a CPU they share it) and a share of the weights;"
+        " one of them evaluates",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="threads of torch in a job, or in each of its processes; absent: torch decides"
+    )
     seed: int = Field(0, description="a run's seed follows from its batch and this")
 
     @classmethod

@@ -55,6 +55,17 @@ class TrainingResult(NamedTuple):
     batch_tokens: int = 0
 
 
+class TrainingOutcome(NamedTuple):
+    """What training came to, before the evaluation; the fields are those of `JobResult`."""
+
+    rows: int
+    warm_started: bool
+    training: TrainingResult
+    left_out: Counts
+    shortened: Counts
+    notes: Sequence[str]
+
+
 class EvaluationReport(Struct, frozen=True):
     """What an evaluation measured: the fields of the same names of `EvaluationCompleted`. The candidate itself,
     whose version has no name yet, stands last among `heads` under an empty one. `samples`: row by row; a job writes them to a
@@ -79,7 +90,7 @@ class JobSpec:
     system killed a job of this run, which then tries with half of the tokens at a time.
     `learner`: folder of the adapter that training goes on from, None for `parent`; `heads`: folders of earlier heads that are
     compared too, by version; `watched`: that of what was served before (None for the base), if `start` has it compared.
-    `suites`: asked of all of them beside the test rows."""
+    `suites`: asked of all of them beside the test rows; `processes`: how many train together."""
 
     start: TrainingStart
     batch: Batch
@@ -102,6 +113,7 @@ class JobSpec:
     trust_remote_code: bool = False
     hub_name: str | None = None
     halvings: int = 0
+    processes: int = 1
 
 
 class SamplesFile(NamedTuple):

@@ -37,6 +37,7 @@ class CheckSpec:
     trust_remote_code: bool = False
     threads: int | None = None
     whole: bool = True
+    processes: int = 1
 
 
 class CheckReport(Struct, frozen=True, omit_defaults=True):
@@ -68,8 +69,9 @@ def check(spec: CheckSpec) -> CheckReport:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     memory = plan_of(
-        spec.folder, spec.hyper, spec.device, spec.precision, spec.memory_gb, spec.attn_implementation, spec.trust_remote_code
-    )
+        spec.folder, spec.hyper, spec.device, spec.precision, spec.memory_gb, spec.attn_implementation, spec.trust_remote_code,
+        spec.processes,
+    )  # fmt: skip
     if spec.whole:
         return _whole(spec, memory, began)
     config = load_config(str(spec.folder), spec.trust_remote_code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 from typing import Literal
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.adapter_files import StoreError
 
 Cause = Literal["batch", "surroundings", "unknown"]
@@ -20,8 +21,19 @@ _SURROUNDINGS = ("BaseMissing", "GraderMissing", "OutOfMemoryError", "Accelerato
 _WORDS = ("out of memory", "can't allocate memory", "cuda error", "cudnn error", "cublas", "nccl", "no space left on device")
 
 
+class RankFailed(HeadraceError):
+    """What ended one of several processes of a job, in one line; `killed`: by the system, or for want of memory, so that half as
+    many tokens at a time may do."""
+
+    def __init__(self, message: str, cause: Cause, *, killed: bool = False) -> None:
+        super().__init__(message)
+        self.cause, self.killed = cause, killed
+
+
 def cause_of(error: BaseException) -> Cause:
     """Of an exception of a job, or of what is around it. By name where the class is of a library that may not be loaded."""
+    if isinstance(error, RankFailed):
+        return error.cause
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & set(_BATCH) or isinstance(error, ArithmeticError):
         return "batch"

@@ -16,14 +16,17 @@ def plan_of(
     memory_gb: float | None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    processes: int = 1,
 ) -> MemoryPlan:
-    """`memory_gb`: what the policy grants; None: what there is."""
+    """`memory_gb`: what the policy grants; None: what there is. Processes on a CPU share it; each GPU has its own."""
     from headrace_trainer.model.memory import available_bytes, plan
 
     available = int(memory_gb * 1e9) if memory_gb is not None else available_bytes(device)
+    if not device.startswith("cuda"):
+        available //= processes
     return plan(
         folder, hyper, device=device, precision=precision, available=available, attn_implementation=attn_implementation,  # type: ignore[arg-type]
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust_remote_code, processes=processes,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 from headrace_schemas.derived import Surroundings
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.stacks import dump_on_signal
-from headrace_trainer.job.failures import Cause, cause_of, cause_of_exit
+from headrace_trainer.job.failures import Cause, RankFailed, cause_of, cause_of_exit
 from headrace_trainer.spec import JobProgress, JobResult, JobSpec
 
 PROGRESS_SECONDS = 0.2
@@ -31,7 +31,7 @@ _ORPHANED = 70
 
 class JobFailed(HeadraceError):
     """What ended a job, in one line: the exception's type and message, or the signal; whose fault that is; and whether it was
-    killed, which is what a system does that is out of memory."""
+    killed, which is what a system does that is out of memory, or one of its processes ran out of it."""
 
     def __init__(self, message: str, cause: Cause = "unknown", *, killed: bool = False) -> None:
         super().__init__(message)
@@ -43,6 +43,7 @@ class FailureMessage(Struct, frozen=True):
 
     text: str
     cause: Cause = "unknown"
+    killed: bool = False
 
 
 def fork_server() -> ForkServerContext:
@@ -60,10 +61,11 @@ class Hardware(NamedTuple):
     surroundings: Surroundings | None = None
 
 
-async def probe_hardware(device: str, threads: int | None) -> Hardware:
-    """The device and the precision that "auto" means on it, found out where jobs run, with `threads` of the policy; this also
-    makes the fork server load the libraries, so that the first batch need not wait for them."""
-    return Hardware(*await in_child(_probe, device, threads))
+async def probe_hardware(device: str, threads: int | None, processes: int = 1) -> Hardware:
+    """The device and the precision that "auto" means on it, found out where jobs run, with `threads` and `processes` of the
+    policy; this also makes the fork server load the libraries, so that the first batch need not wait for them. JobFailed, also
+    when there are fewer GPUs than processes."""
+    return Hardware(*await in_child(_probe, device, threads, processes))
 
 
 async def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -92,7 +94,8 @@ def _call(connection: Connection, function: Callable[..., Any], arguments: Seque
     try:
         connection.send(function(*arguments))
     except Exception as error:  # whatever it is, the caller is told, and decides whether to try again
-        connection.send(FailureMessage(f"{type(error).__name__}: {error}"[:2000], cause_of(error)))
+        said = str(error) if isinstance(error, RankFailed) else f"{type(error).__name__}: {error}"
+        connection.send(FailureMessage(said[:2000], cause_of(error), isinstance(error, RankFailed) and error.killed))
 
 
 def _ended(code: int | None) -> JobFailed:
@@ -104,12 +107,17 @@ def _ended(code: int | None) -> JobFailed:
     )
 
 
-def _probe(device: str, threads: int | None) -> tuple[str, str, Surroundings]:
+def _probe(device: str, threads: int | None, processes: int) -> tuple[str, str, Surroundings]:
+    import torch
+
     from headrace_trainer.model.precision import device_for, precision_for, surroundings_of
 
     try:
         chosen = device_for(device)
-        return chosen, precision_for("auto", chosen), surroundings_of(chosen, threads)
+        gpus = torch.cuda.device_count() if chosen == "cuda" else 1
+        if chosen.startswith("cuda") and processes > gpus:
+            raise ValueError(f"processes = {processes}: each needs a GPU of its own, and there is {gpus}")
+        return chosen, precision_for("auto", chosen), surroundings_of(chosen, threads, processes)
     except Exception as error:
         raise RuntimeError(f"device {device}: {type(error).__name__}: {error}") from error
 
@@ -120,7 +128,8 @@ class JobProcess:
     def __init__(self, spec: JobSpec) -> None:
         server = fork_server()
         self._connection, theirs = server.Pipe(duplex=True)
-        self._process = server.Process(target=_main, args=(theirs, spec), daemon=True, name=f"job {spec.start.run_id[:8]}")
+        self._process = server.Process(target=_main, args=(theirs, spec), name=f"job {spec.start.run_id[:8]}")
+        self._process.daemon = spec.processes == 1  # one that starts others may not be one; all of them watch for their parent
         self._theirs = theirs
 
     async def events(self) -> AsyncGenerator[JobProgress | JobResult, None]:
@@ -139,7 +148,7 @@ class JobProcess:
                     await asyncio.to_thread(self._process.join, 5)
                     raise _ended(self._process.exitcode) from None
                 if isinstance(received, FailureMessage):
-                    raise JobFailed(received.text, received.cause)
+                    raise JobFailed(received.text, received.cause, killed=received.killed)
                 yield received
                 if isinstance(received, JobResult):
                     return

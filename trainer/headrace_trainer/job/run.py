@@ -10,6 +10,8 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,13 +29,24 @@ from headrace_trainer.evaluation.asked import AskedRows, suite_rows
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
+from headrace_trainer.job.ranks import learn_in_ranks
 from headrace_trainer.learning.loop import OnProgress, train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base, within_positions
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
+from headrace_trainer.model.sharding import ALONE, Ranks, shard
 from headrace_trainer.model.stops import stop_ids, stop_troubles
 from headrace_trainer.policy import Hyperparameters
-from headrace_trainer.spec import Counts, EvaluationReport, JobProgress, JobResult, JobSpec, SamplesFile, TrainingResult
+from headrace_trainer.spec import (
+    Counts,
+    EvaluationReport,
+    JobProgress,
+    JobResult,
+    JobSpec,
+    SamplesFile,
+    TrainingOutcome,
+    TrainingResult,
+)
 
 log = logging.getLogger("headrace")
 
@@ -46,46 +59,66 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     """Trains, saves and evaluates. Raises MemberRefused, RowsMissing, BaseMissing, AdapterInvalid, GraderMissing, ArithmeticError
     (a diverged loss), or what torch raises."""
     began = time.monotonic()
-    _prepare(spec)
-    hyper = Hyperparameters.from_wire(spec.start.hyperparameters)
-    if spec.halvings:
-        hyper = hyper.model_copy(update={"batch_tokens": max(1, hyper.batch_tokens >> spec.halvings)})
-    precision = precision_for(hyper.precision, spec.device)
+    prepare(spec)
+    hyper, precision = settled(spec)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
-        folder, rows, warm_started, training, lessons = spec.candidate, 0, False, None, _Lessons(spec, hyper)
-        if folder is None:
-            base = _base(spec, precision)
-            members = run_members(spec.batch, spec.start)
-            learnt = [
-                *lessons.tokenised("training", base, members.training),
-                *lessons.tokenised("rehearsal", base, members.rehearsal),
-            ]
-            if not learnt:
-                raise RowsMissing(f"no row is left to learn from: {counts_text(lessons.left_out) or 'all were withdrawn'}")
-            validated = lessons.tokenised("validation", base, members.validation)
-            model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.learner or spec.parent)
-            training = train(
-                model, base, [example.row for example in learnt], [example.row for example in validated], hyper,
-                seed=spec.start.seed, precision=precision, folder=spec.folder, run=_checkpoint_key(spec),
-                checkpoint_seconds=spec.checkpoint_seconds, on_progress=on_progress,
-            )  # fmt: skip
-            shutil.rmtree(spec.folder / "adapter", ignore_errors=True)  # left of a kill: the store takes no half files
-            rows, folder = len(learnt), lora.save(model, spec.folder / "adapter", _public_name(spec))
-            del model, base  # before they are loaded once more
+        learnt, lessons = None, JobRows(spec, hyper)
+        if spec.candidate is None:
+            learnt = learn(spec, lessons, on_progress) if spec.processes == 1 else learn_in_ranks(spec, on_progress)
+            lessons.add(learnt)
+        folder = spec.candidate or adapter_folder(spec)
         # What is judged is what was saved, read back into a fresh base as an agent will.
-        base = _base(spec, precision)
+        base = load(spec, precision)
         tests = lessons.tokenised("test", base, run_members(spec.batch, spec.start).test)
+        training = learnt.training if learnt else None
         report = _evaluate(lora.load(base.model, folder), base, tests, spec, hyper, precision, on_progress, training, lessons)
         samples = _samples_file(spec, report)
     seconds = time.monotonic() - began
     return JobResult(
-        folder, rows, warm_started, seconds, msgspec.structs.replace(report, samples=()), training, surroundings_of(spec.device),
+        folder, learnt.rows if learnt else 0, learnt is not None and learnt.warm_started, seconds,
+        msgspec.structs.replace(report, samples=()), training, surroundings_of(spec.device, processes=spec.processes),
         lessons.left_out or None, lessons.shortened or None, lessons.notes, samples,
     )  # fmt: skip
 
 
-class _Lessons:
+def learn(spec: JobSpec, lessons: JobRows, on_progress: OnProgress, ranks: Ranks = ALONE) -> TrainingOutcome:
+    """Trains, and saves into `adapter_folder`; of several `ranks` each calls this."""
+    hyper, precision = settled(spec)
+    base = load(spec, precision) if ranks.size == 1 else load(replace(spec, device="cpu"), precision, spec.device)
+    members = run_members(spec.batch, spec.start)
+    rows = [*lessons.tokenised("training", base, members.training), *lessons.tokenised("rehearsal", base, members.rehearsal)]
+    if not rows:
+        raise RowsMissing(f"no row is left to learn from: {counts_text(lessons.left_out) or 'all were withdrawn'}")
+    validated = lessons.tokenised("validation", base, members.validation)
+    model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.learner or spec.parent)
+    if ranks.size > 1:
+        shard(model, ranks, spec.device)
+        base = replace(base, device=spec.device)
+    training = train(
+        model, base, [example.row for example in rows], [example.row for example in validated], hyper, seed=spec.start.seed,
+        precision=precision, folder=spec.folder, run=_checkpoint_key(spec), checkpoint_seconds=spec.checkpoint_seconds,
+        on_progress=on_progress, ranks=ranks,
+    )  # fmt: skip
+    if ranks.first:
+        shutil.rmtree(adapter_folder(spec), ignore_errors=True)  # left of a kill: the store takes no half files
+    lora.save(model, adapter_folder(spec), _public_name(spec), writes=ranks.first)
+    return TrainingOutcome(len(rows), warm_started, training, lessons.left_out, lessons.shortened, tuple(lessons.notes))
+
+
+def settled(spec: JobSpec) -> tuple[Hyperparameters, Precision]:
+    """What a job's pins leave open, as this attempt has it."""
+    hyper = Hyperparameters.from_wire(spec.start.hyperparameters)
+    if spec.halvings:
+        hyper = hyper.model_copy(update={"batch_tokens": max(1, hyper.batch_tokens >> spec.halvings)})
+    return hyper, precision_for(hyper.precision, spec.device)
+
+
+def adapter_folder(spec: JobSpec) -> Path:
+    return spec.folder / "adapter"
+
+
+class JobRows:
     """Rows of a job, and what became of those that make none."""
 
     def __init__(self, spec: JobSpec, hyper: Hyperparameters) -> None:
@@ -94,6 +127,12 @@ class _Lessons:
         self.shortened: Counts = {}
         self.notes: list[str] = []
         self.unfit: dict[str, list[UnfitExample]] = {}  # by side
+
+    def add(self, learnt: TrainingOutcome) -> None:
+        """What other processes found."""
+        self.left_out.update(learnt.left_out)
+        self.shortened.update(learnt.shortened)
+        self.notes = list(dict.fromkeys([*self.notes, *learnt.notes]))
 
     def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
         """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
@@ -122,10 +161,11 @@ class _Lessons:
         return RowTokeniser(base.tokenizer, limit, stop_ids(base.tokenizer, base.model))
 
 
-def _base(spec: JobSpec, precision: Precision) -> Base:
+def load(spec: JobSpec, precision: Precision, computes_on: str | None = None) -> Base:
+    """The base on the job's device; `computes_on`: in the format of another, where its parts go later."""
     return load_base(
         spec.weights, device=spec.device, precision=precision, attn_implementation=spec.attn_implementation,
-        trust_remote_code=spec.trust_remote_code,
+        trust_remote_code=spec.trust_remote_code, computes_on=computes_on,
     )  # fmt: skip
 
 
@@ -138,7 +178,7 @@ def _evaluate(
     precision: Precision,
     on_progress: OnProgress,
     training: TrainingResult | None,
-    lessons: _Lessons,
+    lessons: JobRows,
 ) -> EvaluationReport:
     steps, loss = (training.steps, training.loss) if training else (0, 0.0)
     on_progress(JobProgress(steps, steps, loss, 0.0, "evaluation"))
@@ -194,7 +234,7 @@ def _checkpoint_key(spec: JobSpec) -> str:
     return digest([msgspec.to_builtins(spec.start), spec.weights])
 
 
-def _prepare(spec: JobSpec) -> None:
+def prepare(spec: JobSpec) -> None:
     """Process-wide settings of torch, the same for every run of these pins."""
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)

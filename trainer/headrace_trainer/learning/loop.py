@@ -25,6 +25,7 @@ from headrace_trainer.learning.checkpoint import Checkpoint
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.memory import make_activations_twice
 from headrace_trainer.model.precision import Precision
+from headrace_trainer.model.sharding import ALONE, Ranks, as_part_of, whole
 from headrace_trainer.objectives.sft import accumulate, plan_total, row_losses
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress, TrainingResult
@@ -71,10 +72,10 @@ def learning_rate_share(step: int, steps: int, warmup: float) -> float:
 
 
 class _RunState:
-    """The state that changes from step to step, and its form on disk."""
+    """The state that changes from step to step, and its form on disk, which is the same however many processes there are."""
 
-    def __init__(self, model: Any, hyper: Hyperparameters, device: str) -> None:
-        self.device = device
+    def __init__(self, model: Any, hyper: Hyperparameters, device: str, ranks: Ranks) -> None:
+        self.device, self.ranks = device, ranks
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=hyper.learning_rate, betas=(0.9, hyper.beta2), weight_decay=hyper.weight_decay
@@ -97,40 +98,50 @@ class _RunState:
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"{key}.{name}": value for key, value in self.optimiser.state.get(parameter, {}).items()}
-        tensors |= self.random()
+        tensors |= {name: value for states in self.ranks.all_of(self.random()) for name, value in states.items()}
         names = ("batch_tokens", "step", "loss", "tokens", "seconds", "best_loss", "best_step", "stale")
         notes = {name: getattr(self, name) for name in names}
         notes["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss
-        return Checkpoint({name: value.contiguous().cpu() for name, value in tensors.items()}, {"run": run, **notes})
+        return Checkpoint({name: whole(value).contiguous().cpu() for name, value in tensors.items()}, {"run": run, **notes})
 
     @torch.no_grad()
     def load(self, saved: Checkpoint) -> None:
+        most = self.batch_tokens
         for name, value in saved.notes.items():
             if name != "run":
                 setattr(self, name, math.inf if value is None else value)
+        self.batch_tokens = min(self.batch_tokens, most)  # fewer after a kill for want of memory
         for name, parameter in self.parameters.items():
-            parameter.copy_(saved.tensors[f"now.{name}"])
+            parameter.copy_(as_part_of(saved.tensors[f"now.{name}"], parameter))
             if f"best.{name}" in saved.tensors:
-                self.best[name] = saved.tensors[f"best.{name}"].to(parameter.device)
+                self.best[name] = as_part_of(saved.tensors[f"best.{name}"], parameter)
             state = {key: saved.tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if state["exp_avg"] is not None:
                 self.optimiser.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device)
+                    key: value if key == "step" else as_part_of(value, parameter)
                     for key, value in state.items()
                     if value is not None
                 }
         self.restore_random(saved.tensors)
 
     def random(self) -> dict[str, Tensor]:
-        states = {"random.cpu": torch.get_rng_state()}
+        of = self._of_rank
+        states = {f"random.cpu{of}": torch.get_rng_state()}
         if self.device.startswith("cuda"):  # that device's own: a job may run on the second of several
-            states["random.cuda"] = torch.cuda.get_rng_state(self.device)
+            states[f"random.cuda{of}"] = torch.cuda.get_rng_state(self.device)
         return states
 
     def restore_random(self, states: Mapping[str, Tensor]) -> None:
-        torch.set_rng_state(states["random.cpu"])
-        if "random.cuda" in states and self.device.startswith("cuda"):
-            torch.cuda.set_rng_state(states["random.cuda"], self.device)
+        """Of another number of processes than those that saved, some begin theirs anew."""
+        of = self._of_rank
+        if f"random.cpu{of}" in states:
+            torch.set_rng_state(states[f"random.cpu{of}"])
+        if f"random.cuda{of}" in states and self.device.startswith("cuda"):
+            torch.cuda.set_rng_state(states[f"random.cuda{of}"], self.device)
+
+    @property
+    def _of_rank(self) -> str:
+        return "" if self.ranks.first else f".{self.ranks.rank}"
 
 
 def train(
@@ -146,8 +157,10 @@ def train(
     run: str = "",
     checkpoint_seconds: float = 30.0,
     on_progress: OnProgress = lambda progress: None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
-    """Trains what `model` has trainable, in place, and leaves the best weights by validation loss in it.
+    """Trains what `model` has trainable, in place, and leaves the best weights by validation loss in it. Of several `ranks` each
+    calls this with the same rows and its share of the model.
 
     With `folder` it goes on from the checkpoint that an earlier process of the same `run` left there. ValueError without rows,
     ArithmeticError when the loss is no number or the rows weigh nothing.
@@ -160,8 +173,8 @@ def train(
     validates = len(validation) >= hyper.validation_rows
     if hyper.activation_checkpointing == "on":
         make_activations_twice(model)
-    state = _RunState(model, hyper, base.device)
-    torch.manual_seed(seed)
+    state = _RunState(model, hyper, base.device, ranks)
+    torch.manual_seed(seed + ranks.rank)
     saved = checkpoint.read(folder, run) if folder else None
     if saved:
         state.load(saved)
@@ -174,7 +187,7 @@ def train(
             group["lr"] = hyper.learning_rate * learning_rate_share(state.step, len(planned), hyper.warmup)
         state.loss = _accumulated(model, chosen, base, state, precision, total)
         _finite("loss", state.loss, state.step + 1, hyper)
-        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.max_grad_norm)))
         _finite("gradient norm", norm, state.step + 1, hyper)  # clipping would make NaN of infinity
         state.optimiser.step()
         state.optimiser.zero_grad()
@@ -185,12 +198,14 @@ def train(
         pace = (state.tokens - tokens_before) / max(now - started, 1e-9)
         on_progress(JobProgress(state.step, len(planned), state.loss, pace))
         if validates and (state.step % validate_every == 0 or state.step == len(planned)):
-            validation_loss = float(np.mean(row_losses(model, validation, base, state.batch_tokens, precision)))
+            validation_loss = float(np.mean(row_losses(model, validation, base, state.batch_tokens, precision, ranks)))
             _finite("validation loss", validation_loss, state.step, hyper)
             state.add_validation(validation_loss)
             on_progress(JobProgress(state.step, len(planned), state.best_loss, pace, "validation"))
-        if folder and (now - written_at >= checkpoint_seconds or state.step == len(planned)):
-            checkpoint.write(folder, state.dump(run))
+        if folder and ranks.agree(now - written_at >= checkpoint_seconds or state.step == len(planned)):
+            kept = state.dump(run)
+            if ranks.first:
+                checkpoint.write(folder, kept)
             written_at = time.monotonic()
     if state.best:
         with torch.no_grad():
@@ -203,14 +218,15 @@ def train(
 
 def _accumulated(model: Any, rows: Sequence[TokenRow], base: Base, state: _RunState, precision: Precision, total: float) -> float:
     """The gradient of a step. When memory runs out the step is made anew in micro-batches of half as many tokens, and so are all
-    later ones, until a row goes alone."""
+    later ones, until a row goes alone. One of several processes can't: the others wait for it in the middle of theirs, so the
+    run ends."""
     random = state.random()
     while True:
         try:
-            return accumulate(model, rows, base, state.batch_tokens, precision, total)
+            return accumulate(model, rows, base, state.batch_tokens, precision, total, state.ranks)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             longest = max(row.length for row in rows)
-            if not out_of_memory(error) or state.batch_tokens <= longest:
+            if not out_of_memory(error) or state.batch_tokens <= longest or state.ranks.size > 1:
                 raise
             state.batch_tokens = max(longest, min(state.batch_tokens, longest * len(rows)) // 2)
             log.warning("memory ran out at step %d: micro-batches of %d tokens from here on", state.step + 1, state.batch_tokens)

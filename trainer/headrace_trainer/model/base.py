@@ -39,15 +39,17 @@ def load_base(
     precision: Precision = "fp32",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    computes_on: str | None = None,
 ) -> Base:
-    """Loads by `from_pretrained` from the folder of a base's files; BaseMissing says what is wrong."""
+    """Loads by `from_pretrained` from the folder of a base's files, in the number format of `device`, or of the one that it
+    `computes_on` when it moves there later. BaseMissing says what is wrong."""
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(weights, trust_remote_code)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             weights,
             config=load_config(weights, trust_remote_code),
-            dtype=weights_dtype(device, precision),
+            dtype=weights_dtype(computes_on or device, precision),
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
             local_files_only=True,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -25,8 +26,15 @@ def token_losses(model: Any, inputs: Tensor, positions: Tensor, targets: Tensor)
     `model` is a causal LM or a PeftModel of one. The output head runs at these positions only (1.3x at a vocabulary of 32 k, more
     at larger ones).
     """
+    if isinstance(model, FSDPModule):  # its weights come together in a forward of its own, which is `losses_of`
+        return model(inputs, positions, targets)  # type: ignore[no-any-return, operator]
+    return losses_of(model, inputs, positions, targets)
+
+
+def losses_of(model: Any, inputs: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+    """`token_losses` of a model whose weights are here."""
     causal = causal_of(model)
-    head = _head(causal)
+    head = find_way(causal)
     if head is None:
         logits = causal(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
         return _in_pieces(lambda at: logits[at], positions, targets, _vocabulary(causal))
@@ -65,7 +73,7 @@ def _body(causal: Any) -> Any:
     return getattr(causal, causal.base_model_prefix)
 
 
-def _head(causal: Any) -> Head | None:
+def find_way(causal: Any) -> Head | None:
     """How this architecture makes logits of its last hidden states: by what its own forward does after its body (some scale
     or cap what the output layer says, which a few tokens need not show), else by the output layer; None when neither gives what
     the whole does. Found out once per model on a few tokens."""

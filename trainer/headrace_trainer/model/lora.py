@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from headrace_trainer.model import targets
+from headrace_trainer.model.sharding import whole
 from headrace_trainer.model.targets import AdapterInvalid as AdapterInvalid
 from headrace_trainer.policy import Hyperparameters
 
@@ -169,14 +170,18 @@ def _same(wrapped: Any, folder: Path, name: str, expected: Mapping[str, Tensor])
 def tensors_of(wrapped: Any) -> dict[str, Tensor]:
     """The adapter's own weights by their names on disk, fp32, on the CPU."""
     state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in state.items()}
+    return {name: whole(tensor.detach()).to("cpu", torch.float32).contiguous() for name, tensor in state.items()}
 
 
-def save(wrapped: Any, folder: Path, base: str | None = None) -> Path:
+def save(wrapped: Any, folder: Path, base: str | None = None, *, writes: bool = True) -> Path:
     """Writes weights and canonical configuration into `folder` (made when absent); nothing else belongs to an adapter. `base`:
-    what loaders that look for the base by themselves are told; never a path of this machine."""
+    what loaders that look for the base by themselves are told; never a path of this machine. One of several processes
+    `writes`."""
+    tensors = tensors_of(wrapped)
+    if not writes:
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(sorted(tensors_of(wrapped).items())), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(dict(sorted(tensors.items())), folder / WEIGHTS, metadata={"format": "pt"})
     config = canonical(wrapped.peft_config["default"].to_dict()) | {"base_model_name_or_path": base}
     (folder / CONFIG).write_bytes(orjson.dumps(config, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n")
     return folder

@@ -46,7 +46,7 @@ class NoEstimate(HeadraceError):
 
 class StepMemory(NamedTuple):
     """Bytes of a base with its adapter. `step(rows)` is `fixed + rows * per_row`, for rows of `width` tokens; `twice`:
-    activations are made twice."""
+    activations are made twice; `layer`: weights of one layer."""
 
     weights: int
     adapter: int
@@ -54,12 +54,20 @@ class StepMemory(NamedTuple):
     per_row: int
     width: int
     twice: bool = False
+    layer: int = 0
+    layers: int = 0
 
-    def peak(self, tokens: int, device: str = "cpu") -> int:
-        """Bytes of a run whose micro-batches have up to so many padded tokens; a row is never split."""
+    def peak(self, tokens: int, device: str = "cpu", processes: int = 1) -> int:
+        """Bytes of a run whose micro-batches have up to so many padded tokens; a row is never split. Of each of several
+        `processes`: its share of weights and adapter, and what is whole at a time, which is all beside the layers, a layer and
+        the next."""
         rows, kind = max(1.0, tokens / self.width), device.split(":")[0]
         runtime = RUNTIME[kind] + (COMPILER if self.twice else 0)
-        return round(self.weights + 4 * self.adapter + SLACK[kind] * (self.fixed + rows * self.per_row) + runtime)
+        held = self.weights + 4 * self.adapter
+        if processes > 1:
+            together = self.weights - self.layer * max(0, self.layers - 2) if self.layer else self.weights
+            held = held // processes + together
+        return round(held + SLACK[kind] * (self.fixed + rows * self.per_row) + runtime)
 
 
 def plan(
@@ -71,9 +79,11 @@ def plan(
     available: int,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    processes: int = 1,
 ) -> MemoryPlan:
-    """Tokens of a micro-batch and whether activations are made twice, so that a run stays under `available` bytes: first fewer
-    tokens, down to `LEAST_TOKENS` or a row, then activations twice. `fits` False: one row is more, and is tried all the same."""
+    """Tokens of a micro-batch and whether activations are made twice, so that a run, or each of its `processes`, stays under
+    `available` bytes: first fewer tokens, down to `LEAST_TOKENS` or a row, then activations twice. `fits` False: one row is more,
+    and is tried all the same."""
     config = load_config(str(folder), trust_remote_code)
     width = within_positions(config, hyper.max_sequence_tokens)
     ways = {"on": (True,), "off": (False,), "auto": (False, True)}[hyper.activation_checkpointing]
@@ -85,9 +95,9 @@ def plan(
             return MemoryPlan(hyper.batch_tokens, "on" if ways == (True,) else "off", available=available, unknown=str(error))
         tokens = hyper.batch_tokens
         least = min(tokens, width if twice or len(ways) == 1 else max(width, LEAST_TOKENS))
-        while tokens > least and memory.peak(tokens, device) > available:
+        while tokens > least and memory.peak(tokens, device, processes) > available:
             tokens = max(least, tokens // 2)
-        peak = memory.peak(tokens, device)
+        peak = memory.peak(tokens, device, processes)
         plans.append(MemoryPlan(tokens, "on" if twice else "off", peak, memory.weights, available, peak <= available))
         if plans[-1].fits:
             break
@@ -116,11 +126,12 @@ def measure(
         return one[0], one[1], 2 * one[2] - two[2], two[2] - one[2]
 
     if not alike:
-        return StepMemory(*at(layers), width, twice)
+        return StepMemory(*at(layers), width, twice)  # no layer is said: the whole may be needed at once
     low, high = (at(count) for count in _SAMPLED)
     times = (layers - _SAMPLED[0]) / (_SAMPLED[1] - _SAMPLED[0])
     weights, adapter, fixed, per_row = (round(few + (more - few) * times) for few, more in zip(low, high, strict=True))
-    return StepMemory(weights, adapter, fixed, per_row, width, twice)
+    layer = (high[0] - low[0]) // (_SAMPLED[1] - _SAMPLED[0])
+    return StepMemory(weights, adapter, fixed, per_row, width, twice, layer, layers)
 
 
 def _with_layers(config: Any, count: int) -> Any:

@@ -35,7 +35,7 @@ def precision_for(wanted: str, device: str) -> Precision:
     return "bf16" if _product_seconds(torch.float32) >= 1.5 * _product_seconds(torch.bfloat16) else "fp32"
 
 
-def surroundings_of(device: str, threads: int | None = None) -> Surroundings:
+def surroundings_of(device: str, threads: int | None = None, processes: int = 1) -> Surroundings:
     """On what this process computes; `threads` when torch is not to decide them."""
     cuda = device.startswith("cuda")
     capability = torch.backends.cpu.get_cpu_capability()
@@ -46,6 +46,7 @@ def surroundings_of(device: str, threads: int | None = None) -> Surroundings:
         torch=str(torch.__version__),  # a class of its own, which is no JSON
         transformers=version("transformers"),
         peft=version("peft"),
+        processes=processes if processes > 1 else None,
     )
 
 

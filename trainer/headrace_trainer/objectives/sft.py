@@ -16,6 +16,7 @@ from headrace_trainer.data.rows import TokenRow
 from headrace_trainer.model import head
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.precision import Precision, autocast
+from headrace_trainer.model.sharding import ALONE, Ranks
 
 
 class CollatedBatch(NamedTuple):
@@ -64,6 +65,15 @@ def split_by_tokens(rows: Sequence[TokenRow], budget: int) -> list[list[TokenRow
     return batches
 
 
+def passes_of(rows: Sequence[TokenRow], budget: int, ranks: Ranks) -> list[list[TokenRow]]:
+    """The micro-batches of this process. Each has as many as the others: where it has no rows left it goes through with the
+    shortest, which counts for nothing."""
+    ordered = sorted(rows, key=lambda row: row.length)
+    shares = [split_by_tokens(ordered[rank :: ranks.size], budget) for rank in range(ranks.size)]
+    idle = [[ordered[0]._replace(weight=0.0)]] * (max(map(len, shares)) - len(shares[ranks.rank]))
+    return shares[ranks.rank] + idle
+
+
 def plan_total(rows: Sequence[TokenRow], steps: int) -> float:
     """What every step's loss is divided by, the same for the whole plan: the mean over the `steps` of a pass of `Σ wᵢ·nᵢ`, nᵢ
     completion tokens of row i. In float64: weights of old rows are far below what float32 holds. ArithmeticError when they add
@@ -74,31 +84,40 @@ def plan_total(rows: Sequence[TokenRow], steps: int) -> float:
     return total
 
 
-def accumulate(model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision, total: float) -> float:
+def accumulate(
+    model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision, total: float, ranks: Ranks = ALONE
+) -> float:
     """Adds the gradient of one optimiser step's loss: `Σ wᵢ·nllᵢₜ / total` over all completion tokens t of all rows i, with
-    `total` of `plan_total` (docs/algorithms.md, Training), however many micro-batches it takes. Returns the weighted mean loss of
-    the step in nats per completion token, for people."""
+    `total` of `plan_total` (docs/algorithms.md, Training), however many micro-batches and processes it takes. Returns the
+    weighted mean loss of the step in nats per completion token, for people."""
     loss = 0.0
-    for micro in split_by_tokens(rows, budget):
+    for micro in passes_of(rows, budget, ranks):
         batch = collate(micro, base.pad, base.device)
         weights = torch.tensor([row.weight / total for row in micro], dtype=torch.float32, device=base.device)[batch.rows]
         with autocast(base.device, precision):
             part = (token_losses(model, batch) * weights).sum()
-        torch.autograd.backward(part)
+        torch.autograd.backward(part * ranks.size)  # the shares of a gradient are averaged
         loss += float(part.detach())
+    (loss,) = ranks.sums([loss])
     return loss * total / (math.fsum(row.weight * len(row.completion) for row in rows) or total)
 
 
 @torch.no_grad()
-def row_losses(model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision) -> list[float]:
+def row_losses(
+    model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision, ranks: Ranks = ALONE
+) -> list[float]:
     """Mean loss per completion token of each row, in nats, in the order of `rows`; weights play no part."""
+    if not rows:
+        return []
     model.eval()
-    means: dict[int, float] = {}
-    indexed = [row._replace(example_id=str(index)) for index, row in enumerate(rows)]
-    for micro in split_by_tokens(indexed, budget):
+    means = [0.0] * len(rows)
+    indexed = [row._replace(example_id=str(index), weight=1.0) for index, row in enumerate(rows)]
+    for micro in passes_of(indexed, budget, ranks):
         batch = collate(micro, base.pad, base.device)
         with autocast(base.device, precision):
             losses = token_losses(model, batch)
         sums = torch.zeros(len(micro), device=losses.device).index_add_(0, batch.rows, losses)
-        means.update((int(row.example_id), float(sums[at]) / len(row.completion)) for at, row in enumerate(micro))
-    return [means[index] for index in range(len(rows))]
+        for at, row in enumerate(micro):
+            if row.weight:
+                means[int(row.example_id)] = float(sums[at]) / len(row.completion)
+    return ranks.sums(means)

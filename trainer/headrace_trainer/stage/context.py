@@ -129,7 +129,7 @@ class TrainerContext:
             attn_implementation=mapped.attn_implementation, trust_remote_code=mapped.trust_remote_code,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
             grader=policy.graders.get(batch.artifact_type), suites=self.suites_of(batch.bucket), device=self.hardware.device,
-            threads=policy.threads, checkpoint_seconds=policy.checkpoint_seconds,
+            threads=policy.threads, checkpoint_seconds=policy.checkpoint_seconds, processes=policy.processes,
         )  # fmt: skip
 
     async def store_samples(
@@ -189,7 +189,7 @@ class TrainerContext:
             mapped = self.policy.bases[batch.base]
             self._plans[key] = await in_child(
                 plan_of, base.folder.path, hyper, self.hardware.device, self.precision_of(hyper), self.policy.memory_gb,
-                mapped.attn_implementation, mapped.trust_remote_code,
+                mapped.attn_implementation, mapped.trust_remote_code, self.policy.processes,
             )  # fmt: skip
             log.info("%s: %s", batch.bucket, describe(self._plans[key]))
         plan: MemoryPlan = self._plans[key]
@@ -199,7 +199,7 @@ class TrainerContext:
 async def context_of(settings: Settings, device: str) -> TrainerContext:
     """By the policy of `settings`, on `device` ("auto": what there is). PolicyError, JobFailed."""
     policy = load(settings.policy)
-    return TrainerContext(settings, policy, await probe_hardware(device, policy.threads))
+    return TrainerContext(settings, policy, await probe_hardware(device, policy.threads, policy.processes))
 
 
 def _verified(member: Member, values: RecordValues) -> bool:
