@@ -35,7 +35,10 @@ class AwaitedEvents:
             self._waiting.append((event, future))
             begins, self._writing = not self._writing, True
         if begins:
-            loop.run_in_executor(None, self._write)
+            try:
+                loop.run_in_executor(None, self._write)
+            except RuntimeError:  # the loop is ending and starts no thread any more
+                self._write()
         await future
 
     def _write(self) -> None:

@@ -87,6 +87,18 @@ def test_who_is_cancelled_holds_nobody_up_and_another_loop_may_go_on() -> None:
     assert sorted(number for batch in gate.written for number in batch) == [1, 2, 3]
 
 
+def test_a_loop_that_is_ending_still_has_its_last_events_accepted() -> None:
+    gate = Gate()
+    gate.open.set()
+
+    async def main() -> None:
+        await asyncio.get_running_loop().shutdown_default_executor()
+        await AwaitedEvents(gate.accept_all).accept(event(1))
+
+    asyncio.run(main())
+    assert gate.written == [[1]]
+
+
 def test_a_recorder_with_a_file_shares_commits_among_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commits: list[int] = []
     run = Database._run
