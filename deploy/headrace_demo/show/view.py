@@ -99,6 +99,7 @@ def _summary_table(picture: Picture, bucket: str) -> Table:
 class Screen(Protocol):
     """Where the demo is shown."""
 
+    def tell(self, line: str) -> None: ...  # stays
     def note(self, seconds: float, line: str) -> None: ...
     def draw(self, picture: Picture, seconds: float) -> None: ...
     def close(self) -> None: ...
@@ -111,6 +112,9 @@ class Lines:
         self._say = say
         self._told = 0
         self._quarter = 0
+
+    def tell(self, line: str) -> None:
+        self._say(line)
 
     def note(self, seconds: float, line: str) -> None:
         self._say(f"{clock(seconds):>6}  {line}")
@@ -134,6 +138,9 @@ class Json:
 
     def __init__(self) -> None:
         self._told = 0
+
+    def tell(self, line: str) -> None:
+        self.emit({"told": line})
 
     def note(self, seconds: float, line: str) -> None:
         self.emit({"seconds": round(seconds, 1), "note": line})
@@ -160,6 +167,9 @@ class Dashboard:
         self._drawn = 0.0
         self._live = Live(console=console, refresh_per_second=4, auto_refresh=False, transient=True)
         self._live.start()
+
+    def tell(self, line: str) -> None:
+        self._live.console.print(line, highlight=False)
 
     def note(self, seconds: float, line: str) -> None:
         if self._notes and self._notes[-1][1].split("…")[0] == line.split("…")[0] and "…" in line:
