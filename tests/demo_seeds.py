@@ -24,10 +24,15 @@ def demo(seed: int, data_dir: Path, arguments: Sequence[str]) -> dict[str, Any]:
     than for want of releases."""
     before = os.getloadavg()[0]
     command = [*COMMAND, "--seed", str(seed), "--data-dir", str(data_dir), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, 1):
-        raise subprocess.CalledProcessError(done.returncode, command)
-    end: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    end: dict[str, Any] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            end = json.loads(line)
+            if "note" in end:
+                print(f"seed {seed} {end['seconds']:7.1f} s  {end['note']}", file=sys.stderr, flush=True)
+    if process.returncode not in (0, 1):
+        raise subprocess.CalledProcessError(process.returncode, command)
     return {"seed": seed, **end, "load": [round(load, 1) for load in (before, os.getloadavg()[0])]}
 
 

@@ -12,7 +12,7 @@ from msgspec import structs
 from rich.console import Console
 
 from headrace_demo.run.policy import MAIN, OTHER, targets
-from headrace_demo.show.picture import Control, Exam, Picture, gate_of, worse
+from headrace_demo.show.picture import Control, Exam, Picture, gate_of, verdict_of, worse
 from headrace_demo.show.view import Json, Lines, dashboard, sparkline, summary, summary_tables
 from headrace_schemas import derived
 from headrace_schemas.codec import decode
@@ -82,6 +82,9 @@ def test_the_gate_is_shown_by_the_evidence_of_the_version_that_was_promoted() ->
     assert gate_of(judged) == "success gain 0.21 on 33 groups in 2 looks, evidence 4.5 of 3.7 nats"
     once = structs.replace(judged, evidence=[head("v2", looks=1)])
     assert "in 1 look, evidence" in gate_of(once)
+    waits = structs.replace(once, reason="pending: no_evidence: success gain 0.3077 on 13 groups where our model was corrected")
+    assert verdict_of(waits) == f"pending: no_evidence ({gate_of(once)})"
+    assert verdict_of(release) == "declined, gate"
 
 
 def progressed(step: int) -> Event:

@@ -97,7 +97,7 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
             note(f"run {place.deployment} in {place.data_dir}, seed {place.seed}")
             screen.tell("policy: the defaults, but for")
             for override in OVERRIDES:
-                screen.tell(f"  {override}")
+                screen.tell(str(override))
             building = asyncio.ensure_future(_base(children, place, note))
             shop.create(place.database, place.seed)
             try:

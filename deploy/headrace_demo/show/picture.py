@@ -123,7 +123,7 @@ class Picture:
             case events.ReleasePromoted(data=release):
                 self._promoted(release, seconds)
             case events.ReleaseDeclined(data=release):
-                self.verdict = f"{release.bucket}: declined, {release.reason}"
+                self.verdict = f"{release.bucket}: {verdict_of(release)}"
                 self._say(seconds, self.verdict)
             case _:
                 pass
@@ -201,6 +201,14 @@ def gate_of(release: derived.ReleaseDecision) -> str:
                 f"evidence {head.capital:.1f} of {head.needed:.1f} nats"
             )
     return release.reason
+
+
+def verdict_of(release: derived.ReleaseDecision) -> str:
+    """Why a version is not served, by the name of the rule and the figures."""
+    figures = gate_of(release)
+    if figures == release.reason:
+        return f"declined, {figures}"
+    return f"{': '.join(release.reason.split(': ')[:2])} ({figures})"
 
 
 def worse(before: Exam, after: Exam) -> float:
