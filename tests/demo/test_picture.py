@@ -200,7 +200,7 @@ def test_the_view_renders_at_every_moment() -> None:
     for part in (
         "40",
         "questions answered",
-        "step 50 of 100",
+        "step 50/100",
         "promoted",
         "swapped to release 1",
         f"of {targets()[MAIN]:g}",
