@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -12,12 +13,18 @@ from hypothesis import strategies as st
 
 from headrace_demo.run.folder import Place
 from headrace_demo.shop import database as shop
-from headrace_demo.shop.grade import Referee, grade
+from headrace_demo.shop import questions
+from headrace_demo.shop.families import FAMILIES
+from headrace_demo.shop.grade import Referee, grade, grade_description
+from headrace_demo.shop.questions import Question
+from headrace_demo.shop.reading import question_of
 from headrace_trainer import policy as policies
 from headrace_trainer.evaluation.grader import Grader
 from support import training_data
 
 REFERENCE = "select count(*) from customers where city = 'Paris'"
+QUESTION = "How many Retail customers live in Paris?"
+ANSWER = "select count(*) from customers where city = 'Paris' and segment = 'Retail'"
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +92,37 @@ def test_no_answer_raises(referee: Referee, answer: str) -> None:
     assert referee.right(answer, REFERENCE) in (True, False)
 
 
-def test_the_entry_point_grades_0_or_100(database: Path) -> None:
-    example = {"content": {"prompt": "?", "output": "", "target": REFERENCE}}
-    assert grade("?", REFERENCE, example, database=str(database)) == 100.0
-    assert grade("?", "select 1", example, database=str(database)) == 0.0
+def test_an_answer_is_graded_by_its_question_without_a_reference(database: Path) -> None:
+    for right, wrong in (("Paris", "Rome"), ("Rome", "Paris")):
+        asked = QUESTION.replace("Paris", right)
+        assert grade(asked, ANSWER.replace("Paris", right), {}, database=str(database)) == 100.0
+        assert grade(asked, ANSWER.replace("Paris", wrong), {}, database=str(database)) == 0.0
+    with pytest.raises(ValueError, match="Which day is it"):
+        grade("Which day is it?", ANSWER, {}, database=str(database))
+
+
+def test_a_description_is_right_when_the_handbook_says_so() -> None:
+    assert grade_description(ANSWER, QUESTION, {}) == 100.0
+    assert grade_description(ANSWER, f"{QUESTION} ", {}) == 0.0
+    assert grade_description(ANSWER.replace("Paris", "Rome"), QUESTION, {}) == 0.0
+    with pytest.raises(ValueError, match="select 1"):
+        grade_description("select 1", QUESTION, {})
+
+
+@pytest.mark.parametrize("seed", [0, 41])
+def test_every_question_and_its_sql_can_be_read_back(seed: int) -> None:
+    values = questions.slot_values(shop.shop_of(seed))
+    kinds: dict[tuple[str, str, int | None], Question] = {}
+    for family, key, filled in questions.combinations(values):
+        for number in (*range(len(family.paraphrases)), None):
+            kinds.setdefault((family.name, filled[-1], number), questions.ask(family, key, filled, number))
+    asked = [*kinds.values(), *itertools.islice(questions.training_questions(values, seed), 500)]
+    assert {question.family for question in asked} == {family.name for family in FAMILIES}
+    for question in asked:
+        assert question_of(question.text) == question
+        described = question_of(question.sql)
+        assert described is not None
+        assert (described.sql, described.description) == (question.sql, question.description)
 
 
 @pytest.mark.parametrize("isolation", ["preferred", "off"])
@@ -98,9 +132,9 @@ def test_the_trainer_grades_with_it_as_the_demo_sets_it_up(tmp_path: Path, isola
     shop.create(place.database, seed=0)
     policy = policies.load(place.policy).graders["sql"]
     example = training_data.example(1)
-    example = msgspec.structs.replace(example, content=msgspec.structs.replace(example.content, target=REFERENCE))
+    example = msgspec.structs.replace(example, content=msgspec.structs.replace(example.content, prompt=QUESTION))
     with Grader(policy.model_copy(update={"isolation": isolation, "seconds": 20.0})) as grader:
-        answers = (REFERENCE, "select 1", "selekt", REFERENCE)
+        answers = (ANSWER, "select 1", "selekt", ANSWER)
         assert [grader.grade(answer, example) for answer in answers] == [(100.0, None), (0.0, None), (0.0, None), (100.0, None)]
 
 

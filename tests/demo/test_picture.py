@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
-from headrace_demo.run.folder import MAIN, OTHER, TARGETS
-from headrace_demo.show.picture import Control, Exam, Picture, worse
+from headrace_demo.run.policy import MAIN, OTHER, targets
+from headrace_demo.show.picture import Control, Exam, Picture, gate_of, verdict_of, worse
 from headrace_demo.show.view import Json, Lines, dashboard, sparkline, summary, summary_tables
+from headrace_schemas import derived
 from headrace_schemas.codec import decode
 from headrace_schemas.events import Event
 from headrace_schemas.splits import split_of
@@ -24,7 +27,7 @@ PAPERS = {
 
 
 def new_picture() -> Picture:
-    return Picture(MAIN, TARGETS, PAPERS)
+    return Picture(MAIN, targets(), PAPERS)
 
 
 def event(kind: str, data: dict[str, Any]) -> Event:
@@ -65,6 +68,23 @@ def promoted(sequence: int = 1, digest: str = DIGEST, bucket: str = MAIN) -> Eve
         "adapter": adapter, "batch_ids": ["b1"], "reason": "gate", "policy_digests": {}, "request_id": "q", "evaluation_id": "v",
     }  # fmt: skip
     return event("headrace.release.promoted.v1", data)
+
+
+def test_the_gate_is_shown_by_the_evidence_of_the_version_that_was_promoted() -> None:
+    def head(version: str, **told: Any) -> derived.HeadEvidence:
+        figures = {"measure": "success", "mean": 0.214, "groups": 33, "looks": 2, "capital": 4.51, "needed": 3.69, **told}
+        return cast(derived.HeadEvidence, SimpleNamespace(version_id=version, **figures))
+
+    release = promoted().data
+    assert isinstance(release, derived.ReleaseDecision)
+    assert gate_of(release) == "gate"
+    judged = structs.replace(release, version_id="v2", evidence=[head("v1", mean=0.0), head("v2")])
+    assert gate_of(judged) == "success gain 0.21 on 33 groups in 2 looks, evidence 4.5 of 3.7 nats"
+    once = structs.replace(judged, evidence=[head("v2", looks=1)])
+    assert "in 1 look, evidence" in gate_of(once)
+    waits = structs.replace(once, reason="pending: no_evidence: success gain 0.3077 on 13 groups where our model was corrected")
+    assert verdict_of(waits) == f"pending: no_evidence ({gate_of(once)})"
+    assert verdict_of(release) == "declined, gate"
 
 
 def progressed(step: int) -> Event:
@@ -180,10 +200,10 @@ def test_the_view_renders_at_every_moment() -> None:
     for part in (
         "40",
         "questions answered",
-        "step 50 of 100",
+        "step 50/100",
         "promoted",
         "swapped to release 1",
-        "of 400",
+        f"of {targets()[MAIN]:g}",
         "1:15",
         "known",
         "new",

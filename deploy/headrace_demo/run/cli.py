@@ -70,7 +70,7 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
     from rich.console import Console
 
     from headrace_demo.run.children import Children
-    from headrace_demo.run.folder import MAIN, TARGETS
+    from headrace_demo.run.policy import BUCKETS, MAIN, OVERRIDES, targets
     from headrace_demo.shop import database as shop
     from headrace_demo.shop.exam import ExamPaper
     from headrace_demo.show.picture import Picture
@@ -82,7 +82,7 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
         console = Console(width=80)
     screen: Screen = Json() if as_json else Dashboard(console) if console.is_terminal else Lines()
     paper = ExamPaper(place.seed)
-    picture = Picture(MAIN, TARGETS, {bucket: paper.columns(bucket.partition("/")[0]) for bucket in TARGETS})
+    picture = Picture(MAIN, targets(), {bucket: paper.columns(bucket.partition("/")[0]) for bucket in BUCKETS})
 
     def seconds() -> float:
         return time.monotonic() - began
@@ -95,6 +95,9 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
     try:
         with Children(place.run) as children:
             note(f"run {place.deployment} in {place.data_dir}, seed {place.seed}")
+            screen.tell("policy: the defaults, but for")
+            for override in OVERRIDES:
+                screen.tell(str(override))
             building = asyncio.ensure_future(_base(children, place, note))
             shop.create(place.database, place.seed)
             try:

@@ -15,41 +15,9 @@ import shlex
 from pathlib import Path
 
 from headrace_demo.base_model.recipe import Recipe
-from headrace_demo.names import DOCS, MODEL, SQL
+from headrace_demo.run.policy import policy_text
 from headrace_streams.settings import PREFIX, Settings
 
-MAIN = f"{SQL}/{MODEL}"
-OTHER = f"{DOCS}/{MODEL}"
-TARGETS = {MAIN: 400, OTHER: 320}  # effective sizes at which a bucket is cut
-_POLICY = """\
-# Written by `headrace demo`. What is not here keeps its default.
-[curate]
-good_enough = 0.99                 # this model gets good fast; go on until the gate finds nothing better
-
-[curate.targets]
-{targets}
-
-[release.evidence]
-accept_selected_rows = true        # the shop judges every answer: no row is here because the model failed on it
-
-[train]
-threads = 1
-seed = {seed}
-bases = {{ "{model}" = {{ weights = {weights} }} }}
-evaluation = {{ max_new_tokens = 72 }}  # as many as the agent takes
-graders = {{ sql = {{ name = "demo-sql", options = {{ database = {database} }}, folders = [{database}] }} }}
-
-[train.defaults]
-r = 16
-alpha = 32
-dropout = 0.0
-learning_rate = 5e-3
-steps = 120
-rows_per_step = 16
-rehearsal = 0.75                   # up to three old rows for each new one: nearly all there are
-patience = 0                       # 120 steps are too few to stop early
-precision = "fp32"                 # bf16 gains nothing on matrices this small
-"""
 _SETTINGS = """\
 # Written by `headrace demo`.
 bootstrap = "{bootstrap}"
@@ -88,11 +56,7 @@ class Place:
 
     def settings(self, bootstrap: str) -> Settings:
         """Writes policy and settings, and returns the settings."""
-        targets = "\n".join(f"{_toml(bucket)} = {target}" for bucket, target in TARGETS.items())
-        policy = _POLICY.format(
-            targets=targets, seed=self.seed, model=MODEL, weights=_toml(self.base), database=_toml(self.database)
-        )
-        self.policy.write_text(policy, encoding="utf-8")
+        self.policy.write_text(policy_text(self.base, self.database), encoding="utf-8")
         store = self.data_dir / "store"
         text = _SETTINGS.format(
             bootstrap=bootstrap,

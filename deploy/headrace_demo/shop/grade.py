@@ -1,7 +1,8 @@
 """Is an answer right? Executes it and the reference on the shop's database and compares what comes back.
 
 Right means: exactly one SELECT, done within a second, the same rows (as a multiset; in order when the reference has a LIMIT).
-`grade` is the entry point `demo-sql` of `headrace.graders`; the trainer's gate and the agent both use it.
+`grade` is the entry point `demo-sql` of `headrace.graders`; the trainer's gate and the agent both use it. What is right follows
+from the question, so that answers can be graded that nobody has corrected.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import duckdb
 
 from headrace_demo.shop import database as shop
+from headrace_demo.shop.questions import Question
+from headrace_demo.shop.reading import question_of
 
 SECONDS = 1.0
 ROWS = 10_000  # a result longer than this is wrong, whatever the reference says
@@ -69,6 +72,18 @@ def _referee(database: str) -> Referee:
 
 
 def grade(prompt: str, output: str, example: Mapping[str, Any], *, database: str) -> float:
-    """100.0 when `output` gives what the example's target gives, else 0.0; `database` is the shop's file, an option of the
-    grader's policy. ValueError when the target itself cannot be executed."""
-    return 100.0 if _referee(database).right(output, str(example["content"]["target"])) else 0.0
+    """100.0 when the SQL `output` gives what `prompt` asks for, else 0.0; `database` is the shop's file, an option of the
+    grader's policy. ValueError when nobody asks such a question."""
+    return 100.0 if _referee(database).right(output, _asked(prompt).sql) else 0.0
+
+
+def grade_description(prompt: str, output: str, example: Mapping[str, Any]) -> float:
+    """100.0 when `output` is what the handbook says of the SQL `prompt`, else 0.0. ValueError for SQL that is not in it."""
+    return 100.0 if output == _asked(prompt).description else 0.0
+
+
+def _asked(prompt: str) -> Question:
+    question = question_of(prompt)
+    if question is None:
+        raise ValueError(f"prompt: not one of the shop's questions: {prompt!r}")
+    return question

@@ -48,7 +48,7 @@ def is_held_out(combination: str) -> bool:
     return int(hashlib.sha1(combination.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
 
 
-_MOST_WORDS = {"min": "shortest", "max": "longest", "avg": "average"}
+MOST_WORDS = {"min": "shortest", "max": "longest", "avg": "average"}
 
 
 def slot_values(shop: Shop) -> dict[str, tuple[str, ...]]:
@@ -66,7 +66,7 @@ def slot_values(shop: Shop) -> dict[str, tuple[str, ...]]:
         "limit": tuple(str(n) for n in range(10, 95, 5)),
         "top": tuple(str(n) for n in range(2, 11)),
         "days": tuple(str(n) for n in range(2, 14)),
-        "most": tuple(_MOST_WORDS),
+        "most": tuple(MOST_WORDS),
         "count": tuple(str(n) for n in range(10, 45)),
     }
 
@@ -82,7 +82,7 @@ def ask(family: Family, combination: str, filled: Sequence[str], paraphrase: int
     """The question of one combination in one of its family's paraphrases; None: in its new wording."""
     slots = dict(zip(family.slots, filled, strict=True))
     if "most" in slots:
-        slots["most_word"] = _MOST_WORDS[slots["most"]]
+        slots["most_word"] = MOST_WORDS[slots["most"]]
     wording = family.new_wording if paraphrase is None else family.paraphrases[paraphrase % len(family.paraphrases)]
     text = wording.format(**slots)
     description = family.paraphrases[0].format(**slots)

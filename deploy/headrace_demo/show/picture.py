@@ -91,7 +91,6 @@ class Picture:
         self.training: Training | None = None
         self.verdict = ""
         self.rows: list[Row] = [Row(bucket, 0, None, 0.0, "the base model") for bucket in papers]
-        self._gates: dict[str, str] = {}
         self.news: list[tuple[float, str]] = []
         self.control: Control | None = None
 
@@ -118,14 +117,13 @@ class Picture:
                 self._progress(moment)
             case events.TrainingFailed(data=failure):
                 self._say(seconds, f"{failure.bucket}: training failed: {failure.error}")
-            case events.EvaluationCompleted(data=evaluation):
-                self._gates[evaluation.evaluation_id] = gate_of(evaluation)
+            case events.EvaluationCompleted():
                 if self.training is not None:
                     self.training.phase = "evaluated"
             case events.ReleasePromoted(data=release):
                 self._promoted(release, seconds)
             case events.ReleaseDeclined(data=release):
-                self.verdict = f"{release.bucket}: declined, {release.reason}"
+                self.verdict = f"{release.bucket}: {verdict_of(release)}"
                 self._say(seconds, self.verdict)
             case _:
                 pass
@@ -184,7 +182,7 @@ class Picture:
         digest = release.adapter.digest if release.adapter else None
         if any(row.bucket == release.bucket and row.sequence == release.sequence for row in self.rows):
             return
-        gate = self._gates.get(release.evaluation_id or "", release.reason)
+        gate = gate_of(release)
         self.rows.append(Row(release.bucket, release.sequence, digest, seconds, gate, version=release.version_id))
         self.verdict = f"{release.bucket}: promoted, {gate}"
         self._say(seconds, f"{release.bucket}: release {release.sequence} is promoted ({gate})")
@@ -193,13 +191,24 @@ class Picture:
         self.news.append((seconds, line))
 
 
-def gate_of(evaluation: derived.Evaluation) -> str:
-    """The gate's figures on one line."""
-    compared = evaluation.comparison
-    text = f"loss gain {compared.loss_gain.value:.3f} [{compared.loss_gain.low:.3f}, {compared.loss_gain.high:.3f}]"
-    if compared.wins is not None and compared.losses is not None:
-        text += f", {compared.wins} wins, {compared.losses} losses"
-    return f"{text} on {compared.n} rows"
+def gate_of(release: derived.ReleaseDecision) -> str:
+    """What the gate knew of a version when it was promoted; its reason where it was promoted otherwise."""
+    for head in release.evidence or ():
+        if head.version_id == release.version_id:
+            looks = "look" if head.looks == 1 else "looks"
+            return (
+                f"{head.measure} gain {head.mean:.2f} on {head.groups} groups in {head.looks} {looks}, "
+                f"evidence {head.capital:.1f} of {head.needed:.1f} nats"
+            )
+    return release.reason
+
+
+def verdict_of(release: derived.ReleaseDecision) -> str:
+    """Why a version is not served, by the name of the rule and the figures."""
+    figures = gate_of(release)
+    if figures == release.reason:
+        return f"declined, {figures}"
+    return f"{': '.join(release.reason.split(': ')[:2])} ({figures})"
 
 
 def worse(before: Exam, after: Exam) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import orjson
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -82,7 +81,7 @@ def summary_tables(picture: Picture) -> Group:
 
 def _summary_table(picture: Picture, bucket: str) -> Table:
     rows = list(_bucket_summary(picture, bucket))
-    table = Table(title=f"{bucket}: right on held-out questions", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=f"{bucket}: right on held-out questions", title_justify="left", box=None, padding=(0, 2))
     table.add_column("release")
     table.add_column("after", justify="right")
     for heading in rows[0]["exam"]:
@@ -99,6 +98,7 @@ def _summary_table(picture: Picture, bucket: str) -> Table:
 class Screen(Protocol):
     """Where the demo is shown."""
 
+    def tell(self, line: str) -> None: ...  # stays
     def note(self, seconds: float, line: str) -> None: ...
     def draw(self, picture: Picture, seconds: float) -> None: ...
     def close(self) -> None: ...
@@ -111,6 +111,9 @@ class Lines:
         self._say = say
         self._told = 0
         self._quarter = 0
+
+    def tell(self, line: str) -> None:
+        self._say(line)
 
     def note(self, seconds: float, line: str) -> None:
         self._say(f"{clock(seconds):>6}  {line}")
@@ -134,6 +137,9 @@ class Json:
 
     def __init__(self) -> None:
         self._told = 0
+
+    def tell(self, line: str) -> None:
+        self.emit({"told": line})
 
     def note(self, seconds: float, line: str) -> None:
         self.emit({"seconds": round(seconds, 1), "note": line})
@@ -160,6 +166,9 @@ class Dashboard:
         self._drawn = 0.0
         self._live = Live(console=console, refresh_per_second=4, auto_refresh=False, transient=True)
         self._live.start()
+
+    def tell(self, line: str) -> None:
+        self._live.console.print(line, highlight=False)
 
     def note(self, seconds: float, line: str) -> None:
         if self._notes and self._notes[-1][1].split("…")[0] == line.split("…")[0] and "…" in line:
@@ -189,15 +198,14 @@ def dashboard(picture: Picture, seconds: float, notes: list[tuple[float, str]]) 
     body = Table.grid(padding=(0, 2))
     for bucket, target in picture.targets.items():
         filled = len(picture.open.get(bucket, ()))
-        bar = ProgressBar(total=target, completed=min(filled, target), width=40)
+        bar = ProgressBar(total=target, completed=min(filled, target), width=16)
         body.add_row(f"bucket {bucket}", bar, f"{filled} of {target:g}, {picture.batches.get(bucket, 0)} cut")
     run = picture.training
     if run is not None:
-        bar = ProgressBar(total=max(1, run.steps), completed=run.step, width=40)
-        body.add_row(f"training {run.bucket}", bar, f"step {run.step} of {run.steps}, loss {run.loss:.3f}, {run.phase}")
-    if picture.verdict:
-        body.add_row("gate", Text(picture.verdict, overflow="fold"), "")
-    parts: list[RenderableType] = [head, Text(), body, Text(), summary_tables(picture), Text(), _notes(notes)]
+        bar = ProgressBar(total=max(1, run.steps), completed=run.step, width=16)
+        body.add_row(f"training {run.bucket}", bar, f"step {run.step}/{run.steps}, loss {run.loss:.3f}, {run.phase}")
+    verdict = Text(f"gate {picture.verdict}" if picture.verdict else "", overflow="fold")
+    parts: list[RenderableType] = [head, body, verdict, summary_tables(picture), Text(), _notes(notes)]
     return Panel(Group(*parts), title="headrace demo", title_align="left")
 
 
