@@ -266,6 +266,7 @@ def test_release_gave_every_kind_of_answer_for_every_reason() -> None:
         ("needs_decision", "few_groups"),
         ("needs_decision", "heavy_tail"),
         ("needs_decision", "no_evidence"),
+        ("needs_decision", "protected"),
         ("needs_decision", "selected_rows"),
     }
     assert {head["claim"] for event in answers for head in event["data"].get("evidence", ())} == {
