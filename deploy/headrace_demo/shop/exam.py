@@ -27,10 +27,11 @@ class ExamPaper:
         return questions.exam_questions(questions.slot_values(shop_of(self.seed)), self.seed, ASKED)
 
     def questions(self, artifact_type: str) -> Sequence[Question]:
-        """All that are asked of a release of that type, in order."""
+        """All that are asked of a release of that type, in order: of the two wordings one after the other. Asked at the end, the
+        new ones were a fall of the bucket's success that curate took for drift."""
         if artifact_type == DOCS:
             return [known for known, _ in self._pairs[:DESCRIPTIONS]]
-        return [question for pair in zip(*self._pairs, strict=True) for question in pair]
+        return [question for pair in self._pairs for question in pair]
 
     def columns(self, artifact_type: str) -> dict[str, str]:
         """Under which heading each prompt of a type's exam is counted."""
