@@ -66,7 +66,7 @@ def _data(**columns: str) -> dict[str, tuple[str, str]]:
 
 
 _WHEN = {"event_time": ("time", TIME)}
-_MEMBER = (
+MEMBERS = (  # of a manifest, as `from_json` takes them
     '[{"example_id":"VARCHAR","revision":"BIGINT","sha256":"VARCHAR","role":"VARCHAR","weight":"DOUBLE","difficulty":"DOUBLE",'
     '"split":"VARCHAR","locator":{"topic":"VARCHAR","partition":"INTEGER","offset":"BIGINT"}}]'
 )
@@ -75,7 +75,7 @@ _MEMBER = (
 def _members(pool: str, path: str) -> str:
     return (
         f"SELECT batch_id, run_id, bucket, '{pool}' AS pool, "
-        f"unnest(from_json(try(value->'$.data.{path}'), '{_MEMBER}')) AS member, topic, partition, log_offset, appended_at"
+        f"unnest(from_json(try(value->'$.data.{path}'), '{MEMBERS}')) AS member, topic, partition, log_offset, appended_at"
     )
 
 
