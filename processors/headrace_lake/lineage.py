@@ -118,7 +118,10 @@ def _members(topic: str, up: bool) -> str:
         if up
         else "(u.partition, u.log_offset) IN (SELECT (partition, log_offset) FROM reached)"
     )
-    pools = {"batches": (("members", ""), ("test_pool", "compared on")), "runs": (("rehearsal", "repeated"),)}[topic]
+    pools = {
+        "batches": (("members", ""), ("test_pool", "compared on"), ("validation_pool", "")),
+        "runs": (("rehearsal", "repeated"),),
+    }[topic]
     named = " UNION ALL ".join(
         f"SELECT u.partition, u.log_offset, '{how}' AS how, "
         f"unnest(from_json(try(u.value->'$.data.{name}'), '{MEMBERS}')) AS m FROM {_rows(topic)} u WHERE {some}"

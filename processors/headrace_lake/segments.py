@@ -78,12 +78,15 @@ class _Data(msgspec.Struct):
     revision: int | None = None
     members: list[_Member] = []
     test_pool: list[_Member] = []
+    validation_pool: list[_Member] | None = None
     rehearsal: list[_Member] = []
 
     @property
     def example_ids(self) -> list[str] | None:
         """Of a batch and of a run: what it names."""
-        return [member.example_id for member in (*self.members, *self.test_pool, *self.rehearsal)] or None
+        return [
+            member.example_id for member in (*self.members, *self.test_pool, *(self.validation_pool or ()), *self.rehearsal)
+        ] or None
 
 
 class _Event(msgspec.Struct):

@@ -42,7 +42,7 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         "positions": Command(
             "headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."
         ),
-        "dataset": Command("headrace_lake.cli:dataset", "worker", "Write a bucket's training data to files."),
+        "dataset": Command("headrace_lake.dataset_cli:dataset", "worker", "Write a bucket's training data to files."),
         "lake": Command("headrace_lake.lake_cli:lake", "lake", "The log as Parquet at one cut: follow, status, compact."),
         "sql": Command("headrace_lake.lake_cli:sql", "lake", "Answer one SELECT over the lake."),
         "explain": Command(

@@ -80,7 +80,7 @@ def expected(ring: MemoryRing) -> set[Edge]:
     for at, version in versions.values():
         found |= {(at, batches[version.batch_id][0]), (at, runs[version.run_id][0])}
     for at, named in [
-        *((at, [*batch.members, *batch.test_pool]) for at, batch in batches.values()),
+        *((at, [*batch.members, *batch.test_pool, *(batch.validation_pool or ())]) for at, batch in batches.values()),
         *((at, start.rehearsal) for at, start in runs.values()),
     ]:
         found |= {(at, RecordPlace("examples", row.locator.partition, row.locator.offset)) for row in named}
