@@ -1,4 +1,4 @@
-"""`headrace status`, `replay` and `dataset`: what the log says, for people. Knows the readers of this package."""
+"""`headrace status`, `replay` and `positions`: what the log says, for people. Knows the readers of this package."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from headrace_cli.common import FAILED, NO, USAGE, CliError, common, emit, note, run, who
-from headrace_lake.dataset import DatasetError, Format, Rule
+from headrace_cli.common import NO, USAGE, CliError, common, emit, note, run, who
 from headrace_schemas.selection import counts_text
 from headrace_streams.settings import Settings
 
@@ -233,46 +232,6 @@ async def until_ms(reader: Reader, until: str) -> int:
             if decision is not None and decision.data.release_id == until:
                 return int(record.timestamp)
     raise CliError(NO, f"{until!r} is neither an RFC 3339 time nor a release of this deployment")
-
-
-@click.command()
-@click.argument("bucket")
-@click.option("--format", "form", type=click.Choice(get_args(Format)), default="chat", show_default=True, help="Kind of file.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write into.")
-@click.option("--release", metavar="R", help="Exactly the rows that trained this release, without what was withdrawn since.")
-@click.option("--rule", type=click.Choice(["1", "2"]), default="2", show_default=True, help="By which rule a row is written.")
-@common
-def dataset(settings: Settings, as_json: bool, bucket: str, form: Format, out: Path, release: str | None, rule: str) -> None:
-    """Write the training data of BUCKET (artifact_type/base) to a file and print its digest.
-
-    Without --release: all that was ever cut into a batch, at its newest revision, without what was withdrawn since.
-
-    Rule 1 is how rows were written before they held tools, arguments as objects and references: it makes digests of then."""
-    from headrace_lake.dataset import bucket_rows, release_rows, rows_digest, write
-    from headrace_lake.kafka_log import KafkaLog
-    from headrace_streams.signing import trusted_keys
-
-    log = KafkaLog(settings)
-    written: Rule = 1 if rule == "1" else 2
-    try:
-        rows, withdrawn = (
-            (run(bucket_rows(log, bucket, written)), 0)
-            if release is None
-            else run(release_rows(log, bucket, release, trusted_keys(settings), written))
-        )
-    except DatasetError as error:
-        raise CliError(FAILED, str(error)) from error
-    if withdrawn:
-        note(f"headrace: {withdrawn} rows that trained release {release} were withdrawn since and are left out")
-    if not rows:
-        nothing = "nothing is left of it" if withdrawn else "has no batch yet: `headrace status` lists the buckets"
-        raise CliError(NO, f"bucket {bucket!r} {nothing}")
-    file = write(rows, out, form)
-    found = {"file": str(file), "rows": len(rows), "digest": rows_digest(rows), "rule": written}
-    if as_json:
-        emit(found)
-    else:
-        click.echo(f"{found['file']}: {found['rows']} rows, {found['digest']}")
 
 
 @click.group()

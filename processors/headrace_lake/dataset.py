@@ -8,29 +8,34 @@ alike have one digest.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
-import orjson
 
 from headrace_lake.dataset_rule_1 import messages_by_rule_1
 from headrace_lake.log import Log, events_of
-from headrace_schemas.canonical import canonical, digest, sha256
+from headrace_schemas.canonical import digest, sha256
 from headrace_schemas.chat import answer_dict, messages_of, tool_dicts
 from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, TrainingStart
 from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleWithdrawn, TrainingStarted
 from headrace_schemas.ids import derive_id
 from headrace_schemas.root_error import HeadraceError
-from headrace_schemas.selection import dataset_members, is_training, is_validation, watched
+from headrace_schemas.selection import (
+    dataset_members,
+    is_negative,
+    is_training,
+    is_validation,
+    members_digest,
+    watched,
+    without_withdrawn,
+)
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.release_log import ReleaseFilter
 from headrace_streams.signing import TrustedKeys
 
-Format = Literal["chat", "parquet"]
+Format = Literal["chat", "alpaca", "dpo", "kto", "parquet"]
 Rule = Literal[1, 2]
 
 
@@ -79,29 +84,74 @@ def row_of(example: Example, member: Member, rule: Rule = 2) -> DatasetRow:
     )
 
 
+class DatasetExample(NamedTuple):
+    """An example and the member of a batch that names it."""
+
+    example: Example
+    member: Member
+
+
+class Selected(NamedTuple):
+    """What a data set is made of: `learnt` is what a run learns from or watches, in its order; `avoided` are the negatives that
+    were cut with it. `withdrawn`: how many rows are left out because they were retracted or erased; `policies`: digests of the
+    policies of the batches; `members`: the digest of what trained a release, by `selection.members_digest`."""
+
+    learnt: list[DatasetExample]
+    avoided: list[DatasetExample]
+    withdrawn: int = 0
+    policies: list[dict[str, str]] = []  # noqa: RUF012 - never changed
+    members: str | None = None
+
+
 async def bucket_rows(log: Log, bucket: str, rule: Rule = 2) -> list[DatasetRow]:
-    """All that was ever cut for training, at its newest revision; what was withdrawn since, or turned out to be worth nothing, is
-    left out, as in rehearsal."""
-    members: dict[str, Member] = {}
-    async for event in events_of(log, "batches", key=bucket):
-        if isinstance(event, BatchReady) and event.data.bucket == bucket:
-            members |= {
-                member.example_id: member for member in watched(event.data) if is_training(member) or is_validation(member)
-            }
-    newest: dict[str, Example] = {}
-    async for event in events_of(log, "examples", key=bucket):
-        if isinstance(event, ExampleRewarded) and event.data.example_id in members:
-            newest[event.data.example_id] = event.data
-        elif isinstance(event, ExampleWithdrawn):
-            newest.pop(event.data.example_id, None)
-    return [
-        row_of(newest[name], members[name], rule) for name in sorted(newest) if newest[name].train and newest[name].reward > 0
-    ]
+    """Rows of `bucket_examples`."""
+    return rows_of((await bucket_examples(log, bucket)).learnt, rule)
 
 
 async def release_rows(
     log: Log, bucket: str, release_id: str, trusted: TrustedKeys | None = None, rule: Rule = 2
 ) -> tuple[list[DatasetRow], int]:
+    """Rows of `release_examples`, and how many of them were withdrawn since."""
+    found = await release_examples(log, bucket, release_id, trusted)
+    return rows_of(found.learnt, rule), found.withdrawn
+
+
+def rows_of(examples: Iterable[DatasetExample], rule: Rule = 2) -> list[DatasetRow]:
+    return [row_of(example, member, rule) for example, member in examples]
+
+
+async def bucket_examples(log: Log, bucket: str) -> Selected:
+    """All that was ever cut for training, at its newest revision; what was withdrawn since, or turned out to be worth nothing, is
+    left out, as in rehearsal. Negatives as long as they are wrong."""
+    members: dict[str, Member] = {}
+    avoided: dict[str, Member] = {}
+    policies: list[dict[str, str]] = []
+    async for event in events_of(log, "batches", key=bucket):
+        if isinstance(event, BatchReady) and event.data.bucket == bucket:
+            members |= {
+                member.example_id: member for member in watched(event.data) if is_training(member) or is_validation(member)
+            }
+            avoided |= {member.example_id: member for member in watched(event.data) if is_negative(member)}
+            if event.data.policy_digests not in policies:
+                policies.append(event.data.policy_digests)
+    newest: dict[str, Example] = {}
+    withdrawn: set[str] = set()
+    async for event in events_of(log, "examples", key=bucket):
+        if isinstance(event, ExampleRewarded) and (event.data.example_id in members or event.data.example_id in avoided):
+            newest[event.data.example_id] = event.data
+            withdrawn.discard(event.data.example_id)
+        elif isinstance(event, ExampleWithdrawn) and newest.pop(event.data.example_id, None) is not None:
+            withdrawn.add(event.data.example_id)
+    allowed = [name for name in sorted(newest) if newest[name].train]
+    return Selected(
+        [DatasetExample(newest[name], members[name]) for name in allowed if name in members and newest[name].reward > 0],
+        [DatasetExample(newest[name], avoided[name]) for name in allowed if name in avoided and newest[name].reward < 0],
+        len(withdrawn & members.keys()),
+        policies,
+    )
+
+
+async def release_examples(log: Log, bucket: str, release_id: str, trusted: TrustedKeys | None = None) -> Selected:
     """Exactly what trained a release: its batch's members and the rehearsal rows that its run pinned, each verified by digest.
     What was retracted or erased since is in no data set any more: it is left out, and how many rows that were comes beside.
     With `trusted` keys the release is one that they have signed.
@@ -135,60 +185,41 @@ async def release_rows(
         elif isinstance(event, ExampleRewarded):
             withdrawn.discard(event.data.example_id)
     members = dataset_members(batch, start)
-    rows = [await _exact(log, member, rule) for member in members if member.example_id not in withdrawn]
-    return rows, len(members) - len(rows)
+    negatives = [member for member in watched(without_withdrawn(batch, start.withdrawn)) if is_negative(member)]
+    left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (members, negatives))
+    values = await _exact(log, [*left, *avoided])
+    return Selected(
+        [DatasetExample(values[member.sha256], member) for member in left],
+        [DatasetExample(values[member.sha256], member) for member in avoided],
+        len(members) - len(left),
+        [batch.policy_digests],
+        members_digest(members),
+    )
 
 
-async def _exact(log: Log, member: Member, rule: Rule) -> DatasetRow:
-    locator = member.locator
-    async for record in log.read(locator.topic, locator.partition, locator.offset, locator.offset + 1):
-        if record.value is not None and sha256(record.value) == member.sha256:
-            event = decode_or_none(record.value, record.headers)
-            if isinstance(event, ExampleRewarded):
-                return row_of(event.data, member, rule)
-    where = f"{locator.topic}/{locator.partition}@{locator.offset}"
-    raise DatasetError(f"example {member.example_id!r} revision {member.revision} with {member.sha256} is not at {where}")
+async def _exact(log: Log, members: Iterable[Member]) -> dict[str, Example]:
+    """The example of each member by the digest of its record. DatasetError for one that is not where the member says."""
+    wanted: dict[tuple[str, int], dict[int, Member]] = {}
+    for member in members:
+        wanted.setdefault((member.locator.topic, member.locator.partition), {})[member.locator.offset] = member
+    found: dict[str, Example] = {}
+    for (topic, partition), at in wanted.items():
+        async for record in log.records_at(topic, partition, sorted(at)):
+            if record.value is not None and sha256(record.value) == at[record.offset].sha256:
+                event = decode_or_none(record.value, record.headers)
+                if isinstance(event, ExampleRewarded):
+                    found[at[record.offset].sha256] = event.data
+    for at in wanted.values():
+        for member in at.values():
+            if member.sha256 not in found:
+                where = f"{member.locator.topic}/{member.locator.partition}@{member.locator.offset}"
+                raise DatasetError(
+                    f"example {member.example_id!r} revision {member.revision} with {member.sha256} is not at {where}"
+                )
+    return found
 
 
 def rows_digest(rows: Sequence[DatasetRow]) -> str:
     """A row without tools says nothing of them."""
     fields: list[dict[str, Any]] = msgspec.to_builtins(rows)
     return digest([{name: value for name, value in row.items() if name != "tools" or value} for row in fields])
-
-
-def write(rows: Sequence[DatasetRow], out: Path, form: Format) -> Path:
-    """Writes `rows` as `out/train.jsonl` (one {"messages": […], …} a line) or `out/train.parquet`, whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
-    lines = b"".join(canonical(msgspec.to_builtins(row)) + b"\n" for row in rows)
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        made = Path(scratch) / "train.jsonl"
-        made.write_bytes(lines)
-        if form == "parquet":
-            made = _parquet(made, Path(scratch) / "train.parquet")
-        return made.replace(out / made.name)
-
-
-def _parquet(lines: Path, made: Path) -> Path:
-    """`messages` becomes a list of {role, content}; whatever else a message holds is JSON in `extra`. `tools` is JSON: a table
-    would give each tool the parameters of all."""
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = [orjson.loads(line) for line in lines.read_bytes().splitlines()]
-    for row in rows:
-        row["messages"] = [
-            {
-                "role": message["role"],
-                "content": message["content"],
-                "extra": canonical({name: value for name, value in message.items() if name not in ("role", "content")}).decode(),
-            }
-            for message in row["messages"]
-        ]
-        row["tools"] = canonical(row["tools"]).decode() if row["tools"] else None
-    text, number = pyarrow.string(), pyarrow.float64()
-    message = pyarrow.struct([("role", text), ("content", text), ("extra", text)])
-    types: dict[str, Any] = dict.fromkeys(DatasetRow.__struct_fields__, text)
-    types |= {"revision": pyarrow.int64(), "weight": number, "reward": number, "quality": number}
-    types["messages"] = pyarrow.list_(message)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(list(types.items()))), made)
-    return made

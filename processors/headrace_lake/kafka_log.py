@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from headrace_lake.log import LogRecord
@@ -32,5 +32,11 @@ class KafkaLog(Reader):
         if topic in _CHANGELOGS and partition >= await self.partitions(topic):
             return
         async with aclosing(self.read_partition(topic, partition, start, end)) as records:
+            async for found in records:
+                yield LogRecord(topic, partition, found.offset, found.timestamp, found.key, found.value, tuple(found.headers))
+
+    async def records_at(self, topic: str, partition: int, offsets: Sequence[int]) -> AsyncGenerator[LogRecord, None]:
+        """As `Reader.read_at`."""
+        async with aclosing(self.read_at(topic, partition, offsets)) as records:
             async for found in records:
                 yield LogRecord(topic, partition, found.offset, found.timestamp, found.key, found.value, tuple(found.headers))

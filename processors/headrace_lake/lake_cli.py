@@ -237,8 +237,10 @@ def sql(settings: Settings, as_json: bool, folder: Path | None, query: str, seco
     patience.daemon = True
     with opened(folder_of(settings, folder), seconds=seconds, rows=rows) as lake:
         patience.start()
-        found = lake.run(query)
-    patience.cancel()
+        try:
+            found = lake.run(query)
+        finally:
+            patience.cancel()
     if as_json:
         for row in found.dicts():
             emit(row)

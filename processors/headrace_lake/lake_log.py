@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from pathlib import Path
 
 from headrace_lake.log import LogRecord
 from headrace_lake.manifest import LakeError, LakeFolder, Manifest
@@ -39,6 +40,18 @@ class LakeLog:
             while portion := await asyncio.to_thread(_portion, records):
                 for record in portion:
                     yield record
+
+    async def records_at(self, topic: str, partition: int, offsets: Sequence[int]) -> AsyncGenerator[LogRecord, None]:
+        """Those at `offsets` (ascending) of a partition; where there is none, nothing."""
+        for segment in self._manifest.of(topic, partition):
+            wanted = {offset for offset in offsets if segment.start <= offset < segment.end}
+            if wanted:
+                for record in await asyncio.to_thread(_picked, self._folder.file(segment), wanted):
+                    yield record
+
+
+def _picked(file: Path, offsets: set[int]) -> list[LogRecord]:
+    return [record for record in records_of(file, min(offsets), max(offsets) + 1) if record.offset in offsets]
 
 
 def _portion(records: Iterator[LogRecord]) -> list[LogRecord]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,8 +21,9 @@ from headrace_lake.views import SCHEMA as TABLES
 from headrace_schemas.root_error import NO, USAGE, HeadraceError
 
 MEMORY, THREADS, SPILLED = "512MB", 2, "2GB"
-SECONDS, ROWS = 30.0, 5000
+SECONDS, ROWS, WHOLE = 30.0, 5000, 10_000_000
 _TYPES = {"int32": "INTEGER", "int64": "BIGINT", "timestamp[ms]": "TIMESTAMP_MS", "binary": "BLOB", "string": "VARCHAR"}
+_TYPES["list<element: string>"] = _TYPES["list<item: string>"] = "VARCHAR[]"
 
 
 class QueryRefused(HeadraceError):
@@ -83,6 +84,23 @@ class LakeQuery:
         finally:
             watchdog.cancel()
         return QueryResult(columns, rows[: self._most], len(rows) > self._most)
+
+    def all(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Every row of a query of our own. QueryStopped."""
+        most, self._most = self._most, WHOLE
+        try:
+            return self.run(sql, parameters).rows
+        finally:
+            self._most = most
+
+    def keep(self, name: str, places: Iterable[tuple[str, int, int]]) -> None:
+        """Makes (topic, partition, offset) a relation of this connection, for queries of our own."""
+        topics, partitions, offsets = zip(*places, strict=True)
+        self._connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT unnest($topics) AS topic, unnest($partitions) AS partition, "
+            "unnest($offsets) AS log_offset",
+            {"topics": list(topics), "partitions": list(partitions), "offsets": list(offsets)},
+        )
 
 
 @contextmanager

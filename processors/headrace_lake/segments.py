@@ -54,10 +54,15 @@ SCHEMA = pyarrow.schema(
         ("event_time", _text),
         ("revision", _int),
         *((name, _text) for name in IDS),
+        ("example_ids", pyarrow.list_(_text)),
         ("odd", pyarrow.binary()),
     ]
 )
 _REPEATED = ["topic", "origin", "event_type", "source", "bucket", "batch_id", "run_id", "version_id"]
+
+
+class _Member(msgspec.Struct):
+    example_id: str
 
 
 class _Data(msgspec.Struct):
@@ -71,6 +76,17 @@ class _Data(msgspec.Struct):
     bucket: str | None = None
     data_subject: str | None = None
     revision: int | None = None
+    members: list[_Member] = []
+    test_pool: list[_Member] = []
+    validation_pool: list[_Member] | None = None
+    rehearsal: list[_Member] = []
+
+    @property
+    def example_ids(self) -> list[str] | None:
+        """Of a batch and of a run: what it names."""
+        return [
+            member.example_id for member in (*self.members, *self.test_pool, *(self.validation_pool or ()), *self.rehearsal)
+        ] or None
 
 
 class _Event(msgspec.Struct):
@@ -161,7 +177,7 @@ class SegmentColumns:
             "event_time": [event.time for event in events],
         }
         data = [event.data for event in events]
-        for name in ("revision", *IDS):
+        for name in ("revision", *IDS, "example_ids"):
             columns[name] = [getattr(one, name) for one in data]
         return pyarrow.Table.from_arrays([_array(columns[field.name], field) for field in SCHEMA], schema=SCHEMA)
 

@@ -66,7 +66,7 @@ def _data(**columns: str) -> dict[str, tuple[str, str]]:
 
 
 _WHEN = {"event_time": ("time", TIME)}
-_MEMBER = (
+MEMBERS = (  # of a manifest, as `from_json` takes them
     '[{"example_id":"VARCHAR","revision":"BIGINT","sha256":"VARCHAR","role":"VARCHAR","weight":"DOUBLE","difficulty":"DOUBLE",'
     '"split":"VARCHAR","locator":{"topic":"VARCHAR","partition":"INTEGER","offset":"BIGINT"}}]'
 )
@@ -75,7 +75,7 @@ _MEMBER = (
 def _members(pool: str, path: str) -> str:
     return (
         f"SELECT batch_id, run_id, bucket, '{pool}' AS pool, "
-        f"unnest(from_json(try(value->'$.data.{path}'), '{_MEMBER}')) AS member, topic, partition, log_offset, appended_at"
+        f"unnest(from_json(try(value->'$.data.{path}'), '{MEMBERS}')) AS member, topic, partition, log_offset, appended_at"
     )
 
 
@@ -338,11 +338,13 @@ COMPOSED: dict[str, tuple[str, str, tuple[str, str]]] = {
         ("What is worth most?", "SELECT example_id, bucket, reward FROM newest_examples ORDER BY reward DESC LIMIT 10"),
     ),
     "members": (
-        "rows that batches name (pool `members` and `test_pool`), and those that runs repeat (`rehearsal`)",
+        "rows that batches name (pools `members`, `validation_pool`, `test_pool`), and those that runs repeat (`rehearsal`)",
         "SELECT batch_id, run_id, bucket, pool, member.example_id, member.revision, member.sha256, member.role, member.weight, "
         "member.difficulty, member.split, member.locator.topic AS example_topic, member.locator.partition AS example_partition, "
         'member.locator."offset" AS example_offset, topic, partition, log_offset, appended_at FROM ('
         f"{_members('members', 'members')} FROM {table_of('batches')} WHERE {event('batch.ready')} UNION ALL BY NAME "
+        f"{_members('validation_pool', 'validation_pool')} FROM {table_of('batches')} WHERE {event('batch.ready')} "
+        "UNION ALL BY NAME "
         f"{_members('test_pool', 'test_pool')} FROM {table_of('batches')} WHERE {event('batch.ready')} UNION ALL BY NAME "
         f"{_members('rehearsal', 'rehearsal')} FROM {table_of('runs')} WHERE {event('training.started')})",
         (

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
+from headrace_schemas.canonical import digest
 from headrace_schemas.derived import Batch, Member, TrainingStart
 
 
@@ -45,6 +46,12 @@ def dataset_members(batch: Batch, start: TrainingStart) -> list[Member]:
     return [member for member in (*watched(used), *start.rehearsal) if is_training(member) or is_validation(member)]
 
 
+def members_digest(members: Iterable[Member]) -> str:
+    """One digest for what a run learnt from and watched: ids, revisions, digests of the records, roles, weights and sides, in
+    their order, wherever they lie. Two data sets of equal members are equal, whatever form they are written in."""
+    return digest([[one.example_id, one.revision, one.sha256, one.role, one.weight, one.split] for one in members])
+
+
 def watched(batch: Batch) -> list[Member]:
     """Members and rows of the validation pool."""
     return [*batch.members, *(batch.validation_pool or ())]
@@ -58,6 +65,11 @@ def is_training(member: Member) -> bool:
 def is_validation(member: Member) -> bool:
     """Early stopping looks at it: role train, split validation."""
     return member.role == "train" and member.split == "validation"
+
+
+def is_negative(member: Member) -> bool:
+    """Its output is to be avoided: the rejected side of pairs. Never of the test side."""
+    return member.role == "negative" and member.split != "test"
 
 
 def training_members(members: Iterable[Member]) -> list[Member]:

@@ -42,9 +42,13 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         "positions": Command(
             "headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."
         ),
-        "dataset": Command("headrace_lake.cli:dataset", "worker", "Write a bucket's training data to files."),
+        "dataset": Command("headrace_lake.dataset_cli:dataset", "worker", "Write a bucket's training data to files."),
         "lake": Command("headrace_lake.lake_cli:lake", "lake", "The log as Parquet at one cut: follow, status, compact."),
         "sql": Command("headrace_lake.lake_cli:sql", "lake", "Answer one SELECT over the lake."),
+        "explain": Command(
+            "headrace_lake.lineage_cli:explain", "lake", "What something is made of; what became of an interaction."
+        ),
+        "impact": Command("headrace_lake.lineage_cli:impact", "lake", "What came of an event, up to releases."),
     },
     "Training by hand": {
         "batches": Command("headrace_lake.batches:batches", "worker", "Batches: list, show, and have one trained again."),

@@ -12,7 +12,8 @@ import msgspec
 import pyarrow.parquet
 import pytest
 
-from headrace_lake.dataset import DatasetError, bucket_rows, release_rows, rows_digest, write
+from headrace_lake.dataset import DatasetError, bucket_rows, release_rows, rows_digest
+from headrace_lake.dataset_files import write
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,5 +179,7 @@ def test_the_command_prints_a_table_or_json_and_its_errors_in_one_line(sql: Run,
     assert sql("DROP VIEW examples") == (2, "", "headrace: SQL: one SELECT is asked for, this is DROP\n")
     code, out, error = sql("--lake", str(tmp_path), "SELECT 1")
     assert (code, out, error.count("\n"), "there is no lake" in error) == (1, "", 1, True)
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert all(timer.finished.is_set() for timer in timers)  # nothing ends this process later
     code, _, error = sql("--seconds", "0.3", "SELECT count(*) FROM range(1000000000000) a, range(1000000) b")
     assert (code, error.count("\n"), "stopped after 0.3 s" in error) == (1, 1, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -37,6 +37,11 @@ class MemoryLog:
     async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]:
         for record in list(self.records.get((topic, partition), [])):
             if max(start, self.starts.get((topic, partition), 0)) <= record.offset and (end is None or record.offset < end):
+                yield record
+
+    async def records_at(self, topic: str, partition: int, offsets: Sequence[int]) -> AsyncIterator[LogRecord]:
+        async for record in self.read(topic, partition):
+            if record.offset in offsets:
                 yield record
 
     def append(

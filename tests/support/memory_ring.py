@@ -74,6 +74,7 @@ class MemoryRing:
             "prompt": f"how many orders of kind {self._number}?" if draw.random() < 0.9 else [{"role": "user", "content": "hm?"}],
             "output": f"select count(*) from orders where kind = {self._number}",
             "refs": [{"system": "jira", "id": f"OPS-{self._number}"}],
+            "prompt_group": f"group-{self._number}",
             "latency_ms": 10.5,
         }
         if odd and draw.random() < 0.2:

@@ -1,0 +1,104 @@
+"""What became of one interaction, in one plain sentence with its reason, from the records of a lake. Decides nothing itself."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from headrace_lake.lineage import Lineage, RecordPlace, trace
+from headrace_lake.query import LakeQuery
+from headrace_lake.views import table_of
+
+State = Literal[
+    "unknown", "waiting for its interaction", "waiting for feedback", "expired", "withdrawn", "rejected",
+    "in an open bucket", "in a batch", "compared on", "watched", "learnt", "released",
+]  # fmt: skip
+
+
+class LearningState(Struct, frozen=True, kw_only=True):
+    """`state` of an interaction, and why. `releases`: those that its newest or an older revision went into, also where it was
+    withdrawn since; `place` is of the record that says so."""
+
+    interaction_id: str
+    state: State
+    reason: str
+    place: str | None = None
+    example_id: str | None = None
+    revision: int | None = None
+    releases: list[str] = []
+
+
+def learning_state(lake: LakeQuery, interaction_id: str) -> LearningState:
+    """The state at the lake's cut."""
+
+    def state(kind: State, reason: str, place: RecordPlace | None = None, **more: Any) -> LearningState:
+        return LearningState(
+            interaction_id=interaction_id, state=kind, reason=reason, place=None if place is None else str(place), **more
+        )
+
+    said = _records(lake, "signals", interaction_id)
+    told = _records(lake, "examples", interaction_id)
+    kinds = {row["event"] for row in said}
+    if not told:
+        if not said:
+            return state("unknown", "the lake has no record of it: is it published, and is the lake up to date?")
+        last = _place("signals", said[-1])
+        if "interaction.expired" in kinds:
+            return state("expired", "nothing was heard of it for as long as the policy waits", last)
+        if "interaction.retracted" in kinds:
+            return state("withdrawn", "retracted before it became an example", last)
+        if "interaction.recorded" not in kinds:
+            return state("waiting for its interaction", f"{len(said)} records speak of it, none of them is the interaction", last)
+        return state("waiting for feedback", "nobody has said yet how good it is", last)
+    newest = told[-1]
+    places = [_place("examples", row) for row in told if row["event"] == "example.rewarded"]
+    found = trace(lake, places, up=True)
+    releases = [record.id for record in found.of("release") if record.note.startswith("promoted")]
+    known = {"example_id": newest["example_id"], "revision": newest["revision"], "releases": releases}
+    place = _place("examples", newest)
+    if newest["event"] == "example.withdrawn":
+        since = f"; releases had learnt from it: {', '.join(releases)}" if releases else ""
+        return state("withdrawn", f"{newest['reason']}{since}", place, **known)
+    if used := _use(found):
+        return state(*used, **known)
+    for rejected in _records(lake, "rejections", interaction_id):
+        if rejected["event"] == "example.rejected" and rejected["revision"] == newest["revision"]:
+            reason = f"{rejected['reason']}: {rejected['rule']}"
+            return state("rejected", reason, _place("rejections", rejected), **known)
+    return state("in an open bucket", f"{newest['bucket']} has not been cut with it yet", place, **known)
+
+
+def _use(found: Lineage) -> tuple[State, str, RecordPlace] | None:
+    """What the furthest of the records is that was made of an example; None while there is no batch."""
+    how = {edge.how for edge in found.edges if edge.lower.topic == "examples"}
+    batches, runs, versions, releases = (found.of(kind) for kind in ("batch", "run", "version", "release"))
+    if not batches and not runs:
+        return None
+    last = (batches or runs)[-1]
+    if not how & {"learnt", "repeated", "avoided"}:
+        side: State = "watched" if "validation" in how else "compared on"
+        what = "trainings are watched on it" if side == "watched" else "it is on the test side, versions are compared on it"
+        return side, f"{what}; nothing is learnt from it", last.place
+    for release in reversed(releases):
+        if release.note.startswith("promoted"):
+            return "released", f"release {release.id} has learnt from it", release.place
+    if versions:
+        answer = f": {releases[-1].note}" if releases else ", which waits for its answer"
+        return "learnt", f"version {versions[-1].id} has learnt from it{answer}", versions[-1].place
+    return "in a batch", f"batch {last.id} waits to be trained, or failed: `headrace batches show {last.id}`", last.place
+
+
+def _records(lake: LakeQuery, topic: str, interaction_id: str) -> list[dict[str, Any]]:
+    columns = ("partition", "log_offset", "event", "example_id", "revision", "bucket", "reason", "rule")
+    found = lake.all(
+        "SELECT partition, log_offset, replace(replace(event_type, 'headrace.', ''), '.v1', ''), example_id, revision, bucket, "
+        "try(value->>'$.data.reason'), try(value->>'$.data.rule') "
+        f"FROM {table_of(topic)} WHERE interaction_id = $id AND event_type IS NOT NULL ORDER BY partition, log_offset",
+        {"id": interaction_id},
+    )
+    return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def _place(topic: str, row: dict[str, Any]) -> RecordPlace:
+    return RecordPlace(topic, row["partition"], row["log_offset"])

@@ -1,0 +1,297 @@
+"""What came of what, over a lake: from a release down to the very records that were published, and from a record up to releases.
+
+An edge says that one record was made of another, whichever way it is gone, so both ways are inverse to each other:
+
+    release > version, evaluation    the version and the evaluation that it names
+    version > batch, run             whose run made it
+    batch   > example                members, and rows that versions are compared on; by revision and place
+    run     > example                rows of earlier batches that it repeats
+    example > signal                 all that was said of its interaction up to the signal that led to this revision, without
+                                     what was not taken (duplicates, conflicts)
+    signal  > published record       of `interactions` or `feedback`, that intake made it of; for feedback that came by a foreign
+                                     id through `refs`, by source and id of the event
+
+What a version has from the adapter that it goes on from is told apart (`inherited`). Knows the edges, decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from headrace_lake.query import LakeQuery
+from headrace_lake.views import MEMBERS, event, table_of
+
+PUBLISHED = ("interactions", "feedback")  # raw, so not in a lake: here the way ends
+
+
+class RecordPlace(NamedTuple):
+    """Where a record lies on the log."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+class LineageRecord(NamedTuple):
+    """A record in a lineage: what it is, its id, and what there is to say of it."""
+
+    place: RecordPlace
+    kind: str
+    id: str
+    note: str = ""
+
+
+class LineageEdge(NamedTuple):
+    """`upper` was made of `lower`; `how`: the part that it has in it."""
+
+    upper: RecordPlace
+    lower: RecordPlace
+    how: str = ""
+
+
+class Lineage(NamedTuple):
+    """What was found from `subjects` on, in one direction. `inherited`: releases whose adapter goes on from one that was reached
+    (up), or versions that theirs goes on from (down)."""
+
+    subjects: list[RecordPlace]
+    records: dict[RecordPlace, LineageRecord]
+    edges: list[LineageEdge]
+    inherited: list[LineageRecord]
+
+    def of(self, kind: str) -> list[LineageRecord]:
+        """Those of one kind, in the order of the log."""
+        return sorted(record for record in self.records.values() if record.kind == kind)
+
+
+_KINDS = {  # topic -> (kind, which of its records, their id, what there is to say)
+    "releases.history": (
+        "release",
+        "event_type LIKE 'headrace.release.%' AND starts_with(origin, 'release/') AND key = bucket",
+        "release_id",
+        "split_part(event_type, '.', 3) || ': ' || try(value->>'$.data.reason')",
+    ),
+    "versions": ("version", event("model_version.created"), "version_id", "try(value->>'$.data.adapter.digest')"),
+    "outcomes": ("evaluation", event("evaluation.completed"), "evaluation_id", "''"),
+    "runs": ("run", event("training.started"), "run_id", "''"),
+    "batches": ("batch", event("batch.ready"), "batch_id", "'cut for ' || try(value->>'$.data.cause')"),
+    "examples": ("example", event("example.rewarded"), "example_id", "'revision ' || revision"),
+    "signals": ("signal", "event_type IS NOT NULL", "event_id", "replace(replace(event_type, 'headrace.', ''), '.v1', '')"),
+}
+_SEARCHED = ("releases.history", "versions", "outcomes", "runs", "batches", "examples")  # for an id, in this order
+
+
+def _rows(topic: str) -> str:
+    return f"(SELECT * FROM {table_of(topic)} WHERE {_KINDS[topic][1]})"
+
+
+def _made_of(alias: str) -> str:
+    """Partition and offset of the input record that a record's origin names."""
+    at = [f"split_part({alias}.origin, '/', {number})" for number in (3, 4)]
+    return f"try_cast({at[0]} AS INTEGER), try_cast({at[1]} AS BIGINT)"
+
+
+def _here(alias: str) -> str:
+    return f"JOIN reached r ON r.partition = {alias}.partition AND r.log_offset = {alias}.log_offset"
+
+
+def _pair(alias: str) -> str:
+    return f"{alias}.partition, {alias}.log_offset"
+
+
+def _ids(upper: str, lower: str, name: str, up: bool) -> str:
+    """Edges of records that name the same id."""
+    return (
+        f"SELECT {_pair('u')}, {_pair('l')}, '' FROM {_rows(upper)} u JOIN {_rows(lower)} l "
+        f"ON u.{name} = l.{name} AND u.bucket = l.bucket {_here('l' if up else 'u')}"
+    )
+
+
+def _members(topic: str, up: bool) -> str:
+    """Edges of batches or runs to the revisions that they name, where they say that these lie."""
+    ids = f"(SELECT list(x.example_id) FROM {_rows('examples')} x {_here('x')})"
+    some = (
+        f"list_has_any(u.example_ids, {ids})"
+        if up
+        else "(u.partition, u.log_offset) IN (SELECT (partition, log_offset) FROM reached)"
+    )
+    pools = {
+        "batches": (("members", ""), ("test_pool", "compared on"), ("validation_pool", "")),
+        "runs": (("rehearsal", "repeated"),),
+    }[topic]
+    named = " UNION ALL ".join(
+        f"SELECT u.partition, u.log_offset, '{how}' AS how, "
+        f"unnest(from_json(try(u.value->'$.data.{name}'), '{MEMBERS}')) AS m FROM {_rows(topic)} u WHERE {some}"
+        for name, how in pools
+    )
+    how = "if(u.how <> '', u.how, if(m.role = 'negative', 'avoided', if(m.split = 'train', 'learnt', m.split)))"
+    return (
+        f"SELECT {_pair('u')}, {_pair('l')}, {how} FROM ({named}) u JOIN {_rows('examples')} l "
+        'ON l.partition = m.locator.partition AND l.log_offset = m.locator."offset" AND l.example_id = m.example_id '
+        f"AND l.revision = m.revision {_here('l') if up else ''}"
+    )
+
+
+def _said(up: bool) -> str:
+    """Edges of examples to what was said of their interaction until then."""
+    refused = f"SELECT ({_made_of('x')}) FROM {table_of('rejections')} x WHERE x.{event('signal.rejected')}"
+    made = f"SELECT *, ({_made_of('e')}) AS last FROM {_rows('examples')} e WHERE e.origin LIKE 'reward/signals/%'"
+    return (
+        f"SELECT {_pair('u')}, {_pair('l')}, '' FROM ({made}) u JOIN {_rows('signals')} l ON l.interaction_id = u.interaction_id "
+        f"AND l.partition = u.last[1] AND l.log_offset <= u.last[2] {_here('l' if up else 'u')} "
+        "WHERE (l.partition, l.log_offset) NOT IN "
+        f"(SELECT x FROM ({refused}) AS t(x) WHERE x[1] IS NOT NULL AND x[2] IS NOT NULL)"
+    )
+
+
+_DIRECT = "s.origin LIKE 'intake/%/%/%/%'"
+_LINKED = (
+    f"JOIN {table_of('refs')} f ON f.event_id = s.event_id AND f.source = s.source AND f.event_type = s.event_type "
+    "AND f.origin LIKE 'intake/%/%/%/%'"
+)
+
+
+def _published(lake: LakeQuery, up: bool) -> list[LineageEdge]:
+    """Edges of signals to what was published, at the reached places: signals, or (`up`) records `published`."""
+    signals = table_of("signals")
+    if up:
+        at = "JOIN published p ON p.topic = split_part({0}.origin, '/', 2) AND (p.partition, p.log_offset) = ({1})"
+        direct, linked = (at.format(alias, _made_of(alias)) for alias in ("s", "f"))
+    else:
+        direct = linked = _here("s")
+    found = lake.all(
+        f"SELECT {_pair('s')}, split_part(s.origin, '/', 2), {_made_of('s')}, '' FROM {signals} s {direct} WHERE {_DIRECT} UNION "
+        f"SELECT {_pair('s')}, split_part(f.origin, '/', 2), {_made_of('f')}, 'by a foreign id' FROM {signals} s "
+        f"{_LINKED} {linked} WHERE s.origin LIKE 'link/%'"
+    )
+    return [
+        LineageEdge(RecordPlace("signals", *row[:2]), RecordPlace(*row[2:5]), row[5])
+        for row in found
+        if row[2] in PUBLISHED and row[3] is not None and row[4] is not None
+    ]
+
+
+def trace(lake: LakeQuery, subjects: Iterable[RecordPlace], *, up: bool) -> Lineage:
+    """All that `subjects` were made of, or (`up`) all that was made of them."""
+    subjects = sorted(set(subjects))
+    reached: dict[str, set[RecordPlace]] = {}
+    for place in subjects:
+        reached.setdefault(place.topic, set()).add(place)
+    edges: set[LineageEdge] = set()
+
+    def take(found: Iterable[LineageEdge]) -> None:
+        for edge in found:
+            end = edge.upper if up else edge.lower
+            edges.add(edge)
+            reached.setdefault(end.topic, set()).add(end)
+
+    if up and (published := [place for topic in PUBLISHED for place in reached.get(topic, ())]):
+        lake.keep("published", published)
+        take(_published(lake, up))
+    for upper, lower, sql in _way(up):
+        if start := reached.get(lower if up else upper):
+            lake.keep("reached", start)
+            take(LineageEdge(RecordPlace(upper, *row[:2]), RecordPlace(lower, *row[2:4]), row[4] or "") for row in lake.all(sql))
+    if not up and reached.get("signals"):
+        lake.keep("reached", reached["signals"])
+        take(_published(lake, up))
+    records = {record.place: record for topic in reached for record in _described(lake, topic, reached[topic])}
+    return Lineage(subjects, records, sorted(edges), _inherited(lake, records.values(), up))
+
+
+def _way(up: bool) -> list[tuple[str, str, str]]:
+    """(upper topic, lower topic, the edges between them at the reached places), in the order of the way down, or up."""
+    down = [
+        ("releases.history", "versions", _ids("releases.history", "versions", "version_id", up)),
+        ("releases.history", "outcomes", _ids("releases.history", "outcomes", "evaluation_id", up)),
+        ("versions", "batches", _ids("versions", "batches", "batch_id", up)),
+        ("versions", "runs", _ids("versions", "runs", "run_id", up)),
+        ("batches", "examples", _members("batches", up)),
+        ("runs", "examples", _members("runs", up)),
+        ("examples", "signals", _said(up)),
+    ]
+    return down[::-1] if up else down
+
+
+def _described(lake: LakeQuery, topic: str, places: Iterable[RecordPlace]) -> list[LineageRecord]:
+    if topic not in _KINDS:
+        return [LineageRecord(place, "published", str(place)) for place in places]
+    kind, _, name, note = _KINDS[topic]
+    lake.keep("reached", places)
+    found = lake.all(f"SELECT {_pair('u')}, u.{name}, {note} FROM {_rows(topic)} u {_here('u')}")
+    return [LineageRecord(RecordPlace(topic, *row[:2]), kind, row[2] or "", row[3] or "") for row in found]
+
+
+def _inherited(lake: LakeQuery, records: Iterable[LineageRecord], up: bool) -> list[LineageRecord]:
+    known = {record.id for record in records if record.kind == "version"}
+    versions = lake.all(
+        "SELECT v.partition, v.log_offset, v.version_id, (v.bucket, try(v.value->>'$.data.adapter.digest')), "
+        f"(v.bucket, try(v.value->>'$.data.parent_adapter')) FROM {_rows('versions')} v ORDER BY v.partition, v.log_offset"
+    )
+    ends = {row[3] if up else row[4] for row in versions if row[2] in known}  # adapters that others go on from, or that they do
+    inherited = []
+    for row in versions if up else reversed(versions):  # a parent is on the log before those that go on from it
+        if row[2] not in known and (row[4] if up else row[3]) in ends:
+            inherited.append(row[2])
+            ends.add(row[3] if up else row[4])
+    if not up:
+        told = (row for row in versions if row[2] in inherited)
+        return [LineageRecord(RecordPlace("versions", *row[:2]), "version", row[2], row[3][1] or "") for row in told]
+    kind, _, name, note = _KINDS["releases.history"]
+    found = lake.all(
+        f"SELECT {_pair('u')}, u.{name}, {note} FROM {_rows('releases.history')} u WHERE list_contains($versions, u.version_id)",
+        {"versions": inherited},
+    )
+    return [LineageRecord(RecordPlace("releases.history", *row[:2]), kind, row[2], row[3] or "") for row in found]
+
+
+def published_fate(lake: LakeQuery, place: RecordPlace) -> str:
+    """Why nothing came of a published record, as far as a lake knows."""
+    prefix = f"intake/{place.topic}/{place.partition}/{place.offset}/"
+    for topic, what in (("dead-letters", "it is a dead letter"), ("refs", "it waits for its foreign id to be linked")):
+        found = lake.all(
+            "SELECT try(u.value->>'$.data.error.code'), try(u.value->>'$.data.error.message'), u.partition, u.log_offset "
+            f"FROM {table_of(topic)} u WHERE starts_with(u.origin, $prefix)",
+            {"prefix": prefix},
+        )
+        if found:
+            code, message, partition, offset = found[0]
+            why = f": {code}: {message}" if code else ""
+            return f"{place}: {what}{why} ({RecordPlace(topic, partition, offset)})"
+    return f"{place}: nothing in the lake came of it: is it up to date?"
+
+
+def places_of(lake: LakeQuery, name: str) -> tuple[str, list[RecordPlace]]:
+    """(kind, records) that an id means: a release's, version's, evaluation's, run's, batch's, example's, an interaction's (its
+    examples, or its signals while there are none), an event's; or `topic/partition/offset`. ("", []) where there is none."""
+    if (place := _place(name)) is not None:
+        if place.topic in PUBLISHED:
+            return "published", [place]
+        return _KINDS[place.topic][0], [record.place for record in _described(lake, place.topic, [place])]
+    for topic in _SEARCHED:
+        kind, _, column, _ = _KINDS[topic]
+        if found := _found(lake, topic, f"u.{column} = $name", name):
+            return kind, found
+    if found := _found(lake, "examples", "u.interaction_id = $name", name):
+        return "interaction", found
+    if found := _found(lake, "signals", "u.interaction_id = $name", name):
+        return "interaction", found
+    said = (
+        "u.event_id = $name OR (u.event_type = 'headrace.feedback.recorded.v1' AND try(u.value->>'$.data.feedback_id') = $name)"
+    )
+    return ("event", found) if (found := _found(lake, "signals", said, name)) else ("", [])
+
+
+def _place(name: str) -> RecordPlace | None:
+    topic, _, partition = name.rpartition("/")[0].rpartition("/")
+    offset = name.rpartition("/")[2]
+    known = topic in (*_KINDS, *PUBLISHED) and partition.isdigit() and offset.isdigit()
+    return RecordPlace(topic, int(partition), int(offset)) if known else None
+
+
+def _found(lake: LakeQuery, topic: str, where: str, name: str) -> list[RecordPlace]:
+    found = lake.all(f"SELECT {_pair('u')} FROM {_rows(topic)} u WHERE {where}", {"name": name})
+    return [RecordPlace(topic, *row) for row in found]

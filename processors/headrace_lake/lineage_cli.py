@@ -1,0 +1,140 @@
+"""`headrace explain` and `headrace impact`: what something is made of, and what came of it. Knows the lake's lineage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from headrace_cli.common import NO, CliError, common, emit, note
+from headrace_lake.lake_cli import folder_of, lake_option
+from headrace_streams.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace_lake.lineage import Lineage, LineageRecord, RecordPlace
+
+SHOWN = 20  # records below one that are shown without --all
+SECONDS = 120.0
+
+
+@click.command()
+@lake_option
+@click.argument("name", metavar="ID")
+@click.option("--all", "whole", is_flag=True, help="Show every record, not the first few below each.")
+@common
+def explain(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool) -> None:
+    """What a release, version, batch, example or interaction is made of, down to the records that were published.
+
+    ID is one of theirs, or TOPIC/PARTITION/OFFSET. Of an interaction and an example it also says what became of it, and why: it
+    waits for feedback, was rejected, lies in an open bucket, in a batch, was learnt, was withdrawn. Reads the lake alone; exit 1
+    for an id that it does not have."""
+    _show(settings, as_json, folder, name, whole, up=False)
+
+
+@click.command()
+@lake_option
+@click.argument("name", metavar="EVENT")
+@click.option("--all", "whole", is_flag=True, help="Show every record, not the first few above each.")
+@common
+def impact(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool) -> None:
+    """What came of an event, up to the releases that have learnt from it, and those that go on from their adapters.
+
+    EVENT is its id, an interaction's, a feedback's or an example's, or TOPIC/PARTITION/OFFSET of what was published. Reads the
+    lake alone; exit 1 for one that it does not have."""
+    _show(settings, as_json, folder, name, whole, up=True)
+
+
+def _show(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool, *, up: bool) -> None:
+    from headrace_lake.learning_state import learning_state
+    from headrace_lake.lineage import places_of, published_fate, trace
+    from headrace_lake.query import opened
+
+    place = folder_of(settings, folder)
+    with opened(place, seconds=SECONDS) as lake:
+        kind, places = places_of(lake, name)
+        found = trace(lake, places, up=up) if places else None
+        if found is None or not (found.edges or found.records):
+            raise CliError(NO, f"{name!r}: {place.path} has no such release, batch, example, interaction or event")
+        fate = published_fate(lake, places[0]) if up and kind == "published" and not found.edges else None
+        about = _interaction(lake, found) if kind in ("interaction", "example", "signal", "event", "published") else None
+        state = None if about is None else learning_state(lake, about)
+    if as_json:
+        emit(
+            {
+                "id": name,
+                "kind": kind,
+                "state": msgspec.to_builtins(state),
+                "fate": fate,
+                "records": [_object(record) for record in sorted(found.records.values())],
+                "edges": [{"upper": str(edge.upper), "lower": str(edge.lower), "how": edge.how} for edge in found.edges],
+                "inherited": [_object(record) for record in found.inherited],
+            }
+        )
+        return
+    if state is not None:
+        where = f"  ({state.place})" if state.place else ""
+        click.echo(f"interaction {state.interaction_id}: {state.state}: {state.reason}{where}")
+    if fate is not None:
+        click.echo(fate)
+    for line in _tree(found, up, whole):
+        click.echo(line)
+    for record in found.inherited:
+        click.echo(f"{'inherited by' if up else 'goes on from'} {_line(record)}")
+    counts = Counter(record.kind for record in found.records.values())
+    note(", ".join(f"{count} {name}{'s' if count > 1 and name != 'published' else ''}" for name, count in counts.items()))
+
+
+def _interaction(lake: Any, found: Lineage) -> str | None:
+    """The interaction that the subjects are about, if it is one."""
+    from headrace_lake.views import table_of
+
+    first = min((place for place in found.records if place.topic in ("signals", "examples")), default=None)
+    if first is None:
+        return None
+    topic, partition, offset = first
+    rows = lake.all(
+        f"SELECT interaction_id FROM {table_of(topic)} WHERE partition = $partition AND log_offset = $offset",
+        {"partition": partition, "offset": offset},
+    )
+    return rows[0][0] if rows else None
+
+
+def _object(record: LineageRecord) -> dict[str, Any]:
+    return {"kind": record.kind, "id": record.id, "place": str(record.place), "note": record.note}
+
+
+def _line(record: LineageRecord) -> str:
+    if record.kind == "published":
+        return f"published  {record.place}"
+    return f"{record.kind} {record.id}  {record.note}  {record.place}".replace("    ", "  ")
+
+
+def _tree(found: Lineage, up: bool, whole: bool) -> Iterator[str]:
+    """Indented lines, each record once: what is shown already is not shown again below another."""
+    below: dict[RecordPlace, list[tuple[RecordPlace, str]]] = {}
+    for edge in found.edges:
+        start, end = (edge.lower, edge.upper) if up else (edge.upper, edge.lower)
+        below.setdefault(start, []).append((end, edge.how))
+    seen: set[RecordPlace] = set()
+
+    def lines(place: RecordPlace, how: str, depth: int) -> Iterator[str]:
+        record = found.records.get(place)
+        if record is None:
+            return
+        seen.add(place)
+        yield f"{'  ' * depth}{_line(record)}" + (f"  [{how}]" if how else "")
+        children = [(end, part) for end, part in sorted(below.get(place, ())) if end not in seen]
+        shown = children if whole else children[:SHOWN]
+        for end, part in shown:
+            if end not in seen:
+                yield from lines(end, part, depth + 1)
+        if len(children) > len(shown):
+            yield f"{'  ' * (depth + 1)}… and {len(children) - len(shown)} more (--all)"
+
+    for place in found.subjects:
+        if place not in seen:
+            yield from lines(place, "", 0)

@@ -1,0 +1,297 @@
+"""Lineage over a lake: down and up are inverse to each other and end at the very bytes that were published; every interaction has
+a state with a reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace_cli.main import invoke
+from headrace_lake.learning_state import learning_state
+from headrace_lake.lineage import PUBLISHED, LineageEdge, RecordPlace, places_of, published_fate, trace
+from headrace_lake.manifest import LakeFolder
+from headrace_lake.query import LakeQuery, opened
+from headrace_schemas.codec import decode, encode
+from headrace_schemas.derived import InteractionExpiry
+from headrace_schemas.events import (
+    BatchReady,
+    Event,
+    ExampleRewarded,
+    InteractionExpired,
+    ModelVersionCreated,
+    ReleasePromoted,
+    SignalRejected,
+    TrainingStarted,
+    make,
+)
+from headrace_streams.runtime.provenance import provenance_of
+from headrace_streams.testing import written_headers
+from support.memory_ring import MemoryRing, lake_of
+from support.signals import event
+
+Edge = tuple[RecordPlace, RecordPlace]
+
+
+@pytest.fixture(scope="module")
+def ring() -> MemoryRing:
+    ring = MemoryRing(3)
+    for _ in range(3):
+        ring.round(22)
+    return ring
+
+
+@pytest.fixture(scope="module")
+def folder(ring: MemoryRing, tmp_path_factory: pytest.TempPathFactory) -> LakeFolder:
+    return lake_of(ring.log, tmp_path_factory.mktemp("lakes") / "lake")
+
+
+@pytest.fixture(scope="module")
+def lake(folder: LakeFolder) -> Iterator[LakeQuery]:
+    with opened(folder, seconds=120) as lake:
+        yield lake
+
+
+def events(ring: MemoryRing, topic: str) -> Iterator[tuple[RecordPlace, Event, Any]]:
+    """Place, event and provenance of every event of a topic, straight from the log."""
+    for partition in range(ring.log.count):
+        for record in ring.log.records.get((topic, partition), []):
+            yield RecordPlace(topic, partition, record.offset), decode(record.value), provenance_of(record.headers)
+
+
+def expected(ring: MemoryRing) -> set[Edge]:
+    """Every (upper, lower) there should be, from the events alone."""
+    found: set[Edge] = set()
+    versions = {
+        event.data.version_id: (at, event.data)
+        for at, event, _ in events(ring, "versions")
+        if isinstance(event, ModelVersionCreated)
+    }
+    batches = {event.data.batch_id: (at, event.data) for at, event, _ in events(ring, "batches") if isinstance(event, BatchReady)}
+    runs = {event.data.run_id: (at, event.data) for at, event, _ in events(ring, "runs") if isinstance(event, TrainingStarted)}
+    for at, decision, _ in events(ring, "releases.history"):
+        if isinstance(decision, ReleasePromoted):
+            found.add((at, versions[decision.data.version_id or ""][0]))
+    for at, version in versions.values():
+        found |= {(at, batches[version.batch_id][0]), (at, runs[version.run_id][0])}
+    for at, named in [
+        *((at, [*batch.members, *batch.test_pool, *(batch.validation_pool or ())]) for at, batch in batches.values()),
+        *((at, start.rehearsal) for at, start in runs.values()),
+    ]:
+        found |= {(at, RecordPlace("examples", row.locator.partition, row.locator.offset)) for row in named}
+    refused = {RecordPlace(*source[1:4]) for _, event, source in events(ring, "rejections") if isinstance(event, SignalRejected)}
+    signals = [(at, event, source) for at, event, source in events(ring, "signals")]
+    for at, example, source in events(ring, "examples"):
+        if isinstance(example, ExampleRewarded):
+            assert source is not None
+            found |= {
+                (at, place)
+                for place, signal, _ in signals
+                if getattr(signal.data, "interaction_id", None) == example.data.interaction_id
+                and place.partition == source.partition
+                and place.offset <= source.offset
+                and place not in refused
+            }
+    refs = [(event, source) for _, event, source in events(ring, "refs")]
+    for at, signal, source in signals:
+        if source is not None and source.stage == "intake":
+            found.add((at, RecordPlace(*source[1:4])))
+        elif source is not None and source.stage == "link":
+            same = [one for ref, one in refs if (ref.id, ref.source, type(ref)) == (signal.id, signal.source, type(signal))]
+            found |= {(at, RecordPlace(*one[1:4])) for one in same}
+    return found
+
+
+def pairs(edges: list[LineageEdge]) -> set[Edge]:
+    return {(edge.upper, edge.lower) for edge in edges if edge.lower.topic != "outcomes"}
+
+
+def above(edges: set[Edge], start: set[RecordPlace]) -> set[Edge]:
+    """The edges on the ways up from `start`."""
+    found: set[Edge] = set()
+    reached, new = set(start), set(start)
+    while new:
+        step = {(upper, lower) for upper, lower in edges if lower in new}
+        new = {upper for upper, _ in step} - reached
+        found, reached = found | step, reached | new
+    return found
+
+
+def published(ring: MemoryRing) -> list[RecordPlace]:
+    return [
+        RecordPlace(topic, partition, record.offset)
+        for topic in PUBLISHED
+        for partition in range(ring.log.count)
+        for record in ring.log.records[topic, partition]
+    ]
+
+
+def test_up_from_all_that_was_published_are_the_edges_that_the_events_say(ring: MemoryRing, lake: LakeQuery) -> None:
+    edges = expected(ring)
+    assert {upper.topic for upper, _ in edges} == {"releases.history", "versions", "batches", "runs", "examples", "signals"}
+    assert pairs(trace(lake, published(ring), up=True).edges) == above(edges, set(published(ring)))
+
+
+def test_down_from_all_releases_are_the_edges_below_them(ring: MemoryRing, lake: LakeQuery) -> None:
+    edges = expected(ring)
+    releases = {upper for upper, _ in edges if upper.topic == "releases.history"}
+    upside_down = {(lower, upper) for upper, lower in edges}
+    assert pairs(trace(lake, releases, up=False).edges) == {(upper, lower) for lower, upper in above(upside_down, releases)}
+
+
+def test_explain_and_impact_are_inverse_to_each_other(ring: MemoryRing, lake: LakeQuery) -> None:
+    releases = [at for at, event, _ in events(ring, "releases.history") if isinstance(event, ReleasePromoted)]
+    made_of = {release: set(trace(lake, [release], up=False).records) for release in releases}
+    some = published(ring)[::7]
+    for place in some:
+        releases_above = {record.place for record in trace(lake, [place], up=True).of("release")}
+        assert releases_above == {release for release in releases if place in made_of[release]}
+    assert any(place in records for place in some for records in made_of.values())
+
+
+@given(st.integers(0, 2**16), st.integers(3, 12))
+@settings(max_examples=3)
+def test_whatever_was_published_both_ways_find_the_same(tmp_path_factory: pytest.TempPathFactory, seed: int, count: int) -> None:
+    ring = MemoryRing(seed, target=2.0)
+    ring.round(count)
+    ring.round(count)
+    every = published(ring)
+    with opened(lake_of(ring.log, tmp_path_factory.mktemp("lakes") / "lake", rows=9), seconds=120) as lake:
+        assert pairs(trace(lake, every, up=True).edges) == above(expected(ring), set(every))
+
+
+def test_the_way_down_ends_at_the_bytes_that_were_published(ring: MemoryRing, lake: LakeQuery) -> None:
+    release = next(at for at, event, _ in events(ring, "releases.history") if isinstance(event, ReleasePromoted))
+    found = trace(lake, [release], up=False)
+    ends = [edge for edge in found.edges if edge.lower.topic in PUBLISHED]
+    assert {edge.how for edge in ends} == {"", "by a foreign id"}
+    for edge in ends:
+        raw = ring.log.records[edge.lower.topic, edge.lower.partition][edge.lower.offset].value
+        assert json.loads(raw or b"")["id"] == found.records[edge.upper].id
+
+
+def test_an_id_is_found_whatever_it_is_of(ring: MemoryRing, lake: LakeQuery) -> None:
+    [(_, release)] = [
+        (at, event.data) for at, event, _ in events(ring, "releases.history") if isinstance(event, ReleasePromoted)
+    ][:1]
+    for name, kind in (
+        (release.release_id, "release"),
+        (release.version_id, "version"),
+        (release.evaluation_id, "evaluation"),
+        (release.batch_ids[0], "batch"),
+        ("i-1", "interaction"),
+        ("f-1", "event"),
+        ("signals/0/0", "signal"),
+        ("interactions/1/0", "published"),
+    ):
+        found, places = places_of(lake, name or "")
+        assert (found, bool(places)) == (kind, True)
+    assert places_of(lake, "nothing") == places_of(lake, "") == places_of(lake, "' OR 1=1 --") == ("", [])
+    assert places_of(lake, "signals/0/99999")[1] == []
+
+
+def test_every_interaction_has_a_state_with_a_reason(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    said = {"kind": "success", "score": 100}
+    base = {"agent": {"name": "bot"}, "artifact_type": "sql", "model": "tiny", "prompt": "how many?"}
+
+    def answer(name: str, **more: Any) -> None:
+        data = base | {"interaction_id": name, "output": f"select {name}", "prompt_group": name, **more}
+        ring.publish("interactions", event("interaction.recorded", data, id=name))
+
+    def feedback(name: str) -> None:
+        ring.publish(
+            "feedback", event("feedback.recorded", said | {"interaction_id": name, "feedback_id": f"f{name}"}, id=f"f{name}")
+        )
+
+    ring.round(16, odd=False)
+    answer("silent")
+    feedback("stranger")
+    answer("blank", output="  ")
+    feedback("blank")
+    answer("private", train=False)
+    feedback("private")
+    answer("fresh")
+    feedback("fresh")
+    answer("gone")
+    feedback("gone")
+    ring.round(0)
+    ring.publish("interactions", event("interaction.retracted", {"interaction_id": "gone"}, id="r"))
+    dead = ring.publish("feedback", b"{")
+    waits = ring.publish("feedback", event("feedback.recorded", said | {"ref": {"system": "x", "id": "y"}}, id="fx"))
+    ring.round(0)
+    expiry = InteractionExpiry(interaction_id="old", last_heard="2026-01-01T00:00:00Z")
+    expired = make(InteractionExpired, expiry, id="x", writer="reward", time_ms=1)
+    ring.log.append("signals", 0, b"old", encode(expired), written_headers("signals"))
+    with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        states = {
+            name: learning_state(lake, name)
+            for name in (
+                "silent",
+                "stranger",
+                "blank",
+                "private",
+                "fresh",
+                "gone",
+                "old",
+                "nobody",
+                *(f"i-{number}" for number in range(1, 17)),
+            )
+        }
+        fates = [published_fate(lake, RecordPlace("feedback", record.partition, record.offset)) for record in (dead, waits)]
+    assert {name: state.state for name, state in states.items() if not name.startswith("i-")} == {
+        "silent": "waiting for feedback",
+        "stranger": "waiting for its interaction",
+        "blank": "rejected",
+        "private": "rejected",
+        "fresh": "in an open bucket",
+        "gone": "withdrawn",
+        "old": "expired",
+        "nobody": "unknown",
+    }
+    assert "not_json" in fates[0]
+    assert "waits for its foreign id to be linked" in fates[1]
+    assert states["gone"].reason == "retracted"
+    of_batches = {state.state for name, state in states.items() if name.startswith("i-")}
+    assert {"released", "compared on"} <= of_batches
+    assert all(state.reason and "\n" not in state.reason for state in states.values())
+    released = next(state for state in states.values() if state.state == "released")
+    assert released.releases
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def headrace(folder: LakeFolder, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        return invoke([*arguments, "--lake", str(folder.path)]), *capsys.readouterr()
+
+    return run
+
+
+def test_the_commands_print_a_tree_or_json_and_refuse_what_is_not_there_in_a_line(ring: MemoryRing, headrace: Run) -> None:
+    release = next(event.data for _, event, _ in events(ring, "releases.history") if isinstance(event, ReleasePromoted))
+    code, out, _ = headrace("explain", release.release_id)
+    assert (code, out.splitlines()[0].startswith(f"release {release.release_id}  promoted")) == (0, True)
+    assert "      signal" in out
+    assert "        published  interactions/" in out
+    code, out, _ = headrace("explain", "--json", release.release_id)
+    told = json.loads(out)
+    assert (code, told["kind"], {record["kind"] for record in told["records"]} >= {"batch", "example", "published"}) == (
+        0,
+        "release",
+        True,
+    )
+    code, out, _ = headrace("impact", "--json", "i-1")
+    told = json.loads(out)
+    assert (code, told["kind"], bool(told["state"]["reason"])) == (0, "interaction", True)
+    for command in ("explain", "impact"):
+        code, out, error = headrace(command, "no-such-thing")
+        assert (code, out, error.count("\n")) == (1, "", 1)
+        assert "has no such release, batch, example, interaction or event" in error
