@@ -225,6 +225,7 @@ class BaseIdentity(Value, frozen=True, kw_only=True):
     revision: Annotated[
         str | None, doc("Commit of the hub that it was loaded from. Absent: a folder of the trainer's machine.")
     ] = None
+    quantisation: Annotated[str | None, doc("How its linear layers are held, such as nf4. Absent: as they are.")] = None
 
 
 class Surroundings(Value, frozen=True, kw_only=True):

@@ -1,9 +1,12 @@
 """What the estimator says a training run takes, beside what one took: a process of its own for each configuration, its highest
-resident memory (VmHWM) against `StepMemory.peak`. `python tests/bench/bench_memory.py [--quick]`; one line a configuration.
+resident memory (VmHWM) against `StepMemory.peak`; one line of a table a configuration. Goes on from its results file.
+
+    python tests/bench/bench_memory.py --results memory.jsonl
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -81,26 +84,45 @@ def main() -> None:
     from headrace_trainer.policy import Hyperparameters
     from support import architectures
 
-    cases = CASES[::4] if "--quick" in sys.argv else CASES
-    print("architecture layers tokens   row format twice  told MB  took MB ratio seconds")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="every fourth configuration")
+    parser.add_argument("--results", type=Path, help="a file of results that a later run goes on from")
+    given = parser.parse_args()
+    known = {}
+    if given.results and given.results.exists():
+        known = {json.dumps(row["case"]): row for row in map(json.loads, given.results.read_text().splitlines())}
+    print(
+        "| architecture | layers | hidden | tokens | a row | format | activations twice | told MB | took MB | told/took | CPU s |"
+    )
+    print("|---|---:|---:|---:|---:|---|---|---:|---:|---:|---:|")
     ratios = []
-    for name, size, tokens, width, precision, twice in cases:
-        with tempfile.TemporaryDirectory() as folder:
-            architectures.build(name, Path(folder), **size)
-            config = AutoConfig.from_pretrained(folder)
-            began = time.process_time()
-            told = measure(config, Hyperparameters(), width, twice, precision=precision)  # type: ignore[arg-type]
-            seconds = time.process_time() - began
-            arguments = json.dumps([folder, tokens, width, precision, twice])
-            done = subprocess.run([sys.executable, __file__, "--child", arguments], capture_output=True, text=True, check=True)
-            took = int(done.stdout.split()[-1])
-            ratios.append(told.peak(tokens) / took)
-            layers = config.num_hidden_layers
-            print(
-                f"{name:<12} {layers:>6} {tokens:>6} {width:>5} {precision:>6} {twice!s:>5} {told.peak(tokens) / 1e6:>8.0f} "
-                f"{took / 1e6:>8.0f} {ratios[-1]:>5.2f} {seconds:>7.1f}", flush=True,
-            )  # fmt: skip
-    print(f"told / took: least {min(ratios):.2f}, median {sorted(ratios)[len(ratios) // 2]:.2f}, most {max(ratios):.2f}")
+    for case in CASES[::4] if given.quick else CASES:
+        name, size, tokens, width, precision, twice = case
+        row = known.get(json.dumps(case))
+        if row is None:
+            with tempfile.TemporaryDirectory() as folder:
+                architectures.build(name, Path(folder), **size)
+                config = AutoConfig.from_pretrained(folder)
+                began = time.process_time()
+                told = measure(config, Hyperparameters(), width, twice, precision=precision)  # type: ignore[arg-type]
+                seconds = time.process_time() - began
+                arguments = json.dumps([folder, tokens, width, precision, twice])
+                done = subprocess.run(
+                    [sys.executable, __file__, "--child", arguments], capture_output=True, text=True, check=True
+                )
+                row = {
+                    "case": case, "layers": config.num_hidden_layers, "hidden": config.hidden_size, "told": told.peak(tokens),
+                    "took": int(done.stdout.split()[-1]), "seconds": seconds,
+                }  # fmt: skip
+            if given.results:
+                with given.results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+        ratios.append(row["told"] / row["took"])
+        print(
+            f"| {name} | {row['layers']} | {row['hidden']} | {tokens} | {width} | {precision} | {'yes' if twice else 'no'} | "
+            f"{row['told'] / 1e6:.0f} | {row['took'] / 1e6:.0f} | {ratios[-1]:.2f} | {row['seconds']:.1f} |", flush=True,
+        )  # fmt: skip
+    print(f"\ntold / took: least {min(ratios):.2f}, median {sorted(ratios)[len(ratios) // 2]:.2f}, most {max(ratios):.2f}")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,11 @@ class BasePolicy(Policy):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = Field(
         None, description="how attention is computed; absent: the library decides"
     )
+    quantisation: Literal["nf4"] | None = Field(
+        None,
+        description="hold its linear layers in four bits, in training and evaluation (needs `headrace[nf4]`); what serves the"
+        " adapters should do so too",
+    )
     trust_remote_code: bool = Field(
         False, description="run Python files that come with the weights: whoever wrote them then has all that the trainer has"
     )
@@ -239,6 +244,9 @@ def load(path: Path | None) -> TrainerPolicy:
         if base.revision is not None and Path(base.weights).is_dir():
             where = f"policy file {path}: train.bases.{name}.revision = {base.revision!r}"
             raise PolicyError(f"{where}: only a hub name has revisions, and {base.weights} is a folder")
+        if base.quantisation is not None and policy.processes > 1:
+            where = f"policy file {path}: train.bases.{name}.quantisation = {base.quantisation!r}"
+            raise PolicyError(f"{where}: train.processes = {policy.processes}, and a quantised base is trained by one; write 1")
     graders = {
         name: grader.model_copy(update={"folders": tuple(_beside(path.parent, folder) for folder in grader.folders)})
         for name, grader in policy.graders.items()

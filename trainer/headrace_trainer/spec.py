@@ -114,6 +114,7 @@ class JobSpec:
     hub_name: str | None = None
     halvings: int = 0
     processes: int = 1
+    quantisation: str | None = None
 
 
 class SamplesFile(NamedTuple):

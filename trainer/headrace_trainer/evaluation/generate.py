@@ -14,6 +14,7 @@ from headrace_trainer.data.rows import TokenRow
 from headrace_trainer.job.failures import out_of_memory
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.precision import Precision, autocast
+from headrace_trainer.model.quantisation import is_quantised
 from headrace_trainer.model.stops import stop_ids
 from headrace_trainer.policy import EvaluationPolicy
 
@@ -27,7 +28,7 @@ def serving(model: Any, adapter: str | None, *, merged: bool = True) -> Iterator
             yield
         return
     model.set_adapter(adapter)
-    if not merged:
+    if not merged or is_quantised(model.get_base_model()):
         yield
         return
     kept = [] if model.dtype == torch.float32 else _adapted(model)

@@ -38,6 +38,7 @@ class CheckSpec:
     threads: int | None = None
     whole: bool = True
     processes: int = 1
+    quantisation: str | None = None
 
 
 class CheckReport(Struct, frozen=True, omit_defaults=True):
@@ -70,7 +71,7 @@ def check(spec: CheckSpec) -> CheckReport:
         torch.set_num_threads(spec.threads)
     memory = plan_of(
         spec.folder, spec.hyper, spec.device, spec.precision, spec.memory_gb, spec.attn_implementation, spec.trust_remote_code,
-        spec.processes,
+        spec.processes, spec.quantisation,
     )  # fmt: skip
     if spec.whole:
         return _whole(spec, memory, began)
@@ -98,7 +99,7 @@ def _whole(spec: CheckSpec, memory: MemoryPlan, began: float) -> CheckReport:
 
     base = load_base(
         str(spec.folder), device=spec.device, precision=spec.precision, attn_implementation=spec.attn_implementation,  # type: ignore[arg-type]
-        trust_remote_code=spec.trust_remote_code,
+        trust_remote_code=spec.trust_remote_code, quantisation=spec.quantisation,
     )  # fmt: skip
     stops = stop_ids(base.tokenizer, base.model)
     limit = within_positions(base.model.config, spec.hyper.max_sequence_tokens)

@@ -17,6 +17,7 @@ def plan_of(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     processes: int = 1,
+    quantisation: str | None = None,
 ) -> MemoryPlan:
     """`memory_gb`: what the policy grants; None: what there is. Processes on a CPU share it; each GPU has its own."""
     from headrace_trainer.model.memory import available_bytes, plan
@@ -26,7 +27,7 @@ def plan_of(
         available //= processes
     return plan(
         folder, hyper, device=device, precision=precision, available=available, attn_implementation=attn_implementation,  # type: ignore[arg-type]
-        trust_remote_code=trust_remote_code, processes=processes,
+        trust_remote_code=trust_remote_code, processes=processes, quantisation=quantisation,
     )  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def load(spec: JobSpec, precision: Precision, computes_on: str | None = None) ->
     """The base on the job's device; `computes_on`: in the format of another, where its parts go later."""
     return load_base(
         spec.weights, device=spec.device, precision=precision, attn_implementation=spec.attn_implementation,
-        trust_remote_code=spec.trust_remote_code, computes_on=computes_on,
+        trust_remote_code=spec.trust_remote_code, computes_on=computes_on, quantisation=spec.quantisation,
     )  # fmt: skip
 
 

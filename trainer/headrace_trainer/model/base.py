@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from headrace_trainer.model.identity import BaseMissing as BaseMissing
 from headrace_trainer.model.precision import Precision, weights_dtype
+from headrace_trainer.model.quantisation import keep_trainable, loading_options
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,30 @@ def load_base(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     computes_on: str | None = None,
+    quantisation: str | None = None,
 ) -> Base:
     """Loads by `from_pretrained` from the folder of a base's files, in the number format of `device`, or of the one that it
     `computes_on` when it moves there later. BaseMissing says what is wrong."""
     logging.disable_progress_bar()
+    dtype = weights_dtype(computes_on or device, precision)
+    options = loading_options(quantisation, device, torch.bfloat16 if precision == "bf16" else torch.float32)
     tokenizer = load_tokenizer(weights, trust_remote_code)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             weights,
             config=load_config(weights, trust_remote_code),
-            dtype=weights_dtype(computes_on or device, precision),
+            dtype=dtype,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
             local_files_only=True,
+            **options,
         )
     except (OSError, ValueError, ImportError) as error:
         raise BaseMissing(f"base weights {weights!r} cannot be loaded: {_reason(error)}") from error
     frozen: Any = model
     frozen.requires_grad_(False)
-    return Base(frozen.to(device).eval(), tokenizer, device)
+    keep_trainable(frozen)
+    return Base((frozen if options else frozen.to(device)).eval(), tokenizer, device)
 
 
 def load_tokenizer(weights: str, trust_remote_code: bool) -> Any:

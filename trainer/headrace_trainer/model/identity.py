@@ -82,10 +82,15 @@ class FileNotes:
 
 
 def identify(
-    folder: Path, notes: FileNotes, *, revision: str | None = None, on_hashed: OnBytes = lambda done, whole: None
+    folder: Path,
+    notes: FileNotes,
+    *,
+    revision: str | None = None,
+    quantisation: str | None = None,
+    on_hashed: OnBytes = lambda done, whole: None,
 ) -> BaseIdentity:
-    """The identity of the base whose files are in `folder`; `revision`: the hub's commit, if they are from there. BaseMissing
-    when there is no configuration or no weights."""
+    """The identity of the base whose files are in `folder`; `revision`: the hub's commit, if they are from there;
+    `quantisation`: how they are held, which makes it another base. BaseMissing when there is no configuration or no weights."""
     try:
         weights = _files(folder, SAFE_WEIGHTS) or _files(folder, OLD_WEIGHTS)  # as the library chooses
         weights = [path for path in weights if not path.name.startswith("adapter_model")]
@@ -106,6 +111,8 @@ def identify(
 
         tokenizer, template = _tokenizer(folder)
         parts = {"config": listed(configuration), "tokenizer": tokenizer, "template": template, "weights": listed(weights)}
+        if quantisation is not None:
+            parts["quantisation"] = quantisation
         notes.save()
     except OSError as error:
         raise BaseMissing(f"base {folder}: {error}") from error
@@ -115,7 +122,7 @@ def identify(
 def changes(before: BaseIdentity, after: BaseIdentity) -> str:
     """What of a base is another, for people: `weights sha256:12ab… -> sha256:34cd…`. Empty when nothing is."""
     found = []
-    for part in ("weights", "config", "tokenizer", "template"):
+    for part in ("weights", "config", "tokenizer", "template", "quantisation"):
         old, new = getattr(before, part), getattr(after, part)
         if old != new:
             found.append(f"{part} {_short(old)} -> {_short(new)}")
@@ -125,7 +132,7 @@ def changes(before: BaseIdentity, after: BaseIdentity) -> str:
 
 
 def _short(value: str | None) -> str:
-    return "none" if value is None else f"{value[:19]}…"
+    return "none" if value is None else f"{value[:19]}…" if len(value) > 19 else value
 
 
 def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:

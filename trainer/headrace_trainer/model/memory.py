@@ -27,6 +27,7 @@ from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.model import head, lora
 from headrace_trainer.model.base import load_config, within_positions
 from headrace_trainer.model.precision import Precision, autocast, weights_dtype
+from headrace_trainer.model.quantisation import saved_bytes
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import MemoryPlan
 
@@ -80,6 +81,7 @@ def plan(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     processes: int = 1,
+    quantisation: str | None = None,
 ) -> MemoryPlan:
     """Tokens of a micro-batch and whether activations are made twice, so that a run, or each of its `processes`, stays under
     `available` bytes: first fewer tokens, down to `LEAST_TOKENS` or a row, then activations twice. `fits` False: one row is more,
@@ -90,7 +92,7 @@ def plan(
     plans = []
     for twice in ways:
         try:
-            memory = measure(config, hyper, width, twice, device, precision, attn_implementation, trust_remote_code)
+            memory = measure(config, hyper, width, twice, device, precision, attn_implementation, trust_remote_code, quantisation)
         except NoEstimate as error:
             return MemoryPlan(hyper.batch_tokens, "on" if ways == (True,) else "off", available=available, unknown=str(error))
         tokens = hyper.batch_tokens
@@ -113,6 +115,7 @@ def measure(
     precision: Precision = "fp32",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    quantisation: str | None = None,
 ) -> StepMemory:
     """Of a base of this configuration, with rows of `width` tokens, all of them learnt. NoEstimate."""
     dtype = weights_dtype(device, precision)
@@ -122,7 +125,9 @@ def measure(
     alike = layers > _SAMPLED[-1] and len(set(getattr(text, "layer_types", None) or [0])) == 1
 
     def at(count: int) -> tuple[int, int, int, int]:
-        one, two = (_measured(_with_layers(config, count), hyper, options, width, rows, twice, precision) for rows in (1, 2))
+        one, two = (
+            _measured(_with_layers(config, count), hyper, options, width, rows, twice, precision, quantisation) for rows in (1, 2)
+        )
         return one[0], one[1], 2 * one[2] - two[2], two[2] - one[2]
 
     if not alike:
@@ -145,12 +150,21 @@ def _with_layers(config: Any, count: int) -> Any:
 
 
 def _measured(
-    config: Any, hyper: Hyperparameters, options: dict[str, Any], width: int, rows: int, twice: bool, precision: Precision
+    config: Any,
+    hyper: Hyperparameters,
+    options: dict[str, Any],
+    width: int,
+    rows: int,
+    twice: bool,
+    precision: Precision,
+    quantisation: str | None,
 ) -> tuple[int, int, int]:
     """Bytes of weights, of the adapter, and the most beside them that one step has alive."""
+    computed = torch.bfloat16 if precision == "bf16" else torch.float32
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, **options)
         model.requires_grad_(False)
+        saved, unpacked = saved_bytes(model, computed) if quantisation else (0, 0)
         wrapped, _ = lora.attach(model, hyper, 0)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     _empty(wrapped, fake)
@@ -173,7 +187,7 @@ def _measured(
                 losses.sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # what cannot run without values says so in many ways
         raise NoEstimate(f"{type(error).__name__}: {lora.one_line(error, 120)}") from error
-    return sum(sizes[False].values()), sum(sizes[True].values()), alive.peak - held
+    return sum(sizes[False].values()) - saved, sum(sizes[True].values()), alive.peak - held + unpacked
 
 
 def make_activations_twice(wrapped: Any) -> None:

@@ -72,7 +72,7 @@ async def _look(context: TrainerContext, name: str, hyper: Hyperparameters, tell
     spec = CheckSpec(
         known.folder.path, hyper, context.hardware.device, context.precision_of(hyper), context.policy.memory_gb,
         mapped.attn_implementation, mapped.trust_remote_code, context.policy.threads, whole,
-        context.policy.processes,
+        context.policy.processes, mapped.quantisation,
     )  # fmt: skip
     try:
         return CheckedBase(name, mapped.weights, known.identity, await in_child(check, spec))

@@ -85,8 +85,9 @@ class TrainerContext:
             folder = folder_of(mapped, lambda done, whole: tell("downloading", done, whole))
             notes = FileNotes(self.folder / "bases.json")
             hashed = identify(
-                folder.path, notes, revision=folder.revision, on_hashed=lambda done, whole: tell("hashing", done, whole)
-            )
+                folder.path, notes, revision=folder.revision, quantisation=mapped.quantisation,
+                on_hashed=lambda done, whole: tell("hashing", done, whole),
+            )  # fmt: skip
             return KnownBase(folder, hashed)
 
         known = await asyncio.to_thread(find)
@@ -127,6 +128,7 @@ class TrainerContext:
             heads={version: folder for version, folder in heads.items() if folder is not None},
             watched=await self.adapter_folder(start.watched.adapter if start.watched else None),
             attn_implementation=mapped.attn_implementation, trust_remote_code=mapped.trust_remote_code,
+            quantisation=mapped.quantisation,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
             grader=policy.graders.get(batch.artifact_type), suites=self.suites_of(batch.bucket), device=self.hardware.device,
             threads=policy.threads, checkpoint_seconds=policy.checkpoint_seconds, processes=policy.processes,
@@ -190,6 +192,7 @@ class TrainerContext:
             self._plans[key] = await in_child(
                 plan_of, base.folder.path, hyper, self.hardware.device, self.precision_of(hyper), self.policy.memory_gb,
                 mapped.attn_implementation, mapped.trust_remote_code, self.policy.processes,
+                mapped.quantisation,
             )  # fmt: skip
             log.info("%s: %s", batch.bucket, describe(self._plans[key]))
         plan: MemoryPlan = self._plans[key]
