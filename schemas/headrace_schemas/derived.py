@@ -306,6 +306,11 @@ class TrainingProgress(Value, frozen=True, kw_only=True):
     attempt: Annotated[int, doc("The n-th attempt at the run.")]
     phase: Annotated[Literal["training", "validation", "evaluation"], doc("What the run is doing.")] = "training"
     tokens_per_second: Annotated[float | None, doc("Tokens a second.")] = None
+    validation_loss: Annotated[
+        float | None, doc("In the phase validation: loss on the validation rows now, in nats a token, where `loss` is the best.")
+    ] = None
+    learning_rate: Annotated[float | None, doc("Learning rate of the latest step.")] = None
+    gradient_norm: Annotated[float | None, doc("Norm of its gradient, before it was scaled down.")] = None
 
 
 class TrainingCompletion(Value, frozen=True, kw_only=True):
