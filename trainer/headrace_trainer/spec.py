@@ -79,7 +79,7 @@ class EvaluationReport(Struct, frozen=True):
     incumbent: dict[str, Measure]
     comparison: Comparison
     requirements: list[Requirement]
-    measure: Literal["success", "loss"] = "loss"
+    measure: Literal["success", "margin", "loss"] = "loss"
     heads: tuple[HeadResult, ...] = ()
     watched: tuple[GroupResult, ...] | None = None
     ungraded: dict[str, int] | None = None
