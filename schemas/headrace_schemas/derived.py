@@ -307,6 +307,11 @@ class TrainingProgress(Value, frozen=True, kw_only=True):
     attempt: Annotated[int, doc("The n-th attempt at the run.")]
     phase: Annotated[Literal["training", "validation", "evaluation"], doc("What the run is doing.")] = "training"
     tokens_per_second: Annotated[float | None, doc("Tokens a second.")] = None
+    validation_loss: Annotated[
+        float | None, doc("In the phase validation: loss on the validation rows now, in nats a token, where `loss` is the best.")
+    ] = None
+    learning_rate: Annotated[float | None, doc("Learning rate of the latest step.")] = None
+    gradient_norm: Annotated[float | None, doc("Norm of its gradient, before it was scaled down.")] = None
 
 
 class TrainingCompletion(Value, frozen=True, kw_only=True):
@@ -423,6 +428,13 @@ class GroupResult(Value, frozen=True, kw_only=True):
     success_gain: Annotated[
         float | None, doc("Mean grade of this one minus that of the other, as a share of 1; absent: nothing was graded.")
     ] = None
+    margin_gain: Annotated[
+        float | None,
+        doc(
+            "By how much more this one tells the group's good answers from its bad ones than the other does, in nats a token; "
+            "absent: it has not both, or grades are counted."
+        ),
+    ] = None
     selected: Annotated[bool, doc("Whether rows of it may be there because our own model failed on them.")] = False
     slices: Annotated[list[str] | None, doc("Protected kinds of rows that it belongs to; absent: none.")] = None
 
@@ -485,7 +497,9 @@ class Evaluation(Value, frozen=True, kw_only=True):
             "out_of_range, forged (wrote what is none), not_sealed, lost. They count as 0. Absent: none."
         ),
     ] = None
-    measure: Annotated[Literal["success", "loss"] | None, doc("What evidence is counted in; absent: an older trainer.")] = None
+    measure: Annotated[
+        Literal["success", "margin", "loss"] | None, doc("What evidence is counted in; absent: an older trainer.")
+    ] = None
     heads: Annotated[
         list[HeadResult] | None, doc("The version, and earlier heads that still wait, group by group; absent: an older trainer.")
     ] = None
@@ -564,7 +578,7 @@ class HeadEvidence(Value, frozen=True, kw_only=True):
     cut: Annotated[int, doc("Position at which it came.")]
     since: Annotated[int, doc("Position of the last decision that changed what is served: groups first seen later count.")]
     claim: Annotated[str, doc("What is claimed: per_release, strict or plain.")]
-    measure: Annotated[str, doc("What is counted: success or loss.")]
+    measure: Annotated[str, doc("What is counted: success, margin or loss.")]
     alpha: Annotated[float, doc("The chance of error that it may take.")]
     needed: Annotated[float, doc("Log capital at which it is promoted.")]
     capital: Annotated[float, doc("Log capital of the bet that it is no better.")]

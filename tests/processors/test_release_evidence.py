@@ -303,3 +303,16 @@ def test_chance_seldom_harms_a_head_on_a_suite_of_tasks_that_go_either_way() -> 
     harms = [harm for suites in looks if (harm := harm_on(policy, suites)) is not None]
     assert sum(harm.shown for harm in harms) <= policy.beta * 2000
     assert len(harms) <= policy.beta * 2000 * 1.3, "three standard deviations above"
+
+
+def test_margins_are_counted_where_they_are_the_measure_and_selected_ones_go_before_a_person() -> None:
+    def told(selected: bool) -> bytes:
+        found = [
+            GroupResult(group=f"g{number}", rows=1, margin_gain=0.5, loss_gain=0.0, selected=selected) for number in range(20)
+        ]
+        return evaluation("v1", measure="margin", heads=[HeadResult(version_id="v1", groups=found)])
+
+    kind, answer = run().answer(told(selected=False))
+    assert (kind, only(answer).measure, only(answer).groups) == ("promoted", "margin", 20)
+    kind, answer = run().answer(told(selected=True))
+    assert (kind, answer.reason.split(":")[:2]) == ("declined", ["needs_decision", " selected_rows"])

@@ -24,6 +24,7 @@ from headrace_trainer.model.base import Base, BaseMissing, load_base
 from headrace_trainer.model.precision import precision_for
 from headrace_trainer.objectives.sft import accumulate, collate, plan_total, row_losses, split_by_tokens, token_losses
 from headrace_trainer.policy import Hyperparameters
+from headrace_trainer.spec import JobProgress
 
 HYPER = Hyperparameters(
     r=4, alpha=8, learning_rate=1e-2, epochs=2, rows_per_step=8, batch_tokens=200, validation_rows=2, precision="fp32"
@@ -219,6 +220,22 @@ def test_training_lowers_the_loss_and_keeps_the_best(base: Base) -> None:
     assert result.validation_loss == min(progress.loss for progress in validations if progress.phase == "validation")
     best = sum(row_losses(model, rows[:4], base, 500, "fp32")) / 4
     assert best == pytest.approx(result.validation_loss, rel=1e-5)
+
+
+def test_each_step_tells_its_rate_and_gradient_and_each_validation_its_own_loss(base: Base) -> None:
+    model, _ = lora.attach(base.model, HYPER, 1)
+    told: list[JobProgress] = []
+    hyper = HYPER.model_copy(update={"learning_rate": 0.2, "patience": 0, "epochs": 3})  # so high that it gets worse again
+    train(model, base, rows_of(24), rows_of(8, seed=1), hyper, seed=1, precision="fp32", on_progress=told.append)
+    steps = [progress for progress in told if progress.phase == "training"]
+    rates = [0.2 * learning_rate_share(step, len(steps), hyper.warmup) for step in range(len(steps))]
+    assert [progress.learning_rate for progress in steps] == rates
+    assert all(progress.gradient_norm is not None and progress.gradient_norm > 0 for progress in told)
+    assert {progress.validation_loss for progress in steps} == {None}
+    validations = [progress for progress in told if progress.phase == "validation"]
+    losses = [progress.validation_loss for progress in validations if progress.validation_loss is not None]
+    assert [progress.loss for progress in validations] == list(itertools.accumulate(losses, min))
+    assert len(set(losses)) > len({progress.loss for progress in validations}), "one was worse than the best"
 
 
 def test_it_stops_when_validation_stops_falling(base: Base) -> None:

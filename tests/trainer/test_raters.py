@@ -39,6 +39,7 @@ def test_whose_feedback_alone_was_learnt_says_nothing(policy: GraderPolicy, rows
         (JUDGE, [rated("agent:judge-1"), rated("agent:judge-1", "human:ann")]),
         (JUDGE, [rated("agent:judge-1"), rated()]),
         (JUDGE, [rated("agent:judge-2")]),
+        (JUDGE, [rated("test:judge-1")]),
         (JUDGE, []),
     ],
 )

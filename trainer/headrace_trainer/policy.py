@@ -143,6 +143,11 @@ class EvaluationPolicy(Policy):
         description="whether answers are generated and graded; passable: only if the gain in loss is above zero, and then grades"
         " are no evidence",
     )
+    without_grader: Literal["loss", "margin"] = Field(
+        "loss",
+        description="what counts where grades do not: loss, of good answers; margin, by how much likelier a group's good"
+        " answers are than its bad ones",
+    )
     max_new_tokens: int = Field(512, ge=1, description="most tokens of a generated answer; the same room for both sides")
     temperature: float = Field(0.0, ge=0, le=2, description="of sampling answers, by the run's seed; 0: the likeliest token")
     top_p: float = Field(1.0, gt=0, le=1, description="of sampling: the likeliest tokens that have this share together")
@@ -161,7 +166,9 @@ class RequirementPolicy(Policy):
     """A target for a metric of the candidate."""
 
     name: str = Field(description="what the requirement is called in evaluations")
-    metric: str = Field(description="loss, perplexity, success, score or loss_gain; of a suite `NAME.success` and the like")
+    metric: str = Field(
+        description="loss, perplexity, success, score, margin, ranked or loss_gain; of a suite `NAME.success` and the like"
+    )
     target: float = Field(description="the value to reach")
     direction: Literal["at_least", "at_most"] = Field("at_least", description="on which side of the target it is met")
     bucket: str = Field("*", description="glob over the names of buckets that it holds for")

@@ -21,13 +21,17 @@ Counts = dict[str, dict[str, int]]  # of rows, by side (training, rehearsal, val
 
 
 class JobProgress(NamedTuple):
-    """Where a job stands. `loss` in nats per completion token; `tokens_per_second` are real ones, not padding."""
+    """Where a job stands. `loss` in nats per completion token; `tokens_per_second` are real ones, not padding. Of the latest step
+    `learning_rate` and `gradient_norm`, before it was scaled down; `validation_loss` in the phase validation: the one of now."""
 
     step: int
     steps: int
     loss: float
     tokens_per_second: float
     phase: str = "training"
+    validation_loss: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
 
 
 class MemoryPlan(NamedTuple):
@@ -75,7 +79,7 @@ class EvaluationReport(Struct, frozen=True):
     incumbent: dict[str, Measure]
     comparison: Comparison
     requirements: list[Requirement]
-    measure: Literal["success", "loss"] = "loss"
+    measure: Literal["success", "margin", "loss"] = "loss"
     heads: tuple[HeadResult, ...] = ()
     watched: tuple[GroupResult, ...] | None = None
     ungraded: dict[str, int] | None = None

@@ -262,15 +262,15 @@ def _figures(results: Sequence[GroupResult]) -> list[GroupFigures]:
     if len({result.group for result in results}) < len(results):
         raise ValueError("data.heads: a group stands twice in one result")
     return [
-        GroupFigures(
-            result.group,
-            result.side,
-            {name: value for name, value in (("loss", result.loss_gain), ("success", result.success_gain)) if value is not None},
-            result.selected,
-            tuple(result.slices or ()),
-        )
+        GroupFigures(result.group, result.side, _values(result), result.selected, tuple(result.slices or ()))
         for result in results
     ]
+
+
+def _values(result: GroupResult) -> dict[str, float]:
+    """By measure, those that there are."""
+    named = (("loss", result.loss_gain), ("margin", result.margin_gain), ("success", result.success_gain))
+    return {name: value for name, value in named if value is not None}
 
 
 def _counted(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
+
+from msgspec import structs
 
 from headrace_trainer.data.rows import RowTokeniser, RowUnfit, TokenisedExample, UnfitExample
 from headrace_trainer.suites import Suite
 
 
 class AskedRows(NamedTuple):
-    """Rows that are measured together, and what the base could not be asked. `suite`: None for the test pool."""
+    """Rows that are measured together, and what the base could not be asked. `suite`: None for the test pool; `bad`: answers to
+    the same prompts that were wrong."""
 
     rows: Sequence[TokenisedExample]
     unfit: Sequence[UnfitExample] = ()
     suite: Suite | None = None
+    bad: Sequence[TokenisedExample] = ()
 
 
 def suite_rows(suite: Suite, bucket: str, tokeniser: RowTokeniser) -> AskedRows:
@@ -27,3 +32,16 @@ def suite_rows(suite: Suite, bucket: str, tokeniser: RowTokeniser) -> AskedRows:
         except RowUnfit as error:
             unfit.append(UnfitExample(example, error.reason))
     return AskedRows(rows, unfit, suite)
+
+
+def bad_answers(rows: Sequence[TokenisedExample], tokeniser: RowTokeniser) -> list[TokenisedExample]:
+    """What was answered to the prompts of `rows` and was corrected, or is no answer that should be given; without what makes no
+    row."""
+    found: list[TokenisedExample] = []
+    for row in rows:
+        content = row.example.content
+        if not row.scored or content.output != content.target:
+            with suppress(RowUnfit):
+                wrong = structs.replace(row.example, content=structs.replace(content, target=content.output))
+                found.append(tokeniser.example(wrong, 1.0))
+    return found

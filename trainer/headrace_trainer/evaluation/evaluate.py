@@ -19,7 +19,7 @@ from headrace_trainer.data.rows import TokenisedExample, UnfitExample
 from headrace_trainer.evaluation.asked import AskedRows
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
-from headrace_trainer.evaluation.groups import RowMeasures, group_results, invalid_reason
+from headrace_trainer.evaluation.groups import RowMeasures, group_results, invalid_reason, margins_of
 from headrace_trainer.evaluation.samples import samples_of
 from headrace_trainer.evaluation.statistics import Interval, bootstrap, sign_test
 from headrace_trainer.model.base import Base
@@ -57,21 +57,24 @@ def evaluate(
     unfit: Sequence[UnfitExample] = (),
     suites: Sequence[AskedRows] = (),
     self_graded: str | None = None,
+    bad: Sequence[TokenisedExample] = (),
 ) -> EvaluationReport:
     """`model` is a PeftModel with the candidate as adapter `default` and, unless the base is served, `incumbent`. `heads`: names
     of adapters of earlier heads in it, by version; `watched`: that of what was served before ("" for the base), if a promotion is
     watched. `unfit`: test rows that the base can't be asked, for the samples; `suites`: asked beside the test rows, and no part
-    of the comparison. `self_graded`: why grades say nothing about the candidate.
+    of the comparison. `self_graded`: why grades say nothing about the candidate. `bad`: wrong answers to the prompts of `tests`,
+    for margins, where grades don't count.
 
     Without tests and suites nothing is measured: both sides are empty and the comparison counts 0 rows.
     """
     # Answers that are generated only where the loss has fallen would be counted only where they are good.
-    counted: Literal["success", "loss"] = "success" if grader is not None and policy.generate == "always" else "loss"
+    grades_count = grader is not None and policy.generate == "always"
+    counted: Literal["success", "margin", "loss"] = "success" if grades_count else policy.without_grader
     incumbent = INCUMBENT if INCUMBENT in model.peft_config else None
     others, names = dict(heads or {}), named or Incumbent("")
     sides: dict[str, str | None] = {CANDIDATE: CANDIDATE, INCUMBENT: incumbent, **{name: name for name in others.values()}}
     before: dict[str, str | None] = {} if watched is None else {WATCHED: watched or None}
-    pool = AskedRows(tests, unfit)
+    pool = AskedRows(tests, unfit, bad=() if grades_count else bad)
     asked = [pool, *suites]
     scores = {
         side: _losses(model, adapter, asked if side in sides else [pool], base, batch_tokens, precision)
@@ -93,9 +96,9 @@ def evaluate(
     measured = {side: _measures(asked, scores[side], pass_mark, policy, seed) for side in (CANDIDATE, INCUMBENT)}
 
     def compared(number: int, one: str, other: str) -> list[GroupResult]:
-        examples = [row.example for row in asked[number].rows]
+        examples, wrong = [test.example for test in asked[number].rows], [test.example for test in asked[number].bad]
         ours, theirs = scores[one][number], scores[other][number]
-        return group_results(examples, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS)
+        return group_results(examples, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS, bad=wrong)
 
     named_sides = [*others.items(), ("", CANDIDATE)]
     results = [
@@ -131,8 +134,11 @@ def _losses(
     measures = []
     with serving(model, adapter, merged=False):
         for each in asked:
-            found = iter(row_losses(model, [test.row for test in each.rows if test.scored], base, batch_tokens, precision))
-            measures.append(RowMeasures([next(found) if test.scored else None for test in each.rows]))
+            rows = [test.row for test in (*each.rows, *each.bad) if test.scored]
+            found = row_losses(model, rows, base, batch_tokens, precision)
+            scored = iter(found[: len(found) - len(each.bad)])
+            losses = [next(scored) if test.scored else None for test in each.rows]
+            measures.append(RowMeasures(losses, bad=found[len(found) - len(each.bad) :]))
     return measures
 
 
@@ -176,6 +182,8 @@ def _measures(
         if scored:
             losses = [_finite(loss) for loss in found.scored]
             measured |= {prefix + name: value for name, value in _loss_measures(losses, scored, policy, seed).items()}
+        if margins := margins_of([test.example for test in each.rows], [test.example for test in each.bad], found, WORST_LOSS):
+            measured |= {prefix + name: value for name, value in _margin_measures(margins, policy, seed).items()}
         if found.grades:
             passed = [1.0 if grade >= pass_mark else 0.0 for grade in found.grades]
             graded = _grade_measures(found.grades, passed, groups, policy, seed)
@@ -197,6 +205,13 @@ def _loss_measures(losses: Sequence[float], groups: Sequence[str], policy: Evalu
     loss, n = bootstrap(losses, policy.resamples, seed, groups), len(losses)
     perplexity = Interval(*(rounded(math.exp(min(value, 700.0))) for value in loss))
     return {"loss": _measure(loss, n), "perplexity": _measure(perplexity, n)}
+
+
+def _margin_measures(margins: Mapping[str, float], policy: EvaluationPolicy, seed: int) -> dict[str, Measure]:
+    """`margin` in nats a token; `ranked` is the share of groups whose good answers are the likelier ones, 0-1."""
+    values = list(margins.values())
+    ranked = bootstrap([1.0 if value > 0 else 0.0 for value in values], policy.resamples, seed)
+    return {"margin": _measure(bootstrap(values, policy.resamples, seed), len(values)), "ranked": _measure(ranked, len(values))}
 
 
 def _grade_measures(

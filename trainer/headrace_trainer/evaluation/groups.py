@@ -15,12 +15,14 @@ FAILED_SHARE = 0.05  # of rows without a loss; with more of them a head can't be
 
 class RowMeasures(NamedTuple):
     """Of one model on test rows: losses in nats a token (not a number where it has none, None where a loss would say nothing);
-    if answers were graded, the answers, their grades 0-100, and why a grade is 0 that the grader did not give."""
+    if answers were graded, the answers, their grades 0-100, and why a grade is 0 that the grader did not give. `bad`: losses of
+    bad answers to the same prompts."""
 
     losses: Sequence[float | None]
     grades: Sequence[float] | None = None
     answers: Sequence[str] | None = None
     ungraded: Sequence[str | None] | None = None
+    bad: Sequence[float] = ()
 
     @property
     def scored(self) -> list[float]:
@@ -29,17 +31,26 @@ class RowMeasures(NamedTuple):
 
 
 def group_results(
-    tests: Sequence[Example], ours: RowMeasures, theirs: RowMeasures, *, base: str, served: str | None, worst: float
+    tests: Sequence[Example],
+    ours: RowMeasures,
+    theirs: RowMeasures,
+    *,
+    base: str,
+    served: str | None,
+    worst: float,
+    bad: Sequence[Example] = (),
 ) -> list[GroupResult]:
     """`ours` against `theirs`, group by group. `base` is the bucket's, `served` the digest of the adapter that is served; `worst`
-    stands for a loss that is none."""
+    stands for a loss that is none; `bad`: whose bad answers were measured."""
+    telling = [_tells_loss(test, base, served) for test in tests]
+    our_margins, their_margins = (_margins(tests, bad, scores, telling, worst) for scores in (ours, theirs))
     rows: dict[str, list[int]] = {}
     for number, example in enumerate(tests):
         rows.setdefault(example.prompt_group, []).append(number)
     graded = ours.grades is not None and theirs.grades is not None
     results = []
-    for numbers in rows.values():
-        told = [number for number in numbers if ours.losses[number] is not None and _tells_loss(tests[number], base, served)]
+    for group, numbers in rows.items():
+        told = [number for number in numbers if ours.losses[number] is not None and telling[number]]
         gains = [_loss(theirs, number, worst) - _loss(ours, number, worst) for number in told]
         results.append(
             GroupResult(
@@ -48,10 +59,33 @@ def group_results(
                 samples=1 if graded else 0,
                 loss_gain=_mean(gains),
                 success_gain=_mean([_grade(ours, number) - _grade(theirs, number) for number in numbers]) if graded else None,
+                margin_gain=rounded(our_margins[group] - their_margins[group]) if group in our_margins else None,
                 selected=any(_is_own(tests[number], base) for number in numbers),
             )
         )
     return sorted(results, key=lambda result: result.group)
+
+
+def margins_of(tests: Sequence[Example], bad: Sequence[Example], scores: RowMeasures, worst: float) -> dict[str, float]:
+    """By prompt group that has both: by how much more likely its good answers are than its bad ones, in nats a token."""
+    return _margins(tests, bad, scores, [True] * len(tests), worst)
+
+
+def _margins(
+    tests: Sequence[Example], bad: Sequence[Example], scores: RowMeasures, telling: Sequence[bool], worst: float
+) -> dict[str, float]:
+    good: dict[str, list[float]] = {}
+    poor: dict[str, list[float]] = {}
+    for number, example in enumerate(tests):
+        if telling[number] and scores.losses[number] is not None:
+            good.setdefault(example.prompt_group, []).append(_loss(scores, number, worst))
+    for example, loss in zip(bad, scores.bad, strict=True):
+        poor.setdefault(example.prompt_group, []).append(loss if math.isfinite(loss) else worst)
+    return {
+        group: math.fsum(poor[group]) / len(poor[group]) - math.fsum(losses) / len(losses)
+        for group, losses in good.items()
+        if group in poor
+    }
 
 
 def group_digest(example: Example) -> str:

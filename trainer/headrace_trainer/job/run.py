@@ -25,7 +25,7 @@ from headrace_streams.evaluation_samples import SampleBounds, bounded, write
 from headrace_streams.file_lock import locked
 from headrace_trainer.data.members import key_of, verify
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, UnfitExample
-from headrace_trainer.evaluation.asked import AskedRows, suite_rows
+from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
@@ -154,6 +154,10 @@ class JobRows:
         tokeniser = self._tokeniser(base, judged=True)
         return [suite_rows(suite, self._spec.batch.bucket, tokeniser) for suite in self._spec.suites]
 
+    def bad_answers(self, base: Base, tests: Sequence[TokenisedExample]) -> list[TokenisedExample]:
+        """Wrong answers to the prompts of test rows as rows."""
+        return bad_answers(tests, self._tokeniser(base, judged=True))
+
     def _tokeniser(self, base: Base, *, judged: bool) -> RowTokeniser:
         limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
         if judged and base.positions is not None:
@@ -194,7 +198,7 @@ def _evaluate(
         "policy": spec.evaluation, "requirements": spec.requirements, "precision": precision,
         "batch_tokens": hyper.batch_tokens, "seed": spec.start.seed, "heads": heads, "watched": watched,
         "named": Incumbent(spec.batch.base, spec.start.parent_adapter), "unfit": lessons.unfit["test"],
-        "suites": lessons.suites(base),
+        "suites": lessons.suites(base), "bad": lessons.bad_answers(base, tests),
     }  # fmt: skip
     if spec.grader is None:
         return evaluate(model, base, tests, **options)  # type: ignore[arg-type]

@@ -196,12 +196,13 @@ def train(
         now = time.monotonic()
         state.seconds = seconds_before + now - started
         pace = (state.tokens - tokens_before) / max(now - started, 1e-9)
-        on_progress(JobProgress(state.step, len(planned), state.loss, pace))
+        of_step = {"learning_rate": state.optimiser.param_groups[0]["lr"], "gradient_norm": norm}
+        on_progress(JobProgress(state.step, len(planned), state.loss, pace, **of_step))
         if validates and (state.step % validate_every == 0 or state.step == len(planned)):
             validation_loss = float(np.mean(row_losses(model, validation, base, state.batch_tokens, precision, ranks)))
             _finite("validation loss", validation_loss, state.step, hyper)
             state.add_validation(validation_loss)
-            on_progress(JobProgress(state.step, len(planned), state.best_loss, pace, "validation"))
+            on_progress(JobProgress(state.step, len(planned), state.best_loss, pace, "validation", validation_loss, **of_step))
         if folder and ranks.agree(now - written_at >= checkpoint_seconds or state.step == len(planned)):
             kept = state.dump(run)
             if ranks.first:

@@ -141,9 +141,16 @@ def progressed(origin: Origin, start: TrainingStart, progress: JobProgress, atte
         attempt=attempt,
         phase=progress.phase,  # type: ignore[arg-type]
         tokens_per_second=rounded(progress.tokens_per_second) if progress.tokens_per_second else None,
+        validation_loss=_told(progress.validation_loss),
+        learning_rate=_told(progress.learning_rate),
+        gradient_norm=_told(progress.gradient_norm),
     )
     identity = derive_id("training-progressed", start.run_id, attempt, progress.phase, progress.step)
     return _make(TrainingProgressed, data, origin, "training-progressed", identity, now)
+
+
+def _told(value: float | None) -> float | None:
+    return None if value is None else rounded(value)
 
 
 def failed(origin: Origin, run_id: str, attempts: int, error: str, now: int) -> TrainingFailed:
