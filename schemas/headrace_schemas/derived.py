@@ -26,8 +26,9 @@ Seconds = Annotated[float, doc("How long the run took, in s.")]
 LeftOut = Annotated[
     dict[str, dict[str, int]] | None,
     doc(
-        "Rows that were left out, by side (training, rehearsal, validation, test) and reason (template_refused, message_lost, "
-        "answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long). Absent: none."
+        "Rows that were left out, by side (training, rehearsal, validation, test, prompts) and reason (template_refused, "
+        "message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long; of "
+        "prompts also no_grader, needs_reference, not_generated). Absent: none."
     ),
 ]
 Shortened = Annotated[
@@ -100,8 +101,33 @@ class Example(Value, frozen=True, kw_only=True):
     principals: Annotated[list[str] | None, doc("People and agents that were heard, as kind:id, sorted; absent: none.")] = None
 
 
+class PromptContent(Value, frozen=True, kw_only=True):
+    """All texts of a drawn prompt."""
+
+    prompt: Annotated[Text, doc("What was asked.")]
+    context: Annotated[Context, doc("What was retrieved or attached.")] = None
+    tools: Annotated[list[Tool] | None, doc("Tools that the model could call.")] = None
+
+
+class DrawnPrompt(Value, frozen=True, kw_only=True):
+    """What an interaction of the test side asked, drawn by the hash of its group before anybody said anything of the answer: the
+    `data` of `headrace.prompt.drawn.v1`. It holds no answer and no reference."""
+
+    prompt_id: Annotated[str, doc("Id of the prompt, derived from its interaction's.")]
+    interaction_id: InteractionId
+    bucket: BucketName
+    artifact_type: ArtifactTypeName
+    model: Annotated[str, doc("Who answered: name of the model as the agent knows it.")]
+    agent: Annotated[Agent, doc("Who acted.")]
+    prompt_group: Annotated[str, doc("The task that it is a try at. All of a group stand on one side of the split.")]
+    content: Annotated[PromptContent, doc("The texts.")]
+    event_time: Annotated[str, doc("When the output was complete, RFC 3339.")]
+    adapter: Annotated[str | None, doc("Digest of the adapter that answered; absent: the base alone.")] = None
+    data_subject: Annotated[str | None, doc("Whose personal data this may hold.")] = None
+
+
 class Withdrawal(Value, frozen=True, kw_only=True):
-    """An example that holds no more."""
+    """An example, or a drawn prompt by its id, that holds no more."""
 
     example_id: ExampleId
     revision: Revision
@@ -182,6 +208,18 @@ class Member(Value, frozen=True, kw_only=True):
     locator: Annotated[Locator, doc("Where the record lies.")]
 
 
+class PromptMember(Value, frozen=True, kw_only=True):
+    """A prompt that a batch names for graders, without a reference. `sha256` is of the record's value, as of any member."""
+
+    example_id: Annotated[str, doc("Id of the drawn prompt, or of the example whose prompt it is.")]
+    revision: Annotated[int, doc("Revision of the example; of a drawn prompt 1.")]
+    sha256: Annotated[str, doc("Digest of the record's value: what a reader checks.")]
+    locator: Annotated[Locator, doc("Where the record lies.")]
+    drawn: Annotated[
+        bool, doc("Whether it was drawn from interactions. False: of an example whose answer was wrong; feedback selected it.")
+    ] = False
+
+
 class BatchStatistics(Value, frozen=True, kw_only=True):
     """What is in a batch, in figures."""
 
@@ -211,6 +249,10 @@ class Batch(Value, frozen=True, kw_only=True):
     policy_digests: PolicyDigests
     validation_pool: Annotated[
         list[Member] | None, doc("What early stopping looks at; never trained on. Absent: the members of the validation side.")
+    ] = None
+    prompts: Annotated[
+        list[PromptMember] | None,
+        doc("Prompts of the test side without a reference, for graders; never trained on. Absent: none."),
     ] = None
 
 
@@ -436,6 +478,9 @@ class GroupResult(Value, frozen=True, kw_only=True):
         ),
     ] = None
     selected: Annotated[bool, doc("Whether rows of it may be there because our own model failed on them.")] = False
+    drawn: Annotated[
+        int | None, doc("Rows that were drawn from interactions: where there are any, these alone were graded. Absent: none.")
+    ] = None
     slices: Annotated[list[str] | None, doc("Protected kinds of rows that it belongs to; absent: none.")] = None
 
 

@@ -14,6 +14,7 @@ from headrace_schemas.derived import (
     Batch,
     BatchRetryRequest,
     DeadLetter,
+    DrawnPrompt,
     ErasureContinuation,
     Evaluation,
     Example,
@@ -136,6 +137,12 @@ class RefExpired(Envelope, frozen=True, kw_only=True, tag="headrace.ref.expired.
     """Nothing was heard of a foreign id for too long."""
 
     data: RefExpiry
+
+
+class PromptDrawn(Envelope, frozen=True, kw_only=True, tag="headrace.prompt.drawn.v1"):
+    """What an interaction of the test side asked, whatever is said of its answer."""
+
+    data: DrawnPrompt
 
 
 class ExampleRewarded(Envelope, frozen=True, kw_only=True, tag="headrace.example.rewarded.v1"):
@@ -318,6 +325,7 @@ Event = (
     | InteractionExpired
     | ErasureContinued
     | RefExpired
+    | PromptDrawn
     | ExampleRewarded
     | ExampleWithdrawn
     | ClockTicked

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import Batch, Member, TrainingStart
+from headrace_schemas.derived import Batch, Member, PromptMember, TrainingStart
 
 
 class RunMembers(NamedTuple):
@@ -21,9 +21,10 @@ class RunMembers(NamedTuple):
     rehearsal: list[Member]  # of earlier batches, learnt from again
     validation: list[Member]  # what early stopping looks at
     test: list[Member]  # what candidate and incumbent are compared on
+    prompts: list[PromptMember]  # and what they are asked without a reference: graded, never a loss
 
-    def all(self) -> list[Member]:
-        return [*self.training, *self.rehearsal, *self.validation, *self.test]
+    def all(self) -> list[Member | PromptMember]:
+        return [*self.training, *self.rehearsal, *self.validation, *self.test, *self.prompts]
 
 
 def counts_text(counts: Mapping[str, Mapping[str, int]] | None) -> str:
@@ -37,7 +38,8 @@ def counts_text(counts: Mapping[str, Mapping[str, int]] | None) -> str:
 def run_members(batch: Batch, start: TrainingStart) -> RunMembers:
     """What the run with the pins `start` uses of `batch`."""
     used = without_withdrawn(batch, start.withdrawn)
-    return RunMembers(training_members(used.members), start.rehearsal, validation_members(watched(used)), used.test_pool)
+    learnt, seen = training_members(used.members), validation_members(watched(used))
+    return RunMembers(learnt, start.rehearsal, seen, used.test_pool, used.prompts or [])
 
 
 def dataset_members(batch: Batch, start: TrainingStart) -> list[Member]:
@@ -87,6 +89,6 @@ def without_withdrawn(batch: Batch, withdrawn: Sequence[str] | None) -> Batch:
         [member for member in listed if member.example_id not in ids]
         for listed in (batch.members, batch.test_pool, batch.validation_pool or ())
     )
-    return structs.replace(
-        batch, members=members, test_pool=test_pool, validation_pool=None if batch.validation_pool is None else validation
-    )
+    prompts = None if batch.prompts is None else [prompt for prompt in batch.prompts if prompt.example_id not in ids]
+    pool = None if batch.validation_pool is None else validation
+    return structs.replace(batch, members=members, test_pool=test_pool, validation_pool=pool, prompts=prompts)

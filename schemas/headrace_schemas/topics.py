@@ -123,8 +123,14 @@ TOPICS: tuple[Topic, ...] = (
     Topic(
         name="examples",
         key="bucket",
-        description="what each interaction is worth, revision by revision; withdrawals; ticks",
-        events=(events.ExampleRewarded, events.ExampleWithdrawn, events.ClockTicked, events.RequirementsTracked),
+        description="what each interaction is worth, revision by revision; prompts drawn for graders; withdrawals; ticks",
+        events=(
+            events.ExampleRewarded,
+            events.PromptDrawn,
+            events.ExampleWithdrawn,
+            events.ClockTicked,
+            events.RequirementsTracked,
+        ),
         writers=("reward", "curate", "release"),
         max_bytes=8 * MIB,
     ),

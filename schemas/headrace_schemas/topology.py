@@ -30,6 +30,7 @@ class StageTopology(Struct, frozen=True, kw_only=True):
 DEAD = "dead"  # the counter of dead letters, which every stage has
 RECORDS = "in"  # the counter of input records
 SCRUBBED = "scrubbed_"  # and a kind of private text: how many places of it got a placeholder
+PROMPTS = "prompt_"  # and what became of an interaction that could be drawn: drawn, or why it was not
 
 TOPOLOGY: tuple[StageTopology, ...] = (
     StageTopology(
@@ -53,13 +54,14 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("signals",),
         outputs=("examples", "rejections", "signals"),
         counters=("applied", "duplicate", "conflict", "waiting", "expired"),
+        tallies=(PROMPTS,),
     ),
     StageTopology(
         name="curate",
         description="what is worth learning, and when a bucket is worth a run",
         inputs=("examples",),
         outputs=("batches", "rejections"),
-        counters=("admitted", "replaced", "waiting", "rejected", "withdrawn", "ticks", "tracked"),
+        counters=("admitted", "replaced", "waiting", "rejected", "withdrawn", "prompts", "ticks", "tracked"),
     ),
     StageTopology(
         name="train",

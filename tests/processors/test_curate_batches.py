@@ -365,5 +365,6 @@ def test_people_can_read_how_full_a_bucket_is() -> None:
     [described] = describe_buckets(stage.dumped())
     assert described == {
         "bucket": BUCKET, "fill": 1.0, "target": 4.0, "batches": 0, "examples": 1, "negatives": 1, "test_rows": 1,
+            "prompts": 0,
         "note": "filling",
     }  # fmt: skip

@@ -51,6 +51,8 @@ OTHER: dict[str, Any] = {
     "reward.share_target": {"sql": 0.1},
     "reward.balance_high": 1.01,
     "reward.bases": [{"base": "other", "artifact_type": "code"}],
+    "reward.draw": {"artifact_types": []},
+    "curate.graded": [],
     "curate.targets": {"sql/tiny": 4.0},
     "release.evidence": {"min_groups": 200},
     "release.expire_after_days": 0.0,
@@ -227,7 +229,8 @@ def test_curate_rejected_for_every_reason_and_cut_for_every_cause() -> None:
         for key, value in current(end, STAGE["curate"]).items()
         if key.startswith("example:")
     ]
-    statuses = {"open", "test", "validation", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"}
+    assert {prompt.get("drawn", False) for batch in batches for prompt in batch.get("prompts", ())} == {True, False}
+    statuses = {"open", "test", "validation", "drawn", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"}
     assert {status for _, status, *_ in examples} == statuses
 
 

@@ -33,11 +33,13 @@ def test_a_data_set_of_a_run_is_what_it_learnt_from_and_watched_in_the_order_of_
     weightless = training_data.recorded(4, weight=0.0).member
     tests = [training_data.recorded(5, "test").member, training_data.recorded(6, "test").member]
     earlier = training_data.recorded(9).member
-    batch = training_data.batch([learnt[0], watched, *learnt[1:], weightless], tests)
-    start = training_data.start(batch, rehearsal=[earlier], withdrawn=[learnt[2].example_id, tests[1].example_id])
+    prompts = [training_data.drawn(number).member for number in (7, 8)]
+    batch = replace(training_data.batch([learnt[0], watched, *learnt[1:], weightless], tests), prompts=prompts)
+    gone = [learnt[2].example_id, tests[1].example_id, prompts[0].example_id]
+    start = training_data.start(batch, rehearsal=[earlier], withdrawn=gone)
     used = run_members(batch, start)
-    assert used == (learnt[:2], [earlier], [watched], tests[:1])
-    assert used.all() == [*learnt[:2], earlier, watched, tests[0]]
+    assert used == (learnt[:2], [earlier], [watched], tests[:1], prompts[1:])
+    assert used.all() == [*learnt[:2], earlier, watched, tests[0], prompts[1]]
     assert dataset_members(batch, start) == [learnt[0], watched, learnt[1], earlier]
 
 

@@ -9,7 +9,18 @@ from typing import Any
 from headrace_processors.curate.fold import build
 from headrace_processors.curate.policy import NEWEST, CuratePolicy
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import Components, Content, Example, Requirement, Tick, Tracking, Weights, Withdrawal
+from headrace_schemas.derived import (
+    Components,
+    Content,
+    DrawnPrompt,
+    Example,
+    PromptContent,
+    Requirement,
+    Tick,
+    Tracking,
+    Weights,
+    Withdrawal,
+)
 from headrace_schemas.events import (
     BatchReady,
     ClockTicked,
@@ -17,6 +28,7 @@ from headrace_schemas.events import (
     ExampleRewarded,
     ExampleSuperseded,
     ExampleWithdrawn,
+    PromptDrawn,
     RequirementsTracked,
 )
 from headrace_schemas.ids import derive_id
@@ -81,6 +93,30 @@ def rewarded(number: int, **changed: Any) -> bytes:
         data=data,
     )
     return encode(event)
+
+
+def drawn(number: int, **changed: Any) -> bytes:
+    """The prompt that was drawn from the interaction of a number, whose example would be `example(number, split="test")`."""
+    fields: dict[str, Any] = {
+        "prompt_id": derive_id("prompt", f"i{number}"),
+        "interaction_id": f"i{number}",
+        "bucket": BUCKET,
+        "artifact_type": "sql",
+        "model": "tiny",
+        "agent": Agent(name="bot"),
+        "prompt_group": GROUPS["test"][number],
+        "content": PromptContent(prompt=f"how many {number}?"),
+        "event_time": at(0),
+    }
+    data = DrawnPrompt(**{**fields, **changed})
+    event_id = derive_id("drawn", data.prompt_id)
+    return encode(PromptDrawn(specversion="1.0", id=event_id, source="headrace:reward", time=data.event_time, data=data))
+
+
+def prompt_withdrawn(number: int, reason: Any = "retracted") -> bytes:
+    prompt_id = derive_id("prompt", f"i{number}")
+    data = Withdrawal(example_id=prompt_id, revision=2, interaction_id=f"i{number}", bucket=BUCKET, reason=reason)
+    return encode(ExampleWithdrawn(specversion="1.0", id=f"wp{number}", source="headrace:reward", data=data))
 
 
 def withdrawn(number: int, reason: Any = "retracted", *, revision: int = 2, bucket: str = BUCKET) -> bytes:

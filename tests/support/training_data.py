@@ -12,13 +12,16 @@ from headrace_schemas.derived import (
     BatchStatistics,
     Components,
     Content,
+    DrawnPrompt,
     Example,
     Locator,
     Member,
+    PromptContent,
+    PromptMember,
     TrainingStart,
     Weights,
 )  # fmt: skip
-from headrace_schemas.events import ExampleRewarded
+from headrace_schemas.events import ExampleRewarded, PromptDrawn
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Agent
 from headrace_trainer.policy import Hyperparameters
@@ -69,6 +72,37 @@ def recorded(
         difficulty=0.2, split=split, locator=locator,
     )  # fmt: skip
     return RecordedExample(member, value, rewarded)
+
+
+class RecordedPrompt(NamedTuple):
+    member: PromptMember
+    value: bytes
+
+
+def drawn(number: int, *, offset: int | None = None, **changed: Any) -> RecordedPrompt:
+    """The prompt that was drawn from the interaction of a number, its record and a member that names it."""
+    like = example(number)
+    fields: dict[str, Any] = {
+        "prompt_id": derive_id("prompt", f"i{number}"), "interaction_id": like.interaction_id, "bucket": like.bucket,
+        "artifact_type": like.artifact_type, "model": like.model, "agent": like.agent, "prompt_group": like.prompt_group,
+        "content": PromptContent(prompt=like.content.prompt), "event_time": like.event_time,
+    }  # fmt: skip
+    prompt = DrawnPrompt(**{**fields, **changed})
+    event_id = derive_id("drawn", prompt.prompt_id)
+    event = PromptDrawn(specversion="1.0", id=event_id, source="headrace:reward", time=prompt.event_time, data=prompt)
+    value = encode(event)
+    locator = Locator(topic="examples", partition=0, offset=number if offset is None else offset)
+    member = PromptMember(example_id=prompt.prompt_id, revision=1, sha256=sha256(value), locator=locator, drawn=True)
+    return RecordedPrompt(member, value)
+
+
+def wrong(recorded: RecordedExample) -> RecordedPrompt:
+    """The prompt of an example that gives no reference."""
+    member = recorded.member
+    prompt = PromptMember(
+        example_id=member.example_id, revision=member.revision, sha256=member.sha256, locator=member.locator
+    )  # fmt: skip
+    return RecordedPrompt(prompt, recorded.value)
 
 
 def batch(members: Iterable[Member], tests: Iterable[Member] = (), *, bucket: str = BUCKET, name: str = "b1") -> Batch:

@@ -16,7 +16,17 @@ from headrace_processors.curate import thresholds
 from headrace_processors.curate.drift import UNTESTED
 from headrace_processors.curate.near_duplicates import bands
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.curate.state import EMPTY, FILLING, CurateBucket, CurateState, ExampleRecord, Queue, QueueBounds, Sums
+from headrace_processors.curate.state import (
+    EMPTY,
+    FILLING,
+    POOLS,
+    CurateBucket,
+    CurateState,
+    ExampleRecord,
+    Queue,
+    QueueBounds,
+    Sums,
+)
 from headrace_processors.decay import RunningSum, floored, weights
 from headrace_schemas.topics import DAY_MS
 
@@ -49,14 +59,15 @@ class WorkingBucket:
         return self._bounds(queue).size
 
     def add(self, example_id: str, record: ExampleRecord) -> None:
-        """Puts an example (status open, test or validation) at the end of its queue; opens the bucket if it is not and may be."""
+        """Puts an example (status open or of a pool) at the end of its queue; opens the bucket if it is not and may be."""
         queue, value = record.queue, self.value
         assert queue is not None
         bounds = self._bounds(queue)
         self._state.put_slot(self.name, queue, bounds.next, example_id)
         self._state.put_holder(record.content, example_id)
         self._state.count_target(example_id, record, 1)
-        self._state.put_example(self.name, example_id, replace(record, slot=bounds.next, admitted=True))
+        admitted = record.admitted or queue in (*FILLING, *POOLS)
+        self._state.put_example(self.name, example_id, replace(record, slot=bounds.next, admitted=admitted))
         if record.sketch:
             self._index(example_id, record)
         if queue in FILLING:
@@ -67,7 +78,7 @@ class WorkingBucket:
             value.fill = self._fill(value.sums, bounds.size + 1)
         grown = QueueBounds(bounds.first if bounds.size else bounds.next, bounds.next + 1, bounds.size + 1)
         setattr(value, queue, grown)
-        if not record.admitted:
+        if admitted and not record.admitted:
             value.admitted += 1
             if self._policy.rarity is not None:
                 value.recent = self._recent_with_one_more()
@@ -79,7 +90,7 @@ class WorkingBucket:
             self._state.put_holder(new.content, example_id)
             self._state.count_target(example_id, old, -1)
             self._state.count_target(example_id, new, 1)
-        self._state.put_example(self.name, example_id, replace(new, slot=old.slot, admitted=True))
+        self._state.put_example(self.name, example_id, replace(new, slot=old.slot, admitted=old.admitted))
         if (old.sketch, old.near_key) != (new.sketch, new.near_key):
             self._unindex(example_id, old)
             self._index(example_id, new)
@@ -128,7 +139,8 @@ class WorkingBucket:
     def is_forgettable(self) -> bool:
         """Whether nothing stands in it and nothing ever came of it: another model name that somebody mistyped once."""
         value = self.value
-        members = value.train.size + value.negative.size + value.test.size + value.validation.size + value.waiting
+        pools = value.test.size + value.validation.size + value.drawn.size + value.wrong.size
+        members = value.train.size + value.negative.size + pools + value.waiting
         return not members and not value.batches and value.release_id is None
 
     def near(self, record: ExampleRecord) -> list[str]:

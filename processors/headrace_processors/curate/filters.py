@@ -33,6 +33,8 @@ REJECTIONS: dict[str, str] = {
     "near_duplicate": "no other open example of its role and outcome that is worth as much is {near_duplicate} alike to it",
     "target_learnt": "no example that is learnt from has the target of {one_side_chars} characters of a test or validation row",
     "overflow": "an open bucket keeps {open_limit} of each role, those that are worth most",
+    "same_group": "no other prompt that was drawn has the same group",
+    "not_graded": "prompts are drawn of artifact types that are graded without a reference",
     "too_many_buckets": "a partition has at most {max_buckets} buckets",
 }
 
@@ -56,17 +58,26 @@ def rules(policy: CuratePolicy, version: int = NEWEST) -> dict[str, str]:
 
 
 def judge(policy: CuratePolicy, example: Example, target: str, split: str) -> FilterResult:
-    """The role of an example by itself: what needs no knowledge of others. `target` is its target as one text."""
+    """The role of an example by itself: what needs no knowledge of others. `target` is its target as one text. On the test side
+    what gives no reference is still a prompt, where answers are graded without one: a negative, whatever was wrong with it."""
     if not example.train:
         return FilterResult(None, "not_for_training")
+    found = _judged(policy, example, target)
+    if split != "test" or found.role == "train":
+        return found
+    if policy.keeps_prompts(example.artifact_type):
+        return FilterResult("negative", None)
+    return FilterResult(None, "held_out") if found.role == "negative" else found
+
+
+def _judged(policy: CuratePolicy, example: Example, target: str) -> FilterResult:
     if not has_text(example.content.target):
         return FilterResult(None, "no_text_target")
     if (broken := _broken(policy, example, target)) is not None:
         return FilterResult(None, broken)
     if example.contradicted and policy.contradictions == "drop":
         return FilterResult(None, "contradicted")
-    result = role_of(policy, example)
-    return FilterResult(None, "held_out") if result.role == "negative" and split == "test" else result
+    return role_of(policy, example)
 
 
 def role_of(policy: CuratePolicy, example: Example) -> FilterResult:

@@ -25,7 +25,7 @@ from headrace_processors.curate.policy import NEWEST, CuratePolicy
 from headrace_processors.curate.state import CurateBucket, ExampleRecord
 from headrace_processors.curate.step import CurateRules, CurateStep
 from headrace_schemas.codec import decode
-from headrace_schemas.events import ClockTicked, ExampleRewarded, ExampleWithdrawn, RequirementsTracked
+from headrace_schemas.events import ClockTicked, ExampleRewarded, ExampleWithdrawn, PromptDrawn, RequirementsTracked
 from headrace_schemas.topics import DAY_MS
 from headrace_streams.runtime.stage import Fold, Headers, Record, Step, Write
 
@@ -76,6 +76,8 @@ class CurateFold(Fold):
         match event:
             case ExampleRewarded(data=example):
                 step.count(step.rewarded(example, None if ahead is None else ahead.appraisal))
+            case PromptDrawn(data=prompt):
+                step.count(step.drawn(prompt))
             case ExampleWithdrawn(data=withdrawal):
                 step.withdrawn(withdrawal)
                 step.count("withdrawn")

@@ -13,7 +13,7 @@ from typing import Literal
 from headrace_processors import decay
 from headrace_processors.curate.state import CurateBucket, ExampleRecord
 from headrace_schemas.canonical import digest, rounded
-from headrace_schemas.derived import Batch, BatchStatistics, Locator, Member
+from headrace_schemas.derived import Batch, BatchStatistics, Locator, Member, PromptMember
 from headrace_schemas.ids import derive_id
 
 Cause = Literal["target", "age", "drift", "rarity"]
@@ -25,6 +25,7 @@ def batch(
     members: Members,
     pool: Members,
     validation: Members | None,
+    prompts: Members,
     *,
     cause: Cause,
     target: float,
@@ -34,9 +35,9 @@ def batch(
     policy_digests: Mapping[str, str],
     left_out: Mapping[str, int] | None = None,
 ) -> Batch:
-    """The manifest of `bucket` with its open `members` and its test `pool`, and the rows of its `validation` pool where
-    it has one. `source`: topic and partition of the examples;
-    `target`: the fill that was asked for when it was cut; `per_day` and `floor`: the decay; `left_out`: what it does not hold."""
+    """The manifest of `bucket` with its open `members` and its test `pool`, the rows of its `validation` pool where it has one,
+    and `prompts` without a reference. `source`: topic and partition of the examples; `target`: the fill that was asked for when
+    it was cut; `per_day` and `floor`: the decay; `left_out`: what it does not hold."""
     shares = _shares(members, per_day, floor)
     raw = worths(members, shares)
     train = [name for name, record in members.items() if record.role == "train"]
@@ -44,6 +45,7 @@ def batch(
     listed = [_member(name, record, raw[name] / mean, source) for name, record in members.items()]
     tests = [_member(name, record, 1.0, source) for name, record in pool.items()]
     watched = None if validation is None else [_member(name, record, 1.0, source) for name, record in validation.items()]
+    asked = [_prompt(name, record, source) for name, record in prompts.items()]
     statistics = BatchStatistics(
         examples=len(train),
         negatives=len(members) - len(train),
@@ -53,7 +55,7 @@ def batch(
         left_out=None if left_out is None else dict(left_out),
     )
     return Batch(
-        batch_id=batch_id(bucket.name, listed, tests, watched),
+        batch_id=batch_id(bucket.name, listed, tests, watched, asked),
         bucket=bucket.name,
         artifact_type=bucket.artifact_type,
         base=bucket.base,
@@ -64,6 +66,7 @@ def batch(
         statistics=statistics,
         policy_digests=dict(policy_digests),
         validation_pool=watched,
+        prompts=asked or None,
     )
 
 
@@ -83,11 +86,18 @@ def _shares(members: Members, per_day: float, floor: float) -> dict[str, float]:
 
 
 def batch_id(
-    bucket: str, members: Sequence[Member], test_pool: Sequence[Member], validation_pool: Sequence[Member] | None = None
+    bucket: str,
+    members: Sequence[Member],
+    test_pool: Sequence[Member],
+    validation_pool: Sequence[Member] | None = None,
+    prompts: Sequence[PromptMember] = (),
 ) -> str:
-    """32 hex digits over the bucket, its members and the rows of its pools; not over where they lie."""
+    """32 hex digits over the bucket, its members, the rows of its pools and its prompts, if any; not over where they lie."""
     listed = [members, test_pool, *([] if validation_pool is None else [validation_pool])]
-    return derive_id("batch", bucket, digest([[_identity(row) for row in rows] for rows in listed]))
+    parts: list[list[tuple[object, ...]]] = [[_identity(row) for row in rows] for rows in listed]
+    if prompts:
+        parts.append([(prompt.example_id, prompt.revision, prompt.sha256) for prompt in prompts])
+    return derive_id("batch", bucket, digest(parts))
 
 
 def _identity(row: Member) -> tuple[object, ...]:
@@ -105,4 +115,14 @@ def _member(example_id: str, record: ExampleRecord, weight: float, source: tuple
         difficulty=record.difficulty,
         split=record.split,
         locator=Locator(topic=source[0], partition=source[1], offset=record.offset),
+    )
+
+
+def _prompt(example_id: str, record: ExampleRecord, source: tuple[str, int]) -> PromptMember:
+    return PromptMember(
+        example_id=example_id,
+        revision=record.revision,
+        sha256=f"sha256:{record.sha256.hex()}",
+        locator=Locator(topic=source[0], partition=source[1], offset=record.offset),
+        drawn=record.status == "drawn",
     )

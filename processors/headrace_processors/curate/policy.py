@@ -112,6 +112,15 @@ class CuratePolicy(Policy):
         description="characters from which on a target that is learnt from is no test and no validation row, whatever was asked; "
         "what is shorter is said in many tasks; null: any may be",
     )
+    graded: tuple[str, ...] | None = Field(
+        None,
+        description="artifact types of which prompts without a reference are kept for graders; absent: those of which "
+        "`[train.graders]` of the same file has a grader that needs no reference",
+    )
+    prompt_pool: Annotated[int, Field(ge=0, le=5000)] = Field(
+        128,
+        description="prompts that were drawn, and as many whose answer was wrong, kept of such a bucket, the newest",
+    )
     min_test_pool: Annotated[int, Field(ge=0, le=5000)] = Field(
         0, description="test rows that a cut waits for, until the bucket is aged"
     )
@@ -173,6 +182,10 @@ class CuratePolicy(Policy):
         if self.min_test_pool > self.test_pool:
             raise ValueError(f"min_test_pool: {self.min_test_pool} rows are never in a pool of {self.test_pool}")
         return self
+
+    def keeps_prompts(self, artifact_type: str) -> bool:
+        """Whether answers of this type are graded without a reference."""
+        return artifact_type in (self.graded or ())
 
     def names(self, base: str, bucket: str) -> bool:
         """Whether it says that somebody trains the base."""

@@ -31,12 +31,13 @@ HOLDING = (
     "open",
     "test",
     "validation",
+    "drawn",
     "cut",
 )  # an example of such a status has its content: another with the same is a duplicate
 
 Split = Literal["train", "validation", "test"]
-Status = Literal["open", "test", "validation", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
-Queue = Literal["train", "negative", "test", "validation"]
+Status = Literal["open", "test", "validation", "drawn", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
+Queue = Literal["train", "negative", "test", "validation", "drawn", "wrong"]
 FILLING: tuple[Queue, ...] = ("train", "negative")  # what opens a bucket, and goes into a batch when it is cut
 POOLS: tuple[Queue, ...] = ("test", "validation")
 Deadlines = tuple[tuple[int, str], ...]
@@ -55,9 +56,10 @@ class ExampleRecord(Struct, frozen=True, array_like=True):
     """What curate remembers of an example, digests as bytes. Of one that was withdrawn: revision and status, nothing that came
     from its texts. On the log its fields stand by place: add at the end only.
 
-    `status`: open (in a bucket), test and validation (in a pool), waiting (for another voice, or for time), cut (in batch
-    `batch_id`), past (left the pool, which is full), rejected, withdrawn (may come again), retracted and erased (may not).
-    `time_ns` is event time, `seen_ms` the fold time of the last record about it, 0 where rule version 1 wrote it.
+    `status`: open (in a bucket), test and validation (in a pool; of role negative, which gives no reference, in one of prompts),
+    drawn (a prompt), waiting (for another voice, or for time), cut (in batch `batch_id`), past (left a full pool), rejected,
+    withdrawn (may come again), retracted and erased (may not). `time_ns` is event time, `seen_ms` the fold time of the last
+    record about it, 0 where rule version 1 wrote it.
     """
 
     revision: int
@@ -91,9 +93,12 @@ class ExampleRecord(Struct, frozen=True, array_like=True):
 
     @property
     def queue(self) -> Queue | None:
+        """The test side has three: rows with a reference, prompts that were drawn, prompts of examples that give no reference."""
         if self.status == "open":
             return self.role
-        return "test" if self.status == "test" else "validation" if self.status == "validation" else None
+        if self.status == "test":
+            return "wrong" if self.role == "negative" else "test"
+        return self.status if self.status == "validation" or self.status == "drawn" else None
 
     @property
     def target(self) -> bytes:
@@ -144,6 +149,8 @@ class CurateBucket(Struct, omit_defaults=True):
     answers: PageHinkley = UNTESTED  # of its own base, right or wrong, in this serving epoch
     drifted: bool = False  # its success rate fell since the last cut
     validation: QueueBounds = QueueBounds()
+    drawn: QueueBounds = QueueBounds()
+    wrong: QueueBounds = QueueBounds()
 
     @property
     def base(self) -> str:
@@ -419,5 +426,6 @@ def _described(bucket: CurateBucket) -> dict[str, Any]:
         "examples": bucket.train.size,
         "negatives": bucket.negative.size,
         "test_rows": bucket.test.size,
+        "prompts": bucket.drawn.size + bucket.wrong.size,
         "note": note,
     }

@@ -5,6 +5,7 @@ Knows the rules in force and the state; what an example is good for by itself is
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -27,8 +28,9 @@ from headrace_processors.curate.state import (
     Split,
     Status,
 )
-from headrace_schemas.derived import Example, ExampleRejection, Supersession, Tracking, Withdrawal
+from headrace_schemas.derived import DrawnPrompt, Example, ExampleRejection, Supersession, Tracking, Withdrawal
 from headrace_schemas.ids import derive_id
+from headrace_schemas.times import parse_ns
 from headrace_streams.runtime.stage import Record, Step, Write
 
 PART = 10  # of an open queue's limit: so many more may come before the least worth are dropped
@@ -117,6 +119,39 @@ class CurateStep:
             bucket.wait(example_id, old, replace(new, status="waiting", counter="waiting"))
             return "waiting"
         return self._take(bucket, example_id, old, new, self.traceparent)
+
+    def drawn(self, prompt: DrawnPrompt) -> str:
+        """Keeps a prompt that was drawn, one of each group; returns the counter of its record."""
+        known = ExampleRecord(
+            revision=1,
+            status="drawn",
+            interaction_id=prompt.interaction_id,
+            split="test",
+            content=bytes.fromhex(derive_id("drawn", prompt.bucket, prompt.prompt_group)),
+            time_ns=self._no_later_than_now(parse_ns(prompt.event_time)),
+            sha256=hashlib.sha256(self.record.value or b"").digest(),
+            offset=self.record.offset,
+            counter="prompts",
+            seen_ms=self._seen_ms,
+        )
+        reason = self._unwanted(prompt, known)
+        if reason is not None:
+            self._write_rejection(prompt.bucket, prompt.prompt_id, known, reason, self.traceparent)
+            return "rejected"
+        bucket = self.bucket(prompt.bucket)
+        bucket.add(prompt.prompt_id, known)
+        self._trim(bucket)
+        return known.counter
+
+    def _unwanted(self, prompt: DrawnPrompt, known: ExampleRecord) -> str | None:
+        """Why a prompt that was drawn is not kept."""
+        if self.state.example(prompt.bucket, prompt.prompt_id) is not None:
+            return "stale_revision"
+        if not self.policy.keeps_prompts(prompt.artifact_type):
+            return "not_graded"
+        if self.state.holder(known.content) is not None:
+            return "same_group"
+        return "too_many_buckets" if self._has_no_room(prompt.bucket) else None
 
     def withdrawn(self, withdrawal: Withdrawal) -> None:
         example_id = withdrawal.example_id
@@ -253,7 +288,12 @@ class CurateStep:
         overflow, the least worth. What that is takes a look at all, so that a tenth more may come before it is asked."""
         open_limit, value = self.policy.open_limit, bucket.value
         most = open_limit if self.rules.version < 3 else open_limit + open_limit // PART
-        pools: dict[Queue, int] = {"test": self.policy.test_pool, "validation": self.policy.validation_pool}
+        pools: dict[Queue, int] = {
+            "test": self.policy.test_pool,
+            "validation": self.policy.validation_pool,
+            "drawn": self.policy.prompt_pool,
+            "wrong": self.policy.prompt_pool,
+        }
         if value.train.size <= most >= value.negative.size and all(bucket.size(pool) <= limit for pool, limit in pools.items()):
             return
         for queue in FILLING:
@@ -262,7 +302,10 @@ class CurateStep:
         for pool, limit in pools.items():
             while bucket.size(pool) > limit:
                 example_id, oldest = bucket.oldest(pool)
-                bucket.remove(example_id, oldest, _without_content(oldest, "past"))
+                if pool == "drawn":  # nothing comes back to it, and another of its group may be drawn
+                    bucket.forget(example_id, oldest)
+                else:
+                    bucket.remove(example_id, oldest, _without_content(oldest, "past"))
 
     def _drop(self, bucket: WorkingBucket, queue: Queue, count: int) -> None:
         if self.rules.version < 3:
@@ -350,6 +393,7 @@ class CurateStep:
             members,
             dict(bucket.members("test")),
             dict(bucket.members("validation")) if self.rules.version > 2 else None,
+            {**dict(bucket.members("drawn")), **dict(bucket.members("wrong"))},
             cause="target" if fill >= value.target else lowered,
             target=wanted,
             per_day=policy.decay_per_day,

@@ -6,15 +6,16 @@ Builds events from state; knows no formula and keeps nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Literal
 
 from msgspec import Raw
 
 from headrace_processors.reward.feedback import FeedbackRecord
-from headrace_processors.reward.state import InteractionContent, InteractionState, RewardOutcome
+from headrace_processors.reward.state import NOTHING, InteractionContent, InteractionState, RewardOutcome
 from headrace_processors.reward.version_1.state import FeedbackRecord1, InteractionFacts1, InteractionState1, RewardOutcome1
 from headrace_schemas.codec import encode_numbered
-from headrace_schemas.derived import Content, Example, SignalRejection, Weights, Withdrawal
-from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, SignalRejected, make
+from headrace_schemas.derived import Content, DrawnPrompt, Example, PromptContent, SignalRejection, Weights, Withdrawal
+from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, PromptDrawn, SignalRejected, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import FeedbackRetraction
 from headrace_streams.runtime.stage import Record, Write
@@ -85,6 +86,42 @@ def withdrawn(
         traceparent=traceparent,
     )
     return Write("examples", interaction.bucket, event)
+
+
+def prompt_drawn(
+    record: Record, interaction_id: str, bucket: str, facts: InteractionContent, prompt_group: str, traceparent: str | None
+) -> Write:
+    texts: Any = PromptContent  # of raw texts, as they came
+    prompt = DrawnPrompt(
+        prompt_id=derive_id("prompt", interaction_id),
+        interaction_id=interaction_id,
+        bucket=bucket,
+        artifact_type=facts.artifact_type,
+        model=facts.model,
+        agent=facts.agent,
+        prompt_group=prompt_group,
+        content=texts(
+            prompt=facts.prompt,
+            context=None if facts.context is NOTHING else facts.context,
+            tools=None if facts.tools is NOTHING else facts.tools,
+        ),
+        event_time=facts.event_time,
+        adapter=facts.adapter,
+        data_subject=facts.data_subject,
+    )
+    event_id = derive_id("prompt.drawn", interaction_id)
+    event = make(PromptDrawn, prompt, id=event_id, writer=STAGE, time_ms=record.now, traceparent=traceparent)
+    return Write("examples", bucket, encode_numbered(event))
+
+
+def prompt_withdrawn(
+    record: Record, interaction_id: str, bucket: str, reason: Literal["retracted", "erased"], traceparent: str | None
+) -> Write:
+    prompt_id = derive_id("prompt", interaction_id)
+    gone = Withdrawal(example_id=prompt_id, revision=2, interaction_id=interaction_id, bucket=bucket, reason=reason)
+    event_id = derive_id("prompt.withdrawn", interaction_id)
+    event = make(ExampleWithdrawn, gone, id=event_id, writer=STAGE, time_ms=record.now, traceparent=traceparent)
+    return Write("examples", bucket, event)
 
 
 def rewarded(

@@ -87,6 +87,20 @@ class SimilarityWeights(Policy):
         return overlap
 
 
+class DrawPolicy(Policy):
+    """Which prompts are drawn from interactions of the test side, for graders to judge versions by."""
+
+    artifact_types: tuple[str, ...] | None = Field(
+        None,
+        description="artifact types of which prompts are drawn; absent: those of which `[train.graders]` of the same file has a "
+        "grader that needs no reference",
+    )
+    share: Share = Field(1.0, description="share of the groups of the test side, by their hash")
+    max_bytes: int = Field(
+        65_536, ge=1, description="bytes of a prompt with its context and tools, as JSON, from which on it is not drawn"
+    )
+
+
 class RewardPolicy(Policy):
     """Constants and weights of the reward (formula.py has the formulas)."""
 
@@ -133,6 +147,8 @@ class RewardPolicy(Policy):
     bases: tuple[BaseMapping, ...] = Field(
         (), description="which base learns from whom; without a row that matches, it is the model that answered"
     )
+
+    draw: DrawPolicy = Field(DrawPolicy(), description="which prompts are drawn from interactions")
 
     expire_after_days: Days = Field(
         90.0,

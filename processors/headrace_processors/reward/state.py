@@ -133,6 +133,7 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     balance: float = 1.0
     group: str = ""  # derived prompt group, known from revision 1 on
     similarity: Similarity | None = None
+    drawn: str = ""  # the bucket of the prompt that was drawn from it, as long as that was not withdrawn
 
     @property
     def recorded(self) -> bool:
@@ -185,7 +186,7 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def remains(self) -> InteractionState | None:
         """What is left of it when it expires: nothing, unless a withdrawal needs it or it must not come back."""
-        if not self.recorded or not (self.revision or self.ended == "retracted"):
+        if not self.recorded or not (self.revision or self.drawn or self.ended == "retracted"):
             return None
         return InteractionState(
             touched=self.touched,
@@ -195,6 +196,7 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
             revision=self.revision,
             standing=self.outcome is not None,
             bucket=self.bucket,
+            drawn=self.drawn,
         )
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import structs
 
 from headrace_processors.reward import events, keys
+from headrace_processors.reward.drawing import drawing_of
 from headrace_processors.reward.erasure import matching, portions
 from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary, aggregate, score_of_100
 from headrace_processors.reward.formula import balance_of, bonus_of, count_type
@@ -75,7 +76,7 @@ class RewardStep:
         digest = digest_of(_ENCODER.encode(data))
         if before.recorded:
             return self._known(interaction_id, before, before.digest, digest)
-        time_ns = _time_ns(event)
+        time_ns, counter = _time_ns(event), ""
         subject = "" if data.data_subject is None else keys.subject_digest(data.data_subject)
         after = structs.replace(before, digest=digest, subject=subject)
         erased: ErasedSubject | None = self.state.get(keys.SUBJECT + subject) if subject else None
@@ -106,7 +107,24 @@ class RewardStep:
                 session_id=data.session_id if self.version > 2 and data.prompt_group is None else None,
             )
             self._texts.add_content(interaction_id, content)
+            if self.version > 2 and data.artifact_type in (self.policy.draw.artifact_types or ()):
+                after, counter = self._drawn(interaction_id, after)
         self._revise(interaction_id, before, after)
+        if counter:
+            self.counters[counter] = 1
+
+    def _drawn(self, interaction_id: str, case: InteractionState) -> tuple[InteractionState, str]:
+        """The case of an interaction that just came, from which a prompt may be drawn, and what that counts as."""
+        content = self._texts.content(interaction_id)
+        assert content is not None
+        bucket = f"{content.artifact_type}/{self.policy.base_of(content.artifact_type, content.model, content.agent.role)}"
+        group = group_of(content, self.version) if content.prompt_group is None else content.prompt_group
+        drawing = drawing_of(self.policy.draw, bucket, group, content)
+        if not drawing.is_drawn:
+            return case, drawing.counter
+        trace = self.event.traceparent
+        self.outputs.append(events.prompt_drawn(self.record, interaction_id, bucket, content, group, trace))
+        return structs.replace(case, drawn=bucket), drawing.counter
 
     def feedback_recorded(self, event: FeedbackRecorded) -> None:
         data = event.data
@@ -266,6 +284,7 @@ class RewardStep:
             self._texts.keep(interaction_id, stored if added is None else (*stored, added), after.feedback)
         if after.ended:
             self._texts.drop_content(interaction_id)
+            after = self._prompt_withdrawn(interaction_id, after)
         if after.touched != self.record.now:
             after = structs.replace(after, touched=self.record.now)
         self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(after)
@@ -273,6 +292,14 @@ class RewardStep:
         self.counters = {"applied": 1}
         if moved:
             self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
+
+    def _prompt_withdrawn(self, interaction_id: str, after: InteractionState) -> InteractionState:
+        """An interaction that has ended takes the prompt that was drawn from it along."""
+        if not after.drawn or not after.ended:
+            return after
+        trace = self.event.traceparent
+        self.outputs.append(events.prompt_withdrawn(self.record, interaction_id, after.drawn, after.ended, trace))
+        return structs.replace(after, drawn="")
 
     def _scored(self, interaction_id: str, after: InteractionState, summary: FeedbackSummary) -> InteractionState:
         content = self._texts.content(interaction_id)
@@ -339,6 +366,7 @@ class RewardStep:
         if before.standing:
             after = structs.replace(after, revision=after.revision + 1)
             self.outputs.append(events.withdrawn(self.record, interaction_id, after, self.event.traceparent))
+        after = self._prompt_withdrawn(interaction_id, after)
         self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(after)
         self.counters = {"applied": 1}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import DecodeError, decode
-from headrace_schemas.derived import Example, Member
+from headrace_schemas.derived import Example, Member, PromptMember
 from headrace_schemas.events import ExampleRewarded
 from headrace_schemas.root_error import HeadraceError
 
@@ -16,7 +16,7 @@ class MemberRefused(HeadraceError):
     """A record that is not the one that the manifest names."""
 
 
-def key_of(member: Member) -> MemberKey:
+def key_of(member: Member | PromptMember) -> MemberKey:
     return member.example_id, member.revision
 
 

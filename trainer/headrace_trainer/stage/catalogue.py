@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from headrace_schemas.derived import Batch, DeadLetter, Member, PositionSkip, TrainingStart
+from headrace_schemas.derived import Batch, DeadLetter, Member, PositionSkip, PromptMember, TrainingStart
 from headrace_schemas.events import BatchReady, EvaluationCompleted, PositionSkipped, RecordRejected, TrainingStarted
 from headrace_schemas.ids import derive_id
 from headrace_schemas.selection import training_members, watched
@@ -25,7 +25,7 @@ from headrace_trainer.stage.standing import LearnerStanding, after
 log = logging.getLogger("headrace")
 
 
-async def values_of(reader: Reader, members: Iterable[Member]) -> dict[MemberKey, bytes]:
+async def values_of(reader: Reader, members: Iterable[Member | PromptMember]) -> dict[MemberKey, bytes]:
     """Record values at the members' locators; a locator without a record, or to another topic than that of examples, is left out.
     Digests are not checked here."""
     wanted: dict[tuple[str, int], dict[int, list[MemberKey]]] = {}
@@ -102,8 +102,8 @@ class Catalogue:
         return self._latest.current(member for batch in batches for member in training_members(batch.members))
 
     def withdrawn_of(self, batch: Batch) -> list[str]:
-        """Members and rows of the pools of a batch that were withdrawn since it was cut."""
-        return self._latest.withdrawn((*watched(batch), *batch.test_pool))
+        """Members, rows of the pools and prompts of a batch that were withdrawn since it was cut."""
+        return self._latest.withdrawn((*watched(batch), *batch.test_pool, *(batch.prompts or ())))
 
     def batches_after(self, bucket: str, batch_ids: Sequence[str], before: int) -> list[str]:
         """Batches of the bucket behind the last of the named ones (all, when none is named) and before offset `before`."""

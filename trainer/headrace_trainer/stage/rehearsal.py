@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from headrace_schemas.canonical import sha256
-from headrace_schemas.derived import Batch, Member
+from headrace_schemas.derived import Batch, Member, PromptMember
 from headrace_schemas.ids import derive_id
 from headrace_schemas.selection import training_members
 
@@ -59,7 +59,7 @@ class LatestRevisions:
         elif example_id not in self._latest or self._latest[example_id] is not None:
             self._latest[example_id] = _Revision(revision, False, -1, None)
 
-    def withdrawn(self, members: Iterable[Member]) -> list[str]:
+    def withdrawn(self, members: Iterable[Member | PromptMember]) -> list[str]:
         """Ids of those that are withdrawn now, for whatever reason: where only the feedback was taken back, an erasure that
         comes later finds nothing to withdraw and is not told."""
         latest = {member.example_id: self._latest[member.example_id] for member in members if member.example_id in self._latest}
