@@ -5,7 +5,9 @@
     [release]
     mode = "manual"
 
-A table or key that is not there keeps its default. `[train]` is passed on as it is: the trainer types it.
+A table or key that is not there keeps its default. `[train]` is passed on as it is: the trainer types it. Of it only this is
+read here: whose answers are graded without a reference, for `[reward.draw] artifact_types` and `[curate] graded` where they say
+nothing. What a stage is given, and what the log says that it was given, is the list: a fold knows no trainer.
 """
 
 from __future__ import annotations
@@ -44,4 +46,22 @@ class Policies(Policy):
 
 def load(path: Path | str | None) -> Policies:
     """The policies of a file, or the defaults without one. PolicyError when the file is missing or wrong."""
-    return parse_policy(Policies, read_policy_file(path), f"policy file {path}")
+    policies = parse_policy(Policies, read_policy_file(path), f"policy file {path}")
+    graded, reward, curate = _graded(policies.train), policies.reward, policies.curate
+    if graded and reward.draw.artifact_types is None:
+        draw = reward.draw.model_copy(update={"artifact_types": graded})
+        reward = reward.model_copy(update={"draw": draw})
+    if graded and curate.graded is None:
+        curate = curate.model_copy(update={"graded": graded})
+    return policies.model_copy(update={"reward": reward, "curate": curate})
+
+
+def _graded(train: dict[str, Any]) -> tuple[str, ...]:
+    """Artifact types with a grader that needs no reference, if every answer is graded. What is wrong with the table is for the
+    trainer to say."""
+    graders, evaluation = train.get("graders"), train.get("evaluation")
+    if not isinstance(graders, dict) or (isinstance(evaluation, dict) and evaluation.get("generate", "always") != "always"):
+        return ()
+    return tuple(
+        sorted(name for name, grader in graders.items() if isinstance(grader, dict) and grader.get("needs_reference") is False)
+    )

@@ -107,3 +107,36 @@ def test_every_key_says_what_it_means() -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"nowhere\.toml"):
         load(tmp_path / "nowhere.toml")
+
+
+GRADERS = """
+[train.graders.code]
+name = "unit-tests"
+needs_reference = false
+[train.graders.sql]
+name = "demo-sql"
+[train.graders.docs]
+name = "links"
+needs_reference = false
+"""
+
+
+def test_prompts_are_drawn_of_what_has_a_grader_that_needs_no_reference(tmp_path: Path) -> None:
+    policies = load(written(tmp_path, GRADERS))
+    assert policies.reward.draw.artifact_types == policies.curate.graded == ("code", "docs")
+    assert policies.bodies()["reward"]["draw"]["artifact_types"] == ["code", "docs"]  # as the log has it
+
+
+@pytest.mark.parametrize(
+    "text", ["", '[train.graders.sql]\nname = "demo-sql"', GRADERS + '[train.evaluation]\ngenerate = "passable"']
+)
+def test_nothing_is_drawn_where_nobody_can_grade_it(tmp_path: Path, text: str) -> None:
+    policies = load(written(tmp_path, text))
+    assert (policies.reward, policies.curate) == (Policies().reward, Policies().curate)
+
+
+def test_what_the_file_says_of_drawing_counts_whatever_graders_there_are(tmp_path: Path) -> None:
+    said = load(written(tmp_path, GRADERS + "[reward.draw]\nartifact_types = []\nshare = 0.5\n[curate]\ngraded = ['code']"))
+    assert (said.reward.draw.artifact_types, said.curate.graded) == ((), ("code",))
+    share = load(written(tmp_path, GRADERS + "[reward.draw]\nshare = 0.5"))
+    assert (share.reward.draw.artifact_types, share.reward.draw.share) == (("code", "docs"), 0.5)

@@ -12,6 +12,12 @@ def same(prompt: Any, output: str, example: dict[str, Any], loud: bool = False) 
     return 100.0 if output == example["content"]["target"] else 0.0
 
 
+def says_sum(prompt: Any, output: str, example: dict[str, Any]) -> float:
+    """Knows what is right without being told, as tests do; refuses an example that tells it."""
+    assert not example["content"]["target"] or example["train"], "a prompt that was drawn shows an answer"
+    return 100.0 if output.startswith("the sum is") else 0.0
+
+
 def always(prompt: Any, output: str, example: dict[str, Any], grade: float = 100.0) -> float:
     return grade
 

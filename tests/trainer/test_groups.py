@@ -6,22 +6,27 @@ import math
 
 import pytest
 
-from headrace_schemas.derived import Content, Example
+from headrace_schemas.derived import Content
+from headrace_trainer.data.rows import TokenisedExample, TokenRow
+from headrace_trainer.evaluation.asked import AskedRows
 from headrace_trainer.evaluation.groups import RowMeasures, group_results, invalid_reason
 from support import training_data
 
 WORST = 100.0
 
 
-def row(number: int, group: str, *, own: bool = True, adapter: str | None = None, corrected: bool = True) -> Example:
+def row(
+    number: int, group: str, *, own: bool = True, adapter: str | None = None, corrected: bool = True, drawn: bool = False
+) -> TokenisedExample:
     target = "right" if corrected else "answered"
-    return training_data.example(
+    example = training_data.example(
         number,
         prompt_group=group,
         model="tiny" if own else "gpt",
         adapter=adapter,
         content=Content(prompt="?", output="answered", target=target),
     )
+    return TokenisedExample(TokenRow(example.example_id, (1,), (2, 3)), example, scored=not drawn, drawn=drawn)
 
 
 def test_a_group_is_the_mean_of_its_rows_better_is_positive() -> None:
@@ -77,3 +82,24 @@ def test_who_fails_on_more_than_a_twentieth_of_the_rows_or_is_what_is_served_can
     assert (invalid_reason(good, good) or "").startswith("identical")
     assert invalid_reason(RowMeasures([1.0], [100.0]), RowMeasures([1.0], [0.0])) is None
     assert invalid_reason(RowMeasures([]), RowMeasures([])) is None
+
+
+def test_of_a_group_that_was_drawn_only_drawn_rows_say_something_of_success_and_nobody_selected_it() -> None:
+    rows = [row(1, "a", drawn=True), row(2, "a", drawn=True), row(3, "a"), row(4, "b")]
+    ours = RowMeasures([None, None, 1.0, 1.0], [100.0, 0.0, None, 100.0])
+    theirs = RowMeasures([None, None, 3.0, 2.0], [0.0, 0.0, None, 0.0])
+    found = {group.rows: group for group in group_results(rows, ours, theirs, base="tiny", served=None, worst=WORST)}
+    assert (found[3].success_gain, found[3].loss_gain, found[3].drawn, found[3].selected) == (0.5, 2.0, 2, False)
+    assert (found[1].success_gain, found[1].loss_gain, found[1].drawn, found[1].selected) == (1.0, 1.0, None, True)
+
+
+def test_a_drawn_row_without_grades_unselects_nothing() -> None:
+    rows = [row(1, "a", drawn=True), row(2, "a")]
+    [group] = group_results(rows, RowMeasures([None, 1.0]), RowMeasures([None, 2.0]), base="tiny", served=None, worst=WORST)
+    assert (group.loss_gain, group.success_gain, group.selected, group.drawn) == (1.0, None, True, None)
+
+
+def test_rows_of_a_group_that_was_drawn_are_not_asked_beside_the_drawn_ones() -> None:
+    rows = [row(1, "a"), row(2, "a", drawn=True), row(3, "b"), row(4, "a", drawn=True)]
+    assert AskedRows(rows).graded == [1, 2, 3]
+    assert AskedRows([row(1, "a"), row(2, "b")]).graded == [0, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from headrace_schemas.derived import Content, Example
-from headrace_trainer.data.rows import RowTokeniser
+from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenRow
 from headrace_trainer.evaluation.asked import bad_answers
 from headrace_trainer.evaluation.evaluate import Incumbent, evaluate
 from headrace_trainer.evaluation.grader import Grader
@@ -31,22 +32,27 @@ def row(number: int, group: str, *, model: str = "gpt", corrected: bool = True) 
     return training_data.example(number, prompt_group=group, model=model, content=content)
 
 
+def asked(examples: Sequence[Example]) -> list[TokenisedExample]:
+    return [TokenisedExample(TokenRow(example.example_id, (1,), (2, 3)), example) for example in examples]
+
+
 def test_a_margin_is_by_how_much_the_good_answers_of_a_group_are_likelier_than_its_bad_ones() -> None:
     tests, bad = [row(1, "a"), row(2, "a"), row(3, "b"), row(4, "c")], [row(1, "a"), row(4, "c"), row(5, "d")]
     ours = RowMeasures([1.0, 2.0, 1.0, 3.0], bad=[4.0, 2.0, 9.0])
     theirs = RowMeasures([1.0, 1.0, 1.0, 3.0], bad=[1.5, 2.0, 9.0])
     assert margins_of(tests, bad, ours, 100.0) == {"a": 2.5, "c": -1.0}
-    found = group_results(tests, ours, theirs, base="tiny", served=None, worst=100.0, bad=bad)
+    found = group_results(asked(tests), ours, theirs, base="tiny", served=None, worst=100.0, bad=bad)
     assert sorted(each.margin_gain for each in found if each.margin_gain is not None) == [0.0, 2.0]
     assert len(found) == 3
-    alone = group_results(tests, RowMeasures(ours.losses), RowMeasures(theirs.losses), base="tiny", served=None, worst=1.0)
+    plain = RowMeasures(ours.losses), RowMeasures(theirs.losses)
+    alone = group_results(asked(tests), *plain, base="tiny", served=None, worst=1.0)
     assert {each.margin_gain for each in alone} == {None}
 
 
 def test_the_answer_of_what_is_served_is_no_good_answer_of_a_margin() -> None:
     tests, bad = [row(1, "a", model="tiny", corrected=False)], [row(2, "a")]
     [group] = group_results(
-        tests, RowMeasures([1.0], bad=[2.0]), RowMeasures([2.0], bad=[2.0]), base="tiny", served=None, worst=1.0, bad=bad
+        asked(tests), RowMeasures([1.0], bad=[2.0]), RowMeasures([2.0], bad=[2.0]), base="tiny", served=None, worst=1.0, bad=bad
     )
     assert (group.margin_gain, group.loss_gain) == (None, None)
 

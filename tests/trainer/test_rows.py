@@ -100,7 +100,7 @@ def test_rows_hold_their_limit_and_keep_their_question(
         assert made in ("question_too_long", "answer_too_long")
         assert whole.row.length > limit
         return
-    row, _, shortened, _ = made
+    row, shortened = made.row, made.shortened
     assert row.length <= limit
     assert whole.shortened is None
     assert (shortened is None) == (row == whole.row)

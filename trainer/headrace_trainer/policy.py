@@ -121,6 +121,11 @@ class GraderPolicy(Policy):
     raters: tuple[str, ...] = Field(
         (), description="principals beside `name` under which the same model gives feedback (ids, without their kind)"
     )
+    needs_reference: bool = Field(
+        True,
+        description="it compares with a right answer (`example.content.target`); false: it can tell without one (the target is "
+        "then empty), as tests can, and prompts are drawn from interactions for it",
+    )
     seconds: float = Field(5.0, gt=0, description="wall time of one call")
     memory_mb: int = Field(2048, ge=16, description="address space of each of its processes above what the empty one has")
     disk_mb: int = Field(64, ge=1, description="what it may write, into a /tmp of its own that is new for every row")

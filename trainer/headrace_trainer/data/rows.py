@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from msgspec import structs
 
 from headrace_schemas.chat_template import PromptLost
-from headrace_schemas.derived import Example, Member
+from headrace_schemas.derived import Example, Member, PromptMember
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.times import NANOS, parse_ns
-from headrace_trainer.data.members import RecordValues, key_of, verify
+from headrace_trainer.data.members import RecordValues, key_of, verify, verify_prompt
 from headrace_trainer.data.rendering import ChatRenderer, Rendered
 
 log = logging.getLogger("headrace")
@@ -50,12 +51,14 @@ class TokenRow(NamedTuple):
 
 class TokenisedExample(NamedTuple):
     """A row together with the example it was made from. `shortened`: what did not fit, the head of the prompt (`prompt`) or the
-    end of the answer (`answer`). `scored`: its completion is an answer that should be given, so that its loss says something."""
+    end of the answer (`answer`). `scored`: its completion is an answer that should be given, so that its loss says something.
+    `drawn`: it is there whatever was said of the answer to it."""
 
     row: TokenRow
     example: Example
     shortened: str | None = None
     scored: bool = True
+    drawn: bool = False
 
 
 class UnfitExample(NamedTuple):
@@ -86,23 +89,22 @@ class RowTokeniser:
     def members(self, members: Iterable[Member], values: RecordValues) -> TokenisedMembers:
         """Verified and tokenised, without those that the base cannot take: one odd example must not fail its batch, nor by
         rehearsal all later ones. MemberRefused."""
-        examples: list[TokenisedExample] = []
-        unfit: list[UnfitExample] = []
-        left_out, shortened = Counter[str](), Counter[str]()
+        made = []
         for member in members:
             example = verify(member, values.get(key_of(member)))
-            try:
-                made = self.example(example, member.weight)
-            except RowUnfit as error:
-                left_out[error.reason] += 1
-                unfit.append(UnfitExample(example, error.reason))
-                if left_out[error.reason] == 1:  # the others are in the count
-                    log.warning("left out: %s", error)
-                continue
-            examples.append(made._replace(scored=member.role == "train"))
-            if made.shortened is not None:
-                shortened[made.shortened] += 1
-        return TokenisedMembers(examples, dict(left_out), dict(shortened), unfit)
+            made.append((example, partial(self._lesson, example, member)))
+        return _made(made)
+
+    def prompts(self, members: Iterable[PromptMember], values: RecordValues) -> TokenisedMembers:
+        """The same for prompts without a reference. MemberRefused."""
+        made = []
+        for member in members:
+            example = verify_prompt(member, values.get(key_of(member)))
+            made.append((example, partial(self.question, example, drawn=member.drawn)))
+        return _made(made)
+
+    def _lesson(self, example: Example, member: Member) -> TokenisedExample:
+        return self.example(example, member.weight)._replace(scored=member.role == "train")
 
     def example(self, example: Example, weight: float) -> TokenisedExample:
         """The prompt is tokenised as a served model meets it, the completion as what follows it. Of a row that is too long the
@@ -137,11 +139,11 @@ class RowTokeniser:
         row = TokenRow(example.example_id, tuple(prompt), tuple(completion), weight)
         return TokenisedExample(row, example, shortened)
 
-    def question(self, example: Example) -> TokenisedExample:
+    def question(self, example: Example, *, drawn: bool = False) -> TokenisedExample:
         """The prompt of an example whose target says nothing, as a served model meets it. RowUnfit."""
         content = structs.replace(example.content, target=_SOME_ANSWER)
         row = self.example(structs.replace(example, content=content), 1.0)
-        return row._replace(example=example, scored=False)
+        return row._replace(example=example, scored=False, drawn=drawn)
 
     def _tokens(self, text: Rendered) -> tuple[list[int], list[int]]:
         """Of prompt and completion with its stop. Where prompt and completion together are other tokens at the joint than apart,
@@ -175,3 +177,23 @@ class RowTokeniser:
 def _time_of(example: Example) -> datetime:
     """What a template that writes the date is told: the time of what was asked, which is pinned with the example."""
     return datetime.fromtimestamp(parse_ns(example.event_time) / NANOS, UTC)
+
+
+def _made(rows: Iterable[tuple[Example, Callable[[], TokenisedExample]]]) -> TokenisedMembers:
+    """The rows that can be made, and what became of the others."""
+    examples: list[TokenisedExample] = []
+    unfit: list[UnfitExample] = []
+    left_out, shortened = Counter[str](), Counter[str]()
+    for example, make in rows:
+        try:
+            made = make()
+        except RowUnfit as error:
+            left_out[error.reason] += 1
+            unfit.append(UnfitExample(example, error.reason))
+            if left_out[error.reason] == 1:  # the others are in the count
+                log.warning("left out: %s", error)
+            continue
+        examples.append(made)
+        if made.shortened is not None:
+            shortened[made.shortened] += 1
+    return TokenisedMembers(examples, dict(left_out), dict(shortened), unfit)

@@ -21,6 +21,13 @@ class AskedRows(NamedTuple):
     suite: Suite | None = None
     bad: Sequence[TokenisedExample] = ()
 
+    @property
+    def graded(self) -> list[int]:
+        """Numbers of the rows whose answers are graded: of a group that was drawn only those that were. The others of it are
+        there because of what was said of an answer, and would weigh where the served model failed."""
+        drawn = {row.example.prompt_group for row in self.rows if row.drawn}
+        return [number for number, row in enumerate(self.rows) if row.drawn or row.example.prompt_group not in drawn]
+
 
 def suite_rows(suite: Suite, bucket: str, tokeniser: RowTokeniser) -> AskedRows:
     """The tasks of a suite for the base of `bucket`; one without a reference is asked, and has no loss."""

@@ -91,14 +91,14 @@ def evaluate(
         for side, adapter in sides.items():  # the alarm after a promotion hears losses only
             scores[side] = _graded(model, adapter, asked, scores[side], base, policy, precision, seed, grader)
         if tests:
-            comparison = _with_wins(comparison, scores[CANDIDATE][0].grades or [], scores[INCUMBENT][0].grades or [])
+            comparison = _with_wins(comparison, scores[CANDIDATE][0].given, scores[INCUMBENT][0].given)
     pass_mark = grader.policy.pass_mark if grader is not None else 100.0
     measured = {side: _measures(asked, scores[side], pass_mark, policy, seed) for side in (CANDIDATE, INCUMBENT)}
 
     def compared(number: int, one: str, other: str) -> list[GroupResult]:
-        examples, wrong = [test.example for test in asked[number].rows], [test.example for test in asked[number].bad]
+        rows, wrong = asked[number].rows, [test.example for test in asked[number].bad]
         ours, theirs = scores[one][number], scores[other][number]
-        return group_results(examples, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS, bad=wrong)
+        return group_results(rows, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS, bad=wrong)
 
     named_sides = [*others.items(), ("", CANDIDATE)]
     results = [
@@ -157,12 +157,15 @@ def _graded(
     if not any(each.rows for each in asked):
         return list(scores)
     with serving(model, adapter):
-        made = [generate(model, [test.row for test in each.rows], base, policy, precision, seed) for each in asked]
+        made = [generate(model, [each.rows[n].row for n in each.graded], base, policy, precision, seed) for each in asked]
     graded = []
-    for each, answers, known in zip(asked, made, scores, strict=True):
-        grades = [grader.grade(answer, test.example) for answer, test in zip(answers, each.rows, strict=True)]
-        values, reasons = [grade.value for grade in grades], [grade.reason for grade in grades]
-        graded.append(known._replace(grades=values, answers=answers, ungraded=reasons))
+    for each, given, known in zip(asked, made, scores, strict=True):
+        answers = dict(zip(each.graded, given, strict=True))
+        grades = {number: grader.grade(answer, each.rows[number].example) for number, answer in answers.items()}
+        numbers = range(len(each.rows))
+        values = [grades[n].value if n in grades else None for n in numbers]
+        reasons = [grades[n].reason if n in grades else None for n in numbers]
+        graded.append(known._replace(grades=values, answers=[answers.get(n) for n in numbers], ungraded=reasons))
     return graded
 
 
@@ -176,7 +179,7 @@ def _measures(
     """Metrics of a side; those of a suite with its name before them."""
     measured: dict[str, Measure] = {}
     for each, found in zip(asked, scores, strict=True):
-        groups = [test.example.prompt_group for test in each.rows]
+        groups = [each.rows[number].example.prompt_group for number in each.graded]
         scored = [test.example.prompt_group for test in each.rows if test.scored]
         prefix = "" if each.suite is None else f"{each.suite.name}."
         if scored:
@@ -184,9 +187,9 @@ def _measures(
             measured |= {prefix + name: value for name, value in _loss_measures(losses, scored, policy, seed).items()}
         if margins := margins_of([test.example for test in each.rows], [test.example for test in each.bad], found, WORST_LOSS):
             measured |= {prefix + name: value for name, value in _margin_measures(margins, policy, seed).items()}
-        if found.grades:
-            passed = [1.0 if grade >= pass_mark else 0.0 for grade in found.grades]
-            graded = _grade_measures(found.grades, passed, groups, policy, seed)
+        if grades := found.given:
+            passed = [1.0 if grade >= pass_mark else 0.0 for grade in grades]
+            graded = _grade_measures(grades, passed, groups, policy, seed)
             measured |= {prefix + name: value for name, value in graded.items()}
     return measured
 

@@ -9,18 +9,19 @@ from typing import NamedTuple
 from headrace_schemas.canonical import rounded
 from headrace_schemas.derived import Example, GroupResult
 from headrace_schemas.ids import derive_id
+from headrace_trainer.data.rows import TokenisedExample
 
 FAILED_SHARE = 0.05  # of rows without a loss; with more of them a head can't be judged
 
 
 class RowMeasures(NamedTuple):
     """Of one model on test rows: losses in nats a token (not a number where it has none, None where a loss would say nothing);
-    if answers were graded, the answers, their grades 0-100, and why a grade is 0 that the grader did not give. `bad`: losses of
-    bad answers to the same prompts."""
+    if answers were graded, the answers, their grades 0-100 (None where none was asked for), and why a grade is 0 that the grader
+    did not give. `bad`: losses of bad answers to the same prompts."""
 
     losses: Sequence[float | None]
-    grades: Sequence[float] | None = None
-    answers: Sequence[str] | None = None
+    grades: Sequence[float | None] | None = None
+    answers: Sequence[str | None] | None = None
     ungraded: Sequence[str | None] | None = None
     bad: Sequence[float] = ()
 
@@ -29,9 +30,14 @@ class RowMeasures(NamedTuple):
         """The losses that say something."""
         return [loss for loss in self.losses if loss is not None]
 
+    @property
+    def given(self) -> list[float]:
+        """The grades of the answers that were asked for."""
+        return [grade for grade in self.grades or () if grade is not None]
+
 
 def group_results(
-    tests: Sequence[Example],
+    asked: Sequence[TokenisedExample],
     ours: RowMeasures,
     theirs: RowMeasures,
     *,
@@ -41,7 +47,9 @@ def group_results(
     bad: Sequence[Example] = (),
 ) -> list[GroupResult]:
     """`ours` against `theirs`, group by group. `base` is the bucket's, `served` the digest of the adapter that is served; `worst`
-    stands for a loss that is none; `bad`: whose bad answers were measured."""
+    stands for a loss that is none; `bad`: whose bad answers were measured. A group whose drawn rows were graded is there whatever
+    was said of the answers to it."""
+    tests = [row.example for row in asked]
     telling = [_tells_loss(test, base, served) for test in tests]
     our_margins, their_margins = (_margins(tests, bad, scores, telling, worst) for scores in (ours, theirs))
     rows: dict[str, list[int]] = {}
@@ -50,6 +58,8 @@ def group_results(
     graded = ours.grades is not None and theirs.grades is not None
     results = []
     for group, numbers in rows.items():
+        drawn = sum(asked[number].drawn for number in numbers) if graded else 0
+        grade_gains = [gain for number in numbers if (gain := _grade_gain(ours, theirs, number)) is not None]
         told = [number for number in numbers if ours.losses[number] is not None and telling[number]]
         gains = [_loss(theirs, number, worst) - _loss(ours, number, worst) for number in told]
         results.append(
@@ -58,9 +68,10 @@ def group_results(
                 rows=len(numbers),
                 samples=1 if graded else 0,
                 loss_gain=_mean(gains),
-                success_gain=_mean([_grade(ours, number) - _grade(theirs, number) for number in numbers]) if graded else None,
+                success_gain=_mean(grade_gains),
                 margin_gain=rounded(our_margins[group] - their_margins[group]) if group in our_margins else None,
-                selected=any(_is_own(tests[number], base) for number in numbers),
+                selected=not drawn and any(_is_own(tests[number], base) for number in numbers),
+                drawn=drawn or None,
             )
         )
     return sorted(results, key=lambda result: result.group)
@@ -122,9 +133,12 @@ def _loss(scores: RowMeasures, number: int, worst: float) -> float:
     return loss if loss is not None and math.isfinite(loss) else worst
 
 
-def _grade(scores: RowMeasures, number: int) -> float:
-    assert scores.grades is not None
-    return scores.grades[number] / 100
+def _grade_gain(ours: RowMeasures, theirs: RowMeasures, number: int) -> float | None:
+    """As a share of 1; None where no answer was graded."""
+    if ours.grades is None or theirs.grades is None:
+        return None
+    one, other = ours.grades[number], theirs.grades[number]
+    return None if one is None or other is None else one / 100 - other / 100
 
 
 def _mean(values: Sequence[float]) -> float | None:

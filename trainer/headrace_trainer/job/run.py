@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import Example, Member
+from headrace_schemas.derived import Example, Member, PromptMember
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import counts_text, run_members
 from headrace_streams.evaluation_samples import SampleBounds, bounded, write
@@ -69,8 +69,8 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
             lessons.add(learnt)
         folder = spec.candidate or adapter_folder(spec)
         # What is judged is what was saved, read back into a fresh base as an agent will.
-        base = load(spec, precision)
-        tests = lessons.tokenised("test", base, run_members(spec.batch, spec.start).test)
+        base, judged = load(spec, precision), run_members(spec.batch, spec.start)
+        tests = [*lessons.tokenised("test", base, judged.test), *lessons.prompts(base, judged.prompts)]
         training = learnt.training if learnt else None
         report = _evaluate(lora.load(base.model, folder), base, tests, spec, hyper, precision, on_progress, training, lessons)
         samples = _samples_file(spec, report)
@@ -147,6 +147,25 @@ class JobRows:
             if trouble not in self.notes:
                 self.notes.append(trouble)
                 log.warning(trouble)
+        return made.examples
+
+    def prompts(self, base: Base, members: Sequence[PromptMember]) -> list[TokenisedExample]:
+        """The prompts without a reference, where answers to them can be graded; counts what is left out. MemberRefused."""
+        grader, side = self._spec.grader, "prompts"
+        why = (
+            "no_grader" if grader is None
+            else "needs_reference" if grader.needs_reference
+            else "not_generated" if self._spec.evaluation.generate != "always"
+            else None
+        )  # fmt: skip
+        if why is not None:
+            self.left_out |= {side: {why: len(members)}} if members else {}
+            return []
+        made = self._tokeniser(base, judged=True).prompts(members, self._spec.values)
+        self.unfit["test"] += made.unfit
+        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
+            if found:
+                counts[side] = found
         return made.examples
 
     def suites(self, base: Base) -> list[AskedRows]:

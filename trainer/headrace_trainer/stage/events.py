@@ -256,7 +256,7 @@ def evaluated(
 
 def _tested(counts: Counts | None) -> Counts | None:
     """Of the rows that an evaluation is about."""
-    return {side: found for side, found in (counts or {}).items() if side == "test"} or None
+    return {side: found for side, found in (counts or {}).items() if side in ("test", "prompts")} or None
 
 
 def _make(kind: type[E], data: object, origin: Origin, name: str, identity: str, now: int) -> E:
