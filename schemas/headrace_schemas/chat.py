@@ -31,6 +31,11 @@ def has_references(output: Output) -> bool:
     return isinstance(content, list) and any(isinstance(part, RefPart) for part in content)
 
 
+def has_trace(prompt: Text) -> bool:
+    """Whether something is asked: a text that is not blank, a reference, a call."""
+    return bool(prompt.strip()) if isinstance(prompt, str) else any(each.tool_calls or text_of(each).strip() for each in prompt)
+
+
 def context_text(context: Context) -> str:
     if context is None or isinstance(context, str):
         return context or ""

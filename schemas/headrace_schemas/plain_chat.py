@@ -11,7 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from headrace_schemas.canonical import canonical
-from headrace_schemas.inputs import Message, Tool, ToolCall
+from headrace_schemas.chat import answer_of, conversation
+from headrace_schemas.inputs import Context, Message, Output, Text, Tool, ToolCall
 from headrace_schemas.text import render
 
 _CALL = re.compile(r"(?P<name>[^\s(){}]+)\((?P<arguments>\{.*\})\)")
@@ -24,6 +25,18 @@ def plain_prompt(messages: Sequence[Message], tools: Sequence[Tool] | None = Non
         return f"{render(messages[0])}\n"
     blocks = [f"{message.role}: {render(message)}" for message in messages]
     return "\n\n".join([tools_text(tools), *blocks] if tools else blocks) + "\n"
+
+
+def prompt_text(prompt: Text, context: Context = None, tools: Sequence[Tool] | None = None) -> str:
+    """A prompt as one text, as filters and scores read it: as `plain_prompt`, without the line break that ends it."""
+    if isinstance(prompt, str) and not context and not tools:
+        return prompt
+    return plain_prompt(conversation(prompt, context), tools)[:-1]
+
+
+def answer_text(output: Output) -> str:
+    """An answer likewise."""
+    return output if isinstance(output, str) else plain_answer(answer_of(output))
 
 
 def tools_text(tools: Sequence[Tool]) -> str:

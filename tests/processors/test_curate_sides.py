@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace_processors.curate.fold import build
+from headrace_processors.curate.policy import VERSION_2, CuratePolicy
 from headrace_processors.curate.state import derive
+from headrace_schemas.ids import derive_id
 from support.examples import BUCKET, CurateRun, rewarded, withdrawn
 
 TARGET = "select count(*) from customers where city = 'Oslo'"
 
 
 def status(stage: CurateRun, number: int) -> str:
-    from headrace_schemas.ids import derive_id
-
     return str(stage.state[f"example:{BUCKET}:{derive_id('example', f'i{number}')}"].status)
 
 
@@ -95,5 +96,26 @@ def test_no_target_is_ever_on_two_sides_and_a_restart_knows_the_same(changes: li
         values = [value for key, value in stage.state.items() if key.startswith("example:")]
         learnt = {value.target for value in values if value.is_learnt and value.target}
         assert learnt.isdisjoint({value.target for value in values if value.queue in ("test", "validation")})
+    kept = {key: value for key, value in stage.state.items() if not key.startswith("~")}
+    assert derive(kept) == {key: value for key, value in stage.state.items() if key.startswith("~")}
+
+
+def test_what_version_2_left_goes_on_under_version_3() -> None:
+    stage = CurateRun(version=2, target_effective_size=5, **VERSION_2)
+    stage.feed(*(rewarded(number, target=f"{TARGET} {number}") for number in range(6)), rewarded(6, split="validation"))
+    stage.feed(rewarded(7, split="test", target=TARGET), rewarded(8, split="validation"))
+    state = {key: stage.fold.dump(key, value) for key, value in stage.state.items() if not key.startswith("~")}
+    stage.fold = build(CuratePolicy(target_effective_size=5).body(), "", 3)
+    stage.state = {key: stage.fold.load(key, value) for key, value in state.items()}
+    stage.state |= stage.fold.derive(stage.state)
+    assert (stage.bucket.train.size, stage.bucket.fill) == (3, 3), "members of the validation side are still there"
+    [output] = stage.feed(rewarded(9, prompt="how many 1?", target=f"{TARGET} 1"))
+    assert output.value.data.reason == "duplicate"
+    stage.feed(rewarded(8, split="validation", revision=2, reward=0.6))
+    assert (status(stage, 8), stage.bucket.train.size, stage.bucket.validation.size) == ("validation", 2, 1)
+    stage.feed(*(rewarded(number) for number in range(10, 13)))
+    *_, batch = stage.batches
+    assert [row.split for row in batch.members].count("validation") == 1
+    assert (len(batch.validation_pool), len(batch.test_pool)) == (1, 1)
     kept = {key: value for key, value in stage.state.items() if not key.startswith("~")}
     assert derive(kept) == {key: value for key, value in stage.state.items() if key.startswith("~")}

@@ -65,6 +65,7 @@ OTHER: dict[str, Any] = {
     "curate.min_test_pool": 1,
     "curate.validation_pool": 1,
     "curate.one_side_chars": None,
+    "curate.longest_chars": None,
     "curate.max_buckets": 2,
     "curate.bases": ["other"],
     "curate.keep_days": 300.0,

@@ -24,6 +24,8 @@ from headrace_processors.curate import near_duplicates
 from headrace_processors.curate.filters import is_echo
 from headrace_processors.curate.near_duplicates import COMPARED, SHINGLE, bands, rows, similarity, sketch, sketches
 from headrace_processors.curate.near_index import NearIndex
+from headrace_processors.curate.policy import NEWEST
+from headrace_processors.curate.texts import texts_of
 from headrace_schemas.text import normalise
 from real import corpora
 from support.examples import example
@@ -131,7 +133,8 @@ def near_in_buckets(texts: Sequence[str]) -> int:
 
 
 def echoes(rows: Sequence[dict[str, Any]]) -> int:
-    return sum(is_echo(0.9, example(0, prompt=row["prompt"] or "-", target=row["output"]), row["output"]) for row in rows)
+    contents = (example(0, prompt=row["prompt"] or "-", target=row["output"]).content for row in rows)
+    return sum(is_echo(0.9, texts_of(NEWEST, content)) for content in contents)
 
 
 def main() -> None:

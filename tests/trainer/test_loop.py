@@ -247,6 +247,14 @@ def test_it_stops_when_validation_stops_falling(base: Base) -> None:
     assert result.best_step == result.steps - 2 * 5
 
 
+def test_with_too_few_validation_rows_it_does_all_steps_that_were_planned(base: Base) -> None:
+    rows, others = rows_of(16, seed=1), rows_of(6, seed=2)
+    model, _ = lora.attach(base.model, HYPER, 1)
+    changed = {"steps": 30, "validations_per_run": 30, "patience": 1, "learning_rate": 3e-2, "validation_rows": 7}
+    result = train(model, base, rows, others, HYPER.model_copy(update=changed), seed=3, precision="fp32")
+    assert (result.steps, result.validation_loss) == (30, None)
+
+
 def test_no_rows_and_a_diverged_loss_are_errors(base: Base) -> None:
     model, _ = lora.attach(base.model, HYPER, 1)
     with pytest.raises(ValueError, match="no rows"):

@@ -154,7 +154,7 @@ class Picture:
         self._newest[example.example_id] = example.revision
         learnt = example.components.correction is not None or right
         fits = example.example_id not in self._cut and example.revision > self._unfit.get(example.example_id, 0)
-        if learnt and fits and split_of(example.bucket, example.prompt_group) != "test":
+        if learnt and fits and split_of(example.bucket, example.prompt_group) == "train":
             self.open.setdefault(example.bucket, set()).add(example.example_id)
         if example.bucket == self.main and right is not None and example.interaction_id not in self.scores:
             self.scores[example.interaction_id] = right

@@ -14,10 +14,11 @@ from msgspec import Struct
 from headrace_processors.curate import filters, near_duplicates
 from headrace_processors.curate.filters import Role
 from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate.texts import texts_of
 from headrace_schemas.derived import Example
 from headrace_schemas.ids import derive_id
 from headrace_schemas.splits import split_of
-from headrace_schemas.text import normalise, render
+from headrace_schemas.text import normalise
 from headrace_schemas.times import parse_ns
 
 
@@ -43,13 +44,12 @@ def appraise(policy: CuratePolicy, version: int, examples: Sequence[tuple[Exampl
     texts: list[str] = []
     contexts: list[str] = []
     for example, value in examples:
-        content = example.content
-        target = render(content.target)
-        prompt, context, normalised = normalise(render(content.prompt)), normalise(render(content.context)), normalise(target)
+        read = texts_of(version, example.content)
+        prompt, context, normalised = normalise(read.prompt), normalise(read.context), normalise(read.target)
         name = bytes.fromhex(derive_id("content", example.bucket, prompt, context, normalised))
         split = split_of(example.bucket, example.prompt_group)
         time_ns = parse_ns(example.event_time)
-        role, reason = filters.judge(policy, example, target, split)
+        role, reason = filters.judge(policy, version, example, read, split)
         found = Appraisal(name, split, time_ns, hashlib.sha256(value).digest(), role, reason)  # type: ignore[arg-type]
         if role == "train" and policy.one_side_chars is not None and len(normalised) >= policy.one_side_chars:
             found.content += _target(example.bucket, normalised)

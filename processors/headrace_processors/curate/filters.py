@@ -5,14 +5,14 @@ A rejection says `reason`, a name of this table, and `rule`, the sentence beside
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from headrace_processors.curate import near_duplicates
 from headrace_processors.curate.policy import NEWEST, CuratePolicy, TargetRule
+from headrace_processors.curate.texts import ExampleTexts
+from headrace_schemas.chat import has_references, has_trace
 from headrace_schemas.derived import Example
-from headrace_schemas.inputs import Message
-from headrace_schemas.text import has_text, normalise, render
+from headrace_schemas.text import has_text, normalise
 
 Role = Literal["train", "negative"]
 
@@ -22,6 +22,10 @@ REJECTIONS: dict[str, str] = {
     "erased": "the data subject was not erased",
     "not_for_training": "the publisher allows training (train is not false)",
     "no_text_target": "the target has text, or a tool call",
+    "answer_has_references": "the target is text and calls only, no image and no file",
+    "no_text_prompt": "the prompt has text, or a tool call",
+    "question_too_long": "the last message of the user has at most {longest_chars} characters",
+    "answer_too_long": "the target has at most 2 x {longest_chars} characters",
     "generic": "the target has a letter or digit, at least {min_chars} characters, and up to {generic_chars} no empty phrase",
     "echo": "the target is less than {echo} alike to what was asked",
     "truncated": "a target that nobody corrected ended for another reason than {truncated}",
@@ -38,6 +42,7 @@ REJECTIONS: dict[str, str] = {
     "too_many_buckets": "a partition has at most {max_buckets} buckets",
 }
 
+UNASKED = ("no_text_prompt", "question_too_long")  # of the prompt, not of the answer
 BEFORE_3: dict[str, str] = {  # as rule versions 1 and 2 say
     "held_out": "a negative example is not in the test split",
     "overflow": "an open bucket keeps the newest {open_limit} of each role",
@@ -57,23 +62,23 @@ def rules(policy: CuratePolicy, version: int = NEWEST) -> dict[str, str]:
     return {reason: rule.format(**figures) for reason, rule in {**REJECTIONS, **(BEFORE_3 if version < 3 else {})}.items()}
 
 
-def judge(policy: CuratePolicy, example: Example, target: str, split: str) -> FilterResult:
-    """The role of an example by itself: what needs no knowledge of others. `target` is its target as one text. On the test side
-    what gives no reference is still a prompt, where answers are graded without one: a negative, whatever was wrong with it."""
+def judge(policy: CuratePolicy, version: int, example: Example, texts: ExampleTexts, split: str) -> FilterResult:
+    """The role of an example by itself: what needs no knowledge of others, under a rule version. On the test side what gives no
+    reference is still a prompt, where answers are graded without one: a negative, whatever was wrong with its answer."""
     if not example.train:
         return FilterResult(None, "not_for_training")
-    found = _judged(policy, example, target)
+    found = _judged(policy, version, example, texts)
     if split != "test" or found.role == "train":
         return found
-    if policy.keeps_prompts(example.artifact_type):
+    if policy.keeps_prompts(example.artifact_type) and found.reason not in UNASKED:
         return FilterResult("negative", None)
     return FilterResult(None, "held_out") if found.role == "negative" else found
 
 
-def _judged(policy: CuratePolicy, example: Example, target: str) -> FilterResult:
-    if not has_text(example.content.target):
-        return FilterResult(None, "no_text_target")
-    if (broken := _broken(policy, example, target)) is not None:
+def _judged(policy: CuratePolicy, version: int, example: Example, texts: ExampleTexts) -> FilterResult:
+    if (lost := _lost(policy, version, example, texts)) is not None:
+        return FilterResult(None, lost)
+    if (broken := _broken(policy, example, texts)) is not None:
         return FilterResult(None, broken)
     if example.contradicted and policy.contradictions == "drop":
         return FilterResult(None, "contradicted")
@@ -90,34 +95,44 @@ def role_of(policy: CuratePolicy, example: Example) -> FilterResult:
     return FilterResult("negative", None) if example.reward < 0 else FilterResult(None, "no_reward")
 
 
-def _broken(policy: CuratePolicy, example: Example, target: str) -> TargetRule | None:
+def _lost(policy: CuratePolicy, version: int, example: Example, texts: ExampleTexts) -> str | None:
+    """Why no run can make a row of an example, as far as that is known without a base."""
+    if version < 3:
+        return None if has_text(example.content.target) else "no_text_target"
+    if has_references(example.content.target):
+        return "answer_has_references"
+    if not texts.target.strip():
+        return "no_text_target"
+    if not has_trace(example.content.prompt):
+        return "no_text_prompt"
+    most = policy.longest_chars
+    if most is not None and len(texts.prompt if texts.question is None else texts.question) > most:
+        return "question_too_long"
+    return "answer_too_long" if most is not None and len(texts.target) > 2 * most else None
+
+
+def _broken(policy: CuratePolicy, example: Example, texts: ExampleTexts) -> TargetRule | None:
     """The rule about targets that an example breaks, of those that hold for its artifact type."""
     exempt = policy.exempt.get(example.artifact_type, ())
-    if "generic" not in exempt and is_generic(policy, target):
+    if "generic" not in exempt and is_generic(policy, texts.target):
         return "generic"
     corrected = example.components.correction is not None
     if "truncated" not in exempt and example.finish_reason in policy.truncated and not corrected:
         return "truncated"
-    return "echo" if policy.echo is not None and "echo" not in exempt and is_echo(policy.echo, example, target) else None
+    return "echo" if policy.echo is not None and "echo" not in exempt and is_echo(policy.echo, texts) else None
 
 
-def is_echo(least: float, example: Example, target: str) -> bool:
+def is_echo(least: float, texts: ExampleTexts) -> bool:
     """Whether a target says again what was asked: the prompt, or its last message, and little else. White space and case do not
     count. Texts of which one is much longer are not compared."""
-    prompt = example.content.prompt
-    asked = [render(prompt)] if isinstance(prompt, str) else [render(prompt), *(render(message) for message in _last(prompt))]
-    for text in asked:
-        if not len(text) * least <= len(target) <= len(text) / least:
+    target = texts.target
+    for text in (texts.prompt, texts.question):
+        if text is None or not len(text) * least <= len(target) <= len(text) / least:
             continue
         text, said = normalise(text).casefold(), normalise(target).casefold()
         if text == said or near_duplicates.similarity(near_duplicates.sketch(text), near_duplicates.sketch(said)) >= least:
             return True
     return False
-
-
-def _last(prompt: Sequence[Message]) -> Sequence[Message]:
-    """The last message of a prompt that somebody asked."""
-    return [message for message in prompt if message.role == "user"][-1:]
 
 
 def is_generic(policy: CuratePolicy, text: str) -> bool:

@@ -42,7 +42,7 @@ def batch(
     raw = worths(members, shares)
     train = [name for name, record in members.items() if record.role == "train"]
     mean = fsum(raw[name] for name in train) / len(train)
-    listed = [_member(name, record, raw[name] / mean, source) for name, record in members.items()]
+    listed = [_member(name, record, rounded(raw[name] / mean), source) for name, record in members.items()]
     tests = [_member(name, record, 1.0, source) for name, record in pool.items()]
     watched = None if validation is None else [_member(name, record, 1.0, source) for name, record in validation.items()]
     asked = [_prompt(name, record, source) for name, record in prompts.items()]
@@ -111,7 +111,7 @@ def _member(example_id: str, record: ExampleRecord, weight: float, source: tuple
         revision=record.revision,
         sha256=f"sha256:{record.sha256.hex()}",
         role=record.role,
-        weight=rounded(weight),
+        weight=weight,
         difficulty=record.difficulty,
         split=record.split,
         locator=Locator(topic=source[0], partition=source[1], offset=record.offset),

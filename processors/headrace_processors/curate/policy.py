@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,8 +13,12 @@ TargetRule = Literal["echo", "truncated", "generic"]
 EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
 NEWEST = 3  # rule version of curate
-VERSION_2: dict[str, object] = {"decay_floor": 0.0, "one_side_chars": None}  # what rule version 2 did without these keys
-VERSION_1: dict[str, object] = VERSION_2 | {  # likewise rule version 1
+VERSION_2: dict[str, Any] = {  # what rule version 2 did without these keys
+    "decay_floor": 0.0,
+    "one_side_chars": None,
+    "longest_chars": None,
+}
+VERSION_1: dict[str, Any] = VERSION_2 | {  # likewise rule version 1
     "max_buckets": None,
     "bases": [],
     "keep_days": None,
@@ -103,6 +107,11 @@ class CuratePolicy(Policy):
         160, description="characters up to which such an opening rejects; a longer text may still say something"
     )
     min_chars: Annotated[int, Field(ge=0)] = Field(1, description="least characters of a target, blanks at its ends not counted")
+    longest_chars: Annotated[int, Field(ge=1)] | None = Field(
+        32_768,
+        description="characters of a question, and of half an answer, beyond which no run would take the row (2048 tokens of 16 "
+        "characters); null: all are taken",
+    )
     test_pool: Annotated[int, Field(ge=0, le=5000)] = Field(200, description="test rows kept of a bucket, the newest")
     validation_pool: Annotated[int, Field(ge=0, le=5000)] = Field(
         200, description="validation rows kept of a bucket, the newest: what early stopping looks at"

@@ -286,19 +286,18 @@ class CurateStep:
     def _trim(self, bucket: WorkingBucket) -> None:
         """Drops members of queues that hold more than they may: of pools the oldest, of others, which are rejected as
         overflow, the least worth. What that is takes a look at all, so that a tenth more may come before it is asked."""
-        open_limit, value = self.policy.open_limit, bucket.value
+        policy, value = self.policy, bucket.value
+        open_limit, prompt_pool = policy.open_limit, policy.prompt_pool
+        test_pool, validation_pool = policy.test_pool, policy.validation_pool
         most = open_limit if self.rules.version < 3 else open_limit + open_limit // PART
-        pools: dict[Queue, int] = {
-            "test": self.policy.test_pool,
-            "validation": self.policy.validation_pool,
-            "drawn": self.policy.prompt_pool,
-            "wrong": self.policy.prompt_pool,
-        }
-        if value.train.size <= most >= value.negative.size and all(bucket.size(pool) <= limit for pool, limit in pools.items()):
+        are_open = value.train.size <= most >= value.negative.size
+        are_pooled = value.test.size <= test_pool and value.validation.size <= validation_pool
+        if are_open and are_pooled and value.drawn.size <= prompt_pool >= value.wrong.size:  # as it mostly is
             return
         for queue in FILLING:
             if bucket.size(queue) > most:
                 self._drop(bucket, queue, bucket.size(queue) - open_limit)
+        pools: dict[Queue, int] = {"test": test_pool, "validation": validation_pool, "drawn": prompt_pool, "wrong": prompt_pool}
         for pool, limit in pools.items():
             while bucket.size(pool) > limit:
                 example_id, oldest = bucket.oldest(pool)

@@ -13,6 +13,7 @@ from headrace_processors.reward.state import NOTHING, InteractionContent, Reward
 from headrace_schemas.canonical import rounded
 from headrace_schemas.groups import question_group, session_group
 from headrace_schemas.inputs import Context, Output, Text
+from headrace_schemas.plain_chat import answer_text
 from headrace_schemas.text import prompt_group, render
 
 _TEXT: msgspec.json.Decoder[Text] = msgspec.json.Decoder(Text)
@@ -42,15 +43,18 @@ def outcome_of(
     )
 
 
-def similarity_of(policy: RewardPolicy, known: Similarity | None, output: Raw, digest: str, corrected: Raw) -> Similarity:
+def similarity_of(
+    policy: RewardPolicy, version: int, known: Similarity | None, output: Raw, digest: str, corrected: Raw
+) -> Similarity:
     """Computed once for an output and a corrected output, unless the policy weighs it otherwise by now."""
     weights = policy.similarity_weights
     how = f"{policy.overlap} {weights.edit!r} {weights.overlap!r}"
     if known is not None and (known.target, known.weights) == (digest, how):
         return known
+    read = answer_text if version > 2 else render
     value = similarity(
-        render(_OUTPUT.decode(output)),
-        render(_OUTPUT.decode(corrected)),
+        read(_OUTPUT.decode(output)),
+        read(_OUTPUT.decode(corrected)),
         overlap=policy.overlap,
         edit_weight=weights.edit,
         overlap_weight=weights.overlap,

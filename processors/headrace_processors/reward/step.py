@@ -30,6 +30,7 @@ from headrace_processors.reward.state import (
     without_text,
 )
 from headrace_processors.reward.texts import InteractionTexts, digest_of, has_texts
+from headrace_schemas.chat import context_text
 from headrace_schemas.derived import Content
 from headrace_schemas.events import (
     ErasureContinued,
@@ -41,6 +42,7 @@ from headrace_schemas.events import (
     InteractionRetracted,
     SubjectErased,
 )
+from headrace_schemas.plain_chat import prompt_text
 from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
 from headrace_streams.runtime.stage import Record, Write
@@ -94,8 +96,8 @@ class RewardStep:
                 agent=data.agent,
                 prompt=data.prompt,
                 output=data.output,
-                prompt_chars=len(render(data.prompt)),
-                context_chars=len(render(data.context)),
+                prompt_chars=len(prompt_text(data.prompt) if self.version > 2 else render(data.prompt)),
+                context_chars=len(context_text(data.context) if self.version > 2 else render(data.context)),
                 context=NOTHING if data.context is None else data.context,
                 tools=NOTHING if data.tools is None else data.tools,
                 prompt_group=data.prompt_group,
@@ -307,7 +309,7 @@ class RewardStep:
         target, alike = content.output, None
         if summary.corrected is not None:
             target = self._texts.corrected(interaction_id, summary.corrected)
-            alike = similarity_of(self.policy, after.similarity, content.output, summary.corrected, target)
+            alike = similarity_of(self.policy, self.version, after.similarity, content.output, summary.corrected, target)
         outcome = outcome_of(self.policy, content, summary, alike)
         if after.outcome is not None and outcome.says(after.outcome):
             return after if alike == after.similarity else structs.replace(after, similarity=alike)
