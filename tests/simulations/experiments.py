@@ -13,7 +13,7 @@ from headrace_processors.release.evidence import Measure
 from headrace_processors.release.evidence_policy import EvidencePolicy
 from simulations import gate_before
 from simulations.gate import Draw, Gate, Outcome
-from simulations.worlds import NOISES, SD, LossWorld, SuccessWorld, flat
+from simulations.worlds import NOISES, SD, DrawnWorld, LossWorld, SuccessWorld, flat
 
 Figures = dict[str, Any]
 CUTS, POOL_ROWS = 20, 200
@@ -33,8 +33,10 @@ def run(
     measure: Measure,
     selected: bool = False,
     cuts: int = CUTS,
+    version: int = 4,
 ) -> Outcome:
-    gate = Gate(policy, world.histories, measure=measure, groups=world.groups, pool=pool_of(world.groups), selected=selected)
+    more: dict[str, Any] = {"pool": pool_of(world.groups), "selected": selected, "version": version}
+    gate = Gate(policy, world.histories, measure=measure, groups=world.groups, **more)
     return gate.run(cuts, world, random)
 
 
@@ -51,15 +53,28 @@ def null_figures(outcome: Outcome) -> Figures:
     }
 
 
-def null_loss(random: np.random.Generator, histories: int, *, noise: str, groups: int, shared: float, policy: Figures) -> Figures:
+def null_loss(
+    random: np.random.Generator, histories: int, *, noise: str, groups: int, shared: float, policy: Figures, version: int = 4
+) -> Figures:
     world = LossWorld(random, histories, groups, flat(CUTS), NOISES[noise], shared)
-    return null_figures(run(world, EvidencePolicy.model_validate(policy), random, measure="loss"))
+    return null_figures(run(world, EvidencePolicy.model_validate(policy), random, measure="loss", version=version))
 
 
 def null_success(random: np.random.Generator, histories: int, *, groups: int, policy: Figures, **more: Any) -> Figures:
     selected = more.pop("selected", False)
     world = SuccessWorld(random, histories, groups, flat(CUTS), **more)
     return null_figures(run(world, EvidencePolicy.model_validate(policy), random, measure="success", selected=selected))
+
+
+def drawn(random: np.random.Generator, histories: int, *, drawn: int, picked: int, gain: float, version: int = 4) -> Figures:
+    """So many groups a window that were drawn, beside others that are there because the served model failed on them. Every head
+    is better than the base by `gain`, and than one another not at all."""
+    world = DrawnWorld(random, histories, drawn + picked, flat(CUTS, gain), drawn=drawn)
+    outcome = run(world, EvidencePolicy(), random, measure="success", version=version)
+    was = outcome.promoted >= 0
+    first = np.where(was.any(axis=1), was.argmax(axis=1) + 1, np.inf)
+    windows = np.percentile(first, [50, 80], method="higher")
+    return {**null_figures(outcome), "first_by_half": float(windows[0]), "first_by_eighty": float(windows[1])}
 
 
 def recurring(random: np.random.Generator, histories: int, *, groups: int) -> Figures:
@@ -200,6 +215,15 @@ def experiments() -> Iterator[Experiment]:
     picked = {"groups": 30, "only_failures": True, "selected": True}
     yield "picked by failure, default", null_success, {**picked, "policy": {}}
     yield "picked by failure, accepted", null_success, {**picked, "policy": {"accept_selected_rows": True}}
+    for count, beside in ((10, 0), (10, 50), (40, 0), (40, 160)):
+        for gain in (0.0, 0.05, 0.1, 0.2):
+            options = {"drawn": count, "picked": beside, "gain": gain}
+            yield f"drawn {count} beside {beside} picked, +{gain * 100:g} points", drawn, options
+    yield "drawn 40 beside 160 picked, +20 points, version 3", drawn, {"drawn": 40, "picked": 160, "gain": 0.2, "version": 3}
+    for groups in (10, 30, 64):
+        for number in (3, 4):
+            rare = {"noise": "rare_losses", "groups": groups, "shared": 0.0, "policy": {}, "version": number}
+            yield f"null, losses of 1.3 nats on 5 %, {groups} groups, version {number}", null_loss, rare
     for claim in ("per_release", "plain"):
         for groups in (10, 20, 64):
             for good in (0.3, 1.0):

@@ -111,6 +111,27 @@ def test_equal_models_on_rows_that_failure_selected_are_never_promoted_by_defaul
     assert accepted["promotions"] > 10  # what the default keeps out
 
 
+def test_rows_that_were_drawn_promote_what_is_better_whatever_was_picked_by_failure_beside_them() -> None:
+    """Equal models are not promoted by rows that the served one failed on; a better one is, by the rows that were drawn."""
+    same = experiments.drawn(np.random.default_rng(19), SEEDED, drawn=20, picked=60, gain=0.0)
+    assert same["mfdr"] <= 0.05
+    better = experiments.drawn(np.random.default_rng(20), SEEDED, drawn=20, picked=60, gain=0.2)
+    assert better["first_by_half"] <= 6
+    assert better["share_of_histories"] > 0.9
+    alone = experiments.drawn(np.random.default_rng(21), SEEDED, drawn=0, picked=60, gain=0.2)
+    assert alone["promotions"] == 0
+    before = experiments.drawn(np.random.default_rng(22), SEEDED, drawn=20, picked=60, gain=0.2, version=3)
+    assert before["promotions"] == 0
+
+
+def test_rare_large_losses_are_not_promoted_more_often_than_claimed() -> None:
+    options: dict[str, Any] = {"noise": "rare_losses", "groups": 30, "shared": 0.0, "policy": {}}
+    assert experiments.null_loss(np.random.default_rng(23), SEEDED, **options)["mfdr"] <= 0.05
+    assert (
+        experiments.null_loss(np.random.default_rng(23), SEEDED, **options, version=3)["mfdr"] > 0.15
+    )  # what version 3 let pass
+
+
 @pytest.mark.parametrize("groups", [10, 64])
 def test_a_useless_head_is_not_promoted_on_a_good_one_before_it(groups: int) -> None:
     figures = experiments.good_then_useless(np.random.default_rng(14), SEEDED, groups=groups, claim="per_release")

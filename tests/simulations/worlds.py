@@ -95,6 +95,23 @@ class SuccessWorld(LossWorld):
         return Drawn(value, SD * (self._difference(draw.heads, draw.served)[..., None] + self.random.standard_normal(shape)))
 
 
+class DrawnWorld(SuccessWorld):
+    """Of each window's groups the first `drawn` were drawn from interactions, whatever came of them; the others are there because
+    the served model failed on them, and feedback said so."""
+
+    def __init__(self, random: np.random.Generator, histories: int, groups: int, gain: Floats, *, drawn: int) -> None:
+        super().__init__(random, histories, groups, gain)
+        self.drawn = drawn
+
+    def __call__(self, draw: Draw) -> Drawn:
+        whole = super().__call__(draw)
+        self.only_failures = True
+        picked = super().__call__(draw)
+        self.only_failures = False
+        selected = np.arange(len(draw.windows)) % self.groups >= self.drawn
+        return Drawn(np.where(selected, picked.value, whole.value), whole.loss, selected)
+
+
 _quantile = np.vectorize(NormalDist().inv_cdf)
 
 
