@@ -30,7 +30,7 @@ _RUN = "from headrace_cli.main import main; main()"
 @click.option(
     "--releases", default=2, show_default=True, type=click.IntRange(1, 100), help="End after so many promoted releases."
 )
-@click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Give up after so long (exit 1).")
+@click.option("--minutes", default=15.0, show_default=True, type=click.FloatRange(0.1), help="Give up after so long (exit 1).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31), help="Which shop, questions and base model.")
 @click.option(
     "--corrected",
