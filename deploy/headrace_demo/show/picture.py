@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from math import comb
 
 from headrace_schemas import derived, events
-from headrace_schemas.selection import watched
 from headrace_schemas.splits import split_of
 
 RECENT = 64  # answers that the rolling rate looks at
@@ -106,7 +105,7 @@ class Picture:
                     self.open.setdefault(rejection.bucket, set()).discard(name)
             case events.BatchReady(data=batch):
                 self.batches[batch.bucket] = self.batches.get(batch.bucket, 0) + 1
-                gone = {member.example_id for member in (*watched(batch), *batch.test_pool)}
+                gone = {member.example_id for member in batch.members}
                 self._cut |= gone
                 self.open.setdefault(batch.bucket, set()).difference_update(gone)
                 counted = f"{batch.statistics.examples} examples, {len(batch.test_pool)} test rows"
@@ -154,7 +153,7 @@ class Picture:
         self._newest[example.example_id] = example.revision
         learnt = example.components.correction is not None or right
         fits = example.example_id not in self._cut and example.revision > self._unfit.get(example.example_id, 0)
-        if learnt and fits and split_of(example.bucket, example.prompt_group) != "test":
+        if learnt and fits and split_of(example.bucket, example.prompt_group) == "train":
             self.open.setdefault(example.bucket, set()).add(example.example_id)
         if example.bucket == self.main and right is not None and example.interaction_id not in self.scores:
             self.scores[example.interaction_id] = right
