@@ -31,7 +31,7 @@ from support.memory_log import MemoryLog
 pytestmark = pytest.mark.slow(seconds=12)
 
 SEED = 2
-ASKED = 1600
+ASKED = 2700
 CORRECTED = 0.5
 PAPER = ExamPaper(SEED)
 

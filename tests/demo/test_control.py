@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from headrace_demo.run.control import ShuffledTargets, learnt_from, lineage
 from headrace_schemas.derived import Member
@@ -18,9 +19,10 @@ ROWS = [recorded(number) for number in range(40)]
 WATCHED = [recorded(number, "validation") for number in range(40, 50)]
 NEGATIVES = [recorded(number, role="negative") for number in range(50, 55)]
 TESTS = [recorded(number, "test") for number in range(60, 70)]
-BATCH = training_data.batch(
-    [row.member for row in (*ROWS, *NEGATIVES, *WATCHED)], [row.member for row in TESTS], name="first"
-)  # fmt: skip
+BATCH = structs.replace(
+    training_data.batch([row.member for row in (*ROWS, *NEGATIVES, *WATCHED[:5])], [row.member for row in TESTS], name="first"),
+    validation_pool=[row.member for row in WATCHED[5:]],
+)
 START = training_data.start(BATCH)
 
 

@@ -149,7 +149,7 @@ def test_the_control_arm_stands_beside_its_release_and_is_none() -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_a_bucket_fills_with_what_is_learnt_from_and_not_with_pools() -> None:
+def test_a_bucket_fills_with_what_is_learnt_from_and_not_with_the_other_splits() -> None:
     picture = new_picture()
     for number in range(100):
         picture.take(example(number), 1.0)

@@ -30,7 +30,7 @@ _RUN = "from headrace_cli.main import main; main()"
 @click.option(
     "--releases", default=2, show_default=True, type=click.IntRange(1, 100), help="End after so many promoted releases."
 )
-@click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Give up after so long (exit 1).")
+@click.option("--minutes", default=15.0, show_default=True, type=click.FloatRange(0.1), help="Give up after so long (exit 1).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31), help="Which shop, questions and base model.")
 @click.option(
     "--corrected",
@@ -69,7 +69,7 @@ def demo(
 async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float, corrected: float, as_json: bool) -> int:
     from rich.console import Console
 
-    from headrace_demo.run.children import Children
+    from headrace_demo.run.children import ChildDied, Children
     from headrace_demo.run.policy import BUCKETS, MAIN, OVERRIDES, targets
     from headrace_demo.shop import database as shop
     from headrace_demo.shop.exam import ExamPaper
@@ -110,7 +110,10 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
                     if len(picture.rows_of(MAIN)) > 1:
                         note("the control arm: what led to release 1 once more, with the targets shuffled, and the same exam …")
                         children.stop()  # nothing is learnt or released any more
-                        picture.control = await _control(children, place, picture)
+                        try:
+                            picture.control = await _control(children, place, picture)
+                        except ChildDied as error:  # what was learnt is shown all the same
+                            note(f"there is no control arm: {error}")
             finally:
                 building.cancel()
                 children.stop()

@@ -64,12 +64,11 @@ class ShuffledTargets:
         records = {key_of(member): self._rewritten(values[key_of(member)]) for member in learnt_from(batch, start)}
 
         def named(listed: Iterable[Member]) -> list[Member]:
-            used = [member for member in listed if key_of(member) in records]
-            return [structs.replace(member, sha256=sha256(records[key_of(member)])) for member in used]
+            return [structs.replace(member, sha256=sha256(records[key_of(member)])) for member in listed]
 
         return (
-            structs.replace(batch, members=named(batch.members), test_pool=[]),
-            structs.replace(start, rehearsal=named(start.rehearsal), heads=None, watched=None),
+            structs.replace(batch, members=named((*members.training, *members.validation)), test_pool=[], validation_pool=None),
+            structs.replace(start, rehearsal=named(members.rehearsal), heads=None, watched=None, withdrawn=None),
             records,
         )
 

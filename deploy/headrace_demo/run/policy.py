@@ -39,7 +39,7 @@ class Override(NamedTuple):
 
 _TARGET = Policies().curate.target_effective_size  # of a bucket that curate.targets does not name
 OVERRIDES = (
-    Override(f'curate.targets."{MAIN}"', 400, "a batch of 64 has 6 new groups of evidence: release 1 took seven batches"),
+    Override(f'curate.targets."{MAIN}"', 400, "a batch of 64 has 6 new groups of evidence: release 1 took six of them"),
     Override(
         "release.evidence.accept_selected_rows",
         True,

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from math import comb
 
 from headrace_schemas import derived, events
-from headrace_schemas.selection import watched
 from headrace_schemas.splits import split_of
 
 RECENT = 64  # answers that the rolling rate looks at
@@ -106,7 +105,7 @@ class Picture:
                     self.open.setdefault(rejection.bucket, set()).discard(name)
             case events.BatchReady(data=batch):
                 self.batches[batch.bucket] = self.batches.get(batch.bucket, 0) + 1
-                gone = {member.example_id for member in (*watched(batch), *batch.test_pool)}
+                gone = {member.example_id for member in batch.members}
                 self._cut |= gone
                 self.open.setdefault(batch.bucket, set()).difference_update(gone)
                 counted = f"{batch.statistics.examples} examples, {len(batch.test_pool)} test rows"
