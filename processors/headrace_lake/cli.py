@@ -75,7 +75,7 @@ async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
     from headrace_lake.batches import newest_counts, newest_ungraded
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of
-    from headrace_lake.status import stage_status, task_statuses
+    from headrace_lake.status import stage_status, states_of, task_statuses
     from headrace_lake.troubles import batch_troubles, failed_batches, group_of, stage_troubles, task_troubles
     from headrace_processors.curate.state import describe_buckets
     from headrace_schemas.topology import TOPOLOGY
@@ -92,7 +92,6 @@ async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
     runs = [event async for event in events_of(log, "runs")]
     failed = failed_batches(runs, [event async for event in events_of(log, "batches")])
     troubles = [*task_troubles(tasks, groups, behind_seconds), *batch_troubles(failed), *stage_troubles(stages)]
-    curate = [task.state for task in tasks if task.stage == "curate"]
     return {
         "deployment": settings.deployment,
         "well": not troubles,
@@ -114,7 +113,7 @@ async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
         "left_out": newest_counts(runs),
         "ungraded": await newest_ungraded(log),
         "failed_batches": [msgspec.structs.asdict(failure) for failure in failed.values()],
-        "buckets": [bucket for state in curate for bucket in describe_buckets(state)],
+        "buckets": [bucket async for state in states_of(log, "curate", "examples") for bucket in describe_buckets(state)],
         "served": [
             {
                 "bucket": bucket,
@@ -242,7 +241,7 @@ def positions() -> None:
 @positions.command("list")
 @common
 def list_positions(settings: Settings, as_json: bool) -> None:
-    """Each task's next offset, lag, rule version, policy digest and state version, from its changelog."""
+    """Each task's next offset, lag, rule version, policy digest and state version, from the end of its changelog."""
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.status import task_statuses
     from headrace_schemas.topology import TOPOLOGY
@@ -259,14 +258,13 @@ def list_positions(settings: Settings, as_json: bool) -> None:
                     "rule_version": rules and rules.version,
                     "policy_digest": rules and rules.digest,
                     "state_version": position and position.state_version,
-                    "state_keys": len(task.state),
                 }
             )
         elif position is None or rules is None:
             click.echo(f"{name:28} never ran, lag {task.lag}")
         else:
             versions = f"rules {rules.version} {rules.digest[:15]}  state {position.state_version}"
-            click.echo(f"{name:28} next {task.next_offset:<9} lag {task.lag:<7} {versions}  {len(task.state)} keys")
+            click.echo(f"{name:28} next {task.next_offset:<9} lag {task.lag:<7} {versions}")
 
 
 @positions.command()

@@ -15,7 +15,10 @@ from headrace_schemas.topology import changelog
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.fold_runner import AHEAD_BYTES, AHEAD_RECORDS, FoldRunner
+from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
 from headrace_streams.runtime.stage import Headers
+
+POSITION_WITHIN = 500  # offsets before the end of a changelog where a position is looked for first: some transactions' worth
 
 
 class LogRecord(NamedTuple):
@@ -78,6 +81,22 @@ async def changelog_of(log: Log, stage: str, topic: str, partition: int) -> dict
         else:
             newest[key] = record.value
     return newest
+
+
+async def position_of(log: Log, stage: str, topic: str, partition: int, start: int, end: int) -> Position | None:
+    """A task's position record; None where there is none. Every transaction writes it, so it lies near the end of its changelog,
+    which holds offsets [start, end): it is read from there back, until it is found."""
+    name, count = changelog(stage, topic).name, POSITION_WITHIN
+    while start < end:
+        first = max(start, end - count)
+        found: bytes | None = None
+        async for record in log.read(name, partition, first, end):
+            if record.key == POSITION_KEY.encode():
+                found = record.value
+        if found is not None:
+            return decode_position(found)
+        end, count = first, count * 8
+    return None
 
 
 async def events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[Event, None]:

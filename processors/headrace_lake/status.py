@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from msgspec import Struct
 
 from headrace_lake.kafka_log import KafkaLog
-from headrace_lake.log import changelog_of
-from headrace_schemas.topology import DEAD, RECORDS, StageTopology
-from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
+from headrace_lake.log import Log, changelog_of, position_of
+from headrace_schemas.topology import DEAD, RECORDS, StageTopology, changelog
+from headrace_streams.runtime.journal import POSITION_KEY, Position
 
 EXACT_LAG = 100  # up to here the records behind a lag are counted one by one
 
@@ -18,7 +18,7 @@ EXACT_LAG = 100  # up to here the records behind a lag are counted one by one
 class TaskStatus(Struct, frozen=True):
     """One partition of a stage's input. `lag` is the committed records to come: exact when few, else counted in offsets, among
     which are transaction markers. `waited_seconds`: for how long the first of them has been there, None without a lag. `position`
-    None: it never ran. `state` is in changelog form."""
+    None: it never ran."""
 
     stage: str
     topic: str
@@ -27,7 +27,6 @@ class TaskStatus(Struct, frozen=True):
     lag: int
     waited_seconds: float | None
     position: Position | None
-    state: dict[str, bytes]
 
     @property
     def counters(self) -> dict[str, int]:
@@ -47,12 +46,15 @@ class StageStatus(Struct, frozen=True):
 async def task_statuses(log: KafkaLog, stages: Sequence[StageTopology], now_ms: int) -> list[TaskStatus]:
     """Every task of `stages`, whether it runs or not, at `now_ms` (since the epoch)."""
     statuses = []
+    inputs = {topic for stage in stages for topic in stage.inputs}
+    spans = await log.offsets(sorted(inputs))  # before those of changelogs: a task that goes on meanwhile has no lag for it
+    kept = await log.offsets(changelog(stage.name, topic).name for stage in stages for topic in stage.inputs)
     for stage in stages:
         for topic in stage.inputs:
-            for partition, span in sorted((await log.spans(topic)).items()):
-                state = await changelog_of(log, stage.name, topic, partition)
-                raw = state.pop(POSITION_KEY, None)
-                position = None if raw is None else decode_position(raw)
+            for partition in range(await log.partitions(topic)):
+                span = spans[topic, partition]
+                begin, end = kept.get((changelog(stage.name, topic).name, partition), (0, 0))  # one that has grown lacks some
+                position = await position_of(log, stage.name, topic, partition, begin, end)
                 next_offset = span.begin if position is None else position.next_offset
                 lag = max(0, span.end - next_offset)
                 first: int | None = None
@@ -62,8 +64,16 @@ async def task_statuses(log: KafkaLog, stages: Sequence[StageTopology], now_ms: 
                 elif lag:
                     first = await _first(log, topic, partition, next_offset)
                 waited = None if first is None else max(0, now_ms - first) / 1000
-                statuses.append(TaskStatus(stage.name, topic, partition, next_offset, lag, waited, position, state))
+                statuses.append(TaskStatus(stage.name, topic, partition, next_offset, lag, waited, position))
     return statuses
+
+
+async def states_of(log: Log, stage: str, topic: str) -> AsyncGenerator[dict[str, bytes], None]:
+    """The state of each task of a stage over `topic` in changelog form, one after the other: a task's may be large."""
+    for partition in range(await log.partitions(topic)):
+        state = await changelog_of(log, stage, topic, partition)
+        state.pop(POSITION_KEY, None)
+        yield state
 
 
 async def _first(log: KafkaLog, topic: str, partition: int, start: int) -> int | None:

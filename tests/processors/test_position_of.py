@@ -1,0 +1,61 @@
+"""Where a task stands is known from the end of its changelog: what lies before is read only as far as it has to be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from headrace_lake.log import POSITION_WITHIN, LogRecord, position_of
+from headrace_schemas.topology import changelog
+from headrace_streams.runtime.journal import POSITION_KEY, Position, encode_position
+from support.memory_log import MemoryLog
+
+NAME = changelog("reward", "signals").name
+
+
+class CountingLog(MemoryLog):
+    """Counts the records that are read."""
+
+    read_records = 0
+
+    async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]:
+        async for record in super().read(topic, partition, start, end):
+            self.read_records += 1
+            yield record
+
+
+def filled(before: int, after: int, *, position: bool = True) -> CountingLog:
+    log = CountingLog()
+    if position:
+        log.append(NAME, 0, POSITION_KEY.encode(), encode_position(Position(next_offset=1)))
+    for number in range(before):
+        log.append(NAME, 0, f"k{number}".encode(), b"state")
+    if position:
+        log.append(NAME, 0, POSITION_KEY.encode(), encode_position(Position(next_offset=7)))
+    for number in range(after):
+        log.append(NAME, 0, f"k{number}".encode(), b"state")
+    return log
+
+
+@pytest.mark.parametrize("after", [0, 1, POSITION_WITHIN - 1, POSITION_WITHIN, 5 * POSITION_WITHIN, 20 * POSITION_WITHIN])
+def test_the_newest_position_is_found_wherever_it_lies(after: int) -> None:
+    log = filled(100, after)
+    found = asyncio.run(position_of(log, "reward", "signals", 0, 0, 102 + after))
+    assert found is not None
+    assert found.next_offset == 7
+
+
+def test_a_long_changelog_is_not_read_for_its_position() -> None:
+    log = filled(40_000, 10)
+    found = asyncio.run(position_of(log, "reward", "signals", 0, 0, 40_012))
+    assert found is not None
+    assert log.read_records <= POSITION_WITHIN
+
+
+def test_a_changelog_without_a_position_has_none_and_is_read_once() -> None:
+    log = filled(6000, 0, position=False)
+    assert asyncio.run(position_of(log, "reward", "signals", 0, 0, 6000)) is None
+    assert log.read_records == 6000
+    assert asyncio.run(position_of(log, "reward", "signals", 0, 0, 0)) is None
