@@ -24,7 +24,7 @@ _HYBRID: dict[str, Any] = {
 }  # fmt: skip
 _LATENT: dict[str, Any] = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
-    "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "qk_nope_head_dim": 4,
+    "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "qk_nope_head_dim": 4,
     "first_k_dense_replace": 1,
 }  # fmt: skip
 _PLAIN: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -55,7 +55,7 @@ CONFIGS: Mapping[str, Callable[..., Any]] = {
         **_HEADS, num_local_experts=4, num_experts_per_tok=2, rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         **tokens,
     ),
-    "deepseek_v3": lambda **tokens: hub.DeepseekV3Config(**_SIZE, **_LATENT, **tokens),
+    "deepseek_v3": lambda **tokens: hub.DeepseekV3Config(**{**_SIZE, **_LATENT}, **tokens),
     "qwen3_next": lambda **tokens: hub.Qwen3NextConfig(**_HEADS, **_EXPERTS, **_HYBRID, **tokens),
     "mamba2": lambda **tokens: hub.Mamba2Config(
         hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, state_size=8, n_groups=2, **tokens

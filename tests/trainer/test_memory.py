@@ -27,7 +27,7 @@ HYPER = Hyperparameters(
     validation_rows=2, precision="fp32",
 )  # fmt: skip
 ROWS = [TokenRow(f"e{index}", tuple(range(3, 20 + index)), tuple(range(20, 40)), 1.0) for index in range(16)]
-NOT_KNOWN = {"opt", "mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "qwen3_next"}
+NOT_KNOWN = {"opt"}  # it draws whether a layer is dropped
 
 
 def trained(weights: Path, hyper: Hyperparameters, **named: Any) -> dict[str, torch.Tensor]:
@@ -137,7 +137,8 @@ def test_every_architecture_has_an_estimate_or_says_why_not(name: str, tmp_path:
             plan(folder, HYPER, available=10**10)
         return
     found = plan(folder, HYPER, available=10**10)
-    if name in NOT_KNOWN and found.unknown is not None:
+    if name in NOT_KNOWN:
+        assert found.unknown is not None
         assert "not known" in describe(found)
         return
     assert (found.batch_tokens, found.activation_checkpointing, found.fits) == (400, "off", True)
