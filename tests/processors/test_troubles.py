@@ -19,7 +19,7 @@ HOST = "10.0.0.7"
 def task(
     stage: str = "reward", topic: str = "signals", partition: int = 0, lag: int = 0, waited: float | None = None
 ) -> TaskStatus:
-    return TaskStatus(stage, topic, partition, 10, lag, waited, None, {})
+    return TaskStatus(stage, topic, partition, 10, lag, waited, None)
 
 
 def group(*places: tuple[str, int], unseen: str | None = None, **note: Any) -> GroupView:
