@@ -368,3 +368,6 @@ def test_people_can_read_how_full_a_bucket_is() -> None:
             "prompts": 0,
         "note": "filling",
     }  # fmt: skip
+    stage = CurateRun()
+    stage.feed(negative(1), rewarded(2, split="test"))
+    assert describe_buckets(stage.dumped())[0]["note"] == "nothing to learn from yet: wrong answers alone fill nothing"

@@ -190,6 +190,9 @@ class SplitMembers(Struct, frozen=True):
     pooled: tuple[str, ...] = ()
 
 
+NOBODY = SplitMembers()
+
+
 class RecentMedian(Struct, frozen=True):
     """Examples admitted in 30 days to the median bucket. Kept for a day: it costs a look at every bucket."""
 
@@ -262,20 +265,20 @@ class CurateState:
         self.changes[_content_key(content)] = example_id
 
     def target(self, name: bytes) -> SplitMembers:
-        holders: SplitMembers | None = self.get(_target_key(name))
-        return SplitMembers() if holders is None else holders
+        return self.get(_target_key(name)) or NOBODY
 
     def count_target(self, example_id: str, record: ExampleRecord, by: int) -> None:
         """An example comes to its target (1), or leaves it (-1)."""
         if not record.target:
             return
-        known = self.target(record.target)
+        key = _target_key(record.target)
+        known: SplitMembers = self.get(key) or NOBODY
         if record.is_learnt:
             known = SplitMembers(known.learnt + by, known.pooled)
         elif record.queue in POOLS:
             others = {*known.pooled, example_id} if by > 0 else {*known.pooled} - {example_id}
             known = SplitMembers(known.learnt, tuple(sorted(others)))
-        self.changes[_target_key(record.target)] = known if known.learnt or known.pooled else None
+        self.changes[key] = known if known.learnt or known.pooled else None
 
     def slot(self, bucket: str, queue: Queue, number: int) -> str | None:
         """The example in a slot."""
@@ -410,6 +413,8 @@ def _described(bucket: CurateBucket) -> dict[str, Any]:
         note = "all requirements are satisfied: nothing is cut"
     elif bucket.opened_ms is None and bucket.train.size + bucket.negative.size:
         note = "no policy and no release names its base: its examples are kept, nothing is cut"
+    elif bucket.negative.size and not bucket.train.size:
+        note = "nothing to learn from yet: wrong answers alone fill nothing"
     elif bucket.opened_ms is None:
         note = "nothing to learn from yet" if not bucket.batches else "no new example since the last batch"
     elif bucket.fill >= bucket.target:
