@@ -292,6 +292,33 @@ def test_no_samples_are_kept_of_an_evaluation_whose_rows_were_taken_back_while_i
     asyncio.run(scenario())
 
 
+def test_rows_are_new_when_no_batch_before_had_their_group_whatever_became_of_it(settings: Settings, base: Path) -> None:
+    train_log = TrainLog(settings)
+    context = TrainerContext(settings, policy_of(base), Hardware("cpu", "fp32"))
+
+    async def scenario() -> None:
+        first = await train_log.publish_batch("b1", range(24))
+        again = [training_data.recorded(200, prompt_group="g3"), training_data.recorded(205, revision=2, prompt_group="g4")]
+        await train_log.publish_examples(again)
+        await train_log.withdraw(training_data.recorded(5))
+        regrouped = training_data.recorded(201, prompt_group="g5")  # of a task that was withdrawn, and learnt all the same
+
+        def with_known_groups(batch: Batch) -> Batch:
+            added = [regrouped.member, *(each.member for each in again)]
+            return msgspec.structs.replace(batch, members=[*batch.members, *first.members[:9], *added])
+
+        await train_log.publish_examples([regrouped, training_data.recorded(205, prompt_group="g205")])
+        second = await train_log.publish_batch("b2", range(100, 124), change=with_known_groups)
+        known = catalogue.Catalogue(context.reader, await context.reader.partition_of("batches", second.bucket))
+        await known.refresh(second.bucket)
+        assert [member.example_id for member in known.members_of_new_groups(second, 1)] == [
+            training_data.example(number).example_id for number in range(100, 124)
+        ]
+        assert known.members_of_new_groups(second, 2) == [], "a batch that is trained again is no news"
+
+    asyncio.run(scenario())
+
+
 def test_by_hand_gives_the_recorded_digest(settings: Settings, base: Path, tmp_path: Path) -> None:
     train_log = TrainLog(settings)
     policy = tmp_path / "policy.toml"
@@ -354,6 +381,8 @@ def test_the_learner_goes_on_from_its_newest_head_while_what_is_served_waits_for
         assert (start.parent_adapter, start.learner_adapter) == (None, first.adapter.digest)
         assert [(head.version_id, head.adapter) for head in start.heads] == [(first.version_id, first.adapter.digest)]
         assert [head.version_id for head in second.heads] == [first.version_id, second.version_id]
+        sides = [Counter(group.side for group in head.groups) for head in second.heads]
+        assert sides == [{"test": 32, "train": 24}, {"test": 32}], "what only the second has learnt tells of the first"
         [_, version] = await train_log.events(ModelVersionCreated, "versions")
         assert (version.parent_adapter, version.hyperparameters["warm_started"]) == (first.adapter.digest, True)
         assert [head.groups for head in released.evidence] == [18, 9]

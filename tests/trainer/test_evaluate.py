@@ -12,6 +12,7 @@ from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
 from headrace_trainer.evaluation.evaluate import INCUMBENT, Incumbent, evaluate
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
+from headrace_trainer.evaluation.groups import group_digest
 from headrace_trainer.evaluation.statistics import bootstrap, sign_test
 from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
@@ -271,3 +272,29 @@ def test_weights_in_bf16_are_merged_for_answers_and_given_back_exactly(tiny_base
     assert (merged - apart).abs().max() <= 0.03 * plain, "8 bits of a number"
     assert torch.equal(again, apart)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_rows_that_earlier_heads_cannot_know_are_evidence_for_them_alone(tiny_base: Path, trained: Path) -> None:
+    base = load_base(str(tiny_base))
+    model = lora.load(base.model, trained)
+    lora.add(model, trained, "head_0")
+    tests, window = held_out(base, range(50, 54)), held_out(base, range(52, 60))
+    options = {"policy": POLICY, "heads": {"v1": "head_0"}, "named": Incumbent("tiny"), "window": window}
+    older, own = evaluate(model, base, tests, **options).heads  # type: ignore[arg-type]
+    sides = {group.group: group.side for group in older.groups}
+    later = {group_digest(row.example) for row in window[2:]}
+    assert {group for group, side in sides.items() if side == "train"} == later, "tested groups stay on their side"
+    assert len(sides) == len(older.groups) == 10
+    assert {group.side for group in own.groups} == {"test"}, "the version has learnt them"
+    gains = [group.loss_gain for group in older.groups if group.side == "train" and group.loss_gain is not None]
+    rows = [row.row for row in window[2:]]
+    with serving(model, None):
+        served = row_losses(model, rows, base, 8192, "fp32")
+    with serving(model, "head_0", merged=False):
+        ours = row_losses(model, rows, base, 8192, "fp32")
+    assert sorted(gains) == pytest.approx(sorted(theirs - our for our, theirs in zip(ours, served, strict=True)), rel=1e-5)
+    with Grader(GraderPolicy(name="support.graders:same")) as judge:
+        graded = evaluate(model, base, tests, grader=judge, **options)  # type: ignore[arg-type]
+    assert {group.side for head in graded.heads for group in head.groups} == {"test"}
+    [alone] = evaluate(model, base, tests, policy=POLICY, window=window).heads
+    assert {group.side for group in alone.groups} == {"test"}

@@ -11,7 +11,17 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from headrace_schemas.derived import Batch, Comparison, GroupResult, HeadResult, Measure, Requirement, Surroundings, TrainingStart
+from headrace_schemas.derived import (
+    Batch,
+    Comparison,
+    GroupResult,
+    HeadResult,
+    Measure,
+    Member,
+    Requirement,
+    Surroundings,
+    TrainingStart,
+)
 from headrace_streams.evaluation_samples import EvaluationSample
 from headrace_trainer.data.members import RecordValues
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
@@ -94,7 +104,8 @@ class JobSpec:
     system killed a job of this run, which then tries with half of the tokens at a time.
     `learner`: folder of the adapter that training goes on from, None for `parent`; `heads`: folders of earlier heads that are
     compared too, by version; `watched`: that of what was served before (None for the base), if `start` has it compared.
-    `suites`: asked of all of them beside the test rows; `processes`: how many train together."""
+    `window`: rows of the batch that no earlier head can know; `suites`: asked of all of them beside the test rows; `processes`:
+    how many train together."""
 
     start: TrainingStart
     batch: Batch
@@ -110,6 +121,7 @@ class JobSpec:
     requirements: Sequence[RequirementPolicy] = ()
     grader: GraderPolicy | None = None
     suites: Sequence[Suite] = ()
+    window: Sequence[Member] = ()
     device: str = "cpu"
     threads: int | None = None
     checkpoint_seconds: float = 30.0

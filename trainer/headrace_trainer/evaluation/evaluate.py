@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from headrace_schemas.canonical import rounded
 from headrace_schemas.derived import Comparison, Gain, GroupResult, HeadResult, Measure, SuiteResult
@@ -30,6 +31,7 @@ from headrace_trainer.spec import EvaluationReport
 
 CANDIDATE, INCUMBENT = "default", "incumbent"  # names of adapters in the model; no incumbent adapter: the base itself
 WATCHED = "watched"  # what was served before
+WINDOW_ROWS = 128  # of the train side that are looked at: an evaluation is one record
 WORST_LOSS = 1e4  # nats a token: what counts for a loss that is no number, so that broken weights lose and every figure is one
 
 
@@ -58,12 +60,14 @@ def evaluate(
     suites: Sequence[AskedRows] = (),
     self_graded: str | None = None,
     bad: Sequence[TokenisedExample] = (),
+    window: Sequence[TokenisedExample] = (),
 ) -> EvaluationReport:
     """`model` is a PeftModel with the candidate as adapter `default` and, unless the base is served, `incumbent`. `heads`: names
     of adapters of earlier heads in it, by version; `watched`: that of what was served before ("" for the base), if a promotion is
     watched. `unfit`: test rows that the base can't be asked, for the samples; `suites`: asked beside the test rows, and no part
     of the comparison. `self_graded`: why grades say nothing about the candidate. `bad`: wrong answers to the prompts of `tests`,
-    for margins, where grades don't count.
+    for margins, where grades don't count. `window`: rows of the train side that neither the earlier heads nor what is served can
+    know: where losses count they are evidence for those heads, and for nobody else.
 
     Without tests and suites nothing is measured: both sides are empty and the comparison counts 0 rows.
     """
@@ -100,11 +104,23 @@ def evaluate(
         ours, theirs = scores[one][number], scores[other][number]
         return group_results(rows, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS, bad=wrong)
 
+    tested = {test.example.prompt_group for test in tests}
+    later = AskedRows([row for row in window if row.example.prompt_group not in tested][:WINDOW_ROWS])
+    heard = (*others.values(), INCUMBENT) if others and counted == "loss" and later.rows else ()
+    unknown = {side: _losses(model, sides[side], [later], base, batch_tokens, precision)[0] for side in heard}
+
+    def learnt_later(side: str) -> list[GroupResult]:
+        if side not in unknown:
+            return []
+        ours, theirs = unknown[side], unknown[INCUMBENT]
+        found = group_results(later.rows, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS)
+        return [replace(group, side="train") for group in found]
+
     named_sides = [*others.items(), ("", CANDIDATE)]
     results = [
         HeadResult(
             version_id=version,
-            groups=compared(0, side, INCUMBENT),
+            groups=[*compared(0, side, INCUMBENT), *learnt_later(side)],
             invalid=(self_graded if counted == "success" and not version else None)
             or invalid_reason(scores[side][0], scores[INCUMBENT][0]),
             suites=[_suite_result(each, compared(number, side, INCUMBENT)) for number, each in enumerate(suites, 1)] or None,

@@ -177,6 +177,10 @@ class JobRows:
         """Wrong answers to the prompts of test rows as rows."""
         return bad_answers(tests, self._tokeniser(base, judged=True))
 
+    def window(self, base: Base) -> list[TokenisedExample]:
+        """Rows that earlier heads can't know; what makes none is counted where they are learnt."""
+        return self._tokeniser(base, judged=True).members(self._spec.window, self._spec.values).examples
+
     def _tokeniser(self, base: Base, *, judged: bool) -> RowTokeniser:
         limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
         if judged and base.positions is not None:
@@ -218,6 +222,7 @@ def _evaluate(
         "batch_tokens": hyper.batch_tokens, "seed": spec.start.seed, "heads": heads, "watched": watched,
         "named": Incumbent(spec.batch.base, spec.start.parent_adapter), "unfit": lessons.unfit["test"],
         "suites": lessons.suites(base), "bad": lessons.bad_answers(base, tests),
+        "window": lessons.window(base),
     }  # fmt: skip
     if spec.grader is None:
         return evaluate(model, base, tests, **options)  # type: ignore[arg-type]

@@ -129,7 +129,9 @@ async def _run(
     candidate: Path | None = None,
 ) -> JobResult:
     """`candidate`: evaluate this adapter, train none."""
-    spec = replace(await context.job_spec(origin, start, base, {}), folder=_folder(context, start), candidate=candidate)
+    known = Catalogue(context.reader, origin.record.partition)
+    spec = await context.job_spec(origin, start, base, {}, known)
+    spec = replace(spec, folder=_folder(context, start), candidate=candidate)
     async with aclosing(JobProcess(spec).events()) as stream:
         async for event in stream:
             if isinstance(event, JobResult):

@@ -5,6 +5,7 @@ run, answers of the release stage. Knows what to ask the log, decides nothing.
 from __future__ import annotations
 
 import base64
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
@@ -42,10 +43,11 @@ async def values_of(reader: Reader, members: Iterable[Member | PromptMember]) ->
 
 
 class _Head(msgspec.Struct):
-    """As much of an example's or withdrawal's data as `LatestRevisions` needs."""
+    """As much of an example's or withdrawal's data as is kept of it."""
 
     example_id: str
     revision: int
+    prompt_group: str = ""
     reward: float = 0.0
     train: bool = False
     reason: str | None = None
@@ -66,6 +68,7 @@ class Catalogue:
     def __init__(self, reader: Reader, partition: int) -> None:
         self._reader, self._partition = reader, partition
         self._latest = LatestRevisions()
+        self._groups: dict[str, tuple[bytes, ...]] = {}  # by example: all that it was ever in
         self._batches: list[tuple[int, Batch]] = []
         self._next: dict[str, int] = {"batches": 0, "examples": 0}
 
@@ -90,6 +93,9 @@ class Catalogue:
             if envelope.type == "headrace.example.rewarded.v1":
                 data = _heads.decode(envelope.data)
                 self._latest.add(data.example_id, data.revision, data.train and data.reward > 0, record.offset, record.value)
+                group = hashlib.blake2b(data.prompt_group.encode(errors="replace"), digest_size=12).digest()
+                if group not in (known := self._groups.get(data.example_id, ())):
+                    self._groups[data.example_id] = (*known, group)
             elif envelope.type == "headrace.example.withdrawn.v1":
                 data = _heads.decode(envelope.data)
                 self._latest.withdraw(data.example_id, data.revision, for_ever=data.reason != "feedback_retracted")
@@ -100,6 +106,15 @@ class Catalogue:
         """Members to learn of the bucket's batches before offset `before`, at their latest revision."""
         batches = [batch for offset, batch in self._batches if offset < before and batch.bucket == bucket]
         return self._latest.current(member for batch in batches for member in training_members(batch.members))
+
+    def members_of_new_groups(self, batch: Batch, before: int) -> list[Member]:
+        """Members to learn of a batch whose prompt groups stand in no batch of the bucket before offset `before`, withdrawn rows
+        and failed runs included: no version that was made of those can know them."""
+        earlier = [each for offset, each in self._batches if offset < before and each.bucket == batch.bucket]
+        named = (member for each in earlier for member in (*each.members, *each.test_pool))
+        seen = {group for member in named for group in self._groups.get(member.example_id, ())}
+        found = ((member, self._groups.get(member.example_id, ())) for member in training_members(batch.members))
+        return [member for member, groups in found if groups and not seen & set(groups)]
 
     def withdrawn_of(self, batch: Batch) -> list[str]:
         """Members, rows of the pools and prompts of a batch that were withdrawn since it was cut."""

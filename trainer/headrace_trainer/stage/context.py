@@ -113,7 +113,9 @@ class TrainerContext:
         """The number format that is computed in, where `auto` is what this machine has."""
         return self.hardware.precision if hyper.precision == "auto" else hyper.precision
 
-    async def job_spec(self, origin: Origin, start: TrainingStart, base: KnownBase, rehearsed: RecordValues) -> JobSpec:
+    async def job_spec(
+        self, origin: Origin, start: TrainingStart, base: KnownBase, rehearsed: RecordValues, known: Catalogue
+    ) -> JobSpec:
         """The job of pinned `start`, with all adapters that its pins name and the records of all its members, as far as they are
         there; those in `rehearsed` are not read again. KeyError when the base has no weights; AdapterRefused, StoreError."""
         policy, batch = self.policy, origin.batch
@@ -122,6 +124,8 @@ class TrainerContext:
         members = [member for member in run_members(batch, start).all() if key_of(member) not in rehearsed]
         values = {**rehearsed, **await catalogue.values_of(self.reader, members)}
         heads = {head.version_id: await self.adapter_folder(head.adapter) for head in start.heads or ()}
+        if heads:
+            await known.refresh(batch.bucket)
         return JobSpec(
             start=start, batch=batch, weights=str(base.folder.path), hub_name=base.folder.hub_name, values=values, parent=parent,
             learner=await self.adapter_folder(start.learner_adapter),
@@ -131,6 +135,7 @@ class TrainerContext:
             quantisation=mapped.quantisation,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
             grader=policy.graders.get(batch.artifact_type), suites=self.suites_of(batch.bucket), device=self.hardware.device,
+            window=known.members_of_new_groups(batch, origin.record.offset) if heads else [],
             threads=policy.threads, checkpoint_seconds=policy.checkpoint_seconds, processes=policy.processes,
         )  # fmt: skip
 

@@ -294,7 +294,7 @@ class TrainTask:
         """One attempt. JobFailed, StoreError or OSError when it fails; progress is published at most once a second."""
         start, attempt = run.start, len(run.errors) + 1
         batch = origin.batch
-        spec = await self._context.job_spec(origin, start, base, rehearsed)
+        spec = await self._context.job_spec(origin, start, base, rehearsed, self._catalogue)
         job = JobProcess(replace(spec, halvings=halvings))
         published_at, phase = 0.0, ""
         async with aclosing(job.events()) as stream:
