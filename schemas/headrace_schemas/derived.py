@@ -328,6 +328,9 @@ class TrainingStart(Value, frozen=True, kw_only=True):
         str | None,
         doc("Digest of the adapter that it goes on from, where that is not what was served; absent: from what was served."),
     ] = None
+    optimiser: Annotated[
+        str | None, doc("Digest of the optimiser's state that it goes on with, of the run that adapter is of; absent: none.")
+    ] = None
     heads: Annotated[
         list[HeadReference] | None, doc("Earlier heads that wait for evidence, to be compared on the same rows; absent: none.")
     ] = None
@@ -416,6 +419,9 @@ class ModelVersion(Value, frozen=True, kw_only=True):
     base_identity: Identified = None
     surroundings: Surrounded = None
     parent_adapter: Annotated[str | None, doc("Digest of the adapter that the run went on from; absent: the base.")] = None
+    optimiser: Annotated[
+        str | None, doc("Digest of the optimiser's state at its end, kept beside the adapter; absent: none is kept.")
+    ] = None
 
 
 class Measure(Value, frozen=True, kw_only=True):

@@ -158,8 +158,10 @@ def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(
         assert rehearsed.keys() == learnt.keys() - {gone.example_id}
         assert rehearsed.pop(fixed.member.example_id) == fixed.member
         assert all(member == learnt[name] for name, member in rehearsed.items())
-        (_, version) = await train_log.events(ModelVersionCreated, "versions")
+        before, version = await train_log.events(ModelVersionCreated, "versions")
         assert version.hyperparameters["warm_started"] is True
+        assert before.optimiser is not None
+        assert start.optimiser == before.optimiser != version.optimiser, "it goes on with the moments, too"
         assert start.withdrawn == [erased.example.example_id], "cut already, but not begun"
         assert version.rows == 23 + 23
         second_reads = {key: count - (key in map(key_of, first.members)) for key, count in reads.items()}

@@ -14,18 +14,30 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from headrace_trainer.model.precision import autocast, precision_for
+
 WINDOW = 256  # tokens
 END = "<|end|>"
 
 
-def build(texts: Sequence[str], folder: Path, *, steps: int = 300, seed: int = 0) -> float:
+def build(
+    texts: Sequence[str],
+    folder: Path,
+    *,
+    steps: int = 300,
+    seed: int = 0,
+    hidden: int = 160,
+    layers: int = 3,
+    vocabulary: int = 4096,
+) -> float:
     """Writes model and tokenizer into `folder` and returns the mean loss (nats per token) of the last 20 steps."""
-    tokenizer = _tokenizer(texts)
+    tokenizer, precision = _tokenizer(texts, vocabulary), precision_for("auto", "cpu")
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=160, intermediate_size=480, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
@@ -33,7 +45,7 @@ def build(texts: Sequence[str], folder: Path, *, steps: int = 300, seed: int = 0
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     losses: list[float] = []
     for batch in itertools.islice(_windows(tokenizer, texts, seed), steps):
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu", precision):  # bf16 took six times as long as fp32 on a machine that has no fast products for it
             loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -45,13 +57,13 @@ def build(texts: Sequence[str], folder: Path, *, steps: int = 300, seed: int = 0
     return sum(losses[-20:]) / len(losses[-20:])
 
 
-def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+def _tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=4096, special_tokens=["<|pad|>", END], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=["<|pad|>", END], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token="<|pad|>")

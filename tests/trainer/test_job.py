@@ -68,6 +68,9 @@ def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> No
     assert resumed is not None
     digests = {store.put(result.folder).digest for result in (here, there, resumed)}
     assert len(digests) == 1
+    assert len({store.put(result.optimiser).digest for result in (here, there, resumed) if result.optimiser}) == 1
+    assert here.optimiser
+    assert {path.name for path in here.optimiser.iterdir()} == {"optimiser.safetensors"}
     assert here.report == there.report == resumed.report
     assert (here.rows, here.warm_started) == (30, False)
     assert here.report.comparison.loss_gain.low > 0

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from headrace_trainer.data.rows import TokenRow
+from headrace_trainer.learning import optimiser_state
 from headrace_trainer.learning.loop import learning_rate_share, plan_steps, train
 from headrace_trainer.model import lora
 from headrace_trainer.model import precision as precision_module
@@ -27,7 +28,15 @@ from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress
 
 HYPER = Hyperparameters(
-    r=4, alpha=8, learning_rate=1e-2, epochs=2, rows_per_step=8, batch_tokens=200, validation_rows=2, precision="fp32"
+    r=4,
+    alpha=8,
+    learning_rate=1e-2,
+    epochs=2,
+    min_steps=1,
+    rows_per_step=8,
+    batch_tokens=200,
+    validation_rows=2,
+    precision="fp32",
 )
 
 
@@ -179,7 +188,7 @@ def test_row_losses_keep_the_order(base: Base) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(2, 90), min_size=1, max_size=70), st.integers(1, 9), st.integers(0, 3))
 def test_a_pass_sees_every_row_once(lengths: list[int], batch: int, seed: int) -> None:
-    hyper = Hyperparameters(rows_per_step=batch, epochs=1)
+    hyper = Hyperparameters(rows_per_step=batch, epochs=1, min_steps=1)
     steps = plan_steps(lengths, hyper, seed)
     longer = plan_steps(lengths, hyper.model_copy(update={"epochs": 2.0}), seed)
     assert all(1 <= len(step) <= batch for step in steps)
@@ -187,6 +196,8 @@ def test_a_pass_sees_every_row_once(lengths: list[int], batch: int, seed: int) -
     assert len({index for step in steps for index in step}) == sum(len(step) for step in steps)
     assert sum(len(step) for step in steps) == len(lengths)
     assert longer[: len(steps)] == steps
+    least = plan_steps(lengths, hyper.model_copy(update={"min_steps": len(steps) + 3}), seed)
+    assert (least[: len(steps)], len(least)) == (steps, len(steps) + 3)
 
 
 @settings(max_examples=60, deadline=None)
@@ -204,6 +215,10 @@ def test_the_rate_rises_and_falls() -> None:
     assert all(after < before for before, after in itertools.pairwise(rates[3:]))
     assert 0 < rates[-1] < 0.1
     assert learning_rate_share(0, 1, 0.1) == 1.0
+    falling = [learning_rate_share(step, 20, 0.0, 0.1) for step in range(20)]
+    assert falling[0] == 1.0
+    assert 0.1 < falling[-1] < 0.15
+    assert {learning_rate_share(step, 20, 0.0, 1.0) for step in range(20)} == {1.0}
 
 
 def test_training_lowers_the_loss_and_keeps_the_best(base: Base) -> None:
@@ -253,6 +268,108 @@ def test_with_too_few_validation_rows_it_does_all_steps_that_were_planned(base: 
     changed = {"steps": 30, "validations_per_run": 30, "patience": 1, "learning_rate": 3e-2, "validation_rows": 7}
     result = train(model, base, rows, others, HYPER.model_copy(update=changed), seed=3, precision="fp32")
     assert (result.steps, result.validation_loss) == (30, None)
+
+
+STEADY = HYPER.model_copy(update={"dropout": 0.0, "final_rate": 1.0, "warmup": 0.0, "validation_rows": 99})
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in lora.tensors_of(model).items()}
+
+
+def chained(base: Path, folder: Path, hyper: Hyperparameters, *steps: int, carry: bool = True) -> dict[str, torch.Tensor]:
+    """Weights after runs of so many steps over the same eight rows, each from where the one before ended."""
+    model, _ = lora.attach(load_base(str(base)).model, hyper, 1)
+    before = None
+    for number, count in enumerate(steps):
+        after = folder / str(number)
+        limited = hyper.model_copy(update={"steps": count})
+        train(
+            model,
+            load_base(str(base)),
+            rows_of(8),
+            [],
+            limited,
+            seed=3,
+            precision="fp32",
+            optimiser_from=before,
+            optimiser_to=after,
+        )
+        before = after if carry else None
+    return lora.tensors_of(model)
+
+
+def test_a_chain_of_runs_that_carries_the_optimiser_is_one_run(tiny_base: Path, tmp_path: Path) -> None:
+    whole = chained(tiny_base, tmp_path / "whole", STEADY, 6)
+    parts = chained(tiny_base, tmp_path / "parts", STEADY, 2, 3, 1)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-7)
+    anew = chained(tiny_base, tmp_path / "anew", STEADY, 2, 3, 1, carry=False)
+    assert any(not torch.allclose(anew[name], value, rtol=1e-2, atol=1e-5) for name, value in whole.items())
+
+
+def test_a_run_that_goes_on_with_an_optimiser_does_not_warm_up(tiny_base: Path, tmp_path: Path) -> None:
+    """The first steps of a fresh one go as far as the rate lets them whatever the gradient: those need the warm-up."""
+    chained(tiny_base, tmp_path, STEADY, 3)
+    slow = STEADY.model_copy(update={"warmup": 0.9, "steps": 10, "learning_rate": 1e-5})
+    moved = []
+    for before in (tmp_path / "0", None):
+        base = load_base(str(tiny_base))
+        model, _ = lora.attach(base.model, slow, 1)
+        path = [weights(model)]
+        train(
+            model, base, rows_of(8), [], slow, seed=3, precision="fp32", optimiser_from=before,
+            on_progress=lambda _, path=path, model=model: path.append(weights(model)),  # type: ignore[misc]
+        )  # fmt: skip
+        moved.append(sum(float((value - path[0][name]).abs().sum()) for name, value in path[1].items()))
+    assert moved[0] > 4 * moved[1], "a fresh one begins at a ninth of the rate"
+
+
+def test_the_optimiser_of_a_killed_run_ends_with_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill_at(step: int) -> Any:
+        def told(progress: Any) -> None:
+            if progress.step == step and progress.phase == "training":
+                raise Killed
+
+        return told
+
+    chained(tiny_base, tmp_path / "before", STEADY, 3)
+    ends = []
+    for kills in ((), (4, 6)):
+        folder = tmp_path / f"run{len(kills)}"
+        folder.mkdir()
+        for kill in (*kills, 0):
+            base = load_base(str(tiny_base))
+            model, _ = lora.attach(base.model, HYPER, 1)
+            try:
+                train(
+                    model, base, rows_of(24), rows_of(4, 9), HYPER.model_copy(update={"steps": 8}), seed=3, precision="fp32",
+                    folder=folder, run="r", checkpoint_seconds=0.0, optimiser_from=tmp_path / "before" / "0",
+                    optimiser_to=folder / "optimiser", on_progress=kill_at(kill),
+                )  # fmt: skip
+            except Killed:
+                assert (folder / "checkpoint.safetensors").exists()
+        lora.save(model, folder / "adapter")
+        ends.append(
+            {path.name: path.read_bytes() for path in [*(folder / "adapter").iterdir(), *(folder / "optimiser").iterdir()]}
+        )
+    assert ends[0] == ends[1]
+    assert "optimiser.safetensors" in ends[0]
+
+
+def test_an_optimiser_of_other_parameters_or_none_is_not_gone_on_with(tiny_base: Path, tmp_path: Path) -> None:
+    chained(tiny_base, tmp_path, STEADY, 1)
+    model, _ = lora.attach(load_base(str(tiny_base)).model, STEADY, 1)
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert optimiser_state.read(tmp_path / "0", parameters)
+    other, _ = lora.attach(load_base(str(tiny_base)).model, STEADY.model_copy(update={"r": 8}), 1)
+    assert optimiser_state.read(tmp_path / "0", dict(other.named_parameters())) is None
+    file = tmp_path / "0" / optimiser_state.NAME
+    file.write_bytes(file.read_bytes()[:-9])
+    assert optimiser_state.read(tmp_path / "0", parameters) is None
+    assert optimiser_state.read(tmp_path / "nowhere", parameters) is None
 
 
 def test_no_rows_and_a_diverged_loss_are_errors(base: Base) -> None:

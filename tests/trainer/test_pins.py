@@ -27,11 +27,14 @@ RECORDED: dict[str, Any] = {
     "rehearsal": 0.5, "warm_start": False, "evaluations": 5, "patience": 1, "validation_rows": 2, "precision": "fp32",
 }  # fmt: skip
 # What pins have had since; absent, it was this.
-ADDED: dict[str, Any] = {"target_modules": "all-linear", "modules_to_save": [], "activation_checkpointing": "auto"}
+ADDED: dict[str, Any] = {
+    "target_modules": "all-linear", "modules_to_save": [], "activation_checkpointing": "auto", "min_steps": 1,
+    "final_rate": 0.0, "carry_optimiser": False,
+}  # fmt: skip
 SAME = Hyperparameters(
     r=4, alpha=8, dropout=0.05, learning_rate=0.02, beta2=0.9, weight_decay=0.01, max_grad_norm=0.5, epochs=4.0, warmup=0.2,
     rows_per_step=4, batch_tokens=300, max_sequence_tokens=20, rehearsal=0.5, warm_start=False, validations_per_run=5, patience=1,
-    validation_rows=2, precision="fp32",
+    validation_rows=2, precision="fp32", min_steps=1, final_rate=0.0, carry_optimiser=False,
 )  # fmt: skip
 
 

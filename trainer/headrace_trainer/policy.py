@@ -31,6 +31,10 @@ _WIRE_NAMES = {
 _OUR_NAMES = {wire: ours for ours, wire in _WIRE_NAMES.items()}
 
 
+# What a run did whose pins are without these keys.
+_ABSENT = {"min_steps": 1, "final_rate": 0.0, "carry_optimiser": False}
+
+
 def _ours(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return {_OUR_NAMES.get(name, name): value for name, value in recorded.items()}
 
@@ -54,9 +58,17 @@ class Hyperparameters(Policy):
     beta2: Share = Field(0.98, description="decay of AdamW's second moment")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="a longer gradient is scaled down to this norm")
-    epochs: float = Field(3.0, gt=0, description="passes over all rows, unless `steps` is given")
+    epochs: float = Field(1.0, gt=0, description="passes over all rows, those of rehearsal too, unless `steps` is given")
+    min_steps: int = Field(16, ge=1, description="fewest optimiser steps of a run, unless `steps` is given")
     steps: int | None = Field(None, ge=1, description="optimiser steps; given, it wins over `epochs`")
-    warmup: Share = Field(0.1, description="share of the steps with a rising learning rate; over the rest it falls to zero")
+    warmup: Share = Field(
+        0.1,
+        description="share of the steps with a rising learning rate, unless the optimiser is carried; over the rest it falls",
+    )
+    final_rate: float = Field(0.1, ge=0, le=1, description="share of the learning rate that it falls to")
+    carry_optimiser: bool = Field(
+        True, description="go on with the moments of the optimiser at the end of the run that it goes on from"
+    )
     rows_per_step: int = Field(16, ge=1, description="rows of an optimiser step")
     batch_tokens: int = Field(
         8192, ge=1, description="most padded tokens of one forward pass, fewer where memory holds fewer; longer steps accumulate"
@@ -65,7 +77,7 @@ class Hyperparameters(Policy):
         "auto", description="drop a layer's activations and make them again for the gradient; auto: where memory needs it"
     )
     max_sequence_tokens: int = Field(2048, ge=8, description="tokens of one row; the head of a longer prompt is dropped")
-    rehearsal: Share = Field(0.25, description="share of the training rows that comes from earlier batches")
+    rehearsal: Share = Field(0.75, description="share of the training rows that comes from earlier batches")
     warm_start: bool = Field(
         True,
         description="go on from the bucket's newest version (after harm or a change by hand from what is served), unless it has"
@@ -83,7 +95,7 @@ class Hyperparameters(Policy):
     @classmethod
     def from_wire(cls, pins: Mapping[str, Any]) -> Hyperparameters:
         """Out of the pins of a `TrainingStarted`. pydantic's ValidationError for what none of our versions wrote."""
-        return cls.model_validate(_ours(pins))
+        return cls.model_validate({**_ABSENT, **_ours(pins)})
 
 
 class BasePolicy(Policy):
@@ -225,7 +237,8 @@ class TrainerPolicy(Policy):
         """Out of the body of a `RulesActivated`, also of one from before some hyperparameters were renamed. pydantic's
         ValidationError for what none of our versions wrote."""
         buckets = {bucket: _ours(table) for bucket, table in body.get("buckets", {}).items()}
-        return cls.model_validate({**body, "defaults": _ours(body.get("defaults", {})), "buckets": buckets})
+        defaults = {**_ABSENT, **_ours(body["defaults"])} if "defaults" in body else {}
+        return cls.model_validate({**body, "defaults": defaults, "buckets": buckets})
 
     def hyperparameters(self, bucket: str) -> Hyperparameters:
         """pydantic's ValidationError when an override names no hyperparameter or a wrong value."""

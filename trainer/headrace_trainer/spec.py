@@ -105,7 +105,7 @@ class JobSpec:
     `learner`: folder of the adapter that training goes on from, None for `parent`; `heads`: folders of earlier heads that are
     compared too, by version; `watched`: that of what was served before (None for the base), if `start` has it compared.
     `window`: rows of the batch that no earlier head can know; `suites`: asked of all of them beside the test rows; `processes`:
-    how many train together."""
+    how many train together; `optimiser`: folder of the optimiser's state that training goes on with."""
 
     start: TrainingStart
     batch: Batch
@@ -131,6 +131,7 @@ class JobSpec:
     halvings: int = 0
     processes: int = 1
     quantisation: str | None = None
+    optimiser: Path | None = None
 
 
 class SamplesFile(NamedTuple):
@@ -143,7 +144,7 @@ class SamplesFile(NamedTuple):
 class JobResult(NamedTuple):
     """`folder` holds the adapter; `rows` were trained on; `warm_started`: it went on from the parent; `training` is
     None when the job only evaluated. `left_out` and `shortened` count rows; `notes`: what stands in the way of learning;
-    `samples`: those of its evaluation, if the policy keeps any."""
+    `samples`: those of its evaluation, if the policy keeps any; `optimiser`: folder of the optimiser's state, if one is kept."""
 
     folder: Path
     rows: int
@@ -156,3 +157,4 @@ class JobResult(NamedTuple):
     shortened: Counts | None = None
     notes: Sequence[str] = ()
     samples: SamplesFile | None = None
+    optimiser: Path | None = None

@@ -79,6 +79,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
         folder, learnt.rows if learnt else 0, learnt is not None and learnt.warm_started, seconds,
         msgspec.structs.replace(report, samples=()), training, surroundings_of(spec.device, processes=spec.processes),
         lessons.left_out or None, lessons.shortened or None, lessons.notes, samples,
+        optimiser_folder(spec) if learnt and hyper.carry_optimiser else None,
     )  # fmt: skip
 
 
@@ -98,7 +99,8 @@ def learn(spec: JobSpec, lessons: JobRows, on_progress: OnProgress, ranks: Ranks
     training = train(
         model, base, [example.row for example in rows], [example.row for example in validated], hyper, seed=spec.start.seed,
         precision=precision, folder=spec.folder, run=_checkpoint_key(spec), checkpoint_seconds=spec.checkpoint_seconds,
-        on_progress=on_progress, ranks=ranks,
+        optimiser_from=spec.optimiser if warm_started and hyper.carry_optimiser else None,
+        optimiser_to=optimiser_folder(spec) if hyper.carry_optimiser else None, on_progress=on_progress, ranks=ranks,
     )  # fmt: skip
     if ranks.first:
         shutil.rmtree(adapter_folder(spec), ignore_errors=True)  # left of a kill: the store takes no half files
@@ -116,6 +118,10 @@ def settled(spec: JobSpec) -> tuple[Hyperparameters, Precision]:
 
 def adapter_folder(spec: JobSpec) -> Path:
     return spec.folder / "adapter"
+
+
+def optimiser_folder(spec: JobSpec) -> Path:
+    return spec.folder / "optimiser"
 
 
 class JobRows:

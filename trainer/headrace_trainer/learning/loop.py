@@ -20,7 +20,7 @@ from torch import Tensor
 
 from headrace_trainer.data.rows import TokenRow
 from headrace_trainer.job.failures import out_of_memory
-from headrace_trainer.learning import checkpoint
+from headrace_trainer.learning import checkpoint, optimiser_state
 from headrace_trainer.learning.checkpoint import Checkpoint
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.memory import make_activations_twice
@@ -42,7 +42,7 @@ def plan_steps(lengths: Sequence[int], hyper: Hyperparameters, seed: int) -> lis
     Every row comes once a pass; what is left of a pass is spread over its steps, which differ by one row at most.
     """
     size, count = hyper.rows_per_step, len(lengths)
-    steps = hyper.steps or math.ceil(hyper.epochs * count / size)
+    steps = hyper.steps or max(hyper.min_steps, math.ceil(hyper.epochs * count / size))
     planned: list[list[int]] = []
     a_pass = steps_of_pass(count, size)
     bounds = [count * step // a_pass for step in range(a_pass + 1)]
@@ -65,10 +65,12 @@ def steps_of_pass(rows: int, rows_per_step: int) -> int:
     return math.ceil(rows / rows_per_step)
 
 
-def learning_rate_share(step: int, steps: int, warmup: float) -> float:
-    """Share of the learning rate at `step` (from 0): a linear rise over `warmup` of the steps, then a linear fall to zero."""
+def learning_rate_share(step: int, steps: int, warmup: float, final: float = 0.0) -> float:
+    """Share of the learning rate at `step` (from 0): a linear rise over `warmup` of the steps, then a linear fall to `final`."""
     rising = max(1, round(warmup * steps))
-    return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising + 1)
+    if step < rising:
+        return (step + 1) / rising
+    return final + (1 - final) * (steps - step) / max(1, steps - rising + 1)
 
 
 class _RunState:
@@ -96,8 +98,7 @@ class _RunState:
     def dump(self, run: str) -> Checkpoint:
         tensors = {f"now.{name}": value.detach() for name, value in self.parameters.items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for name, parameter in self.parameters.items():
-            tensors |= {f"{key}.{name}": value for key, value in self.optimiser.state.get(parameter, {}).items()}
+        tensors |= optimiser_state.tensors_of(self.optimiser, self.parameters)
         tensors |= {name: value for states in self.ranks.all_of(self.random()) for name, value in states.items()}
         names = ("batch_tokens", "step", "loss", "tokens", "seconds", "best_loss", "best_step", "stale")
         notes = {name: getattr(self, name) for name in names}
@@ -115,13 +116,7 @@ class _RunState:
             parameter.copy_(as_part_of(saved.tensors[f"now.{name}"], parameter))
             if f"best.{name}" in saved.tensors:
                 self.best[name] = as_part_of(saved.tensors[f"best.{name}"], parameter)
-            state = {key: saved.tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if state["exp_avg"] is not None:
-                self.optimiser.state[parameter] = {
-                    key: value if key == "step" else as_part_of(value, parameter)
-                    for key, value in state.items()
-                    if value is not None
-                }
+        optimiser_state.adopt(self.optimiser, self.parameters, saved.tensors)
         self.restore_random(saved.tensors)
 
     def random(self) -> dict[str, Tensor]:
@@ -156,14 +151,18 @@ def train(
     folder: Path | None = None,
     run: str = "",
     checkpoint_seconds: float = 30.0,
+    optimiser_from: Path | None = None,
+    optimiser_to: Path | None = None,
     on_progress: OnProgress = lambda progress: None,
     ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Trains what `model` has trainable, in place, and leaves the best weights by validation loss in it. Of several `ranks` each
     calls this with the same rows and its share of the model.
 
-    With `folder` it goes on from the checkpoint that an earlier process of the same `run` left there. ValueError without rows,
-    ArithmeticError when the loss is no number or the rows weigh nothing.
+    With `folder` it goes on from the checkpoint that an earlier process of the same `run` left there. `optimiser_from`: where the
+    run that the model's weights are of left the optimiser's moments; with those it needs no warm-up. `optimiser_to`: where it
+    leaves its own, of its last step. ValueError without rows, ArithmeticError when the loss is no number or the rows weigh
+    nothing.
     """
     if not rows:
         raise ValueError("no rows to train on")
@@ -174,6 +173,10 @@ def train(
     if hyper.activation_checkpointing == "on":
         make_activations_twice(model)
     state = _RunState(model, hyper, base.device, ranks)
+    carried = optimiser_state.read(optimiser_from, state.parameters) if optimiser_from else None
+    if carried:
+        optimiser_state.adopt(state.optimiser, state.parameters, carried)
+    warmup = 0.0 if carried else hyper.warmup
     torch.manual_seed(seed + ranks.rank)
     saved = checkpoint.read(folder, run) if folder else None
     if saved:
@@ -184,7 +187,7 @@ def train(
         chosen = [rows[index] for index in planned[state.step]]
         model.train()
         for group in state.optimiser.param_groups:
-            group["lr"] = hyper.learning_rate * learning_rate_share(state.step, len(planned), hyper.warmup)
+            group["lr"] = hyper.learning_rate * learning_rate_share(state.step, len(planned), warmup, hyper.final_rate)
         state.loss = _accumulated(model, chosen, base, state, precision, total)
         _finite("loss", state.loss, state.step + 1, hyper)
         norm = float(whole(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.max_grad_norm)))
@@ -212,6 +215,8 @@ def train(
         with torch.no_grad():
             for name, parameter in state.parameters.items():
                 parameter.copy_(state.best[name])
+    if optimiser_to:
+        optimiser_state.write(optimiser_to, state.optimiser, state.parameters, writes=ranks.first)
     best_loss = None if math.isinf(state.best_loss) else state.best_loss
     best_step = state.best_step or state.step
     return TrainingResult(state.step, state.loss, best_loss, best_step, state.tokens, state.seconds, state.batch_tokens)

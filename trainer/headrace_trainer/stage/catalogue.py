@@ -13,7 +13,14 @@ from contextlib import aclosing
 import msgspec
 
 from headrace_schemas.derived import Batch, DeadLetter, Member, PositionSkip, PromptMember, TrainingStart
-from headrace_schemas.events import BatchReady, EvaluationCompleted, PositionSkipped, RecordRejected, TrainingStarted
+from headrace_schemas.events import (
+    BatchReady,
+    EvaluationCompleted,
+    ModelVersionCreated,
+    PositionSkipped,
+    RecordRejected,
+    TrainingStarted,
+)
 from headrace_schemas.ids import derive_id
 from headrace_schemas.selection import training_members, watched
 from headrace_streams import release_log
@@ -139,6 +146,16 @@ async def started(reader: Reader, bucket: str, batch_id: str) -> TrainingStart |
         async for event in events:
             if isinstance(event, TrainingStarted) and event.data.batch_id == batch_id:
                 newest = event.data
+    return newest
+
+
+async def optimiser_of(reader: Reader, bucket: str, adapter: str) -> str | None:
+    """Digest of the optimiser's state at the end of the run that an adapter of the bucket is of; None when none was kept."""
+    newest: str | None = None
+    async with aclosing(reader.events("versions", key=bucket, containing=adapter.encode())) as events:
+        async for event in events:
+            if isinstance(event, ModelVersionCreated) and (event.data.bucket, event.data.adapter.digest) == (bucket, adapter):
+                newest = event.data.optimiser
     return newest
 
 

@@ -128,7 +128,7 @@ class TrainerContext:
             await known.refresh(batch.bucket)
         return JobSpec(
             start=start, batch=batch, weights=str(base.folder.path), hub_name=base.folder.hub_name, values=values, parent=parent,
-            learner=await self.adapter_folder(start.learner_adapter),
+            learner=await self.adapter_folder(start.learner_adapter), optimiser=await self.adapter_folder(start.optimiser),
             heads={version: folder for version, folder in heads.items() if folder is not None},
             watched=await self.adapter_folder(start.watched.adapter if start.watched else None),
             attn_implementation=mapped.attn_implementation, trust_remote_code=mapped.trust_remote_code,
@@ -158,6 +158,13 @@ class TrainerContext:
             log.warning("%s: %s", batch.bucket, error)
         return SamplesReference(sha256=digest, rows=result.samples.rows, batch_id=batch.batch_id)
 
+    async def store_optimiser(self, result: JobResult) -> str | None:
+        """Digest of the optimiser's state, put into the store for the run that goes on with it; None when none is kept.
+        StoreError."""
+        if result.optimiser is None:
+            return None
+        return (await asyncio.to_thread(self.store.put, result.optimiser)).digest
+
     async def adapter_folder(self, digest: str | None) -> Path | None:
         """The folder of an adapter in the store, verified. AdapterRefused, StoreError."""
         if digest is None:
@@ -180,8 +187,11 @@ class TrainerContext:
         )
         values = await catalogue.values_of(self.reader, rows)
         served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
+        begins = learner.adapter or release_log.adapter_digest(served)
+        carries = begins is not None and hyper.warm_start and hyper.carry_optimiser
         start = events.pins(
             origin, self.policy, self.precision_of(hyper), planned=planned, parent_adapter=release_log.adapter_digest(served),
+            optimiser=await catalogue.optimiser_of(self.reader, batch.bucket, begins) if begins and carries else None,
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
             base_identity=base.identity, surroundings=self.hardware.surroundings, learner=learner,

@@ -86,6 +86,7 @@ def pins(
     base_identity: BaseIdentity | None = None,
     surroundings: Surroundings | None = None,
     learner: LearnerStanding | None = None,
+    optimiser: str | None = None,
     suites: Sequence[Suite] = (),
 ) -> TrainingStart:
     """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy; `planned`: hyperparameters
@@ -109,6 +110,7 @@ def pins(
         base_identity=base_identity,
         surroundings=surroundings,
         learner_adapter=standing.adapter,
+        optimiser=optimiser,
         heads=list(standing.heads) or None,
         watched=standing.watched,
         suites=suite_references(suites),
@@ -168,9 +170,11 @@ def completed(
     now: int,
     policy: TrainerPolicy,
     samples: SamplesReference | None = None,
+    optimiser: str | None = None,
 ) -> list[Event]:
     """Version, evaluation and completion of a run. `policy` is the one that it was evaluated by: not pinned, so that after a
-    restart the figures are judged by today's requirements, and the evaluation names whose they are."""
+    restart the figures are judged by today's requirements, and the evaluation names whose they are. `optimiser`: digest of the
+    optimiser's state, if one is kept."""
     batch = origin.batch
     tokens = result.training.tokens if result.training else 0
     version = ModelVersion(
@@ -189,6 +193,7 @@ def completed(
         base_identity=start.base_identity,
         surroundings=result.surroundings,
         parent_adapter=start.learner_adapter or start.parent_adapter,
+        optimiser=optimiser,
     )
     completion = TrainingCompletion(
         run_id=start.run_id,

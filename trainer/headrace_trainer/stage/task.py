@@ -222,6 +222,7 @@ class TrainTask:
                     async with self._context.job_slot:
                         result = await self._attempt(origin, run, rehearsed, base, halvings)
                 adapter = await asyncio.to_thread(self._context.store.put, result.folder)
+                optimiser = await self._context.store_optimiser(result)
                 samples = await self._context.store_samples(batch, run.start, result, self._catalogue)
             except TRIED_AGAIN as error:
                 cause = error.cause if isinstance(error, JobFailed) else cause_of(error)
@@ -241,7 +242,7 @@ class TrainTask:
                 await backoff.wait()
                 continue
             self._session.meter.trained("trained", time.monotonic() - began)
-            completed = events.completed(origin, run.start, adapter, result, now_ms(), self._context.policy, samples)
+            completed = events.completed(origin, run.start, adapter, result, now_ms(), self._context.policy, samples, optimiser)
             trained = TrainBucket(waits_for=events.evaluation_id(run.start.run_id), base=base.identity)
             return await self._finish(origin, completed, trained, "trained")
 
