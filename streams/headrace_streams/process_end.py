@@ -34,8 +34,9 @@ def begin() -> None:
     if _begun.is_set():
         return
     _begun.set()
-    threading.Thread(target=_tell, args=(time.monotonic(),), name="headrace-end", daemon=True).start()
-    threading.Thread(target=_end, name="headrace-end-hard", daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # no thread more is to be had: it ends as well as it can
+        threading.Thread(target=_end, name="headrace-end-hard", daemon=True).start()
+        threading.Thread(target=_tell, args=(time.monotonic(),), name="headrace-end", daemon=True).start()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _AWAITED = {"cr": "cr_await", "gi": "gi_yieldfrom", "ag": "ag_await"}
+_STDERR = 2
 SHOWN = 10  # of what is waited for, in one line
 
 
@@ -32,15 +34,18 @@ def dump_on_signal() -> None:
     number = getattr(signal, "SIGUSR1", None)
     if number is None:
         return
-    signal.signal(number, lambda *_: write_tasks())
-    with contextlib.suppress(ValueError, AttributeError, OSError):  # standard error is no file here
-        faulthandler.register(number, all_threads=True, chain=True)
+
+    def tell(*_: object) -> None:
+        with contextlib.suppress(Exception):  # whatever it is, what was interrupted goes on
+            write_tasks()
+
+    signal.signal(number, tell)  # called behind what faulthandler writes
+    faulthandler.register(number, file=_STDERR, all_threads=True, chain=True)
 
 
 def write_all() -> None:
     """Threads and tasks, to standard error."""
-    with contextlib.suppress(ValueError, AttributeError, OSError):
-        faulthandler.dump_traceback(all_threads=True)
+    faulthandler.dump_traceback(file=_STDERR, all_threads=True)
     write_tasks()
 
 
@@ -50,7 +55,8 @@ def write_tasks() -> None:
     for task in _tasks():
         lines.append(f"task {task.get_name()}")
         lines += (f"  {place}" for place in _places(task))
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # not by `print`: what the signal has interrupted may be in the middle of one
+        os.write(_STDERR, ("\n".join(lines) + "\n").encode(errors="replace"))
 
 
 def waited_for() -> list[str]:
