@@ -85,7 +85,8 @@ def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> No
 
 def test_the_trained_model_is_gone_before_the_saved_one_is_loaded(spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two bases at once would be more than was told; what holds one by a circle holds it until somebody collects."""
-    load, models, alive = job.load, [], []
+    load, alive = job.load, []
+    models: list[weakref.ref[Any]] = []
 
     def watched(*arguments: Any, **named: Any) -> Any:
         alive.append(sum(model() is not None for model in models))
