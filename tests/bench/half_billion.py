@@ -63,10 +63,10 @@ def job(folder: Path, memory_gb: float, threads: int) -> None:
     def note(progress: JobProgress) -> None:
         if progress.phase == "training":
             steps.append(time.monotonic())
+            found["training"] = highest()
             print(f"step {progress.step}/{progress.steps} loss {progress.loss:.4f} {progress.tokens_per_second:.0f} tokens/s",
                   flush=True)  # fmt: skip
         elif progress.phase == "evaluation":
-            found["training"] = highest()
             print("evaluation", flush=True)
 
     result = run(spec, note)

@@ -89,12 +89,12 @@ class _Pads:
 
 def trl(folder: str, precision: str, tuned: bool) -> tuple[float, float]:
     import logging
+    from importlib import import_module
 
-    import datasets
-    import trl as library
     from peft import LoraConfig
     from transformers import AutoTokenizer
 
+    library, datasets = import_module("trl"), import_module("datasets")  # no requirement of ours, so nobody knows their types
     logging.disable(logging.WARNING)
     masked = [
         {"input_ids": [*asked, *told], "completion_mask": [0] * len(asked) + [1] * len(told)} for asked, told in rows(ROWS, 1)

@@ -2,14 +2,17 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -19,6 +22,7 @@ from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Content, ServedReference
 from headrace_streams.adapter_store import Store
 from headrace_trainer.data.members import MemberRefused
+from headrace_trainer.job import run as job
 from headrace_trainer.job.process import JobFailed, JobProcess, in_child
 from headrace_trainer.job.run import run
 from headrace_trainer.model import lora
@@ -77,6 +81,27 @@ def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> No
     assert {progress.phase for progress in steps} >= {"training", "validation", "evaluation"}
     other = run(replace(spec, start=training_data.start(BATCH, seed=8), folder=tmp_path / "seed"))
     assert store.put(other.folder).digest not in digests
+
+
+def test_the_trained_model_is_gone_before_the_saved_one_is_loaded(spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bases at once would be more than was told; what holds one by a circle holds it until somebody collects."""
+    load, alive = job.load, []
+    models: list[weakref.ref[Any]] = []
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        alive.append(sum(model() is not None for model in models))
+        base = load(*arguments, **named)
+        models.append(weakref.ref(base.model))
+        return base
+
+    monkeypatch.setattr(job, "load", watched)
+    gc.collect()
+    gc.disable()  # when it comes by itself is chance
+    try:
+        run(spec)
+    finally:
+        gc.enable()
+    assert alive == [0, 0]
 
 
 def test_a_process_that_is_killed_while_it_looks_at_a_base_says_nothing_of_the_base() -> None:
