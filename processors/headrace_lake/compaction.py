@@ -1,7 +1,8 @@
 """Small segments become large ones: which, and how. Knows the folder of a lake, no broker.
 
 A feeder that looks every few seconds leaves many small files, and a reader opens each. Eight neighbours of about a size become
-one, so that a record is written four times at most and a partition of any length has some dozens of small files.
+one, so that a record is written three times at most. What a feeder writes while it catches up is large enough as it is: merging
+it too cost 10 us a record (of 38). `headrace lake compact` makes the largest.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from headrace_schemas.topics import BY_NAME
 FAN = 8  # neighbours that become one
 MIB = 1024 * 1024
 LARGEST = 128 * MIB  # of keys and values: no segment is made larger than this, or one of its parts
-_LEVELS = (MIB // 4, 2 * MIB, 16 * MIB)
+_LEVELS = (MIB // 4, 2 * MIB)
 _PARTS = 16  # of a topic's retention: how long a time a segment of it spans at most, as it goes only as a whole
 
 

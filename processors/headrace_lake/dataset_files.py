@@ -1,7 +1,7 @@
 """The files of a data set, one form each: chat, alpaca, dpo, kto, parquet. Knows libraries' columns, chooses no example.
 
-Every column has one type in all rows: what has a form of its own in each row (arguments and parameters of tools) is JSON text
-where a reader of tables would clash over it. In `chat` it stands as chat templates take it.
+Every column has one type in all rows: what has a form of its own in each row (arguments and parameters of tools) is JSON text, or
+readers of tables clash over it: `datasets` 4.5 refused a file in which a parameter's default was a number here and a text there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class DatasetFile(NamedTuple):
 
 def write(rows: Sequence[DatasetRow], out: Path, form: Format) -> Path:
     """Writes `rows` as `out/train.jsonl` (one {"messages": […], …} a line) or `out/train.parquet`, whole or not at all."""
-    return _whole(out, "train.parquet", _parquet(rows)) if form == "parquet" else _lines(out, msgspec.to_builtins(rows))
+    if form == "parquet":
+        return _whole(out, "train.parquet", _parquet(rows))
+    tree: list[dict[str, Any]] = msgspec.to_builtins(rows)
+    return _lines(out, [{**row, "messages": flat(row["messages"]), "tools": _text(row["tools"])} for row in tree])
 
 
 def write_alpaca(examples: Iterable[DatasetExample], out: Path) -> DatasetFile:

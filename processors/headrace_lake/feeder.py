@@ -20,8 +20,8 @@ from headrace_lake.segments import Segment, SegmentColumns, write_segment
 from headrace_streams.kafka.clients import full_name
 from headrace_streams.kafka.reader import Fetched, OffsetOutOfRangeError, Span
 
-SEGMENT_BYTES = 16 * 1024 * 1024  # in memory, of one partition, until they become a segment
-BUFFER_BYTES = 64 * 1024 * 1024  # of all partitions together
+SEGMENT_BYTES = 8 * 1024 * 1024  # in memory, of one partition, until they become a segment
+BUFFER_BYTES = 32 * 1024 * 1024  # of all partitions together
 
 
 class LakeProgress(NamedTuple):

@@ -6,9 +6,13 @@ signals say only, so it is equal to itself on any machine and for any number of 
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, closing
 from typing import Any, NamedTuple
+
+from msgspec import msgpack
 
 from headrace_lake.log import Log, LogRecord
 from headrace_schemas.codec import encode
@@ -30,22 +34,30 @@ class Signal(NamedTuple):
     record: LogRecord
 
 
-async def signals_in_order(log: Log, *, until_ms: int | None = None) -> list[Signal]:
+async def signals_in_order(log: Log, *, until_ms: int | None = None) -> AsyncGenerator[Signal, None]:
     """All signals from outside the chain that were appended up to `until_ms`, by (event time, event id); the place on the log
-    decides between equals."""
-    signals: list[Signal] = []
-    for partition in range(await log.partitions("signals")):
-        async for record in log.read("signals", partition):
-            if until_ms is not None and record.timestamp > until_ms:
-                continue
-            if writer_of(record.headers) in CHAIN:
-                continue  # the chain writes it again
-            event = decode_or_none(record.value, record.headers)  # as reward does: it may have grown since it came in
-            if event is None:
-                continue  # nobody but intake writes there; what is no event is in dead letters by now
-            time_ns = record.timestamp * 1_000_000 if event.time is None else parse_ns(event.time)
-            signals.append(Signal(time_ns, event.id, record))
-    return sorted(signals, key=lambda signal: (signal.time_ns, signal.event_id, signal.record.partition, signal.record.offset))
+    decides between equals. They are sorted on disk, in a file that goes with the connection: memory does not grow with them."""
+    with closing(sqlite3.connect("")) as spool:
+        spool.execute(
+            "CREATE TABLE signals (time_ns INTEGER, event_id BLOB, partition INTEGER, log_offset INTEGER, time_ms INTEGER, "
+            "key BLOB, value BLOB, headers BLOB)"
+        )
+        for partition in range(await log.partitions("signals")):
+            async for record in log.read("signals", partition):
+                if until_ms is not None and record.timestamp > until_ms:
+                    continue
+                if writer_of(record.headers) in CHAIN:
+                    continue  # the chain writes it again
+                event = decode_or_none(record.value, record.headers)  # as reward does: it may have grown since it came in
+                if event is None:
+                    continue  # nobody but intake writes there; what is no event is in dead letters by now
+                time_ns = record.timestamp * 1_000_000 if event.time is None else parse_ns(event.time)
+                row = (time_ns, event.id.encode(), record.partition, record.offset, record.timestamp, record.key, record.value)
+                spool.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, msgpack.encode(record.headers)))
+        for row in spool.execute("SELECT * FROM signals ORDER BY time_ns, event_id, partition, log_offset"):
+            time_ns, event_id, partition, offset, time_ms, key, value, headers = row
+            named = tuple((name, content) for name, content in msgpack.decode(headers))
+            yield Signal(time_ns, event_id.decode(), LogRecord("signals", partition, offset, time_ms, key, value, named))
 
 
 async def rebuild(
@@ -89,6 +101,7 @@ async def rebuild(
             for write in (fold.overdue(runner.state, keys, time_ms) if keys else ())
         ]
 
-    for signal in await signals_in_order(log, until_ms=until_ms):
-        for produced in follow("signals", signal.record.partition, signal.time_ns // 1_000_000, signal.record):
-            yield produced
+    async with aclosing(signals_in_order(log, until_ms=until_ms)) as signals:
+        async for signal in signals:
+            for produced in follow("signals", signal.record.partition, signal.time_ns // 1_000_000, signal.record):
+                yield produced

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import msgspec
 import pyarrow
 import pyarrow.parquet
+from msgspec.structs import astuple
 
 from headrace_lake.log import LogRecord
 from headrace_schemas.cloudevents import STRUCTURED, structured
@@ -61,11 +61,12 @@ SCHEMA = pyarrow.schema(
 _REPEATED = ["topic", "origin", "event_type", "source", "bucket", "batch_id", "run_id", "version_id"]
 
 
-class _Member(msgspec.Struct):
+class _Member(msgspec.Struct, gc=False):
     example_id: str
 
 
-class _Data(msgspec.Struct):
+class _Data(msgspec.Struct, gc=False):
+    revision: int | None = None
     interaction_id: str | None = None
     example_id: str | None = None
     batch_id: str | None = None
@@ -75,21 +76,13 @@ class _Data(msgspec.Struct):
     release_id: str | None = None
     bucket: str | None = None
     data_subject: str | None = None
-    revision: int | None = None
-    members: list[_Member] = []
-    test_pool: list[_Member] = []
+    members: list[_Member] | None = None
+    test_pool: list[_Member] | None = None
     validation_pool: list[_Member] | None = None
-    rehearsal: list[_Member] = []
-
-    @property
-    def example_ids(self) -> list[str] | None:
-        """Of a batch and of a run: what it names."""
-        return [
-            member.example_id for member in (*self.members, *self.test_pool, *(self.validation_pool or ()), *self.rehearsal)
-        ] or None
+    rehearsal: list[_Member] | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     type: str | None
     id: str | None
     source: str | None
@@ -99,7 +92,6 @@ class _Event(msgspec.Struct):
 
 _DECODER = msgspec.json.Decoder(_Event)
 _NOTHING = _Event(type=None, id=None, source=None, data=_Data())
-_PLAIN_ORIGIN = re.compile(rb"[ -~]{1,400}")
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,21 +132,21 @@ class SegmentColumns:
         """The next record of the partition, as it lies on the log."""
         origin: str | None = None
         odd: dict[str, Any] | None = None
-        if len(headers) == 2 and headers[0] == STRUCTURED and headers[1][0] == ORIGIN and _is_plain(headers[1][1]):
-            origin = headers[1][1].decode()
+        plain = len(headers) == 2 and headers[0] == STRUCTURED and headers[1][0] == ORIGIN
+        if plain and (written := headers[1][1]) is not None and written.isascii():
+            origin = written.decode()
         else:
             odd = {"headers": [list(header) for header in headers]}
             if (source := provenance_of(headers)) is not None:
                 origin = "/".join(map(str, source))
-        event = _event(value, headers)
+        event = _event(value, () if plain else headers)
         if event is _NOTHING and value is not None:
             odd = (odd or {}) | {"value": value}
         if key is not None and not _is_text(key):
             odd = (odd or {}) | {"key": key}
             key = None
-        self._rows.append(
-            (offset, time_ms, key, None if event is _NOTHING else value, origin, odd and msgspec.msgpack.encode(odd), event)
-        )
+        text = None if event is _NOTHING else value
+        self._rows.append((offset, time_ms, key, text, origin, odd and msgspec.msgpack.encode(odd), event))
         size = len(key or b"") + len(value or b"")
         self.raw_bytes += size
         self.bytes += size + _RECORD_BYTES
@@ -162,6 +154,11 @@ class SegmentColumns:
     def table(self) -> pyarrow.Table:
         offsets, times, keys, values, origins, odds, events = zip(*self._rows, strict=True)
         count = len(events)
+        types, ids, sources, data, event_times = zip(*map(astuple, events), strict=True)
+        *named, members, tests, watched, repeated = zip(*map(astuple, data), strict=True)
+        lists = None
+        if any(members) or any(tests) or any(watched) or any(repeated):
+            lists = [_example_ids(*pools) for pools in zip(members, tests, watched, repeated, strict=True)]
         columns: dict[str, Any] = {
             "topic": pyarrow.repeat(self.topic, count),
             "partition": pyarrow.repeat(pyarrow.scalar(self.partition, pyarrow.int32()), count),
@@ -171,23 +168,23 @@ class SegmentColumns:
             "value": values,
             "origin": origins,
             "odd": odds,
-            "event_type": [event.type for event in events],
-            "event_id": [event.id for event in events],
-            "source": [event.source for event in events],
-            "event_time": [event.time for event in events],
+            "event_type": types,
+            "event_id": ids,
+            "source": sources,
+            "event_time": event_times,
+            "example_ids": lists or pyarrow.nulls(count, SCHEMA.field("example_ids").type),
         }
-        data = [event.data for event in events]
-        for name in ("revision", *IDS, "example_ids"):
-            columns[name] = [getattr(one, name) for one in data]
+        columns |= zip(("revision", *IDS), named, strict=True)
         return pyarrow.Table.from_arrays([_array(columns[field.name], field) for field in SCHEMA], schema=SCHEMA)
+
+
+def _example_ids(*pools: list[_Member] | None) -> list[str] | None:
+    """Of a batch and of a run: what they name."""
+    return [member.example_id for pool in pools for member in pool or ()] or None
 
 
 def _array(column: Any, field: Any) -> Any:
     return column if isinstance(column, pyarrow.Array) else pyarrow.array(column, field.type)
-
-
-def _is_plain(origin: bytes | None) -> bool:
-    return origin is not None and _PLAIN_ORIGIN.fullmatch(origin) is not None
 
 
 def _is_text(raw: bytes) -> bool:
@@ -205,7 +202,7 @@ def _event(value: bytes | None, headers: Headers) -> _Event:
     if value is None:
         return _NOTHING
     try:
-        if structured(value, headers) is value and _is_text(value):
+        if (not headers or structured(value, headers) is value) and _is_text(value):
             return _DECODER.decode(value)
     except (DecodeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass

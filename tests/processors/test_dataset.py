@@ -272,7 +272,7 @@ def calling_log() -> BucketLog:
 def test_tools_arguments_and_references_are_in_both_formats_and_in_the_digest(calling_log: BucketLog, tmp_path: Path) -> None:
     rows = asyncio.run(release_rows(calling_log.log, BUCKET, "rel1"))[0]
     called, plain = (json.loads(line) for line in write(rows, tmp_path, "chat").read_text().splitlines())
-    assert called["tools"] == [
+    assert json.loads(called["tools"]) == [
         {
             "type": "function",
             "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -280,10 +280,12 @@ def test_tools_arguments_and_references_are_in_both_formats_and_in_the_digest(ca
     ]
     assert plain["tools"] is None
     assert called["messages"][0]["content"] == "It snows.\n\nHow warm\nhere?\n[image/png s3://b/a]"
-    arguments = [call["function"]["arguments"] for message in called["messages"] for call in message.get("tool_calls", ())]
+    arguments = [
+        json.loads(call["function"]["arguments"]) for message in called["messages"] for call in message.get("tool_calls", ())
+    ]
     assert arguments == [{"city": "Oslo"}, {"city": "Rome"}]
     table = pyarrow.parquet.read_table(write(rows, tmp_path, "parquet")).to_pylist()
-    assert [None if row["tools"] is None else json.loads(row["tools"]) for row in table] == [called["tools"], None]
+    assert [row["tools"] for row in table] == [called["tools"], None]
     without = [msgspec.structs.replace(row, tools=None) for row in rows]
     assert rows_digest(without) != rows_digest(rows)
 

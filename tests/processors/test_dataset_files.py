@@ -15,7 +15,7 @@ import pytest
 from headrace_cli.main import invoke
 from headrace_lake.as_of import LogAsOf
 from headrace_lake.dataset import DatasetExample, Selected, bucket_examples, release_examples, rows_digest, rows_of
-from headrace_lake.dataset_files import preferences, write_alpaca, write_dpo, write_kto
+from headrace_lake.dataset_files import DatasetFile, preferences, write, write_alpaca, write_dpo, write_kto
 from headrace_lake.dataset_filter import DatasetFilter
 from headrace_lake.lake_log import LakeLog
 from headrace_schemas.canonical import sha256
@@ -198,21 +198,26 @@ def clashing() -> list[DatasetExample]:
         tool = Tool(name="f", parameters={"type": "object", "properties": {"x": {"type": "object", "default": value}}})
         call = Message(role="assistant", tool_calls=[ToolCall(id=str(number), name="f", arguments={"x": value})])
         found.append(example(f"e{number}", output=call, target=f"said {number}", tools=[tool]))
+        found.append(example(f"c{number}", output=call, prompt=f"call {number}", tools=[tool]))
         found.append(example(f"p{number}", prompt=f"plain {number}"))
     return found
 
 
-@pytest.mark.parametrize("write", [write_dpo, write_kto])
+def write_chat(learnt: Sequence[DatasetExample], avoided: Sequence[DatasetExample], out: Path) -> DatasetFile:
+    return DatasetFile(write(rows_of(learnt), out, "chat"), len(learnt), {})
+
+
+@pytest.mark.parametrize("written", [write_chat, write_dpo, write_kto])
 def test_no_column_has_two_types_whatever_tools_are_called_with(
-    tmp_path: Path, write: Callable[[Sequence[DatasetExample], Sequence[DatasetExample], Path], Any]
+    tmp_path: Path, written: Callable[[Sequence[DatasetExample], Sequence[DatasetExample], Path], DatasetFile]
 ) -> None:
-    file = write(clashing(), [], tmp_path)
+    file = written(clashing(), [], tmp_path)
     table = pyarrow.json.read_json(file.path)
     assert table.num_rows == file.rows
     assert table.schema.field("tools").type == "string"
     assert duckdb.execute(f"SELECT count(*) FROM read_json('{file.path}')").fetchall() == [(file.rows,)]
     for row in lines(file.path):
-        for message in (*row.get("rejected", ()), *row.get("completion", ())):
+        for message in (*row.get("messages", ()), *row.get("rejected", ()), *row.get("completion", ())):
             for called in message.get("tool_calls", ()):
                 assert isinstance(json.loads(called["function"]["arguments"]), dict)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace_lake.rebuild import rebuild
+from headrace_lake.rebuild import Signal, rebuild, signals_in_order
 from headrace_processors.reward import erasure
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import RECORD_LIMIT
@@ -92,3 +92,24 @@ def test_an_erasure_is_ended_with_all_its_portions_whatever_came_of_it_live(monk
         return Counter(json.loads(each.value or b"")["type"].split(".", 1)[1] for each in made)
 
     assert asyncio.run(kinds()) == {"example.rewarded.v1": 7, "example.withdrawn.v1": 7, "erasure.continued.v1": 3}
+
+
+def test_signals_come_in_the_order_of_time_and_id_and_as_they_were_recorded() -> None:
+    """They are sorted on disk: keys, headers and values are those of the log."""
+    log = MemoryLog(3)
+    for number, (second, name) in enumerate([(5, "b"), (5, "a"), (5, "ä"), (1, "z"), (9, "a"), (5, "a")]):
+        said = event(second, "interaction.retracted", {"interaction_id": name}).replace(
+            f'"e{second}"'.encode(), f'"{name}"'.encode()
+        )
+        log.append("signals", number % 3, name.encode(), said, written_headers("signals"))
+    log.append("signals", 0, None, b"no event", ())
+
+    async def found() -> list[Signal]:
+        return [signal async for signal in signals_in_order(log)]
+
+    signals = asyncio.run(found())
+    recorded = [record for records in log.records.values() for record in records if record.value != b"no event"]
+    assert [signal.event_id for signal in signals] == ["z", "a", "a", "b", "ä", "a"]
+    assert sorted(signal.record for signal in signals) == sorted(recorded)
+    key = [(signal.time_ns, signal.event_id, signal.record.partition, signal.record.offset) for signal in signals]
+    assert key == sorted(key)
