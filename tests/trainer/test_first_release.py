@@ -5,8 +5,10 @@ Prompts are drawn when interactions come, graded without a reference, and promot
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +22,14 @@ from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Batch, HeadResult
 from headrace_schemas.events import BatchReady
+from headrace_schemas.selection import run_members
 from headrace_trainer.data.members import MemberKey, MemberRefused, verify_prompt
 from headrace_trainer.job.run import run
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy
 from headrace_trainer.spec import JobResult, JobSpec
+from headrace_trainer.stage.catalogue import Catalogue
 from support import training_data
+from support.examples import prompt_withdrawn
 from support.outcomes import ReleaseRun, evaluation
 from support.signals import StageRun, feedback, interaction
 from support.training_data import BUCKET
@@ -137,6 +142,31 @@ def test_prompts_that_nobody_can_grade_are_left_out_and_counted(
     [head] = again.report.heads
     assert all(group.drawn is None for group in head.groups)
     assert len(head.groups) == len(batch.test_pool)
+
+
+class OneTopic:
+    """As much of a reader as a catalogue asks, over one record of `examples`."""
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    async def partition_of(self, topic: str, key: str) -> int:
+        return 0
+
+    async def read_partition(self, topic: str, partition: int, start: int) -> Any:
+        if topic == "examples" and start == 0:
+            yield SimpleNamespace(value=self._value, offset=0, headers=())
+
+
+def test_a_prompt_that_is_erased_after_its_batch_was_cut_is_not_asked() -> None:
+    kept, gone = training_data.drawn(1), training_data.drawn(2)
+    batch = replace(training_data.batch([training_data.recorded(3).member]), prompts=[kept.member, gone.member])
+    erased = prompt_withdrawn(2, "erased")
+    known = Catalogue(OneTopic(erased), 0)  # type: ignore[arg-type]
+    asyncio.run(known.refresh(batch.bucket))
+    withdrawn = known.withdrawn_of(batch)
+    assert withdrawn == [gone.member.example_id]
+    assert run_members(batch, training_data.start(batch, withdrawn=withdrawn)).prompts == [kept.member]
 
 
 def test_a_prompt_is_the_record_that_its_member_names_and_holds_no_answer() -> None:
