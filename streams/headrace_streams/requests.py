@@ -25,6 +25,7 @@ from headrace_schemas.events import (
     ExampleRewarded,
     InteractionRetracted,
     ModelVersionCreated,
+    PromptDrawn,
     SubjectErased,
     TrainingStarted,
     make,
@@ -142,25 +143,29 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
     """Follows examples into batches (as members or as rehearsal rows), batches into versions, versions into releases."""
     reader = Reader(settings)
     needle = msgspec.json.encode(interaction_id or data_subject)[1:-1]  # as it stands in what we wrote
-    examples = {
-        event.data.example_id
-        async for event in reader.events("examples", containing=needle)
-        if isinstance(event, ExampleRewarded)
-        and (event.data.interaction_id == interaction_id if interaction_id else event.data.data_subject == data_subject)
-    }
+    examples: set[str] = set()
+    prompts: set[str] = set()  # drawn of them, whether or not there is an example; nobody learns from those
+    async for event in reader.events("examples", containing=needle):
+        if not isinstance(event, ExampleRewarded | PromptDrawn):
+            continue
+        if event.data.interaction_id == interaction_id if interaction_id else event.data.data_subject == data_subject:
+            if isinstance(event, ExampleRewarded):
+                examples.add(event.data.example_id)
+            else:
+                prompts.add(event.data.prompt_id)
     batches: set[str] = set()
     behind: set[str] = set()  # batches whose rehearsal may hold them
     concerned: set[str] = set()  # buckets
     runs: set[str] = set()
     asked: set[str] = set()  # batches whose test rows they are among
-    for topic in ("batches", "runs") if examples else ():
+    for topic in ("batches", "runs") if examples or prompts else ():
         async for event in reader.events(topic):
             if isinstance(event, BatchReady | TrainingStarted) and examples & set(_rows(event)):
                 batches.add(event.data.batch_id)
                 concerned.add(event.data.bucket)
             elif isinstance(event, BatchReady) and event.data.bucket in concerned:
                 behind.add(event.data.batch_id)
-            if isinstance(event, BatchReady) and any(member.example_id in examples for member in event.data.test_pool):
+            if isinstance(event, BatchReady) and (examples | prompts) & set(_asked(event)):
                 asked.add(event.data.batch_id)
             if isinstance(event, TrainingStarted):
                 runs.add(event.data.run_id)
@@ -186,6 +191,12 @@ def _descendants(made: Collection[ModelVersion], adapters: Collection[str]) -> s
     while new := {version.adapter.digest for version in made if version.parent_adapter in known} - known:
         known |= new
     return known - set(adapters)
+
+
+def _asked(event: BatchReady) -> Iterator[str]:
+    """Ids of the examples and prompts that versions are asked."""
+    for member in (*event.data.test_pool, *(event.data.prompts or ())):
+        yield member.example_id
 
 
 def _rows(event: BatchReady | TrainingStarted) -> Iterator[str]:

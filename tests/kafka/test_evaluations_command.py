@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from headrace_schemas.codec import decode
-from headrace_schemas.derived import SamplesReference
+from headrace_schemas.derived import PromptMember, SamplesReference
 from headrace_schemas.events import BatchReady
 from headrace_schemas.ids import derive_id
 from headrace_streams.adapter_store import Store
@@ -45,9 +46,10 @@ def sample(recorded: RecordedExample, grade: float, served: float) -> Evaluation
     )  # fmt: skip
 
 
-def evaluated(settings: Settings, folder: Path, name: str, *asked: RecordedExample) -> str:
-    """A batch with these test rows, and its evaluation with samples; their digest."""
+def evaluated(settings: Settings, folder: Path, name: str, *asked: RecordedExample, prompts: Sequence[PromptMember] = ()) -> str:
+    """A batch with these test rows and prompts, and its evaluation with samples; their digest."""
     batch = training_data.batch([LEARNT.member], [each.member for each in asked], bucket=BUCKET, name=name)
+    batch = structs.replace(batch, prompts=list(prompts) or None)
     samples = [sample(each, 100.0, 0.0 if number == 0 else 100.0) for number, each in enumerate(asked)]
     samples.append(
         EvaluationSample(example_id="odd", revision=1, group="h", prompt_sha256="sha256:" + "1" * 64, left_out="message_lost")
@@ -94,6 +96,18 @@ def test_samples_are_shown_with_both_answers_and_leave_when_their_example_is_tak
 
     assert headrace("evaluations", "remove", second)[:2] == (0, f"{second}  removed\n")
     assert headrace("evaluations", "remove", second)[0] == 1
+
+
+def test_a_prompt_that_was_drawn_is_forgotten_too_although_nobody_said_anything_of_it(
+    headrace: Run, settings: Settings, tmp_path: Path
+) -> None:
+    drawn = training_data.drawn(9, bucket=BUCKET, data_subject="user-8")
+    released.write(settings, "examples", BUCKET, decode(drawn.value))
+    digest = evaluated(settings, tmp_path, "v1", OTHER, prompts=[drawn.member])
+    other = evaluated(settings, tmp_path, "v2", OTHER)
+    code, out, _ = headrace("forget", "user-8", "--json")
+    assert (code, json.loads(out)["samples"], json.loads(out)["examples"]) == (0, [{"sha256": digest, "removed": True}], [])
+    assert Store(settings.store).remove_samples(other)
 
 
 def test_samples_that_cannot_be_removed_are_named_with_what_to_do(
