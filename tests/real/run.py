@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 sys.path.append(str(Path(__file__).parent.parent))
 
 import headrace
+from headrace_lake.feedback_account import account_of
+from headrace_lake.kafka_log import KafkaLog
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import ReleaseDecision
 from headrace_streams.kafka import admin, clients
@@ -178,6 +180,10 @@ class Corpus:
 
     async def collect(self, counters: dict[str, Counter[str]], raw: list[tuple[str, bytes]]) -> dict[str, Any]:
         problems = []
+        account = await account_of(KafkaLog(self.settings))
+        said = sum(line.kind == "feedback" for line in corpora.said(self.name, self.path))
+        if account.feedback.total() != said:
+            problems.append(f"{said} rows of feedback were published, {account.feedback.total()} are accounted for")
         for stage, counted in counters.items():
             total = sum(count for name, count in counted.items() if name != "in")
             if stage != "train" and counted["in"] != total:
@@ -201,6 +207,7 @@ class Corpus:
             "examples": len(newest),
             "revisions": len(examples),
             "share of |reward| > 0.99": round(extreme / max(1, len(newest)), 4),
+            "account": account.to_builtins(),
             "batches": await self.batches(),
             "problems": problems,
         }
@@ -246,6 +253,8 @@ def show(name: str, report: dict[str, Any], seconds: float) -> None:
         f"  {report['examples']} examples in {report['revisions']} revisions,"
         f" |reward| > 0.99: {report['share of |reward| > 0.99']:.1%}, {len(report['batches'])} batches trained"
     )
+    for what, boxes in report["account"].items():
+        print(f"  {what}:", "  ".join(f"{box} {count}" for box, count in boxes.items()) or "none")
     for batch in report["batches"]:
         if "gain" not in batch:
             print(f"    failed: {batch['reason']}")

@@ -29,8 +29,9 @@ from headrace_trainer.policy import Hyperparameters
 Split = Literal["train", "validation", "test"]
 BUCKET = "sums/tiny"
 HYPER = Hyperparameters(
-    r=4, alpha=8, learning_rate=2e-2, epochs=4, min_steps=1, rows_per_step=8, dropout=0.05, validation_rows=2, precision="fp32"
-)
+    r=4, alpha=8, learning_rate=2e-2, epochs=4, min_steps=1, rows_per_step=8, dropout=0.05, validation_rows=2, precision="fp32",
+    final_rate=0.0, rehearsal=0.25,
+)  # fmt: skip
 
 
 class RecordedExample(NamedTuple):

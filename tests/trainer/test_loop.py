@@ -28,16 +28,9 @@ from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress
 
 HYPER = Hyperparameters(
-    r=4,
-    alpha=8,
-    learning_rate=1e-2,
-    epochs=2,
-    min_steps=1,
-    rows_per_step=8,
-    batch_tokens=200,
-    validation_rows=2,
+    r=4, alpha=8, learning_rate=1e-2, epochs=2, min_steps=1, rows_per_step=8, batch_tokens=200, validation_rows=2,
     precision="fp32",
-)
+)  # fmt: skip
 
 
 def rows_of(count: int, seed: int = 0) -> list[TokenRow]:
@@ -243,7 +236,7 @@ def test_each_step_tells_its_rate_and_gradient_and_each_validation_its_own_loss(
     hyper = HYPER.model_copy(update={"learning_rate": 0.2, "patience": 0, "epochs": 3})  # so high that it gets worse again
     train(model, base, rows_of(24), rows_of(8, seed=1), hyper, seed=1, precision="fp32", on_progress=told.append)
     steps = [progress for progress in told if progress.phase == "training"]
-    rates = [0.2 * learning_rate_share(step, len(steps), hyper.warmup) for step in range(len(steps))]
+    rates = [0.2 * learning_rate_share(step, len(steps), hyper.warmup, hyper.final_rate) for step in range(len(steps))]
     assert [progress.learning_rate for progress in steps] == rates
     assert all(progress.gradient_norm is not None and progress.gradient_norm > 0 for progress in told)
     assert {progress.validation_loss for progress in steps} == {None}
