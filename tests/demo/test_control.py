@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from headrace_demo.run.control import ShuffledTargets, learnt_from, lineage
-from headrace_schemas.derived import Member
+from headrace_schemas.derived import Member, PromptMember
 from headrace_schemas.selection import run_members
 from headrace_trainer.data.members import RecordValues, key_of, verify
 from support import training_data
@@ -22,6 +22,7 @@ TESTS = [recorded(number, "test") for number in range(60, 70)]
 BATCH = structs.replace(
     training_data.batch([row.member for row in (*ROWS, *NEGATIVES, *WATCHED[:5])], [row.member for row in TESTS], name="first"),
     validation_pool=[row.member for row in WATCHED[5:]],
+    prompts=[PromptMember(example_id="p", revision=1, sha256="x", locator=TESTS[0].member.locator, drawn=True)],
 )
 START = training_data.start(BATCH)
 
@@ -41,7 +42,7 @@ def test_every_prompt_keeps_its_place_and_gets_the_target_of_another_row_of_its_
     assert {key_of(member) for member in learnt_from(BATCH, START)} == set(values)
     batch, start, shuffled = ShuffledTargets(1).run(BATCH, START, values)
     before, after = run_members(BATCH, START), run_members(batch, start)
-    assert after.test == []
+    assert (after.test, after.prompts) == ([], [])
     for side in ("training", "validation"):
         told, other = pairs(getattr(before, side), values), pairs(getattr(after, side), shuffled)
         assert [prompt for prompt, _ in other] == [prompt for prompt, _ in told]

@@ -57,7 +57,7 @@ class ShuffledTargets:
         self._targets: dict[str, object] = {}
 
     def run(self, batch: Batch, start: TrainingStart, values: RecordValues) -> tuple[Batch, TrainingStart, RecordValues]:
-        """The same run with shuffled targets and no test rows. `values`: the records of `learnt_from`."""
+        """The same run with shuffled targets and nothing to be tested on. `values`: the records of `learnt_from`."""
         members = run_members(batch, start)
         for side in (members.training, members.validation, members.rehearsal):
             self._draw_targets(side, values)
@@ -67,7 +67,9 @@ class ShuffledTargets:
             return [structs.replace(member, sha256=sha256(records[key_of(member)])) for member in listed]
 
         return (
-            structs.replace(batch, members=named((*members.training, *members.validation)), test_pool=[], validation_pool=None),
+            structs.replace(
+                batch, members=named((*members.training, *members.validation)), test_pool=[], validation_pool=None, prompts=None
+            ),
             structs.replace(start, rehearsal=named(members.rehearsal), heads=None, watched=None, withdrawn=None),
             records,
         )
