@@ -45,7 +45,7 @@ def build(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     losses: list[float] = []
     for batch in itertools.islice(_windows(tokenizer, texts, seed), steps):
-        with autocast("cpu", precision):  # bf16 took six times as long as fp32 on a machine that has no fast products for it
+        with autocast("cpu", precision):
             loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
