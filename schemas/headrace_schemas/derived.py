@@ -651,9 +651,6 @@ class HeadEvidence(Value, frozen=True, kw_only=True):
     apart: Annotated[
         int | None, doc("Groups that feedback selected: they are counted apart and decide nothing here. Absent: none are.")
     ] = None
-    floor: Annotated[
-        float | None, doc("Loss of a group up to which it counts, in the measure's unit, where that is not the scale.")
-    ] = None
 
 
 def ends_chain(verdict: str, reason: str) -> bool:

@@ -22,7 +22,6 @@ from headrace_processors.release.evidence import (
     log_capital,
     looked_at,
     noted,
-    scaled,
     step,
 )
 from headrace_processors.release.evidence_policy import EvidencePolicy
@@ -324,11 +323,10 @@ def test_bets_are_fixed_by_old_groups_that_nobody_selected_where_there_are_enoug
     assert frozen(POLICY, old[1:], "success", apart=True).logw == frozen(POLICY, old[1:], "success").logw
 
 
-def test_a_loss_counts_up_to_the_worst_group_and_a_gain_up_to_the_scale() -> None:
+def test_no_difference_in_loss_is_cut_off_before_the_worst_group() -> None:
     made = frozen(POLICY, many("old", [0.07] * 20), "loss", deep=True)
-    assert (made.scales["loss"], made.floor("loss"), made.floor("success")) == (0.05, POLICY.worst_group, 1.0)
-    assert [scaled(value, 0.05, made.floor("loss")) for value in (0.07, 0.03, -0.3, -1.3)] == [0.05, 0.03, -0.3, -1.0]
-    assert frozen(EvidencePolicy(worst_group=0.1), many("old", [5.0, -5.0] * 10), "loss", deep=True).floor("loss") == 2.0
+    assert (made.scales["loss"], made.scales["success"]) == (POLICY.worst_group, 1.0)
+    assert frozen(EvidencePolicy(worst_group=0.1), many("old", [5.0, -5.0] * 10), "loss", deep=True).scales["loss"] == 2.0
 
 
 def test_what_wins_a_little_on_all_but_one_group_in_twenty_is_not_promoted() -> None:

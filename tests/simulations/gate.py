@@ -106,7 +106,6 @@ class Gate:
         self.own_n, self.own_low, self.own_high, self.picked = (np.zeros(shape, dtype=np.int64) for _ in range(4))
         self.own_up, self.own_down = (np.zeros((*shape, len(GRID)), dtype=np.int64) for _ in range(2))
         self.c = {"value": np.ones(shape), "loss": np.ones(shape)}
-        self.floor = np.ones(shape)
         self.since, self.served = np.full(histories, -1, dtype=np.int64), np.full(histories, -1, dtype=np.int64)
         self.cuts, self.promotions = np.zeros(histories, dtype=np.int64), np.zeros(histories, dtype=np.int64)
         self.counted = np.zeros((*shape, 0), dtype=bool)  # by column of all windows so far
@@ -158,16 +157,15 @@ class Gate:
         else:
             open_ = self._chosen(open_, random)
         self.counted[:, :, columns] |= open_
-        c, floor = self.c["value"][..., None], self.floor[..., None]
+        c = self.c["value"][..., None]
         x = np.round(np.clip(drawn.value / c, -1, 1), 6)
-        deep = np.round(np.maximum(np.minimum(drawn.value, c) / floor, -1), 6)
         useful = self.policy.useful(self.measure) / c
-        self.up += earned(deep, open_)
+        self.up += earned(x, open_)
         self.down += earned((useful - x) / (1 + useful), open_)
         self.picked += (open_ & selected).sum(axis=2)
         if self.apart and not selected.all():
             own = open_ & ~selected
-            self.own_up += earned(deep, own)
+            self.own_up += earned(x, own)
             self.own_down += earned((useful - x) / (1 + useful), own)
             self.own_n += own.sum(axis=2)
             self.own_low += (own & (drawn.value < -c)).sum(axis=2)
@@ -201,13 +199,11 @@ class Gate:
                 scale = np.where(enough, np.clip(self.policy.clip_sd * deviation, *SCALE_BOUNDS), scale)
             if name == "value" and self.measure == "success":
                 scale = np.ones(new.shape)
+            if self.version > 3 and not (name == "value" and self.measure == "success"):
+                scale = np.maximum(scale, self.policy.worst_group)
             self.c[name] = np.where(new, scale, self.c[name])
-        self.floor = self.c["value"]
-        if self.version > 3 and self.measure != "success":
-            self.floor = np.maximum(self.c["value"], self.policy.worst_group)
         if enough.any():
-            c, floor = self.c["value"][..., None], self.floor[..., None]
-            x = np.round(np.maximum(np.minimum(drawn.value, c) / floor, -1), 6)
+            x = np.round(np.clip(drawn.value / self.c["value"][..., None], -1, 1), 6)
             sums = earned(x, np.broadcast_to(old[:, None, :], x.shape)) / NANO
             won = np.exp(sums - sums.max(axis=2, keepdims=True))
             logw = np.log(OLD_SHARE * won / won.sum(axis=2, keepdims=True) + (1 - OLD_SHARE) / len(GRID))

@@ -98,8 +98,8 @@ def looked_at(
 ) -> Head:
     """A head after a look: of the groups that are fresh, have the measure and were not counted before, at most `max_groups`
     count, each once; the first look fixes scale and bets before it counts any. `first_seen` knows every group of the look.
-    `apart`: groups that feedback selected are counted apart, of each sort at most `max_groups`. `deep`: losses count up to
-    `worst_group`.
+    `apart`: groups that feedback selected are counted apart, of each sort at most `max_groups`. `deep`: no difference in
+    loss is cut off before `worst_group`.
 
     One group must not come twice in a look: a group is one unit, its rows are averaged before."""
     fresh = [figures for figures in groups if is_fresh(head, since, figures, first_seen)]
@@ -130,15 +130,16 @@ def frozen(
     scales: dict[str, float] = {
         name: scale(policy, name, [each.values[name] for each in old if name in each.values]) for name in _MEASURES
     }
-    floors = {name: max(c, policy.worst_group) for name, c in scales.items() if deep and name != "success"}
+    if deep:
+        scales = {name: c if name == "success" else max(c, policy.worst_group) for name, c in scales.items()}
     values = [each.values[measure] for each in old if measure in each.values]
     logw = UNIFORM
     if len(values) >= OLD_GROUPS:
         sums = ZERO
         for value in values:
-            sums = step(sums, scaled(value, scales[measure], floors.get(measure)))
+            sums = step(sums, scaled(value, scales[measure]))
         logw = bets_from(sums)
-    return HeadFrozen(scales=scales, logw=logw, groups=len(old), digest=digest(sorted(each.group for each in old)), floors=floors)
+    return HeadFrozen(scales=scales, logw=logw, groups=len(old), digest=digest(sorted(each.group for each in old)))
 
 
 _MEASURES: tuple[Measure, ...] = ("success", "margin", "loss")
@@ -165,10 +166,9 @@ def bets_from(sums: Sums) -> tuple[float, ...]:
     return tuple(rounded(math.log(OLD_SHARE * each / whole + (1 - OLD_SHARE) / len(GRID))) for each in won)
 
 
-def scaled(value: float, c: float, floor: float | None = None) -> float:
-    """A difference as the outcome of a bet, in [-1, 1], to six digits: a gain counts up to `c`, a loss up to `floor` (or `c`),
-    and 1 is as much as a loss may count, so that no bet can lose more than it has."""
-    return round(max(min(value, c) / (floor or c), -1.0), 6) + 0.0
+def scaled(value: float, c: float) -> float:
+    """A difference as the outcome of a bet, in [-1, 1], to six digits."""
+    return round(min(max(value / c, -1.0), 1.0), 6) + 0.0
 
 
 def counted(policy: EvidencePolicy, head: Head, figures: GroupFigures, measure: Measure, apart: bool = False) -> Head:
@@ -179,11 +179,11 @@ def counted(policy: EvidencePolicy, head: Head, figures: GroupFigures, measure: 
     changes: dict[str, object] = {
         "counted": (*head.counted, figures.group),
         "selected": head.selected + figures.selected,
-        **_added(head, value, scales[measure], head.frozen.floor(measure), useful),
+        **_added(head, value, scales[measure], useful),
     }
     if apart and not figures.selected:
         tally = head.unselected or Tally(up=ZERO, down=ZERO)
-        changes["unselected"] = replace(tally, **_added(tally, value, scales[measure], head.frozen.floor(measure), useful))
+        changes["unselected"] = replace(tally, **_added(tally, value, scales[measure], useful))
     if SCREEN in figures.values:
         z = scaled(figures.values[SCREEN], scales[SCREEN])
         changes["harm"] = alarmed(policy, head.harm, z, scales[SCREEN])
@@ -194,12 +194,12 @@ def counted(policy: EvidencePolicy, head: Head, figures: GroupFigures, measure: 
     return replace(head, **changes)
 
 
-def _added(tally: Head | Tally, value: float, scale: float, floor: float, useful: float) -> dict[str, object]:
+def _added(tally: Head | Tally, value: float, scale: float, useful: float) -> dict[str, object]:
     """What changes by a difference of a group; `useful` in scales."""
-    x = scaled(value, scale, floor)
+    x = scaled(value, scale)
     return {
         "up": step(tally.up, x),
-        "down": step(tally.down, (useful - scaled(value, scale)) / (1 + useful)),
+        "down": step(tally.down, (useful - x) / (1 + useful)),
         "n": tally.n + 1,
         "discordant": tally.discordant + (x != 0),
         "clipped_low": tally.clipped_low + (value < -scale),

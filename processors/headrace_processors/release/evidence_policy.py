@@ -29,7 +29,7 @@ class EvidencePolicy(Policy):
         1.0,
         ge=0.05,
         le=10,
-        description="nats a token: up to so much does the loss of one group count, however rare such groups are",
+        description="nats a token: no difference is cut off before it, so that rare groups with a large loss count",
     )
     min_useful_loss: float = Field(0.02, gt=0, description="nats a token: a smaller gain is not worth a release")
     min_useful_success: float = Field(0.01, gt=0, lt=1, description="share of successes: a smaller gain is not worth a release")

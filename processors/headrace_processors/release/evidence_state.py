@@ -10,23 +10,18 @@ from msgspec import Struct, json
 Sums = tuple[int, ...]  # log capital of each bet, in nano-nats
 
 
-class HeadFrozen(Struct, frozen=True, omit_defaults=True):
+class HeadFrozen(Struct, frozen=True):
     """What was fixed before a head's first group was counted: scale by measure, log weights of the bets, and from which old
-    groups: how many, and the digest of their names. `floors`: up to which a loss of a group counts, by measure, where that is
-    further down than the scale."""
+    groups: how many, and the digest of their names."""
 
     scales: dict[str, float]
     logw: tuple[float, ...]
     groups: int
     digest: str
-    floors: dict[str, float] = {}
-
-    def floor(self, measure: str) -> float:
-        return self.floors.get(measure, self.scales[measure])
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
-    """What some groups have brought. Counts are of groups; `sum_x` in millionths of a floor, for people."""
+    """What some groups have brought. Counts are of groups; `sum_x` in millionths of a scale, for people."""
 
     up: Sums
     down: Sums
@@ -40,7 +35,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
 class Head(Struct, frozen=True, omit_defaults=True):
     """A version of the learner that may be served once there is evidence. `h`: its number among the heads since the last
     promotion by evidence, which is its price; `cut`: position at which it came. Counts are of groups; `sum_x` in millionths of
-    a floor, for people. `unselected`: the same of those groups that no feedback selected, where they are counted apart."""
+    a scale, for people. `unselected`: the same of those groups that no feedback selected, where they are counted apart."""
 
     version_id: str
     h: int

@@ -191,7 +191,7 @@ class EvidenceStep(ReleaseStep):
     def _text(self, head: Head, verdict: Verdict, measure: Measure) -> str:
         """`success gain 0.12 on 40 groups in 2 looks, evidence 4.1 of 3.69 nats, loss not shown worse (0.1 of 3 nats)`."""
         frozen, alarm, basis = head.frozen, alarm_of(self.policy.evidence), basis_of(self.policy.evidence, head)
-        mean = basis.sum_x / MICRO / basis.n * (frozen.floor(measure) if frozen else 1) if basis.n else 0.0
+        mean = basis.sum_x / MICRO / basis.n * (frozen.scales[measure] if frozen else 1) if basis.n else 0.0
         groups, looks = f"{basis.n} group{'s' * (basis.n != 1)}", f"{head.looks} look{'s' * (head.looks != 1)}"
         where = " where our model was corrected" if basis is head and head.selected else ""
         worse = "shown worse" if verdict.harm >= alarm else "not shown worse"
@@ -228,14 +228,13 @@ class EvidenceStep(ReleaseStep):
             selected=head.selected if basis is head else 0,
             clipped_low=basis.clipped_low,
             clipped_high=basis.clipped_high,
-            mean=rounded(basis.sum_x / MICRO / basis.n * frozen.floor(measure)) if basis.n else 0.0,
+            mean=rounded(basis.sum_x / MICRO / basis.n * frozen.scales[measure]) if basis.n else 0.0,
             scale=frozen.scales[measure],
             bets=list(frozen.logw),
             old_groups=frozen.groups,
             old_digest=frozen.digest,
             seen=seen,
             apart=None if basis is head else head.selected,
-            floor=frozen.floors.get(measure),
         )
 
 
@@ -285,12 +284,12 @@ def _counted(
     assert head.frozen is not None
     new: Any = frozenset(head.counted) - frozenset(before.counted)
     by_group = {figures.group: figures for figures in given[head.version_id]}
-    scale, floor = head.frozen.scales[measure], head.frozen.floor(measure)
+    scale = head.frozen.scales[measure]
     return [
         EvidenceSeen(
             group=group,
             first_seen=seen[group],
-            x=scaled(by_group[group].values[measure], scale, floor),
+            x=scaled(by_group[group].values[measure], scale),
             selected=apart and by_group[group].selected,
         )
         for group in sorted(new)
