@@ -24,7 +24,7 @@ from headrace_processors.policy_file import load
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch
-from headrace_schemas.events import BatchReady, ExampleRewarded, FeedbackRecorded, InteractionRecorded
+from headrace_schemas.events import BatchReady, ExampleRewarded, FeedbackRecorded, InteractionRecorded, PromptDrawn
 from headrace_trainer.stage.rehearsal import rehearsal_rows
 from support.memory_log import MemoryLog
 
@@ -130,16 +130,17 @@ def test_a_share_of_wrong_answers_is_corrected_and_of_the_others_only_known_that
 def test_no_held_out_combination_is_in_a_batch_or_in_rehearsal(log: MemoryLog) -> None:
     groups = {
         event.data.example_id: event.data.prompt_group for event in events(log, "examples") if isinstance(event, ExampleRewarded)
-    }
+    } | {event.data.prompt_id: event.data.prompt_group for event in events(log, "examples") if isinstance(event, PromptDrawn)}
     batches: list[Batch] = [event.data for event in events(log, "batches") if isinstance(event, BatchReady)]
     assert [batch.bucket for batch in batches].count(MAIN) >= 2
     seen: list[Any] = []
     for batch in batches:
         rehearsal = rehearsal_rows(batch, seen, 0.75)
-        for member in (*batch.members, *batch.test_pool, *rehearsal):
+        for member in (*batch.members, *batch.test_pool, *rehearsal, *(batch.prompts or ())):
             assert not is_held_out(groups[member.example_id])
         seen += batch.members
     assert len(batches[-1].test_pool) >= 30
+    assert sum(prompt.drawn for prompt in batches[-1].prompts or ()) >= 30  # whatever was answered and said
     assert len({member.example_id for batch in batches for member in batch.members}) >= 300
     assert any(is_held_out(group) for group in groups.values())
 

@@ -37,14 +37,10 @@ class Override(NamedTuple):
         return f"  {self.key} = {_toml(self.value)}, not {_toml(self.default)}\n      {self.reason}"
 
 
+_SELF_RELIANT = "needs_reference = false, execution = true"  # it reads the question; so prompts are drawn for it
 _TARGET = Policies().curate.target_effective_size  # of a bucket that curate.targets does not name
 OVERRIDES = (
     Override(f'curate.targets."{MAIN}"', 400, "a batch of 64 has 6 new groups of evidence: release 1 took six of them"),
-    Override(
-        "release.evidence.accept_selected_rows",
-        True,
-        "all answers are judged: the gate sees fewer of its failures, not more",
-    ),
     Override("train.evaluation.max_new_tokens", 72, "as many as the agent takes; rambling to the end costs four times that"),
     Override("train.defaults.learning_rate", 5e-3, "0.0002 moves nothing in a model this small: 3.5 % right before and after"),
 )
@@ -63,8 +59,8 @@ def policy_text(base: Path, database: Path) -> str:
     lines = [
         "# Written by `headrace demo`. What is not here keeps its default.",
         f"train.bases.{MODEL}.weights = {_toml(base)}",
-        f'train.graders.{SQL} = {{ name = "demo-sql", {options} }}',
-        f'train.graders.{DOCS}.name = "headrace_demo.shop.grade:grade_description"',
+        f'train.graders.{SQL} = {{ name = "demo-sql", {options}, {_SELF_RELIANT} }}',
+        f'train.graders.{DOCS} = {{ name = "headrace_demo.shop.grade:grade_description", {_SELF_RELIANT} }}',
         "",
         "# Not the default, and why:",
     ]
