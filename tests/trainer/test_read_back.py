@@ -181,8 +181,8 @@ def test_a_candidate_that_does_not_come_back_whole_is_not_evaluated(
     spec = JobSpec(training_data.start(batch), batch, str(tiny_base), values, tmp_path / "run", threads=1)
     saved = lora.save
 
-    def half(wrapped: Any, folder: Path, base: str) -> Path:
-        os.truncate(saved(wrapped, folder, base) / lora.WEIGHTS, 1000)
+    def half(wrapped: Any, folder: Path, base: str, *, writes: bool) -> Path:
+        os.truncate(saved(wrapped, folder, base, writes=writes) / lora.WEIGHTS, 1000)
         return folder
 
     monkeypatch.setattr(lora, "save", half)
