@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_schemas.groups import default_group, masked, question_group
+from headrace_schemas import groups
+from headrace_schemas.groups import default_group, masked, question_group, without
 from headrace_schemas.inputs import ContextItem, Message, RefPart, TextPart, ToolCall
 
 QUESTION = "How many customers in Oslo bought more than 3 items?"
@@ -88,3 +89,12 @@ def test_questions_without_a_word_are_told_apart() -> None:
 @given(st.text())
 def test_what_is_masked_stays_as_it_is(text: str) -> None:
     assert masked(masked(text)) == masked(text) == masked(f" {text}\n")
+
+
+def test_what_is_looked_for_in_a_question_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = ("abc"[number] * 30 for number in range(3))
+    question = f"{first}.{second}.{third}"
+    items = [ContextItem(content=text) for text in (first, "z" * 1000, second, third)]
+    assert without(question, items) == " . . "
+    monkeypatch.setattr(groups, "WORK", 2 * len(question))
+    assert without(question, items) == f" . .{third}", "what can't stand in it costs nothing"
