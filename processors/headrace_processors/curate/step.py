@@ -108,11 +108,8 @@ class CurateStep:
                 return "replaced"
         if old is not None and old.status == "waiting":
             self._waits_no_more("replaced")
-        reason = appraisal.reason
-        if self.rules.version > 2 and (appraisal.role, appraisal.split) == ("negative", "validation"):
-            reason = "held_out"
-        if reason is not None:
-            self._leave(bucket, example_id, old, new, reason, self.traceparent)
+        if appraisal.reason is not None:
+            self._leave(bucket, example_id, old, new, appraisal.reason, self.traceparent)
             return "rejected"
         bucket.bands = appraisal.sketch, appraisal.bands
         if example.contradicted and self.policy.contradictions == "wait" and example.voices < SETTLED:
