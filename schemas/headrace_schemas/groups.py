@@ -41,12 +41,8 @@ class _Characters(dict[int, str | int]):
 _CHARACTERS = _Characters()
 
 
-def default_group(session_id: str | None, prompt: Text, context: Context = None) -> str:
-    """Digest of the session, where there is one, else of the question. (What a child has from its parent, its publisher says.)"""
-    return session_group(session_id) if session_id is not None else question_group(prompt, context)
-
-
 def session_group(session_id: str) -> str:
+    """Where there is a session, whatever is asked in it. (What a child has from its parent, its publisher says.)"""
     return derive_id("prompt_group", "session", session_id)
 
 

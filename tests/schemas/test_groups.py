@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_schemas import groups
-from headrace_schemas.groups import default_group, masked, question_group, without
+from headrace_schemas.groups import masked, question_group, session_group, without
 from headrace_schemas.inputs import ContextItem, Message, RefPart, TextPart, ToolCall
 
 QUESTION = "How many customers in Oslo bought more than 3 items?"
@@ -77,9 +77,9 @@ def test_what_was_retrieved_is_no_part_of_the_question() -> None:
     assert question_group(QUESTION, QUESTION) == question_group(QUESTION), "unless nothing else is there"
 
 
-def test_a_session_is_a_task_whatever_is_asked_in_it() -> None:
-    assert default_group("s-1", QUESTION) == default_group("s-1", "And in Bergen?") != default_group("s-2", QUESTION)
-    assert default_group(None, QUESTION) == question_group(QUESTION) != default_group(QUESTION, QUESTION)
+def test_a_session_is_a_task_and_another_than_the_question_of_its_name() -> None:
+    assert session_group("s-1") != session_group("s-2")
+    assert session_group(QUESTION) != question_group(QUESTION)
 
 
 def test_questions_without_a_word_are_told_apart() -> None:
