@@ -654,8 +654,11 @@ class HeadEvidence(Value, frozen=True, kw_only=True):
 
 
 def ends_chain(verdict: str, reason: str) -> bool:
-    """Whether the learner's newest head, of which this was said, is nothing to go on from: it did harm, or was no head."""
-    return verdict == "invalid" or reason.startswith("harm")
+    """Whether the learner's newest head, of which this was said, is nothing to go on from: it did harm, or was no head. One that
+    only can't be judged yet is: its answers are still those of what is served, or all who rated what it learnt is its judge."""
+    if verdict == "invalid":
+        return not reason.startswith(("same_answers", "self_graded"))
+    return reason.startswith("harm")
 
 
 class HarmEvidence(Value, frozen=True, kw_only=True):

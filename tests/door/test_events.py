@@ -22,7 +22,7 @@ from headrace.writing import written
 from headrace_schemas.codec import decode
 from headrace_schemas.constraints import due
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, InteractionRecorded, InteractionRetracted, SubjectErased
-from headrace_schemas.groups import default_group
+from headrace_schemas.groups import question_group, session_group
 from headrace_schemas.times import parse_ns
 
 FIELDS: dict[str, Any] = {"artifact_type": "sql", "model": "tiny-sql", "prompt": "how many?", "output": "SELECT 1"}
@@ -130,7 +130,7 @@ def test_a_child_has_the_group_that_the_stages_derive_for_its_parent(events: Eve
     parent = events.interaction({**FIELDS, "prompt": messages}, None, None)[1]
     messages += [{"role": "assistant", "content": "SELECT 1"}, {"role": "user", "content": "no such table"}]
     outgoing, child = events.interaction({**FIELDS, "prompt": messages}, None, None, parent)
-    assert event(outgoing)["data"]["prompt_group"] == default_group(None, "how many on 2026-11-27")
+    assert event(outgoing)["data"]["prompt_group"] == question_group("how many on 2026-11-27")
     assert child.prompt_group == event(events.interaction(FIELDS, None, None, child)[0])["data"]["prompt_group"]
     assert repr(parent) == repr(Call(parent.interaction_id))
 
@@ -138,7 +138,7 @@ def test_a_child_has_the_group_that_the_stages_derive_for_its_parent(events: Eve
 def test_a_child_in_a_session_of_its_own_has_its_parents_group(events: EventFactory) -> None:
     parent = events.interaction({**FIELDS, "session_id": "s-1"}, None, None)[1]
     same, other = (events.interaction({**FIELDS, "session_id": name}, None, None, parent)[1] for name in ("s-1", "s-2"))
-    assert [same.prompt_group, other.prompt_group] == [None, default_group("s-1", "")]
+    assert [same.prompt_group, other.prompt_group] == [None, session_group("s-1")]
 
 
 def test_link_retract_and_forget(events: EventFactory) -> None:

@@ -254,13 +254,15 @@ def test_how_well_another_model_does_says_nothing_about_the_base() -> None:
     assert stage.batches[0].statistics.success_rate is None
 
 
-def test_what_is_not_for_training_still_counts_as_evidence() -> None:
-    stage = CurateRun(target_effective_size=2, good_enough_evidence=10)
+@pytest.mark.parametrize(("version", "counted"), [(2, 12), (3, 2)])
+def test_how_an_exam_goes_says_nothing_of_what_is_worth_learning_since_version_3(version: int, counted: int) -> None:
+    stage = CurateRun(version=version, target_effective_size=2, good_enough_evidence=10)
     stage.feed(*(rewarded(number, quality=0.9, train=False) for number in range(10)), rewarded(10), rewarded(11))
-    assert stage.bucket.trials.value == pytest.approx(12)
-    assert len(stage.batches) == 1  # 10 of 12
+    assert stage.bucket.trials.value == pytest.approx(counted)
+    assert stage.bucket.answers.answers == counted
+    assert len(stage.batches) == 1  # 10 of 12 are right, or none of 2
     stage.feed(*(rewarded(number, revision=2, quality=0.5) for number in (10, 11)))
-    assert stage.bucket.successes.value == pytest.approx(12), "a revision takes the place of what was said before"
+    assert stage.bucket.successes.value == pytest.approx(counted), "a revision takes the place of what was said before"
 
 
 def test_evidence_starts_anew_when_something_else_is_served() -> None:

@@ -69,6 +69,26 @@ def test_a_full_bucket_drops_the_least_worth_and_not_the_first_that_came() -> No
     assert stage.bucket.train.size == 10
 
 
+TEXT = "select name, count(*) as orders from customers join orders using (customer_id) where year = 2021 group by name"
+
+
+def test_what_falls_out_at_once_takes_the_place_of_no_near_duplicate() -> None:
+    stage = CurateRun(version=3, open_limit=2, target_effective_size=2, bases=["other"])
+    asked = {"prompt": "How many orders had every customer in year 2021?", "output": "select 1"}
+    stage.feed(row(0, reward=0.5, target=TEXT, **asked), row(1, reward=0.9))
+    stage.feed(row(2, reward=0.9, target=TEXT.replace("= 2021", "> 2021"), event_time=day(YEARS), **asked))
+    assert {name: stage.state[f"example:{BUCKET}:e{name}"].status for name in range(3)} == {0: "open", 1: "open", 2: "rejected"}
+    assert stage.reasons == ["overflow"]
+
+
+def test_what_falls_out_at_once_drives_no_row_out_of_a_pool() -> None:
+    stage = CurateRun(version=3, open_limit=2, target_effective_size=2, bases=["other"])
+    stage.feed(row(0, split="test", prompt_group=GROUPS["test"][0], target=TEXT), row(1, reward=0.9), row(2, reward=0.9))
+    stage.feed(row(3, reward=0.5, target=TEXT, event_time=day(YEARS)))
+    assert stage.reasons == ["overflow"]
+    assert stage.bucket.test.size == 1
+
+
 def test_what_is_new_does_not_push_out_what_is_worth_more() -> None:
     stage = CurateRun(version=3, open_limit=2, target_effective_size=2, bases=["other"])
     stage.feed(row(0, reward=0.9, event_time=day(-3)), row(1, reward=0.9), row(2, reward=0.4))

@@ -267,6 +267,7 @@ def test_release_gave_every_kind_of_answer_for_every_reason() -> None:
         ("declined", "harm"),
         ("declined", "no_useful_gain"),
         ("invalid", "identical"),
+        ("invalid", "same_answers"),
         ("needs_decision", "few_groups"),
         ("needs_decision", "heavy_tail"),
         ("needs_decision", "no_evidence"),

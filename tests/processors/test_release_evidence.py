@@ -120,6 +120,24 @@ def test_an_invalid_head_is_declined_and_leaves() -> None:
     assert evidence(stage).pending == ()
 
 
+@pytest.mark.parametrize("reason", ["same_answers: as what is served", "self_graded: by its only rater"])
+@pytest.mark.parametrize("version", [3, 4])
+def test_what_can_not_be_judged_yet_ends_no_chain_since_version_4(reason: str, version: int) -> None:
+    stage = run(version=version)
+    stage.feed(looked("v1", v1=groups("a", [1.0] * 5)))
+    older, newest = (
+        HeadResult(version_id=name, groups=groups("b", WON[:2]), invalid=why) for name, why in (("v1", None), ("v2", reason))
+    )
+    kind, answer = stage.answer(evaluation("v2", measure="success", heads=[older, newest]))
+    assert (kind, answer.reason.partition(": success")[0]) == ("declined", f"invalid: {reason}")
+    waiting = [head.version_id for head in answer.evidence or () if head.waits]
+    if version == 3:
+        assert (waiting, evidence(stage).pending, evidence(stage).since) == ([], (), 2)
+    else:
+        assert waiting == [head.version_id for head in evidence(stage).pending] == ["v1"]
+        assert evidence(stage).since == -1
+
+
 def test_harm_declines_and_a_useless_gain_too() -> None:
     kind, answer = run().answer(looked("v1", v1=groups("g", WON, loss=-1.0)))
     assert (kind, answer.reason.partition(":")[0]) == ("declined", "harm")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_schemas.groups import default_group, masked, question_group
+from headrace_schemas import groups
+from headrace_schemas.groups import masked, question_group, session_group, without
 from headrace_schemas.inputs import ContextItem, Message, RefPart, TextPart, ToolCall
 
 QUESTION = "How many customers in Oslo bought more than 3 items?"
@@ -76,9 +77,9 @@ def test_what_was_retrieved_is_no_part_of_the_question() -> None:
     assert question_group(QUESTION, QUESTION) == question_group(QUESTION), "unless nothing else is there"
 
 
-def test_a_session_is_a_task_whatever_is_asked_in_it() -> None:
-    assert default_group("s-1", QUESTION) == default_group("s-1", "And in Bergen?") != default_group("s-2", QUESTION)
-    assert default_group(None, QUESTION) == question_group(QUESTION) != default_group(QUESTION, QUESTION)
+def test_a_session_is_a_task_and_another_than_the_question_of_its_name() -> None:
+    assert session_group("s-1") != session_group("s-2")
+    assert session_group(QUESTION) != question_group(QUESTION)
 
 
 def test_questions_without_a_word_are_told_apart() -> None:
@@ -88,3 +89,12 @@ def test_questions_without_a_word_are_told_apart() -> None:
 @given(st.text())
 def test_what_is_masked_stays_as_it_is(text: str) -> None:
     assert masked(masked(text)) == masked(text) == masked(f" {text}\n")
+
+
+def test_what_is_looked_for_in_a_question_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = ("abc"[number] * 30 for number in range(3))
+    question = f"{first}.{second}.{third}"
+    items = [ContextItem(content=text) for text in (first, "z" * 1000, second, third)]
+    assert without(question, items) == " . . "
+    monkeypatch.setattr(groups, "WORK", 2 * len(question))
+    assert without(question, items) == f" . .{third}", "what can't stand in it costs nothing"

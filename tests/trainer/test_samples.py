@@ -82,10 +82,10 @@ def test_a_negative_of_the_test_side_is_graded_and_its_answer_is_no_loss(tiny_ba
     assert ("loss" in alone.candidate, "success" in alone.candidate, alone.comparison.n) == (False, True, 0)
 
 
-def test_without_losses_only_equal_answers_are_identical() -> None:
+def test_without_losses_only_equal_answers_are_the_same() -> None:
     one = RowMeasures([None, None], [0.0, 0.0], ["a", "b"])
     assert invalid_reason(one, RowMeasures([None, None], [0.0, 0.0], ["a", "c"])) is None
-    assert (invalid_reason(one, one) or "").startswith("identical")
+    assert (invalid_reason(one, one) or "").startswith("same_answers")
     assert invalid_reason(RowMeasures([None]), RowMeasures([None])) is None
 
 

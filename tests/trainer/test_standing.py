@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from headrace_schemas.derived import HarmEvidence, HeadReference, ReleaseDecision, ServedReference
+import pytest
+
+from headrace_schemas.derived import HarmEvidence, HeadReference, HeadResult, ReleaseDecision, ServedReference
 from headrace_streams.release_log import Decision, Kind
 from headrace_trainer.stage.standing import LearnerStanding, after
 from support.outcomes import ReleaseRun, digest, evaluation, groups, looked, promote, roll_back
@@ -64,6 +66,16 @@ def test_a_head_that_harms_or_is_none_sends_the_learner_back_to_what_is_served()
         [decision] = told(ReleaseRun(rule="evidence"), looked("v1", v1=result))
         found = after(LearnerStanding(adapter=digest("v0")), decision)
         assert (found.adapter, found.heads, found.restarted) == (None, (), True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "ends"), [("same_answers: yet", False), ("self_graded: by its judge", False), ("failed_rows: 9", True)]
+)
+def test_a_head_that_can_not_be_judged_yet_is_gone_on_from_and_a_broken_one_is_not(reason: str, ends: bool) -> None:
+    result = HeadResult(version_id="v1", groups=groups("a", WON), invalid=reason)
+    [decision] = told(ReleaseRun(rule="evidence"), evaluation("v1", measure="success", heads=[result]))
+    found = after(LearnerStanding(adapter=digest("v0")), decision)
+    assert (found.adapter, found.heads, found.restarted) == (None if ends else digest("v1"), (), ends)
 
 
 def test_what_a_person_changes_sends_the_learner_back_and_all_since_is_learnt_again() -> None:

@@ -68,9 +68,9 @@ def judge(policy: CuratePolicy, version: int, example: Example, texts: ExampleTe
     if not example.train:
         return FilterResult(None, "not_for_training")
     found = _judged(policy, version, example, texts)
-    if split != "test" or found.role == "train":
+    if found.role == "train" or split == "train" or (split == "validation" and version < 3):
         return found
-    if policy.keeps_prompts(example.artifact_type) and found.reason not in UNASKED:
+    if split == "test" and policy.keeps_prompts(example.artifact_type) and found.reason not in UNASKED:
         return FilterResult("negative", None)
     return FilterResult(None, "held_out") if found.role == "negative" else found
 

@@ -1,9 +1,9 @@
 """Curate: which examples are worth learning, and when a bucket of them is worth a run. A pure fold over `examples`.
 
 Decides in this order (step.py): is the revision new, is the example good for something (filters.py), is its content new, and is
-it another than those that are open (near_duplicates.py); then a train row of the test split goes to the bucket's test pool and
-everything else into the open bucket, which is cut when its fill reaches the target (thresholds.py), unless what is served
-satisfies all requirements or is already good enough.
+it another than those that are open (near_duplicates.py); then what is not on the train side goes to a pool of the bucket (test,
+validation, prompts), if its target is not learnt from, and everything else into the open bucket, which is cut when its fill
+reaches the target (thresholds.py), unless what is served satisfies all requirements or is already good enough.
 
 A duplicate is the later one; when the earlier leaves, the later comes in with its next revision. "Good enough" is asked of
 answers by the bucket's own base since what is served last changed: how well another model does says nothing about the learner.

@@ -118,7 +118,8 @@ class CurateBucket(Struct, omit_defaults=True):
 
     `sums`: Σw and Σw² over the decay weights of the filling members.
 
-    `trials` and `successes` count answers of the bucket's own base in this `serving_epoch`: since what is served last changed.
+    `trials` and `successes` count answers of the bucket's own base in this `serving_epoch`: since what is served last changed;
+    from rule version 3 on only of those that are for training.
 
     `due_ms`: fold time at which it is old, of an open bucket that is not. `left_out`: how many since the last cut, by reason.
     """

@@ -108,11 +108,8 @@ class CurateStep:
                 return "replaced"
         if old is not None and old.status == "waiting":
             self._waits_no_more("replaced")
-        reason = appraisal.reason
-        if self.rules.version > 2 and (appraisal.role, appraisal.split) == ("negative", "validation"):
-            reason = "held_out"
-        if reason is not None:
-            self._leave(bucket, example_id, old, new, reason, self.traceparent)
+        if appraisal.reason is not None:
+            self._leave(bucket, example_id, old, new, appraisal.reason, self.traceparent)
             return "rejected"
         bucket.bands = appraisal.sketch, appraisal.bands
         if example.contradicted and self.policy.contradictions == "wait" and example.voices < SETTLED:
@@ -206,7 +203,7 @@ class CurateStep:
         self, example: Example, appraisal: Appraisal, old: ExampleRecord | None, bucket: CurateBucket
     ) -> ExampleRecord:
         """What is remembered of an example that is taken."""
-        own = example.model == bucket.base and example.voices > 0
+        own = example.model == bucket.base and example.voices > 0 and (example.train or self.rules.version < 3)
         shared = self.policy.principal_share is not None
         status, counter = self._taken(appraisal.split, old)
         return ExampleRecord(
@@ -260,6 +257,8 @@ class CurateStep:
                 bucket.remove(example_id, old, new)
             bucket.add(example_id, new)
             self._trim(bucket)
+        if self.state.holder(new.content) != example_id:  # the least worth of a full bucket takes nobody's place
+            near, target = {}, None
         for pooled_id in target.pooled if target is not None and new.is_learnt else ():
             pooled = self.state.example(bucket.name, pooled_id)
             assert pooled is not None, f"{bucket.name}: {pooled_id} is in a pool and not known"

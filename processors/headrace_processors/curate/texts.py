@@ -17,7 +17,8 @@ from headrace_schemas.text import render
 
 
 class ExampleTexts(NamedTuple):
-    """`question`: the last message of the user, None in a prompt that has none, or is a text. `context` has the tools, too."""
+    """`question`: the last message of the user, or all of a prompt without one; None where the prompt is a text, and until rule
+    version 3 where there is none. `context` has the tools, too, since then."""
 
     prompt: str
     question: str | None

@@ -24,7 +24,12 @@ class EvidencePolicy(Policy):
     max_groups: int = Field(64, ge=1, le=1000, description="groups of one look that count")
     horizon: int = Field(20, ge=1, description="looks after which a head goes before a person; a promotion is watched as long")
     clip_sd: float = Field(3.0, gt=0, description="standard deviations of old groups at which a difference is cut off")
-    first_scale: float = Field(0.5, ge=0.05, le=2, description="nats a token at which it is cut off without old groups")
+    first_scale: float = Field(
+        0.5,
+        ge=0.05,
+        le=2,
+        description="nats a token at which it is cut off without old groups, if `worst_group` is less; in suites, always",
+    )
     worst_group: float = Field(
         1.0,
         ge=0.05,

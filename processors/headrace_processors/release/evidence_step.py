@@ -135,7 +135,7 @@ class EvidenceStep(ReleaseStep):
         asked = {result.version_id: harm_on(policy, result.suites or ()) for result in results if self.version > 3}
         harmed = {version_id: harm for version_id, harm in asked.items() if harm is not None}
         before = {head.version_id: head for head in state.pending}
-        judgement = judged(policy, state, looked, invalid, harmed)
+        judgement = judged(policy, state, looked, invalid, harmed, version=self.version)
         self.heads = [
             self._head_evidence(
                 state, head, judgement, measure, _counted(before[head.version_id], head, given, measure, seen, self._apart)

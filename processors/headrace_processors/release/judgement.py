@@ -137,8 +137,11 @@ def judged(
     looked: Sequence[Head],
     invalid: Mapping[str, str],
     on_suites: Mapping[str, SuiteHarm] = MappingProxyType({}),
+    *,
+    version: int = 4,
 ) -> Judgement:
-    """All heads of a look are judged before any is served; of several that pass, the one that is furthest above its threshold."""
+    """All heads of a look are judged before any is served; of several that pass, the one that is furthest above its threshold.
+    Until rule version 4 whatever was invalid ended the chain."""
     verdicts = {
         head.version_id: judge(policy, head, state.promotions, invalid.get(head.version_id), on_suites.get(head.version_id))
         for head in looked
@@ -149,7 +152,8 @@ def judged(
     pending = [now.get(head.version_id, head) for head in state.pending]
     stay = tuple(head for head in pending if head.version_id not in verdicts or verdicts[head.version_id].stays)
     newest = verdicts.get(pending[-1].version_id) if pending else None
-    restarts = newest is not None and ends_chain(newest.kind, newest.reason)
+    broken = newest is not None and newest.kind == "invalid" and version < 4
+    restarts = newest is not None and (broken or ends_chain(newest.kind, newest.reason))
     return Judgement(verdicts, winner, replace(state, pending=stay), restarts)
 
 

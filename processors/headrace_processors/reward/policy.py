@@ -97,7 +97,7 @@ class DrawPolicy(Policy):
     )
     share: Share = Field(1.0, description="share of the groups of the test side, by their hash")
     max_bytes: int = Field(
-        65_536, ge=1, description="bytes of a prompt with its context and tools, as JSON, from which on it is not drawn"
+        65_536, ge=1, description="bytes of a prompt with its context and tools, as JSON, beyond which it is not drawn"
     )
 
 

@@ -373,8 +373,8 @@ class RewardStep:
         self.counters = {"applied": 1}
 
     def _too_late(self, interaction_id: str, feedback_id: str | None = None) -> None:
-        """About an interaction that expired after it had been an example. About any other the stage knows nothing any more, so
-        that it waits like what comes early, and expires in its turn."""
+        """About an interaction that expired after it had been an example, or a prompt had been drawn from it. About any other the
+        stage knows nothing any more, so that it waits like what comes early, and expires in its turn."""
         self._reject(interaction_id, "expired", "age", feedback_id)
         self.counters = {"expired": 1}
 

@@ -113,7 +113,7 @@ def invalid_reason(ours: RowMeasures, theirs: RowMeasures) -> str | None:
     if scored and scored == theirs.scored and ours.grades == theirs.grades:
         return "identical: it has the losses of what is served on every row"
     if not scored and ours.answers and ours.answers == theirs.answers:
-        return "identical: it gives the answer of what is served on every row"
+        return "same_answers: it gives the answer of what is served on every row"
     return None
 
 
