@@ -260,7 +260,7 @@ VIEWS: tuple[LakeView, ...] = (
         columns={
             **_WHEN,
             **_data(artifact_type=TEXT, base=TEXT, method=TEXT, tokens=WHOLE, seconds=NUMBER, parent_adapter=TEXT),
-            **_data(hyperparameters=JSON),
+            **_data(hyperparameters=JSON, dataset_digest=TEXT),
             "adapter": ("data.adapter.digest", TEXT),
             "trained_rows": ("data.rows", WHOLE),
             "size_bytes": ("data.adapter.size_bytes", WHOLE),
