@@ -194,7 +194,7 @@ async def _behind(settings: Settings, manifest: Manifest) -> int | None:
         spans = await KafkaLog(settings).offsets(LAKE_TOPICS)
     except (BrokerUnavailable, TopicMissing):
         return None
-    return sum(max(0, span.end - (manifest.offset(place) or 0)) for place, span in spans.items())
+    return sum(max(0, span.end - max(span.begin, manifest.offset(place) or 0)) for place, span in spans.items())
 
 
 @lake.command()

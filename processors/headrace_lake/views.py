@@ -351,7 +351,6 @@ VIEWS: tuple[LakeView, ...] = (
         ),
     ),
 )
-BY_NAME = {view.name: view for view in VIEWS}
 
 # What is made of other views.
 COMPOSED: dict[str, tuple[str, str, tuple[str, str]]] = {

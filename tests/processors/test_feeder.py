@@ -9,8 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from headrace_lake.compaction import compacted
 from headrace_lake.feeder import Feeder
+from headrace_lake.kafka_log import KafkaLog
+from headrace_lake.lake_cli import _behind
 from headrace_lake.manifest import LakeFolder, Place
 from headrace_lake.segments import SegmentColumns, write_segment
 from headrace_streams.kafka.reader import Fetched, Span
@@ -66,6 +70,13 @@ def test_a_lake_lets_go_what_the_log_lets_go_while_it_follows(tmp_path: Path) ->
 
     asyncio.run(follow())
     assert (folder.load().offset(PLACE), list(folder.segments.iterdir())) == (2, [])
+
+
+def test_what_the_log_let_go_before_the_lake_began_is_not_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = KeptLog()
+    log.begin = 1
+    monkeypatch.setattr(KafkaLog, "offsets", lambda _self, topics: log.offsets(topics))
+    assert asyncio.run(_behind(KeptLog.settings, empty_lake(tmp_path / "lake").load())) == 1
 
 
 def test_segments_between_which_only_markers_lie_become_one(tmp_path: Path) -> None:
