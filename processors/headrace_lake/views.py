@@ -309,7 +309,7 @@ VIEWS: tuple[LakeView, ...] = (
         made={"kind": "split_part(event_type, '.', 3)"},
         example=(
             "What is served now?",
-            "SELECT bucket, arg_max(adapter, sequence) AS adapter, max(sequence) AS number FROM releases "
+            "SELECT bucket, arg_max_null(adapter, sequence) AS adapter, max(sequence) AS number FROM releases "
             "WHERE kind IN ('promoted', 'rolled_back', 'revoked') GROUP BY bucket ORDER BY bucket",
         ),
     ),

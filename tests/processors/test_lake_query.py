@@ -15,7 +15,9 @@ from headrace_lake import query
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import LakeQuery, QueryRefused, QueryStopped, opened
 from headrace_lake.views import COMPOSED, EXAMPLES, VIEWS
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import decode, encode
+from headrace_schemas.derived import RollbackRequest
+from headrace_schemas.events import RollbackRequested, make
 from headrace_streams.testing import written_headers
 from support.memory_log import MemoryLog
 from support.memory_ring import MemoryRing, lake_of
@@ -70,6 +72,21 @@ def test_a_view_says_what_the_event_says(ring: MemoryRing, lake: LakeQuery) -> N
         example = decode(value).data
         assert (row["example_id"], row["revision"], row["reward"]) == (example.example_id, example.revision, example.reward)  # type: ignore[union-attr]
         assert (row["output"], row["agent"], row["train"]) == (example.content.output, example.agent.name, True)  # type: ignore[union-attr]
+
+
+def test_what_is_served_is_the_base_after_a_roll_back_to_it(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    ring.round(25)
+    sql = EXAMPLES["releases"][1]
+    with opened(lake_of(ring.log, tmp_path / "before")) as lake:
+        [(bucket, adapter, number)] = lake.run(sql).rows
+    [partition] = [at for (topic, at), records in ring.log.records.items() if topic == "outcomes" and records]
+    data = RollbackRequest(bucket=bucket, release_id="base")
+    asked = make(RollbackRequested, data, id="back", writer="command", time_ms=ring.log.time)
+    ring.log.append("outcomes", partition, bucket.encode(), encode(asked))
+    ring.round(0)
+    with opened(lake_of(ring.log, tmp_path / "after")) as lake:
+        assert (adapter is None, lake.run(sql).rows) == (False, [(bucket, None, number + 1)])
 
 
 def test_nothing_but_one_select_is_answered(lake: LakeQuery, folder: LakeFolder, tmp_path: Path) -> None:
