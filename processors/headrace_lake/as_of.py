@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from headrace_lake.log import Log, LogRecord
 
@@ -20,10 +21,11 @@ class LogAsOf:
         return await self._log.start(topic, partition)
 
     async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncGenerator[LogRecord, None]:
-        async for record in self._log.read(topic, partition, start, end):
-            if record.timestamp > self._time_ms:
-                return
-            yield record
+        async with aclosing(self._log.read(topic, partition, start, end)) as records:
+            async for record in records:
+                if record.timestamp > self._time_ms:
+                    return
+                yield record
 
     async def records_at(self, topic: str, partition: int, offsets: Sequence[int]) -> AsyncGenerator[LogRecord, None]:
         async for record in self._log.records_at(topic, partition, offsets):

@@ -159,9 +159,14 @@ def _used(batches: list[Event], runs: list[Event]) -> Mapping[str, tuple[str, st
         for member in event.data.members:
             fate = _fate(member, state)
             best[member.example_id] = min(fate, best.get(member.example_id, fate))
-        for member in event.data.test_pool:
-            tested = (1, (TEST, ""))
-            best[member.example_id] = min(tested, best.get(member.example_id, tested))
+        pools = (
+            (1, TEST, (*event.data.test_pool, *(event.data.prompts or ()))),
+            (2, VALIDATION, event.data.validation_pool or ()),
+        )
+        for rank, side, rows in pools:
+            for row in rows:
+                held = (rank, (side, ""))
+                best[row.example_id] = min(held, best.get(row.example_id, held))
     return {example_id: fate for example_id, (_, fate) in best.items()}
 
 

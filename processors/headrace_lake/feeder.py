@@ -8,6 +8,7 @@ log, and what the log no longer keeps, the lake no longer keeps either.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -89,7 +90,7 @@ class Feeder:
             made.append(await self._write(columns, start, segment.end))
         return made
 
-    def _forget(self, spans: Mapping[Place, Span], told: Callable[[str], None]) -> None:
+    def _forget(self, spans: Mapping[Place, Span], told: Callable[[str], None] = lambda line: None) -> None:
         """Lets go of segments of which the log has nothing any more."""
         kept = [one for one in self.manifest.segments if one.end > spans[one.topic, one.partition].begin]
         if gone := len(self.manifest.segments) - len(kept):
@@ -104,9 +105,12 @@ class Feeder:
 
     async def ends(self) -> dict[Place, int]:
         """The log's end as of now, asked topic by topic against the stream: what is below it refers to nothing beyond it."""
-        found: dict[Place, int] = {}
+        return {place: span.end for place, span in (await self._spans()).items()}
+
+    async def _spans(self) -> dict[Place, Span]:
+        found: dict[Place, Span] = {}
         for topic in reversed(LAKE_TOPICS):
-            found |= {(topic, partition): span.end for partition, span in (await self._log.spans(topic)).items()}
+            found |= {(topic, partition): span for partition, span in (await self._log.spans(topic)).items()}
         return found
 
     async def feed(self, ends: Mapping[Place, int] | None = None, *, poll_ms: int = 500) -> AsyncGenerator[LakeProgress, None]:
@@ -121,14 +125,17 @@ class Feeder:
                     )
             ends = {place: max(end, starts[place]) for place, end in ends.items()}
         self._positions, self._from = dict(starts), dict(starts)
-        asked, log_ends = 0.0, dict(ends or {})
+        asked, log_ends = -math.inf, dict(ends or {})
         try:
             async with aclosing(self._log.read_on(starts, ends, poll_ms=poll_ms)) as fetches:
                 async for fetched in fetches:
                     self._take(fetched)
                     await self._flush()
                     if ends is None and time.monotonic() - asked > self._every:
-                        asked, log_ends = time.monotonic(), await self.ends()
+                        spans = await self._spans()
+                        asked, log_ends = time.monotonic(), {place: span.end for place, span in spans.items()}
+                        await self._written_out()
+                        self._forget(spans)
                     left = sum(max(0, end - self._positions[place]) for place, end in log_ends.items())
                     yield LakeProgress(self._records, self._bytes, left, time.monotonic() - self._began)
             await self._flush(whole=True)

@@ -194,7 +194,7 @@ async def _behind(settings: Settings, manifest: Manifest) -> int | None:
         spans = await KafkaLog(settings).offsets(LAKE_TOPICS)
     except (BrokerUnavailable, TopicMissing):
         return None
-    return sum(max(0, span.end - (manifest.offset(place) or 0)) for place, span in spans.items())
+    return sum(max(0, span.end - max(span.begin, manifest.offset(place) or 0)) for place, span in spans.items())
 
 
 @lake.command()
@@ -248,7 +248,8 @@ def sql(settings: Settings, as_json: bool, folder: Path | None, query: str, seco
         for line in _table(found.columns, found.rows):
             click.echo(line)
     if found.more:
-        note(f"headrace: the first {rows} rows; --rows shows more")
+        wanted = "--rows shows more" if len(found.rows) == rows else "ask for fewer columns, or shorter texts"
+        note(f"headrace: the first {len(found.rows)} rows; {wanted}")
 
 
 def _end(seconds: float) -> None:
@@ -260,7 +261,7 @@ def _end(seconds: float) -> None:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [min(CELL, max(len(name), *(len(row[at]) for row in cells), 0)) for at, name in enumerate(columns)]
-    lines = [columns, ["-" * width for width in widths], *cells]
+    lines = [[_cell(name) for name in columns], ["-" * width for width in widths], *cells]
     return ["  ".join(text[:width].ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 

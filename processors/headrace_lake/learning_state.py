@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -12,13 +13,14 @@ from headrace_lake.views import table_of
 
 State = Literal[
     "unknown", "waiting for its interaction", "waiting for feedback", "expired", "withdrawn", "rejected",
-    "in an open bucket", "in a batch", "compared on", "watched", "learnt", "released",
+    "in an open bucket", "in a batch", "compared on", "watched", "avoided", "learnt", "released",
 ]  # fmt: skip
+LEARNT = frozenset({"learnt", "repeated"})  # edges by which something is learnt from an example
 
 
 class LearningState(Struct, frozen=True, kw_only=True):
-    """`state` of an interaction, and why. `releases`: those that its newest or an older revision went into, also where it was
-    withdrawn since; `place` is of the record that says so."""
+    """`state` of an interaction, and why. `releases`: those that have learnt from its newest or an older revision, also where it
+    was withdrawn since; `place` is of the record that says so."""
 
     interaction_id: str
     state: State
@@ -40,6 +42,7 @@ def learning_state(lake: LakeQuery, interaction_id: str) -> LearningState:
     said = _records(lake, "signals", interaction_id)
     told = _records(lake, "examples", interaction_id)
     kinds = {row["event"] for row in said}
+    prompts = {row["example_id"] for row in told if row["event"] == "prompt.drawn"}
     if not told:
         if not said:
             return state("unknown", "the lake has no record of it: is it published, and is the lake up to date?")
@@ -51,10 +54,14 @@ def learning_state(lake: LakeQuery, interaction_id: str) -> LearningState:
         if "interaction.recorded" not in kinds:
             return state("waiting for its interaction", f"{len(said)} records speak of it, none of them is the interaction", last)
         return state("waiting for feedback", "nobody has said yet how good it is", last)
+    drawn = [row for row in told if row["example_id"] in prompts]
+    told = [row for row in told if row["example_id"] not in prompts]
+    if not told:
+        return state(*_prompt(lake, interaction_id, drawn))
     newest = told[-1]
     places = [_place("examples", row) for row in told if row["event"] == "example.rewarded"]
     found = trace(lake, places, up=True)
-    releases = [record.id for record in found.of("release") if record.note.startswith("promoted")]
+    releases = [record.id for record in _learnt(found).of("release") if record.note.startswith("promoted")]
     known = {"example_id": newest["example_id"], "revision": newest["revision"], "releases": releases}
     place = _place("examples", newest)
     if newest["event"] == "example.withdrawn":
@@ -62,21 +69,50 @@ def learning_state(lake: LakeQuery, interaction_id: str) -> LearningState:
         return state("withdrawn", f"{newest['reason']}{since}", place, **known)
     if used := _use(found):
         return state(*used, **known)
-    for rejected in _records(lake, "rejections", interaction_id):
-        if rejected["event"] == "example.rejected" and rejected["revision"] == newest["revision"]:
-            reason = f"{rejected['reason']}: {rejected['rule']}"
-            return state("rejected", reason, _place("rejections", rejected), **known)
+    for rejected in _rejections(lake, interaction_id, newest):
+        reason = f"{rejected['reason']}: {rejected['rule']}"
+        return state("rejected", reason, _place("rejections", rejected), **known)
     return state("in an open bucket", f"{newest['bucket']} has not been cut with it yet", place, **known)
+
+
+def _prompt(lake: LakeQuery, interaction_id: str, told: Sequence[dict[str, Any]]) -> tuple[State, str, RecordPlace]:
+    """What became of an interaction of which there is a drawn prompt and no example."""
+    newest = told[-1]
+    place = _place("examples", newest)
+    if newest["event"] == "example.withdrawn":
+        return "withdrawn", newest["reason"], place
+    if batches := trace(lake, [place], up=True).of("batch"):
+        return "compared on", "versions are asked its prompt; nothing is learnt from it", batches[-1].place
+    why = next((row["reason"] for row in _rejections(lake, interaction_id, newest)), None)
+    kept = "waits to be named by a batch" if why is None else f"is not kept: {why}"
+    return "waiting for feedback", f"nobody has said yet how good it is; its prompt was drawn for tests, and {kept}", place
+
+
+def _learnt(found: Lineage) -> Lineage:
+    """The part of it that leads up by what was learnt from."""
+    edges = [edge for edge in found.edges if edge.how in LEARNT]
+    new = {edge.upper for edge in edges}
+    reached = set(new)
+    while new:
+        step = [edge for edge in found.edges if edge.lower in new]
+        edges, new = edges + step, {edge.upper for edge in step} - reached
+        reached |= new
+    records = {place: record for place, record in found.records.items() if place in reached}
+    return found._replace(records=records, edges=edges)
 
 
 def _use(found: Lineage) -> tuple[State, str, RecordPlace] | None:
     """What the furthest of the records is that was made of an example; None while there is no batch."""
     how = {edge.how for edge in found.edges if edge.lower.topic == "examples"}
+    if how & LEARNT:
+        found = _learnt(found)
     batches, runs, versions, releases = (found.of(kind) for kind in ("batch", "run", "version", "release"))
     if not batches and not runs:
         return None
     last = (batches or runs)[-1]
-    if not how & {"learnt", "repeated", "avoided"}:
+    if not how & LEARNT:
+        if "avoided" in how:
+            return "avoided", "a negative: supervised training learns nothing from it", last.place
         side: State = "watched" if "validation" in how else "compared on"
         what = "trainings are watched on it" if side == "watched" else "it is on the test side, versions are compared on it"
         return side, f"{what}; nothing is learnt from it", last.place
@@ -87,6 +123,12 @@ def _use(found: Lineage) -> tuple[State, str, RecordPlace] | None:
         answer = f": {releases[-1].note}" if releases else ", which waits for its answer"
         return "learnt", f"version {versions[-1].id} has learnt from it{answer}", versions[-1].place
     return "in a batch", f"batch {last.id} waits to be trained, or failed: `headrace batches show {last.id}`", last.place
+
+
+def _rejections(lake: LakeQuery, interaction_id: str, of: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the example, or of the drawn prompt, in the revision that a row says: both stand under their interaction."""
+    found = (row for row in _records(lake, "rejections", interaction_id) if row["event"] == "example.rejected")
+    return [row for row in found if (row["example_id"], row["revision"]) == (of["example_id"], of["revision"] or 1)]
 
 
 def _records(lake: LakeQuery, topic: str, interaction_id: str) -> list[dict[str, Any]]:

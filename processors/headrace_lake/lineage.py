@@ -4,10 +4,11 @@ An edge says that one record was made of another, whichever way it is gone, so b
 
     release > version, evaluation    the version and the evaluation that it names
     version > batch, run             whose run made it
-    batch   > example                members, and rows that versions are compared on; by revision and place
+    batch   > example, drawn prompt  members, and rows that versions are compared on; by revision and place
     run     > example                rows of earlier batches that it repeats
     example > signal                 all that was said of its interaction up to the signal that led to this revision, without
                                      what was not taken (duplicates, conflicts)
+    drawn prompt > signal            the interaction that it was drawn from
     signal  > published record       of `interactions` or `feedback`, that intake made it of; for feedback that came by a foreign
                                      id through `refs`, by source and id of the event
 
@@ -78,7 +79,12 @@ _KINDS = {  # topic -> (kind, which of its records, their id, what there is to s
     "outcomes": ("evaluation", event("evaluation.completed"), "evaluation_id", "''"),
     "runs": ("run", event("training.started"), "run_id", "''"),
     "batches": ("batch", event("batch.ready"), "batch_id", "'cut for ' || try(value->>'$.data.cause')"),
-    "examples": ("example", event("example.rewarded"), "example_id", "'revision ' || revision"),
+    "examples": (
+        "example",
+        event("example.rewarded", "prompt.drawn"),
+        "example_id",
+        "if(revision IS NULL, 'a drawn prompt', 'revision ' || revision)",
+    ),
     "signals": ("signal", "event_type IS NOT NULL", "event_id", "replace(replace(event_type, 'headrace.', ''), '.v1', '')"),
 }
 _SEARCHED = ("releases.history", "versions", "outcomes", "runs", "batches", "examples")  # for an id, in this order
@@ -119,7 +125,7 @@ def _members(topic: str, up: bool) -> str:
         else "(u.partition, u.log_offset) IN (SELECT (partition, log_offset) FROM reached)"
     )
     pools = {
-        "batches": (("members", ""), ("test_pool", "compared on"), ("validation_pool", "")),
+        "batches": (("members", ""), ("test_pool", "compared on"), ("validation_pool", ""), ("prompts", "asked")),
         "runs": (("rehearsal", "repeated"),),
     }[topic]
     named = " UNION ALL ".join(
@@ -131,18 +137,18 @@ def _members(topic: str, up: bool) -> str:
     return (
         f"SELECT {_pair('u')}, {_pair('l')}, {how} FROM ({named}) u JOIN {_rows('examples')} l "
         'ON l.partition = m.locator.partition AND l.log_offset = m.locator."offset" AND l.example_id = m.example_id '
-        f"AND l.revision = m.revision {_here('l') if up else ''}"
+        f"AND coalesce(l.revision, 1) = m.revision {_here('l') if up else ''}"
     )
 
 
 def _said(up: bool) -> str:
-    """Edges of examples to what was said of their interaction until then."""
+    """Edges of examples to what was said of their interaction until then, and of drawn prompts to the interaction alone."""
     refused = f"SELECT ({_made_of('x')}) FROM {table_of('rejections')} x WHERE x.{event('signal.rejected')}"
     made = f"SELECT *, ({_made_of('e')}) AS last FROM {_rows('examples')} e WHERE e.origin LIKE 'reward/signals/%'"
     return (
         f"SELECT {_pair('u')}, {_pair('l')}, '' FROM ({made}) u JOIN {_rows('signals')} l ON l.interaction_id = u.interaction_id "
         f"AND l.partition = u.last[1] AND l.log_offset <= u.last[2] {_here('l' if up else 'u')} "
-        "WHERE (l.partition, l.log_offset) NOT IN "
+        "WHERE (u.revision IS NOT NULL OR l.log_offset = u.last[2]) AND (l.partition, l.log_offset) NOT IN "
         f"(SELECT x FROM ({refused}) AS t(x) WHERE x[1] IS NOT NULL AND x[2] IS NOT NULL)"
     )
 

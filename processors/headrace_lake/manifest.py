@@ -44,8 +44,8 @@ class ForeignLake(LakeError):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A lake at one cut. `cut`: the next offset by `topic/partition`; `segments` of a partition follow each other without a gap.
-    `cluster` is the id that the brokers give themselves, `log_ms` the newest append time in it."""
+    """A lake at one cut. `cut`: the next offset by `topic/partition`; between `segments` of a partition lie no records that the
+    log still has, only markers. `cluster` is the id that the brokers give themselves."""
 
     format: int = FORMAT
     deployment: str

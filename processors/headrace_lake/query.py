@@ -21,7 +21,9 @@ from headrace_lake.views import SCHEMA as TABLES
 from headrace_schemas.root_error import NO, USAGE, HeadraceError
 
 MEMORY, THREADS, SPILLED = "512MB", 2, "2GB"
-SECONDS, ROWS, WHOLE = 30.0, 5000, 10_000_000
+SECONDS, ROWS, BYTES = 30.0, 5000, 64 * 1024 * 1024
+_WHOLE = 10_000_000  # rows of a query of our own
+_PORTION = 64  # rows that are taken at once: a text of the log has up to 1 MiB
 _TYPES = {"int32": "INTEGER", "int64": "BIGINT", "timestamp[ms]": "TIMESTAMP_MS", "binary": "BLOB", "string": "VARCHAR"}
 _TYPES["list<element: string>"] = _TYPES["list<item: string>"] = "VARCHAR[]"
 
@@ -39,7 +41,7 @@ class QueryStopped(HeadraceError):
 
 
 class QueryResult(NamedTuple):
-    """Names of the columns, and rows; `more`: there were others beyond the bound."""
+    """Names of the columns, and rows; `more`: there were others, beyond the bound of rows or of BYTES in them."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
@@ -57,6 +59,11 @@ class LakeQuery:
 
     def run(self, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> QueryResult:
         """The answer to one SELECT. QueryRefused, or QueryStopped."""
+        return self._run(sql, parameters, self._most, BYTES)
+
+    def _run(
+        self, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None, most: int, most_bytes: int | None
+    ) -> QueryResult:
         try:
             statements = self._connection.extract_statements(sql)
         except duckdb.Error as error:
@@ -70,7 +77,7 @@ class LakeQuery:
         try:
             found = self._connection.execute(statements[0], parameters or [])
             columns = [str(column[0]) for column in found.description or ()]
-            rows = found.fetchmany(self._most + 1)
+            rows, more = _taken(found, most, most_bytes)
         except duckdb.InterruptException as error:
             raise QueryStopped(
                 f"SQL: the query was stopped after {self._seconds:g} s: ask for less, or give --seconds"
@@ -83,15 +90,14 @@ class LakeQuery:
             raise QueryRefused(f"SQL: {_line(error)}") from error
         finally:
             watchdog.cancel()
-        return QueryResult(columns, rows[: self._most], len(rows) > self._most)
+        return QueryResult(columns, rows, more)
 
     def all(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Every row of a query of our own. QueryStopped."""
-        most, self._most = self._most, WHOLE
-        try:
-            return self.run(sql, parameters).rows
-        finally:
-            self._most = most
+        found = self._run(sql, parameters, _WHOLE, None)
+        if found.more:
+            raise QueryStopped(f"the lake: more than {_WHOLE} records belong to it: ask for less")
+        return found.rows
 
     def keep(self, name: str, places: Iterable[tuple[str, int, int]]) -> None:
         """Makes (topic, partition, offset) a relation of this connection, for queries of our own."""
@@ -138,6 +144,27 @@ def _prepare(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, manifest
         if sql:
             connection.execute(f"CREATE VIEW {name} AS {sql}")
     connection.execute("SET lock_configuration = true")
+
+
+def _taken(found: duckdb.DuckDBPyConnection, most: int, most_bytes: int | None) -> tuple[list[tuple[Any, ...]], bool]:
+    """Rows up to a bound, and whether there are more."""
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    while portion := found.fetchmany(_PORTION):
+        for row in portion:
+            if len(rows) == most or (most_bytes is not None and size > most_bytes):
+                return rows, True
+            rows.append(row)
+            size += 0 if most_bytes is None else _size(row)
+    return rows, False
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_size(name) + _size(one) for name, one in value.items())
+    return sum(map(_size, value)) if isinstance(value, Iterable) else 8
 
 
 def _relation(files: Sequence[str]) -> str:

@@ -80,6 +80,8 @@ class _Data(msgspec.Struct, gc=False):
     test_pool: list[_Member] | None = None
     validation_pool: list[_Member] | None = None
     rehearsal: list[_Member] | None = None
+    prompts: list[_Member] | None = None
+    prompt_id: str | None = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -155,10 +157,10 @@ class SegmentColumns:
         offsets, times, keys, values, origins, odds, events = zip(*self._rows, strict=True)
         count = len(events)
         types, ids, sources, data, event_times = zip(*map(astuple, events), strict=True)
-        *named, members, tests, watched, repeated = zip(*map(astuple, data), strict=True)
+        *named, members, tests, watched, repeated, asked, prompt_ids = zip(*map(astuple, data), strict=True)
         lists = None
-        if any(members) or any(tests) or any(watched) or any(repeated):
-            lists = [_example_ids(*pools) for pools in zip(members, tests, watched, repeated, strict=True)]
+        if any(members) or any(tests) or any(watched) or any(repeated) or any(asked):
+            lists = [_example_ids(*pools) for pools in zip(members, tests, watched, repeated, asked, strict=True)]
         columns: dict[str, Any] = {
             "topic": pyarrow.repeat(self.topic, count),
             "partition": pyarrow.repeat(pyarrow.scalar(self.partition, pyarrow.int32()), count),
@@ -175,6 +177,8 @@ class SegmentColumns:
             "example_ids": lists or pyarrow.nulls(count, SCHEMA.field("example_ids").type),
         }
         columns |= zip(("revision", *IDS), named, strict=True)
+        if any(prompt_ids):  # batches and withdrawals name a drawn prompt where they name an example
+            columns["example_id"] = [one or other for one, other in zip(columns["example_id"], prompt_ids, strict=True)]
         return pyarrow.Table.from_arrays([_array(columns[field.name], field) for field in SCHEMA], schema=SCHEMA)
 
 

@@ -71,11 +71,15 @@ MEMBERS = (  # of a manifest, as `from_json` takes them
     '"split":"VARCHAR","locator":{"topic":"VARCHAR","partition":"INTEGER","offset":"BIGINT"}}]'
 )
 
+POOLS = ("members", "validation_pool", "test_pool", "prompts", "rehearsal")
 
-def _members(pool: str, path: str) -> str:
+
+def _members(pool: str) -> str:
+    topic, kind = ("runs", "training.started") if pool == "rehearsal" else ("batches", "batch.ready")
     return (
         f"SELECT batch_id, run_id, bucket, '{pool}' AS pool, "
-        f"unnest(from_json(try(value->'$.data.{path}'), '{MEMBERS}')) AS member, topic, partition, log_offset, appended_at"
+        f"unnest(from_json(try(value->'$.data.{pool}'), '{MEMBERS}')) AS member, topic, partition, log_offset, appended_at "
+        f"FROM {table_of(topic)} WHERE {event(kind)}"
     )
 
 
@@ -167,8 +171,28 @@ VIEWS: tuple[LakeView, ...] = (
         ),
     ),
     LakeView(
+        name="drawn_prompts",
+        description="what interactions of the test side asked, drawn before anybody said anything of the answer",
+        topic="examples",
+        records=event("prompt.drawn"),
+        stored=("interaction_id", "bucket", "data_subject", "origin"),
+        columns={
+            "prompt_id": ("data.prompt_id", TEXT),
+            "event_time": ("data.event_time", TIME),
+            "agent": ("data.agent.name", TEXT),
+            "role": ("data.agent.role", TEXT),
+            **_data(artifact_type=TEXT, model=TEXT, adapter=TEXT, prompt_group=TEXT),
+            "prompt": ("data.content.prompt", TEXT),
+            "context": ("data.content.context", TEXT),
+        },
+        example=(
+            "How many prompts were drawn in each bucket?",
+            "SELECT bucket, count(*) AS prompts FROM drawn_prompts GROUP BY bucket ORDER BY bucket",
+        ),
+    ),
+    LakeView(
         name="withdrawals",
-        description="examples that hold no more: retracted, erased",
+        description="examples, and drawn prompts by their id, that hold no more: retracted, erased",
         topic="examples",
         records=event("example.withdrawn"),
         stored=("example_id", "revision", "interaction_id", "bucket"),
@@ -217,7 +241,8 @@ VIEWS: tuple[LakeView, ...] = (
         columns={
             **_WHEN,
             **_data(base=TEXT, method=TEXT, seed=WHOLE, step=WHOLE, steps=WHOLE, loss=NUMBER, phase=TEXT, attempt=WHOLE),
-            **_data(tokens_per_second=NUMBER, attempts=WHOLE, error=TEXT, seconds=NUMBER, parent_adapter=TEXT),
+            **_data(tokens_per_second=NUMBER, validation_loss=NUMBER, learning_rate=NUMBER, gradient_norm=NUMBER),
+            **_data(attempts=WHOLE, error=TEXT, seconds=NUMBER, left_out=JSON, shortened=JSON, parent_adapter=TEXT),
             **_data(parent_release_id=TEXT, hyperparameters=JSON),
         },
         made={"kind": "split_part(event_type, '.', 3)"},
@@ -235,7 +260,7 @@ VIEWS: tuple[LakeView, ...] = (
         columns={
             **_WHEN,
             **_data(artifact_type=TEXT, base=TEXT, method=TEXT, tokens=WHOLE, seconds=NUMBER, parent_adapter=TEXT),
-            **_data(hyperparameters=JSON),
+            **_data(hyperparameters=JSON, dataset_digest=TEXT),
             "adapter": ("data.adapter.digest", TEXT),
             "trained_rows": ("data.rows", WHOLE),
             "size_bytes": ("data.adapter.size_bytes", WHOLE),
@@ -278,13 +303,13 @@ VIEWS: tuple[LakeView, ...] = (
         columns={
             **_WHEN,
             **_data(sequence=WHOLE, artifact_type=TEXT, base=TEXT, reason=TEXT, requested_by=TEXT, parent_release_id=TEXT),
-            **_data(batch_ids=JSON, dataset_digest=TEXT),
+            **_data(batch_ids=JSON, evidence=JSON),
             "adapter": ("data.adapter.digest", TEXT),
         },
         made={"kind": "split_part(event_type, '.', 3)"},
         example=(
             "What is served now?",
-            "SELECT bucket, arg_max(adapter, sequence) AS adapter, max(sequence) AS number FROM releases "
+            "SELECT bucket, arg_max_null(adapter, sequence) AS adapter, max(sequence) AS number FROM releases "
             "WHERE kind IN ('promoted', 'rolled_back', 'revoked') GROUP BY bucket ORDER BY bucket",
         ),
     ),
@@ -326,7 +351,6 @@ VIEWS: tuple[LakeView, ...] = (
         ),
     ),
 )
-BY_NAME = {view.name: view for view in VIEWS}
 
 # What is made of other views.
 COMPOSED: dict[str, tuple[str, str, tuple[str, str]]] = {
@@ -338,15 +362,12 @@ COMPOSED: dict[str, tuple[str, str, tuple[str, str]]] = {
         ("What is worth most?", "SELECT example_id, bucket, reward FROM newest_examples ORDER BY reward DESC LIMIT 10"),
     ),
     "members": (
-        "rows that batches name (pools `members`, `validation_pool`, `test_pool`), and those that runs repeat (`rehearsal`)",
+        "rows that batches name (pools `members`, `validation_pool`, `test_pool`, `prompts`), and those that runs repeat "
+        "(`rehearsal`)",
         "SELECT batch_id, run_id, bucket, pool, member.example_id, member.revision, member.sha256, member.role, member.weight, "
         "member.difficulty, member.split, member.locator.topic AS example_topic, member.locator.partition AS example_partition, "
         'member.locator."offset" AS example_offset, topic, partition, log_offset, appended_at FROM ('
-        f"{_members('members', 'members')} FROM {table_of('batches')} WHERE {event('batch.ready')} UNION ALL BY NAME "
-        f"{_members('validation_pool', 'validation_pool')} FROM {table_of('batches')} WHERE {event('batch.ready')} "
-        "UNION ALL BY NAME "
-        f"{_members('test_pool', 'test_pool')} FROM {table_of('batches')} WHERE {event('batch.ready')} UNION ALL BY NAME "
-        f"{_members('rehearsal', 'rehearsal')} FROM {table_of('runs')} WHERE {event('training.started')})",
+        f"{' UNION ALL BY NAME '.join(map(_members, POOLS))})",
         (
             "How many rows of each batch are on which side?",
             "SELECT batch_id, pool, split, role, count(*) AS members FROM members GROUP BY ALL ORDER BY ALL",

@@ -422,6 +422,13 @@ class ModelVersion(Value, frozen=True, kw_only=True):
     optimiser: Annotated[
         str | None, doc("Digest of the optimiser's state at its end, kept beside the adapter; absent: none is kept.")
     ] = None
+    dataset_digest: Annotated[
+        str | None,
+        doc(
+            "Digest of the members that it learnt from and watched: `members` of `headrace dataset --release`. Absent: an older "
+            "trainer."
+        ),
+    ] = None
 
 
 class Measure(Value, frozen=True, kw_only=True):

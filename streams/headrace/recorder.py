@@ -92,6 +92,8 @@ class _Engine:
         if self.outbox.path is None:
             self.accept(event)
         else:
+            if not self._background.here:  # or it might wait for a thread that stayed behind
+                self._restart_after_fork()
             await self._awaited.accept(event)
 
     def _wake(self) -> None:

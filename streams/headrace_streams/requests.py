@@ -32,6 +32,7 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
+from headrace_schemas.selection import watched
 from headrace_schemas.topics import TOPICS
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader, event_of
@@ -200,6 +201,6 @@ def _asked(event: BatchReady) -> Iterator[str]:
 
 
 def _rows(event: BatchReady | TrainingStarted) -> Iterator[str]:
-    """Ids of the examples that a batch or a training run trains on; test rows are not learnt from."""
-    for member in event.data.members if isinstance(event, BatchReady) else event.data.rehearsal:
+    """Ids of the examples that a batch or a training run learns from or watches, as its data set holds; test rows are neither."""
+    for member in watched(event.data) if isinstance(event, BatchReady) else event.data.rehearsal:
         yield member.example_id

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,3 +142,29 @@ def test_without_a_file_an_event_is_accepted_where_it_is_recorded() -> None:
             await recorder.close(0)
 
     asyncio.run(main())
+
+
+FORKED = """
+import asyncio, os, sys, threading
+import headrace
+recorder = headrace.AsyncRecorder({nowhere!r}, agent="a", outbox=sys.argv[1])
+outbox, inside = recorder._engine.outbox, threading.Event()
+append_all = outbox.append_all
+outbox.append_all = lambda records: (inside.set(), threading.Event().wait())
+said = lambda: recorder.interaction(artifact_type="sql", model="m", prompt="p", output="o")
+threading.Thread(target=lambda: asyncio.run(said()), daemon=True).start()
+assert inside.wait(30)
+if child := os.fork():
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+outbox.append_all = append_all
+try:
+    asyncio.run(asyncio.wait_for(said(), 20))
+except TimeoutError:
+    os._exit(3)
+os._exit(0 if recorder.pending == 1 else 4)
+"""
+
+
+def test_a_child_that_was_forked_while_events_were_written_writes_its_own(tmp_path: Path) -> None:
+    script = FORKED.format(nowhere=NOWHERE)
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "outbox")], timeout=60, check=False).returncode == 0

@@ -89,7 +89,8 @@ def member(example_id: str) -> Member:
 
 
 def train(settings: Settings, number: int, made: Adapter, *, members: tuple[str, ...], parent: Adapter | None = None,
-          rehearsal: tuple[str, ...] = (), gain: float = 0.1, parent_release: str | None = None) -> None:  # fmt: skip
+          rehearsal: tuple[str, ...] = (), watched: tuple[str, ...] | None = None, gain: float = 0.1,
+          parent_release: str | None = None) -> None:  # fmt: skip
     """What curate and the trainer write for one batch: its manifest, the run's pins, a version and its evaluation."""
     common: dict[str, Any] = {"bucket": BUCKET, "artifact_type": "sql", "base": "tiny-sql"}
     statistics = BatchStatistics(examples=len(members), negatives=0, effective_size=1.0, mean_reward=1.0)
@@ -99,6 +100,7 @@ def train(settings: Settings, number: int, made: Adapter, *, members: tuple[str,
         target=1,
         members=[member(one) for one in members],
         test_pool=[member("held-out")],
+        validation_pool=None if watched is None else [member(one) for one in watched],
         statistics=statistics,
         policy_digests={},
         **common,
@@ -324,11 +326,11 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
         settings,
         "examples",
         BUCKET,
-        *(event(ExampleRewarded, example(number, "user-7" if number == 2 else None), f"x{number}") for number in (1, 2, 3)),
+        *(event(ExampleRewarded, example(number, "user-7" if number == 2 else None), f"x{number}") for number in (1, 2, 3, 4)),
     )
     with door.Releases(settings.bootstrap, deployment=settings.deployment) as served:
         seen = Followed(served)
-        train(settings, 1, one, members=("x1",))
+        train(settings, 1, one, members=("x1",), watched=("x4",))
         first = seen.next()
         train(settings, 2, two, members=("x2",), parent=one, parent_release=first.id)
         second = seen.next()
@@ -341,6 +343,9 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
     assert (touched["examples"], touched["batches"]) == (["x1"], ["b1"])
     assert [row["release_id"] for row in touched["releases"]] == [first.id]
     assert [row["release_id"] for row in touched["inherited"]] == [second.id], "it was trained on top of the first"
+
+    rows = json.loads(headrace("retract", "i4", "--json")[1])
+    assert [row["release_id"] for row in rows["releases"]] == [first.id], "the run was watched on it"
 
     code, out, error = headrace("forget", "user-7")
     assert code == 0
@@ -371,6 +376,7 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
     assert sorted(asyncio.run(published())) == [
         (b"i1", "headrace.interaction.retracted.v1"),
         (b"i3", "headrace.interaction.retracted.v1"),
+        (b"i4", "headrace.interaction.retracted.v1"),
         (b"never-seen", "headrace.interaction.retracted.v1"),
         *[(b"user-7", "headrace.subject.erased.v1")] * 2,
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from headrace_lake.dataset import DatasetExample, Selected, bucket_examples, rel
 from headrace_lake.dataset_files import DatasetFile, preferences, write, write_alpaca, write_dpo, write_kto
 from headrace_lake.dataset_filter import DatasetFilter
 from headrace_lake.lake_log import LakeLog
+from headrace_lake.log import LogRecord
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Components, Content, Example, Locator, Member, Weights
@@ -25,6 +26,7 @@ from headrace_schemas.events import BatchReady, ReleasePromoted, TrainingStarted
 from headrace_schemas.inputs import Agent, Message, Tool, ToolCall
 from headrace_schemas.selection import dataset_members, members_digest
 from headrace_schemas.times import rfc3339
+from support.memory_log import MemoryLog
 from support.memory_ring import BUCKET, MemoryRing, lake_of
 
 
@@ -119,6 +121,30 @@ def test_as_of_a_time_is_what_one_would_have_known_then(ring: MemoryRing) -> Non
         known.append(len(now.learnt))
     assert known[0] == 0
     assert known[-1] > known[len(known) // 2] > 0
+
+
+def test_a_log_that_is_read_as_of_a_time_is_closed_where_that_ends(ring: MemoryRing) -> None:
+    closed: list[bool] = []
+
+    class Closing(MemoryLog):
+        async def read(
+            self, topic: str, partition: int, start: int = 0, end: int | None = None
+        ) -> AsyncGenerator[LogRecord, None]:
+            try:
+                async for record in super().read(topic, partition, start, end):
+                    yield record
+            finally:
+                closed.append(True)
+
+    log = Closing()
+    log.records = ring.log.records
+    place, records = next((place, records) for place, records in log.records.items() if len(records) > 2)
+
+    async def read() -> tuple[list[LogRecord], list[bool]]:
+        found = [record async for record in LogAsOf(log, records[0].timestamp).read(*place)]
+        return found, list(closed)
+
+    assert asyncio.run(read()) == (records[:1], [True])
 
 
 def test_filters_hold_all_at_once() -> None:

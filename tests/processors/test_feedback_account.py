@@ -85,6 +85,20 @@ def test_every_row_of_feedback_is_in_one_box() -> None:
     )
 
 
+def test_rows_of_the_pools_of_a_batch_are_test_and_validation() -> None:
+    said = Published(target_effective_size=6.0, fresh_share=0.0, near_duplicate=None, graded=("sql",))
+    for number in range(120):
+        said.interaction(f"i{number}", output=f"select {number}", prompt_group=f"g{number}")
+        said.feedback(f"i{number}", f"f{number}", "explicit_negative" if number % 5 == 4 else "success")
+    found = said.account()
+    batches = batches_of(said.log)
+    tested = {row.example_id for batch in batches for row in (*batch.test_pool, *(batch.prompts or ()))}
+    watched = {row.example_id for batch in batches for row in batch.validation_pool or ()} - tested
+    assert {not prompt.drawn for batch in batches for prompt in batch.prompts or ()} == {True}
+    assert (found.examples["test", ""], found.examples["validation", ""]) == (len(tested), len(watched))
+    assert min(len(tested), len(watched)) > 3
+
+
 def test_rows_of_a_trained_batch_are_learnt_and_what_its_run_left_out_is_counted_beside() -> None:
     said = Published(target_effective_size=6.0, fresh_share=0.0)
     for number in range(40):

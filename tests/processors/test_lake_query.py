@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from headrace_cli.main import invoke
+from headrace_lake import query
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import LakeQuery, QueryRefused, QueryStopped, opened
 from headrace_lake.views import COMPOSED, EXAMPLES, VIEWS
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import decode, encode
+from headrace_schemas.derived import RollbackRequest
+from headrace_schemas.events import RollbackRequested, make
 from headrace_streams.testing import written_headers
 from support.memory_log import MemoryLog
 from support.memory_ring import MemoryRing, lake_of
@@ -71,6 +74,21 @@ def test_a_view_says_what_the_event_says(ring: MemoryRing, lake: LakeQuery) -> N
         assert (row["output"], row["agent"], row["train"]) == (example.content.output, example.agent.name, True)  # type: ignore[union-attr]
 
 
+def test_what_is_served_is_the_base_after_a_roll_back_to_it(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    ring.round(25)
+    sql = EXAMPLES["releases"][1]
+    with opened(lake_of(ring.log, tmp_path / "before")) as lake:
+        [(bucket, adapter, number)] = lake.run(sql).rows
+    [partition] = [at for (topic, at), records in ring.log.records.items() if topic == "outcomes" and records]
+    data = RollbackRequest(bucket=bucket, release_id="base")
+    asked = make(RollbackRequested, data, id="back", writer="command", time_ms=ring.log.time)
+    ring.log.append("outcomes", partition, bucket.encode(), encode(asked))
+    ring.round(0)
+    with opened(lake_of(ring.log, tmp_path / "after")) as lake:
+        assert (adapter is None, lake.run(sql).rows) == (False, [(bucket, None, number + 1)])
+
+
 def test_nothing_but_one_select_is_answered(lake: LakeQuery, folder: LakeFolder, tmp_path: Path) -> None:
     file = folder.file(folder.load().segments[0])
     for sql in (
@@ -99,7 +117,8 @@ def test_nothing_but_one_select_is_answered(lake: LakeQuery, folder: LakeFolder,
     assert not list(tmp_path.iterdir())
 
 
-def test_no_file_is_read_but_the_segments(lake: LakeQuery, tmp_path: Path) -> None:
+def test_no_file_is_read_but_the_segments(lake: LakeQuery, folder: LakeFolder, tmp_path: Path) -> None:
+    file = folder.file(folder.load().segments[0]).resolve()
     secret = tmp_path / "secret.csv"
     secret.write_text("a\n1\n")
     for sql in (
@@ -110,6 +129,16 @@ def test_no_file_is_read_but_the_segments(lake: LakeQuery, tmp_path: Path) -> No
         "SELECT * FROM read_text('/etc/passwd')",
         "SELECT * FROM read_parquet('https://example.org/x.parquet')",
         "SELECT * FROM parquet_metadata('/etc/passwd')",
+        "SELECT * FROM query('SELECT * FROM read_text(''/etc/passwd'')')",
+        "SELECT * FROM query_table('/etc/passwd')",
+        "SELECT * FROM json_execute_serialized_sql(json_serialize_sql('SELECT * FROM read_text(''/etc/passwd'')'))",
+        "SELECT * FROM read_duckdb('/etc/passwd')",
+        "SELECT * FROM sniff_csv('/etc/passwd')",
+        f"SELECT * FROM read_text('{file}/../../manifest.json')",
+        f"SELECT * FROM glob('{file.parent}/*')",
+        "DESCRIBE '/etc/passwd'",
+        "SELECT getenv('HOME')",
+        "SELECT * FROM enable_logging()",
     ):
         with pytest.raises(QueryRefused):
             lake.run(sql)
@@ -131,6 +160,23 @@ def test_rows_and_memory_are_bounded(folder: LakeFolder) -> None:
         assert (len(found.rows), found.more) == (10, True)
         assert not lake.run("SELECT * FROM range(10)").more
         assert lake.run("SELECT current_setting('memory_limit'), current_setting('threads')").rows == [("488.2 MiB", 2)]
+
+
+def test_large_texts_are_bounded_by_their_bytes(folder: LakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "BYTES", 10_000)
+    with opened(folder) as lake:
+        for text in ("repeat('x', 1000)", "[repeat('x', 500), repeat('x', 500)]", "{'a': repeat('x', 1000)}"):
+            found = lake.run(f"SELECT {text} AS text FROM range(300)")
+            assert (found.more, 10 <= len(found.rows) <= 11) == (True, True)
+        assert not lake.run("SELECT 'x' FROM range(300)").more
+        assert len(lake.all("SELECT repeat('x', 1000) FROM range(300)")) == 300
+
+
+def test_a_query_of_our_own_is_whole_or_none(lake: LakeQuery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "_WHOLE", 100)
+    assert len(lake.all("SELECT * FROM range(100)")) == 100
+    with pytest.raises(QueryStopped, match="more than 100 records"):
+        lake.all("SELECT * FROM range(101)")
 
 
 def test_a_reader_keeps_its_cut_while_the_lake_goes_on(ring: MemoryRing, tmp_path: Path) -> None:
@@ -172,6 +218,7 @@ def sql(folder: LakeFolder, capsys: pytest.CaptureFixture[str]) -> Run:
 def test_the_command_prints_a_table_or_json_and_its_errors_in_one_line(sql: Run, tmp_path: Path) -> None:
     code, out, error = sql("SELECT 1 AS one, 'a' || chr(10) || chr(27) || '[31m' AS text")
     assert (code, out, error) == (0, "one  text\n---  -------\n1    a  [31m\n", "")
+    assert chr(27) not in sql('SELECT 1 AS "a\x1b[31m"')[1]
     code, out, _ = sql("--json", "SELECT bucket, count(*) AS n FROM batches GROUP BY bucket")
     assert (code, json.loads(out)["bucket"]) == (0, "sql/tiny")
     code, out, error = sql("--rows", "2", "SELECT * FROM range(5)")

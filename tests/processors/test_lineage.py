@@ -25,11 +25,13 @@ from headrace_schemas.events import (
     ExampleRewarded,
     InteractionExpired,
     ModelVersionCreated,
+    PromptDrawn,
     ReleasePromoted,
     SignalRejected,
     TrainingStarted,
     make,
 )
+from headrace_schemas.splits import split_of
 from headrace_streams.runtime.provenance import provenance_of
 from headrace_streams.testing import written_headers
 from support.memory_ring import MemoryRing, lake_of
@@ -80,7 +82,10 @@ def expected(ring: MemoryRing) -> set[Edge]:
     for at, version in versions.values():
         found |= {(at, batches[version.batch_id][0]), (at, runs[version.run_id][0])}
     for at, named in [
-        *((at, [*batch.members, *batch.test_pool, *(batch.validation_pool or ())]) for at, batch in batches.values()),
+        *(
+            (at, [*batch.members, *batch.test_pool, *(batch.validation_pool or ()), *(batch.prompts or ())])
+            for at, batch in batches.values()
+        ),
         *((at, start.rehearsal) for at, start in runs.values()),
     ]:
         found |= {(at, RecordPlace("examples", row.locator.partition, row.locator.offset)) for row in named}
@@ -97,6 +102,9 @@ def expected(ring: MemoryRing) -> set[Edge]:
                 and place.offset <= source.offset
                 and place not in refused
             }
+        elif isinstance(example, PromptDrawn):
+            assert source is not None
+            found.add((at, RecordPlace(*source[1:4])))
     refs = [(event, source) for _, event, source in events(ring, "refs")]
     for at, signal, source in signals:
         if source is not None and source.stage == "intake":
@@ -228,7 +236,9 @@ def test_every_interaction_has_a_state_with_a_reason(tmp_path: Path) -> None:
     expiry = InteractionExpiry(interaction_id="old", last_heard="2026-01-01T00:00:00Z")
     expired = make(InteractionExpired, expiry, id="x", writer="reward", time_ms=1)
     ring.log.append("signals", 0, b"old", encode(expired), written_headers("signals"))
+    drawn = [event.data for _, event, _ in events(ring, "examples") if isinstance(event, PromptDrawn)]
     with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        asked = [learning_state(lake, prompt.interaction_id).state for prompt in drawn]
         states = {
             name: learning_state(lake, name)
             for name in (
@@ -259,9 +269,60 @@ def test_every_interaction_has_a_state_with_a_reason(tmp_path: Path) -> None:
     assert states["gone"].reason == "retracted"
     of_batches = {state.state for name, state in states.items() if name.startswith("i-")}
     assert {"released", "compared on"} <= of_batches
+    assert set(asked) == {"compared on"}
     assert all(state.reason and "\n" not in state.reason for state in states.values())
     released = next(state for state in states.values() if state.state == "released")
     assert released.releases
+
+
+def test_an_interaction_of_which_only_a_prompt_was_drawn_has_a_state_too(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    test = [name for name in map("group {}".format, range(60)) if split_of("sql/tiny", name) == "test"][:3]
+    base = {"agent": {"name": "bot"}, "artifact_type": "sql", "model": "tiny", "output": "select 1", "train": True}
+
+    def answer(name: str, group: str) -> None:
+        data = base | {"interaction_id": name, "prompt": f"how many {name}?", "prompt_group": group}
+        ring.publish("interactions", event("interaction.recorded", data, id=name))
+
+    answer("asked", test[0])
+    ring.round(30, odd=False)
+    answer("again", test[0])
+    answer("waits", test[1])
+    answer("gone", test[2])
+    ring.round(0)
+    ring.publish("interactions", event("interaction.retracted", {"interaction_id": "gone"}, id="r"))
+    ring.round(0)
+    with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        states = {name: learning_state(lake, name) for name in ("asked", "again", "waits", "gone")}
+        pools = lake.run("SELECT pool, count(*) FROM members GROUP BY pool").rows
+        [(prompts,)] = lake.run("SELECT count(*) FROM drawn_prompts WHERE prompt LIKE 'how many %'").rows
+    assert {name: (state.state, state.reason) for name, state in states.items()} == {
+        "asked": ("compared on", "versions are asked its prompt; nothing is learnt from it"),
+        "again": (
+            "waiting for feedback",
+            "nobody has said yet how good it is; its prompt was drawn for tests, and is not kept: same_group",
+        ),
+        "waits": (
+            "waiting for feedback",
+            "nobody has said yet how good it is; its prompt was drawn for tests, and waits to be named by a batch",
+        ),
+        "gone": ("withdrawn", "retracted"),
+    }
+    assert {"prompts", "test_pool", "validation_pool"} <= {pool for pool, _ in pools}
+    assert prompts >= 4
+
+
+def test_what_was_compared_on_or_avoided_is_not_called_learnt(ring: MemoryRing, lake: LakeQuery) -> None:
+    batches = [event.data for _, event, _ in events(ring, "batches") if isinstance(event, BatchReady)]
+    rewarded = [event.data for _, event, _ in events(ring, "examples") if isinstance(event, ExampleRewarded)]
+    interaction = {example.example_id: example.interaction_id for example in rewarded}
+    tests = {
+        row.example_id for batch in batches for row in (*batch.test_pool, *(batch.prompts or ())) if row.example_id in interaction
+    }
+    assert tests
+    states = [learning_state(lake, interaction[name]) for name in sorted(tests)]
+    assert {state.state for state in states} <= {"compared on", "withdrawn"}
+    assert not any(state.releases for state in states)
 
 
 Run = Callable[..., tuple[int, str, str]]

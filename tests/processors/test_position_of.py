@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -20,7 +20,7 @@ class CountingLog(MemoryLog):
 
     read_records = 0
 
-    async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]:
+    async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncGenerator[LogRecord, None]:
         async for record in super().read(topic, partition, start, end):
             self.read_records += 1
             yield record

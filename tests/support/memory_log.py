@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -34,7 +34,7 @@ class MemoryLog:
     async def start(self, topic: str, partition: int) -> int:
         return self.starts.get((topic, partition), 0)
 
-    async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncIterator[LogRecord]:
+    async def read(self, topic: str, partition: int, start: int = 0, end: int | None = None) -> AsyncGenerator[LogRecord, None]:
         for record in list(self.records.get((topic, partition), [])):
             if max(start, self.starts.get((topic, partition), 0)) <= record.offset and (end is None or record.offset < end):
                 yield record

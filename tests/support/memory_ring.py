@@ -45,7 +45,8 @@ class MemoryRing:
     def __init__(self, seed: int = 0, *, partitions: int = 2, target: float = 6.0) -> None:
         self.log = MemoryLog(partitions)
         self.bodies: dict[str, dict[str, Any]] = policy_file.load(None).bodies()
-        self.bodies["curate"] |= {"target_effective_size": target, "near_duplicate": None, "fresh_share": 0.0}
+        self.bodies["curate"] |= {"target_effective_size": target, "near_duplicate": None, "fresh_share": 0.0, "graded": ["sql"]}
+        self.bodies["reward"]["draw"]["artifact_types"] = ["sql"]
         self.bodies["release"] |= {"rule": "gate"}
         self._draw = random.Random(seed)
         self._number = 0

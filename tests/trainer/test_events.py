@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from headrace_schemas.derived import Adapter, Comparison, Gain
-from headrace_schemas.events import EvaluationCompleted
+from headrace_schemas.events import EvaluationCompleted, ModelVersionCreated
+from headrace_schemas.selection import members_digest
 from headrace_streams.runtime.stage import Record
 from headrace_trainer.policy import RequirementPolicy, TrainerPolicy
 from headrace_trainer.spec import EvaluationReport, JobProgress, JobResult
@@ -19,7 +20,9 @@ def test_an_evaluation_names_the_policy_that_it_was_made_by_and_the_run_keeps_it
     report = EvaluationReport({}, {}, Comparison(loss_gain=Gain(value=0.0, low=0.0, high=0.0), n=0), [], ungraded={"late": 2})
     result = JobResult(Path("adapter"), 1, False, 1.0, report, None)
     adapter = Adapter(digest="sha256:" + "0" * 64, uri="file:///a", format="peft", size_bytes=0, files=[])
-    _, evaluation, _ = completed(origin, start, adapter, result, 0, after)
+    version, evaluation, _ = completed(origin, start, adapter, result, 0, after)
+    assert isinstance(version, ModelVersionCreated)
+    assert version.data.dataset_digest == members_digest(batch.members)
     assert start.policy_digests["train"] == before.digest
     assert isinstance(evaluation, EvaluationCompleted)
     assert evaluation.data.ungraded == {"late": 2}

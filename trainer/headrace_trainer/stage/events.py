@@ -37,6 +37,7 @@ from headrace_schemas.events import (
     make,
 )
 from headrace_schemas.ids import derive_id
+from headrace_schemas.selection import dataset_members, members_digest
 from headrace_schemas.topics import route
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime import provenance
@@ -194,6 +195,7 @@ def completed(
         surroundings=result.surroundings,
         parent_adapter=start.learner_adapter or start.parent_adapter,
         optimiser=optimiser,
+        dataset_digest=members_digest(dataset_members(batch, start)),
     )
     completion = TrainingCompletion(
         run_id=start.run_id,
