@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec import structs
 
-from headrace_demo.run.control import ShuffledTargets, learnt_from, lineage
-from headrace_schemas.derived import Member, PromptMember
+from headrace_demo.run.control import ShuffledTargets, job_of, learnt_from, lineage
+from headrace_schemas.derived import Comparison, Gain, Member, PromptMember
 from headrace_schemas.selection import run_members
 from headrace_trainer.data.members import RecordValues, key_of, verify
+from headrace_trainer.policy import BasePolicy, TrainerPolicy
+from headrace_trainer.spec import EvaluationReport, JobResult
 from support import training_data
 from support.training_data import RecordedExample, recorded
 
@@ -84,3 +87,15 @@ def test_a_release_is_repeated_from_the_first_version_that_it_goes_on_from() -> 
     assert [one.version_id for one in lineage(made, "x")] == ["x"]
     with pytest.raises(StopIteration):
         lineage(made, "nowhere")
+
+
+def test_a_run_goes_on_with_the_optimiser_of_the_one_before_where_the_release_did(tmp_path: Path) -> None:
+    policy = TrainerPolicy(bases={"tiny": BasePolicy(weights="weights")})
+    report = EvaluationReport({}, {}, Comparison(loss_gain=Gain(value=0.0, low=0.0, high=0.0), n=0), [])
+    before = JobResult(tmp_path / "adapter", 1, False, 1.0, report, None, optimiser=tmp_path / "optimiser")
+    carried = structs.replace(START, optimiser="sha256:1")
+    told = [
+        job_of(BATCH, start, {}, policy, tmp_path, last) for start, last in ((carried, before), (START, before), (START, None))
+    ]
+    assert [spec.optimiser for spec in told] == [before.optimiser, None, None]
+    assert [spec.learner for spec in told] == [before.folder, before.folder, None]

@@ -33,8 +33,9 @@ from headrace_streams.requests import versions
 from headrace_streams.settings import load as load_settings
 from headrace_trainer.data.members import RecordValues, key_of, verify
 from headrace_trainer.job.run import run
+from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.policy import load as load_policy
-from headrace_trainer.spec import JobSpec
+from headrace_trainer.spec import JobResult, JobSpec
 from headrace_trainer.stage import catalogue
 
 
@@ -110,22 +111,28 @@ async def control(config: Path, database: Path, seed: int, folder: Path, version
     chain = lineage(await versions(settings), version_id)
     batches = {event.data.batch_id: event.data async for event in reader.events("batches") if isinstance(event, BatchReady)}
     starts = {event.data.run_id: event.data async for event in reader.events("runs") if isinstance(event, TrainingStarted)}
-    shuffled, learner, rows, steps = ShuffledTargets(seed), None, 0, 0
+    shuffled, before, rows, steps = ShuffledTargets(seed), None, 0, 0
     began = time.process_time()
     for number, version in enumerate(chain):
         batch, start = batches[version.batch_id], starts[version.run_id]
         values = await catalogue.values_of(reader, learnt_from(batch, start))
-        batch, start, values = shuffled.run(batch, start, values)
-        weights = policy.bases[batch.base].weights
-        spec = JobSpec(
-            start=start, batch=batch, weights=weights, values=values, folder=folder / str(number), learner=learner,
-            evaluation=policy.evaluation, threads=policy.threads,
-        )  # fmt: skip
-        result = run(spec)
-        assert result.training is not None
-        learner, rows, steps = result.folder, rows + result.rows, steps + result.training.steps
-    right, asked = _examined(Model(Path(weights), learner), database, ExamPaper(seed))
+        before = run(job_of(*shuffled.run(batch, start, values), policy, folder / str(number), before))
+        assert before.training is not None
+        rows, steps = rows + before.rows, steps + before.training.steps
+    assert before is not None
+    right, asked = _examined(Model(Path(policy.bases[batch.base].weights), before.folder), database, ExamPaper(seed))
     return ControlResult(len(chain), rows, steps, round(time.process_time() - began, 1), right, asked)
+
+
+def job_of(
+    batch: Batch, start: TrainingStart, values: RecordValues, policy: TrainerPolicy, folder: Path, before: JobResult | None
+) -> JobSpec:
+    """The job of a run that goes on from `before`, with the moments of its optimiser where the run itself did."""
+    return JobSpec(
+        start=start, batch=batch, weights=policy.bases[batch.base].weights, values=values, folder=folder,
+        learner=before.folder if before else None, optimiser=before.optimiser if before and start.optimiser else None,
+        evaluation=policy.evaluation, threads=policy.threads,
+    )  # fmt: skip
 
 
 def _examined(model: Model, database: Path, paper: ExamPaper) -> tuple[dict[str, int], dict[str, int]]:
