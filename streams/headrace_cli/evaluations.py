@@ -4,8 +4,8 @@ decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,8 @@ from headrace_streams.settings import Settings
 if TYPE_CHECKING:
     from headrace_schemas.derived import Evaluation
     from headrace_streams.evaluation_samples import EvaluationSample
+
+T = TypeVar("T")
 
 _OUTCOMES = ("win", "loss", "tie", "left-out")
 _CLIPPED = 400  # characters of an answer in a line for people
@@ -30,10 +32,8 @@ def evaluations() -> None:
 @common
 def list_(settings: Settings, as_json: bool, bucket: str | None) -> None:
     """One line each, oldest first per bucket: version, figures, samples."""
-    for evaluation in _of(settings):
-        if bucket not in (None, evaluation.bucket):
-            continue
-        row = _row(evaluation)
+    rows = _of(settings, lambda evaluation: _row(evaluation) if bucket in (None, evaluation.bucket) else None)
+    for row in sorted(rows, key=lambda row: str(row["bucket"])):
         if as_json:
             emit(row)
             continue
@@ -54,7 +54,7 @@ def samples(settings: Settings, as_json: bool, version: str, only: str | None, h
     Exit 1 when there are none: no evaluation, none kept, or removed since."""
     import msgspec
 
-    found = [each for each in _of(settings) if version in (each.version_id, each.evaluation_id)]
+    found = _of(settings, lambda each: each if version in (each.version_id, each.evaluation_id) else None)
     if not found:
         raise CliError(NO, f"no evaluation of {version}: `headrace evaluations list` names all")
     evaluation = next((each for each in reversed(found) if each.samples is not None), None)
@@ -91,10 +91,14 @@ def remove(settings: Settings, as_json: bool, digests: tuple[str, ...]) -> int:
     return 0 if all(removed.values()) else NO
 
 
-def _of(settings: Settings) -> list[Evaluation]:
+def _of(settings: Settings, told: Callable[[Evaluation], T | None]) -> list[T]:
+    """What is told of each evaluation, in the order of the log, but for those of which it is None."""
     from headrace_streams import requests
 
-    return sorted(run(requests.evaluations(settings)), key=lambda evaluation: evaluation.bucket)
+    async def read() -> list[T]:
+        return [found async for each in requests.evaluations(settings) if (found := told(each)) is not None]
+
+    return run(read())
 
 
 def _row(evaluation: Evaluation) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -110,17 +110,20 @@ async def versions(settings: Settings) -> list[ModelVersion]:
     return [event.data async for event in Reader(settings).events("versions") if isinstance(event, ModelVersionCreated)]
 
 
-async def evaluations(settings: Settings) -> list[Evaluation]:
-    """Every evaluation, in the order of the log."""
-    return [event.data async for event in Reader(settings).events("outcomes") if isinstance(event, EvaluationCompleted)]
+async def evaluations(settings: Settings) -> AsyncGenerator[Evaluation]:
+    """Every evaluation, in the order of the log, one at a time: each may name hundreds of groups for each of its heads."""
+    async with aclosing(Reader(settings).events("outcomes")) as events:
+        async for event in events:
+            if isinstance(event, EvaluationCompleted):
+                yield event.data
 
 
 async def evaluation(settings: Settings, evaluation_id: str) -> Evaluation | None:
     """The evaluation of an id; None when there is none."""
-    async with aclosing(Reader(settings).events("outcomes")) as events:
-        async for event in events:
-            if isinstance(event, EvaluationCompleted) and event.data.evaluation_id == evaluation_id:
-                return event.data
+    async with aclosing(evaluations(settings)) as found:
+        async for each in found:
+            if each.evaluation_id == evaluation_id:
+                return each
     return None
 
 
@@ -181,9 +184,12 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
     later = [decision for decision in decisions if adapter_digest(decision.data) in inherited]
     perhaps = [decision for decision in decisions if adapter_digest(decision.data) in possible]
     still = [decision.data.release_id for decision in (*trained, *later, *perhaps) if decision.data.release_id in now]
-    kept = [each.samples for each in (await evaluations(settings) if asked else []) if each.samples is not None]
-    samples = sorted({each.sha256 for each in kept if each.batch_id in asked})
-    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still, samples)
+    samples: set[str] = set()
+    if asked:
+        async for each in evaluations(settings):
+            if each.samples is not None and each.samples.batch_id in asked:
+                samples.add(each.samples.sha256)
+    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still, sorted(samples))
 
 
 def _descendants(made: Collection[ModelVersion], adapters: Collection[str]) -> set[str]:
