@@ -15,7 +15,8 @@ import torch
 
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import sha256
-from headrace_schemas.derived import Batch, Comparison, Gain, Locator, Member
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import Batch, Comparison, Gain, HeadReference, Locator, Member, ModelVersion
 from headrace_schemas.events import (
     EvaluationCompleted,
     ModelVersionCreated,
@@ -34,6 +35,7 @@ from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import Fenced
 from headrace_streams.runtime.provenance import provenance_of
+from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.job.process import Hardware
@@ -44,6 +46,7 @@ from headrace_trainer.spec import EvaluationReport, JobResult, SamplesFile
 from headrace_trainer.stage import catalogue
 from headrace_trainer.stage.by_hand import evaluate_version, train_batch
 from headrace_trainer.stage.context import TrainerContext
+from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.task import TrainTask
 from support import tiny, training_data
 from support.live import publish, until
@@ -149,6 +152,7 @@ def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(
             assert len(await train_log.events(TrainingStarted, "runs")) == 1
             release = await train_log.publish_release(evaluation)
             _, second = await train_log.wait_for(EvaluationCompleted, "outcomes", 2)
+            await until(lambda: _keeps(settings, evaluation.adapter.digest))  # and no copy of the moments
             _, start = await train_log.events(TrainingStarted, "runs")
         assert (start.parent_adapter, start.parent_release_id) == (evaluation.adapter.digest, release)
         assert second.parent_release_id == release
@@ -169,6 +173,12 @@ def test_the_next_batch_waits_for_the_answer_and_goes_on_from_it(
         assert all(reads[key_of(member)] for member in start.rehearsal)
 
     asyncio.run(scenario())
+
+
+async def _keeps(settings: Settings, *adapters: str) -> bool:
+    """Whether these and no others are in the trainer's cache."""
+    cached = {path.name for path in (settings.data_dir / "trainer").glob("*/cache/adapters/*")}
+    return cached == {adapter.removeprefix("sha256:") for adapter in adapters}
 
 
 async def _phase(task: TrainTask, phase: str) -> bool:
@@ -285,8 +295,7 @@ def test_no_samples_are_kept_of_an_evaluation_whose_rows_were_taken_back_while_i
         report = EvaluationReport({}, {}, Comparison(loss_gain=Gain(value=0.0, low=0.0, high=0.0), n=0), [])
         result = JobResult(tmp_path, 1, False, 1.0, report, None, samples=SamplesFile(tmp_path / "samples", 1))
         kept = await context.store_samples(batch, start, result, known)
-        assert kept is not None
-        assert Store(settings.store).remove_samples(kept.sha256)
+        assert kept is not None, "and then the trainer dies"
         await train_log.withdraw(training_data.recorded(2003, "test"))
         assert await context.store_samples(batch, start, result, known) is None
         assert not Store(settings.store).remove_samples(kept.sha256)
@@ -317,6 +326,53 @@ def test_rows_are_new_when_no_batch_before_had_their_group_whatever_became_of_it
             training_data.example(number).example_id for number in range(100, 124)
         ]
         assert known.members_of_new_groups(second, 2) == [], "a batch that is trained again is no news"
+
+    asyncio.run(scenario())
+
+
+def test_rows_that_were_taken_back_are_no_new_ones(settings: Settings, base: Path, tmp_path: Path) -> None:
+    train_log = TrainLog(settings)
+    context = TrainerContext(settings, policy_of(base), Hardware("cpu", "fp32"))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+
+    async def scenario() -> None:
+        await train_log.publish_batch("b1", range(24))
+        batch = await train_log.publish_batch("b2", range(100, 124))
+        await train_log.withdraw(gone := training_data.recorded(103))
+        head = HeadReference(version_id="v1", adapter=context.store.put(tmp_path / "adapter").digest)
+        start = training_data.start(batch, withdrawn=[gone.member.example_id], heads=[head])
+        known = catalogue.Catalogue(context.reader, await context.reader.partition_of("batches", batch.bucket))
+        origin = Origin(Record("batches", 0, 1, 0, 0, None, None), batch)
+        spec = await context.job_spec(origin, start, await context.base_of("tiny"), {}, known)
+        assert len(spec.window) == 23
+        assert {key_of(member) for member in spec.window} <= spec.values.keys()
+
+    asyncio.run(scenario())
+
+
+def test_a_bucket_goes_on_without_an_optimiser_that_is_not_in_the_store_any_more(
+    settings: Settings, base: Path, tmp_path: Path
+) -> None:
+    train_log = TrainLog(settings)
+    context = TrainerContext(settings, policy_of(base), Hardware("cpu", "fp32"))
+    (tmp_path / "optimiser").mkdir()
+    (tmp_path / "optimiser" / "state.json").write_text("{}")
+
+    async def scenario() -> None:
+        kept = context.store.put(tmp_path / "optimiser")
+        for digest, adapter in ((kept.digest, "sha256:1"), (f"sha256:{'0' * 64}", "sha256:2"), (None, "sha256:3")):
+            event = ModelVersionCreated(
+                specversion="1.0", id=adapter, source="headrace:train", time="2026-11-21T10:00:00Z",
+                data=ModelVersion(
+                    version_id=adapter, bucket=training_data.BUCKET, artifact_type="sums", base="tiny",
+                    adapter=msgspec.structs.replace(kept, digest=adapter), batch_id="b", run_id="r", method="lora",
+                    hyperparameters={}, rows=1, tokens=1, seconds=1.0, optimiser=digest,
+                ),
+            )  # fmt: skip
+            await train_log.write("versions", training_data.BUCKET, encode(event))
+        found = [await context.optimiser_of(training_data.BUCKET, f"sha256:{number}") for number in (1, 2, 3)]
+        assert found == [kept.digest, None, None]
 
     asyncio.run(scenario())
 

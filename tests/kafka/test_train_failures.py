@@ -27,6 +27,7 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.inputs import Message, RefPart
 from headrace_schemas.topology import STAGES_BY_NAME
+from headrace_streams.adapter_files import StoreError
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime.journal import Journal, Position
 from headrace_streams.runtime.session import now_ms
@@ -100,6 +101,22 @@ def test_a_base_that_can_not_be_had_holds_the_batch_until_it_can_and_is_said_aga
             await asyncio.gather(running, return_exceptions=True)
         assert await train_log.events(TrainingFailed, "runs") == []
         assert len(await train_log.events(TrainingStarted, "runs")) == 1, "its pins are those of its first start"
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_is_away_while_a_run_is_pinned_holds_its_batch(
+    settings: Settings, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_arguments: object) -> None:
+        raise StoreError("the store is away")
+
+    monkeypatch.setattr(TrainerContext, "choose_pins", away)
+
+    async def scenario() -> None:
+        await TrainLog(settings).publish_batch("b1", range(24))
+        with pytest.raises(Held, match="is held: the store is away; it waits for the next start"):
+            await task(settings, policy_of(base), once=True).run()
 
     asyncio.run(scenario())
 

@@ -362,7 +362,8 @@ def test_an_optimiser_of_other_parameters_or_none_is_not_gone_on_with(tiny_base:
     file = tmp_path / "0" / optimiser_state.NAME
     file.write_bytes(file.read_bytes()[:-9])
     assert optimiser_state.read(tmp_path / "0", parameters) is None
-    assert optimiser_state.read(tmp_path / "nowhere", parameters) is None
+    with pytest.raises(OSError, match="nowhere"):
+        optimiser_state.read(tmp_path / "nowhere", parameters)
 
 
 def test_no_rows_and_a_diverged_loss_are_errors(base: Base) -> None:

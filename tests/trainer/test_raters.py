@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace_schemas.derived import Example
+from headrace_trainer.data.members import key_of
 from headrace_trainer.evaluation.raters import self_graded
 from headrace_trainer.job.run import run
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy
@@ -64,6 +65,10 @@ def test_a_version_that_its_own_judge_would_judge_is_invalid_whether_it_was_trai
     assert trained.report.measure == "success"
     again = run(replace(spec, candidate=trained.folder, folder=spec.folder / "again"))
     assert again.report.heads[-1].invalid == trained.report.heads[-1].invalid
+    other = training_data.recorded(13, principals=["human:ann"])
+    learnt, values = [other.member], {**spec.values, key_of(other.member): other.value}
+    later = replace(spec, candidate=trained.folder, folder=spec.folder / "later", learnt=learnt, values=values)
+    assert run(later).report.heads[-1].invalid is None, "a batch that it has not learnt says nothing about it"
     tests = {key: value for key, value in spec.values.items() if key in {(m.example_id, 1) for m in spec.batch.test_pool}}
     without = replace(spec, candidate=trained.folder, folder=spec.folder / "without", values=tests)
     assert run(without).report.heads[-1].invalid is None

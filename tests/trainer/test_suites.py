@@ -21,7 +21,7 @@ from headrace_trainer.job.run import run
 from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
-from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy, TrainerPolicy, load
+from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy, SuitePolicy, TrainerPolicy, load
 from headrace_trainer.spec import JobSpec
 from headrace_trainer.stage.context import TrainerContext
 from headrace_trainer.stage.events import Origin, pins
@@ -124,6 +124,9 @@ def test_a_policy_names_suites_by_bucket_relative_to_its_file_and_a_run_pins_wha
     settings = Settings(data_dir=tmp_path)
     with pytest.raises(PolicyError, match=r"gone\.toml"):
         TrainerContext(settings, policy, Hardware("cpu", "fp32"))
+    twice = SuitePolicy(file=str(written(tmp_path, FILE)))
+    with pytest.raises(PolicyError, match="two suites of a bucket are called 'sums'"):
+        TrainerContext(settings, policy.model_copy(update={"suites": (policy.suites[0], twice)}), Hardware("cpu", "fp32"))
     context = TrainerContext(settings, policy.model_copy(update={"suites": policy.suites[:1]}), Hardware("cpu", "fp32"))
     [suite] = context.suites_of("sums/tiny")
     assert context.suites_of("sql/tiny") == []
@@ -204,8 +207,15 @@ def test_a_job_asks_the_suites_that_it_is_given(tiny_base: Path, trained: Path, 
         evaluation=POLICY, grader=SAME, suites=[SUMS],
     )  # fmt: skip
     result = run(spec)
-    assert [suite.name for suite in result.report.heads[-1].suites or ()] == ["sums"]
+    [suite] = result.report.heads[-1].suites or []
+    assert suite.name == "sums"
+    assert (len(suite.tasks), suite.left_out) == (6, {"needs_reference": 1}), "compared with nothing, every answer is wrong"
     assert result.samples is not None
     content = result.samples.path.read_bytes()
-    assert [sample.suite for sample in read_samples(content, sha256(content))] == [None] * 4 + ["sums"] * 7
+    samples = read_samples(content, sha256(content))
+    assert [sample.suite for sample in samples] == [None] * 4 + ["sums"] * 7
+    assert [sample.left_out for sample in samples] == [None] * 10 + ["needs_reference"]
+    telling = SAME.model_copy(update={"needs_reference": False})
+    [suite] = run(replace(spec, grader=telling, folder=tmp_path / "telling")).report.heads[-1].suites or []
+    assert (len(suite.tasks), suite.left_out) == (7, None)
     assert run(replace(spec, suites=[], folder=tmp_path / "other")).report.heads[-1].suites is None

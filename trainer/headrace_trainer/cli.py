@@ -91,13 +91,12 @@ async def _serve(settings: Settings, once: bool, device: str, web_site: Site | N
     from headrace_streams.signing import trusted_keys
     from headrace_trainer.evaluation.grader import find
     from headrace_trainer.policy import load
-    from headrace_trainer.suites import read
+    from headrace_trainer.suites import read_all
 
     policy = load(settings.policy)
     for grader in policy.graders.values():
         find(grader.name)
-    for suite in policy.suites:
-        read(suite.file)
+    read_all(policy.suites)
     trusted_keys(settings)  # what is wrong with them is said once, here
     task = asyncio.current_task()
     assert task is not None

@@ -100,6 +100,7 @@ class EvaluationReport(Struct, frozen=True):
 class JobSpec:
     """`values`: record values by (example id, revision) of every member the job uses; `parent`: folder of the adapter that is
     served, None for the base; `folder`: this run's own, kept between attempts. `candidate`: evaluate this adapter, train none.
+    `learnt`: what the candidate was trained on, where that was another run.
     `weights`: the folder of the base's files; `hub_name`: what others find it by; `halvings`: how often the
     system killed a job of this run, which then tries with half of the tokens at a time.
     `learner`: folder of the adapter that training goes on from, None for `parent`; `heads`: folders of earlier heads that are
@@ -114,6 +115,7 @@ class JobSpec:
     folder: Path
     parent: Path | None = None
     candidate: Path | None = None
+    learnt: Sequence[Member] | None = None
     learner: Path | None = None
     heads: Mapping[str, Path] = field(default_factory=dict)
     watched: Path | None = None

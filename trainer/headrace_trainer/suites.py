@@ -20,6 +20,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Agent
 from headrace_streams.policy import Policy, PolicyError, read_policy_file
 from headrace_streams.settings import first_fault
+from headrace_trainer.policy import SuitePolicy
 
 MOST_TASKS = 500  # of all suites of a bucket: an evaluation names each of them for each head, and is one record
 _TIME = "2026-01-01T00:00:00Z"  # what a template is told that writes the date: the same at every evaluation
@@ -135,6 +136,15 @@ def read(path: Path | str) -> Suite:
     if twice:
         raise PolicyError(f"suite file {path}: task {twice[0]!r}: there are two of that name")
     return suite
+
+
+def read_all(named: Sequence[SuitePolicy]) -> dict[str, Suite]:
+    """The suites that a policy names, by file. PolicyError for what `read` refuses, and for suites that the buckets of a glob
+    can't be asked together."""
+    found = {each.file: read(each.file) for each in named}
+    for glob in dict.fromkeys(each.bucket for each in named):
+        together([found[each.file] for each in named if each.bucket in (glob, "*")])
+    return found
 
 
 def _fault(error: ValidationError, tree: dict[str, Any]) -> str:

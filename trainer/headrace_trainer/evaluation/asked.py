@@ -29,11 +29,15 @@ class AskedRows(NamedTuple):
         return [number for number, row in enumerate(self.rows) if row.drawn or row.example.prompt_group not in drawn]
 
 
-def suite_rows(suite: Suite, bucket: str, tokeniser: RowTokeniser) -> AskedRows:
-    """The tasks of a suite for the base of `bucket`; one without a reference is asked, and has no loss."""
+def suite_rows(suite: Suite, bucket: str, tokeniser: RowTokeniser, *, needs_reference: bool = False) -> AskedRows:
+    """The tasks of a suite for the base of `bucket`; one without a reference is asked, and has no loss, unless who grades
+    `needs_reference`: one that compares would take nothing but an empty answer for right."""
     rows: list[TokenisedExample] = []
     unfit: list[UnfitExample] = []
     for task, example in zip(suite.tasks, suite.examples(bucket), strict=True):
+        if task.reference is None and needs_reference:
+            unfit.append(UnfitExample(example, "needs_reference"))
+            continue
         try:
             rows.append(tokeniser.question(example) if task.reference is None else tokeniser.example(example, 1.0))
         except RowUnfit as error:

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,8 +177,9 @@ class JobRows:
 
     def suites(self, base: Base) -> list[AskedRows]:
         """The tasks of the suites as rows."""
-        tokeniser = self._tokeniser(base, judged=True)
-        return [suite_rows(suite, self._spec.batch.bucket, tokeniser) for suite in self._spec.suites]
+        tokeniser, grader = self._tokeniser(base, judged=True), self._spec.grader
+        needs = grader is not None and grader.needs_reference
+        return [suite_rows(suite, self._spec.batch.bucket, tokeniser, needs_reference=needs) for suite in self._spec.suites]
 
     def bad_answers(self, base: Base, tests: Sequence[TokenisedExample]) -> list[TokenisedExample]:
         """Wrong answers to the prompts of test rows as rows."""
@@ -223,25 +225,22 @@ def _evaluate(
     if spec.watched is not None:
         lora.add(model, spec.watched, WATCHED)
     watched = None if spec.start.watched is None else WATCHED if spec.watched is not None else ""
-    options = {
-        "policy": spec.evaluation, "requirements": spec.requirements, "precision": precision,
-        "batch_tokens": hyper.batch_tokens, "seed": spec.start.seed, "heads": heads, "watched": watched,
-        "named": Incumbent(spec.batch.base, spec.start.parent_adapter), "unfit": lessons.unfit["test"],
-        "suites": lessons.suites(base), "bad": lessons.bad_answers(base, tests),
-        "window": lessons.window(base),
-    }  # fmt: skip
-    if spec.grader is None:
-        return evaluate(model, base, tests, **options)  # type: ignore[arg-type]
-    options["self_graded"] = self_graded(spec.grader, _learnt(spec))
-    with Grader(spec.grader) as grader:
-        report = evaluate(model, base, tests, grader=grader, **options)  # type: ignore[arg-type]
-        return msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)
+    grades: AbstractContextManager[Grader | None] = nullcontext() if spec.grader is None else Grader(spec.grader)
+    with grades as grader:
+        report = evaluate(
+            model, base, tests, policy=spec.evaluation, requirements=spec.requirements, grader=grader, precision=precision,
+            batch_tokens=hyper.batch_tokens, seed=spec.start.seed, heads=heads, watched=watched,
+            named=Incumbent(spec.batch.base, spec.start.parent_adapter), unfit=lessons.unfit["test"],
+            suites=lessons.suites(base), bad=lessons.bad_answers(base, tests), window=lessons.window(base),
+            self_graded=None if spec.grader is None else self_graded(spec.grader, _learnt(spec)),
+        )  # fmt: skip
+        return report if grader is None else msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)
 
 
 def _learnt(spec: JobSpec) -> Iterator[Example]:
-    """What the run learns from, as far as its records are there: evaluating needs none of them."""
+    """What the candidate has learnt, as far as its records are there: evaluating needs none of them."""
     members = run_members(spec.batch, spec.start)
-    for member in (*members.training, *members.rehearsal):
+    for member in [*members.training, *members.rehearsal] if spec.learnt is None else spec.learnt:
         if (value := spec.values.get(key_of(member))) is not None:
             yield verify(member, value)
 

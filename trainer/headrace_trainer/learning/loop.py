@@ -176,6 +176,8 @@ def train(
     carried = optimiser_state.read(optimiser_from, state.parameters) if optimiser_from else None
     if carried:
         optimiser_state.adopt(state.optimiser, state.parameters, carried)
+    elif optimiser_from and ranks.first:
+        log.warning("the optimiser begins anew: its state in %s is of other parameters, or no numbers", optimiser_from.name)
     warmup = 0.0 if carried else hyper.warmup
     torch.manual_seed(seed + ranks.rank)
     saved = checkpoint.read(folder, run) if folder else None

@@ -53,11 +53,11 @@ def write(folder: Path, optimiser: Optimizer, parameters: Mapping[str, Tensor], 
 
 def read(folder: Path, parameters: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """The tensors in `folder`, or None where they are of other parameters (a rank or layers that were changed since), or no
-    numbers: the optimiser then begins anew."""
+    numbers: the optimiser then begins anew. OSError where they can't be read: a run does not become another one by that."""
     try:
         with safe_open(folder / NAME, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError):
+    except SafetensorError:
         return None
     shapes = {f"{key}.{name}": value.shape for name, value in parameters.items() for key in KEYS if key != "step"}
     found = {name: value.shape for name, value in tensors.items() if not name.startswith("step.")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from headrace_cli.common import NO, CliError
-from headrace_schemas.derived import ModelVersion, Surroundings, TrainingStart
+from headrace_schemas.derived import Member, ModelVersion, Surroundings, TrainingStart
 from headrace_schemas.events import BatchReady
 from headrace_schemas.ids import derive_id
+from headrace_schemas.selection import run_members
 from headrace_streams import release_log
 from headrace_streams.kafka import publisher
 from headrace_streams.kafka.reader import Reader, event_of
@@ -101,7 +102,9 @@ async def evaluate_version(
         base_identity=base.identity,
         suites=events.suite_references(context.suites_of(version.bucket)),
     )  # fmt: skip
-    result = await _run(context, origin, start, base, show, candidate)
+    own = await catalogue.batch_of(context.reader, origin.record.partition, version.batch_id, origin.record.offset + 1)
+    learnt = [] if own is None else [*run_members(own.data, recorded).training, *recorded.rehearsal]
+    result = await _run(context, origin, start, base, show, candidate, learnt)
     if publish:
         samples = await context.store_samples(origin.batch, start, result, known)
         event = events.evaluated(origin, start, version, result, identity, now_ms(), samples)
@@ -127,11 +130,13 @@ async def _run(
     base: KnownBase,
     show: PrintLine,
     candidate: Path | None = None,
+    learnt: Sequence[Member] | None = None,
 ) -> JobResult:
-    """`candidate`: evaluate this adapter, train none."""
+    """`candidate`: evaluate this adapter, which was trained on `learnt`, train none."""
     known = Catalogue(context.reader, origin.record.partition)
     spec = await context.job_spec(origin, start, base, {}, known)
-    spec = replace(spec, folder=_folder(context, start), candidate=candidate)
+    values = {**spec.values, **await catalogue.values_of(context.reader, learnt or ())}
+    spec = replace(spec, folder=_folder(context, start), candidate=candidate, learnt=learnt, values=values)
     async with aclosing(JobProcess(spec).events()) as stream:
         async for event in stream:
             if isinstance(event, JobResult):

@@ -77,7 +77,7 @@ class Catalogue:
         self._latest = LatestRevisions()
         self._groups: dict[str, tuple[bytes, ...]] = {}  # by example: all that it was ever in
         self._batches: list[tuple[int, Batch]] = []
-        self._next: dict[str, int] = {"batches": 0, "examples": 0}
+        self._next: dict[str, int] = {}  # offset by topic/partition
 
     async def refresh(self, bucket: str) -> None:
         """Reads on to the present end of both topics. `bucket` tells where its examples are."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any, NamedTuple
 
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import BaseIdentity, Batch, Member, SamplesReference, TrainingStart
-from headrace_schemas.selection import run_members
+from headrace_schemas.selection import run_members, without_withdrawn
 from headrace_streams import release_log
-from headrace_streams.adapter_files import StoreError
+from headrace_streams.adapter_files import AdapterRefused, StoreError, file_sha256, hexadecimal
 from headrace_streams.adapter_store import Store, fetch
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
@@ -60,8 +61,9 @@ class TrainerContext:
         self.store, self.reader = Store(settings.store), Reader(settings)
         self.job_slot = asyncio.Semaphore(1)
         self._plans: dict[str, MemoryPlan] = {}
-        self._suites = {suite.file: suites.read(suite.file) for suite in policy.suites}
+        self._suites = suites.read_all(policy.suites)
         self.folder = settings.data_dir / "trainer" / settings.deployment
+        self._cache = self.folder / "cache"
 
     def weights_of(self, base: str) -> str | None:
         """Where the base's weights are, or None: then nothing can be trained for it."""
@@ -135,7 +137,7 @@ class TrainerContext:
             quantisation=mapped.quantisation,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
             grader=policy.graders.get(batch.artifact_type), suites=self.suites_of(batch.bucket), device=self.hardware.device,
-            window=known.members_of_new_groups(batch, origin.record.offset) if heads else [],
+            window=known.members_of_new_groups(without_withdrawn(batch, start.withdrawn), origin.record.offset) if heads else [],
             threads=policy.threads, checkpoint_seconds=policy.checkpoint_seconds, processes=policy.processes,
         )  # fmt: skip
 
@@ -149,6 +151,9 @@ class TrainerContext:
         await known.refresh(batch.bucket)
         if set(known.withdrawn_of(batch)) - set(start.withdrawn or ()):
             log.info("%s: no samples are kept of run %s: examples were taken back meanwhile", batch.bucket, start.run_id)
+            # An attempt that was cut off before its evaluation was on the log may have put them there.
+            digest = await asyncio.to_thread(file_sha256, result.samples.path)
+            await asyncio.to_thread(self.store.remove_samples, digest)
             return None
         digest = await asyncio.to_thread(self.store.put_samples, result.samples.path)
         before = datetime.now(UTC) - timedelta(days=self.policy.evaluation.samples_days)
@@ -165,15 +170,33 @@ class TrainerContext:
             return None
         return (await asyncio.to_thread(self.store.put, result.optimiser)).digest
 
+    async def optimiser_of(self, bucket: str, adapter: str) -> str | None:
+        """Digest of the optimiser's state of the run that an adapter is of; None when none was kept, or it is not in the store
+        any more: no bucket is held up by that, and the run's pins say so. StoreError."""
+        digest = await catalogue.optimiser_of(self.reader, bucket, adapter)
+        try:
+            await self.adapter_folder(digest)
+        except AdapterRefused as error:
+            log.warning("%s: the optimiser begins anew: of the state of its last run, %s", bucket, error)
+            return None
+        return digest
+
     async def adapter_folder(self, digest: str | None) -> Path | None:
         """The folder of an adapter in the store, verified. AdapterRefused, StoreError."""
         if digest is None:
             return None
-        return await asyncio.to_thread(fetch, self.store, digest, self.folder / "cache")
+        return await asyncio.to_thread(fetch, self.store, digest, self._cache)
+
+    def clear(self, start: TrainingStart) -> None:
+        """Removes what a run that is over has left on this machine, and its copy of the optimiser's state, which is twice an
+        adapter's size and as a rule asked for by no other run."""
+        shutil.rmtree(self.run_folder(start.run_id), ignore_errors=True)
+        if start.optimiser is not None:
+            shutil.rmtree(self._cache / "adapters" / hexadecimal(start.optimiser), ignore_errors=True)
 
     async def choose_pins(self, origin: Origin, known: Catalogue, base: KnownBase, untrained: tuple[str, ...] = ()) -> Pins:
         """The pins of a batch as of now. Rows of earlier batches that are not what their manifest says are left out, or one bad
-        batch would fail all later ones."""
+        batch would fail all later ones. JobFailed, StoreError."""
         batch = origin.batch
         hyper = self.policy.hyperparameters(batch.bucket)
         planned = await self._plan(batch, base, hyper)
@@ -191,7 +214,7 @@ class TrainerContext:
         carries = begins is not None and hyper.warm_start and hyper.carry_optimiser
         start = events.pins(
             origin, self.policy, self.precision_of(hyper), planned=planned, parent_adapter=release_log.adapter_digest(served),
-            optimiser=await catalogue.optimiser_of(self.reader, batch.bucket, begins) if begins and carries else None,
+            optimiser=await self.optimiser_of(batch.bucket, begins) if begins and carries else None,
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
             base_identity=base.identity, surroundings=self.hardware.surroundings, learner=learner,

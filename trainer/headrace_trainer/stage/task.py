@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -253,8 +252,8 @@ class TrainTask:
             self._activity = {"phase": "pinning", "bucket": batch.bucket, "batch": batch.batch_id}
             try:
                 return await self._context.choose_pins(origin, self._catalogue, base, bucket.untrained)
-            except JobFailed as error:
-                if error.cause != "surroundings":
+            except (JobFailed, StoreError) as error:
+                if isinstance(error, JobFailed) and error.cause != "surroundings":
                     await self._keep(origin, bucket, f"refused: {error}")
                     return None
                 await self._hold(batch, backoff, error)
@@ -329,7 +328,7 @@ class TrainTask:
         self._buckets[batch.bucket] = bucket
         run = self._runs.pop(batch.batch_id, None)
         if run is not None:
-            shutil.rmtree(self._context.run_folder(run.start.run_id), ignore_errors=True)
+            self._context.clear(run.start)
 
     def _after(self, record: Record, counter: str) -> Position:
         counters = dict(self._session.position.counters)
