@@ -195,7 +195,8 @@ def logs(draw: st.DrawFn) -> list[Message]:
 
 
 def test_what_was_loaded_is_held_once() -> None:
-    task, state = FoldTask(COUNTING, {"step": 1}, "signals", 0, Settings()), {"a": b"1"}
+    state: dict[str, Any] = {"a": b"1"}
+    task = FoldTask(COUNTING, {"step": 1}, "signals", 0, Settings())
     asyncio.run(task._load(state))
     assert task._runner.state is state
     assert state == {"a": 1}
