@@ -54,7 +54,7 @@ def appraise(policy: CuratePolicy, version: int, examples: Sequence[tuple[Exampl
         if role == "train" and policy.one_side_chars is not None and len(normalised) >= policy.one_side_chars:
             found.content += _target(example.bucket, normalised)
         appraised.append(found)
-        if policy.near_duplicate is not None and reason is None and (split == "train" or (version < 3 and split == "validation")):
+        if policy.near_duplicate is not None and reason is None and filters.pool_of(version, split) is None:
             # Of one context only: beside a long one that two have in common, what they ask for would not count. And of the same
             # figures: what is asked of another year is another question, however alike the words are.
             sketched.append(found)

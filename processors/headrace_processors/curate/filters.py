@@ -68,11 +68,18 @@ def judge(policy: CuratePolicy, version: int, example: Example, texts: ExampleTe
     if not example.train:
         return FilterResult(None, "not_for_training")
     found = _judged(policy, version, example, texts)
-    if found.role == "train" or split == "train" or (split == "validation" and version < 3):
+    if found.role == "train" or pool_of(version, split) is None:
         return found
     if split == "test" and policy.keeps_prompts(example.artifact_type) and found.reason not in UNASKED:
         return FilterResult("negative", None)
     return FilterResult(None, "held_out") if found.role == "negative" else found
+
+
+def pool_of(version: int, split: str) -> Literal["test", "validation"] | None:
+    """The pool of a side of the split; None of the train side, which validation was part of until rule version 3."""
+    if split == "test":
+        return "test"
+    return "validation" if split == "validation" and version > 2 else None
 
 
 def _judged(policy: CuratePolicy, version: int, example: Example, texts: ExampleTexts) -> FilterResult:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from headrace_processors.curate import events, manifest, near_duplicates, shares
 from headrace_processors.curate.appraisal import Appraisal, appraise
 from headrace_processors.curate.bucket import WorkingBucket
+from headrace_processors.curate.filters import pool_of
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import (
     CONTENT,
@@ -232,7 +233,7 @@ class CurateStep:
 
     def _taken(self, split: Split, old: ExampleRecord | None) -> tuple[Status, str]:
         """The status of an example that is good for a role, and the counter of its record."""
-        status: Status = "open" if split == "train" or (split == "validation" and self.rules.version < 3) else split
+        status: Status = pool_of(self.rules.version, split) or "open"
         return status, "replaced" if old is not None and old.queue is not None else "admitted"
 
     def _take(
