@@ -25,7 +25,6 @@ from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
 from headrace_processors.reward import upcast as reward_upcast
 from headrace_processors.reward.policy import VERSION_1 as REWARD_1
-from headrace_processors.reward.policy import VERSION_2 as REWARD_2
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.version_1 import fold as reward_1
 from headrace_schemas.topology import STAGES_BY_NAME
@@ -57,7 +56,7 @@ STAGES: tuple[FoldStage, ...] = (
         policy=RewardPolicy,
         versions={
             1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
-            2: RuleVersion(reward.build_2, absent=REWARD_2, checks_writers=True),
+            2: RuleVersion(reward.build_2, checks_writers=True),
             3: RuleVersion(reward.build, checks_writers=True),
         },
         state_version=2,

@@ -29,11 +29,9 @@ BONUS = {
 }
 COMPLEXITY = {"code": 0.8, "architecture": 0.7, "workflows": 0.6, "api_docs": 0.5, "erd": 0.3}
 
-# What older versions of the rules did before these were keys: what a recorded body without them means, whatever the defaults are
-# by now.
-VERSION_2: Mapping[str, Any] = {}
+# What version 1 of the rules had in its formulas before these were keys: what a recorded body without them means, whatever the
+# defaults are by now.
 VERSION_1: Mapping[str, Any] = {
-    **VERSION_2,
     "difficulty_weights": {"complexity": 0.5, "prompt": 0.3, "context": 0.2},
     "prompt_full_chars": 5_000,
     "context_full_chars": 10_000,
