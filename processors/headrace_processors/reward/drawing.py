@@ -5,7 +5,6 @@ nothing that is said of an answer has a part in it.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
 
 from headrace_processors.reward.policy import DrawPolicy
 from headrace_processors.reward.state import InteractionContent
@@ -16,24 +15,18 @@ from headrace_schemas.topology import PROMPTS
 DRAWN = PROMPTS + "drawn"
 
 
-class Drawing(NamedTuple):
-    """`counter`: what the interaction counts as beside its record; empty where it could never have been drawn."""
-
-    is_drawn: bool
-    counter: str = ""
-
-
-def drawing_of(policy: DrawPolicy, bucket: str, group: str, content: InteractionContent) -> Drawing:
-    """Whether a prompt is drawn from an interaction with this `content` in the bucket and group that its example would have."""
+def drawing_of(policy: DrawPolicy, bucket: str, group: str, content: InteractionContent) -> str:
+    """What an interaction with this `content`, in the bucket and group that its example would have, counts as beside its record:
+    DRAWN, why no prompt is drawn from it, or nothing where it could never have been."""
     if split_of(bucket, group) != "test":
-        return Drawing(False)
+        return ""
     if not content.train:
-        return Drawing(False, PROMPTS + "not_for_training")
+        return PROMPTS + "not_for_training"
     if len(memoryview(content.prompt)) + len(memoryview(content.context)) + len(memoryview(content.tools)) > policy.max_bytes:
-        return Drawing(False, PROMPTS + "too_large")
+        return PROMPTS + "too_large"
     if policy.share < 1 and _share_of(bucket, group) >= policy.share:
-        return Drawing(False, PROMPTS + "not_chosen")
-    return Drawing(True, DRAWN)
+        return PROMPTS + "not_chosen"
+    return DRAWN
 
 
 def _share_of(bucket: str, group: str) -> float:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import structs
 
 from headrace_processors.reward import events, keys
-from headrace_processors.reward.drawing import drawing_of
+from headrace_processors.reward.drawing import DRAWN, drawing_of
 from headrace_processors.reward.erasure import matching, portions
 from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary, aggregate, score_of_100
 from headrace_processors.reward.formula import balance_of, bonus_of, count_type
@@ -121,12 +121,12 @@ class RewardStep:
         assert content is not None
         bucket = f"{content.artifact_type}/{self.policy.base_of(content.artifact_type, content.model, content.agent.role)}"
         group = group_of(content, self.version) if content.prompt_group is None else content.prompt_group
-        drawing = drawing_of(self.policy.draw, bucket, group, content)
-        if not drawing.is_drawn:
-            return case, drawing.counter
+        counter = drawing_of(self.policy.draw, bucket, group, content)
+        if counter != DRAWN:
+            return case, counter
         trace = self.event.traceparent
         self.outputs.append(events.prompt_drawn(self.record, interaction_id, bucket, content, group, trace))
-        return structs.replace(case, drawn=bucket), drawing.counter
+        return structs.replace(case, drawn=bucket), counter
 
     def feedback_recorded(self, event: FeedbackRecorded) -> None:
         data = event.data
