@@ -119,7 +119,7 @@ class RewardStep:
         """The case of an interaction that just came, from which a prompt may be drawn, and what that counts as."""
         content = self._texts.content(interaction_id)
         assert content is not None
-        bucket = f"{content.artifact_type}/{self.policy.base_of(content.artifact_type, content.model, content.agent.role)}"
+        bucket = self._bucket_of(content)
         group = group_of(content, self.version) if content.prompt_group is None else content.prompt_group
         counter = drawing_of(self.policy.draw, bucket, group, content)
         if counter != DRAWN:
@@ -342,9 +342,11 @@ class RewardStep:
         counts = self.state.get(keys.TYPE_COUNTS, TypeCounts({})).by_type
         time_ns = min(content.time_ns, self.record.now * 1_000_000)  # seen from a time ahead, all other counts would be nothing
         self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, time_ns))
-        base = self.policy.base_of(content.artifact_type, content.model, content.agent.role)
         balance = balance_of(self.policy, counts, content.artifact_type)
-        return {"bucket": f"{content.artifact_type}/{base}", "balance": balance, "group": group_of(content, self.version)}
+        return {"bucket": self._bucket_of(content), "balance": balance, "group": group_of(content, self.version)}
+
+    def _bucket_of(self, content: InteractionContent) -> str:
+        return f"{content.artifact_type}/{self.policy.base_of(content.artifact_type, content.model, content.agent.role)}"
 
     def _interaction(self, interaction_id: str | None) -> tuple[str, InteractionState]:
         """Its case. One that an erasure has still to come to is as good as erased."""
