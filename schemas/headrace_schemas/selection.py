@@ -6,12 +6,14 @@ The trainer and `headrace dataset --release` both ask here, so that a data set i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec import structs
 
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import Batch, Member, PromptMember, TrainingStart
+
+M = TypeVar("M", Member, PromptMember)
 
 
 class RunMembers(NamedTuple):
@@ -85,10 +87,14 @@ def validation_members(members: Iterable[Member]) -> list[Member]:
 def without_withdrawn(batch: Batch, withdrawn: Sequence[str] | None) -> Batch:
     """The batch as a run uses it: the manifest stays as it was cut, but what was withdrawn since is not read."""
     ids = frozenset(withdrawn or ())
-    members, test_pool, validation = (
-        [member for member in listed if member.example_id not in ids]
-        for listed in (batch.members, batch.test_pool, batch.validation_pool or ())
+    return structs.replace(
+        batch,
+        members=_left(batch.members, ids),
+        test_pool=_left(batch.test_pool, ids),
+        validation_pool=None if batch.validation_pool is None else _left(batch.validation_pool, ids),
+        prompts=None if batch.prompts is None else _left(batch.prompts, ids),
     )
-    prompts = None if batch.prompts is None else [prompt for prompt in batch.prompts if prompt.example_id not in ids]
-    pool = None if batch.validation_pool is None else validation
-    return structs.replace(batch, members=members, test_pool=test_pool, validation_pool=pool, prompts=prompts)
+
+
+def _left(listed: Sequence[M], withdrawn: frozenset[str]) -> list[M]:
+    return [member for member in listed if member.example_id not in withdrawn]
