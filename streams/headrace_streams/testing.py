@@ -32,7 +32,7 @@ from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.policy import Policy
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import Provenance, origin, origin_without_input
-from headrace_streams.runtime.stage import DERIVED, FoldStage, Headers, Record, Write, all_deadlines, reloaded
+from headrace_streams.runtime.stage import DERIVED, FoldStage, Headers, Record, Write, all_deadlines
 from headrace_streams.runtime.step import Processed
 from headrace_streams.settings import Settings
 
@@ -153,7 +153,8 @@ class MemoryTask:
         after = self.dumped()
         assert after == before, _difference(f"{self.stage.name}: state that was dumped and loaded", before, after)
         fold = self._runner.fold
-        after = {key: fold.dump(key, reloaded(fold, key, value)) for key, value in before.items()}
+        taken = {key: value if key.startswith(fold.as_bytes) else fold.reload(key, value) for key, value in before.items()}
+        after = {key: fold.dump(key, value) for key, value in taken.items()}
         assert after == before, _difference(f"{self.stage.name}: state that was dumped and reloaded", before, after)
         every, whole = all_deadlines(fold.deadline, self._runner.state), fold.deadlines(self._runner.state)
         assert whole == every, _difference(f"{self.stage.name}: deadlines of the whole state", every, whole)

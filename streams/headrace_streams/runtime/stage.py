@@ -115,11 +115,6 @@ class Fold(ABC):
         return ()
 
 
-def reloaded(fold: Fold, key: str, value: bytes) -> Any:
-    """A state value from bytes that `fold` has taken before."""
-    return value if key.startswith(fold.as_bytes) else fold.reload(key, value)
-
-
 def all_deadlines(deadline: Callable[[str, Any], int | None], state: Mapping[str, Any]) -> dict[str, int]:
     """Every deadline of a state by key; derived keys have none."""
     return {key: at for key, value in state.items() if not key.startswith(DERIVED) and (at := deadline(key, value)) is not None}
