@@ -86,8 +86,7 @@ class Reader:
 
     async def offsets(self, topics: Iterable[str]) -> dict[tuple[str, int], Span]:
         """The committed span of every partition of `topics` as of now, by (short name, partition)."""
-        counts = await self.counts(topics)
-        partitions = [self._partition(topic, number) for topic, count in counts.items() for number in range(count)]
+        partitions = await self._partitions(topics)
         if not partitions:
             return {}
         async with clients.connected(clients.consumer(self.settings)) as consumer:
@@ -102,8 +101,7 @@ class Reader:
     async def offsets_at(self, topics: Iterable[str], time_ms: int) -> dict[tuple[str, int], int]:
         """The first offset of every partition of `topics` whose record was appended at `time_ms` (since the epoch) or later, or
         the committed end where there is none, by (short name, partition)."""
-        counts = await self.counts(topics)
-        partitions = [self._partition(topic, number) for topic, count in counts.items() for number in range(count)]
+        partitions = await self._partitions(topics)
         async with clients.connected(clients.consumer(self.settings)) as consumer:
             consumer.assign(partitions)
             _, ends = await _spans(consumer, partitions)
@@ -227,6 +225,11 @@ class Reader:
             async with aclosing(_records(consumer, ends if to_end else None, poll_ms)) as batches:
                 async for records in batches:
                     yield records
+
+    async def _partitions(self, topics: Iterable[str]) -> list[TopicPartition]:
+        """All of `topics`."""
+        counts = await self.counts(topics)
+        return [self._partition(topic, number) for topic, count in counts.items() for number in range(count)]
 
     def _partition(self, topic: str, number: int) -> TopicPartition:
         return TopicPartition(clients.full_name(self.settings, topic), number)
