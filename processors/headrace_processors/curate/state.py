@@ -27,13 +27,7 @@ EMPTY = 0.0  # the fill of an empty bucket. msgspec leaves a default out when it
 DEADLINES = "~deadlines"  # derived: (fold time in ms, bucket) of every open bucket that can still grow old, ascending
 BUCKETS = "~buckets"  # derived: the names of all buckets, ascending
 MEDIAN = "median"  # state key of the RecentMedian
-HOLDING = (
-    "open",
-    "test",
-    "validation",
-    "drawn",
-    "cut",
-)  # an example of such a status has its content: another with the same is a duplicate
+HOLDING = ("open", "test", "validation", "drawn", "cut")  # such an example has its content: another with the same is a duplicate
 
 Split = Literal["train", "validation", "test"]
 Status = Literal["open", "test", "validation", "drawn", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
