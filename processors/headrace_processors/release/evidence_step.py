@@ -8,7 +8,6 @@ that there is: groups that were seen until then count no more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -112,7 +111,7 @@ class EvidenceStep(ReleaseStep):
 
     def _looked(self, state: EvidenceState, evaluation: Evaluation, version: ServableVersion) -> EvidenceState:
         """Counts a look, judges its heads, answers."""
-        policy, results, measure, seen = self.policy.evidence, evaluation.heads or (), evaluation.measure, self.first_seen
+        policy, results, measure = self.policy.evidence, evaluation.heads or (), evaluation.measure
         assert measure is not None
         if all(head.version_id != evaluation.version_id for head in state.pending):
             state = cut(policy, state, evaluation.version_id, self.sequence)
@@ -124,7 +123,7 @@ class EvidenceStep(ReleaseStep):
                 given[head.version_id],
                 measure=measure,
                 since=state.since,
-                first_seen=seen,
+                first_seen=self.first_seen,
                 apart=self._apart,
                 deep=self.version > 3,
             )
@@ -138,7 +137,7 @@ class EvidenceStep(ReleaseStep):
         judgement = judged(policy, state, looked, invalid, harmed, version=self.version)
         self.heads = [
             self._head_evidence(
-                state, head, judgement, measure, _counted(before[head.version_id], head, given, measure, seen, self._apart)
+                state, head, judgement, measure, self._counted(before[head.version_id], head, given[head.version_id], measure)
             )
             for head in looked
         ]
@@ -199,6 +198,22 @@ class EvidenceStep(ReleaseStep):
             f"{measure} gain {mean:.4g} on {groups}{where} in {looks}, evidence {verdict.up:.3g} of {verdict.needed:.3g} nats "
             f"({self.policy.evidence.claim}), loss {worse} ({verdict.harm:.3g} of {alarm:.3g} nats)"
         )
+
+    def _counted(self, before: Head, head: Head, given: Sequence[GroupFigures], measure: Measure) -> list[EvidenceSeen]:
+        """What the look has added to a head, by group."""
+        assert head.frozen is not None
+        new = frozenset(head.counted) - frozenset(before.counted)
+        by_group = {figures.group: figures for figures in given}
+        scale = head.frozen.scales[measure]
+        return [
+            EvidenceSeen(
+                group=group,
+                first_seen=self.first_seen[group],
+                x=scaled(by_group[group].values[measure], scale),
+                selected=self._apart and by_group[group].selected,
+            )
+            for group in sorted(new)
+        ]
 
     def _head_evidence(
         self, state: EvidenceState, head: Head, judgement: Judgement, measure: Measure, seen: list[EvidenceSeen]
@@ -270,27 +285,3 @@ def _values(result: GroupResult) -> dict[str, float]:
     """By measure, those that there are."""
     named = (("loss", result.loss_gain), ("margin", result.margin_gain), ("success", result.success_gain))
     return {name: value for name, value in named if value is not None}
-
-
-def _counted(
-    before: Head,
-    head: Head,
-    given: Mapping[str, Sequence[GroupFigures]],
-    measure: Measure,
-    seen: Mapping[str, int],
-    apart: bool,
-) -> list[EvidenceSeen]:
-    """What the look has added to a head, by group."""
-    assert head.frozen is not None
-    new: Any = frozenset(head.counted) - frozenset(before.counted)
-    by_group = {figures.group: figures for figures in given[head.version_id]}
-    scale = head.frozen.scales[measure]
-    return [
-        EvidenceSeen(
-            group=group,
-            first_seen=seen[group],
-            x=scaled(by_group[group].values[measure], scale),
-            selected=apart and by_group[group].selected,
-        )
-        for group in sorted(new)
-    ]
