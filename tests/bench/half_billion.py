@@ -54,7 +54,7 @@ def job(folder: Path, memory_gb: float, threads: int) -> None:
     batch = training_data.batch([row.member for row in learnt], [row.member for row in tests])
     spec = JobSpec(
         training_data.start(batch, hyperparameters=hyper.to_wire()), batch, str(folder / "base"),
-        {(row.member.example_id, row.member.revision): row.value for row in (*learnt, *tests)}, folder / "run",
+        training_data.values(*learnt, *tests), folder / "run",
         evaluation=EvaluationPolicy(max_new_tokens=16), grader=GraderPolicy(name="support.graders:same"), threads=threads,
         checkpoint_seconds=0.0,
     )  # fmt: skip

@@ -37,7 +37,7 @@ WATCH = [training_data.recorded(number, "validation") for number in range(30, 34
 TESTS = [training_data.recorded(number, "test") for number in range(40, 72)]
 EARLIER = [training_data.recorded(number) for number in range(80, 86)]
 BATCH = training_data.batch([made.member for made in (*TRAIN, *WATCH)], [made.member for made in TESTS])
-VALUES = {(made.member.example_id, made.member.revision): made.value for made in (*TRAIN, *WATCH, *TESTS, *EARLIER)}
+VALUES = training_data.values(*TRAIN, *WATCH, *TESTS, *EARLIER)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_margins_are_measured_where_grades_do_not_count_and_counted_where_policy
 def test_a_job_measures_margins_by_itself(tiny_base: Path, trained: Path, tmp_path: Path) -> None:
     tests = [training_data.recorded(number, "test") for number in range(40, 44)]
     batch = training_data.batch([], [each.member for each in tests])
-    values = {(each.member.example_id, 1): each.value for each in tests}
+    values = training_data.values(*tests)
     spec = JobSpec(
         training_data.start(batch),
         batch,

@@ -26,7 +26,7 @@ TRAIN = [training_data.recorded(number, weight=0.5 + number % 3) for number in r
 WATCH = [training_data.recorded(number, "validation") for number in range(30, 33)]
 TESTS = [training_data.recorded(number, "test") for number in range(40, 44)]
 BATCH = training_data.batch([made.member for made in (*TRAIN, *WATCH)], [made.member for made in TESTS])
-VALUES = {(made.member.example_id, made.member.revision): made.value for made in (*TRAIN, *WATCH, *TESTS)}
+VALUES = training_data.values(*TRAIN, *WATCH, *TESTS)
 # No dropout, whose masks are drawn by each process for itself; short micro-batches, so that each step has several, and in the
 # last one a process has none; a small norm, so that clipping plays a part.
 HYPER = training_data.HYPER.model_copy(

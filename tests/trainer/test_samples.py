@@ -53,7 +53,7 @@ def test_samples_say_row_by_row_what_the_comparison_counts(tiny_base: Path, trai
 def test_a_negative_of_the_test_side_is_graded_and_its_answer_is_no_loss(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     recorded = [training_data.recorded(number, "test", role="negative" if number % 2 else "train") for number in range(50, 62)]
-    values = {(each.member.example_id, 1): each.value for each in recorded}
+    values = training_data.values(*recorded)
     tests = RowTokeniser(base.tokenizer, 200).members([each.member for each in recorded], values).examples
     assert [test.scored for test in tests] == [True, False] * 6
     with Grader(SAME) as judge:
@@ -100,7 +100,7 @@ UNFIT = training_data.recorded(
 def spec(tiny_base: Path, tmp_path: Path) -> JobSpec:
     made = [*TRAIN, *TESTS, UNFIT]
     batch = training_data.batch([each.member for each in TRAIN], [each.member for each in (*TESTS, UNFIT)])
-    values = {(each.member.example_id, 1): each.value for each in made}
+    values = training_data.values(*made)
     return JobSpec(
         training_data.start(batch), batch, str(tiny_base), values, tmp_path / "run", threads=1, evaluation=POLICY, grader=SAME
     )

@@ -191,7 +191,7 @@ def test_a_task_that_tells_nothing_or_cannot_be_asked_is_counted(tiny_base: Path
 def test_a_job_asks_the_suites_that_it_is_given(tiny_base: Path, trained: Path, tmp_path: Path) -> None:
     tests = [training_data.recorded(number, "test") for number in range(40, 44)]
     batch = training_data.batch([], [each.member for each in tests])
-    values = {(each.member.example_id, 1): each.value for each in tests}
+    values = training_data.values(*tests)
     spec = JobSpec(
         training_data.start(batch), batch, str(tiny_base), values, tmp_path / "run", candidate=trained, threads=1,
         evaluation=POLICY, grader=SAME, suites=[SUMS],
