@@ -16,6 +16,7 @@ from headrace_trainer.data.rows import TokenRow
 from headrace_trainer.job.process import JobFailed, probe_hardware
 from headrace_trainer.job.run import run
 from headrace_trainer.model import lora
+from headrace_trainer.model.base import load_base
 from headrace_trainer.model.sharding import Ranks
 from headrace_trainer.objectives.sft import passes_of, split_by_tokens
 from headrace_trainer.spec import JobSpec
@@ -47,7 +48,7 @@ def test_two_processes_learn_what_one_learns(name: str, tmp_path: Path) -> None:
     two, steps = in_process(replace(spec_of(base, tmp_path / "two"), processes=2))
     assert two is not None
     ours, theirs = lora.tensors_in(alone.folder), lora.tensors_in(two.folder)
-    fresh = lora.tensors_of(lora.attach(_model(base), HYPER, alone_seed())[0])
+    fresh = lora.tensors_of(lora.attach(load_base(str(base)).model, HYPER, alone_seed())[0])
     moved = max(float((ours[key] - fresh[key]).abs().max()) for key in ours)
     apart = max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
     assert moved > 0.05
@@ -64,12 +65,6 @@ def test_two_processes_learn_what_one_learns(name: str, tmp_path: Path) -> None:
 
 def alone_seed() -> int:
     return training_data.start(BATCH).seed
-
-
-def _model(base: Path) -> Any:
-    from headrace_trainer.model.base import load_base
-
-    return load_base(str(base)).model
 
 
 @pytest.mark.slow(seconds=20)
