@@ -31,7 +31,6 @@ from headrace_schemas.events import (
     make,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.provenance import Provenance, origin
 from support.memory_log import MemoryLog
 from support.outcomes import adapter, evaluation
@@ -183,8 +182,3 @@ def lake_of(log: MemoryLog, path: Path, *, rows: int = 50, ends: Mapping[tuple[s
             cut[topic, partition] = end
     folder.store(manifest.moved(cut, segments))
     return folder
-
-
-def time_of(record: LogRecord) -> str:
-    """The append time of a record, RFC 3339."""
-    return rfc3339(record.timestamp)
