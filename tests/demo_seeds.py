@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from support import jsonl
+
 COMMAND = (sys.executable, "-c", "from headrace_cli.main import main; main()", "demo", "--json")
 
 
@@ -60,12 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, required=True, help="base models in it are kept from run to run")
     parser.add_argument("demo", nargs="*", help="arguments for the demo, behind --")
     given = parser.parse_args(arguments)
-    done = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    done = jsonl.read(given.results)
     for seed in given.seeds:
         if all(result["seed"] != seed for result in done):
             done.append(demo(seed, given.data_dir, given.demo))
-            with given.results.open("a") as file:
-                file.write(json.dumps(done[-1]) + "\n")
+            jsonl.add(given.results, done[-1])
     print("\n".join(lines([result for result in done if result["seed"] in given.seeds])))
     return 0
 

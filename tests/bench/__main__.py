@@ -7,7 +7,6 @@ and the others go on. Nothing else should run on the machine meanwhile: the load
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -16,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from support import jsonl
 
 FOLDER = Path(__file__).parent
 BENCHES = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
@@ -52,23 +53,18 @@ def main(arguments: Sequence[str]) -> int:
     failed = []
     for name in wanted:
         options = [*(() if name in WITHOUT_RUNS else ("--runs", str(given.runs))), *(QUICK.get(name, ()) if given.quick else ())]
-        if [name, options] in [[line["bench"], line["options"]] for line in read(given.report)]:
+        if [name, options] in [[line["bench"], line["options"]] for line in jsonl.read(given.report)]:
             continue
         print(f"{name} {' '.join(options)} …", file=sys.stderr, flush=True)
         line = measure(name, options)
         if line is None:
             failed.append(name)
             continue
-        with given.report.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    show([line for line in read(given.report) if line["bench"] in wanted])
+        jsonl.add(given.report, line)
+    show([line for line in jsonl.read(given.report) if line["bench"] in wanted])
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def read(report: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
 
 
 def measure(name: str, options: list[str]) -> dict[str, Any] | None:

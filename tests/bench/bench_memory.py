@@ -17,6 +17,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
 
+from bench import common
+from support import jsonl
+
 LLAMA = {
     "intermediate_size": 1024,
     "num_hidden_layers": 6,
@@ -73,8 +76,7 @@ def child(folder: str, tokens: int, width: int, precision: str, twice: bool) -> 
     base = load_base(folder)
     model, _ = lora.attach(base.model, hyper, 1)
     train(model, base, rows, [], hyper, seed=1, precision=precision)  # type: ignore[arg-type]
-    status = Path("/proc/self/status").read_text()
-    print(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+    print(common.memory())
 
 
 def main() -> None:
@@ -88,9 +90,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="every fourth configuration")
     parser.add_argument("--results", type=Path, help="a file of results that a later run goes on from")
     given = parser.parse_args()
-    known = {}
-    if given.results and given.results.exists():
-        known = {json.dumps(row["case"]): row for row in map(json.loads, given.results.read_text().splitlines())}
+    known = {json.dumps(row["case"]): row for row in jsonl.read(given.results)}
     print(
         "| architecture | layers | hidden | tokens | a row | format | activations twice | told MB | took MB | told/took | CPU s |"
     )
@@ -114,9 +114,7 @@ def main() -> None:
                     "case": case, "layers": config.num_hidden_layers, "hidden": config.hidden_size, "told": told.peak(tokens),
                     "took": int(done.stdout.split()[-1]), "seconds": seconds,
                 }  # fmt: skip
-            if given.results:
-                with given.results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            jsonl.add(given.results, row)
         ratios.append(row["told"] / row["took"])
         print(
             f"| {name} | {row['layers']} | {row['hidden']} | {tokens} | {width} | {precision} | {'yes' if twice else 'no'} | "

@@ -39,7 +39,6 @@ from headrace_streams.testing import written_headers
 PATTERNS = 1000  # interactions that are really folded
 PORTION = 4 * 1024 * 1024  # of state, in a transaction
 TAIL = 500  # records that are folded before a kill
-READY_SECONDS = 900.0
 
 
 def state(count: int) -> Iterator[tuple[str, bytes]]:

@@ -9,14 +9,17 @@ policy's default is). Goes on from its results file.
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parent.parent))
 
 from transformers import Qwen2Config
 
 from headrace_trainer.model.memory import measure
 from headrace_trainer.policy import Hyperparameters
+from support import jsonl
 
 AVAILABLE = 72e9
 # Of Qwen2.5: hidden, intermediate, layers, heads, heads of keys, vocabulary, output layer tied to the embedding.
@@ -48,9 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, help="a file of results that a later run goes on from")
     given = parser.parse_args()
-    known: dict[str, int] = {}
-    if given.results and given.results.exists():
-        known = dict(json.loads(line) for line in given.results.read_text().splitlines())
+    known: dict[str, int] = dict(jsonl.read(given.results))
     print("| base | how | 2,048 tokens | activations twice | 8,192 tokens | activations twice |")
     print("|---|---|---:|---:|---:|---:|")
     for size in SIZES:
@@ -62,9 +63,7 @@ def main() -> None:
                     hyper = Hyperparameters(r=8, **changed)
                     found = measure(config_of(size), hyper, width, twice, "cuda", "bf16", quantisation=quantisation)
                     known[key] = found.peak(width, "cuda")
-                    if given.results:
-                        with given.results.open("a") as file:
-                            file.write(json.dumps([key, known[key]]) + "\n")
+                    jsonl.add(given.results, [key, known[key]])
                 text = f"{known[key] / 1e9:.1f}"
                 cells.append(f"**{text}**" if known[key] <= AVAILABLE else text)
             print(f"| {size} | {way} | {' | '.join(cells)} |", flush=True)

@@ -21,6 +21,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
 
+from support import jsonl
+
 VOCABULARY, ROWS, HELD_OUT, BATCH = 8192, 128, 32, 16
 RATE, RANK, ALPHA, DROPOUT = 1e-3, 8, 16, 0.0
 ROUTES = ("trl", "trl tuned", "ours")
@@ -146,7 +148,7 @@ def main() -> None:
     from headrace_trainer.model.precision import precision_for
 
     precision = given.precision or precision_for("auto", "cpu")
-    known = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    known = jsonl.read(given.results)
     with tempfile.TemporaryDirectory() as name:
         build(Path(name))
         for run in range(given.runs):
@@ -157,8 +159,7 @@ def main() -> None:
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 seconds, loss = json.loads(done.stdout.splitlines()[-1])
                 known.append({"run": run, "route": route, "precision": precision, "seconds": seconds, "loss": loss})
-                with given.results.open("a") as file:
-                    file.write(json.dumps(known[-1]) + "\n")
+                jsonl.add(given.results, known[-1])
     base = None
     for route in ROUTES:
         found = [row for row in known if row["route"] == route and row["precision"] == precision]

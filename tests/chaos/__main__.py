@@ -13,11 +13,11 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from headrace_streams.kafka import compat
+from support import jsonl
 
 from . import rig
 from .faults import KINDS
@@ -43,19 +43,17 @@ def main(arguments: list[str]) -> int:
     compat.install()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is no news here
     first, _, last = given.seeds.partition("-")
-    done = {line["seed"] for line in read([given.report]) if "verify" in line}
+    done = {line["seed"] for line in jsonl.read(given.report) if "verify" in line}
     for seed in range(int(first), int(last or first) + 1):
         if seed not in done:
             run(seed, kinds, given)
-    return show(list(read([given.report, *given.merge])))
+    return show([line for path in (given.report, *given.merge) for line in jsonl.read(path)])
 
 
 def run(seed: int, kinds: list[str], given: argparse.Namespace) -> None:
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-", dir=given.keep))
     outcome = rig.run(seed, kinds, given.faults, folder)
-    with given.report.open("a", encoding="utf-8") as report:
-        for line in (*outcome.faults, outcome.round):
-            report.write(json.dumps(line) + "\n")
+    jsonl.add(given.report, *outcome.faults, outcome.round)
     print(json.dumps(outcome.round), flush=True)
     if not given.keep and not wrong(outcome.round):
         shutil.rmtree(folder, ignore_errors=True)
@@ -65,12 +63,6 @@ def run(seed: int, kinds: list[str], given: argparse.Namespace) -> None:
 
 def wrong(summary: dict[str, Any]) -> bool:
     return bool(summary["lost"] or summary["doubled"] or summary["verify"])
-
-
-def read(paths: Iterable[Path]) -> Iterable[dict[str, Any]]:
-    for path in paths:
-        if path.exists():
-            yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
 def show(lines: list[dict[str, Any]]) -> int:

@@ -33,7 +33,7 @@ from headrace_streams.kafka import admin, compat
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.settings import Settings
-from support import hostile
+from support import hostile, jsonl
 from support.raw_produce import produce_raw
 from support.ring import Ring
 
@@ -157,7 +157,7 @@ async def _idle(worker: Watched) -> int:
 
 
 async def fuzz(settings: Settings, folder: Path, seed: int, records: int, internal: int, report: Path) -> None:
-    done = {(line["seed"], line["round"]) for line in _lines(report)}
+    done = {(line["seed"], line["round"]) for line in jsonl.read(report)}
     rounds: list[tuple[str, list[tuple[str, int]]]] = [
         (f"{seed}/{number}", [(topic, ROUND // len(hostile.INPUTS)) for topic in hostile.INPUTS])
         for number in range(records // ROUND)
@@ -186,8 +186,7 @@ async def fuzz(settings: Settings, folder: Path, seed: int, records: int, intern
                 "idle_mib": idle // hostile.MIB, "peak_mib": worker.peak // hostile.MIB, "rss_mib": worker.rss() // hostile.MIB,
                 "trainer_peak_mib": trainer.peak // hostile.MIB, "restarts": worker.restarts, "counters": counters,
             }  # fmt: skip
-            with report.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            jsonl.add(report, line)
             print({name: value for name, value in line.items() if name != "counters"}, flush=True)
         print(f"stages: {await wait_until_counted(worker, settings)}")
         check_commands(ring)
@@ -211,10 +210,6 @@ def check_commands(ring: Ring) -> None:
         print(f"headrace {command}: {done.returncode}", flush=True)
 
 
-def _lines(report: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000, help="on the inputs (default: %(default)s)")
@@ -234,7 +229,7 @@ def main() -> None:
             asyncio.run(run())
         except Fault as fault:
             sys.exit(f"fault: {fault}")
-    lines = [line for line in _lines(given.report) if line["seed"] == given.seed]
+    lines = [line for line in jsonl.read(given.report) if line["seed"] == given.seed]
     above = max(line["peak_mib"] - line["idle_mib"] for line in lines)
     print(f"seed {given.seed}: {sum(line['records'] for line in lines)} records, highest memory {above} MiB above idle")
 

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from aiokafka.admin import RecordsToDelete
 
+from headrace_cli.main import invoke
 from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.lake_log import LakeLog
 from headrace_lake.log import LogRecord
 from headrace_lake.manifest import LAKE_TOPICS, LakeFolder
+from headrace_schemas.times import rfc3339
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import TopicPartition
 from headrace_streams.settings import Settings
@@ -112,8 +114,6 @@ def test_until_ends_at_offsets_or_at_a_time(headrace: Run, settings: Settings, f
     time.sleep(0.05)  # the next append time is a later one
     asyncio.run(fill(settings, "examples", 1, 10))
     assert told(headrace, folder, "follow", "--until", "examples/0=4,examples/1=0")["records"] == 4
-    from headrace_schemas.times import rfc3339
-
     assert told(headrace, folder, "follow", "--until", rfc3339(late))["records"] == 10
     assert told(headrace, folder, "follow", "--once")["records"] == 20
     assert in_the_lake(folder) == on_the_log(settings)
@@ -155,8 +155,6 @@ def test_a_feeder_that_is_killed_at_any_moment_loses_and_repeats_nothing(
             child.wait()
         log_now, lake_now = on_the_log(settings), in_the_lake(folder)
         assert all(records == log_now[place][: len(records)] for place, records in lake_now.items())  # a prefix of each
-    from headrace_cli.main import invoke
-
     arguments = ["--bootstrap", settings.bootstrap, "--deployment", settings.deployment, "--lake", str(folder.path)]
     assert invoke(["lake", "follow", "--once", *arguments]) == 0
     assert in_the_lake(folder) == on_the_log(settings)

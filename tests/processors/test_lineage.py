@@ -31,9 +31,9 @@ from headrace_schemas.events import (
     TrainingStarted,
     make,
 )
-from headrace_schemas.splits import split_of
 from headrace_streams.runtime.provenance import provenance_of
 from headrace_streams.testing import written_headers
+from support.examples import GROUPS
 from support.memory_ring import MemoryRing, lake_of
 from support.signals import event
 
@@ -277,7 +277,7 @@ def test_every_interaction_has_a_state_with_a_reason(tmp_path: Path) -> None:
 
 def test_an_interaction_of_which_only_a_prompt_was_drawn_has_a_state_too(tmp_path: Path) -> None:
     ring = MemoryRing(1)
-    test = [name for name in map("group {}".format, range(60)) if split_of("sql/tiny", name) == "test"][:3]
+    test = GROUPS["test"]
     base = {"agent": {"name": "bot"}, "artifact_type": "sql", "model": "tiny", "output": "select 1", "train": True}
 
     def answer(name: str, group: str) -> None:

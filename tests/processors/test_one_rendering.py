@@ -8,6 +8,7 @@ import pytest
 
 from headrace_processors.reward import fold as reward
 from headrace_schemas.chat import answer_of, conversation
+from headrace_schemas.derived import Content
 from headrace_schemas.inputs import ContextItem, Message, RefPart, TextPart, Tool, ToolCall
 from headrace_schemas.plain_chat import answer_text, plain_answer, plain_prompt, prompt_text
 from support.examples import CurateRun, rewarded
@@ -50,8 +51,6 @@ def test_what_is_learnt_as_the_same_is_a_duplicate(one: str) -> None:
 
 def test_what_could_be_called_is_a_part_of_what_is_asked() -> None:
     stage = CurateRun(near_duplicate=0.85)
-    from headrace_schemas.derived import Content
-
     texts = {"prompt": "how many orders are there in Oslo?", "output": "4", "target": "select count(*) from orders"}
     for number, tools in enumerate((None, TOOLS, TOOLS)):
         stage.feed(rewarded(number, content=Content(**texts, tools=tools)))

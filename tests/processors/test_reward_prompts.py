@@ -16,6 +16,7 @@ from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, PromptDra
 from headrace_schemas.splits import split_of
 from headrace_schemas.topics import DAY_MS
 from headrace_streams.runtime.stage import Record
+from support.examples import GROUPS
 from support.signals import (
     START_MS,
     StageRun,
@@ -28,9 +29,7 @@ from support.signals import (
     tree_of,
 )
 
-TEST = next(group for group in map(str, range(100)) if split_of("sql/tiny", group) == "test")
-TRAIN = next(group for group in map(str, range(100)) if split_of("sql/tiny", group) == "train")
-GROUPS = [group for group in map(str, range(4000)) if split_of("sql/tiny", group) == "test"]
+TEST, TRAIN = GROUPS["test"][0], GROUPS["train"][0]
 
 
 def run(through_dump: bool = False, version: int = 3, **draw: Any) -> StageRun:
@@ -88,7 +87,7 @@ def test_bucket_and_group_of_a_prompt_are_those_of_the_example() -> None:
 said = st.lists(st.sampled_from(["success", "validation_failure", "explicit_negative", "user_correction"]), max_size=3)
 
 
-@given(st.lists(st.tuples(st.sampled_from(GROUPS[:20]), said, st.booleans(), st.booleans()), min_size=1, max_size=12))
+@given(st.lists(st.tuples(st.sampled_from(GROUPS["test"][:20]), said, st.booleans(), st.booleans()), min_size=1, max_size=12))
 @settings(max_examples=40)
 def test_what_is_drawn_does_not_depend_on_what_came_of_the_answer(rows: list[tuple[str, list[str], bool, bool]]) -> None:
     silent, spoken = run(), run()
@@ -130,12 +129,12 @@ def test_what_is_not_drawn_is_counted_where_it_could_have_been(
 
 def test_a_share_is_chosen_by_the_hash_of_the_group() -> None:
     stages = run(share=0.25), run(share=0.25)
-    for number, group in enumerate(GROUPS):
+    for number, group in enumerate(GROUPS["test"]):
         stages[0].feed(interaction(f"i{number}", prompt_group=group))
         stages[1].feed(interaction(f"other{number}", prompt_group=group, prompt="again"))
     chosen = [[prompt.prompt_group for prompt in prompts(stage)] for stage in stages]
     assert chosen[0] == chosen[1]
-    assert 0.15 < len(chosen[0]) / len(GROUPS) < 0.35
+    assert 0.15 < len(chosen[0]) / len(GROUPS["test"]) < 0.35
 
 
 def test_an_interaction_is_drawn_once() -> None:

@@ -13,7 +13,6 @@ time.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -41,6 +40,7 @@ from real import base as base_model
 from real import corpora
 from real.in_process import Folded, folded
 from real.run import BASE, OTHERWISE, TAUGHT_BY, artifact_type
+from support import jsonl
 
 RECIPES: dict[str, dict[str, Any]] = {
     "today": {},
@@ -187,15 +187,13 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self._keys = {Key(*(json.loads(line)[name] for name in Key._fields)) for line in lines}
+        self._keys = {Key(*(row[name] for name in Key._fields)) for row in jsonl.read(path)}
 
     def has(self, key: Key) -> bool:
         return key in self._keys
 
     def add(self, key: Key, found: dict[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({**key._asdict(), **found}) + "\n")
+        jsonl.add(self._path, {**key._asdict(), **found})
         self._keys.add(key)
         loop, whole = found["loop"]["nats"], found["offline"]["nats"]
         print(*key, f"loop {loop:.3f} offline {whole:.3f} gap {loop - whole:+.3f}", found["loop"]["steps"], "steps", flush=True)

@@ -8,7 +8,6 @@ Every experiment has its own seed, made of its name.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from simulations.experiments import experiments
+from support import jsonl
 
 
 def main(arguments: list[str]) -> int:
@@ -25,10 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--results", type=Path, default=Path("gate-simulations.jsonl"))
     parser.add_argument("--only", default="", help="experiments whose name holds this")
     given = parser.parse_args(arguments)
-    done = {}
-    if given.results.exists():
-        rows = [json.loads(line) for line in given.results.read_text().splitlines()]
-        done = {row["experiment"]: row for row in rows if row["histories"] == given.histories}
+    done = {row["experiment"]: row for row in jsonl.read(given.results) if row["histories"] == given.histories}
     for name, function, options in experiments():
         if given.only not in name:
             continue
@@ -41,8 +38,7 @@ def main(arguments: list[str]) -> int:
                 **figures,
                 "cpu_s": round(time.process_time() - began, 1),
             }
-            with given.results.open("a") as file:
-                file.write(json.dumps(done[name]) + "\n")
+            jsonl.add(given.results, done[name])
         row = {key: value for key, value in done[name].items() if key not in ("experiment", "histories")}
         print(
             f"{name:45}",

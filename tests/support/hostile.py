@@ -20,7 +20,6 @@ from support.inputs_of import inputs_of
 GOLDENS = Path(__file__).parents[1] / "goldens"
 MIB = 1024 * 1024
 INPUTS = ("interactions", "feedback")
-PACKED = [codec for codec in CODECS if codec != "none"]
 Headers = list[tuple[bytes, bytes | None]]
 
 

@@ -24,6 +24,7 @@ from headrace_schemas.derived import (
 from headrace_schemas.events import ExampleRewarded, PromptDrawn
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Agent
+from headrace_trainer.data.members import RecordValues, key_of
 from headrace_trainer.policy import Hyperparameters
 
 Split = Literal["train", "validation", "test"]
@@ -95,6 +96,11 @@ def drawn(number: int, *, offset: int | None = None, **changed: Any) -> Recorded
     locator = Locator(topic="examples", partition=0, offset=number if offset is None else offset)
     member = PromptMember(example_id=prompt.prompt_id, revision=1, sha256=sha256(value), locator=locator, drawn=True)
     return RecordedPrompt(member, value)
+
+
+def values(*recorded: RecordedExample) -> RecordValues:
+    """Their records, as a job is given them."""
+    return {key_of(each.member): each.value for each in recorded}
 
 
 def wrong(recorded: RecordedExample) -> RecordedPrompt:

@@ -129,7 +129,7 @@ REFUSED = training_data.recorded(20, content=Content(prompt="a", output="", targ
 def job(weights: Path, folder: Path, *more: training_data.RecordedExample) -> JobSpec:
     records = [*TRAIN, *TESTS, *more]
     batch = training_data.batch([each.member for each in (*TRAIN, *more)], [each.member for each in TESTS])
-    values = {(each.member.example_id, each.member.revision): each.value for each in records}
+    values = training_data.values(*records)
     return JobSpec(training_data.start(batch), batch, str(weights), values, folder, threads=1)
 
 

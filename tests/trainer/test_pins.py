@@ -73,7 +73,7 @@ def test_recorded_pins_train_the_adapter_that_today_s_names_train(tiny_base: Pat
     everything = [*learnt, *watched]
     batch = training_data.batch(recorded.member for recorded in everything)
     start = training_data.start(batch, hyperparameters=RECORDED)
-    values = {(recorded.member.example_id, 1): recorded.value for recorded in everything}
+    values = training_data.values(*everything)
     by_pins = run(JobSpec(start, batch, str(tiny_base), values, tmp_path / "run", threads=1))
 
     base = load_base(str(tiny_base))

@@ -13,19 +13,21 @@ import pytest
 import torch
 
 from headrace_trainer.data.rows import TokenRow
-from headrace_trainer.job.process import JobFailed, JobProcess, probe_hardware
+from headrace_trainer.job.process import JobFailed, probe_hardware
 from headrace_trainer.job.run import run
 from headrace_trainer.model import lora
+from headrace_trainer.model.base import load_base
 from headrace_trainer.model.sharding import Ranks
 from headrace_trainer.objectives.sft import passes_of, split_by_tokens
-from headrace_trainer.spec import JobProgress, JobResult, JobSpec
+from headrace_trainer.spec import JobSpec
 from support import architectures, training_data
+from support.jobs import in_process
 
 TRAIN = [training_data.recorded(number, weight=0.5 + number % 3) for number in range(20)]
 WATCH = [training_data.recorded(number, "validation") for number in range(30, 33)]
 TESTS = [training_data.recorded(number, "test") for number in range(40, 44)]
 BATCH = training_data.batch([made.member for made in (*TRAIN, *WATCH)], [made.member for made in TESTS])
-VALUES = {(made.member.example_id, made.member.revision): made.value for made in (*TRAIN, *WATCH, *TESTS)}
+VALUES = training_data.values(*TRAIN, *WATCH, *TESTS)
 # No dropout, whose masks are drawn by each process for itself; short micro-batches, so that each step has several, and in the
 # last one a process has none; a small norm, so that clipping plays a part.
 HYPER = training_data.HYPER.model_copy(
@@ -38,20 +40,6 @@ def spec_of(base: Path, folder: Path, **changed: Any) -> JobSpec:
     return JobSpec(start, BATCH, str(base), VALUES, folder, threads=1, checkpoint_seconds=0.0)
 
 
-def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[JobProgress]]:
-    async def follow() -> tuple[JobResult | None, list[JobProgress]]:
-        steps: list[JobProgress] = []
-        async for event in JobProcess(spec).events():
-            if isinstance(event, JobResult):
-                return event, steps
-            steps.append(event)
-            if kill_at is not None and event.step >= kill_at:
-                return None, steps
-        raise AssertionError("a job ended without a result")
-
-    return asyncio.run(follow())
-
-
 @pytest.mark.slow(seconds=20)
 @pytest.mark.parametrize("name", ["qwen2", "qwen3_moe"])
 def test_two_processes_learn_what_one_learns(name: str, tmp_path: Path) -> None:
@@ -60,7 +48,7 @@ def test_two_processes_learn_what_one_learns(name: str, tmp_path: Path) -> None:
     two, steps = in_process(replace(spec_of(base, tmp_path / "two"), processes=2))
     assert two is not None
     ours, theirs = lora.tensors_in(alone.folder), lora.tensors_in(two.folder)
-    fresh = lora.tensors_of(lora.attach(_model(base), HYPER, alone_seed())[0])
+    fresh = lora.tensors_of(lora.attach(load_base(str(base)).model, HYPER, alone_seed())[0])
     moved = max(float((ours[key] - fresh[key]).abs().max()) for key in ours)
     apart = max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
     assert moved > 0.05
@@ -77,12 +65,6 @@ def test_two_processes_learn_what_one_learns(name: str, tmp_path: Path) -> None:
 
 def alone_seed() -> int:
     return training_data.start(BATCH).seed
-
-
-def _model(base: Path) -> Any:
-    from headrace_trainer.model.base import load_base
-
-    return load_base(str(base)).model
 
 
 @pytest.mark.slow(seconds=20)

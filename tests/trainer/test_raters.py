@@ -53,7 +53,7 @@ def spec(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> JobSpec:
     learnt = [training_data.recorded(number, principals=["agent:judge-1"]) for number in range(12)]
     tests = [training_data.recorded(number, "test") for number in range(40, 44)]
     batch = training_data.batch([each.member for each in learnt], [each.member for each in tests])
-    values = {(each.member.example_id, 1): each.value for each in (*learnt, *tests)}
+    values = training_data.values(*learnt, *tests)
     folder = tmp_path_factory.mktemp("run")
     policy = EvaluationPolicy(max_new_tokens=8)
     return JobSpec(training_data.start(batch), batch, str(tiny_base), values, folder, threads=1, evaluation=policy, grader=JUDGE)

@@ -177,7 +177,7 @@ def test_a_candidate_that_does_not_come_back_whole_is_not_evaluated(
     members = [training_data.recorded(number) for number in range(8)]
     tests = [training_data.recorded(number, "test") for number in range(40, 44)]
     batch = training_data.batch([made.member for made in members], [made.member for made in tests])
-    values = {(made.member.example_id, made.member.revision): made.value for made in (*members, *tests)}
+    values = training_data.values(*members, *tests)
     spec = JobSpec(training_data.start(batch), batch, str(tiny_base), values, tmp_path / "run", threads=1)
     saved = lora.save
 

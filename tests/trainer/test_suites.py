@@ -18,7 +18,6 @@ from headrace_trainer.evaluation.evaluate import Incumbent, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.job.process import Hardware
 from headrace_trainer.job.run import run
-from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy, SuitePolicy, TrainerPolicy, load
@@ -135,15 +134,6 @@ def test_a_policy_names_suites_by_bucket_relative_to_its_file_and_a_run_pins_wha
     assert [(pinned.name, pinned.sha256) for pinned in start.suites or ()] == [("sums", suite.content_digest)]
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = load_base(str(tiny_base))
-    model, _ = lora.attach(base.model, training_data.HYPER, 3)
-    rows = [RowTokeniser(base.tokenizer, 200).example(training_data.example(number), 1.0).row for number in range(40)]
-    train(model, base, rows, [], training_data.HYPER, seed=3, precision="fp32")
-    return lora.save(model, tmp_path_factory.mktemp("trained") / "adapter")
-
-
 def test_every_head_is_asked_the_suites_and_the_comparison_is_about_the_test_rows_alone(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     tokeniser = RowTokeniser(base.tokenizer, 200)
@@ -201,7 +191,7 @@ def test_a_task_that_tells_nothing_or_cannot_be_asked_is_counted(tiny_base: Path
 def test_a_job_asks_the_suites_that_it_is_given(tiny_base: Path, trained: Path, tmp_path: Path) -> None:
     tests = [training_data.recorded(number, "test") for number in range(40, 44)]
     batch = training_data.batch([], [each.member for each in tests])
-    values = {(each.member.example_id, 1): each.value for each in tests}
+    values = training_data.values(*tests)
     spec = JobSpec(
         training_data.start(batch), batch, str(tiny_base), values, tmp_path / "run", candidate=trained, threads=1,
         evaluation=POLICY, grader=SAME, suites=[SUMS],
