@@ -30,7 +30,6 @@ class LakeView(Struct, frozen=True, kw_only=True):
     stored: Sequence[str] = ()
     columns: Mapping[str, tuple[str, str]] = {}
     made: Mapping[str, str] = {}
-    more: str = ""
 
     def sql(self) -> str:
         """The view's SELECT over the segments of its topic."""
@@ -40,7 +39,7 @@ class LakeView(Struct, frozen=True, kw_only=True):
             *(f"{read(path, kind)} AS {name}" for name, (path, kind) in self.columns.items()),
             *(f"{text} AS {name}" for name, text in self.made.items()),
         ]
-        return f"SELECT {', '.join(listed)} FROM {table_of(self.topic)}{self.more} WHERE {self.records}"
+        return f"SELECT {', '.join(listed)} FROM {table_of(self.topic)} WHERE {self.records}"
 
 
 def table_of(topic: str) -> str:
