@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from headrace_lake.log import LogRecord
 from headrace_lake.manifest import LAKE_TOPICS, LakeFolder, Manifest
 from headrace_lake.segments import SegmentColumns, write_segment
@@ -23,13 +25,13 @@ from headrace_schemas.events import (
     EvaluationCompleted,
     Event,
     ModelVersionCreated,
+    ReleasePromoted,
     TrainingCompleted,
     TrainingFailed,
     TrainingStarted,
     make,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.provenance import Provenance, origin
 from support.memory_log import MemoryLog
 from support.outcomes import adapter, evaluation
@@ -142,7 +144,7 @@ class MemoryRing:
         write("versions", ModelVersionCreated, version)
         compared = decode(evaluation(version_id, self._served(), bucket=batch.bucket, wins=40, losses=1))
         assert isinstance(compared, EvaluationCompleted)
-        write("outcomes", EvaluationCompleted, _replaced(compared.data, batch_id=batch.batch_id, run_id=run_id))
+        write("outcomes", EvaluationCompleted, replace(compared.data, batch_id=batch.batch_id, run_id=run_id))
         done = TrainingCompletion(**common, version_id=version_id, evaluation_id=compared.data.evaluation_id, seconds=1.0)
         write("runs", TrainingCompleted, done)
         self._fold("release")
@@ -153,15 +155,9 @@ class MemoryRing:
             if topic == "releases.history":
                 for record in records:
                     answer = decode(record.value)
-                    if type(answer).__name__ == "ReleasePromoted":
-                        found = answer.data.release_id  # type: ignore[union-attr]
+                    if isinstance(answer, ReleasePromoted):
+                        found = answer.data.release_id
         return found
-
-
-def _replaced(data: Any, **changed: Any) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(data, **changed)
 
 
 def lake_of(log: MemoryLog, path: Path, *, rows: int = 50, ends: Mapping[tuple[str, int], int] | None = None) -> LakeFolder:
@@ -187,8 +183,3 @@ def lake_of(log: MemoryLog, path: Path, *, rows: int = 50, ends: Mapping[tuple[s
             cut[topic, partition] = end
     folder.store(manifest.moved(cut, segments))
     return folder
-
-
-def time_of(record: LogRecord) -> str:
-    """The append time of a record, RFC 3339."""
-    return rfc3339(record.timestamp)
