@@ -169,13 +169,12 @@ def timed(*command: str) -> tuple[float, float, float, str]:
         out.seek(0)
         text, most = out.read(), memory.read()
     assert status == 0, (command, text)
-    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, int(most or 0) / 1024, text
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, int(most or 0) / 2**20, text
 
 
 def leave_memory() -> None:
-    """In a child, at its end: KiB that it had at most."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    Path(os.environ[MEMORY]).write_text(line.split()[1])
+    """In a child, at its end: bytes that it had at most."""
+    Path(os.environ[MEMORY]).write_text(str(common.memory("VmHWM")))
 
 
 def size_of(folder: Path) -> float:

@@ -17,6 +17,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
 
+from bench import common
+
 LLAMA = {
     "intermediate_size": 1024,
     "num_hidden_layers": 6,
@@ -73,8 +75,7 @@ def child(folder: str, tokens: int, width: int, precision: str, twice: bool) -> 
     base = load_base(folder)
     model, _ = lora.attach(base.model, hyper, 1)
     train(model, base, rows, [], hyper, seed=1, precision=precision)  # type: ignore[arg-type]
-    status = Path("/proc/self/status").read_text()
-    print(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+    print(common.memory("VmHWM"))
 
 
 def main() -> None:

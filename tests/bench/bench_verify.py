@@ -78,19 +78,13 @@ def check(bootstrap: str, deployment: str) -> None:
     """Prints records, seconds, bytes that the process grew by at most, and differences."""
     settings = Settings(bootstrap=bootstrap, deployment=deployment, partitions=PARTITIONS)
     compat.install()
-    before, began = _memory("VmRSS"), time.monotonic()
+    before, began = common.memory("VmRSS"), time.monotonic()
     report: Mapping[str, Any] = asyncio.run(verify(KafkaLog(settings), STAGES, topics=DERIVED))
     seconds = time.monotonic() - began
-    grown = _memory("VmHWM") - before
+    grown = common.memory("VmHWM") - before
     records = sum(part.records for part in report.values())
     differences = sum(len(part.differences) + len(part.not_comparable) for part in report.values())
     print(records, seconds, grown, differences)
-
-
-def _memory(what: str) -> int:
-    """Bytes, as the kernel tells; the highest of `getrusage` would be that of whoever started this process."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{what}:")]
-    return int(line.split()[1]) * 1024
 
 
 async def verified(settings: Settings) -> list[float]:

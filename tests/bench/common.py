@@ -1,10 +1,11 @@
-"""What all measurements share: repeat, median and spread, one line per figure with its ratio to a named baseline."""
+"""What all measurements share: repeat, median and spread, one line per figure with its ratio to a named baseline, memory."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import statistics
+from pathlib import Path
 
 RUNS = 5
 
@@ -27,3 +28,9 @@ def line(name: str, values: list[float], unit: str, baseline: tuple[str, list[fl
     if baseline is not None:
         text += f"   x{middle / statistics.median(baseline[1]):.2f} of {baseline[0]}"
     print(text, flush=True)
+
+
+def memory(what: str) -> int:
+    """Bytes of this process, as the kernel tells: VmRSS, VmHWM. The highest of `getrusage` would be that of its parent."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{what}:")]
+    return int(line.split()[1]) * 1024

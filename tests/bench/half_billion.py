@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
 
+from bench import common
 from headrace_schemas.derived import Content
 from headrace_trainer.job.plan import describe, plan_of
 from headrace_trainer.job.run import run
@@ -63,7 +64,7 @@ def job(folder: Path, memory_gb: float, threads: int) -> None:
     def note(progress: JobProgress) -> None:
         if progress.phase == "training":
             steps.append(time.monotonic())
-            found["training"] = highest()
+            found["training"] = common.memory("VmHWM")
             print(f"step {progress.step}/{progress.steps} loss {progress.loss:.4f} {progress.tokens_per_second:.0f} tokens/s",
                   flush=True)  # fmt: skip
         elif progress.phase == "evaluation":
@@ -74,16 +75,12 @@ def job(folder: Path, memory_gb: float, threads: int) -> None:
     seconds = [after - before for before, after in itertools.pairwise(steps)]
     found |= {
         "told": planned.peak, "precision": precision_for("auto", "cpu"), "threads": threads, "plan": describe(planned),
-        "took": found["training"], "whole": highest(), "tokens": result.training.tokens, "steps": result.training.steps,
-        "step_seconds": sorted(seconds)[len(seconds) // 2] if seconds else None, "cpu_seconds": time.process_time(),
-        "seconds": result.seconds, "loss": result.training.loss, "gain": result.report.comparison.loss_gain.value,
-        "graded": result.report.candidate["success"].n,
+        "took": found["training"], "whole": common.memory("VmHWM"), "tokens": result.training.tokens,
+        "steps": result.training.steps, "step_seconds": sorted(seconds)[len(seconds) // 2] if seconds else None,
+        "cpu_seconds": time.process_time(), "seconds": result.seconds, "loss": result.training.loss,
+        "gain": result.report.comparison.loss_gain.value, "graded": result.report.candidate["success"].n,
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(found, indent=1))
-
-
-def highest() -> int:
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def main() -> None:
