@@ -8,6 +8,7 @@ it too cost 10 us a record (of 38). `headrace lake compact` makes the largest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow
@@ -27,7 +28,8 @@ def compacted(folder: LakeFolder, manifest: Manifest, *, fully: bool = False) ->
     """The manifest with neighbours merged, whose files are on disk; the same one where there is nothing to merge. `fully`: all
     that may become one does. The files of before are still there. LakeError for one that was altered."""
     segments: list[Segment] = []
-    for run in _partitions(manifest.segments):
+    for _, neighbours in groupby(manifest.segments, key=lambda one: (one.topic, one.partition)):
+        run = list(neighbours)
         while (found := _fitting(run) if fully else _level(run)) is not None:
             start, end = found
             run = [*run[:start], merged(folder, run[start:end]), *run[end:]]
@@ -42,17 +44,6 @@ def merged(folder: LakeFolder, segments: Sequence[Segment]) -> Segment:
             raise LakeError(f"{folder.file(segment)}: {fault}: `headrace lake follow` makes it anew from the log")
     tables = _groups(folder.file(segment) for segment in segments)
     return write_segment(folder.segments, tables, segments[0].start, segments[-1].end)
-
-
-def _partitions(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    run: list[Segment] = []
-    for segment in segments:
-        if run and (segment.topic, segment.partition) != (run[-1].topic, run[-1].partition):
-            yield run
-            run = []
-        run.append(segment)
-    if run:
-        yield run
 
 
 def _level(run: Sequence[Segment]) -> tuple[int, int] | None:

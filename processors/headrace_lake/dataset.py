@@ -103,19 +103,6 @@ class Selected(NamedTuple):
     members: str | None = None
 
 
-async def bucket_rows(log: Log, bucket: str, rule: Rule = 2) -> list[DatasetRow]:
-    """Rows of `bucket_examples`."""
-    return rows_of((await bucket_examples(log, bucket)).learnt, rule)
-
-
-async def release_rows(
-    log: Log, bucket: str, release_id: str, trusted: TrustedKeys | None = None, rule: Rule = 2
-) -> tuple[list[DatasetRow], int]:
-    """Rows of `release_examples`, and how many of them were withdrawn since."""
-    found = await release_examples(log, bucket, release_id, trusted)
-    return rows_of(found.learnt, rule), found.withdrawn
-
-
 def rows_of(examples: Iterable[DatasetExample], rule: Rule = 2) -> list[DatasetRow]:
     return [row_of(example, member, rule) for example, member in examples]
 
@@ -128,10 +115,9 @@ async def bucket_examples(log: Log, bucket: str) -> Selected:
     policies: list[dict[str, str]] = []
     async for event in events_of(log, "batches", key=bucket):
         if isinstance(event, BatchReady) and event.data.bucket == bucket:
-            members |= {
-                member.example_id: member for member in watched(event.data) if is_training(member) or is_validation(member)
-            }
-            avoided |= {member.example_id: member for member in watched(event.data) if is_negative(member)}
+            rows = watched(event.data)
+            members |= {member.example_id: member for member in rows if is_training(member) or is_validation(member)}
+            avoided |= {member.example_id: member for member in rows if is_negative(member)}
             if event.data.policy_digests not in policies:
                 policies.append(event.data.policy_digests)
     newest: dict[str, Example] = {}

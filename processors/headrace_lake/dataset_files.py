@@ -218,7 +218,7 @@ def _parquet(rows: Sequence[DatasetRow]) -> bytes:
             }
             for message in row["messages"]
         ]
-        row["tools"] = canonical(row["tools"]).decode() if row["tools"] else None
+        row["tools"] = _text(row["tools"])
     text, number = pyarrow.string(), pyarrow.float64()
     message = pyarrow.struct([("role", text), ("content", text), ("extra", text)])
     types: dict[str, Any] = dict.fromkeys(DatasetRow.__struct_fields__, text)

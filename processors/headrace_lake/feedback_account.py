@@ -55,8 +55,6 @@ async def account_of(log: Log) -> FeedbackAccount:
     """Reads `signals`, `examples`, `rejections`, `batches`, `runs` and, for what was no event or waits for a link,
     `dead-letters` and `refs`."""
     account = FeedbackAccount()
-    fates = await _example_fates(log, account)
-    account.examples.update(fates.values())
     interactions: set[str] = set()
     rows: list[_Feedback] = []
     retracted: set[_Feedback] = set()
@@ -67,7 +65,9 @@ async def account_of(log: Log) -> FeedbackAccount:
             rows.append(_identity(event))
         elif isinstance(event, FeedbackRetracted):
             retracted.add((event.data.interaction_id or "", event.source, event.data.feedback_id))
-    refused = await _refused_feedback(log)
+    refused, rejected = await _rejections(log)
+    fates = await _example_fates(log, account, rejected)
+    account.examples.update(fates.values())
     seen: set[_Feedback] = set()
     for row in rows:
         interaction, _, feedback_id = row
@@ -105,16 +105,22 @@ def _identity(event: FeedbackRecorded) -> _Feedback:
     return event.data.interaction_id or "", event.source, event.data.feedback_id or event.id
 
 
-async def _refused_feedback(log: Log) -> dict[tuple[str, str], str]:
-    """Reasons of reward by interaction and feedback, where the first of that identity was not taken or fell out."""
+async def _rejections(log: Log) -> tuple[dict[tuple[str, str], str], dict[str, tuple[int, str]]]:
+    """Reasons of reward by interaction and feedback, where the first of that identity was not taken or fell out; and the newest
+    revision of each example that curate did not take, with its reason."""
     refused: dict[tuple[str, str], str] = {}
+    rejected: dict[str, tuple[int, str]] = {}
     async for event in events_of(log, "rejections"):
         if isinstance(event, SignalRejected) and event.data.reason not in ("duplicate", "conflict"):
             refused[event.data.interaction_id, event.data.event_id] = event.data.reason
-    return refused
+        elif isinstance(event, ExampleRejected) and event.data.revision >= rejected.get(event.data.example_id, (0, ""))[0]:
+            rejected[event.data.example_id] = event.data.revision, event.data.reason
+    return refused, rejected
 
 
-async def _example_fates(log: Log, account: FeedbackAccount) -> dict[str, tuple[str, str]]:
+async def _example_fates(
+    log: Log, account: FeedbackAccount, rejected: Mapping[str, tuple[int, str]]
+) -> dict[str, tuple[str, str]]:
     """What became of each example, by its interaction."""
     newest: dict[str, Example] = {}
     withdrawn: dict[str, str] = {}
@@ -124,10 +130,6 @@ async def _example_fates(log: Log, account: FeedbackAccount) -> dict[str, tuple[
             withdrawn.pop(event.data.example_id, None)
         elif isinstance(event, ExampleWithdrawn):
             withdrawn[event.data.example_id] = event.data.reason
-    rejected: dict[str, tuple[int, str]] = {}
-    async for event in events_of(log, "rejections"):
-        if isinstance(event, ExampleRejected) and event.data.revision >= rejected.get(event.data.example_id, (0, ""))[0]:
-            rejected[event.data.example_id] = event.data.revision, event.data.reason
     batches = [event async for event in events_of(log, "batches")]
     runs = [event async for event in events_of(log, "runs")]
     used = _used(batches, runs)

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from headrace_cli.common import NO, USAGE, CliError, common, emit, note, run
+from headrace_cli.common import NO, USAGE, CliError, common, emit, note, progress, run
 from headrace_lake.manifest import LakeFolder, Manifest, Place
 from headrace_streams.settings import Settings
 
@@ -75,8 +75,8 @@ async def _follow(
     ends = await feeder.ends() if once else None if until is None else await _ends(log, until)
     with suppress(asyncio.CancelledError):
         async with aclosing(feeder.feed(ends)) as steps:
-            async for progress in steps:
-                shown.show(progress)
+            async for step in steps:
+                shown.show(step)
     return feeder.manifest
 
 
@@ -103,19 +103,19 @@ class _Shown:
     def __init__(self, as_json: bool) -> None:
         self._json, self._terminal, self._at, self._last = as_json, sys.stderr.isatty(), 0.0, (0, 0.0)
 
-    def show(self, progress: Any) -> None:
+    def show(self, step: Any) -> None:
         now = time.monotonic()
         if now - self._at < (0.2 if self._terminal else LINE_SECONDS):
             return
         self._at = now
         records, seconds = self._last
-        rate = (progress.records - records) / max(progress.seconds - seconds, 1e-9)
-        self._last = progress.records, progress.seconds
-        done = progress.records / max(progress.records + progress.left, 1)
-        text = f"{_bar(done)} {progress.records} records, {progress.left} to come, {rate:.0f}/s"
-        if progress.left and rate:
-            text += f", {progress.left / rate:.0f} s left"
-        click.echo(f"\r\033[K{text}", err=True, nl=False) if self._terminal else note(text)
+        rate = (step.records - records) / max(step.seconds - seconds, 1e-9)
+        self._last = step.records, step.seconds
+        done = step.records / max(step.records + step.left, 1)
+        text = f"{_bar(done)} {step.records} records, {step.left} to come, {rate:.0f}/s"
+        if step.left and rate:
+            text += f", {step.left / rate:.0f} s left"
+        progress(text)
 
     def done(self, manifest: Manifest) -> None:
         if self._terminal:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from headrace_lake.log import LogRecord
@@ -37,7 +38,7 @@ class LakeLog:
                 continue
             limit = segment.end if end is None else min(end, segment.end)
             records = records_of(self._folder.file(segment), start, limit)
-            while portion := await asyncio.to_thread(_portion, records):
+            while portion := await asyncio.to_thread(list, islice(records, _PORTION)):
                 for record in portion:
                     yield record
 
@@ -52,7 +53,3 @@ class LakeLog:
 
 def _picked(file: Path, offsets: set[int]) -> list[LogRecord]:
     return [record for record in records_of(file, min(offsets), max(offsets) + 1) if record.offset in offsets]
-
-
-def _portion(records: Iterator[LogRecord]) -> list[LogRecord]:
-    return [record for _, record in zip(range(_PORTION), records, strict=False)]

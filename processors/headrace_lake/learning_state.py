@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from headrace_lake.lineage import Lineage, RecordPlace, trace
 from headrace_lake.query import LakeQuery
-from headrace_lake.views import table_of
+from headrace_lake.views import KIND, table_of
 
 State = Literal[
     "unknown", "waiting for its interaction", "waiting for feedback", "expired", "withdrawn", "rejected",
@@ -134,7 +134,7 @@ def _rejections(lake: LakeQuery, interaction_id: str, of: dict[str, Any]) -> lis
 def _records(lake: LakeQuery, topic: str, interaction_id: str) -> list[dict[str, Any]]:
     columns = ("partition", "log_offset", "event", "example_id", "revision", "bucket", "reason", "rule")
     found = lake.all(
-        "SELECT partition, log_offset, replace(replace(event_type, 'headrace.', ''), '.v1', ''), example_id, revision, bucket, "
+        f"SELECT partition, log_offset, {KIND}, example_id, revision, bucket, "
         "try(value->>'$.data.reason'), try(value->>'$.data.rule') "
         f"FROM {table_of(topic)} WHERE interaction_id = $id AND event_type IS NOT NULL ORDER BY partition, log_offset",
         {"id": interaction_id},

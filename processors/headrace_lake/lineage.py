@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from headrace_lake.query import LakeQuery
-from headrace_lake.views import MEMBERS, event, table_of
+from headrace_lake.views import DECISIONS, KIND, MEMBERS, event, table_of
 
 PUBLISHED = ("interactions", "feedback")  # raw, so not in a lake: here the way ends
 
@@ -71,7 +71,7 @@ class Lineage(NamedTuple):
 _KINDS = {  # topic -> (kind, which of its records, their id, what there is to say)
     "releases.history": (
         "release",
-        "event_type LIKE 'headrace.release.%' AND starts_with(origin, 'release/') AND key = bucket",
+        DECISIONS,
         "release_id",
         "split_part(event_type, '.', 3) || ': ' || try(value->>'$.data.reason')",
     ),
@@ -85,7 +85,7 @@ _KINDS = {  # topic -> (kind, which of its records, their id, what there is to s
         "example_id",
         "if(revision IS NULL, 'a drawn prompt', 'revision ' || revision)",
     ),
-    "signals": ("signal", "event_type IS NOT NULL", "event_id", "replace(replace(event_type, 'headrace.', ''), '.v1', '')"),
+    "signals": ("signal", "event_type IS NOT NULL", "event_id", KIND),
 }
 _SEARCHED = ("releases.history", "versions", "outcomes", "runs", "batches", "examples")  # for an id, in this order
 

@@ -6,7 +6,6 @@ segments that it names are on disk. A file that it does not name is no part of t
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from headrace_schemas.canonical import canonical, digest
 from headrace_schemas.root_error import NO, USAGE, HeadraceError
 from headrace_schemas.topics import TOPICS
 from headrace_streams import durable_file
+from headrace_streams.adapter_files import file_sha256
 from headrace_streams.file_lock import shared_lock, try_lock
 
 FORMAT = 1
@@ -163,11 +163,8 @@ class LakeFolder:
             return "the segment is missing"
         if status.st_size != segment.size_bytes:
             return f"the segment has {status.st_size} bytes, not {segment.size_bytes}"
-        if thorough or status.st_mtime_ns != segment.modified_ns:
-            with path.open("rb") as file:
-                found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-            if found != segment.sha256:
-                return f"the segment was altered: its digest is {found[:23]}, not {segment.sha256[:23]}"
+        if (thorough or status.st_mtime_ns != segment.modified_ns) and (found := file_sha256(path)) != segment.sha256:
+            return f"the segment was altered: its digest is {found[:23]}, not {segment.sha256[:23]}"
         return None
 
     def remove_strangers(self, manifest: Manifest) -> list[str]:

@@ -8,7 +8,6 @@ stages write, stand in `odd` (msgpack), so that every record comes back byte for
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +21,8 @@ from msgspec.structs import astuple
 from headrace_lake.log import LogRecord
 from headrace_schemas.cloudevents import STRUCTURED, structured
 from headrace_schemas.errors import DecodeError
+from headrace_streams import durable_file
+from headrace_streams.adapter_files import file_sha256
 from headrace_streams.runtime.provenance import ORIGIN, Headers, provenance_of
 
 GROUP_BYTES = 4 * 1024 * 1024  # of values in one row group: what a reader holds of a file at once
@@ -232,10 +233,7 @@ def write_segment(folder: Path, tables: Iterable[pyarrow.Table], start: int, end
                 size = _raw_bytes(table)
                 records, raw = records + len(table), raw + size
                 writer.write_table(table, row_group_size=max(1, len(table) * GROUP_BYTES // max(size, GROUP_BYTES)))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-            found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-            status = os.fstat(file.fileno())
+        found, status = file_sha256(temporary), temporary.stat()
         segment = Segment(
             topic=topic,
             partition=partition,
@@ -249,7 +247,7 @@ def write_segment(folder: Path, tables: Iterable[pyarrow.Table], start: int, end
             sha256=found,
             modified_ns=status.st_mtime_ns,
         )
-        temporary.replace(folder / segment.file)
+        durable_file.replace(temporary, folder / segment.file)
         return segment
     finally:
         temporary.unlink(missing_ok=True)

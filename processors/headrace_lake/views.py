@@ -12,6 +12,8 @@ from msgspec import Struct
 
 TEXT, NUMBER, WHOLE, FLAG, JSON, TIME = "VARCHAR", "DOUBLE", "BIGINT", "BOOLEAN", "JSON", "TIMESTAMP"
 SCHEMA = "segments"  # where the relations are that views are made of: SHOW TABLES lists only the views
+DECISIONS = "event_type LIKE 'headrace.release.%' AND starts_with(origin, 'release/') AND key = bucket"  # of the release stage
+KIND = "replace(replace(event_type, 'headrace.', ''), '.v1', '')"  # example.rewarded, of what is an event
 PLACE = ("topic", "partition", "log_offset", "appended_at")  # where each record lies on the log, and when it came there (UTC)
 
 
@@ -28,7 +30,6 @@ class LakeView(Struct, frozen=True, kw_only=True):
     stored: Sequence[str] = ()
     columns: Mapping[str, tuple[str, str]] = {}
     made: Mapping[str, str] = {}
-    more: str = ""
 
     def sql(self) -> str:
         """The view's SELECT over the segments of its topic."""
@@ -38,7 +39,7 @@ class LakeView(Struct, frozen=True, kw_only=True):
             *(f"{read(path, kind)} AS {name}" for name, (path, kind) in self.columns.items()),
             *(f"{text} AS {name}" for name, text in self.made.items()),
         ]
-        return f"SELECT {', '.join(listed)} FROM {table_of(self.topic)}{self.more} WHERE {self.records}"
+        return f"SELECT {', '.join(listed)} FROM {table_of(self.topic)} WHERE {self.records}"
 
 
 def table_of(topic: str) -> str:
@@ -298,7 +299,7 @@ VIEWS: tuple[LakeView, ...] = (
         name="releases",
         description="every answer of the release stage",
         topic="releases.history",
-        records="event_type LIKE 'headrace.release.%' AND starts_with(origin, 'release/') AND key = bucket",
+        records=DECISIONS,
         stored=("release_id", "version_id", "evaluation_id", "bucket"),
         columns={
             **_WHEN,

@@ -37,6 +37,7 @@ __all__ = [
     "fail",
     "loaded_settings",
     "note",
+    "progress",
     "run",
 ]
 
@@ -149,6 +150,14 @@ def emit(data: Any) -> None:
 def note(message: str) -> None:
     """Prints a line for people, on standard error, so that standard output stays data."""
     click.echo(message, err=True)
+
+
+def progress(text: str) -> None:
+    """How far a command is: on a terminal one line of standard error, which the next one is written over, or a line each."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", err=True, nl=False)
+    else:
+        note(text)
 
 
 def fail(error: BaseException) -> tuple[int, str] | None:

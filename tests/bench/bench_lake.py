@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ sys.path.append(str(Path(__file__).parent.parent))
 from bench import common, load
 from bench.bench_stages import load_average
 from headrace_lake.manifest import LAKE_TOPICS
-from headrace_schemas.canonical import canonical, sha256
+from headrace_schemas.canonical import sha256
 from headrace_streams.kafka import admin, clients, compat
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.runtime.provenance import Provenance, origin
 from headrace_streams.settings import Settings
+from headrace_streams.testing import event
 
 PARTITIONS, BATCH, CHUNK = 4, 64, 20_000
 BUCKETS = ("sql/small", "code/small", "docs/small")
@@ -41,15 +41,7 @@ MAIN += "atexit.register(bench_lake.leave_memory); from headrace_cli.main import
 
 
 def _event(kind: str, name: str, data: dict[str, Any]) -> bytes:
-    tree = {
-        "specversion": "1.0",
-        "id": name,
-        "source": "headrace:bench",
-        "type": f"headrace.{kind}.v1",
-        "time": TIME,
-        "data": data,
-    }
-    return canonical(tree)
+    return event(f"headrace.{kind}.v1", data, id=name, source="headrace:bench", time=TIME)
 
 
 class MadeLog:
@@ -163,8 +155,8 @@ def consume(bootstrap: str, deployment: str) -> None:
     print(count)
 
 
-def _numbers(topic: str) -> Iterator[int]:
-    return iter(range(1 if topic == "rules" else PARTITIONS))
+def _numbers(topic: str) -> range:
+    return range(1 if topic == "rules" else PARTITIONS)
 
 
 def timed(*command: str) -> tuple[float, float, float, str]:
@@ -177,7 +169,7 @@ def timed(*command: str) -> tuple[float, float, float, str]:
         out.seek(0)
         text, most = out.read(), memory.read()
     assert status == 0, (command, text)
-    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, int(most or 0) / 1024, text
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, int(most or 0) / 2**20, text
 
 
 def leave_memory() -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pyarrow.parquet
 import pytest
 
-from headrace_lake.dataset import DatasetError, bucket_rows, release_rows, rows_digest
+from headrace_lake.dataset import DatasetError, DatasetRow, Rule, bucket_examples, release_examples, rows_digest, rows_of
 from headrace_lake.dataset_files import write
 from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import encode
@@ -34,11 +34,24 @@ from headrace_schemas.inputs import Agent, Message, RefPart, TextPart, Tool, Too
 from headrace_streams import signing
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
+from headrace_streams.signing import TrustedKeys
 from headrace_streams.testing import written_headers
 from support.keys import key_files
 from support.memory_log import MemoryLog
 
 BUCKET = "sql/tiny"
+
+
+async def bucket_rows(log: MemoryLog, bucket: str, rule: Rule = 2) -> list[DatasetRow]:
+    return rows_of((await bucket_examples(log, bucket)).learnt, rule)
+
+
+async def release_rows(
+    log: MemoryLog, bucket: str, release_id: str, trusted: TrustedKeys | None = None, rule: Rule = 2
+) -> tuple[list[DatasetRow], int]:
+    """Rows, and how many of them were withdrawn since."""
+    found = await release_examples(log, bucket, release_id, trusted)
+    return rows_of(found.learnt, rule), found.withdrawn
 
 
 def envelope(**data: object) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from headrace_schemas.events import (
     EvaluationCompleted,
     Event,
     ModelVersionCreated,
+    ReleasePromoted,
     TrainingCompleted,
     TrainingFailed,
     TrainingStarted,
@@ -154,8 +155,8 @@ class MemoryRing:
             if topic == "releases.history":
                 for record in records:
                     answer = decode(record.value)
-                    if type(answer).__name__ == "ReleasePromoted":
-                        found = answer.data.release_id  # type: ignore[union-attr]
+                    if isinstance(answer, ReleasePromoted):
+                        found = answer.data.release_id
         return found
 
 

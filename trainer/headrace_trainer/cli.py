@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace_cli.common import NO, USAGE, CliError, common, emit, note, run
+from headrace_cli.common import NO, USAGE, CliError, common, emit, note, progress, run
 from headrace_cli.web import site, web
 from headrace_streams.settings import Settings
 
@@ -52,7 +52,7 @@ async def _check(settings: Settings, device: str) -> list[CheckedBase]:
     from headrace_trainer.stage.bases import look_at
     from headrace_trainer.stage.context import context_of
 
-    return await look_at(await context_of(settings, device), _line, whole=True)
+    return await look_at(await context_of(settings, device), progress, whole=True)
 
 
 def _print_checked(found: list[CheckedBase], as_json: bool) -> int:
@@ -139,7 +139,7 @@ def train(settings: Settings, as_json: bool, batch: str, device: str) -> int:
     adapter's digest is that of the recorded version (exit 1 if not)."""
     from headrace_trainer.stage.by_hand import train_batch
 
-    summary = run(train_batch(settings, batch, device, _line))
+    summary = run(train_batch(settings, batch, device, progress))
     return _print(summary, as_json)
 
 
@@ -152,16 +152,8 @@ def evaluate(settings: Settings, as_json: bool, version: str, device: str, publi
     """Compare a model version with what its bucket serves now, on the newest test pool of the bucket."""
     from headrace_trainer.stage.by_hand import evaluate_version
 
-    summary = run(evaluate_version(settings, version, device, _line, publish=publish))
+    summary = run(evaluate_version(settings, version, device, progress, publish=publish))
     return _print(summary, as_json)
-
-
-def _line(text: str) -> None:
-    """One line that is written over where people look at it."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{text}", err=True, nl=False)
-    else:
-        note(text)
 
 
 def _print(summary: JobSummary, as_json: bool) -> int:
