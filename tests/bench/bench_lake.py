@@ -173,8 +173,8 @@ def timed(*command: str) -> tuple[float, float, float, str]:
 
 
 def leave_memory() -> None:
-    """In a child, at its end: KiB that it had at most."""
-    Path(os.environ[MEMORY]).write_text(str(common.memory() // 1024))
+    """In a child, at its end: bytes that it had at most."""
+    Path(os.environ[MEMORY]).write_text(str(common.memory()))
 
 
 def size_of(folder: Path) -> float:
