@@ -66,7 +66,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
         learnt, lessons = None, JobRows(spec, hyper)
         if spec.candidate is None:
-            learnt = learn(spec, lessons, on_progress) if spec.processes == 1 else learn_in_ranks(spec, on_progress)
+            learnt = learn(spec, on_progress) if spec.processes == 1 else learn_in_ranks(spec, on_progress)
             lessons.add(learnt)
         folder = spec.candidate or adapter_folder(spec)
         # What is judged is what was saved, read back into a fresh base as an agent will.
@@ -84,9 +84,10 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     )  # fmt: skip
 
 
-def learn(spec: JobSpec, lessons: JobRows, on_progress: OnProgress, ranks: Ranks = ALONE) -> TrainingOutcome:
+def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> TrainingOutcome:
     """Trains, and saves into `adapter_folder`; of several `ranks` each calls this."""
     hyper, precision = settled(spec)
+    lessons = JobRows(spec, hyper)
     base = load(spec, precision) if ranks.size == 1 else load(replace(spec, device="cpu"), precision, spec.device)
     members = run_members(spec.batch, spec.start)
     rows = [*lessons.tokenised("training", base, members.training), *lessons.tokenised("rehearsal", base, members.rehearsal)]
@@ -136,10 +137,10 @@ class JobRows:
         self.unfit: dict[str, list[UnfitExample]] = {}  # by side
 
     def add(self, learnt: TrainingOutcome) -> None:
-        """What other processes found."""
+        """What training found."""
         self.left_out.update(learnt.left_out)
         self.shortened.update(learnt.shortened)
-        self.notes = list(dict.fromkeys([*self.notes, *learnt.notes]))
+        self.notes += learnt.notes
 
     def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
         """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
