@@ -25,7 +25,7 @@ from headrace_schemas.selection import counts_text, run_members
 from headrace_streams.evaluation_samples import SampleBounds, bounded, write
 from headrace_streams.file_lock import locked
 from headrace_trainer.data.members import key_of, verify
-from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, UnfitExample
+from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenisedMembers, UnfitExample
 from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, evaluate
 from headrace_trainer.evaluation.grader import Grader
@@ -134,7 +134,7 @@ class JobRows:
         self.left_out: Counts = {}
         self.shortened: Counts = {}
         self.notes: list[str] = []
-        self.unfit: dict[str, list[UnfitExample]] = {}  # by side
+        self.unfit: list[UnfitExample] = []  # of what is asked
 
     def add(self, learnt: TrainingOutcome) -> None:
         """What training found."""
@@ -146,10 +146,7 @@ class JobRows:
         """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
         stops = stop_ids(base.tokenizer, base.model)
         made = self._tokeniser(base, judged=side == "test").members(members, self._spec.values)
-        self.unfit[side] = made.unfit
-        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
-            if found:
-                counts[side] = found
+        self._count(side, made)
         used = {each.row.completion[-1] for each in made.examples} & set(stops)
         for trouble in stop_troubles(base.model, used, self._hyper.modules_to_save):
             if trouble not in self.notes:
@@ -170,10 +167,7 @@ class JobRows:
             self.left_out |= {side: {why: len(members)}} if members else {}
             return []
         made = self._tokeniser(base, judged=True).prompts(members, self._spec.values)
-        self.unfit["test"] += made.unfit
-        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
-            if found:
-                counts[side] = found
+        self._count(side, made)
         return made.examples
 
     def suites(self, base: Base) -> list[AskedRows]:
@@ -189,6 +183,13 @@ class JobRows:
     def window(self, base: Base) -> list[TokenisedExample]:
         """Rows that earlier heads can't know; what makes none is counted where they are learnt."""
         return self._tokeniser(base, judged=True).members(self._spec.window, self._spec.values).examples
+
+    def _count(self, side: str, made: TokenisedMembers) -> None:
+        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
+            if found:
+                counts[side] = found
+        if side in ("test", "prompts"):
+            self.unfit += made.unfit
 
     def _tokeniser(self, base: Base, *, judged: bool) -> RowTokeniser:
         limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
@@ -231,7 +232,7 @@ def _evaluate(
         report = evaluate(
             model, base, tests, policy=spec.evaluation, requirements=spec.requirements, grader=grader, precision=precision,
             batch_tokens=hyper.batch_tokens, seed=spec.start.seed, heads=heads, watched=watched,
-            named=Incumbent(spec.batch.base, spec.start.parent_adapter), unfit=lessons.unfit["test"],
+            named=Incumbent(spec.batch.base, spec.start.parent_adapter), unfit=lessons.unfit,
             suites=lessons.suites(base), bad=lessons.bad_answers(base, tests), window=lessons.window(base),
             self_graded=None if spec.grader is None else self_graded(spec.grader, _learnt(spec)),
         )  # fmt: skip
