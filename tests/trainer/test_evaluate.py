@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
-from headrace_trainer.evaluation.evaluate import INCUMBENT, Incumbent, evaluate
+from headrace_trainer.evaluation.asked import AskedRows
+from headrace_trainer.evaluation.evaluate import INCUMBENT, Sides, evaluate
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import group_digest
@@ -80,7 +81,7 @@ def test_broken_weights_lose_in_figures_that_are_numbers(tiny_base: Path, traine
     lora.add(model, trained, INCUMBENT)
     with torch.no_grad():
         next(value for name, value in model.named_parameters() if "lora_B.default" in name).fill_(math.nan)
-    report = evaluate(model, base, held_out(base, range(50, 55)), policy=POLICY)
+    report = evaluate(model, base, AskedRows(held_out(base, range(50, 55))), policy=POLICY)
     gain = report.comparison.loss_gain
     assert gain.low <= gain.value <= gain.high < 0
     assert all(math.isfinite(measure.value) for measure in report.candidate.values())
@@ -96,7 +97,7 @@ def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, traine
         RequirementPolicy(name="gains", metric="loss_gain", target=50.0),
         RequirementPolicy(name="works", metric="success", target=0.5),
     ]
-    report = evaluate(model, base, tests, policy=POLICY, requirements=asked)
+    report = evaluate(model, base, AskedRows(tests), policy=POLICY, requirements=asked)
     assert report.incumbent["loss"].value == pytest.approx(sum(plain) / 30, rel=1e-6)
     assert report.comparison.loss_gain.low > 0
     assert report.comparison.n == report.candidate["loss"].n == 30
@@ -109,7 +110,7 @@ def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, traine
         (False, None),
     ]
     lora.add(model, trained, INCUMBENT)
-    again = evaluate(model, base, tests, policy=POLICY)
+    again = evaluate(model, base, AskedRows(tests), policy=POLICY)
     assert again.comparison.loss_gain.value == 0
     assert again.incumbent == again.candidate == report.candidate
 
@@ -121,9 +122,9 @@ def test_generation_is_asked_only_for_what_may_pass(tiny_base: Path, trained: Pa
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
     policy = POLICY.model_copy(update={"generate": "passable"})
     with Grader(grader) as judge:
-        passed = evaluate(model, base, tests, policy=policy, grader=judge)
+        passed = evaluate(model, base, AskedRows(tests), policy=policy, grader=judge)
         lora.add(model, trained, INCUMBENT)
-        same = evaluate(model, base, tests, policy=policy, grader=judge)
+        same = evaluate(model, base, AskedRows(tests), policy=policy, grader=judge)
     assert (passed.comparison.wins, passed.comparison.losses, passed.comparison.ties) == (0, 0, 30)
     assert passed.comparison.p_value == 1.0
     assert (passed.candidate["success"].value, passed.candidate["score"].value) == (1.0, 70.0)
@@ -141,9 +142,8 @@ def test_every_head_is_compared_with_what_is_served_group_by_group_and_that_with
     lora.add(model, trained, "head_0")
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
     with Grader(grader) as judge:
-        report = evaluate(
-            model, base, tests, policy=POLICY, grader=judge, heads={"v1": "head_0"}, watched="head_0", named=Incumbent("tiny")
-        )
+        sides = Sides("tiny", heads={"v1": "head_0"}, watched="head_0")
+        report = evaluate(model, base, AskedRows(tests), policy=POLICY, grader=judge, sides=sides)
     assert report.measure == "success"
     assert [(head.version_id, head.invalid) for head in report.heads] == [("v1", None), ("", None)]
     [older, newest] = report.heads
@@ -160,13 +160,13 @@ def test_what_is_served_under_another_name_is_invalid(tiny_base: Path, trained: 
     base = load_base(str(tiny_base))
     model = lora.load(base.model, trained)
     lora.add(model, trained, INCUMBENT)
-    [head] = evaluate(model, base, held_out(base, range(50, 56)), policy=POLICY).heads
+    [head] = evaluate(model, base, AskedRows(held_out(base, range(50, 56))), policy=POLICY).heads
     assert (head.invalid or "").startswith("identical")
 
 
 def test_without_test_rows_the_heads_are_there_and_have_no_groups(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    report = evaluate(lora.load(base.model, trained), base, [], policy=POLICY, heads={"v1": "head_0"})
+    report = evaluate(lora.load(base.model, trained), base, AskedRows([]), policy=POLICY, sides=Sides(heads={"v1": "head_0"}))
     assert [(head.version_id, head.groups) for head in report.heads] == [("v1", []), ("", [])]
 
 
@@ -189,7 +189,7 @@ def test_without_tests_nothing_is_measured(tiny_base: Path, trained: Path) -> No
     report = evaluate(
         lora.load(base.model, trained),
         base,
-        [],
+        AskedRows([]),
         policy=POLICY,
         requirements=[RequirementPolicy(name="a", metric="loss", target=1)],
     )
@@ -279,8 +279,8 @@ def test_rows_that_earlier_heads_cannot_know_are_evidence_for_them_alone(tiny_ba
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
     tests, window = held_out(base, range(50, 54)), held_out(base, range(52, 60))
-    options = {"policy": POLICY, "heads": {"v1": "head_0"}, "named": Incumbent("tiny"), "window": window}
-    older, own = evaluate(model, base, tests, **options).heads  # type: ignore[arg-type]
+    options = {"policy": POLICY, "sides": Sides("tiny", heads={"v1": "head_0"}), "window": window}
+    older, own = evaluate(model, base, AskedRows(tests), **options).heads  # type: ignore[arg-type]
     sides = {group.group: group.side for group in older.groups}
     later = {group_digest(row.example) for row in window[2:]}
     assert {group for group, side in sides.items() if side == "train"} == later, "tested groups stay on their side"
@@ -294,7 +294,7 @@ def test_rows_that_earlier_heads_cannot_know_are_evidence_for_them_alone(tiny_ba
         ours = row_losses(model, rows, base, 8192, "fp32")
     assert sorted(gains) == pytest.approx(sorted(theirs - our for our, theirs in zip(ours, served, strict=True)), rel=1e-5)
     with Grader(GraderPolicy(name="support.graders:same")) as judge:
-        graded = evaluate(model, base, tests, grader=judge, **options)  # type: ignore[arg-type]
+        graded = evaluate(model, base, AskedRows(tests), grader=judge, **options)  # type: ignore[arg-type]
     assert {group.side for head in graded.heads for group in head.groups} == {"test"}
-    [alone] = evaluate(model, base, tests, policy=POLICY, window=window).heads
+    [alone] = evaluate(model, base, AskedRows(tests), policy=POLICY, window=window).heads
     assert {group.side for group in alone.groups} == {"test"}

@@ -13,7 +13,8 @@ from headrace_schemas.derived import Content
 from headrace_schemas.inputs import Message, RefPart
 from headrace_streams.evaluation_samples import read
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
-from headrace_trainer.evaluation.evaluate import INCUMBENT, Incumbent, evaluate
+from headrace_trainer.evaluation.asked import AskedRows
+from headrace_trainer.evaluation.evaluate import INCUMBENT, Sides, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import RowMeasures, group_digest, invalid_reason
 from headrace_trainer.job.run import run
@@ -47,7 +48,8 @@ def test_samples_say_row_by_row_what_the_comparison_counts(tiny_base: Path, trai
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
     with Grader(SAME) as judge:
-        report = evaluate(model, base, tests, policy=POLICY, grader=judge, heads={"v1": "head_0"}, named=Incumbent("tiny"))
+        sides = Sides("tiny", heads={"v1": "head_0"})
+        report = evaluate(model, base, AskedRows(tests), policy=POLICY, grader=judge, sides=sides)
     own = [sample for sample in report.samples if sample.head is None]
     older = [sample for sample in report.samples if sample.head == "v1"]
     assert [sample.example_id for sample in own] == [test.example.example_id for test in tests]
@@ -70,8 +72,11 @@ def test_a_negative_of_the_test_side_is_graded_and_its_answer_is_no_loss(tiny_ba
     tests = RowTokeniser(base.tokenizer, 200).members([each.member for each in recorded], values).examples
     assert [test.scored for test in tests] == [True, False] * 6
     with Grader(SAME) as judge:
-        report = evaluate(lora.load(base.model, trained), base, tests, policy=POLICY, grader=judge, named=Incumbent("tiny"))
-        alone = evaluate(lora.load(load_base(str(tiny_base)).model, trained), base, tests[1::2], policy=POLICY, grader=judge)
+        report = evaluate(
+            lora.load(base.model, trained), base, AskedRows(tests), policy=POLICY, grader=judge, sides=Sides("tiny")
+        )
+        fresh = lora.load(load_base(str(tiny_base)).model, trained)
+        alone = evaluate(fresh, base, AskedRows(tests[1::2]), policy=POLICY, grader=judge)
     assert report.comparison.n == report.candidate["loss"].n == 6
     assert report.candidate["success"].n == 12
     assert {(sample.loss is None, sample.grade is None) for sample in report.samples} == {(False, False), (True, False)}
@@ -94,7 +99,7 @@ def test_what_is_served_by_another_name_is_identical_by_its_answers_too(tiny_bas
     model = lora.load(base.model, trained)
     lora.add(model, trained, INCUMBENT)
     with Grader(SAME) as judge:
-        [head] = evaluate(model, base, held_out(base, range(50, 53)), policy=POLICY, grader=judge).heads
+        [head] = evaluate(model, base, AskedRows(held_out(base, range(50, 53))), policy=POLICY, grader=judge).heads
     assert (head.invalid or "").startswith("identical")
 
 

@@ -27,7 +27,7 @@ from headrace_streams.file_lock import locked
 from headrace_trainer.data.members import key_of, verify
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenisedMembers, UnfitExample
 from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
-from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, evaluate
+from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Sides, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
 from headrace_trainer.job.ranks import learn_in_ranks
@@ -70,10 +70,10 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
             lessons.add(learnt)
         folder = spec.candidate or adapter_folder(spec)
         # What is judged is what was saved, read back into a fresh base as an agent will.
-        base, judged = load(spec, precision), run_members(spec.batch, spec.start)
-        tests = [*lessons.tokenised("test", base, judged.test), *lessons.prompts(base, judged.prompts)]
+        base = load(spec, precision)
+        pool = lessons.pool(base)
         training = learnt.training if learnt else None
-        report = _evaluate(lora.load(base.model, folder), base, tests, spec, hyper, precision, on_progress, training, lessons)
+        report = _evaluate(lora.load(base.model, folder), base, pool, spec, hyper, precision, on_progress, training, lessons)
         samples = _samples_file(spec, report)
     seconds = time.monotonic() - began
     return JobResult(
@@ -134,7 +134,7 @@ class JobRows:
         self.left_out: Counts = {}
         self.shortened: Counts = {}
         self.notes: list[str] = []
-        self.unfit: list[UnfitExample] = []  # of what is asked
+        self._unfit: list[UnfitExample] = []  # of what is asked
 
     def add(self, learnt: TrainingOutcome) -> None:
         """What training found."""
@@ -154,7 +154,13 @@ class JobRows:
                 log.warning(trouble)
         return made.examples
 
-    def prompts(self, base: Base, members: Sequence[PromptMember]) -> list[TokenisedExample]:
+    def pool(self, base: Base) -> AskedRows:
+        """What the candidate is tested on: the test rows and the prompts, and wrong answers to them. MemberRefused."""
+        members = run_members(self._spec.batch, self._spec.start)
+        rows = [*self.tokenised("test", base, members.test), *self._prompts(base, members.prompts)]
+        return AskedRows(rows, self._unfit, bad=bad_answers(rows, self._tokeniser(base, judged=True)))
+
+    def _prompts(self, base: Base, members: Sequence[PromptMember]) -> list[TokenisedExample]:
         """The prompts without a reference, where answers to them can be graded; counts what is left out. MemberRefused."""
         grader, side = self._spec.grader, "prompts"
         why = (
@@ -176,10 +182,6 @@ class JobRows:
         needs = grader is not None and grader.needs_reference
         return [suite_rows(suite, self._spec.batch.bucket, tokeniser, needs_reference=needs) for suite in self._spec.suites]
 
-    def bad_answers(self, base: Base, tests: Sequence[TokenisedExample]) -> list[TokenisedExample]:
-        """Wrong answers to the prompts of test rows as rows."""
-        return bad_answers(tests, self._tokeniser(base, judged=True))
-
     def window(self, base: Base) -> list[TokenisedExample]:
         """Rows that earlier heads can't know; what makes none is counted where they are learnt."""
         return self._tokeniser(base, judged=True).members(self._spec.window, self._spec.values).examples
@@ -189,7 +191,7 @@ class JobRows:
             if found:
                 counts[side] = found
         if side in ("test", "prompts"):
-            self.unfit += made.unfit
+            self._unfit += made.unfit
 
     def _tokeniser(self, base: Base, *, judged: bool) -> RowTokeniser:
         limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
@@ -209,7 +211,7 @@ def load(spec: JobSpec, precision: Precision, computes_on: str | None = None) ->
 def _evaluate(
     model: Any,
     base: Base,
-    tests: Sequence[TokenisedExample],
+    pool: AskedRows,
     spec: JobSpec,
     hyper: Hyperparameters,
     precision: Precision,
@@ -227,13 +229,13 @@ def _evaluate(
     if spec.watched is not None:
         lora.add(model, spec.watched, WATCHED)
     watched = None if spec.start.watched is None else WATCHED if spec.watched is not None else ""
+    sides = Sides(spec.batch.base, spec.start.parent_adapter, heads, watched)
     grades: AbstractContextManager[Grader | None] = nullcontext() if spec.grader is None else Grader(spec.grader)
     with grades as grader:
         report = evaluate(
-            model, base, tests, policy=spec.evaluation, requirements=spec.requirements, grader=grader, precision=precision,
-            batch_tokens=hyper.batch_tokens, seed=spec.start.seed, heads=heads, watched=watched,
-            named=Incumbent(spec.batch.base, spec.start.parent_adapter), unfit=lessons.unfit,
-            suites=lessons.suites(base), bad=lessons.bad_answers(base, tests), window=lessons.window(base),
+            model, base, pool, policy=spec.evaluation, sides=sides, requirements=spec.requirements, grader=grader,
+            precision=precision, batch_tokens=hyper.batch_tokens, seed=spec.start.seed, suites=lessons.suites(base),
+            window=lessons.window(base),
             self_graded=None if spec.grader is None else self_graded(spec.grader, _learnt(spec)),
         )  # fmt: skip
         return report if grader is None else msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)
