@@ -8,26 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
 from headrace_trainer.evaluation.asked import AskedRows
 from headrace_trainer.evaluation.evaluate import INCUMBENT, Sides, evaluate
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import group_digest
 from headrace_trainer.evaluation.statistics import bootstrap, sign_test
-from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
-from headrace_trainer.model.base import Base, load_base
+from headrace_trainer.model.base import load_base
 from headrace_trainer.objectives.sft import row_losses
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
 from support import training_data
+from support.training import rows_of
 
 POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
-
-
-def held_out(base: Base, numbers: range) -> list[TokenisedExample]:
-    tokeniser = RowTokeniser(base.tokenizer, 200)
-    return [tokeniser.example(training_data.example(number), 1.0) for number in numbers]
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -66,22 +60,13 @@ def test_the_sign_test() -> None:
     assert sign_test(8, 2) == pytest.approx((45 + 10 + 1) / 1024)
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = load_base(str(tiny_base))
-    model, _ = lora.attach(base.model, training_data.HYPER, 3)
-    rows = [test.row for test in held_out(base, range(40))]
-    train(model, base, rows, [], training_data.HYPER, seed=3, precision="fp32")
-    return lora.save(model, tmp_path_factory.mktemp("trained") / "adapter")
-
-
 def test_broken_weights_lose_in_figures_that_are_numbers(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     model, _ = lora.attach(base.model, training_data.HYPER, 1)
     lora.add(model, trained, INCUMBENT)
     with torch.no_grad():
         next(value for name, value in model.named_parameters() if "lora_B.default" in name).fill_(math.nan)
-    report = evaluate(model, base, AskedRows(held_out(base, range(50, 55))), policy=POLICY)
+    report = evaluate(model, base, AskedRows(rows_of(base, range(50, 55))), policy=POLICY)
     gain = report.comparison.loss_gain
     assert gain.low <= gain.value <= gain.high < 0
     assert all(math.isfinite(measure.value) for measure in report.candidate.values())
@@ -89,7 +74,7 @@ def test_broken_weights_lose_in_figures_that_are_numbers(tiny_base: Path, traine
 
 def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    tests = held_out(base, range(50, 80))
+    tests = rows_of(base, range(50, 80))
     plain = row_losses(base.model, [test.row for test in tests], base, 8192, "fp32")
     model = lora.load(base.model, trained)
     asked = [
@@ -117,7 +102,7 @@ def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, traine
 
 def test_generation_is_asked_only_for_what_may_pass(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    tests = held_out(base, range(50, 80))
+    tests = rows_of(base, range(50, 80))
     model = lora.load(base.model, trained)
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
     policy = POLICY.model_copy(update={"generate": "passable"})
@@ -137,7 +122,7 @@ def test_every_head_is_compared_with_what_is_served_group_by_group_and_that_with
     tiny_base: Path, trained: Path
 ) -> None:
     base = load_base(str(tiny_base))
-    tests = held_out(base, range(50, 62))
+    tests = rows_of(base, range(50, 62))
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
@@ -160,7 +145,7 @@ def test_what_is_served_under_another_name_is_invalid(tiny_base: Path, trained: 
     base = load_base(str(tiny_base))
     model = lora.load(base.model, trained)
     lora.add(model, trained, INCUMBENT)
-    [head] = evaluate(model, base, AskedRows(held_out(base, range(50, 56))), policy=POLICY).heads
+    [head] = evaluate(model, base, AskedRows(rows_of(base, range(50, 56))), policy=POLICY).heads
     assert (head.invalid or "").startswith("identical")
 
 
@@ -172,7 +157,7 @@ def test_without_test_rows_the_heads_are_there_and_have_no_groups(tiny_base: Pat
 
 def test_batched_answers_are_those_of_one_at_a_time(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in held_out(base, range(95, 109))]
+    rows = [test.row for test in rows_of(base, range(95, 109))]
     random.Random(3).shuffle(rows)
     model = lora.load(base.model, trained)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -199,7 +184,7 @@ def test_without_tests_nothing_is_measured(tiny_base: Path, trained: Path) -> No
 
 def test_answers_go_by_policy_and_not_by_the_settings_that_came_with_the_base(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in held_out(base, range(95, 99))]
+    rows = [test.row for test in rows_of(base, range(95, 99))]
     model = lora.load(base.model, trained)
     plain = generate(model, rows, base, POLICY, "fp32")
     own = base.model.generation_config
@@ -212,7 +197,7 @@ def test_answers_go_by_policy_and_not_by_the_settings_that_came_with_the_base(ti
 
 def test_both_sides_have_the_room_that_policy_says_whatever_the_references_are(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in held_out(base, range(95, 99))]
+    rows = [test.row for test in rows_of(base, range(95, 99))]
     short = [row._replace(completion=row.completion[:1]) for row in rows]
     model = lora.load(base.model, trained)
     roomy = POLICY.model_copy(update={"max_new_tokens": 40})
@@ -227,7 +212,7 @@ def test_both_sides_have_the_room_that_policy_says_whatever_the_references_are(t
 
 def test_sampled_answers_follow_from_the_seed(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in held_out(base, range(95, 99))]
+    rows = [test.row for test in rows_of(base, range(95, 99))]
     model = lora.load(base.model, trained)
     sampled = POLICY.model_copy(update={"temperature": 1.5})
     first = generate(model, rows, base, sampled, "fp32", seed=1)
@@ -239,7 +224,7 @@ def test_where_memory_runs_out_fewer_answers_are_made_together(
     tiny_base: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in held_out(base, range(95, 102))]
+    rows = [test.row for test in rows_of(base, range(95, 102))]
     model = lora.load(base.model, trained)
     plain = generate(model, rows, base, POLICY.model_copy(update={"batch_rows": 2}), "fp32")
     whole, sizes = base.model.generate, []
@@ -258,7 +243,7 @@ def test_where_memory_runs_out_fewer_answers_are_made_together(
 def test_weights_in_bf16_are_merged_for_answers_and_given_back_exactly(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     model = lora.load(base.model.to(torch.bfloat16), trained)
-    rows = [test.row for test in held_out(base, range(95, 109))]
+    rows = [test.row for test in rows_of(base, range(95, 109))]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = torch.tensor([list(rows[0].prompt)])
     with torch.no_grad():
@@ -278,7 +263,7 @@ def test_rows_that_earlier_heads_cannot_know_are_evidence_for_them_alone(tiny_ba
     base = load_base(str(tiny_base))
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
-    tests, window = held_out(base, range(50, 54)), held_out(base, range(52, 60))
+    tests, window = rows_of(base, range(50, 54)), rows_of(base, range(52, 60))
     options = {"policy": POLICY, "sides": Sides("tiny", heads={"v1": "head_0"}), "window": window}
     older, own = evaluate(model, base, AskedRows(tests), **options).heads  # type: ignore[arg-type]
     sides = {group.group: group.side for group in older.groups}

@@ -23,13 +23,14 @@ from headrace_schemas.derived import Content, ServedReference
 from headrace_streams.adapter_store import Store
 from headrace_trainer.data.members import MemberRefused
 from headrace_trainer.job import run as job
-from headrace_trainer.job.process import JobFailed, JobProcess, in_child
+from headrace_trainer.job.process import JobFailed, in_child
 from headrace_trainer.job.run import run
 from headrace_trainer.model import lora
 from headrace_trainer.model.lora import AdapterInvalid
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
-from headrace_trainer.spec import JobProgress, JobResult, JobSpec
+from headrace_trainer.spec import JobProgress, JobSpec
 from support import training_data
+from support.training import in_process
 
 TRAIN = [training_data.recorded(number) for number in range(24)]
 WATCH = [training_data.recorded(number, "validation") for number in range(30, 34)]
@@ -43,22 +44,6 @@ VALUES = {(made.member.example_id, made.member.revision): made.value for made in
 def spec(tiny_base: Path, tmp_path: Path) -> JobSpec:
     start = training_data.start(BATCH, rehearsal=[made.member for made in EARLIER])
     return JobSpec(start, BATCH, str(tiny_base), VALUES, tmp_path / "run", threads=1, checkpoint_seconds=0.0)
-
-
-def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[JobProgress]]:
-    """Result and steps of a job in its own process; killed when it tells of step `kill_at`."""
-
-    async def follow() -> tuple[JobResult | None, list[JobProgress]]:
-        steps: list[JobProgress] = []
-        async for event in JobProcess(spec).events():
-            if isinstance(event, JobResult):
-                return event, steps
-            steps.append(event)
-            if kill_at is not None and event.step >= kill_at:
-                return None, steps
-        raise AssertionError("a job ended without a result")
-
-    return asyncio.run(follow())
 
 
 def test_the_same_pins_give_the_same_digest(spec: JobSpec, tmp_path: Path) -> None:

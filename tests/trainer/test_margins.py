@@ -16,13 +16,13 @@ from headrace_trainer.evaluation.evaluate import Sides, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import RowMeasures, group_results, margins_of
 from headrace_trainer.job.run import run
-from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.objectives.sft import row_losses
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy
 from headrace_trainer.spec import JobSpec
 from support import training_data
+from support.training import rows_of
 
 POLICY = EvaluationPolicy(max_new_tokens=8)
 
@@ -69,19 +69,10 @@ def test_bad_answers_are_what_was_corrected_and_negatives(tiny_base: Path) -> No
     assert found[0].row.completion == tokeniser.example(right, 1.0).row.completion
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = load_base(str(tiny_base))
-    model, _ = lora.attach(base.model, training_data.HYPER, 3)
-    rows = [RowTokeniser(base.tokenizer, 200).example(training_data.example(number), 1.0).row for number in range(40)]
-    train(model, base, rows, [], training_data.HYPER, seed=3, precision="fp32")
-    return lora.save(model, tmp_path_factory.mktemp("trained") / "adapter")
-
-
 def test_margins_are_measured_where_grades_do_not_count_and_counted_where_policy_says_so(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     tokeniser = RowTokeniser(base.tokenizer, 200)
-    tests = [tokeniser.example(training_data.example(number), 1.0) for number in range(50, 56)]
+    tests = rows_of(base, range(50, 56))
     bad = bad_answers(tests, tokeniser)
     assert len(bad) == 6
     wrong, right = (row_losses(base.model, [test.row for test in rows], base, 8192, "fp32") for rows in (bad, tests))

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from headrace_trainer.data.rows import TokenRow
-from headrace_trainer.job.process import JobFailed, JobProcess, probe_hardware
+from headrace_trainer.job.process import JobFailed, probe_hardware
 from headrace_trainer.job.run import run
 from headrace_trainer.model import lora
 from headrace_trainer.model.sharding import Ranks
 from headrace_trainer.objectives.sft import passes_of, split_by_tokens
-from headrace_trainer.spec import JobProgress, JobResult, JobSpec
+from headrace_trainer.spec import JobSpec
 from support import architectures, training_data
+from support.training import in_process
 
 TRAIN = [training_data.recorded(number, weight=0.5 + number % 3) for number in range(20)]
 WATCH = [training_data.recorded(number, "validation") for number in range(30, 33)]
@@ -36,20 +37,6 @@ HYPER = training_data.HYPER.model_copy(
 def spec_of(base: Path, folder: Path, **changed: Any) -> JobSpec:
     start = training_data.start(BATCH, hyperparameters=HYPER.model_copy(update=changed).to_wire())
     return JobSpec(start, BATCH, str(base), VALUES, folder, threads=1, checkpoint_seconds=0.0)
-
-
-def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[JobProgress]]:
-    async def follow() -> tuple[JobResult | None, list[JobProgress]]:
-        steps: list[JobProgress] = []
-        async for event in JobProcess(spec).events():
-            if isinstance(event, JobResult):
-                return event, steps
-            steps.append(event)
-            if kill_at is not None and event.step >= kill_at:
-                return None, steps
-        raise AssertionError("a job ended without a result")
-
-    return asyncio.run(follow())
 
 
 @pytest.mark.slow(seconds=20)

@@ -12,39 +12,26 @@ from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Content
 from headrace_schemas.inputs import Message, RefPart
 from headrace_streams.evaluation_samples import read
-from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
+from headrace_trainer.data.rows import RowTokeniser
 from headrace_trainer.evaluation.asked import AskedRows
 from headrace_trainer.evaluation.evaluate import INCUMBENT, Sides, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import RowMeasures, group_digest, invalid_reason
 from headrace_trainer.job.run import run
-from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
-from headrace_trainer.model.base import Base, load_base
+from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy
 from headrace_trainer.spec import JobSpec
 from support import training_data
+from support.training import rows_of
 
 POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
 SAME = GraderPolicy(name="support.graders:same")
 
 
-def held_out(base: Base, numbers: range) -> list[TokenisedExample]:
-    tokeniser = RowTokeniser(base.tokenizer, 200)
-    return [tokeniser.example(training_data.example(number), 1.0) for number in numbers]
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = load_base(str(tiny_base))
-    model, _ = lora.attach(base.model, training_data.HYPER, 3)
-    train(model, base, [test.row for test in held_out(base, range(40))], [], training_data.HYPER, seed=3, precision="fp32")
-    return lora.save(model, tmp_path_factory.mktemp("trained") / "adapter")
-
-
 def test_samples_say_row_by_row_what_the_comparison_counts(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    tests = held_out(base, range(50, 62))
+    tests = rows_of(base, range(50, 62))
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
     with Grader(SAME) as judge:
@@ -99,7 +86,7 @@ def test_what_is_served_by_another_name_is_identical_by_its_answers_too(tiny_bas
     model = lora.load(base.model, trained)
     lora.add(model, trained, INCUMBENT)
     with Grader(SAME) as judge:
-        [head] = evaluate(model, base, AskedRows(held_out(base, range(50, 53))), policy=POLICY, grader=judge).heads
+        [head] = evaluate(model, base, AskedRows(rows_of(base, range(50, 53))), policy=POLICY, grader=judge).heads
     assert (head.invalid or "").startswith("identical")
 
 

@@ -18,7 +18,6 @@ from headrace_trainer.evaluation.evaluate import Sides, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.job.process import Hardware
 from headrace_trainer.job.run import run
-from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy, SuitePolicy, TrainerPolicy, load
@@ -27,6 +26,7 @@ from headrace_trainer.stage.context import TrainerContext
 from headrace_trainer.stage.events import Origin, pins
 from headrace_trainer.suites import MOST_TASKS, Suite, SuiteMessage, SuiteTask, read, together
 from support import training_data
+from support.training import rows_of
 
 POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
 SAME = GraderPolicy(name="support.graders:same")
@@ -135,19 +135,10 @@ def test_a_policy_names_suites_by_bucket_relative_to_its_file_and_a_run_pins_wha
     assert [(pinned.name, pinned.sha256) for pinned in start.suites or ()] == [("sums", suite.content_digest)]
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = load_base(str(tiny_base))
-    model, _ = lora.attach(base.model, training_data.HYPER, 3)
-    rows = [RowTokeniser(base.tokenizer, 200).example(training_data.example(number), 1.0).row for number in range(40)]
-    train(model, base, rows, [], training_data.HYPER, seed=3, precision="fp32")
-    return lora.save(model, tmp_path_factory.mktemp("trained") / "adapter")
-
-
 def test_every_head_is_asked_the_suites_and_the_comparison_is_about_the_test_rows_alone(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     tokeniser = RowTokeniser(base.tokenizer, 200)
-    tests = [tokeniser.example(training_data.example(number), 1.0) for number in range(50, 56)]
+    tests = rows_of(base, range(50, 56))
     model, again = (lora.load(load_base(str(tiny_base)).model, trained) for _ in range(2))  # merging leaves traces of 1e-7
     for each in (model, again):
         lora.add(each, trained, "head_0")
