@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headrace_trainer.evaluation.asked import AskedRows
-from headrace_trainer.evaluation.evaluate import INCUMBENT, Sides, evaluate
+from headrace_trainer.evaluation.evaluate import INCUMBENT, AskedHeads, evaluate
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import group_digest
@@ -127,8 +127,8 @@ def test_every_head_is_compared_with_what_is_served_group_by_group_and_that_with
     lora.add(model, trained, "head_0")
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
     with Grader(grader) as judge:
-        sides = Sides("tiny", heads={"v1": "head_0"}, watched="head_0")
-        report = evaluate(model, base, AskedRows(tests), policy=POLICY, grader=judge, sides=sides)
+        heads = AskedHeads("tiny", earlier={"v1": "head_0"}, watched="head_0")
+        report = evaluate(model, base, AskedRows(tests), policy=POLICY, grader=judge, heads=heads)
     assert report.measure == "success"
     assert [(head.version_id, head.invalid) for head in report.heads] == [("v1", None), ("", None)]
     [older, newest] = report.heads
@@ -151,7 +151,9 @@ def test_what_is_served_under_another_name_is_invalid(tiny_base: Path, trained: 
 
 def test_without_test_rows_the_heads_are_there_and_have_no_groups(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    report = evaluate(lora.load(base.model, trained), base, AskedRows([]), policy=POLICY, sides=Sides(heads={"v1": "head_0"}))
+    report = evaluate(
+        lora.load(base.model, trained), base, AskedRows([]), policy=POLICY, heads=AskedHeads(earlier={"v1": "head_0"})
+    )
     assert [(head.version_id, head.groups) for head in report.heads] == [("v1", []), ("", [])]
 
 
@@ -264,7 +266,7 @@ def test_rows_that_earlier_heads_cannot_know_are_evidence_for_them_alone(tiny_ba
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
     tests, window = rows_of(base, range(50, 54)), rows_of(base, range(52, 60))
-    options = {"policy": POLICY, "sides": Sides("tiny", heads={"v1": "head_0"}), "window": window}
+    options = {"policy": POLICY, "heads": AskedHeads("tiny", earlier={"v1": "head_0"}), "window": window}
     older, own = evaluate(model, base, AskedRows(tests), **options).heads  # type: ignore[arg-type]
     sides = {group.group: group.side for group in older.groups}
     later = {group_digest(row.example) for row in window[2:]}

@@ -12,7 +12,7 @@ from msgspec import structs
 from headrace_schemas.derived import Content, Example
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenRow
 from headrace_trainer.evaluation.asked import AskedRows, bad_answers
-from headrace_trainer.evaluation.evaluate import Sides, evaluate
+from headrace_trainer.evaluation.evaluate import AskedHeads, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import RowMeasures, group_results, margins_of
 from headrace_trainer.job.run import run
@@ -79,7 +79,7 @@ def test_margins_are_measured_where_grades_do_not_count_and_counted_where_policy
     plain = [one - other for one, other in zip(wrong, right, strict=True)]
     model = lora.load(base.model, trained)
     pool = AskedRows(tests, bad=bad)
-    report = evaluate(model, base, pool, policy=POLICY, sides=Sides("tiny", watched=""))
+    report = evaluate(model, base, pool, policy=POLICY, heads=AskedHeads("tiny", watched=""))
     assert report.measure == "loss"
     assert report.incumbent["margin"].value == pytest.approx(sum(plain) / 6, rel=1e-5)
     assert report.incumbent["ranked"].value == pytest.approx(sum(value > 0 for value in plain) / 6)

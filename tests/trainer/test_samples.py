@@ -14,7 +14,7 @@ from headrace_schemas.inputs import Message, RefPart
 from headrace_streams.evaluation_samples import read
 from headrace_trainer.data.rows import RowTokeniser
 from headrace_trainer.evaluation.asked import AskedRows
-from headrace_trainer.evaluation.evaluate import INCUMBENT, Sides, evaluate
+from headrace_trainer.evaluation.evaluate import INCUMBENT, AskedHeads, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import RowMeasures, group_digest, invalid_reason
 from headrace_trainer.job.run import run
@@ -35,8 +35,8 @@ def test_samples_say_row_by_row_what_the_comparison_counts(tiny_base: Path, trai
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
     with Grader(SAME) as judge:
-        sides = Sides("tiny", heads={"v1": "head_0"})
-        report = evaluate(model, base, AskedRows(tests), policy=POLICY, grader=judge, sides=sides)
+        heads = AskedHeads("tiny", earlier={"v1": "head_0"})
+        report = evaluate(model, base, AskedRows(tests), policy=POLICY, grader=judge, heads=heads)
     own = [sample for sample in report.samples if sample.head is None]
     older = [sample for sample in report.samples if sample.head == "v1"]
     assert [sample.example_id for sample in own] == [test.example.example_id for test in tests]
@@ -60,7 +60,7 @@ def test_a_negative_of_the_test_side_is_graded_and_its_answer_is_no_loss(tiny_ba
     assert [test.scored for test in tests] == [True, False] * 6
     with Grader(SAME) as judge:
         report = evaluate(
-            lora.load(base.model, trained), base, AskedRows(tests), policy=POLICY, grader=judge, sides=Sides("tiny")
+            lora.load(base.model, trained), base, AskedRows(tests), policy=POLICY, grader=judge, heads=AskedHeads("tiny")
         )
         fresh = lora.load(load_base(str(tiny_base)).model, trained)
         alone = evaluate(fresh, base, AskedRows(tests[1::2]), policy=POLICY, grader=judge)

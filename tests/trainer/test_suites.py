@@ -14,7 +14,7 @@ from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
 from headrace_trainer.data.rows import RowTokeniser
 from headrace_trainer.evaluation.asked import AskedRows, suite_rows
-from headrace_trainer.evaluation.evaluate import Sides, evaluate
+from headrace_trainer.evaluation.evaluate import AskedHeads, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.job.process import Hardware
 from headrace_trainer.job.run import run
@@ -147,10 +147,10 @@ def test_every_head_is_asked_the_suites_and_the_comparison_is_about_the_test_row
         RequirementPolicy(name="held", metric="sums.success", target=0.0),
         RequirementPolicy(name="x", metric="y.loss", target=0.0),
     ]
-    pool, sides = AskedRows(tests), Sides("tiny", heads={"v1": "head_0"})
+    pool, heads = AskedRows(tests), AskedHeads("tiny", earlier={"v1": "head_0"})
     with Grader(SAME) as judge:
-        plain = evaluate(model, base, pool, policy=POLICY, grader=judge, sides=sides)
-        report = evaluate(again, base, pool, policy=POLICY, grader=judge, sides=sides, suites=asked, requirements=needs)
+        plain = evaluate(model, base, pool, policy=POLICY, grader=judge, heads=heads)
+        report = evaluate(again, base, pool, policy=POLICY, grader=judge, heads=heads, suites=asked, requirements=needs)
     assert report.comparison == plain.comparison
     assert [head.groups for head in report.heads] == [head.groups for head in plain.heads]
     assert [head.suites for head in plain.heads] == [None, None]
@@ -179,7 +179,7 @@ def test_a_task_that_tells_nothing_or_cannot_be_asked_is_counted(tiny_base: Path
     odd = SuiteTask(name="odd", messages=(SuiteMessage(role="user", content="?"),), reference=" ")
     suite = Suite(name="sums", protected=False, tasks=(task("a", "1 + 1 ?", "2"), task("free", "2 + 1 ?"), odd))
     asked = [suite_rows(suite, "sums/tiny", RowTokeniser(base.tokenizer, 200))]
-    report = evaluate(lora.load(base.model, trained), base, AskedRows([]), policy=POLICY, sides=Sides("tiny"), suites=asked)
+    report = evaluate(lora.load(base.model, trained), base, AskedRows([]), policy=POLICY, heads=AskedHeads("tiny"), suites=asked)
     [result] = report.heads[-1].suites or []
     assert (len(result.tasks), result.left_out) == (1, {"answer_empty": 1, "not_graded": 1})
     assert not result.protected

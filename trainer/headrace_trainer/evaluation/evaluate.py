@@ -37,14 +37,14 @@ WORST_LOSS = 1e4  # nats a token: what counts for a loss that is no number, so t
 
 
 @dataclass(frozen=True)
-class Sides:
+class AskedHeads:
     """Whom a candidate is compared with. `base`: the bucket's, as rows call it; `served`: the digest of the adapter that is
-    served. `heads`: names of adapters of earlier heads in the model, by version; `watched`: that of what was served before (""
+    served. `earlier`: names of adapters of earlier heads in the model, by version; `watched`: that of what was served before (""
     for the base), if a promotion is watched."""
 
     base: str = ""
     served: str | None = None
-    heads: Mapping[str, str] = field(default_factory=dict)
+    earlier: Mapping[str, str] = field(default_factory=dict)
     watched: str | None = None
 
 
@@ -54,7 +54,7 @@ def evaluate(
     pool: AskedRows,
     *,
     policy: EvaluationPolicy,
-    sides: Sides = Sides(),
+    heads: AskedHeads = AskedHeads(),
     requirements: Sequence[RequirementPolicy] = (),
     grader: Grader | None = None,
     precision: Precision = "fp32",
@@ -65,7 +65,7 @@ def evaluate(
     window: Sequence[TokenisedExample] = (),
 ) -> EvaluationReport:
     """`model` is a PeftModel with the candidate as adapter `default` and, unless the base is served, `incumbent`, and with those
-    that `sides` names. `pool`: the test rows, those that the base can't be asked, for the samples, and wrong answers to their
+    that `heads` names. `pool`: the test rows, those that the base can't be asked, for the samples, and wrong answers to their
     prompts, for margins, where grades don't count. `suites`: asked beside the test rows, and no part of the comparison.
     `self_graded`: why grades say nothing about the candidate. `window`: rows of the train side that neither the earlier heads nor
     what is served can know: where losses count they are evidence for those heads, and for nobody else.
@@ -76,8 +76,8 @@ def evaluate(
     grades_count = grader is not None and policy.generate == "always"
     counted: Literal["success", "margin", "loss"] = "success" if grades_count else policy.without_grader
     incumbent = INCUMBENT if INCUMBENT in model.peft_config else None
-    adapters = {CANDIDATE: CANDIDATE, INCUMBENT: incumbent, **{name: name for name in sides.heads.values()}}
-    before = {} if sides.watched is None else {WATCHED: sides.watched or None}
+    adapters = {CANDIDATE: CANDIDATE, INCUMBENT: incumbent, **{name: name for name in heads.earlier.values()}}
+    before = {} if heads.watched is None else {WATCHED: heads.watched or None}
     if grades_count:
         pool = pool._replace(bad=())
     tests, asked = pool.rows, [pool, *suites]
@@ -102,14 +102,14 @@ def evaluate(
 
     def results_of(each: AskedRows, ours: RowMeasures, theirs: RowMeasures) -> list[GroupResult]:
         wrong = [test.example for test in each.bad]
-        return group_results(each.rows, ours, theirs, base=sides.base, served=sides.served, worst=WORST_LOSS, bad=wrong)
+        return group_results(each.rows, ours, theirs, base=heads.base, served=heads.served, worst=WORST_LOSS, bad=wrong)
 
     def compared(number: int, one: str, other: str) -> list[GroupResult]:
         return results_of(asked[number], scores[one][number], scores[other][number])
 
     tested = {test.example.prompt_group for test in tests}
     later = AskedRows([row for row in window if row.example.prompt_group not in tested][:WINDOW_ROWS])
-    heard = (*sides.heads.values(), INCUMBENT) if sides.heads and counted == "loss" and later.rows else ()
+    heard = (*heads.earlier.values(), INCUMBENT) if heads.earlier and counted == "loss" and later.rows else ()
     unknown = {side: _losses(model, adapters[side], [later], base, batch_tokens, precision)[0] for side in heard}
 
     def learnt_later(side: str) -> list[GroupResult]:
@@ -117,7 +117,7 @@ def evaluate(
             return []
         return [replace(group, side="train") for group in results_of(later, unknown[side], unknown[INCUMBENT])]
 
-    versions = [*sides.heads.items(), ("", CANDIDATE)]
+    versions = [*heads.earlier.items(), ("", CANDIDATE)]
     results = [
         HeadResult(
             version_id=version,
@@ -138,7 +138,7 @@ def evaluate(
     checked = [requirement.check(values.get(requirement.metric)) for requirement in requirements]
     return EvaluationReport(
         measured[CANDIDATE], measured[INCUMBENT], comparison, checked, counted, tuple(results),
-        None if sides.watched is None else tuple(compared(0, INCUMBENT, WATCHED)), samples=tuple(samples),
+        None if heads.watched is None else tuple(compared(0, INCUMBENT, WATCHED)), samples=tuple(samples),
     )  # fmt: skip
 
 

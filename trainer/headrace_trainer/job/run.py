@@ -27,7 +27,7 @@ from headrace_streams.file_lock import locked
 from headrace_trainer.data.members import key_of, verify
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenisedMembers, UnfitExample
 from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
-from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Sides, evaluate
+from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
 from headrace_trainer.job.ranks import learn_in_ranks
@@ -223,17 +223,17 @@ def _evaluate(
     on_progress(JobProgress(steps, steps, loss, 0.0, "evaluation"))
     if spec.parent is not None:
         lora.add(model, spec.parent, INCUMBENT)
-    heads = {version: f"head_{number}" for number, version in enumerate(spec.heads)}
-    for version, name in heads.items():
+    earlier = {version: f"head_{number}" for number, version in enumerate(spec.heads)}
+    for version, name in earlier.items():
         lora.add(model, spec.heads[version], name)
     if spec.watched is not None:
         lora.add(model, spec.watched, WATCHED)
     watched = None if spec.start.watched is None else WATCHED if spec.watched is not None else ""
-    sides = Sides(spec.batch.base, spec.start.parent_adapter, heads, watched)
+    heads = AskedHeads(spec.batch.base, spec.start.parent_adapter, earlier, watched)
     grades: AbstractContextManager[Grader | None] = nullcontext() if spec.grader is None else Grader(spec.grader)
     with grades as grader:
         report = evaluate(
-            model, base, pool, policy=spec.evaluation, sides=sides, requirements=spec.requirements, grader=grader,
+            model, base, pool, policy=spec.evaluation, heads=heads, requirements=spec.requirements, grader=grader,
             precision=precision, batch_tokens=hyper.batch_tokens, seed=spec.start.seed, suites=lessons.suites(base),
             window=lessons.window(base),
             self_graded=None if spec.grader is None else self_graded(spec.grader, _learnt(spec)),
