@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from headrace_demo.run.control import ShuffledTargets, job_of, learnt_from, lineage
+from headrace_demo.run.control import ShuffledTargets, job_of, lineage
 from headrace_schemas.derived import Comparison, Gain, Member, PromptMember
-from headrace_schemas.selection import run_members
+from headrace_schemas.selection import dataset_members, run_members
 from headrace_trainer.data.members import RecordValues, key_of, verify
 from headrace_trainer.policy import BasePolicy, TrainerPolicy
 from headrace_trainer.spec import EvaluationReport, JobResult
@@ -42,7 +42,7 @@ def pairs(members: list[Member], values: RecordValues) -> list[tuple[Any, Any]]:
 
 def test_every_prompt_keeps_its_place_and_gets_the_target_of_another_row_of_its_side() -> None:
     values = values_of(*ROWS, *WATCHED)
-    assert {key_of(member) for member in learnt_from(BATCH, START)} == set(values)
+    assert {key_of(member) for member in dataset_members(BATCH, START)} == set(values)
     batch, start, shuffled = ShuffledTargets(1).run(BATCH, START, values)
     before, after = run_members(BATCH, START), run_members(batch, start)
     assert (after.test, after.prompts) == ([], [])

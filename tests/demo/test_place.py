@@ -117,6 +117,9 @@ def test_a_child_that_dies_is_told_with_its_last_lines(tmp_path: Path) -> None:
         child.wait(30)
         with pytest.raises(ChildDied, match="doomed ended with 1: out of luck"):
             children.check()
+        with pytest.raises(ChildDied, match="doomed ended with 1: out of luck"):
+            children.wait("doomed")
+        children.check()
 
 
 def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:

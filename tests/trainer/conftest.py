@@ -1,4 +1,4 @@
-"""Trainer tests share one tiny base and run on one thread."""
+"""Trainer tests share one tiny base and one adapter of it, and run on one thread."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from support import tiny, training_data
-from support.jobs import tokenised
+from support.training import rows_of
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,9 +29,9 @@ def plain_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of `tiny_base` that has learnt the sums 0 to 39; nobody writes into it."""
+    """The folder of an adapter that has learnt the sums 0 to 39."""
     base = load_base(str(tiny_base))
     model, _ = lora.attach(base.model, training_data.HYPER, 3)
-    rows = [each.row for each in tokenised(base, range(40))]
+    rows = [test.row for test in rows_of(base, range(40))]
     train(model, base, rows, [], training_data.HYPER, seed=3, precision="fp32")
     return lora.save(model, tmp_path_factory.mktemp("trained") / "adapter")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from headrace_trainer.evaluation.evaluate import INCUMBENT, Incumbent, evaluate
+from headrace_trainer.evaluation.asked import AskedRows
+from headrace_trainer.evaluation.evaluate import INCUMBENT, AskedHeads, evaluate
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import group_digest
@@ -18,7 +19,7 @@ from headrace_trainer.model.base import load_base
 from headrace_trainer.objectives.sft import row_losses
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
 from support import training_data
-from support.jobs import tokenised
+from support.training import rows_of
 
 POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
 
@@ -65,7 +66,7 @@ def test_broken_weights_lose_in_figures_that_are_numbers(tiny_base: Path, traine
     lora.add(model, trained, INCUMBENT)
     with torch.no_grad():
         next(value for name, value in model.named_parameters() if "lora_B.default" in name).fill_(math.nan)
-    report = evaluate(model, base, tokenised(base, range(50, 55)), policy=POLICY)
+    report = evaluate(model, base, AskedRows(rows_of(base, range(50, 55))), policy=POLICY)
     gain = report.comparison.loss_gain
     assert gain.low <= gain.value <= gain.high < 0
     assert all(math.isfinite(measure.value) for measure in report.candidate.values())
@@ -73,7 +74,7 @@ def test_broken_weights_lose_in_figures_that_are_numbers(tiny_base: Path, traine
 
 def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    tests = tokenised(base, range(50, 80))
+    tests = rows_of(base, range(50, 80))
     plain = row_losses(base.model, [test.row for test in tests], base, 8192, "fp32")
     model = lora.load(base.model, trained)
     asked = [
@@ -81,7 +82,7 @@ def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, traine
         RequirementPolicy(name="gains", metric="loss_gain", target=50.0),
         RequirementPolicy(name="works", metric="success", target=0.5),
     ]
-    report = evaluate(model, base, tests, policy=POLICY, requirements=asked)
+    report = evaluate(model, base, AskedRows(tests), policy=POLICY, requirements=asked)
     assert report.incumbent["loss"].value == pytest.approx(sum(plain) / 30, rel=1e-6)
     assert report.comparison.loss_gain.low > 0
     assert report.comparison.n == report.candidate["loss"].n == 30
@@ -94,21 +95,21 @@ def test_a_trained_adapter_beats_the_base_and_not_itself(tiny_base: Path, traine
         (False, None),
     ]
     lora.add(model, trained, INCUMBENT)
-    again = evaluate(model, base, tests, policy=POLICY)
+    again = evaluate(model, base, AskedRows(tests), policy=POLICY)
     assert again.comparison.loss_gain.value == 0
     assert again.incumbent == again.candidate == report.candidate
 
 
 def test_generation_is_asked_only_for_what_may_pass(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    tests = tokenised(base, range(50, 80))
+    tests = rows_of(base, range(50, 80))
     model = lora.load(base.model, trained)
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
     policy = POLICY.model_copy(update={"generate": "passable"})
     with Grader(grader) as judge:
-        passed = evaluate(model, base, tests, policy=policy, grader=judge)
+        passed = evaluate(model, base, AskedRows(tests), policy=policy, grader=judge)
         lora.add(model, trained, INCUMBENT)
-        same = evaluate(model, base, tests, policy=policy, grader=judge)
+        same = evaluate(model, base, AskedRows(tests), policy=policy, grader=judge)
     assert (passed.comparison.wins, passed.comparison.losses, passed.comparison.ties) == (0, 0, 30)
     assert passed.comparison.p_value == 1.0
     assert (passed.candidate["success"].value, passed.candidate["score"].value) == (1.0, 70.0)
@@ -121,14 +122,13 @@ def test_every_head_is_compared_with_what_is_served_group_by_group_and_that_with
     tiny_base: Path, trained: Path
 ) -> None:
     base = load_base(str(tiny_base))
-    tests = tokenised(base, range(50, 62))
+    tests = rows_of(base, range(50, 62))
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
     grader = GraderPolicy(name="support.graders:always", options={"grade": 70.0})
     with Grader(grader) as judge:
-        report = evaluate(
-            model, base, tests, policy=POLICY, grader=judge, heads={"v1": "head_0"}, watched="head_0", named=Incumbent("tiny")
-        )
+        heads = AskedHeads("tiny", earlier={"v1": "head_0"}, watched="head_0")
+        report = evaluate(model, base, AskedRows(tests), policy=POLICY, grader=judge, heads=heads)
     assert report.measure == "success"
     assert [(head.version_id, head.invalid) for head in report.heads] == [("v1", None), ("", None)]
     [older, newest] = report.heads
@@ -145,19 +145,21 @@ def test_what_is_served_under_another_name_is_invalid(tiny_base: Path, trained: 
     base = load_base(str(tiny_base))
     model = lora.load(base.model, trained)
     lora.add(model, trained, INCUMBENT)
-    [head] = evaluate(model, base, tokenised(base, range(50, 56)), policy=POLICY).heads
+    [head] = evaluate(model, base, AskedRows(rows_of(base, range(50, 56))), policy=POLICY).heads
     assert (head.invalid or "").startswith("identical")
 
 
 def test_without_test_rows_the_heads_are_there_and_have_no_groups(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    report = evaluate(lora.load(base.model, trained), base, [], policy=POLICY, heads={"v1": "head_0"})
+    report = evaluate(
+        lora.load(base.model, trained), base, AskedRows([]), policy=POLICY, heads=AskedHeads(earlier={"v1": "head_0"})
+    )
     assert [(head.version_id, head.groups) for head in report.heads] == [("v1", []), ("", [])]
 
 
 def test_batched_answers_are_those_of_one_at_a_time(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in tokenised(base, range(95, 109))]
+    rows = [test.row for test in rows_of(base, range(95, 109))]
     random.Random(3).shuffle(rows)
     model = lora.load(base.model, trained)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -174,7 +176,7 @@ def test_without_tests_nothing_is_measured(tiny_base: Path, trained: Path) -> No
     report = evaluate(
         lora.load(base.model, trained),
         base,
-        [],
+        AskedRows([]),
         policy=POLICY,
         requirements=[RequirementPolicy(name="a", metric="loss", target=1)],
     )
@@ -184,7 +186,7 @@ def test_without_tests_nothing_is_measured(tiny_base: Path, trained: Path) -> No
 
 def test_answers_go_by_policy_and_not_by_the_settings_that_came_with_the_base(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in tokenised(base, range(95, 99))]
+    rows = [test.row for test in rows_of(base, range(95, 99))]
     model = lora.load(base.model, trained)
     plain = generate(model, rows, base, POLICY, "fp32")
     own = base.model.generation_config
@@ -197,7 +199,7 @@ def test_answers_go_by_policy_and_not_by_the_settings_that_came_with_the_base(ti
 
 def test_both_sides_have_the_room_that_policy_says_whatever_the_references_are(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in tokenised(base, range(95, 99))]
+    rows = [test.row for test in rows_of(base, range(95, 99))]
     short = [row._replace(completion=row.completion[:1]) for row in rows]
     model = lora.load(base.model, trained)
     roomy = POLICY.model_copy(update={"max_new_tokens": 40})
@@ -212,7 +214,7 @@ def test_both_sides_have_the_room_that_policy_says_whatever_the_references_are(t
 
 def test_sampled_answers_follow_from_the_seed(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in tokenised(base, range(95, 99))]
+    rows = [test.row for test in rows_of(base, range(95, 99))]
     model = lora.load(base.model, trained)
     sampled = POLICY.model_copy(update={"temperature": 1.5})
     first = generate(model, rows, base, sampled, "fp32", seed=1)
@@ -224,7 +226,7 @@ def test_where_memory_runs_out_fewer_answers_are_made_together(
     tiny_base: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = load_base(str(tiny_base))
-    rows = [test.row for test in tokenised(base, range(95, 102))]
+    rows = [test.row for test in rows_of(base, range(95, 102))]
     model = lora.load(base.model, trained)
     plain = generate(model, rows, base, POLICY.model_copy(update={"batch_rows": 2}), "fp32")
     whole, sizes = base.model.generate, []
@@ -243,7 +245,7 @@ def test_where_memory_runs_out_fewer_answers_are_made_together(
 def test_weights_in_bf16_are_merged_for_answers_and_given_back_exactly(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     model = lora.load(base.model.to(torch.bfloat16), trained)
-    rows = [test.row for test in tokenised(base, range(95, 109))]
+    rows = [test.row for test in rows_of(base, range(95, 109))]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = torch.tensor([list(rows[0].prompt)])
     with torch.no_grad():
@@ -263,9 +265,9 @@ def test_rows_that_earlier_heads_cannot_know_are_evidence_for_them_alone(tiny_ba
     base = load_base(str(tiny_base))
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
-    tests, window = tokenised(base, range(50, 54)), tokenised(base, range(52, 60))
-    options = {"policy": POLICY, "heads": {"v1": "head_0"}, "named": Incumbent("tiny"), "window": window}
-    older, own = evaluate(model, base, tests, **options).heads  # type: ignore[arg-type]
+    tests, window = rows_of(base, range(50, 54)), rows_of(base, range(52, 60))
+    options = {"policy": POLICY, "heads": AskedHeads("tiny", earlier={"v1": "head_0"}), "window": window}
+    older, own = evaluate(model, base, AskedRows(tests), **options).heads  # type: ignore[arg-type]
     sides = {group.group: group.side for group in older.groups}
     later = {group_digest(row.example) for row in window[2:]}
     assert {group for group, side in sides.items() if side == "train"} == later, "tested groups stay on their side"
@@ -279,7 +281,7 @@ def test_rows_that_earlier_heads_cannot_know_are_evidence_for_them_alone(tiny_ba
         ours = row_losses(model, rows, base, 8192, "fp32")
     assert sorted(gains) == pytest.approx(sorted(theirs - our for our, theirs in zip(ours, served, strict=True)), rel=1e-5)
     with Grader(GraderPolicy(name="support.graders:same")) as judge:
-        graded = evaluate(model, base, tests, grader=judge, **options)  # type: ignore[arg-type]
+        graded = evaluate(model, base, AskedRows(tests), grader=judge, **options)  # type: ignore[arg-type]
     assert {group.side for head in graded.heads for group in head.groups} == {"test"}
-    [alone] = evaluate(model, base, tests, policy=POLICY, window=window).heads
+    [alone] = evaluate(model, base, AskedRows(tests), policy=POLICY, window=window).heads
     assert {group.side for group in alone.groups} == {"test"}

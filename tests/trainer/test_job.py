@@ -30,7 +30,7 @@ from headrace_trainer.model.lora import AdapterInvalid
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementPolicy
 from headrace_trainer.spec import JobProgress, JobSpec
 from support import training_data
-from support.jobs import in_process
+from support.training import in_process
 
 TRAIN = [training_data.recorded(number) for number in range(24)]
 WATCH = [training_data.recorded(number, "validation") for number in range(30, 34)]

@@ -11,8 +11,8 @@ from msgspec import structs
 
 from headrace_schemas.derived import Content, Example
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenRow
-from headrace_trainer.evaluation.asked import bad_answers
-from headrace_trainer.evaluation.evaluate import Incumbent, evaluate
+from headrace_trainer.evaluation.asked import AskedRows, bad_answers
+from headrace_trainer.evaluation.evaluate import AskedHeads, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import RowMeasures, group_results, margins_of
 from headrace_trainer.job.run import run
@@ -22,6 +22,7 @@ from headrace_trainer.objectives.sft import row_losses
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy
 from headrace_trainer.spec import JobSpec
 from support import training_data
+from support.training import rows_of
 
 POLICY = EvaluationPolicy(max_new_tokens=8)
 
@@ -71,13 +72,14 @@ def test_bad_answers_are_what_was_corrected_and_negatives(tiny_base: Path) -> No
 def test_margins_are_measured_where_grades_do_not_count_and_counted_where_policy_says_so(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     tokeniser = RowTokeniser(base.tokenizer, 200)
-    tests = [tokeniser.example(training_data.example(number), 1.0) for number in range(50, 56)]
+    tests = rows_of(base, range(50, 56))
     bad = bad_answers(tests, tokeniser)
     assert len(bad) == 6
     wrong, right = (row_losses(base.model, [test.row for test in rows], base, 8192, "fp32") for rows in (bad, tests))
     plain = [one - other for one, other in zip(wrong, right, strict=True)]
     model = lora.load(base.model, trained)
-    report = evaluate(model, base, tests, policy=POLICY, named=Incumbent("tiny"), watched="", bad=bad)
+    pool = AskedRows(tests, bad=bad)
+    report = evaluate(model, base, pool, policy=POLICY, heads=AskedHeads("tiny", watched=""))
     assert report.measure == "loss"
     assert report.incumbent["margin"].value == pytest.approx(sum(plain) / 6, rel=1e-5)
     assert report.incumbent["ranked"].value == pytest.approx(sum(value > 0 for value in plain) / 6)
@@ -86,10 +88,10 @@ def test_margins_are_measured_where_grades_do_not_count_and_counted_where_policy
     assert sum(gains) / 6 == pytest.approx(difference)
     assert difference > 0, "it has learnt the good answers"
     assert {group.margin_gain for group in report.watched or ()} == {0.0}
-    counted = evaluate(model, base, tests, policy=POLICY.model_copy(update={"without_grader": "margin"}), bad=bad)
+    counted = evaluate(model, base, pool, policy=POLICY.model_copy(update={"without_grader": "margin"}))
     assert counted.measure == "margin"
     with Grader(GraderPolicy(name="support.graders:same")) as judge:
-        graded = evaluate(model, base, tests, policy=POLICY, grader=judge, bad=bad)
+        graded = evaluate(model, base, pool, policy=POLICY, grader=judge)
     assert (graded.measure, "margin" in graded.candidate) == ("success", False)
     assert {group.margin_gain for group in graded.heads[-1].groups} == {None}
 

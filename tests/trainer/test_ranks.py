@@ -21,7 +21,7 @@ from headrace_trainer.model.sharding import Ranks
 from headrace_trainer.objectives.sft import passes_of, split_by_tokens
 from headrace_trainer.spec import JobSpec
 from support import architectures, training_data
-from support.jobs import in_process
+from support.training import in_process
 
 TRAIN = [training_data.recorded(number, weight=0.5 + number % 3) for number in range(20)]
 WATCH = [training_data.recorded(number, "validation") for number in range(30, 33)]

@@ -13,7 +13,8 @@ from headrace_schemas.derived import Content
 from headrace_schemas.inputs import Message, RefPart
 from headrace_streams.evaluation_samples import read
 from headrace_trainer.data.rows import RowTokeniser
-from headrace_trainer.evaluation.evaluate import INCUMBENT, Incumbent, evaluate
+from headrace_trainer.evaluation.asked import AskedRows
+from headrace_trainer.evaluation.evaluate import INCUMBENT, AskedHeads, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.groups import RowMeasures, group_digest, invalid_reason
 from headrace_trainer.job.run import run
@@ -22,7 +23,7 @@ from headrace_trainer.model.base import load_base
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy
 from headrace_trainer.spec import JobSpec
 from support import training_data
-from support.jobs import tokenised
+from support.training import rows_of
 
 POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
 SAME = GraderPolicy(name="support.graders:same")
@@ -30,11 +31,12 @@ SAME = GraderPolicy(name="support.graders:same")
 
 def test_samples_say_row_by_row_what_the_comparison_counts(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
-    tests = tokenised(base, range(50, 62))
+    tests = rows_of(base, range(50, 62))
     model = lora.load(base.model, trained)
     lora.add(model, trained, "head_0")
     with Grader(SAME) as judge:
-        report = evaluate(model, base, tests, policy=POLICY, grader=judge, heads={"v1": "head_0"}, named=Incumbent("tiny"))
+        heads = AskedHeads("tiny", earlier={"v1": "head_0"})
+        report = evaluate(model, base, AskedRows(tests), policy=POLICY, grader=judge, heads=heads)
     own = [sample for sample in report.samples if sample.head is None]
     older = [sample for sample in report.samples if sample.head == "v1"]
     assert [sample.example_id for sample in own] == [test.example.example_id for test in tests]
@@ -57,8 +59,11 @@ def test_a_negative_of_the_test_side_is_graded_and_its_answer_is_no_loss(tiny_ba
     tests = RowTokeniser(base.tokenizer, 200).members([each.member for each in recorded], values).examples
     assert [test.scored for test in tests] == [True, False] * 6
     with Grader(SAME) as judge:
-        report = evaluate(lora.load(base.model, trained), base, tests, policy=POLICY, grader=judge, named=Incumbent("tiny"))
-        alone = evaluate(lora.load(load_base(str(tiny_base)).model, trained), base, tests[1::2], policy=POLICY, grader=judge)
+        report = evaluate(
+            lora.load(base.model, trained), base, AskedRows(tests), policy=POLICY, grader=judge, heads=AskedHeads("tiny")
+        )
+        fresh = lora.load(load_base(str(tiny_base)).model, trained)
+        alone = evaluate(fresh, base, AskedRows(tests[1::2]), policy=POLICY, grader=judge)
     assert report.comparison.n == report.candidate["loss"].n == 6
     assert report.candidate["success"].n == 12
     assert {(sample.loss is None, sample.grade is None) for sample in report.samples} == {(False, False), (True, False)}
@@ -81,7 +86,7 @@ def test_what_is_served_by_another_name_is_identical_by_its_answers_too(tiny_bas
     model = lora.load(base.model, trained)
     lora.add(model, trained, INCUMBENT)
     with Grader(SAME) as judge:
-        [head] = evaluate(model, base, tokenised(base, range(50, 53)), policy=POLICY, grader=judge).heads
+        [head] = evaluate(model, base, AskedRows(rows_of(base, range(50, 53))), policy=POLICY, grader=judge).heads
     assert (head.invalid or "").startswith("identical")
 
 

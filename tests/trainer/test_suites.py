@@ -13,8 +13,8 @@ from headrace_streams.policy import PolicyError
 from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
 from headrace_trainer.data.rows import RowTokeniser
-from headrace_trainer.evaluation.asked import suite_rows
-from headrace_trainer.evaluation.evaluate import Incumbent, evaluate
+from headrace_trainer.evaluation.asked import AskedRows, suite_rows
+from headrace_trainer.evaluation.evaluate import AskedHeads, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.job.process import Hardware
 from headrace_trainer.job.run import run
@@ -26,6 +26,7 @@ from headrace_trainer.stage.context import TrainerContext
 from headrace_trainer.stage.events import Origin, pins
 from headrace_trainer.suites import MOST_TASKS, Suite, SuiteMessage, SuiteTask, read, together
 from support import training_data
+from support.training import rows_of
 
 POLICY = EvaluationPolicy(max_new_tokens=24, batch_rows=4)
 SAME = GraderPolicy(name="support.graders:same")
@@ -137,7 +138,7 @@ def test_a_policy_names_suites_by_bucket_relative_to_its_file_and_a_run_pins_wha
 def test_every_head_is_asked_the_suites_and_the_comparison_is_about_the_test_rows_alone(tiny_base: Path, trained: Path) -> None:
     base = load_base(str(tiny_base))
     tokeniser = RowTokeniser(base.tokenizer, 200)
-    tests = [tokeniser.example(training_data.example(number), 1.0) for number in range(50, 56)]
+    tests = rows_of(base, range(50, 56))
     model, again = (lora.load(load_base(str(tiny_base)).model, trained) for _ in range(2))  # merging leaves traces of 1e-7
     for each in (model, again):
         lora.add(each, trained, "head_0")
@@ -146,12 +147,10 @@ def test_every_head_is_asked_the_suites_and_the_comparison_is_about_the_test_row
         RequirementPolicy(name="held", metric="sums.success", target=0.0),
         RequirementPolicy(name="x", metric="y.loss", target=0.0),
     ]
+    pool, heads = AskedRows(tests), AskedHeads("tiny", earlier={"v1": "head_0"})
     with Grader(SAME) as judge:
-        plain = evaluate(model, base, tests, policy=POLICY, grader=judge, heads={"v1": "head_0"}, named=Incumbent("tiny"))
-        report = evaluate(
-            again, base, tests, policy=POLICY, grader=judge, heads={"v1": "head_0"}, named=Incumbent("tiny"), suites=asked,
-            requirements=needs,
-        )  # fmt: skip
+        plain = evaluate(model, base, pool, policy=POLICY, grader=judge, heads=heads)
+        report = evaluate(again, base, pool, policy=POLICY, grader=judge, heads=heads, suites=asked, requirements=needs)
     assert report.comparison == plain.comparison
     assert [head.groups for head in report.heads] == [head.groups for head in plain.heads]
     assert [head.suites for head in plain.heads] == [None, None]
@@ -180,7 +179,7 @@ def test_a_task_that_tells_nothing_or_cannot_be_asked_is_counted(tiny_base: Path
     odd = SuiteTask(name="odd", messages=(SuiteMessage(role="user", content="?"),), reference=" ")
     suite = Suite(name="sums", protected=False, tasks=(task("a", "1 + 1 ?", "2"), task("free", "2 + 1 ?"), odd))
     asked = [suite_rows(suite, "sums/tiny", RowTokeniser(base.tokenizer, 200))]
-    report = evaluate(lora.load(base.model, trained), base, [], policy=POLICY, named=Incumbent("tiny"), suites=asked)
+    report = evaluate(lora.load(base.model, trained), base, AskedRows([]), policy=POLICY, heads=AskedHeads("tiny"), suites=asked)
     [result] = report.heads[-1].suites or []
     assert (len(result.tasks), result.left_out) == (1, {"answer_empty": 1, "not_graded": 1})
     assert not result.protected

@@ -51,15 +51,23 @@ class Children:
         return child
 
     def check(self) -> None:
-        """ChildDied when one has ended that nobody `forgot`."""
+        """ChildDied when one has ended that nobody waited for."""
         for name, child in self._running.items():
             if child.poll() is not None:
-                raise ChildDied(f"{name} ended with {child.returncode}: {self.last_lines(name)}")
+                raise self._died(name, child.returncode)
 
-    def forget(self, name: str) -> None:
-        """The child may end from here on."""
-        self._running.pop(name).wait()
+    def wait(self, name: str) -> None:
+        """Until a child has ended whose output was read. ChildDied when it failed."""
+        child = self._running.pop(name)
+        if child.stdout is not None:
+            child.stdout.close()
+        code = child.wait()
         self._guards.pop(name).release()
+        if code:
+            raise self._died(name, code)
+
+    def _died(self, name: str, code: int) -> ChildDied:
+        return ChildDied(f"{name} ended with {code}: {self.last_lines(name)}")
 
     def last_lines(self, name: str, count: int = 5) -> str:
         path = self._logs / f"{name}.log"

@@ -202,8 +202,6 @@ async def _broker(place: Place, bootstrap: str | None, note: Callable[[str], Non
 
 async def _base(children: Children, place: Place, note: Callable[[str], None]) -> None:
     """Builds the base model in a process of its own, or finds it from an earlier start."""
-    from headrace_demo.run.children import ChildDied
-
     if place.base.exists():
         return note("the base model is there from an earlier start")
     threads = str(min(2, os.cpu_count() or 1))
@@ -217,11 +215,7 @@ async def _base(children: Children, place: Place, note: Callable[[str], None]) -
         if int(step) * 10 // int(steps) > tenth:
             tenth = int(step) * 10 // int(steps)
             note(f"building the base model … step {int(step)} of {int(steps)}, loss {float(loss):.2f}")
-    if child.stdout is not None:
-        child.stdout.close()
-    children.forget("base")
-    if child.returncode:
-        raise ChildDied(f"base ended with {child.returncode}: {children.last_lines('base')}")
+    children.wait("base")
     note(f"the base model is built, in {time.monotonic() - began:.0f} s")
 
 
@@ -229,7 +223,6 @@ async def _control(children: Children, place: Place, picture: Picture) -> Contro
     """What the control arm of the main bucket's first release got right."""
     from msgspec.json import decode
 
-    from headrace_demo.run.children import ChildDied
     from headrace_demo.show.picture import Control
 
     first = picture.rows_of(picture.main)[1]
@@ -239,10 +232,7 @@ async def _control(children: Children, place: Place, picture: Picture) -> Contro
     )
     assert child.stdout is not None
     line = await asyncio.to_thread(child.stdout.readline)
-    child.stdout.close()
-    children.forget("control")
-    if child.returncode:
-        raise ChildDied(f"control ended with {child.returncode}: {children.last_lines('control')}")
+    children.wait("control")
     found = decode(line)
     text = (
         f"the {found['steps']} steps of release {first.sequence} on its prompts with targets shuffled; "

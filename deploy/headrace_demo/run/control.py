@@ -27,7 +27,7 @@ from headrace_schemas.canonical import sha256
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Batch, Member, ModelVersion, TrainingStart
 from headrace_schemas.events import BatchReady, ExampleRewarded, TrainingStarted
-from headrace_schemas.selection import run_members
+from headrace_schemas.selection import dataset_members, run_members
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.requests import versions
 from headrace_streams.settings import load as load_settings
@@ -58,11 +58,11 @@ class ShuffledTargets:
         self._targets: dict[str, object] = {}
 
     def run(self, batch: Batch, start: TrainingStart, values: RecordValues) -> tuple[Batch, TrainingStart, RecordValues]:
-        """The same run with shuffled targets and nothing to be tested on. `values`: the records of `learnt_from`."""
+        """The same run with shuffled targets and nothing to be tested on. `values`: the records of `dataset_members`."""
         members = run_members(batch, start)
         for side in (members.training, members.validation, members.rehearsal):
             self._draw_targets(side, values)
-        records = {key_of(member): self._rewritten(values[key_of(member)]) for member in learnt_from(batch, start)}
+        records = {key_of(member): self._rewritten(values[key_of(member)]) for member in dataset_members(batch, start)}
 
         def named(listed: Iterable[Member]) -> list[Member]:
             return [structs.replace(member, sha256=sha256(records[key_of(member)])) for member in listed]
@@ -89,12 +89,6 @@ class ShuffledTargets:
         return encode(structs.replace(event, data=structs.replace(example, content=content)))
 
 
-def learnt_from(batch: Batch, start: TrainingStart) -> list[Member]:
-    """The members of a run less those that it is tested on."""
-    members = run_members(batch, start)
-    return [*members.training, *members.validation, *members.rehearsal]
-
-
 def lineage(made: Iterable[ModelVersion], version_id: str) -> list[ModelVersion]:
     """The versions that a version goes on from, the first one first, and itself."""
     by_adapter = {version.adapter.digest: version for version in made}
@@ -115,7 +109,7 @@ async def control(config: Path, database: Path, seed: int, folder: Path, version
     began = time.process_time()
     for number, version in enumerate(chain):
         batch, start = batches[version.batch_id], starts[version.run_id]
-        values = await catalogue.values_of(reader, learnt_from(batch, start))
+        values = await catalogue.values_of(reader, dataset_members(batch, start))
         before = run(job_of(*shuffled.run(batch, start, values), policy, folder / str(number), before))
         assert before.training is not None
         rows, steps = rows + before.rows, steps + before.training.steps

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 from headrace_schemas.canonical import rounded
 from headrace_schemas.derived import Comparison, Gain, GroupResult, HeadResult, Measure, SuiteResult
 from headrace_streams.evaluation_samples import EvaluationSample
-from headrace_trainer.data.rows import TokenisedExample, UnfitExample
+from headrace_trainer.data.rows import TokenisedExample
 from headrace_trainer.evaluation.asked import AskedRows
 from headrace_trainer.evaluation.generate import generate, serving
 from headrace_trainer.evaluation.grader import Grader
@@ -35,39 +36,39 @@ WINDOW_ROWS = 128  # of the train side that are looked at: an evaluation is one 
 WORST_LOSS = 1e4  # nats a token: what counts for a loss that is no number, so that broken weights lose and every figure is one
 
 
-class Incumbent(NamedTuple):
-    """What candidates are compared with: the bucket's base, as rows call it, and the digest of the adapter that is served."""
+@dataclass(frozen=True)
+class AskedHeads:
+    """Whom a candidate is compared with. `base`: the bucket's, as rows call it; `served`: the digest of the adapter that is
+    served. `earlier`: names of adapters of earlier heads in the model, by version; `watched`: that of what was served before (""
+    for the base), if a promotion is watched."""
 
-    base: str
+    base: str = ""
     served: str | None = None
+    earlier: Mapping[str, str] = field(default_factory=dict)
+    watched: str | None = None
 
 
 def evaluate(
     model: Any,
     base: Base,
-    tests: Sequence[TokenisedExample],
+    pool: AskedRows,
     *,
     policy: EvaluationPolicy,
+    heads: AskedHeads = AskedHeads(),
     requirements: Sequence[RequirementPolicy] = (),
     grader: Grader | None = None,
     precision: Precision = "fp32",
     batch_tokens: int = 8192,
     seed: int = 0,
-    heads: Mapping[str, str] | None = None,
-    watched: str | None = None,
-    named: Incumbent | None = None,
-    unfit: Sequence[UnfitExample] = (),
     suites: Sequence[AskedRows] = (),
     self_graded: str | None = None,
-    bad: Sequence[TokenisedExample] = (),
     window: Sequence[TokenisedExample] = (),
 ) -> EvaluationReport:
-    """`model` is a PeftModel with the candidate as adapter `default` and, unless the base is served, `incumbent`. `heads`: names
-    of adapters of earlier heads in it, by version; `watched`: that of what was served before ("" for the base), if a promotion is
-    watched. `unfit`: test rows that the base can't be asked, for the samples; `suites`: asked beside the test rows, and no part
-    of the comparison. `self_graded`: why grades say nothing about the candidate. `bad`: wrong answers to the prompts of `tests`,
-    for margins, where grades don't count. `window`: rows of the train side that neither the earlier heads nor what is served can
-    know: where losses count they are evidence for those heads, and for nobody else.
+    """`model` is a PeftModel with the candidate as adapter `default` and, unless the base is served, `incumbent`, and with those
+    that `heads` names. `pool`: the test rows, those that the base can't be asked, for the samples, and wrong answers to their
+    prompts, for margins, where grades don't count. `suites`: asked beside the test rows, and no part of the comparison.
+    `self_graded`: why grades say nothing about the candidate. `window`: rows of the train side that neither the earlier heads nor
+    what is served can know: where losses count they are evidence for those heads, and for nobody else.
 
     Without tests and suites nothing is measured: both sides are empty and the comparison counts 0 rows.
     """
@@ -75,14 +76,14 @@ def evaluate(
     grades_count = grader is not None and policy.generate == "always"
     counted: Literal["success", "margin", "loss"] = "success" if grades_count else policy.without_grader
     incumbent = INCUMBENT if INCUMBENT in model.peft_config else None
-    others, names = dict(heads or {}), named or Incumbent("")
-    sides: dict[str, str | None] = {CANDIDATE: CANDIDATE, INCUMBENT: incumbent, **{name: name for name in others.values()}}
-    before: dict[str, str | None] = {} if watched is None else {WATCHED: watched or None}
-    pool = AskedRows(tests, unfit, bad=() if grades_count else bad)
-    asked = [pool, *suites]
+    adapters = {CANDIDATE: CANDIDATE, INCUMBENT: incumbent, **{name: name for name in heads.earlier.values()}}
+    before = {} if heads.watched is None else {WATCHED: heads.watched or None}
+    if grades_count:
+        pool = pool._replace(bad=())
+    tests, asked = pool.rows, [pool, *suites]
     scores = {
-        side: _losses(model, adapter, asked if side in sides else [pool], base, batch_tokens, precision)
-        for side, adapter in {**sides, **before}.items()
+        side: _losses(model, adapter, asked if side in adapters else [pool], base, batch_tokens, precision)
+        for side, adapter in {**adapters, **before}.items()
     }
     groups = [test.example.prompt_group for test in tests if test.scored]
     gain = Interval(0.0, 0.0, 0.0)
@@ -92,31 +93,31 @@ def evaluate(
     comparison = Comparison(loss_gain=Gain(value=gain.value, low=gain.low, high=gain.high), n=len(groups))
     generates = policy.generate == "always" or (policy.generate == "passable" and gain.low > 0)
     if grader is not None and generates:
-        for side, adapter in sides.items():  # the alarm after a promotion hears losses only
+        for side, adapter in adapters.items():  # the alarm after a promotion hears losses only
             scores[side] = _graded(model, adapter, asked, scores[side], base, policy, precision, seed, grader)
         if tests:
             comparison = _with_wins(comparison, scores[CANDIDATE][0].given, scores[INCUMBENT][0].given)
     pass_mark = grader.policy.pass_mark if grader is not None else 100.0
     measured = {side: _measures(asked, scores[side], pass_mark, policy, seed) for side in (CANDIDATE, INCUMBENT)}
 
+    def results_of(each: AskedRows, ours: RowMeasures, theirs: RowMeasures) -> list[GroupResult]:
+        wrong = [test.example for test in each.bad]
+        return group_results(each.rows, ours, theirs, base=heads.base, served=heads.served, worst=WORST_LOSS, bad=wrong)
+
     def compared(number: int, one: str, other: str) -> list[GroupResult]:
-        rows, wrong = asked[number].rows, [test.example for test in asked[number].bad]
-        ours, theirs = scores[one][number], scores[other][number]
-        return group_results(rows, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS, bad=wrong)
+        return results_of(asked[number], scores[one][number], scores[other][number])
 
     tested = {test.example.prompt_group for test in tests}
     later = AskedRows([row for row in window if row.example.prompt_group not in tested][:WINDOW_ROWS])
-    heard = (*others.values(), INCUMBENT) if others and counted == "loss" and later.rows else ()
-    unknown = {side: _losses(model, sides[side], [later], base, batch_tokens, precision)[0] for side in heard}
+    heard = (*heads.earlier.values(), INCUMBENT) if heads.earlier and counted == "loss" and later.rows else ()
+    unknown = {side: _losses(model, adapters[side], [later], base, batch_tokens, precision)[0] for side in heard}
 
     def learnt_later(side: str) -> list[GroupResult]:
         if side not in unknown:
             return []
-        ours, theirs = unknown[side], unknown[INCUMBENT]
-        found = group_results(later.rows, ours, theirs, base=names.base, served=names.served, worst=WORST_LOSS)
-        return [replace(group, side="train") for group in found]
+        return [replace(group, side="train") for group in results_of(later, unknown[side], unknown[INCUMBENT])]
 
-    named_sides = [*others.items(), ("", CANDIDATE)]
+    versions = [*heads.earlier.items(), ("", CANDIDATE)]
     results = [
         HeadResult(
             version_id=version,
@@ -125,11 +126,11 @@ def evaluate(
             or invalid_reason(scores[side][0], scores[INCUMBENT][0]),
             suites=[_suite_result(each, compared(number, side, INCUMBENT)) for number, each in enumerate(suites, 1)] or None,
         )
-        for version, side in named_sides
+        for version, side in versions
     ]
     samples: list[EvaluationSample] = []
     for number, each in enumerate(asked):
-        for version, side in reversed(named_sides):
+        for version, side in reversed(versions):
             samples += samples_of(each, scores[side][number], scores[INCUMBENT][number], version or None)
     values = {name: measure.value for name, measure in measured[CANDIDATE].items()}
     if groups:
@@ -137,7 +138,7 @@ def evaluate(
     checked = [requirement.check(values.get(requirement.metric)) for requirement in requirements]
     return EvaluationReport(
         measured[CANDIDATE], measured[INCUMBENT], comparison, checked, counted, tuple(results),
-        None if watched is None else tuple(compared(0, INCUMBENT, WATCHED)), samples=tuple(samples),
+        None if heads.watched is None else tuple(compared(0, INCUMBENT, WATCHED)), samples=tuple(samples),
     )  # fmt: skip
 
 

@@ -109,8 +109,7 @@ def _learn(spec: JobSpec, rank: int, on_progress: Callable[[JobProgress], None])
     try:
         with locked(spec.folder / f"lock.{rank}"):  # as the job's own lock: of ranks whose job was just killed
             dist.barrier()  # now none of them writes any more: all read the same checkpoint
-            lessons = run.JobRows(own, run.settled(own)[0])
-            return run.learn(own, lessons, on_progress, Ranks(rank, spec.processes))
+            return run.learn(own, on_progress, Ranks(rank, spec.processes))
     finally:
         dist.destroy_process_group()
 

@@ -25,9 +25,9 @@ from headrace_schemas.selection import counts_text, run_members
 from headrace_streams.evaluation_samples import SampleBounds, bounded, write
 from headrace_streams.file_lock import locked
 from headrace_trainer.data.members import key_of, verify
-from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, UnfitExample
+from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenisedMembers, UnfitExample
 from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
-from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, Incumbent, evaluate
+from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
 from headrace_trainer.job.ranks import learn_in_ranks
@@ -66,14 +66,14 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
         learnt, lessons = None, JobRows(spec, hyper)
         if spec.candidate is None:
-            learnt = learn(spec, lessons, on_progress) if spec.processes == 1 else learn_in_ranks(spec, on_progress)
+            learnt = learn(spec, on_progress) if spec.processes == 1 else learn_in_ranks(spec, on_progress)
             lessons.add(learnt)
         folder = spec.candidate or adapter_folder(spec)
         # What is judged is what was saved, read back into a fresh base as an agent will.
-        base, judged = load(spec, precision), run_members(spec.batch, spec.start)
-        tests = [*lessons.tokenised("test", base, judged.test), *lessons.prompts(base, judged.prompts)]
+        base = load(spec, precision)
+        pool = lessons.pool(base)
         training = learnt.training if learnt else None
-        report = _evaluate(lora.load(base.model, folder), base, tests, spec, hyper, precision, on_progress, training, lessons)
+        report = _evaluate(lora.load(base.model, folder), base, pool, spec, hyper, precision, on_progress, training, lessons)
         samples = _samples_file(spec, report)
     seconds = time.monotonic() - began
     return JobResult(
@@ -84,9 +84,10 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     )  # fmt: skip
 
 
-def learn(spec: JobSpec, lessons: JobRows, on_progress: OnProgress, ranks: Ranks = ALONE) -> TrainingOutcome:
+def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> TrainingOutcome:
     """Trains, and saves into `adapter_folder`; of several `ranks` each calls this."""
     hyper, precision = settled(spec)
+    lessons = JobRows(spec, hyper)
     base = load(spec, precision) if ranks.size == 1 else load(replace(spec, device="cpu"), precision, spec.device)
     members = run_members(spec.batch, spec.start)
     rows = [*lessons.tokenised("training", base, members.training), *lessons.tokenised("rehearsal", base, members.rehearsal)]
@@ -133,22 +134,19 @@ class JobRows:
         self.left_out: Counts = {}
         self.shortened: Counts = {}
         self.notes: list[str] = []
-        self.unfit: dict[str, list[UnfitExample]] = {}  # by side
+        self._unfit: list[UnfitExample] = []  # of what is asked
 
     def add(self, learnt: TrainingOutcome) -> None:
-        """What other processes found."""
+        """What training found."""
         self.left_out.update(learnt.left_out)
         self.shortened.update(learnt.shortened)
-        self.notes = list(dict.fromkeys([*self.notes, *learnt.notes]))
+        self.notes += learnt.notes
 
     def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
         """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
         stops = stop_ids(base.tokenizer, base.model)
         made = self._tokeniser(base, judged=side == "test").members(members, self._spec.values)
-        self.unfit[side] = made.unfit
-        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
-            if found:
-                counts[side] = found
+        self._count(side, made)
         used = {each.row.completion[-1] for each in made.examples} & set(stops)
         for trouble in stop_troubles(base.model, used, self._hyper.modules_to_save):
             if trouble not in self.notes:
@@ -156,7 +154,13 @@ class JobRows:
                 log.warning(trouble)
         return made.examples
 
-    def prompts(self, base: Base, members: Sequence[PromptMember]) -> list[TokenisedExample]:
+    def pool(self, base: Base) -> AskedRows:
+        """What the candidate is tested on: the test rows and the prompts, and wrong answers to them. MemberRefused."""
+        members = run_members(self._spec.batch, self._spec.start)
+        rows = [*self.tokenised("test", base, members.test), *self._prompts(base, members.prompts)]
+        return AskedRows(rows, self._unfit, bad=bad_answers(rows, self._tokeniser(base, judged=True)))
+
+    def _prompts(self, base: Base, members: Sequence[PromptMember]) -> list[TokenisedExample]:
         """The prompts without a reference, where answers to them can be graded; counts what is left out. MemberRefused."""
         grader, side = self._spec.grader, "prompts"
         why = (
@@ -169,10 +173,7 @@ class JobRows:
             self.left_out |= {side: {why: len(members)}} if members else {}
             return []
         made = self._tokeniser(base, judged=True).prompts(members, self._spec.values)
-        self.unfit["test"] += made.unfit
-        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
-            if found:
-                counts[side] = found
+        self._count(side, made)
         return made.examples
 
     def suites(self, base: Base) -> list[AskedRows]:
@@ -181,13 +182,16 @@ class JobRows:
         needs = grader is not None and grader.needs_reference
         return [suite_rows(suite, self._spec.batch.bucket, tokeniser, needs_reference=needs) for suite in self._spec.suites]
 
-    def bad_answers(self, base: Base, tests: Sequence[TokenisedExample]) -> list[TokenisedExample]:
-        """Wrong answers to the prompts of test rows as rows."""
-        return bad_answers(tests, self._tokeniser(base, judged=True))
-
     def window(self, base: Base) -> list[TokenisedExample]:
         """Rows that earlier heads can't know; what makes none is counted where they are learnt."""
         return self._tokeniser(base, judged=True).members(self._spec.window, self._spec.values).examples
+
+    def _count(self, side: str, made: TokenisedMembers) -> None:
+        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
+            if found:
+                counts[side] = found
+        if side in ("test", "prompts"):
+            self._unfit += made.unfit
 
     def _tokeniser(self, base: Base, *, judged: bool) -> RowTokeniser:
         limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
@@ -207,7 +211,7 @@ def load(spec: JobSpec, precision: Precision, computes_on: str | None = None) ->
 def _evaluate(
     model: Any,
     base: Base,
-    tests: Sequence[TokenisedExample],
+    pool: AskedRows,
     spec: JobSpec,
     hyper: Hyperparameters,
     precision: Precision,
@@ -219,19 +223,19 @@ def _evaluate(
     on_progress(JobProgress(steps, steps, loss, 0.0, "evaluation"))
     if spec.parent is not None:
         lora.add(model, spec.parent, INCUMBENT)
-    heads = {version: f"head_{number}" for number, version in enumerate(spec.heads)}
-    for version, name in heads.items():
+    earlier = {version: f"head_{number}" for number, version in enumerate(spec.heads)}
+    for version, name in earlier.items():
         lora.add(model, spec.heads[version], name)
     if spec.watched is not None:
         lora.add(model, spec.watched, WATCHED)
     watched = None if spec.start.watched is None else WATCHED if spec.watched is not None else ""
+    heads = AskedHeads(spec.batch.base, spec.start.parent_adapter, earlier, watched)
     grades: AbstractContextManager[Grader | None] = nullcontext() if spec.grader is None else Grader(spec.grader)
     with grades as grader:
         report = evaluate(
-            model, base, tests, policy=spec.evaluation, requirements=spec.requirements, grader=grader, precision=precision,
-            batch_tokens=hyper.batch_tokens, seed=spec.start.seed, heads=heads, watched=watched,
-            named=Incumbent(spec.batch.base, spec.start.parent_adapter), unfit=lessons.unfit["test"],
-            suites=lessons.suites(base), bad=lessons.bad_answers(base, tests), window=lessons.window(base),
+            model, base, pool, policy=spec.evaluation, heads=heads, requirements=spec.requirements, grader=grader,
+            precision=precision, batch_tokens=hyper.batch_tokens, seed=spec.start.seed, suites=lessons.suites(base),
+            window=lessons.window(base),
             self_graded=None if spec.grader is None else self_graded(spec.grader, _learnt(spec)),
         )  # fmt: skip
         return report if grader is None else msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)

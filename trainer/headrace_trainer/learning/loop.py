@@ -25,7 +25,7 @@ from headrace_trainer.learning.checkpoint import Checkpoint
 from headrace_trainer.model.base import Base
 from headrace_trainer.model.memory import make_activations_twice
 from headrace_trainer.model.precision import Precision
-from headrace_trainer.model.sharding import ALONE, Ranks, as_part_of, whole
+from headrace_trainer.model.sharding import ALONE, Ranks, as_part_of, for_file, whole
 from headrace_trainer.objectives.sft import accumulate, plan_total, row_losses
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress, TrainingResult
@@ -96,14 +96,14 @@ class _RunState:
             self.stale += 1
 
     def dump(self, run: str) -> Checkpoint:
-        tensors = {f"now.{name}": value.detach() for name, value in self.parameters.items()}
+        tensors = {f"now.{name}": value for name, value in self.parameters.items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         tensors |= optimiser_state.tensors_of(self.optimiser, self.parameters)
         tensors |= {name: value for states in self.ranks.all_of(self.random()) for name, value in states.items()}
         names = ("batch_tokens", "step", "loss", "tokens", "seconds", "best_loss", "best_step", "stale")
         notes = {name: getattr(self, name) for name in names}
         notes["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss
-        return Checkpoint({name: whole(value).contiguous().cpu() for name, value in tensors.items()}, {"run": run, **notes})
+        return Checkpoint(for_file(tensors), {"run": run, **notes})
 
     @torch.no_grad()
     def load(self, saved: Checkpoint) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from headrace_trainer.model.sharding import as_part_of, whole
+from headrace_trainer.model.sharding import as_part_of, for_file
 
 NAME = "optimiser.safetensors"
 KEYS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each parameter
@@ -44,7 +44,7 @@ def adopt(optimiser: Optimizer, parameters: Mapping[str, Tensor], tensors: Mappi
 def write(folder: Path, optimiser: Optimizer, parameters: Mapping[str, Tensor], *, writes: bool = True) -> None:
     """Into `folder`, of which nothing stays that was there. Several processes that share a model call this together, and one of
     them `writes`."""
-    held = {name: whole(value).detach().contiguous().cpu() for name, value in tensors_of(optimiser, parameters).items()}
+    held = for_file(tensors_of(optimiser, parameters))
     if writes:
         shutil.rmtree(folder, ignore_errors=True)  # left of a kill: the store takes no half files
         folder.mkdir(parents=True)
@@ -55,8 +55,7 @@ def read(folder: Path, parameters: Mapping[str, Tensor]) -> dict[str, Tensor] | 
     """The tensors in `folder`, or None where they are of other parameters (a rank or layers that were changed since), or no
     numbers: the optimiser then begins anew. OSError where they can't be read: a run does not become another one by that."""
     try:
-        with safe_open(folder / NAME, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors = load_file(folder / NAME)
     except SafetensorError:
         return None
     shapes = {f"{key}.{name}": value.shape for name, value in parameters.items() for key in KEYS if key != "step"}

@@ -7,7 +7,7 @@ plain data parallelism), and what two processes on a CPU show is to be what GPUs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -80,6 +80,11 @@ def shard(wrapped: Any, ranks: Ranks, device: str) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """The tensor of which this may be a share; every process must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def for_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on the CPU; every process must ask for them."""
+    return {name: whole(tensor.detach()).contiguous().cpu() for name, tensor in tensors.items()}
 
 
 def as_part_of(tensor: Tensor, other: Tensor) -> Tensor:

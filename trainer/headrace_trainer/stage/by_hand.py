@@ -58,11 +58,12 @@ async def train_batch(settings: Settings, batch_id: str, device: str, show: Prin
     _check_weights(context, origin)
     base = await context.base_of(origin.batch.base, _tell(show))
     start = await catalogue.started(context.reader, origin.batch.bucket, batch_id)
+    known = Catalogue(context.reader, origin.record.partition)
     if start is None:
-        start, _ = await context.choose_pins(origin, Catalogue(context.reader, origin.record.partition), base)
+        start, _ = await context.choose_pins(origin, known, base)
     context.check_base(origin.batch.base, base, start.base_identity)
     version = await _version(settings, lambda version: version.run_id == start.run_id)
-    result = await _run(context, origin, start, base, show)
+    result = await _run(context, origin, start, base, known, show)
     adapter = context.store.put(result.folder)
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     summary = _summary(adapter.digest, result, recorded=version.adapter.digest if version else None)
@@ -104,7 +105,7 @@ async def evaluate_version(
     )  # fmt: skip
     own = await catalogue.batch_of(context.reader, origin.record.partition, version.batch_id, origin.record.offset + 1)
     learnt = [] if own is None else [*run_members(own.data, recorded).training, *recorded.rehearsal]
-    result = await _run(context, origin, start, base, show, candidate, learnt)
+    result = await _run(context, origin, start, base, known, show, candidate, learnt)
     if publish:
         samples = await context.store_samples(origin.batch, start, result, known)
         event = events.evaluated(origin, start, version, result, identity, now_ms(), samples)
@@ -128,12 +129,12 @@ async def _run(
     origin: Origin,
     start: TrainingStart,
     base: KnownBase,
+    known: Catalogue,
     show: PrintLine,
     candidate: Path | None = None,
     learnt: Sequence[Member] | None = None,
 ) -> JobResult:
     """`candidate`: evaluate this adapter, which was trained on `learnt`, train none."""
-    known = Catalogue(context.reader, origin.record.partition)
     spec = await context.job_spec(origin, start, base, {}, known)
     values = {**spec.values, **await catalogue.values_of(context.reader, learnt or ())}
     spec = replace(spec, folder=_folder(context, start), candidate=candidate, learnt=learnt, values=values)

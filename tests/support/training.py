@@ -1,4 +1,4 @@
-"""The trainer's own pieces as several of its tests need them: rows of small sums for a base, a job in a process of its own."""
+"""Small sums in the trainer's own forms: numbers as rows, and jobs in processes of their own. Knows the trainer, no test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from headrace_trainer.spec import JobProgress, JobResult, JobSpec
 from support import training_data
 
 
-def tokenised(base: Base, numbers: range) -> list[TokenisedExample]:
+def rows_of(base: Base, numbers: range) -> list[TokenisedExample]:
+    """The examples of these numbers as rows."""
     tokeniser = RowTokeniser(base.tokenizer, 200)
     return [tokeniser.example(training_data.example(number), 1.0) for number in numbers]
 
