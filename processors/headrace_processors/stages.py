@@ -57,7 +57,8 @@ STAGES: tuple[FoldStage, ...] = (
         versions={
             1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
             2: RuleVersion(reward.build_2, checks_writers=True),
-            3: RuleVersion(reward.build, checks_writers=True),
+            3: RuleVersion(reward.build_3, checks_writers=True),
+            4: RuleVersion(reward.build, checks_writers=True),
         },
         state_version=2,
         state_upcasts={1: reward_upcast.upcast},
@@ -68,7 +69,8 @@ STAGES: tuple[FoldStage, ...] = (
         versions={
             1: RuleVersion(curate.build_1, absent=curate_policy.VERSION_1, provenance=six_headers),
             2: RuleVersion(curate.build_2, absent=curate_policy.VERSION_2, checks_writers=True),
-            3: RuleVersion(curate.build, checks_writers=True),
+            3: RuleVersion(curate.build_3, checks_writers=True),
+            4: RuleVersion(curate.build, checks_writers=True),
         },
         state_version=3,
         state_upcasts={1: curate_changelog.upcast_1, 2: curate_changelog.upcast_2},

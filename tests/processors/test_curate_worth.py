@@ -31,7 +31,7 @@ def test_sums_of_floored_weights_are_those_of_the_weights(times: list[int], floo
 
 
 def test_an_example_three_years_old_is_worth_a_twentieth_of_one_of_today() -> None:
-    stage = CurateRun(version=3, target_effective_size=2, fresh_share=0)
+    stage = CurateRun(target_effective_size=2, fresh_share=0)
     stage.feed(row(0, event_time=day(YEARS)), *(row(number) for number in range(1, 4)))
     [batch] = stage.batches
     worth = {member.example_id: member.weight for member in batch.members}
@@ -47,7 +47,7 @@ def test_rule_version_2_goes_on_without_a_floor() -> None:
 
 def test_a_backlog_of_years_fills_buckets_beside_a_few_examples_of_today() -> None:
     """11,700 examples of 2023 with 250 of today filled no bucket of 64; 9,462 fell out."""
-    stage = CurateRun(version=3)
+    stage = CurateRun()
     for number in range(11_700):
         if number % 47 == 0:
             stage.feed(row(100_000 + number))
@@ -59,7 +59,7 @@ def test_a_backlog_of_years_fills_buckets_beside_a_few_examples_of_today() -> No
 
 
 def test_a_full_bucket_drops_the_least_worth_and_not_the_first_that_came() -> None:
-    stage = CurateRun(version=3, open_limit=10, target_effective_size=10, bases=["other"])
+    stage = CurateRun(open_limit=10, target_effective_size=10, bases=["other"])
     rewards = [0.9, 0.2, 0.8, 0.7, 0.1, 0.6, 0.5, 0.5, 0.4, 0.3, 0.9]
     stage.feed(*(row(number, reward=reward) for number, reward in enumerate(rewards)))
     assert stage.reasons == []  # up to a tenth more are dropped together
@@ -73,7 +73,7 @@ TEXT = "select name, count(*) as orders from customers join orders using (custom
 
 
 def test_what_falls_out_at_once_takes_the_place_of_no_near_duplicate() -> None:
-    stage = CurateRun(version=3, open_limit=2, target_effective_size=2, bases=["other"])
+    stage = CurateRun(open_limit=2, target_effective_size=2, bases=["other"])
     asked = {"prompt": "How many orders had every customer in year 2021?", "output": "select 1"}
     stage.feed(row(0, reward=0.5, target=TEXT, **asked), row(1, reward=0.9))
     stage.feed(row(2, reward=0.9, target=TEXT.replace("= 2021", "> 2021"), event_time=day(YEARS), **asked))
@@ -82,7 +82,7 @@ def test_what_falls_out_at_once_takes_the_place_of_no_near_duplicate() -> None:
 
 
 def test_what_falls_out_at_once_drives_no_row_out_of_a_pool() -> None:
-    stage = CurateRun(version=3, open_limit=2, target_effective_size=2, bases=["other"])
+    stage = CurateRun(open_limit=2, target_effective_size=2, bases=["other"])
     stage.feed(row(0, split="test", prompt_group=GROUPS["test"][0], target=TEXT), row(1, reward=0.9), row(2, reward=0.9))
     stage.feed(row(3, reward=0.5, target=TEXT, event_time=day(YEARS)))
     assert stage.reasons == ["overflow"]
@@ -90,7 +90,7 @@ def test_what_falls_out_at_once_drives_no_row_out_of_a_pool() -> None:
 
 
 def test_what_is_new_does_not_push_out_what_is_worth_more() -> None:
-    stage = CurateRun(version=3, open_limit=2, target_effective_size=2, bases=["other"])
+    stage = CurateRun(open_limit=2, target_effective_size=2, bases=["other"])
     stage.feed(row(0, reward=0.9, event_time=day(-3)), row(1, reward=0.9), row(2, reward=0.4))
     assert stage.state[f"example:{BUCKET}:e2"].status == "rejected"
     stage.feed(row(3, reward=0.9))

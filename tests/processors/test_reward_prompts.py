@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_processors.reward.fold import build, build_2
+from headrace_processors.reward.fold import NEWEST, build
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_schemas.derived import DrawnPrompt, Withdrawal
 from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, PromptDrawn
@@ -32,9 +32,9 @@ from support.signals import (
 TEST, TRAIN = GROUPS["test"][0], GROUPS["train"][0]
 
 
-def run(through_dump: bool = False, version: int = 3, **draw: Any) -> StageRun:
+def run(through_dump: bool = False, version: int = NEWEST, **draw: Any) -> StageRun:
     policy = RewardPolicy.model_validate({"draw": {"artifact_types": ["sql"], **draw}})
-    return StageRun((build if version == 3 else build_2)(policy.body(), ""), "signals", through_dump=through_dump)
+    return StageRun(build(policy.body(), "", version), "signals", through_dump=through_dump)
 
 
 def prompts(stage: StageRun) -> list[DrawnPrompt]:

@@ -12,7 +12,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 TargetRule = Literal["echo", "truncated", "generic"]
 EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
-NEWEST = 3  # rule version of curate
+NEWEST = 4  # rule version of curate
 VERSION_2: dict[str, Any] = {  # what rule version 2 did without these keys
     "decay_floor": 0.0,
     "one_side_chars": None,
