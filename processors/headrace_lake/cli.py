@@ -20,12 +20,14 @@ from headrace_streams.settings import Settings
 if TYPE_CHECKING:
     from headrace_streams.kafka.reader import Reader
 
+BEHIND_SECONDS = 300.0  # that a record may wait before its task is behind
+
 
 @click.command()
 @click.option(
     "--behind",
     type=click.FloatRange(min=0),
-    default=300.0,
+    default=BEHIND_SECONDS,
     show_default=True,
     help="Seconds that a record may wait before its task is behind.",
 )
@@ -39,7 +41,7 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
     anywhere, with no worker running, too."""
     deadline = time.monotonic() + wait
     while True:
-        found = run(_status(settings, behind))
+        found = run(status_report(settings, behind))
         if not found["troubles"] or time.monotonic() >= deadline:
             break
         time.sleep(1.0)
@@ -71,7 +73,8 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
     return code
 
 
-async def _status(settings: Settings, behind_seconds: float) -> dict[str, Any]:
+async def status_report(settings: Settings, behind_seconds: float) -> dict[str, Any]:
+    """What `headrace status --json` prints: stages, tasks, buckets, what is served, and what is wrong."""
     from headrace_lake.batches import newest_counts, newest_ungraded
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of

@@ -38,6 +38,7 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         "publish": Command("headrace_cli.publish:publish", "", "Validate and send events from JSON lines."),
         "tail": Command("headrace_cli.tail:tail", "", "Print events as they come."),
         "status": Command("headrace_lake.cli:status", "worker", "Every stage's lag and counts, buckets, releases."),
+        "console": Command("headrace_console.cli:console", "console", "The deployment in a browser: what flows, and why."),
         "replay": Command("headrace_lake.cli:replay", "worker", "Verify what the stages wrote, or rebuild it from signals."),
         "positions": Command(
             "headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."

@@ -1,0 +1,76 @@
+"""The lake's feeder beside the console: `headrace lake follow` as a child, unless somebody feeds already. Knows processes.
+
+A process of its own, because reading a busy log takes all that one core has, and pages would wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+
+from headrace_streams.backoff import Backoff
+from headrace_streams.process_guard import ProcessGuard
+
+EVERY_SECONDS = 1.0  # between cuts
+PATIENCE_SECONDS = 10.0
+_RUN = "from headrace_cli.main import main; main()"
+_LONG_SECONDS = 60.0  # a child that ran for so long went well
+_HELD = "another feeder holds this lake"
+
+
+class LakeFollower:
+    """Keeps one child running until it is cancelled. `state` is a line about it, for people."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._command = [sys.executable, "-c", _RUN, "lake", "follow", "--every", str(EVERY_SECONDS), *arguments]
+        self.state = "starting"
+
+    async def run(self) -> None:
+        backoff = Backoff(1.0, 30.0)
+        while True:
+            started = asyncio.get_running_loop().time()
+            lines = await self._once()
+            if any(_HELD in line for line in lines):
+                self.state = "another process feeds this lake"
+            else:
+                self.state = f"the feeder ended: {lines[-1] if lines else 'it said nothing'}"
+            if asyncio.get_running_loop().time() - started > _LONG_SECONDS:
+                backoff.reset()
+            await backoff.wait()
+
+    async def _once(self) -> list[str]:
+        """One child from its start to its end; its last lines."""
+        child = await asyncio.create_subprocess_exec(
+            *self._command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, limit=64 * 1024, start_new_session=True
+        )
+        guard = ProcessGuard(child.pid)
+        lines: deque[str] = deque(maxlen=5)
+        try:
+            assert child.stderr is not None
+            async for raw in child.stderr:
+                lines.append(" ".join(raw.decode(errors="replace").split()))
+                if lines[-1].startswith("["):
+                    self.state = f"feeding, process {child.pid}"
+            return list(lines)
+        finally:
+            await _ended(child)
+            guard.release()
+
+
+async def _ended(child: Process) -> None:
+    """A lake's feeder can be killed at any moment; it is asked first."""
+    with suppress(ProcessLookupError):
+        child.terminate()
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await child.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()

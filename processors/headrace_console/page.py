@@ -1,0 +1,80 @@
+"""What a page of the console is: its address, its read model and its template. Knows no HTTP, no template engine.
+
+A read model is a plain function of a `PageRequest`. What it returns is the page's JSON (`?format=json`), and what its template
+is given as `model`: one answer with two faces.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from headrace_lake.manifest import Manifest
+from headrace_lake.query import LakeQuery
+from headrace_schemas.root_error import NO, HeadraceError
+from headrace_streams.settings import Settings
+
+Right = Literal["viewer", "operator", "privacy"]
+GROUPS = ("Now", "Data", "Learning", "Serving", "Tools")  # of the navigation, in this order
+
+
+class PageMissing(HeadraceError):
+    """What was asked for is not there, at this cut: 404."""
+
+    exit_code = NO
+
+
+class PageVisitor(Struct, frozen=True):
+    """Who looks: a name, and what they may do. Everybody who is let in is a viewer; an operator asks for releases, a privacy
+    officer forgets and sees raw texts."""
+
+    name: str
+    rights: frozenset[str]
+
+    def may(self, right: str) -> bool:
+        return right in self.rights
+
+
+class PageRequest(Struct, frozen=True):
+    """All that a read model is given. `lake` is at the cut of `manifest`; `status` what `headrace status --json` last said
+    (None: the log was not reached), `status_at` when (ms); `names` what stands in the path, `query` behind it."""
+
+    lake: LakeQuery
+    manifest: Manifest
+    settings: Settings
+    visitor: PageVisitor
+    path: str
+    names: Mapping[str, str] = {}
+    query: Mapping[str, str] = {}
+    status: Mapping[str, Any] | None = None
+    status_at: int | None = None
+    status_error: str | None = None
+
+    def now(self) -> int:
+        """ms since the epoch: for ages that people read, decided by nothing."""
+        return time.time_ns() // 1_000_000
+
+    def whole_number(self, name: str, default: int, least: int, most: int) -> int:
+        """A number in the query, within bounds; the default for what is no number."""
+        given = self.query.get(name, "")
+        return min(max(int(given), least), most) if given.isdigit() and len(given) < 10 else default
+
+
+class ConsolePage(Struct, frozen=True, kw_only=True):
+    """A page. `path` may have names (`/batches/{id:.+}`); `group` is where it stands in the navigation, None for one that is only
+    linked to. `sample` is a SELECT of one column with values for the last name of the path: the index links to its first, tests
+    open all of them. `right`: who may see it. `live`: it is shown anew when the cut moves."""
+
+    path: str
+    title: str
+    about: str
+    model: Callable[[PageRequest], Any]
+    template: str
+    group: str | None = None
+    order: int = 50
+    right: Right = "viewer"
+    sample: str | None = None
+    live: bool = True

@@ -1,0 +1,42 @@
+"""All pages that there are, with a link to each. Knows the table of pages."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from headrace_console.page import ConsolePage, PageRequest
+
+
+def contents(asked: PageRequest) -> dict[str, Any]:
+    """Every page: title, what it shows, and an address that can be opened now (None: there is nothing to show yet)."""
+    from headrace_console.pages import pages
+
+    return {
+        "pages": [
+            {"title": page.title, "about": page.about, "path": page.path, "group": page.group, "address": _address(asked, page)}
+            for page in pages()
+            if asked.visitor.may(page.right)
+        ]
+    }
+
+
+def _address(asked: PageRequest, page: ConsolePage) -> str | None:
+    if page.sample is None:
+        return page.path
+    rows = asked.lake.run(page.sample).rows
+    return page.path[: page.path.rindex("{")] + quote(str(rows[0][0]), safe="/:") if rows else None
+
+
+PAGES = [
+    ConsolePage(
+        path="/pages",
+        title="All pages",
+        about="This list.",
+        model=contents,
+        template="contents.html",
+        group="Tools",
+        order=99,
+        live=False,
+    )
+]

@@ -1,0 +1,58 @@
+"""The lake as pages read it: one cut a page, a bounded number of queries at once. Knows the lake's query, no page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from headrace_lake.manifest import LakeFolder, Manifest
+from headrace_lake.query import LakeQuery, opened
+from headrace_schemas.root_error import NO, HeadraceError
+
+QUERIES = 4  # pages that read at once
+PATIENCE_SECONDS = 2.0  # that one more waits for its turn
+SECONDS, ROWS = 5.0, 5000  # of one query
+
+Read = TypeVar("Read")
+
+
+class LakeBusy(HeadraceError):
+    """More pages are asked for than are read at once: 503, and it is tried again."""
+
+    exit_code = NO
+
+
+class LakeReader:
+    """Runs what reads the lake in threads of its own; the event loop waits for none of it."""
+
+    def __init__(self, folder: LakeFolder) -> None:
+        self.folder = folder
+        self._slots = asyncio.Semaphore(QUERIES)
+        self._threads = ThreadPoolExecutor(QUERIES, "page")
+
+    async def read(self, work: Callable[[LakeQuery, Manifest], Read]) -> Read:
+        """What `work` makes of the lake at the cut that it has now. LakeBusy, LakeError, and what `work` raises."""
+        async with self._slot():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, work)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise LakeBusy(f"{QUERIES} pages are read already: this one is tried again in a moment") from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _read(self, work: Callable[[LakeQuery, Manifest], Read]) -> Read:
+        with self.folder.open() as manifest, opened(self.folder, seconds=SECONDS, rows=ROWS) as lake:
+            return work(lake, manifest)

@@ -1,0 +1,212 @@
+"""The console over HTTP: pages from the table, their errors as pages, assets. Knows aiohttp; decides nothing, holds no state
+that matters.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.resources
+import logging
+import mimetypes
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from headrace_console.access import SESSION_SECONDS, ConsoleAccess, TokenAccess
+from headrace_console.guard import FORM_TOKEN, VISITOR, Handler, guard, hardened
+from headrace_console.live import LiveFeed
+from headrace_console.page import GROUPS, ConsolePage, PageMissing, PageRequest, PageVisitor
+from headrace_console.pages import pages
+from headrace_console.reading import LakeBusy, LakeReader
+from headrace_console.rendering import WHOLE, environment
+from headrace_console.status_watch import StatusWatch
+from headrace_lake.manifest import LakeError, Manifest
+from headrace_lake.query import LakeQuery, QueryRefused, QueryStopped
+from headrace_schemas.times import rfc3339
+from headrace_streams.settings import Settings
+
+log = logging.getLogger("headrace.console")
+
+BODY_BYTES = 256 * 1024  # of what a form may send
+RETRY_SECONDS = 2
+_TITLES = {
+    400: "That can't be answered", 401: "Sign in", 403: "Not allowed", 404: "Not there", 405: "Not a page", 421: "Another name",
+    500: "A fault of the console", 503: "Not now",
+}  # fmt: skip
+
+
+class ConsoleSite:
+    """The application and what it reads from."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        reader: LakeReader,
+        access: ConsoleAccess,
+        hosts: Collection[str],
+        status: StatusWatch,
+    ) -> None:
+        self._settings, self._reader, self._access, self._status = settings, reader, access, status
+        self._pages = pages()
+        heads = frozenset(page.path.split("/")[1] for page in self._pages if "{" in page.path)
+        self._templates = environment(heads)
+        self._assets = _assets()
+        self._templates.globals |= {"assets": {name: f"/assets/{name}?{version}" for name, (_, version) in self._assets.items()}}
+        self.app = web.Application(
+            client_max_size=BODY_BYTES,
+            middlewares=[self._errors, guard(access, {host.lower() for host in hosts})],
+        )
+        self.app.on_response_prepare.append(hardened)
+        self.app.router.add_get("/assets/{name}", self._asset)
+        live = LiveFeed(reader, status)
+        self.app.on_shutdown.append(live.end)
+        self.app.router.add_get("/live", live.answer)
+        self.app.router.add_get("/session", self._sign_in_page)
+        self.app.router.add_post("/session", self._sign_in)
+        for page in self._pages:
+            self.app.router.add_get(page.path, functools.partial(self._page, page))
+
+    async def _page(self, page: ConsolePage, request: web.Request) -> web.StreamResponse:
+        visitor = request[VISITOR]
+        if not visitor.may(page.right):
+            raise web.HTTPForbidden(text=f"{page.title} is for the role {page.right}; {visitor.name} has {_listed(visitor)}")
+        self._status.looked_at()
+        body, content_type, manifest = await self._reader.read(
+            functools.partial(self._answer, page, visitor, request.match_info, _query(request), request)
+        )
+        response = web.Response(body=body, content_type=content_type, charset="utf-8")
+        response.headers["Headrace-Cut"] = _cut(manifest)["digest"]
+        return response
+
+    def _answer(
+        self,
+        page: ConsolePage,
+        visitor: PageVisitor,
+        names: Mapping[str, str],
+        query: Mapping[str, str],
+        request: web.Request,
+        lake: LakeQuery,
+        manifest: Manifest,
+    ) -> tuple[bytes, str, Manifest]:
+        """In a thread: the read model, and its page or its JSON."""
+        found = self._status.newest
+        asked = PageRequest(
+            lake, manifest, self._settings, visitor, request.path, dict(names), query, found.report, found.at_ms, found.error
+        )
+        model = page.model(asked)
+        if query.get("format") == "json":
+            return msgspec.json.encode(model, enc_hook=str), "application/json", manifest
+        text = self._rendered(page.template, request, visitor, page=page, model=model, asked=asked, cut=_cut(manifest))
+        return text.encode(errors="replace"), "text/html", manifest
+
+    def _rendered(self, template: str, request: web.Request, visitor: PageVisitor | None, **values: Any) -> str:
+        shown = [page for page in self._pages if page.group is not None and visitor is not None and visitor.may(page.right)]
+        navigation = [(group, [page for page in shown if page.group == group]) for group in GROUPS]
+        common: dict[str, Any] = {
+            "cut": None,
+            "page": None,
+            "asked": None,
+            "visitor": visitor,
+            "deployment": self._settings.deployment,
+            "path": request.path,
+            "query": _query(request),
+            "pages": self._pages,
+            "navigation": [(group, listed) for group, listed in navigation if listed],
+            WHOLE: request.query.get(WHOLE) == "1",
+            FORM_TOKEN: self._access.form_token(request.headers, request.cookies),
+        }
+        return self._templates.get_template(template).render({**common, **values})
+
+    @web.middleware
+    async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """An error as a page (or as JSON): its status, one line, and what to do."""
+        headers: dict[str, str] = {}
+        try:
+            return await handler(request)
+        except web.HTTPRedirection:
+            raise
+        except web.HTTPException as error:
+            status, text = error.status, error.text or error.reason
+            if text == f"{status}: {error.reason}":  # aiohttp's own
+                text = f"there is no page {request.path}"
+            headers.update({name: error.headers[name] for name in ("Retry-After", "Allow") if name in error.headers})
+        except PageMissing as error:
+            status, text = 404, str(error)
+        except QueryRefused as error:
+            status, text = 400, str(error)
+        except (LakeBusy, QueryStopped, LakeError) as error:
+            status, text = 503, str(error)
+            headers["Retry-After"] = str(RETRY_SECONDS)
+        except Exception as error:
+            log.exception("%s %s", request.method, request.path)
+            status, text = 500, f"{type(error).__name__}: the console's log says where"
+        if request.query.get("format") == "json":
+            return web.json_response({"error": text, "status": status}, status=status, headers=headers)
+        template = "sign_in.html" if status == 401 and self._access.sign_in else "error.html"
+        visitor = request.get(VISITOR)
+        body = self._rendered(
+            template, request, visitor, status=status, title=_TITLES.get(status, "That did not work"), text=text
+        )
+        return web.Response(text=body, content_type="text/html", status=status, headers=headers)
+
+    async def _asset(self, request: web.Request) -> web.StreamResponse:
+        found = self._assets.get(request.match_info["name"])
+        if found is None:
+            raise web.HTTPNotFound(text="there is no such file")
+        content, version = found
+        kept = "public, max-age=31536000, immutable" if request.query_string == version else "no-cache"
+        content_type = mimetypes.guess_type(request.match_info["name"])[0] or "application/octet-stream"
+        return web.Response(body=content, content_type=content_type, headers={"Cache-Control": kept})
+
+    async def _sign_in_page(self, request: web.Request) -> web.StreamResponse:
+        if request.get(VISITOR) is not None:
+            raise web.HTTPSeeOther("/")
+        raise web.HTTPUnauthorized(text="sign in first")
+
+    async def _sign_in(self, request: web.Request) -> web.StreamResponse:
+        if not isinstance(self._access, TokenAccess):
+            raise web.HTTPNotFound(text="who you are is said by the proxy before this console")
+        session = self._access.session(str((await request.post()).get("token", "")).strip())
+        if session is None:
+            raise web.HTTPUnauthorized(text="that is not the token: `headrace console` prints it when it starts")
+        response = web.Response(status=303, headers={"Location": "/"})
+        response.set_cookie(
+            self._access.cookie,
+            session,
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="Strict",
+            path="/",
+            secure=request.secure,
+        )
+        return response
+
+
+def _query(request: web.Request) -> dict[str, str]:
+    """What stands behind `?`, the first of each name; without what only says how the page is shown."""
+    return {name: request.query.getone(name) for name in request.query}
+
+
+def _listed(visitor: PageVisitor) -> str:
+    return ", ".join(sorted(visitor.rights)) or "none"
+
+
+def _cut(manifest: Manifest) -> dict[str, Any]:
+    """What the header says of the cut."""
+    newest = max((segment.last_ms for segment in manifest.segments), default=None)
+    offsets = manifest.cut
+    digest = hashlib.sha256(msgspec.json.encode(offsets)).hexdigest()[:16]
+    return {"at": newest, "text": None if newest is None else rfc3339(newest), "offsets": offsets, "digest": digest}
+
+
+def _assets() -> dict[str, tuple[bytes, str]]:
+    """Files that pages load: content, and a version that changes with it."""
+    folder = importlib.resources.files("headrace_console") / "assets"
+    found = {}
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        found[file.name] = content, hashlib.sha256(content).hexdigest()[:16]
+    return found

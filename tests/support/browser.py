@@ -1,0 +1,46 @@
+"""A tab of a real Chromium that is signed in, and remembers what went wrong in it. Knows playwright."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from support.console import TOKEN, ServedConsole
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+class Tab:
+    """`page` is playwright's; `faults` what the browser complained of: errors, also of requests and by policy."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.faults: list[str] = []
+        page.on("console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("dialog", lambda dialog: self.faults.append(f"a dialog: {dialog.message}"))
+
+    def open(self, path: str) -> int:
+        """Goes there; the status of the answer."""
+        answer = self.page.goto(self.address + path, wait_until="load")
+        assert answer is not None
+        return answer.status
+
+
+@contextmanager
+def tab(browser: Browser, console: ServedConsole, *, width: int = 1280, signed_in: bool = True, **options: Any) -> Iterator[Tab]:
+    """A tab in a context of its own; `options` are playwright's, e.g. color_scheme="dark", java_script_enabled=False."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    context.set_default_timeout(15_000)
+    if signed_in:
+        name, _, value = console.cookie.partition("=")
+        context.add_cookies([{"name": name, "value": value, "url": console.address, "httpOnly": True, "sameSite": "Strict"}])
+    try:
+        yield Tab(context.new_page(), console.address)
+    finally:
+        context.close()
+
+
+__all__ = ["TOKEN", "Tab", "tab"]

@@ -1,0 +1,202 @@
+"""A console over a lake, for tests: served by a thread of its own, asked by plain HTTP or by a real Chromium. Knows no page."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from headrace_console.access import ConsoleAccess, TokenAccess
+from headrace_console.reading import LakeReader
+from headrace_console.server import ConsoleSite
+from headrace_console.status_watch import StatusWatch
+from headrace_lake.manifest import LakeFolder
+from headrace_streams.settings import Settings
+from support.memory_ring import BUCKET, MemoryRing, lake_of
+from support.signals import event
+
+TOKEN = "a-token-of-tests-0123456789"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+# What somebody publishes who hopes that a page runs it, or that people read something else than what is there.
+MARKUP = (
+    "<script>document.title='run'</script>",
+    "<img src=x onerror=\"document.title='run'\">",
+    "\"'><svg onload=document.title='run'>",
+    "</textarea></title></pre><iframe srcdoc='<script>parent.document.title=1</script>'>",
+    "javascript:document.title='run'",
+    "{{ 7*191 }}{% raw %}${7*191}#{7*191}",
+    "&lt;b&gt; &amp; &#60;script&#62;",
+    "<a href='https://evil.example/' onclick='document.title=1'>here</a>",
+)
+TURNED = "safe\u202egnp.exe\u2066x\u200b\u0007"  # turns what follows around, hides, and rings
+HOSTILE = (*MARKUP, TURNED)
+
+
+class Response(NamedTuple):
+    """What an address answers."""
+
+    status: int
+    headers: Message
+    text: str
+
+
+class ServedConsole:
+    """`address` without a slash at its end. `report` is what the status says: set it to another."""
+
+    def __init__(self, folder: LakeFolder, settings: Settings, access: ConsoleAccess | None = None, port: int = 0) -> None:
+        self.folder, self.settings = folder, settings
+        self.access = access or TokenAccess(TOKEN, "headrace-test", "tester")
+        self.report: Mapping[str, Any] | None = None
+        self._port = port
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._started.wait(20)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", self._port))
+        self._port = listening.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self._port}"
+        reader, status = LakeReader(self.folder), StatusWatch(self._status, every=0.1)
+        hosts = [f"{name}:{self._port}" for name in ("127.0.0.1", "localhost")]
+        site = ConsoleSite(self.settings, reader, self.access, hosts, status)
+        runner = web.AppRunner(site.app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
+        watching = asyncio.create_task(status.run())
+        self._started.set()
+        await self._stop.wait()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await runner.cleanup()
+        reader.close()
+
+    def _status(self) -> Mapping[str, Any]:
+        if self.report is None:
+            raise ConnectionError("127.0.0.1:9092 does not answer")
+        return self.report
+
+    @property
+    def cookie(self) -> str:
+        assert isinstance(self.access, TokenAccess)
+        return f"{self.access.cookie}={self.access.session(TOKEN)}"
+
+    def ask(
+        self,
+        path: str,
+        *,
+        form: Mapping[str, str] | None = None,
+        cookie: str | None = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """GET, or POST of a form, of somebody who is signed in (unless `cookie` says otherwise), as a browser sends it."""
+        sent = {"Cookie": self.cookie if cookie == "" else cookie or "", **({"Origin": self.address} if form is not None else {})}
+        body = None if form is None else urlencode(form).encode()
+        request = urllib.request.Request(self.address + path, data=body, headers={**sent, **(headers or {})})
+        try:
+            with _OPENER.open(request, timeout=30) as found:
+                return Response(found.status, found.headers, found.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Response(error.code, error.headers, error.read().decode())
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Stay, urllib.request.ProxyHandler({}))
+
+
+@contextmanager
+def served(folder: LakeFolder, settings: Settings, access: ConsoleAccess | None = None, port: int = 0) -> Iterator[ServedConsole]:
+    """A console that answers within."""
+    console = ServedConsole(folder, settings, access, port)
+    console.start()
+    try:
+        yield console
+    finally:
+        console.stop()
+
+
+def hostile_ring(seed: int = 3) -> MemoryRing:
+    """A ring in which ordinary work goes on, and somebody puts `HOSTILE` into every text that can be published."""
+    ring = MemoryRing(seed)
+    ring.round(25)
+    for number, text in enumerate(HOSTILE):
+        _publish(ring, number, text)
+    for _ in range(3):
+        ring.round(20)
+    return ring
+
+
+def _publish(ring: MemoryRing, number: int, text: str) -> None:
+    name = f"hostile-{number}"
+    plain = text.replace("\u0007", "")
+    data: dict[str, Any] = {
+        "interaction_id": name, "agent": {"name": plain[:60], "role": plain[:60], "version": plain[:60]}, "artifact_type": "sql",
+        "model": "tiny", "prompt": f"{text} how many?", "context": text, "output": f"select {number} -- {text}",
+        "session_id": plain[:60], "data_subject": plain[:60], "attributes": {plain[:40]: text}, "finish_reason": plain[:40],
+        "prompt_group": f"hostile-{number}", "error": {"type": plain[:60], "message": text},
+    }  # fmt: skip
+    ring.publish("interactions", event("interaction.recorded", data, id=f"event-{number}"))
+    said: dict[str, Any] = {
+        "feedback_id": f"hf-{number}", "kind": "user_correction", "score": 10 + number, "interaction_id": name,
+        "name": plain[:60], "comment": text, "corrected_output": f"select 2 -- {text}",
+        "principal": {"id": plain[:60], "kind": "human"},
+    }  # fmt: skip
+    ring.publish("feedback", event("feedback.recorded", said, id=f"said-{number}"))
+    ring.publish("feedback", text.encode())
+    ring.publish("interactions", event("interaction.recorded", {**data, "interaction_id": {"x": text}}, id=f"bad-{number}"))
+
+
+def hostile_lake(path: Path) -> LakeFolder:
+    return lake_of(hostile_ring().log, path)
+
+
+__all__ = [
+    "BUCKET",
+    "CHROMIUM",
+    "FLAGS",
+    "HOSTILE",
+    "MARKUP",
+    "TOKEN",
+    "TURNED",
+    "ServedConsole",
+    "hostile_lake",
+    "hostile_ring",
+    "served",
+]
