@@ -13,6 +13,7 @@ from headrace_lake.learning_state import learning_state
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import LakeQuery, opened
 from headrace_lake.read_models.example_list import ExampleFilter, ExampleRow, FilterRefused, example_list
+from headrace_lake.read_models.example_view import example_view
 from headrace_lake.read_models.paging import CursorRefused, PageCursor
 from headrace_lake.read_models.recorded import recorded
 from headrace_lake.read_models.reward_terms import reward_explanation
@@ -187,3 +188,58 @@ def test_a_cursor_that_no_page_wrote_is_refused(text: str) -> None:
         PageCursor.read(text)
     assert PageCursor.read("") is None
     assert str(PageCursor.read("5-2-3")) == "5-2-3"
+
+
+def test_an_example_shows_all_that_is_known_of_it(lake: LakeQuery) -> None:
+    rows = {row.interaction_id: row for row in pages_of(lake, ExampleFilter(), 50)}
+    corrected = [name for name, row in rows.items() if row.corrected]
+    assert corrected
+    for interaction_id in [*list(rows)[:6], corrected[0]]:
+        view = example_view(lake, interaction_id)
+        assert view is not None
+        assert view == example_view(lake, rows[interaction_id].example_id)
+        assert view.reward is not None
+        assert view.reward.agrees
+        numbers = [each.revision for each in view.revisions]
+        assert numbers == sorted(numbers)
+        assert {each.place for each in view.revisions} <= {each.place for each in view.timeline}
+        if view.correction is not None:
+            assert "".join(part.text for part in view.correction if part.kind != "added") == view.output
+            assert "".join(part.text for part in view.correction if part.kind != "removed") == view.target
+        assert (view.correction is not None) == (interaction_id in corrected)
+    both = example_view(lake, "both-1")
+    assert both is not None
+    assert len(both.revisions) == 2
+    assert both.revisions[1].changed[:2] == ["reward", "quality"]
+    assert example_view(lake, "both-1", 1) != both
+    assert example_view(lake, "no such id") is None
+
+
+def test_an_interaction_of_which_nothing_was_said_has_a_page(ring: MemoryRing, lake: LakeQuery) -> None:
+    silent = next(f"i-{number}" for number in range(1, 67) if learning_state(lake, f"i-{number}").state == "waiting for feedback")
+    view = example_view(lake, silent)
+    assert view is not None
+    assert view.example_id is None
+    assert view.state.state == "waiting for feedback"
+    assert view.output.startswith("select count(*)")
+
+
+def test_a_rejection_says_rule_figure_and_bound(lake: LakeQuery) -> None:
+    view = example_view(lake, "poor-1")
+    assert view is not None
+    [why] = view.rejections
+    assert (why.reason, why.figure, why.value, why.bound, why.policy_key) == ("low_score", "score", 60.0, 70.0, "train_above")
+    assert why.rule == "a target that nobody corrected has a score above 70"
+
+
+def test_a_duplicate_is_shown_beside_its_twin(lake: LakeQuery) -> None:
+    views = [view for name in ("same-a-1", "same-b-1") if (view := example_view(lake, name)) is not None and view.rejections]
+    [view] = views
+    [why] = view.rejections
+    assert why.reason == "duplicate"
+    assert why.twin is not None
+    other = "same-b-1" if view.interaction_id == "same-a-1" else "same-a-1"
+    twin = example_view(lake, other)
+    assert twin is not None
+    assert (why.twin.example_id, why.twin.similarity) == (twin.example_id, 1.0)
+    assert [part.kind for part in why.twin.target] == ["same"]
