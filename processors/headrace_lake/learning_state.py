@@ -33,11 +33,17 @@ class LearningState(Struct, frozen=True, kw_only=True):
 
 def learning_state(lake: LakeQuery, interaction_id: str) -> LearningState:
     """The state at the lake's cut."""
+    return state_and_lineage(lake, interaction_id)[0]
 
-    def state(kind: State, reason: str, place: RecordPlace | None = None, **more: Any) -> LearningState:
-        return LearningState(
-            interaction_id=interaction_id, state=kind, reason=reason, place=None if place is None else str(place), **more
-        )
+
+def state_and_lineage(lake: LakeQuery, interaction_id: str) -> tuple[LearningState, Lineage | None]:
+    """The same with what was made of its example, if there is one."""
+
+    found: Lineage | None = None
+
+    def state(kind: State, reason: str, place: RecordPlace | None = None, **more: Any) -> tuple[LearningState, Lineage | None]:
+        at = None if place is None else str(place)
+        return LearningState(interaction_id=interaction_id, state=kind, reason=reason, place=at, **more), found
 
     said = _records(lake, "signals", interaction_id)
     told = _records(lake, "examples", interaction_id)

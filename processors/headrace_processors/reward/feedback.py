@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -109,21 +109,17 @@ def aggregate(records: Sequence[S], bonus: Callable[[S], float]) -> FeedbackSumm
     """The summary of `records` in their order, or None when none of them counts. `bonus`: what a kind is worth."""
     if len(records) == 1:
         return _alone(records[0], bonus)
-    voices: dict[tuple[str | None, ...], list[S]] = {}
-    corrected: Any = None
-    for record in records:
-        if not record.counts:
-            continue
-        voices.setdefault(record.voice, []).append(record)
-        corrected = corrected if record.corrected is None else record.corrected
+    voices = voices_of(records, bonus)
     if not voices:
         return None
+    corrected: Any = None
+    for record in records:
+        corrected = record.corrected if record.counts and record.corrected is not None else corrected
     validations: list[float] = []
     feedbacks: list[float] = []
     scores: list[float] = []
     praise = blame = False
-    for of_voice in voices.values():
-        validation, feedback, score, speaks = _voice(of_voice, bonus)
+    for _, validation, feedback, score, speaks, _ in voices:
         if score is not None:
             scores.append(score)
         if speaks:
@@ -156,12 +152,32 @@ def _alone(record: S, bonus: Callable[[S], float]) -> FeedbackSummary | None:
     )
 
 
-def _voice(records: Sequence[S], bonus: Callable[[S], float]) -> tuple[float, float, float | None, bool]:
-    """(validation, feedback, score, whether it speaks of the output at all) of one voice."""
+class VoiceOpinion(NamedTuple, Generic[S]):
+    """What one voice comes to. `speaks`: of the output at all; `kind`: the statement whose kind counts."""
+
+    records: Sequence[S]
+    validation: float
+    feedback: float
+    score: float | None
+    speaks: bool
+    kind: S | None
+
+
+def voices_of(records: Sequence[S], bonus: Callable[[S], float]) -> list[VoiceOpinion[S]]:
+    """The voices of all that counts, in the order of their first statements."""
+    voices: dict[tuple[str | None, ...], list[S]] = {}
+    for record in records:
+        if record.counts:
+            voices.setdefault(record.voice, []).append(record)
+    return [_opinion(of_voice, bonus) for of_voice in voices.values()]
+
+
+def _opinion(records: Sequence[S], bonus: Callable[[S], float]) -> VoiceOpinion[S]:
     kind = next((record for record in reversed(records) if record.kind != CORRECTION), None)
     score = next((record.score for record in reversed(records) if record.score is not None), None)
     validation = 0.0 if score is None else math.tanh((score - 50) / 50)
-    return validation, 0.0 if kind is None else bonus(kind), score, kind is not None or score is not None
+    speaks = kind is not None or score is not None
+    return VoiceOpinion(records, validation, 0.0 if kind is None else bonus(kind), score, speaks, kind)
 
 
 def _mean(values: Sequence[float]) -> float:

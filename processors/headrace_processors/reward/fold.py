@@ -28,6 +28,7 @@ from headrace_processors.reward.state import (
     plainly_touched,
 )
 from headrace_processors.reward.step import STAGE, RewardStep
+from headrace_processors.reward.trace import RewardTrace, trace_of
 from headrace_schemas.derived import ErasureContinuation, InteractionExpiry
 from headrace_schemas.events import (
     ErasureContinued,
@@ -127,6 +128,18 @@ class RewardFold(Fold):
             case _:
                 raise ValueError(f"type: {type(event).__name__} is no signal")
         return Step(step.outputs, step.changes, step.counters)
+
+    def trace(self, state: Mapping[str, Any], interaction_id: str) -> RewardTrace | None:
+        """How the reward of an interaction came about, as its case stands; None of one without."""
+        value, content = state.get(keys.INTERACTION + interaction_id), state.get(keys.CONTENT + interaction_id)
+        if value is None or content is None:
+            return None
+        case: InteractionState = _AS_BYTES[keys.INTERACTION].decode(value)
+        if case.ended or not case.recorded:
+            return None
+        said: InteractionContent = _AS_BYTES[keys.CONTENT].decode(content)
+        correction = None if case.similarity is None else 1 - case.similarity.value
+        return trace_of(self._policy, said.artifact_type, said.prompt_chars, said.context_chars, case.feedback, correction)
 
     def _expired(self, state: Mapping[str, Any], key: str, now: int) -> Write:
         interaction_id = key.removeprefix(keys.INTERACTION)

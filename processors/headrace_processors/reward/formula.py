@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -27,6 +28,26 @@ class RewardResult(Struct, frozen=True, kw_only=True):
     components: Components
 
 
+class RewardTerms(NamedTuple):
+    """A reward in the making, not rounded. `opinion`: what is said of the output; `earned`: that, or what the correction earns;
+    `multiplied`: that times `multiplier`, which difficulty raises; `reward`: squashed."""
+
+    opinion: float
+    earned: float
+    multiplier: float
+    multiplied: float
+    reward: float
+    quality: float
+
+
+class DifficultyParts(NamedTuple):
+    """What each part adds to a difficulty."""
+
+    complexity: float
+    prompt: float
+    context: float
+
+
 def bonus_of(policy: RewardPolicy, feedback: Statement) -> float:
     """What a kind of feedback is worth. A preference counts for what was preferred and against what it was preferred to."""
     if feedback.kind == PREFERENCE and (feedback.over or feedback.under):
@@ -36,14 +57,20 @@ def bonus_of(policy: RewardPolicy, feedback: Statement) -> float:
 
 def difficulty_of(policy: RewardPolicy, artifact_type: str, prompt_chars: int, context_chars: int) -> float:
     """In [0, 1]: the weighted sum of complexity and of the lengths of prompt and context, both saturating."""
+    parts = difficulty_parts(policy, artifact_type, prompt_chars, context_chars)
+    return parts.complexity + parts.prompt + parts.context
+
+
+def difficulty_parts(policy: RewardPolicy, artifact_type: str, prompt_chars: int, context_chars: int) -> DifficultyParts:
+    """The addends of a difficulty."""
     complexity = policy.complexity.get(artifact_type, policy.complexity_default)
     prompt = min(1.0, prompt_chars / policy.prompt_full_chars)
     context = min(1.0, context_chars / policy.context_full_chars)
     weights = policy.difficulty_weights
-    return weights.complexity * complexity + weights.prompt * prompt + weights.context * context
+    return DifficultyParts(weights.complexity * complexity, weights.prompt * prompt, weights.context * context)
 
 
-def reward_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:
+def terms_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardTerms:
     """`correction` = 1 - similarity of output and corrected output, None without one. A typo is not a lesson: below
     `correction_full` it earns its part of the bonus only. With a correction the reward is that of the target, whatever was
     said of the output: a wrong answer that somebody corrected is a good lesson."""
@@ -57,14 +84,25 @@ def reward_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float,
     else:
         quality = min(quality, -correction)
         earned = policy.correction_bonus * min(1.0, correction / policy.correction_full)
+    multiplied = earned * multiplier
+    return RewardTerms(opinion, earned, multiplier, multiplied, squash(policy, multiplied), quality)
+
+
+def reward_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:
+    """The reward and its raw terms, as they are published; arguments as of `terms_of`."""
+    return result_of(terms_of(policy, summary, difficulty, correction), summary, difficulty, correction)
+
+
+def result_of(terms: RewardTerms, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:
+    """What is published of terms."""
     components = Components(
         validation=rounded(summary.validation),
         feedback=rounded(summary.feedback),
         difficulty=rounded(difficulty),
-        multiplier=rounded(multiplier),
+        multiplier=rounded(terms.multiplier),
         correction=None if correction is None else rounded(correction),
     )
-    return RewardResult(quality=rounded(quality), reward=rounded(squash(policy, earned * multiplier)), components=components)
+    return RewardResult(quality=rounded(terms.quality), reward=rounded(terms.reward), components=components)
 
 
 def squash(policy: RewardPolicy, value: float) -> float:

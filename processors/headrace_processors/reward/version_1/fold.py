@@ -19,6 +19,7 @@ from headrace_processors.reward.formula import balance_of, bonus_of, count_type,
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.similarity import similarity
 from headrace_processors.reward.state import ErasedSubject, TypeCounts
+from headrace_processors.reward.trace import RewardTrace, trace_of
 from headrace_processors.reward.version_1.state import (
     FeedbackRecord1,
     InteractionFacts1,
@@ -82,6 +83,16 @@ class RewardFold1(Fold):
             case _:
                 raise ValueError(f"type: {type(event).__name__} is no signal")
         return Step(step.outputs, step.changes, step.counters)
+
+    def trace(self, state: Mapping[str, Any], interaction_id: str) -> RewardTrace | None:
+        """How the reward of an interaction came about, as its case stands; None of one without."""
+        case: InteractionState1 | None = state.get(_INTERACTION + interaction_id)
+        facts = None if case is None else case.facts
+        if case is None or facts is None or facts.texts is None or case.ended:
+            return None
+        corrected = next((said.corrected for said in reversed(case.feedback) if said.counts and said.corrected is not None), None)
+        correction = None if corrected is None else 1 - similarity_1(self._policy, facts.texts.output, corrected)
+        return trace_of(self._policy, facts.artifact_type, facts.prompt_chars, facts.context_chars, case.feedback, correction)
 
 
 class RewardStep1:
@@ -233,7 +244,7 @@ class RewardStep1:
         target, correction, digest = facts.texts.output, None, ""
         if summary.corrected is not None:
             target, digest = summary.corrected, _digest(summary.corrected)
-            correction = 1 - self._similarity(facts.texts.output, target)
+            correction = 1 - similarity_1(self.policy, facts.texts.output, target)
         difficulty = difficulty_of(self.policy, facts.artifact_type, facts.prompt_chars, facts.context_chars)
         result = reward_of(self.policy, summary, difficulty, correction)
         outcome = RewardOutcome1(
@@ -246,15 +257,6 @@ class RewardStep1:
             target=digest,
         )
         return outcome, facts.texts, target
-
-    def _similarity(self, output: Output, corrected: Output) -> float:
-        return similarity(
-            render(output),
-            render(corrected),
-            overlap=self.policy.overlap,
-            edit_weight=self.policy.similarity_weights.edit,
-            overlap_weight=self.policy.similarity_weights.overlap,
-        )
 
     def _first_revision(self, interaction: InteractionState1, facts: InteractionFacts1) -> InteractionState1:
         """With what is fixed at revision 1, bucket and balance; the counts of artifact types take this one in."""
@@ -295,6 +297,16 @@ def score_of_100(feedback: Feedback) -> float | None:
         return feedback.score
     low, high = feedback.scale
     return (feedback.score - low) / (high - low) * 100
+
+
+def similarity_1(policy: RewardPolicy, output: Output, corrected: Output) -> float:
+    return similarity(
+        render(output),
+        render(corrected),
+        overlap=policy.overlap,
+        edit_weight=policy.similarity_weights.edit,
+        overlap_weight=policy.similarity_weights.overlap,
+    )
 
 
 def _subject_key(subject: str) -> str:
