@@ -80,7 +80,8 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
     from headrace_lake.log import events_of
     from headrace_lake.status import stage_status, states_of, task_statuses
     from headrace_lake.troubles import batch_troubles, failed_batches, group_of, stage_troubles, task_troubles
-    from headrace_processors.curate.state import describe_buckets
+    from headrace_processors.curate.state import BUCKET, describe_buckets
+    from headrace_schemas.events import BatchRetryRequested, TrainingCompleted, TrainingFailed
     from headrace_schemas.topology import TOPOLOGY
     from headrace_streams.kafka.groups import group_view
     from headrace_streams.release_log import adapter_digest, served
@@ -92,8 +93,10 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
     names = {stage.name: group_of(settings.deployment, stage.name) for stage in TOPOLOGY}
     views = {name: await group_view(settings, name) for name in dict.fromkeys(names.values())}
     groups = {stage: views[name] for stage, name in names.items()}
-    runs = [event async for event in events_of(log, "runs")]
-    failed = failed_batches(runs, [event async for event in events_of(log, "batches")])
+    # Manifests and progress are what these topics are large by, and nothing is asked of them here.
+    runs = [event async for event in events_of(log, "runs") if isinstance(event, TrainingCompleted | TrainingFailed)]
+    retries = [event async for event in events_of(log, "batches") if isinstance(event, BatchRetryRequested)]
+    failed = failed_batches(runs, retries)
     troubles = [*task_troubles(tasks, groups, behind_seconds), *batch_troubles(failed), *stage_troubles(stages)]
     return {
         "deployment": settings.deployment,
@@ -116,7 +119,7 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
         "left_out": newest_counts(runs),
         "ungraded": await newest_ungraded(log),
         "failed_batches": [msgspec.structs.asdict(failure) for failure in failed.values()],
-        "buckets": [bucket async for state in states_of(log, "curate", "examples") for bucket in describe_buckets(state)],
+        "buckets": [bucket async for state in states_of(log, "curate", "examples", BUCKET) for bucket in describe_buckets(state)],
         "served": [
             {
                 "bucket": bucket,

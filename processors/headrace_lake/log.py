@@ -71,10 +71,13 @@ def _shown(runner: FoldRunner, window: list[LogRecord]) -> list[LogRecord]:
     return window
 
 
-async def changelog_of(log: Log, stage: str, topic: str, partition: int) -> dict[str, bytes]:
-    """The newest value of each state key of a task, its position record included."""
+async def changelog_of(log: Log, stage: str, topic: str, partition: int, *, within: str = "") -> dict[str, bytes]:
+    """The newest value of each state key of a task, its position record included; of those that begin with `within`."""
     newest: dict[str, bytes] = {}
+    prefix = within.encode()
     async for record in log.read(changelog(stage, topic).name, partition):
+        if not (record.key or b"").startswith(prefix):
+            continue
         key = (record.key or b"").decode(errors="surrogateescape")
         if record.value is None:
             newest.pop(key, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,9 +165,9 @@ def _is_request(event: Event, record: LogRecord) -> bool:
     return topic is not None and isinstance(event, topic.requests) and record.key == key_of(record.topic, event).encode()
 
 
-def state_print(state: Mapping[str, bytes]) -> int:
+def state_print(entries: Iterable[tuple[str, bytes]]) -> int:
     """A number for a whole state, equal for equal states in any order: 256 bits, the sum of its entries' digests."""
-    return sum(entry_print(key, value) for key, value in state.items()) % 2**256
+    return sum(entry_print(key, value) for key, value in entries) % 2**256
 
 
 def entry_print(key: str, value: bytes) -> int:

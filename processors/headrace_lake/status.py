@@ -10,7 +10,7 @@ from msgspec import Struct
 from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.log import Log, changelog_of, position_of
 from headrace_schemas.topology import DEAD, RECORDS, StageTopology, changelog
-from headrace_streams.runtime.journal import POSITION_KEY, Position
+from headrace_streams.runtime.journal import Position
 
 EXACT_LAG = 100  # up to here the records behind a lag are counted one by one
 
@@ -68,12 +68,11 @@ async def task_statuses(log: KafkaLog, stages: Sequence[StageTopology], now_ms: 
     return statuses
 
 
-async def states_of(log: Log, stage: str, topic: str) -> AsyncGenerator[dict[str, bytes], None]:
-    """The state of each task of a stage over `topic` in changelog form, one after the other: a task's may be large."""
+async def states_of(log: Log, stage: str, topic: str, within: str) -> AsyncGenerator[dict[str, bytes], None]:
+    """The state of each task of a stage over `topic` in changelog form, one after the other, and of it the keys that begin with
+    `within`: a task's may be large."""
     for partition in range(await log.partitions(topic)):
-        state = await changelog_of(log, stage, topic, partition)
-        state.pop(POSITION_KEY, None)
-        yield state
+        yield await changelog_of(log, stage, topic, partition, within=within)
 
 
 async def _first(log: KafkaLog, topic: str, partition: int, start: int) -> int | None:

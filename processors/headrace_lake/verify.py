@@ -134,7 +134,7 @@ async def _verify_partition(
     position = recorded.position
     if position is None:
         # It has written nothing either, or has begun only after positions were read.
-        if not live.of(task) or POSITION_KEY in await changelog_of(log, *task):
+        if not live.of(task) or await changelog_of(log, *task, within=POSITION_KEY):
             return Verified()
         return Verified(differences=[Difference(*task, None, "position", "a position record on the changelog", "none")])
     start = await log.start(topic, partition)
@@ -337,7 +337,7 @@ class _Comparison:
         if self.position.now != self.runner.now:
             self._differ(None, "now", str(self.runner.now), str(self.position.now))
         same_form = self.position.state_version == self.runner.state_version
-        if same_form and state_print(self.runner.dumped()) == self.state:
+        if same_form and state_print(self.runner.entries()) == self.state:
             return
         changelog = await changelog_of(self.log, *self.task)  # whole, as only now it has to be shown
         if changelog.pop(POSITION_KEY, None) != encode_position(self.position) and same_form:

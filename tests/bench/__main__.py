@@ -28,6 +28,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "latency": ("--count", "3000"),
     "memory": ("--quick",),
     "open_interactions": ("--count", "30000"),
+    "rebuild": ("--count", "6000"),
     "restart": ("--count", "50000"),
     "stages": ("--count", "4000"),
     "trainer": ("--count", "24"),

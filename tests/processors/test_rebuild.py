@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -13,8 +15,13 @@ from headrace_lake.rebuild import Signal, rebuild, signals_in_order
 from headrace_processors.reward import erasure
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import RECORD_LIMIT
+from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.step import Produced
 from headrace_streams.testing import written_headers
 from support.memory_log import MemoryLog
+from support.memory_ring import MemoryRing
+from support.rebuild_at_once import rebuilt_at_once
+from support.signals import event as ring_event
 
 STAGE = {stage.name: stage for stage in STAGES}
 BODIES = {stage.name: stage.policy().model_dump(mode="json") for stage in STAGES}
@@ -113,3 +120,55 @@ def test_signals_come_in_the_order_of_time_and_id_and_as_they_were_recorded() ->
     assert sorted(signal.record for signal in signals) == sorted(recorded)
     key = [(signal.time_ns, signal.event_id, signal.record.partition, signal.record.offset) for signal in signals]
     assert key == sorted(key)
+
+
+def disputed(seed: int, count: int = 3) -> MemoryLog:
+    """Signals of a ring, and among them preferences over what lies on other partitions, retracted again, and an erasure."""
+    ring = MemoryRing(seed, partitions=count)
+    ring.round(40)
+    draw = random.Random(seed)
+    for number in range(30):
+        better, worse = draw.sample(range(1, 41), 2)
+        said = {"interaction_id": f"i-{better}", "feedback_id": f"p-{number}", "kind": "preference", "over": [f"i-{worse}"]}
+        ring.publish("feedback", ring_event("feedback.recorded", said, id=f"p-{number}"))
+        if number % 2:
+            back = {"interaction_id": f"i-{better}", "feedback_id": f"p-{number}"}
+            ring.publish("feedback", ring_event("feedback.retracted", back, id=f"q-{number}"))
+    ring.publish("interactions", ring_event("subject.erased", {"data_subject": "subject-1"}, id="gone"))
+    ring.round(40)
+    return ring.log
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_partitions_folded_one_after_the_other_say_what_all_say_at_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One partition tells another that a preference was retracted, which that one has to hear in its place."""
+    monkeypatch.setattr(erasure, "PORTION", 2)
+    log = disputed(seed)
+    expected = asyncio.run(rebuilt_at_once(log, STAGES, BODIES))
+    told = [made for made in expected if made.topic == "signals" and b"feedback.retracted" in made.value]
+    assert any(made.partition != json.loads(made.headers[1][1].split(b"/")[2]) for made in told)  # it does happen here
+
+    async def everything() -> list[Produced]:
+        return [made async for made in rebuild(log, STAGES, BODIES)]
+
+    assert asyncio.run(everything()) == expected
+
+
+def test_one_partition_s_state_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[FoldRunner] = weakref.WeakSet()
+    most = 0
+
+    class Counted(FoldRunner):
+        def __init__(self, *arguments: Any) -> None:
+            nonlocal most
+            super().__init__(*arguments)
+            alive.add(self)
+            most = max(most, len(alive))
+
+    monkeypatch.setattr("headrace_lake.rebuild.FoldRunner", Counted)
+
+    async def count() -> int:
+        return len([made async for made in rebuild(disputed(1), STAGES, BODIES)])
+
+    assert asyncio.run(count()) > 100
+    assert most == 1

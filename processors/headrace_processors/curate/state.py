@@ -26,6 +26,7 @@ CONTENT = 16  # bytes of the name of a content
 EMPTY = 0.0  # the fill of an empty bucket. msgspec leaves a default out when it is this very object, not when it is equal
 DEADLINES = "~deadlines"  # derived: (fold time in ms, bucket) of every open bucket that can still grow old, ascending
 BUCKETS = "~buckets"  # derived: the names of all buckets, ascending
+BUCKET = "bucket:"  # begins the state keys of buckets
 MEDIAN = "median"  # state key of the RecentMedian
 HOLDING = ("open", "test", "validation", "drawn", "cut")  # such an example has its content: another with the same is a duplicate
 
@@ -385,7 +386,7 @@ def bucket_of(value: bytes) -> CurateBucket:
 
 def describe_buckets(state: Mapping[str, bytes]) -> list[dict[str, Any]]:
     """The buckets of a task's changelog, for people: name, fill, target, batches, test rows, and a note on what it waits for."""
-    listed = sorted(key for key in state if key.startswith("bucket:"))
+    listed = sorted(key for key in state if key.startswith(BUCKET))
     return [_described(bucket_of(state[key])) for key in listed]
 
 

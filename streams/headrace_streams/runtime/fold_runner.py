@@ -6,7 +6,7 @@ counters and of switching rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
@@ -142,7 +142,13 @@ class FoldRunner:
         assert self.fold is not None
         self.state.update(self.fold.derive(self.state))
 
+    def entries(self) -> Iterator[tuple[str, bytes]]:
+        """The state in changelog form, entry by entry: whole, it would be in memory twice."""
+        assert self.fold is not None
+        for key, value in self.state.items():
+            if not key.startswith(DERIVED):
+                yield key, self.fold.dump(key, value)
+
     def dumped(self) -> dict[str, bytes]:
         """The whole state in changelog form."""
-        assert self.fold is not None
-        return {key: self.fold.dump(key, value) for key, value in self.state.items() if not key.startswith(DERIVED)}
+        return dict(self.entries())
