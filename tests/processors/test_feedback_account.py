@@ -11,7 +11,7 @@ from headrace_lake.feedback_account import FeedbackAccount, account_of
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Batch, Member, TrainingCompletion, TrainingStart
-from headrace_schemas.events import BatchReady, TrainingCompleted, TrainingStarted, make
+from headrace_schemas.events import BatchReady, ExampleRejected, TrainingCompleted, TrainingStarted, make
 from headrace_schemas.selection import training_members
 from headrace_streams.testing import event
 from support.memory_log import MemoryLog
@@ -117,10 +117,12 @@ def trained(said: Published, batch: Batch, *, named: bool, rehearsal: Sequence[M
         left_out={side: {why: len(ids) for why, ids in found.items()} for side, found in names.items()},
         left_out_examples=names if named else None,
     )  # fmt: skip
-    for kind, data in ((TrainingStarted, start), (TrainingCompleted, completion)):
-        said.log.append(
-            "runs", 0, None, encode(make(kind, data, id=f"{kind.__name__}-{run_id}", writer="train", time_ms=said.log.time))
-        )
+    times = {"writer": "train", "time_ms": said.log.time}
+    for event_ in (
+        make(TrainingStarted, start, id=f"s-{run_id}", **times),
+        make(TrainingCompleted, completion, id=f"c-{run_id}", **times),
+    ):
+        said.log.append("runs", 0, None, encode(event_))
 
 
 def learning() -> Published:
@@ -179,3 +181,16 @@ def test_rows_of_a_held_batch_are_learnt_once_a_later_run_has_learnt_them() -> N
     trained(said, later, named=True, rehearsal=training_members(held.members))
     learnt = len(training_members(held.members)) + len(training_members(later.members)) - 1
     assert said.account().examples["learnt", ""] == learnt
+
+
+def test_rows_that_leave_a_full_pool_before_any_batch_are_left_out_and_do_not_wait_for_ever() -> None:
+    said = Published(test_pool=2, validation_pool=2, prompt_pool=2, near_duplicate=None, graded=("sql",))
+    for number in range(150):
+        said.interaction(f"i{number}", output=f"select {number}", prompt_group=f"g{number}")
+        said.feedback(f"i{number}", f"f{number}", "explicit_negative" if number % 3 == 2 else "success")
+    found = said.account()
+    rejected = [decode(record.value or b"") for record in said.log.records[("rejections", 0)]]
+    full = [event for event in rejected if isinstance(event, ExampleRejected) and event.data.reason == "pool_full"]
+    assert len(full) > 10
+    assert found.feedback["left out", "pool_full"] >= len(full) - 6, "but those that a batch had before"
+    assert found.feedback.total() == 150
