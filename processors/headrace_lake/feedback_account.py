@@ -7,13 +7,15 @@ rows of feedback over what became of them, and the examples that they made over 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from headrace_lake.batches import rows_of
+from headrace_lake.batches import BatchState, rows_of
 from headrace_lake.log import Log, events_of
-from headrace_schemas.derived import Example, Member
+from headrace_schemas.derived import Batch, Example, Member, PromptMember
 from headrace_schemas.events import (
     BatchReady,
     Event,
@@ -26,20 +28,23 @@ from headrace_schemas.events import (
     RecordRejected,
     SignalRejected,
     TrainingCompleted,
+    TrainingStarted,
 )
-from headrace_schemas.selection import is_training
+from headrace_schemas.selection import is_validation, training_members, watched
 
 LEARNT, VALIDATION, TEST, WAITING, LEFT_OUT = "learnt", "validation", "test", "waiting", "left out"
+_RANKS = {LEARNT: 0, TEST: 1, VALIDATION: 2, WAITING: 3, LEFT_OUT: 4}  # the least counts where a row is in several batches
+_Fate = tuple[str, str]  # what became of it, and why
 _Feedback = tuple[str, str, str]  # interaction, source, feedback id
 
 
 class FeedbackAccount(Struct, kw_only=True):
-    """`feedback`: rows of feedback by (what became of them, why); `examples`: the judged interactions, likewise; `not_tokenised`:
-    of the learnt ones, rows that a run left out since its base makes nothing of them, by reason."""
+    """`feedback`: rows of feedback by (what became of them, why); `examples`: the judged interactions, likewise; `not_named`:
+    of the learnt ones, rows that a run left out and did not name, as older trainers do not, by reason."""
 
     feedback: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: Counter[tuple[str, str]] = field(default_factory=Counter)
-    not_tokenised: Counter[str] = field(default_factory=Counter)
+    not_named: Counter[str] = field(default_factory=Counter)
 
     def to_builtins(self) -> dict[str, dict[str, int]]:
         """For printing: `learnt`, or `left out: duplicate`, to its count, the largest first."""
@@ -48,7 +53,7 @@ class FeedbackAccount(Struct, kw_only=True):
             name: {f"{what}: {why}" if why else what: count for (what, why), count in box.most_common()}
             for name, box in boxes.items()
         }
-        return {**named, "not_tokenised": dict(self.not_tokenised.most_common())}
+        return {**named, "not_named": dict(self.not_named.most_common())}
 
 
 async def account_of(log: Log) -> FeedbackAccount:
@@ -135,7 +140,8 @@ async def _example_fates(
     used = _used(batches, runs)
     for event in runs:
         if isinstance(event, TrainingCompleted):
-            account.not_tokenised.update((event.data.left_out or {}).get("training", {}))
+            left_out = event.data.left_out or {}
+            account.not_named.update({} if event.data.left_out_examples else left_out.get("training", {}))
     fates: dict[str, tuple[str, str]] = {}
     for example_id, example in newest.items():
         if example_id in used:
@@ -151,33 +157,75 @@ async def _example_fates(
 
 
 def _used(batches: list[Event], runs: list[Event]) -> Mapping[str, tuple[str, str]]:
-    """What the batches made of their members: of several, what counts most."""
+    """What batches and runs made of their members: of several, what counts most."""
+    best: dict[str, tuple[int, _Fate]] = {}
+
+    def hold(example_ids: Iterable[str], *fate: str) -> None:
+        what, why = fate
+        ranked = (_RANKS[what], (what, why))
+        for example_id in example_ids:
+            best[example_id] = min(ranked, best.get(example_id, ranked))
+
     states = {row.batch_id: row.state for row in rows_of(batches, runs)}
-    best: dict[str, tuple[int, tuple[str, str]]] = {}
-    for event in batches:
-        if not isinstance(event, BatchReady):
-            continue
-        state = states[event.data.batch_id]
-        for member in event.data.members:
-            fate = _fate(member, state)
-            best[member.example_id] = min(fate, best.get(member.example_id, fate))
-        pools = (
-            (1, TEST, (*event.data.test_pool, *(event.data.prompts or ()))),
-            (2, VALIDATION, event.data.validation_pool or ()),
-        )
-        for rank, side, rows in pools:
-            for row in rows:
-                held = (rank, (side, ""))
-                best[row.example_id] = min(held, best.get(row.example_id, held))
+    ended = _ended(runs)
+    for batch in (event.data for event in batches if isinstance(event, BatchReady)):
+        run = ended.get(batch.batch_id, _Run())
+        for side, fate in (("training", LEARNT), ("test", TEST), ("prompts", TEST), ("validation", VALIDATION)):
+            left_out = run.left_out.get(side, {})
+            for reason, example_ids in left_out.items():
+                hold(example_ids, LEFT_OUT, reason)
+            gone = run.withdrawn.union(*left_out.values())
+            hold(
+                (one.example_id for one in _of_side(batch, side) if one.example_id not in gone),
+                *_held(fate, states[batch.batch_id]),
+            )
+        left_out = run.left_out.get("rehearsal", {})
+        for reason, example_ids in left_out.items():
+            hold(example_ids, LEFT_OUT, reason)
+        unread = frozenset[str]().union(*left_out.values())
+        hold((member.example_id for member in run.rehearsal if member.example_id not in unread), LEARNT, "")
+        for member in batch.members:
+            if member.role == "negative":
+                hold([member.example_id], LEFT_OUT, "negative: supervised training learns from none")
+            elif not member.weight > 0:
+                hold([member.example_id], LEFT_OUT, "no weight")
     return {example_id: fate for example_id, (_, fate) in best.items()}
 
 
-def _fate(member: Member, state: str) -> tuple[int, tuple[str, str]]:
-    """With its rank: the least counts where a member is in several batches."""
-    if member.split == "validation" and member.role == "train":
-        return 2, (VALIDATION, "")
-    if is_training(member):
-        if state == "trained":
-            return 0, (LEARNT, "")
-        return (4, (LEFT_OUT, "its batch failed")) if state == "failed" else (3, (WAITING, f"its batch: {state}"))
-    return 5, (LEFT_OUT, "negative: supervised training learns from none" if member.role == "negative" else "no weight")
+class _Run(NamedTuple):
+    """What the run that ended with a version used and left out, by side and reason."""
+
+    rehearsal: Sequence[Member] = ()
+    withdrawn: frozenset[str] = frozenset()
+    left_out: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
+
+
+def _ended(runs: list[Event]) -> dict[str, _Run]:
+    """The last run of each batch that ended with a version."""
+    starts = {event.data.run_id: event.data for event in runs if isinstance(event, TrainingStarted)}
+    ended: dict[str, _Run] = {}
+    for event in runs:
+        if isinstance(event, TrainingCompleted):
+            start, left_out = starts.get(event.data.run_id), event.data.left_out_examples or {}
+            pins = ([], []) if start is None else (start.rehearsal, start.withdrawn or [])
+            ended[event.data.batch_id] = _Run(pins[0], frozenset(pins[1]), left_out)
+    return ended
+
+
+def _of_side(batch: Batch, side: str) -> Sequence[Member | PromptMember]:
+    match side:
+        case "training":
+            return training_members(batch.members)
+        case "validation":
+            return [member for member in watched(batch) if is_validation(member)]
+        case "test":
+            return batch.test_pool
+        case _:
+            return batch.prompts or []
+
+
+def _held(fate: str, state: BatchState) -> tuple[str, str]:
+    """What became of the members of a batch in this state whose fate is `fate` once it is trained."""
+    if fate != LEARNT or state == "trained":
+        return fate, ""
+    return (LEFT_OUT, "its batch failed") if state == "failed" else (WAITING, f"its batch: {state}")

@@ -371,6 +371,10 @@ class TrainingCompletion(Value, frozen=True, kw_only=True):
     left_out: LeftOut = None
     shortened: Shortened = None
     notes: Annotated[list[str] | None, doc("What stood in the way of learning, in words. Absent: nothing.")] = None
+    left_out_examples: Annotated[
+        dict[str, dict[str, list[str]]] | None,
+        doc("Ids of the examples that `left_out` counts, by side and reason, where rows were made of them; absent: none."),
+    ] = None
 
 
 class TrainingFailure(Value, frozen=True, kw_only=True):

@@ -142,7 +142,7 @@ def test_roles_overflow_on_their_own() -> None:
 def test_the_test_pool_keeps_the_newest_and_does_not_fill_the_bucket() -> None:
     stage = CurateRun(test_pool=3, target_effective_size=2)
     stage.feed(*(rewarded(number, split="test") for number in range(5)))
-    assert (stage.batches, stage.bucket.fill, stage.counters) == ([], 0.0, {"admitted": 5})
+    assert (stage.batches, stage.bucket.fill, stage.counters) == ([], 0.0, {"admitted": 3, "rejected": 2})
     stage.feed(withdrawn(4), rewarded(10), rewarded(11))
     [batch] = stage.batches
     assert [row.split for row in batch.test_pool] == ["test", "test"]

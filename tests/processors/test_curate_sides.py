@@ -28,7 +28,7 @@ def test_validation_rows_are_pooled_and_named_by_every_batch() -> None:
     assert [[row.split for row in batch.members] for batch in (first, second)] == [["train"] * 2] * 2
     assert [row.example_id for row in first.validation_pool] == [row.example_id for row in second.validation_pool]
     assert {(row.split, row.role, row.weight) for row in first.validation_pool} == {("validation", "train", 1.0)}
-    assert [status(stage, number) for number in range(5)] == ["past", "past", "validation", "validation", "validation"]
+    assert [status(stage, number) for number in range(5)] == ["rejected"] * 2 + ["validation"] * 3
     stage.feed(withdrawn(2), rewarded(9), rewarded(10))
     assert len(stage.batches[2].validation_pool) == 2
     assert stage.batches[2].batch_id != second.batch_id

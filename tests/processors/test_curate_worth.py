@@ -95,3 +95,19 @@ def test_what_is_new_does_not_push_out_what_is_worth_more() -> None:
     assert stage.state[f"example:{BUCKET}:e2"].status == "rejected"
     stage.feed(row(3, reward=0.9))
     assert stage.state[f"example:{BUCKET}:e0"].status == "rejected"
+
+
+def test_what_leaves_a_full_pool_is_named_with_its_reason() -> None:
+    stage = CurateRun(test_pool=2)
+    stage.feed(*(row(number, split="test", prompt_group=GROUPS["test"][number]) for number in range(4)))
+    assert stage.reasons == ["pool_full", "pool_full"]
+    assert stage.bucket.test.size == 2
+    assert {name: stage.state[f"example:{BUCKET}:e{name}"].status for name in range(2)} == dict.fromkeys(range(2), "rejected")
+    assert (stage.counters["admitted"], stage.counters["rejected"]) == (2, 2)
+
+
+def test_until_rule_version_4_it_left_without_a_word() -> None:
+    stage = CurateRun(version=3, test_pool=2)
+    stage.feed(*(row(number, split="test", prompt_group=GROUPS["test"][number]) for number in range(4)))
+    assert stage.reasons == []
+    assert stage.state[f"example:{BUCKET}:e0"].status == "past"

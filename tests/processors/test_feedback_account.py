@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from headrace_lake.feedback_account import FeedbackAccount, account_of
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode, encode
-from headrace_schemas.derived import Batch, TrainingCompletion
-from headrace_schemas.events import BatchReady, TrainingCompleted, make
+from headrace_schemas.derived import Batch, Member, TrainingCompletion, TrainingStart
+from headrace_schemas.events import BatchReady, ExampleRejected, TrainingCompleted, TrainingStarted, make
+from headrace_schemas.selection import training_members
 from headrace_streams.testing import event
 from support.memory_log import MemoryLog
 
@@ -99,27 +101,96 @@ def test_rows_of_the_pools_of_a_batch_are_test_and_validation() -> None:
     assert min(len(tested), len(watched)) > 3
 
 
-def test_rows_of_a_trained_batch_are_learnt_and_what_its_run_left_out_is_counted_beside() -> None:
-    said = Published(target_effective_size=6.0, fresh_share=0.0)
-    for number in range(40):
-        said.interaction(
-            f"i{number}", output=f"select {'abcdefgh'[number % 8] * 9} from t{number * 7919}", prompt_group=f"g{number}"
-        )
+def trained(said: Published, batch: Batch, *, named: bool, rehearsal: Sequence[Member] = (), **pins: Any) -> None:
+    """A run of the batch that ended with a version, and left out its first row and one test row, which it `named` or not."""
+    run_id = f"r-{batch.batch_id}"
+    start = TrainingStart(
+        run_id=run_id, batch_id=batch.batch_id, bucket=batch.bucket, base=batch.base, seed=1, method="lora", hyperparameters={},
+        rehearsal=list(rehearsal), policy_digests={}, **pins,
+    )  # fmt: skip
+    names = {
+        "training": {"answer_too_long": [training_members(batch.members)[0].example_id]},
+        "test": {"message_lost": [row.example_id for row in batch.test_pool[:1]]},
+    }
+    completion = TrainingCompletion(
+        run_id=run_id, batch_id=batch.batch_id, bucket=batch.bucket, version_id="v", evaluation_id="e", seconds=1.0,
+        left_out={side: {why: len(ids) for why, ids in found.items()} for side, found in names.items()},
+        left_out_examples=names if named else None,
+    )  # fmt: skip
+    times = {"writer": "train", "time_ms": said.log.time}
+    for event_ in (
+        make(TrainingStarted, start, id=f"s-{run_id}", **times),
+        make(TrainingCompleted, completion, id=f"c-{run_id}", **times),
+    ):
+        said.log.append("runs", 0, None, encode(event_))
+
+
+def learning() -> Published:
+    """Two batches and some rows more; two rows of feedback on each interaction."""
+    said = Published(target_effective_size=6.0, fresh_share=0.0, near_duplicate=None)
+    for number in range(60):
+        said.interaction(f"i{number}", output=f"select {number}", prompt_group=f"g{number}")
         said.feedback(f"i{number}", f"f{number}", score=100)
         said.feedback(f"i{number}", f"g{number}", "explicit_positive")
+    return said
+
+
+def test_rows_of_a_trained_batch_are_learnt_but_those_that_the_run_left_out() -> None:
+    said = learning()
     before = said.account()
-    [batch, *_] = batches_of(said.log)
-    completion = TrainingCompletion(
-        run_id="r", batch_id=batch.batch_id, bucket=batch.bucket, version_id="v", evaluation_id="e", seconds=1.0,
-        left_out={"training": {"answer_too_long": 1}, "test": {"message_lost": 2}},
-    )  # fmt: skip
-    said.log.append("runs", 0, None, encode(make(TrainingCompleted, completion, id="c", writer="train", time_ms=said.log.time)))
+    [first, second, *_] = batches_of(said.log)
+    assert before.examples["learnt", ""] == 0
+    trained(said, first, named=True)
     after = said.account()
-    assert before.feedback.total() == after.feedback.total() == 80
-    assert after.examples.total() == 40
-    learnt = sum(member.split == "train" for member in batch.members)
-    assert learnt > 0
-    assert (before.examples["learnt", ""], after.examples["learnt", ""]) == (0, learnt)
-    assert after.feedback["learnt", ""] == 2 * learnt
-    assert after.not_tokenised == Counter({"answer_too_long": 1})
+    assert before.feedback.total() == after.feedback.total() == 120
+    assert after.examples.total() == 60
+    assert after.examples["learnt", ""] == len(training_members(first.members)) - 1 > 0
+    assert after.feedback["learnt", ""] == 2 * after.examples["learnt", ""]
+    assert after.examples["left out", "answer_too_long"] == 1
+    assert after.not_named == Counter()
     assert "left out: no event" not in after.to_builtins()["feedback"]
+    left = training_members(first.members)[:1]
+    trained(said, second, named=True, rehearsal=left)
+    assert said.account().examples["left out", "answer_too_long"] == 1, "of the second batch; the first's is learnt now"
+
+
+def test_what_an_older_trainer_left_out_without_names_is_counted_beside() -> None:
+    said = learning()
+    said.account()
+    batch = batches_of(said.log)[0]
+    trained(said, batch, named=False)
+    found = said.account()
+    assert found.not_named == Counter({"answer_too_long": 1})
+    assert found.examples["learnt", ""] == len(training_members(batch.members))
+
+
+def test_rows_that_were_withdrawn_before_their_run_are_not_learnt() -> None:
+    said = learning()
+    said.account()
+    batch = batches_of(said.log)[0]
+    gone = training_members(batch.members)[1].example_id
+    trained(said, batch, named=True, withdrawn=[gone])
+    assert said.account().examples["learnt", ""] == len(training_members(batch.members)) - 2
+
+
+def test_rows_of_a_held_batch_are_learnt_once_a_later_run_has_learnt_them() -> None:
+    said = learning()
+    said.account()
+    [held, later, *_] = batches_of(said.log)
+    assert said.account().examples["waiting", "its batch: waits"] >= len(training_members(held.members))
+    trained(said, later, named=True, rehearsal=training_members(held.members))
+    learnt = len(training_members(held.members)) + len(training_members(later.members)) - 1
+    assert said.account().examples["learnt", ""] == learnt
+
+
+def test_rows_that_leave_a_full_pool_before_any_batch_are_left_out_and_do_not_wait_for_ever() -> None:
+    said = Published(test_pool=2, validation_pool=2, prompt_pool=2, near_duplicate=None, graded=("sql",))
+    for number in range(150):
+        said.interaction(f"i{number}", output=f"select {number}", prompt_group=f"g{number}")
+        said.feedback(f"i{number}", f"f{number}", "explicit_negative" if number % 3 == 2 else "success")
+    found = said.account()
+    rejected = [decode(record.value or b"") for record in said.log.records[("rejections", 0)]]
+    full = [event for event in rejected if isinstance(event, ExampleRejected) and event.data.reason == "pool_full"]
+    assert len(full) > 10
+    assert found.feedback["left out", "pool_full"] >= len(full) - 6, "but those that a batch had before"
+    assert found.feedback.total() == 150

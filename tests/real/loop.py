@@ -36,17 +36,15 @@ from headrace_trainer.model.stops import stop_ids
 from headrace_trainer.objectives.sft import row_losses
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.stage.rehearsal import rehearsal_rows
-from real import base as base_model
 from real import corpora
+from real.bases import BASE, taught, teacher_of
 from real.in_process import Folded, folded
-from real.run import BASE, OTHERWISE, TAUGHT_BY, artifact_type
 from support import jsonl
 
 RECIPES: dict[str, dict[str, Any]] = {
     "today": {},
     "restarts": {"rehearsal": 0.25, "epochs": 3.0, "min_steps": 1, "final_rate": 0.0, "carry_optimiser": False},  # as it was
 }
-SMALL = {"hidden": 64, "layers": 2, "vocabulary": 2048}
 QUESTION, ANSWER = 48, 64  # tokens of a row with --small
 
 
@@ -132,15 +130,6 @@ def loss_of(model: Any, rows: Sequence[TokenRow], base: Base, precision: Precisi
     return float(np.mean(row_losses(model, rows, base, 8192, precision)))
 
 
-def taught(teacher: str, data: Path, folder: Path, *, small: bool) -> Path:
-    """The base that has read the corpus `teacher`; made once."""
-    weights = folder / f"{teacher}-{'small' if small else 'base'}"
-    if not (weights / "config.json").exists():
-        said = (line.fields for line in corpora.said(teacher, corpora.corpora(data)[teacher]) if line.kind == "interaction")
-        base_model.build([f"{fields['prompt']}\n{fields['output']}" for fields in said], weights, **(SMALL if small else {}))
-    return weights
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with *.jsonl.gz")
@@ -161,7 +150,7 @@ def main() -> None:
         keys = [Key(name, seed, rate, recipe, given.small) for seed, rate, recipe in wanted]
         if all(results.has(key) for key in keys):
             continue
-        weights = taught(TAUGHT_BY.get(artifact_type(name, files[name]), OTHERWISE), given.data, given.bases, small=given.small)
+        weights = taught(teacher_of(name, files), given.data, given.bases, small=given.small)
         policies: dict[str, dict[str, Any]] = {"reward": {"bases": [{"base": BASE}]}, "curate": {"decay_per_day": 1.0}}
         corpus = Corpus(folded(corpora.said(name, files[name]), policies), weights, small=given.small)
         if not corpus.batches or not corpus.test:

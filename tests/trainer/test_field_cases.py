@@ -164,6 +164,8 @@ def test_a_row_whose_question_does_not_fit_is_left_out_and_counted(tiny_base: Pa
     hyper = training_data.HYPER.model_copy(update={"max_sequence_tokens": 64}).to_wire()
     result = run(replace(spec, start=training_data.start(spec.batch, hyperparameters=hyper)))
     assert result.left_out == {"training": {"question_too_long": 1, "answer_empty": 1}}
+    named = {reason: len(ids) for reason, ids in (result.left_out_examples or {})["training"].items()}
+    assert named == result.left_out["training"]
     assert result.rows + 2 == len(spec.batch.members)
 
 

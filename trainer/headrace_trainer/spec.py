@@ -28,6 +28,7 @@ from headrace_trainer.policy import EvaluationPolicy, GraderPolicy, RequirementP
 from headrace_trainer.suites import Suite
 
 Counts = dict[str, dict[str, int]]  # of rows, by side (training, rehearsal, validation, test) and reason
+ExampleIds = dict[str, dict[str, list[str]]]  # the same rows, by name
 
 
 class JobProgress(NamedTuple):
@@ -78,6 +79,7 @@ class TrainingOutcome(NamedTuple):
     left_out: Counts
     shortened: Counts
     notes: Sequence[str]
+    left_out_examples: ExampleIds
 
 
 class EvaluationReport(Struct, frozen=True):
@@ -145,8 +147,9 @@ class SamplesFile(NamedTuple):
 
 class JobResult(NamedTuple):
     """`folder` holds the adapter; `rows` were trained on; `warm_started`: it went on from the parent; `training` is
-    None when the job only evaluated. `left_out` and `shortened` count rows; `notes`: what stands in the way of learning;
-    `samples`: those of its evaluation, if the policy keeps any; `optimiser`: folder of the optimiser's state, if one is kept."""
+    None when the job only evaluated. `left_out` and `shortened` count rows, `left_out_examples` names the former; `notes`: what
+    stands in the way of learning; `samples`: those of its evaluation, if the policy keeps any; `optimiser`: folder of the
+    optimiser's state, if one is kept."""
 
     folder: Path
     rows: int
@@ -160,3 +163,4 @@ class JobResult(NamedTuple):
     notes: Sequence[str] = ()
     samples: SamplesFile | None = None
     optimiser: Path | None = None
+    left_out_examples: ExampleIds | None = None

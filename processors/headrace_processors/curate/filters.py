@@ -37,6 +37,7 @@ REJECTIONS: dict[str, str] = {
     "near_duplicate": "no other open example of its role and outcome that is worth as much is {near_duplicate} alike to it",
     "target_learnt": "no example that is learnt from has the target of {one_side_chars} characters of a test or validation row",
     "overflow": "an open bucket keeps {open_limit} of each role, those that are worth most",
+    "pool_full": "a pool of test or validation rows, or of prompts, keeps the newest; it may have been in batches before",
     "same_group": "no other prompt that was drawn has the same group",
     "not_graded": "prompts are drawn of artifact types that are graded without a reference",
     "too_many_buckets": "a partition has at most {max_buckets} buckets",

@@ -303,6 +303,8 @@ class CurateStep:
                 example_id, oldest = bucket.oldest(pool)
                 if pool == "drawn":  # nothing comes back to it, and another of its group may be drawn
                     bucket.forget(example_id, oldest)
+                elif self.rules.version > 3:
+                    self._evict(bucket, example_id, oldest, "pool_full")
                 else:
                     bucket.remove(example_id, oldest, _without_content(oldest, "past"))
 

@@ -41,6 +41,7 @@ from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import (
     Counts,
     EvaluationReport,
+    ExampleIds,
     JobProgress,
     JobResult,
     JobSpec,
@@ -80,7 +81,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
         folder, learnt.rows if learnt else 0, learnt is not None and learnt.warm_started, seconds,
         msgspec.structs.replace(report, samples=()), training, surroundings_of(spec.device, processes=spec.processes),
         lessons.left_out or None, lessons.shortened or None, lessons.notes, samples,
-        optimiser_folder(spec) if learnt and hyper.carry_optimiser else None,
+        optimiser_folder(spec) if learnt and hyper.carry_optimiser else None, lessons.left_out_examples or None,
     )  # fmt: skip
 
 
@@ -107,7 +108,9 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     if ranks.first:
         shutil.rmtree(adapter_folder(spec), ignore_errors=True)  # left of a kill: the store takes no half files
     lora.save(model, adapter_folder(spec), _public_name(spec), writes=ranks.first)
-    return TrainingOutcome(len(rows), warm_started, training, lessons.left_out, lessons.shortened, tuple(lessons.notes))
+    return TrainingOutcome(
+        len(rows), warm_started, training, lessons.left_out, lessons.shortened, tuple(lessons.notes), lessons.left_out_examples
+    )
 
 
 def settled(spec: JobSpec) -> tuple[Hyperparameters, Precision]:
@@ -133,6 +136,7 @@ class JobRows:
         self._spec, self._hyper = spec, hyper
         self.left_out: Counts = {}
         self.shortened: Counts = {}
+        self.left_out_examples: ExampleIds = {}
         self.notes: list[str] = []
         self._unfit: list[UnfitExample] = []  # of what is asked
 
@@ -140,6 +144,7 @@ class JobRows:
         """What training found."""
         self.left_out.update(learnt.left_out)
         self.shortened.update(learnt.shortened)
+        self.left_out_examples.update(learnt.left_out_examples)
         self.notes += learnt.notes
 
     def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
@@ -190,6 +195,8 @@ class JobRows:
         for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
             if found:
                 counts[side] = found
+        for unfit in made.unfit:
+            self.left_out_examples.setdefault(side, {}).setdefault(unfit.reason, []).append(unfit.example.example_id)
         if side in ("test", "prompts"):
             self._unfit += made.unfit
 

@@ -207,6 +207,7 @@ def completed(
         left_out=result.left_out,
         shortened=result.shortened,
         notes=list(result.notes) or None,
+        left_out_examples=result.left_out_examples,
     )
     evaluated_by = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
     return [
