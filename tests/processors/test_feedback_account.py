@@ -117,7 +117,7 @@ def trained(said: Published, batch: Batch, *, named: bool, rehearsal: Sequence[M
         left_out={side: {why: len(ids) for why, ids in found.items()} for side, found in names.items()},
         left_out_examples=names if named else None,
     )  # fmt: skip
-    times = {"writer": "train", "time_ms": said.log.time}
+    times: dict[str, Any] = {"writer": "train", "time_ms": said.log.time}
     for event_ in (
         make(TrainingStarted, start, id=f"s-{run_id}", **times),
         make(TrainingCompleted, completion, id=f"c-{run_id}", **times),
