@@ -121,7 +121,9 @@ async def _serve(
 ) -> int:
     from aiohttp import web
 
+    from headrace_cli.doctor import examine
     from headrace_console.access import TokenAccess
+    from headrace_console.doctor_watch import DoctorWatch
     from headrace_console.follower import LakeFollower
     from headrace_console.reading import LakeReader
     from headrace_console.server import ConsoleSite
@@ -139,9 +141,16 @@ async def _serve(
     reader = LakeReader(folder_of(settings, folder))
     status = StatusWatch(lambda: _status(settings))
     follower = None if arguments is None else LakeFollower(arguments)
-    runner = web.AppRunner(
-        ConsoleSite(settings, reader, access, [*own, *names], status).app, access_log=None, shutdown_timeout=1.0
+    site = ConsoleSite(
+        settings,
+        reader,
+        access,
+        [*own, *names],
+        status,
+        doctor=DoctorWatch(lambda: examine(settings)),
+        feeder=lambda: "not fed by this console" if follower is None else follower.state,
     )
+    runner = web.AppRunner(site.app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     tasks = [asyncio.create_task(each.run()) for each in (status, follower) if each is not None]
     try:
@@ -179,8 +188,15 @@ def _listening(host: str, port: int) -> Any:
     return made
 
 
-def _status(settings: Settings) -> dict[str, Any]:
-    """As `headrace status --json` has it, from a thread without a loop."""
+def _status(settings: Settings) -> tuple[dict[str, Any], dict[str, int]]:
+    """As `headrace status --json` has it, and where the log ends; from a thread without a loop."""
     from headrace_lake.cli import BEHIND_SECONDS, status_report
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.manifest import LAKE_TOPICS
 
-    return asyncio.run(status_report(settings, BEHIND_SECONDS))
+    async def ask() -> tuple[dict[str, Any], dict[str, int]]:
+        report = await status_report(settings, BEHIND_SECONDS)
+        spans = await KafkaLog(settings).offsets(LAKE_TOPICS)
+        return report, {f"{topic}/{partition}": span.end for (topic, partition), span in spans.items()}
+
+    return asyncio.run(ask())

@@ -39,18 +39,18 @@ class LiveFeed:
         try:
             await response.prepare(request)
             with contextlib.suppress(ConnectionError):
-                await self._tell(response)
+                await self._tell(response, request.query.get("of") == "status")
         finally:
             self._open -= 1
         return response
 
-    async def _tell(self, response: web.StreamResponse) -> None:
+    async def _tell(self, response: web.StreamResponse, status: bool) -> None:
         await response.write(b"retry: 2000\n\n")
-        seen, silent = self._state(), 0.0
+        seen, silent = self._state(status), 0.0
         while not await self._ended():
             self._status.looked_at()
             silent += EVERY_SECONDS
-            if (now := self._state()) != seen:
+            if (now := self._state(status)) != seen:
                 await response.write(b"event: news\ndata: .\n\n")
                 seen, silent = now, 0.0
             elif silent >= SILENCE_SECONDS:
@@ -64,10 +64,11 @@ class LiveFeed:
                 await self._ending.wait()
         return self._ending.is_set()
 
-    def _state(self) -> tuple[int, int | None, str | None]:
-        """Another one when there is something to be shown anew."""
+    def _state(self, status: bool) -> tuple[int, int | None, str | None]:
+        """Another one when there is something to be shown anew; `status`: a newer status is."""
         try:
             changed = (self._reader.folder.path / MANIFEST).stat().st_mtime_ns
         except OSError:
             changed = 0
-        return changed, self._status.newest.at_ms, self._status.newest.error
+        seen = self._status.newest
+        return changed, seen.at_ms if status else None, seen.error

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
 
+from headrace_console.doctor_watch import DoctorSeen
+from headrace_console.status_watch import StatusSeen
 from headrace_lake.manifest import Manifest
 from headrace_lake.query import LakeQuery
 from headrace_schemas.root_error import NO, HeadraceError
@@ -39,8 +42,9 @@ class PageVisitor(Struct, frozen=True):
 
 
 class PageRequest(Struct, frozen=True):
-    """All that a read model is given. `lake` is at the cut of `manifest`; `status` what `headrace status --json` last said
-    (None: the log was not reached), `status_at` when (ms); `names` what stands in the path, `query` behind it."""
+    """All that a read model is given. `lake` is at the cut of `manifest`; `seen` what `headrace status --json` last said (its
+    `report` is None when the log was never reached); `names` what stands in the path, `query` behind it;
+    `doctor` what `headrace doctor` last found; `folder` the lake's, and `feeder` what feeds it."""
 
     lake: LakeQuery
     manifest: Manifest
@@ -49,9 +53,10 @@ class PageRequest(Struct, frozen=True):
     path: str
     names: Mapping[str, str] = {}
     query: Mapping[str, str] = {}
-    status: Mapping[str, Any] | None = None
-    status_at: int | None = None
-    status_error: str | None = None
+    seen: StatusSeen = StatusSeen()
+    doctor: Callable[[], DoctorSeen] = DoctorSeen
+    folder: Path = Path()
+    feeder: str = ""
 
     def now(self) -> int:
         """ms since the epoch: for ages that people read, decided by nothing."""
@@ -66,7 +71,8 @@ class PageRequest(Struct, frozen=True):
 class ConsolePage(Struct, frozen=True, kw_only=True):
     """A page. `path` may have names (`/batches/{id:.+}`); `group` is where it stands in the navigation, None for one that is only
     linked to. `sample` is a SELECT of one column with values for the last name of the path: the index links to its first, tests
-    open all of them. `right`: who may see it. `live`: it is shown anew when the cut moves."""
+    open all of them. `right`: who may see it. `live`: it is shown anew when the cut
+    moves; `uses_status`: and when there is a newer status."""
 
     path: str
     title: str
@@ -78,3 +84,4 @@ class ConsolePage(Struct, frozen=True, kw_only=True):
     right: Right = "viewer"
     sample: str | None = None
     live: bool = True
+    uses_status: bool = False

@@ -19,7 +19,9 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 
 from headrace_console.action import ConsoleAction
+from headrace_console.ring_graphic import nodes_of
 from headrace_schemas.times import rfc3339
+from headrace_schemas.topology import DEAD, STAGES_BY_NAME
 
 CELL = 4096  # characters of a text that a page shows, unless it is asked for with `?whole=1`
 WHOLE = "whole"
@@ -28,6 +30,18 @@ PATHS = {
     "release": "releases", "version": "versions", "batch": "batches", "run": "runs", "bucket": "buckets", "example": "examples",
 }  # fmt: skip
 _PLAIN = frozenset("\n\t")
+# Counters of stages whose records came out on another topic than the input.
+_RECORDS: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
+    ("intake", "signals"): ("signals", {"stage": "intake"}),
+    ("link", "resolved"): ("signals", {"stage": "link"}),
+    ("reward", "applied"): ("examples", {"stage": "reward"}),
+    ("reward", "duplicate"): ("rejections", {"stage": "reward"}),
+    ("reward", "conflict"): ("rejections", {"stage": "reward"}),
+    ("curate", "rejected"): ("rejections", {"stage": "curate"}),
+    ("train", "trained"): ("versions", {}),
+    ("train", "failed"): ("runs", {"type": "training.failed"}),
+    ("release", "answered"): ("releases.history", {}),
+}
 
 
 class WholeText(str):
@@ -105,7 +119,23 @@ def environment(known: frozenset[str] = frozenset(), actions: Collection[Console
         query = urlencode({"subject": str(subject)})
         return Markup('<a class="act" href="/do/{}?{}">{}</a>').format(action, query, text or offered.title)
 
-    made.globals |= {"link": link, "place": place, "with_query": with_query, "act": act}
+    def records_of(stage: str, counter: str) -> Markup:
+        """A counter of a stage, as a link to the records that it counts: where they came out, else where they went in."""
+        topology = STAGES_BY_NAME[stage]
+        topic, query = _RECORDS.get((stage, counter), (topology.inputs[0], {}))
+        if counter == DEAD:
+            topic, query = "dead-letters", {"stage": stage}
+        path = f"/records/{topic}" + (f"?{urlencode(query)}" if query else "")
+        return Markup('<a href="{}">{}</a>').format(path, counter.replace("_", " "))
+
+    made.globals |= {
+        "link": link,
+        "place": place,
+        "with_query": with_query,
+        "act": act,
+        "records_of": records_of,
+        "ring_nodes": nodes_of,
+    }
     return made
 
 

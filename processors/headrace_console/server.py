@@ -10,7 +10,7 @@ import hashlib
 import importlib.resources
 import logging
 import mimetypes
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from aiohttp import web
 from headrace_console.access import SESSION_SECONDS, ConsoleAccess, TokenAccess
 from headrace_console.actions import actions
 from headrace_console.asking import ActionDesk
+from headrace_console.doctor_watch import DoctorSeen, DoctorWatch
 from headrace_console.guard import FORM_TOKEN, VISITOR, Handler, guard, hardened
 from headrace_console.live import LiveFeed
 from headrace_console.page import GROUPS, ConsolePage, PageMissing, PageRequest, PageVisitor
@@ -51,8 +52,12 @@ class ConsoleSite:
         access: ConsoleAccess,
         hosts: Collection[str],
         status: StatusWatch,
+        *,
+        doctor: DoctorWatch | None = None,
+        feeder: Callable[[], str] = str,
     ) -> None:
         self._settings, self._reader, self._access, self._status = settings, reader, access, status
+        self._look, self._feeder = (DoctorSeen if doctor is None else doctor.look), feeder
         self._pages, known = pages(), actions()
         heads = frozenset(page.path.split("/")[1] for page in self._pages if "{" in page.path)
         self._templates = environment(heads, known.values())
@@ -79,7 +84,10 @@ class ConsoleSite:
         visitor = request[VISITOR]
         if not visitor.may(page.right):
             raise web.HTTPForbidden(text=f"{page.title} is for the role {page.right}; {visitor.name} has {_listed(visitor)}")
-        self._status.looked_at()
+        if page.uses_status:
+            await self._status.first()
+        else:
+            self._status.looked_at()
         return await self._show(request, page.template, page.model, page=page)
 
     async def _show(
@@ -97,8 +105,8 @@ class ConsoleSite:
         def answer(lake: LakeQuery, manifest: Manifest) -> tuple[Any, PageRequest]:
             query = _query(request)
             asked = PageRequest(
-                lake, manifest, self._settings, request[VISITOR], request.path, dict(request.match_info), query,
-                seen.report, seen.at_ms, seen.error,
+                lake, manifest, self._settings, request[VISITOR], request.path, dict(request.match_info), query, seen,
+                self._look, self._reader.folder.path, self._feeder(),
             )  # fmt: skip
             model = read(asked)
             return (model if then is not None else self._body(request, template, model, asked, page)), asked
@@ -109,7 +117,7 @@ class ConsoleSite:
             found = await asyncio.to_thread(self._body, request, template, model, asked, page)
         body, content_type = found
         response = web.Response(body=body, content_type=content_type, charset="utf-8")
-        response.headers["Headrace-Cut"] = _cut(asked.manifest)["digest"]
+        response.headers["Headrace-Cut"] = _cut(asked.manifest, {})["digest"]
         return response
 
     def _body(
@@ -117,7 +125,9 @@ class ConsoleSite:
     ) -> tuple[bytes, str]:
         if asked.query.get("format") == "json":
             return msgspec.json.encode(model, enc_hook=str), "application/json"
-        text = self._rendered(template, request, asked.visitor, page=page, model=model, asked=asked, cut=_cut(asked.manifest))
+        text = self._rendered(
+            template, request, asked.visitor, page=page, model=model, asked=asked, cut=_cut(asked.manifest, asked.seen.ends)
+        )
         return text.encode(errors="replace"), "text/html"
 
     def _rendered(self, template: str, request: web.Request, visitor: PageVisitor | None, **values: Any) -> str:
@@ -212,12 +222,19 @@ def _listed(visitor: PageVisitor) -> str:
     return ", ".join(sorted(visitor.rights)) or "none"
 
 
-def _cut(manifest: Manifest) -> dict[str, Any]:
-    """What the header says of the cut."""
+def _cut(manifest: Manifest, ends: Mapping[str, int]) -> dict[str, Any]:
+    """What the header says of the cut. `behind`: offsets up to the log's `ends`, None where these are not known."""
     newest = max((segment.last_ms for segment in manifest.segments), default=None)
     offsets = manifest.cut
     digest = hashlib.sha256(msgspec.json.encode(offsets)).hexdigest()[:16]
-    return {"at": newest, "text": None if newest is None else rfc3339(newest), "offsets": offsets, "digest": digest}
+    behind = sum(max(0, end - offsets.get(place, 0)) for place, end in ends.items()) if ends else None
+    return {
+        "behind": behind,
+        "at": newest,
+        "text": None if newest is None else rfc3339(newest),
+        "offsets": offsets,
+        "digest": digest,
+    }
 
 
 def _assets() -> dict[str, tuple[bytes, str]]:

@@ -104,10 +104,10 @@ class ServedConsole:
         await runner.cleanup()
         reader.close()
 
-    def _status(self) -> Mapping[str, Any]:
+    def _status(self) -> tuple[Mapping[str, Any], dict[str, int]]:
         if self.report is None:
             raise ConnectionError("127.0.0.1:9092 does not answer")
-        return self.report
+        return self.report, dict(self.folder.load().cut)
 
     @cached_property
     def cookie(self) -> str:

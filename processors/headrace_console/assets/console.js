@@ -73,7 +73,7 @@ let stream = null;
 function follow() {
   if (document.hidden) { stream?.close(); stream = null; return; }
   if (stream) return;
-  stream = new EventSource("/live");
+  stream = new EventSource(`/live?of=${document.body.dataset.live}`);
   stream.addEventListener("news", refresh);
   stream.onerror = () => {
     say("the console does not answer; it is tried again");

@@ -5,23 +5,73 @@ from __future__ import annotations
 from typing import Any
 
 from headrace_console.page import ConsolePage, PageRequest
+from headrace_lake.views import event, table_of
+from headrace_schemas.topology import DEAD, TOPOLOGY
 
-RELEASES = 5
+RELEASES, HAPPENED = 6, 14
+
+# What somebody who comes back wants to know first. Only topics with few records are looked at, whatever the log's size.
+_HAPPENED = f"""
+SELECT appended_at, topic, partition, log_offset, replace(replace(event_type, 'headrace.', ''), '.v1', '') AS kind, bucket,
+    coalesce(release_id, version_id, run_id, batch_id) AS id,
+    CASE WHEN release_id IS NOT NULL THEN 'release' WHEN topic = 'versions' THEN 'version' WHEN topic = 'runs' THEN 'run'
+        ELSE 'batch' END AS refers,
+    coalesce(try(value->>'$.data.reason'), try(value->>'$.data.error'), 'cut for ' || try(value->>'$.data.cause'), '') AS text
+FROM (SELECT * FROM {table_of("batches")} WHERE {event("batch.ready")}
+    UNION ALL SELECT * FROM {table_of("runs")} WHERE {event("training.started", "training.completed", "training.failed")}
+    UNION ALL SELECT * FROM {table_of("releases.history")} WHERE starts_with(origin, 'release/'))
+ORDER BY appended_at DESC, topic, partition, log_offset DESC LIMIT {HAPPENED}
+"""
+
+_RELEASES = f"""
+SELECT release_id, bucket, sequence, kind, adapter, version_id, reason, appended_at FROM releases
+WHERE kind IN ('promoted', 'rolled_back', 'revoked') ORDER BY appended_at DESC, sequence DESC LIMIT {RELEASES}
+"""
 
 
 def flow(asked: PageRequest) -> dict[str, Any]:
-    """Stages as `headrace status --json` has them, and the newest releases of the lake."""
-    status = asked.status
+    """Stages, tasks, troubles, buckets and what is served as `headrace status --json` has them, with rates; from the lake
+    what was released and what happened."""
+    report = asked.seen.report
+    stages = [] if report is None else [_stage(stage, report, asked.seen.rates) for stage in report["stages"]]
     return {
-        "status_at": asked.status_at,
-        "status_error": asked.status_error,
-        "stages": [] if status is None else status["stages"],
-        "troubles": [] if status is None else status["troubles"],
-        "releases": asked.lake.run(
-            "SELECT release_id, bucket, sequence, kind, adapter, reason, appended_at FROM releases ORDER BY appended_at DESC "
-            f"LIMIT {RELEASES}"
-        ).dicts(),
+        "seen_at": asked.seen.at_ms,
+        "seen_error": asked.seen.error,
+        "stages": stages,
+        **{name: [] if report is None else report[name] for name in ("tasks", "troubles", "buckets", "served")},
+        "releases": asked.lake.run(_RELEASES).dicts(),
+        "happened": asked.lake.run(_HAPPENED).dicts(),
     }
+
+
+def _stage(stage: Any, report: Any, rates: Any) -> dict[str, Any]:
+    """A stage of the report, with how fast it reads, for how long its oldest record has waited, and who works at it."""
+    tasks = [task for task in report["tasks"] if task["stage"] == stage["stage"]]
+    waited = [task["waited_seconds"] for task in tasks if task["waited_seconds"] is not None]
+    topology = next(each for each in TOPOLOGY if each.name == stage["stage"])
+    holders: dict[str, int] = {}
+    for task in tasks:
+        holders[task["worker"] or ""] = holders.get(task["worker"] or "", 0) + 1
+    return {
+        **stage,
+        "description": topology.description,
+        "inputs": topology.inputs,
+        "rate": rates.get(stage["stage"]),
+        "waited_seconds": max(waited, default=None),
+        "holders": holders,
+        "partitions": len(tasks),
+        "wrong": sum(_of(trouble["what"], stage["stage"]) for trouble in report["troubles"]),
+        "shares": [
+            {"counter": name, "count": count, "dead": name == DEAD}
+            for name, count in stage["counters"].items()
+            if not topology.is_tally(name)
+        ],
+        "tallies": {name: count for name, count in stage["counters"].items() if topology.is_tally(name)},
+    }
+
+
+def _of(what: str, stage: str) -> bool:
+    return what == stage or what.startswith(f"{stage}/")
 
 
 PAGES = [
@@ -33,5 +83,6 @@ PAGES = [
         template="flow.html",
         group="Now",
         order=1,
+        uses_status=True,
     )
 ]

@@ -1,0 +1,79 @@
+"""One box for any id, reference, digest or offset: what it names, what became of it, and every record that has it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from headrace_console.page import ConsolePage, PageRequest
+from headrace_console.pages.records import record_at
+from headrace_lake.learning_state import learning_state
+from headrace_lake.segments import IDS
+from headrace_lake.views import KIND, table_of
+
+ROWS = 40
+_PLACE = re.compile(r"([a-z.-]+)/(\d{1,9})/(\d{1,18})")
+_NAMED = ("release", "version", "batch", "run", "evaluation", "example", "interaction", "bucket")
+_COLUMNS = ("key", "event_id", *IDS)
+_SHOWN = f"topic, partition, log_offset, appended_at, {KIND} AS kind, " + ", ".join(IDS)
+
+
+def find(asked: PageRequest) -> dict[str, Any]:
+    """Of `what`: the record, if it is a place; what is called so, by kind; records that name it, the newest first; its state, if
+    it is an interaction or an example, and why."""
+    what = asked.query.get("what", "").strip()[:400]
+    found: dict[str, Any] = {"what": what, "record": None, "names": [], "records": [], "state": None, "more": False}
+    if not what:
+        return found
+    if place := _PLACE.fullmatch(what):
+        return {**found, "record": record_at(asked, place[1], int(place[2]), int(place[3]))}
+    rows = asked.lake.run(
+        f"SELECT {_SHOWN} FROM records WHERE {' OR '.join(f'{name} = $what' for name in _COLUMNS)} "
+        f"ORDER BY appended_at DESC, topic, partition, log_offset DESC LIMIT {ROWS + 1}",
+        {"what": what},
+    ).dicts()
+    rows = rows or _by_reference(asked, what)
+    kinds = [kind for kind in _NAMED if any(row.get(_column(kind)) == what for row in rows)]
+    interaction = next((row["interaction_id"] for row in rows if what in (row["interaction_id"], row["example_id"])), None)
+    return {
+        **found,
+        "names": [{"kind": kind, "id": what} for kind in kinds],
+        "records": rows[:ROWS],
+        "more": len(rows) > ROWS,
+        "state": None if interaction is None else learning_state(asked.lake, interaction),
+    }
+
+
+def _column(kind: str) -> str:
+    return kind if kind == "bucket" else f"{kind}_id"
+
+
+def _by_reference(asked: PageRequest, what: str) -> list[dict[str, Any]]:
+    """Records that name it inside: an adapter by the beginning of its digest, a foreign id, feedback."""
+    digest = what.removeprefix("sha256:")
+    if re.fullmatch(r"[0-9a-f]{6,64}", digest):
+        topics, path, value = ("versions", "releases.history"), "$.data.adapter.digest", f"sha256:{digest}"
+        rows = _inside(asked, topics, f"starts_with(try(value->>'{path}'), $what)", value)
+        if rows:
+            return rows
+    rows = _inside(asked, ("signals",), "try(value->>'$.data.feedback_id') = $what", what)
+    return rows or _inside(asked, ("refs",), "(key = $what OR try(value->>'$.data.ref.id') = $what)", what)
+
+
+def _inside(asked: PageRequest, topics: tuple[str, ...], condition: str, what: str) -> list[dict[str, Any]]:
+    union = " UNION ALL ".join(f"SELECT {_SHOWN} FROM {table_of(topic)} WHERE {condition}" for topic in topics)
+    return asked.lake.run(f"{union} ORDER BY appended_at DESC LIMIT {ROWS + 1}", {"what": what}).dicts()
+
+
+PAGES = [
+    ConsolePage(
+        path="/find",
+        title="Find",
+        about="Any id, reference, digest or topic/partition/offset, in one box.",
+        model=find,
+        template="find.html",
+        group="Tools",
+        order=1,
+        live=False,
+    )
+]

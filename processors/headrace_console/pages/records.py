@@ -1,0 +1,141 @@
+"""The log by topic, partition and offset: a list with filters, and one record whole. Knows columns, no event's meaning."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC
+from typing import Any
+
+from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_lake.manifest import LAKE_TOPICS
+from headrace_lake.segments import IDS
+from headrace_lake.views import KIND, table_of
+from headrace_schemas.topology import TOPOLOGY
+
+ROWS = 50
+RAW = {"dead-letters": "value_base64"}  # raw texts, for the privacy role: nothing is scrubbed in them
+_SHOWN = ", ".join(("topic", "partition", "log_offset", "appended_at", f"{KIND} AS kind", "key", "origin", *IDS))
+_OLDER = "(appended_at, partition, log_offset) < (make_timestamp($at * 1000), $partition, $offset)"
+
+
+def records(asked: PageRequest) -> dict[str, Any]:
+    """Records of a topic, the newest first: `type`, `stage` (which wrote it), `partition` and `bucket` narrow it, `before` (ms,
+    partition, offset) goes on behind a page."""
+    topic = asked.names["topic"]
+    if topic not in LAKE_TOPICS:
+        raise PageMissing(f"the lake has no topic {topic!r}: it has {', '.join(LAKE_TOPICS)}")
+    given = {name: asked.query[name] for name in ("type", "stage", "partition", "bucket") if asked.query.get(name)}
+    conditions, values = ["true"], dict[str, Any]()
+    if "type" in given:
+        conditions.append("event_type = $type")
+        values["type"] = f"headrace.{given['type']}.v1"
+    if "stage" in given:
+        conditions.append("starts_with(origin, $stage)")
+        values["stage"] = f"{given['stage']}/"
+    if given.get("partition", "").isdigit():
+        conditions.append("partition = $number")
+        values["number"] = int(given["partition"])
+    if "bucket" in given:
+        conditions.append("bucket = $bucket")
+        values["bucket"] = given["bucket"]
+    narrowed = " AND ".join(conditions)
+    before = asked.query.get("before", "").split(",")
+    older = "true"
+    if len(before) == 3 and all(part.isdigit() and len(part) < 16 for part in before):
+        older = _OLDER
+    page = dict(zip(("at", "partition", "offset"), map(int, before), strict=True)) if older == _OLDER else {}
+    found = asked.lake.run(
+        f"SELECT {_SHOWN} FROM {table_of(topic)} WHERE {narrowed} AND {older} "
+        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {ROWS + 1}",
+        {**values, **page},
+    ).dicts()
+    types = asked.lake.run(
+        f"SELECT {KIND} AS kind, count(*) AS records FROM {table_of(topic)} GROUP BY 1 ORDER BY 2 DESC"
+    ).dicts()
+    last = found[ROWS - 1] if len(found) > ROWS else None
+    return {
+        "topic": topic,
+        "topics": list(LAKE_TOPICS),
+        "filters": given,
+        "types": types,
+        "stages": [stage.name for stage in TOPOLOGY],
+        "records": found[:ROWS],
+        "next": None if last is None else f"{_ms(last['appended_at'])},{last['partition']},{last['log_offset']}",
+    }
+
+
+def record(asked: PageRequest) -> dict[str, Any]:
+    """One record: where it lies, who wrote it from what, and all that it says."""
+    topic, _, rest = asked.names["place"].partition("/")
+    partition, _, offset = rest.partition("/")
+    found = record_at(asked, topic, int(partition), int(offset))
+    if found is None:
+        cut = asked.manifest.cut.get(f"{topic}/{partition}")
+        where = f"it has {topic}/{partition} up to {cut}" if cut is not None else f"it has no {topic}/{partition}"
+        raise PageMissing(f"the lake has no record {asked.names['place']}: {where}, and between records lie markers")
+    return found
+
+
+def record_at(asked: PageRequest, topic: str, partition: int, offset: int) -> dict[str, Any] | None:
+    """A record of the lake by its place; None for one that it does not have."""
+    if topic not in LAKE_TOPICS:
+        return None
+    rows = asked.lake.run(
+        f"SELECT {_SHOWN}, event_id, source, value, odd IS NOT NULL AS odd FROM {table_of(topic)} "
+        "WHERE partition = $partition AND log_offset = $offset",
+        {"partition": partition, "offset": offset},
+    ).dicts()
+    if not rows:
+        return None
+    found = rows[0]
+    event = _object(found.pop("value"))
+    withheld = RAW.get(topic)
+    data = event.get("data") if isinstance(event, dict) else None
+    if withheld and isinstance(data, dict) and withheld in data and not asked.visitor.may("privacy"):
+        data[withheld] = "(raw: for the role privacy)"
+    return {"record": found, "made_of": _made_of(found["origin"]), "event": event}
+
+
+def _object(value: str | None) -> Any:
+    """What a record says, as a tree; the text itself where it is none."""
+    if value is None:
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _made_of(origin: str | None) -> dict[str, Any] | None:
+    """Which stage wrote a record, and from which record: `stage/topic/partition/offset/ordinal`."""
+    parts = (origin or "").split("/")
+    if len(parts) < 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+        return {"stage": parts[0]} if parts[0] else None
+    return {"stage": parts[0], "topic": parts[1], "partition": int(parts[2]), "offset": int(parts[3])}
+
+
+def _ms(moment: Any) -> int:
+    return int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+PAGES = [
+    ConsolePage(
+        path="/records/{topic:[a-z.-]+}",
+        title="Records",
+        about="The log, record by record: a topic's newest first, by type, stage, bucket and partition.",
+        model=records,
+        template="records.html",
+        sample="SELECT DISTINCT topic FROM records",
+        live=False,
+    ),
+    ConsolePage(
+        path="/records/{place:[a-z.-]+/[0-9]+/[0-9]+}",
+        title="Record",
+        about="One record of the log, whole, with who wrote it from which other one.",
+        model=record,
+        template="record.html",
+        sample="SELECT topic || '/' || partition || '/' || log_offset FROM records "
+        "WHERE value LIKE '%script%' OR topic = 'dead-letters' ORDER BY log_offset",
+        live=False,
+    ),
+]
