@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+from headrace_console.action import ConsoleAction
 from headrace_schemas.times import rfc3339
 
 CELL = 4096  # characters of a text that a page shows, unless it is asked for with `?whole=1`
@@ -33,6 +34,10 @@ class WholeText(str):
     """A text that is not cut."""
 
 
+class RawText(WholeText):
+    """What a form sends back: escaped, and else as it is."""
+
+
 def shown(text: str) -> str:
     """`text` with what can't be seen, or turns other text around, shown by its code point."""
     if text.isascii() and text.isprintable():
@@ -45,14 +50,14 @@ def finalise(context: Context, value: Any) -> Any:
     """What is put out for a value of a template: nothing for None, texts in full sight and of a bounded length."""
     if value is None:
         return ""
-    if isinstance(value, Markup) or not isinstance(value, str):
+    if isinstance(value, Markup | RawText) or not isinstance(value, str):
         return value
     if len(value) > CELL and not isinstance(value, WholeText) and not context.get(WHOLE):
         return f"{shown(value[:CELL])}… [{len(value):,} characters: ?{WHOLE}=1 shows all]"
     return shown(value)
 
 
-def environment(known: frozenset[str] = frozenset()) -> Environment:
+def environment(known: frozenset[str] = frozenset(), actions: Collection[ConsoleAction] = ()) -> Environment:
     """The templates. `known`: first parts of the paths that there are, so that no link leads nowhere."""
     made = Environment(
         loader=PackageLoader("headrace_console"),
@@ -87,9 +92,20 @@ def environment(known: frozenset[str] = frozenset()) -> Environment:
         "short": short,
         "json": as_json,
         "whole": WholeText,
+        "raw": RawText,
         "share": share,
     }
-    made.globals |= {"link": link, "place": place, "with_query": with_query}
+
+    @pass_context
+    def act(context: Context, action: str, subject: Any, text: str | None = None) -> Markup:
+        """A link to the dialog of an action, for those who may ask for it."""
+        offered = next((each for each in actions if each.name == action), None)
+        if offered is None or context["visitor"] is None or not context["visitor"].may(offered.right):
+            return Markup("")
+        query = urlencode({"subject": str(subject)})
+        return Markup('<a class="act" href="/do/{}?{}">{}</a>').format(action, query, text or offered.title)
+
+    made.globals |= {"link": link, "place": place, "with_query": with_query, "act": act}
     return made
 
 

@@ -4,18 +4,21 @@ that matters.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import importlib.resources
 import logging
 import mimetypes
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from headrace_console.access import SESSION_SECONDS, ConsoleAccess, TokenAccess
+from headrace_console.actions import actions
+from headrace_console.asking import ActionDesk
 from headrace_console.guard import FORM_TOKEN, VISITOR, Handler, guard, hardened
 from headrace_console.live import LiveFeed
 from headrace_console.page import GROUPS, ConsolePage, PageMissing, PageRequest, PageVisitor
@@ -50,9 +53,10 @@ class ConsoleSite:
         status: StatusWatch,
     ) -> None:
         self._settings, self._reader, self._access, self._status = settings, reader, access, status
-        self._pages = pages()
+        self._pages, known = pages(), actions()
         heads = frozenset(page.path.split("/")[1] for page in self._pages if "{" in page.path)
-        self._templates = environment(heads)
+        self._templates = environment(heads, known.values())
+        desk = ActionDesk(settings, known, self._show)
         self._assets = _assets()
         self._templates.globals |= {"assets": {name: f"/assets/{name}?{version}" for name, (_, version) in self._assets.items()}}
         self.app = web.Application(
@@ -66,6 +70,8 @@ class ConsoleSite:
         self.app.router.add_get("/live", live.answer)
         self.app.router.add_get("/session", self._sign_in_page)
         self.app.router.add_post("/session", self._sign_in)
+        self.app.router.add_get("/do/{action}", desk.dialog)
+        self.app.router.add_post("/do/{action}", desk.take)
         for page in self._pages:
             self.app.router.add_get(page.path, functools.partial(self._page, page))
 
@@ -74,33 +80,45 @@ class ConsoleSite:
         if not visitor.may(page.right):
             raise web.HTTPForbidden(text=f"{page.title} is for the role {page.right}; {visitor.name} has {_listed(visitor)}")
         self._status.looked_at()
-        body, content_type, manifest = await self._reader.read(
-            functools.partial(self._answer, page, visitor, request.match_info, _query(request), request)
-        )
+        return await self._show(request, page.template, page.model, page=page)
+
+    async def _show(
+        self,
+        request: web.Request,
+        template: str,
+        read: Callable[[PageRequest], Any],
+        *,
+        page: ConsolePage | None = None,
+        then: Callable[[Any], Awaitable[Any]] | None = None,
+    ) -> web.StreamResponse:
+        """What `read` finds at one cut of the lake (and what `then` makes of it), as a page or as JSON; made in a thread."""
+        seen = self._status.newest
+
+        def answer(lake: LakeQuery, manifest: Manifest) -> tuple[Any, PageRequest]:
+            query = _query(request)
+            asked = PageRequest(
+                lake, manifest, self._settings, request[VISITOR], request.path, dict(request.match_info), query,
+                seen.report, seen.at_ms, seen.error,
+            )  # fmt: skip
+            model = read(asked)
+            return (model if then is not None else self._body(request, template, model, asked, page)), asked
+
+        found, asked = await self._reader.read(answer)
+        if then is not None:
+            model = await then(found)
+            found = await asyncio.to_thread(self._body, request, template, model, asked, page)
+        body, content_type = found
         response = web.Response(body=body, content_type=content_type, charset="utf-8")
-        response.headers["Headrace-Cut"] = _cut(manifest)["digest"]
+        response.headers["Headrace-Cut"] = _cut(asked.manifest)["digest"]
         return response
 
-    def _answer(
-        self,
-        page: ConsolePage,
-        visitor: PageVisitor,
-        names: Mapping[str, str],
-        query: Mapping[str, str],
-        request: web.Request,
-        lake: LakeQuery,
-        manifest: Manifest,
-    ) -> tuple[bytes, str, Manifest]:
-        """In a thread: the read model, and its page or its JSON."""
-        found = self._status.newest
-        asked = PageRequest(
-            lake, manifest, self._settings, visitor, request.path, dict(names), query, found.report, found.at_ms, found.error
-        )
-        model = page.model(asked)
-        if query.get("format") == "json":
-            return msgspec.json.encode(model, enc_hook=str), "application/json", manifest
-        text = self._rendered(page.template, request, visitor, page=page, model=model, asked=asked, cut=_cut(manifest))
-        return text.encode(errors="replace"), "text/html", manifest
+    def _body(
+        self, request: web.Request, template: str, model: Any, asked: PageRequest, page: ConsolePage | None
+    ) -> tuple[bytes, str]:
+        if asked.query.get("format") == "json":
+            return msgspec.json.encode(model, enc_hook=str), "application/json"
+        text = self._rendered(template, request, asked.visitor, page=page, model=model, asked=asked, cut=_cut(asked.manifest))
+        return text.encode(errors="replace"), "text/html"
 
     def _rendered(self, template: str, request: web.Request, visitor: PageVisitor | None, **values: Any) -> str:
         shown = [page for page in self._pages if page.group is not None and visitor is not None and visitor.may(page.right)]

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.message import Message
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -108,7 +109,7 @@ class ServedConsole:
             raise ConnectionError("127.0.0.1:9092 does not answer")
         return self.report
 
-    @property
+    @cached_property
     def cookie(self) -> str:
         assert isinstance(self.access, TokenAccess)
         return f"{self.access.cookie}={self.access.session(TOKEN)}"
