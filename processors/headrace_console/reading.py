@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from headrace_lake.manifest import LakeFolder, Manifest
-from headrace_lake.query import LakeQuery, opened
+from headrace_lake.query import LakeQuery
+from headrace_lake.shared_query import SharedQuery
 from headrace_schemas.root_error import NO, HeadraceError
 
 QUERIES = 4  # pages that read at once
@@ -30,6 +31,7 @@ class LakeReader:
 
     def __init__(self, folder: LakeFolder) -> None:
         self.folder = folder
+        self._lake = SharedQuery(folder, seconds=SECONDS, rows=ROWS)
         self._slots = asyncio.Semaphore(QUERIES)
         self._threads = ThreadPoolExecutor(QUERIES, "page")
 
@@ -39,7 +41,8 @@ class LakeReader:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, work)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
+        self._lake.close()
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -54,5 +57,5 @@ class LakeReader:
             self._slots.release()
 
     def _read(self, work: Callable[[LakeQuery, Manifest], Read]) -> Read:
-        with self.folder.open() as manifest, opened(self.folder, seconds=SECONDS, rows=ROWS) as lake:
+        with self._lake.at_cut() as (lake, manifest):
             return work(lake, manifest)

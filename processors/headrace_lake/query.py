@@ -113,14 +113,24 @@ class LakeQuery:
 def opened(folder: LakeFolder, *, seconds: float = SECONDS, rows: int = ROWS) -> Iterator[LakeQuery]:
     """A lake to be asked at the cut that it has now, whatever its feeder does meanwhile. LakeError."""
     with folder.open() as manifest, tempfile.TemporaryDirectory(prefix="headrace-sql-") as spill:
-        connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": THREADS, "autoload_known_extensions": False})
+        connection = connected(folder, manifest, spill)
         try:
-            _prepare(connection, folder, manifest, spill)
             yield LakeQuery(connection, seconds, rows)
         except duckdb.IOException as error:
             raise LakeError(f"{folder.path}: {_line(error)}") from error
         finally:
             connection.close()
+
+
+def connected(folder: LakeFolder, manifest: Manifest, spill: str) -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory with the views over `manifest`, which can read nothing else; it spills into the folder `spill`."""
+    connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": THREADS, "autoload_known_extensions": False})
+    try:
+        _prepare(connection, folder, manifest, spill)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _prepare(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, manifest: Manifest, spill: str) -> None:
