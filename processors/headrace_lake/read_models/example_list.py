@@ -11,10 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from headrace_lake.lineage import RecordPlace
-from headrace_lake.query import LakeQuery
+from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import PAGE, PageCursor
 from headrace_lake.views import event, table_of
-from headrace_schemas.root_error import USAGE, HeadraceError
 from headrace_schemas.splits import split_of
 from headrace_schemas.times import parse_ns
 
@@ -40,10 +39,8 @@ _FIELDS = {
 }
 
 
-class FilterRefused(HeadraceError):
+class FilterRefused(QueryRefused):
     """A filter in an address that is none; the message names it."""
-
-    exit_code = USAGE
 
 
 class ExampleFilter(Struct, frozen=True, kw_only=True):
@@ -186,6 +183,11 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
         below=None if further is None else str(further),
         command=wanted.command(),
     )
+
+
+def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[ExampleRow]:
+    """The `most` newest revisions of a bucket (or of all) that pass a filter, without their texts and states."""
+    return [row for row in _rows(lake, _window(lake, wanted.bucket, None, most), wanted.text) if wanted.holds(row)]
 
 
 def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most: int) -> list[tuple[int, int, int]]:
