@@ -102,6 +102,7 @@ VIEWS: tuple[LakeView, ...] = (
             "input_tokens": ("data.usage.input_tokens", WHOLE),
             "output_tokens": ("data.usage.output_tokens", WHOLE),
             "error_type": ("data.error.type", TEXT),
+            **_data(release_id=TEXT, parameters=JSON, token_ids=JSON, logprobs=JSON),
             "experiment": ("data.experiment.id", TEXT),
             "arm": ("data.experiment.arm", TEXT),
         },

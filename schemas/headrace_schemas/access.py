@@ -13,7 +13,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from headrace_schemas.topics import ANYBODY, OPERATOR, TOPICS
+from headrace_schemas.topics import ANYBODY, OPERATOR, REDRIVE, TOPICS
 from headrace_schemas.topology import ALL_TOPICS, CHANGELOGS, STAGES_BY_NAME, TOPOLOGY, changelog
 
 Resource = Literal["topic", "group", "transactional-id"]
@@ -46,6 +46,7 @@ class Grant(Struct, frozen=True, order=True):
 
 _INPUTS = tuple(topic.name for topic in TOPICS if ANYBODY in topic.writers)
 _REQUESTS = tuple(topic.name for topic in TOPICS if OPERATOR in topic.writers)
+
 _FOLDS = tuple(stage.name for stage in TOPOLOGY if stage.name != "train")
 
 ROLES: dict[str, Role] = {
@@ -73,6 +74,8 @@ def grants(role: str, deployment: str) -> list[Grant]:
             topics.setdefault(name, set()).add(operation)
 
     allow(who.writes, WRITE)
+    if set(_REQUESTS) & set(who.writes):
+        others.append(Grant("transactional-id", f"{prefix}{REDRIVE}", False, (WRITE,)))
     allow(who.reads, READ)
     for name in who.stages:
         stage = STAGES_BY_NAME[name]

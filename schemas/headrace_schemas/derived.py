@@ -762,3 +762,18 @@ class DeadLetter(Value, frozen=True, kw_only=True):
     error: Annotated[RecordError, doc("What is wrong with it.")]
     key_base64: Annotated[str | None, doc("Its key in base64; absent: none.")] = None
     value_base64: Annotated[str | None, doc("Its value in base64; absent: none.")] = None
+
+
+class Redrive(Value, frozen=True, kw_only=True):
+    """A dead letter's record was published once more: the `data` of `headrace.record.redriven.v1`. It stands behind the letter
+    and is in one transaction with the record, so that no letter is redriven twice."""
+
+    topic: Annotated[str, doc("Short name of the topic that the record had come on.")]
+    partition: Annotated[int, doc("Its partition there.")]
+    offset: Annotated[int, doc("Its offset in it.")]
+    published: Annotated[Locator, doc("Where it lies now.")]
+    edited: Annotated[
+        list[str] | None, doc("Fields that were changed or filled in; `record` for all of it. Absent: the same bytes.")
+    ] = None
+    reason: Annotated[str, doc("Why, in the words of who asked for it.")]
+    requested_by: RequestedBy = None

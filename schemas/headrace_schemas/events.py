@@ -23,6 +23,7 @@ from headrace_schemas.derived import (
     ModelVersion,
     PositionSkip,
     PromoteRequest,
+    Redrive,
     RefExpiry,
     ReleaseDecision,
     RevokeRequest,
@@ -319,6 +320,12 @@ class RecordRejected(Envelope, frozen=True, kw_only=True, tag="headrace.record.r
     data: DeadLetter
 
 
+class RecordRedriven(Envelope, frozen=True, kw_only=True, tag="headrace.record.redriven.v1"):
+    """A record that could not be processed was published once more."""
+
+    data: Redrive
+
+
 InputEvent = InteractionRecorded | InteractionLinked | InteractionRetracted | SubjectErased | FeedbackRecorded | FeedbackRetracted
 Event = (
     InputEvent
@@ -355,6 +362,7 @@ Event = (
     | RulesActivated
     | PositionSkipped
     | RecordRejected
+    | RecordRedriven
 )
 
 EVENT_TYPES: dict[str, type[Envelope]] = {str(cls.__struct_config__.tag): cls for cls in Event.__args__}

@@ -14,6 +14,7 @@ import msgspec
 import orjson
 import yaml
 
+from headrace_schemas.captured import CapturedFields
 from headrace_schemas.events import EVENT_TYPES, Envelope
 from headrace_schemas.topics import ANYBODY, BY_NAME, DAY_MS, FOREVER, OPERATOR, Topic
 from headrace_schemas.topology import TOPOLOGY
@@ -53,7 +54,7 @@ def files() -> dict[str, bytes]:
 def event_schema(cls: type[Envelope]) -> Json:
     """The JSON Schema of one event, whole: envelope, data and all that they use."""
     (root,), parts = msgspec.json.schema_components([cls], ref_template="#/$defs/{name}")
-    parts = _overlaid(parts)
+    parts = _overlaid(_with_captured(parts, "#/$defs/{name}"))
     own = root["$ref"].rpartition("/")[2]
     return {"$schema": DIALECT, **parts.pop(own), "title": str(cls.__struct_config__.tag), "$defs": parts}
 
@@ -81,7 +82,7 @@ def asyncapi() -> Json:
                 name: {"name": name, "payload": {"$ref": f"#/components/schemas/{cls.__name__}"}}
                 for name, cls in EVENT_TYPES.items()
             },
-            "schemas": _overlaid(parts),
+            "schemas": _overlaid(_with_captured(parts, "#/components/schemas/{name}")),
         },
     }
 
@@ -132,6 +133,16 @@ def kept_for(topic: Topic) -> str:
 
 def _operation(action: str, topic: str) -> Json:
     return {"action": action, "channel": {"$ref": f"#/channels/{topic}"}}
+
+
+def _with_captured(parts: Json, template: str) -> Json:
+    """Interactions have the fields, too, that are passed on and read by nobody."""
+    if "Interaction" not in parts:
+        return parts
+    _, captured = msgspec.json.schema_components([CapturedFields], ref_template=template)
+    fields = captured.pop("CapturedFields")["properties"]
+    interaction = parts["Interaction"]
+    return {**parts, **captured, "Interaction": {**interaction, "properties": {**interaction["properties"], **fields}}}
 
 
 def _overlaid(parts: Json) -> Json:

@@ -63,6 +63,7 @@ class Topic(Struct, frozen=True, kw_only=True):
 
 
 ANYBODY, OPERATOR = "anybody", "operator"
+REDRIVE = "redrive"  # transactional id, behind the deployment's name, of who publishes dead letters' records once more
 _REQUESTS = (
     events.PromoteRequested,
     events.RollbackRequested,
@@ -208,9 +209,10 @@ TOPICS: tuple[Topic, ...] = (
     Topic(
         name="dead-letters",
         key="topic/partition/offset",
-        description="what could not be processed, whole, with the error",
-        events=(events.RecordRejected,),
-        writers=("intake", "link", "reward", "curate", "train", "release"),
+        description="what could not be processed, whole, with the error; what of it was published once more",
+        events=(events.RecordRejected, events.RecordRedriven),
+        writers=("intake", "link", "reward", "curate", "train", "release", OPERATOR),
+        requests=(events.RecordRedriven,),
         retention_ms=30 * DAY_MS,
         max_bytes=8 * MIB,
     ),

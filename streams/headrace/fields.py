@@ -73,6 +73,19 @@ class PrincipalFields(TypedDict, total=False):
     kind: Required[str]
 
 
+class GenerationParametersFields(TypedDict, total=False):
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+
+
+class DataReferenceFields(TypedDict, total=False):
+    sha256: Required[str]
+    uri: str | None
+
+
 class InteractionFields(TypedDict, total=False):
     """What an agent did (docs/contract.md). Times in milliseconds, costs in US dollars, `adapter` a digest `sha256:…`."""
 
@@ -102,10 +115,11 @@ class InteractionFields(TypedDict, total=False):
     data_subject: str | None
     train: bool | None
     attributes: Mapping[str, Scalar] | None
-    # Of the contract, kept and passed on; no stage reads them yet.
-    parameters: Mapping[str, Any] | None
-    token_ids: Mapping[str, str] | None
-    logprobs: Mapping[str, str] | None
+    # Kept and passed on; no stage reads them (headrace_schemas.captured).
+    parameters: GenerationParametersFields | None
+    token_ids: DataReferenceFields | None
+    logprobs: DataReferenceFields | None
+    release_id: str | None
 
 
 class FeedbackFields(TypedDict, total=False):

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from headrace.fields import Call, EventTime, Ref
 from headrace.writing import written
+from headrace_schemas.captured import check_captured
 from headrace_schemas.codec import decode
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import InteractionRecorded
@@ -101,6 +102,7 @@ class EventFactory:
             data["prompt_group"] = group
         if isinstance(refs := data.get("refs"), list | tuple):  # what is no list, the decoder names
             data["refs"] = [_ref(ref) for ref in refs]
+        check_captured(data)
         call = _RecordedCall(str(data["interaction_id"]), data.get("prompt_group"), data.get("session_id"))
         identity = uuid7(now, random[_RANDOM:])
         event = self._event(

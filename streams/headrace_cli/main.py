@@ -75,7 +75,9 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
     "Taking things back": {
         "retract": Command("headrace_cli.releases:retract", "", "Take an interaction back; lists the releases that it touches."),
         "forget": Command("headrace_cli.releases:forget", "", "Erase a person's data; lists the releases that it touches."),
-        "dead-letters": Command("headrace_cli.dead_letters:dead_letters", "", "What could not be processed: list, show."),
+        "dead-letters": Command(
+            "headrace_cli.dead_letters:dead_letters", "", "What could not be processed: groups, list, show, redrive."
+        ),
     },
     "Surroundings": {
         "keys": Command("headrace_cli.keys:keys", "signing", "Keys with which releases are signed and believed: create, show."),

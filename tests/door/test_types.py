@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from headrace import fields
 from headrace.recorder import AsyncRecorder, Recorder
-from headrace_schemas import inputs
+from headrace_schemas import captured, inputs
 
 SAMPLES = Path(__file__).parent / "samples"
 PACKAGES = [Path(entry) for entry in sys.path if entry and any(Path(entry).glob("headrace*/py.typed"))]
@@ -29,6 +29,8 @@ TYPED: dict[type[Struct], Any] = {
     inputs.PromptTemplate: fields.PromptTemplateFields,
     inputs.Experiment: fields.ExperimentFields,
     inputs.Principal: fields.PrincipalFields,
+    captured.GenerationParameters: fields.GenerationParametersFields,
+    captured.DataReference: fields.DataReferenceFields,
     inputs.Interaction: fields.InteractionFields,
     inputs.Feedback: fields.FeedbackFields,
     # What providers return is taken too, so a type checker can't know their names.
@@ -49,7 +51,6 @@ WIDER: dict[tuple[type[Struct], str], Any] = {
 }
 OPTIONAL_HERE = {(inputs.Interaction, "agent")}  # the Recorder knows it
 NOT_HERE = {(inputs.Feedback, "under")}  # intake's
-CONTRACT_ONLY = {"parameters", "token_ids", "logprobs"}  # passed on; no struct has them yet
 
 
 def typed(annotation: Any) -> Any:
@@ -93,8 +94,9 @@ def test_the_door_takes_what_the_structs_have(struct: type[Struct]) -> None:
     hints = get_type_hints(here)
     required_here = {name for name, kind in get_type_hints(here, include_extras=True).items() if get_origin(kind) is Required}
     expected = {name: (kind, required) for name, kind, required in described(struct)}
-    extra = CONTRACT_ONLY if struct is inputs.Interaction else set()
-    assert set(hints) - extra == set(expected)
+    if struct is inputs.Interaction:  # and what is passed on without being read
+        expected |= {name: (kind, required) for name, kind, required in described(captured.CapturedFields)}
+    assert set(hints) == set(expected)
     for name, (kind, required) in expected.items():
         assert hints[name] == kind, name
         assert (name in required_here) == required, name

@@ -41,7 +41,7 @@ WRITES = {
     "worker": {"refs", "signals", "examples", "rejections", "batches", "releases", "releases.history", "rules", "dead-letters"}
     | (CHANGELOGS - OWN),
     "trainer": {"runs", "versions", "outcomes", "rules", "dead-letters"} | OWN,
-    "console": {*INPUTS, "outcomes", "batches"},
+    "console": {*INPUTS, "outcomes", "batches", "dead-letters"},
     "reader": set[str](),
     "admin": CHANGELOGS,
 }

@@ -1,14 +1,20 @@
-"""Appends single records to a deployment's topics: keyed partitions, acknowledged. Knows topics and bytes, no event's meaning."""
+"""Appends records to a deployment's topics, one by one or all or none: keyed partitions, acknowledged. Knows topics and bytes, no
+event's meaning.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from aiokafka.errors import KafkaError
+from aiokafka.structs import RecordMetadata
+
 from headrace_schemas.codec import encode
 from headrace_schemas.events import Event
+from headrace_schemas.root_error import FAILED, HeadraceError
 from headrace_schemas.topics import route
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
@@ -36,6 +42,56 @@ async def publishing(settings: Settings, *topics: str, **options: Any) -> AsyncI
     counts = await clients.partition_counts(settings, topics)
     async with clients.connected(clients.producer(settings, **options)) as producer:
         yield Publisher(settings, producer, counts)
+
+
+class TransactionFailed(HeadraceError):
+    """Nothing of a transaction is on the log: somebody else took over its id, or a broker did not take it."""
+
+    exit_code = FAILED
+
+
+class AtomicPublisher:
+    """`send` within `transaction`: all of it is on the log, or nothing. Made by `publishing_atomically`."""
+
+    def __init__(self, settings: Settings, producer: Any, counts: dict[str, int]) -> None:
+        self._settings, self._producer, self._counts = settings, producer, counts
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """What is sent inside is committed at its end. TransactionFailed."""
+        try:
+            async with self._producer.transaction():
+                yield
+        except KafkaError as error:
+            raise TransactionFailed(" ".join(f"{type(error).__name__}: {error}".split())) from error
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        *,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        partition: int | None = None,
+    ) -> asyncio.Future[RecordMetadata]:
+        """Hands a record to the producer, for `partition` where the topic has that, else for its key's; without a key for any."""
+        if partition is None or partition >= self._counts[topic]:
+            partition = None if key is None else partition_for(key, self._counts[topic])
+        name = clients.full_name(self._settings, topic)
+        sent: asyncio.Future[RecordMetadata] = await self._producer.send(
+            name, value, key=key, partition=partition, headers=list(headers)
+        )
+        return sent
+
+
+@asynccontextmanager
+async def publishing_atomically(settings: Settings, name: str, *topics: str) -> AsyncIterator[AtomicPublisher]:
+    """A connected AtomicPublisher of the transactional id `{deployment}.{name}`; who had that is fenced, what it left open is
+    aborted. TopicMissing, BrokerUnavailable."""
+    counts = await clients.partition_counts(settings, topics)
+    producer = clients.producer(settings, transactional_id=f"{settings.deployment}.{name}")
+    async with clients.connected(producer):
+        yield AtomicPublisher(settings, producer, counts)
 
 
 async def publish(settings: Settings, event: Event) -> None:

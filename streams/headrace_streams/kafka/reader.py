@@ -98,6 +98,14 @@ class Reader:
         """The committed span of every partition of a topic as of now."""
         return {partition: span for (_, partition), span in (await self.offsets([topic])).items()}
 
+    async def written(self, topic: str) -> dict[int, int]:
+        """The offset behind the last record of every partition of a topic, committed or not."""
+        partitions = await self._partitions([topic])
+        async with clients.connected(clients.consumer(self.settings, isolation_level="read_uncommitted")) as consumer:
+            consumer.assign(partitions)
+            _, ends = await _spans(consumer, partitions)
+        return {tp.partition: end for tp, end in ends.items()}
+
     async def offsets_at(self, topics: Iterable[str], time_ms: int) -> dict[tuple[str, int], int]:
         """The first offset of every partition of `topics` whose record was appended at `time_ms` (since the epoch) or later, or
         the committed end where there is none, by (short name, partition)."""
