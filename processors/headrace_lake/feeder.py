@@ -17,8 +17,9 @@ from typing import NamedTuple
 from headrace_lake.compaction import compacted
 from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest, Place
-from headrace_lake.segments import Segment, SegmentColumns, write_segment
+from headrace_lake.segments import HEAD, Segment, SegmentColumns, write_segment
 from headrace_streams.kafka.clients import full_name
+from headrace_streams.kafka.compat import PlacedColumns
 from headrace_streams.kafka.reader import Fetched, OffsetOutOfRangeError, Span
 
 SEGMENT_BYTES = 8 * 1024 * 1024  # in memory, of one partition, until they become a segment
@@ -127,7 +128,7 @@ class Feeder:
         self._positions, self._from = dict(starts), dict(starts)
         asked, log_ends = -math.inf, dict(ends or {})
         try:
-            async with aclosing(self._log.read_on(starts, ends, poll_ms=poll_ms)) as fetches:
+            async with aclosing(self._log.read_on(starts, ends, poll_ms=poll_ms, head=HEAD)) as fetches:
                 async for fetched in fetches:
                     self._take(fetched)
                     await self._flush()
@@ -153,8 +154,12 @@ class Feeder:
             columns = self._pending.get(place)
             if columns is None:
                 columns = self._pending[place] = SegmentColumns(*place)
-            columns.add(record.offset, record.timestamp, record.key, record.value, record.headers)
-        self._records += len(fetched.records)
+            before = len(columns)
+            if isinstance(record, PlacedColumns):
+                columns.add_columns(record.columns)
+            else:
+                columns.add(record.offset, record.timestamp, record.key, record.value, record.headers)
+            self._records += len(columns) - before
         self._positions = fetched.positions
 
     async def _flush(self, *, whole: bool = False) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy
 import pyarrow
 import pyarrow.parquet
-from msgspec.structs import astuple
 
 from headrace_lake.log import LogRecord
 from headrace_schemas.cloudevents import STRUCTURED, structured
 from headrace_schemas.errors import DecodeError
 from headrace_streams import durable_file
 from headrace_streams.adapter_files import file_sha256
+from headrace_streams.kafka.record_columns import RecordColumns, headers_head
 from headrace_streams.runtime.provenance import ORIGIN, Headers, provenance_of
 
 GROUP_BYTES = 4 * 1024 * 1024  # of values in one row group: what a reader holds of a file at once
@@ -59,6 +60,7 @@ SCHEMA = pyarrow.schema(
         ("odd", pyarrow.binary()),
     ]
 )
+HEAD = headers_head(STRUCTURED, last=ORIGIN)  # how the headers begin of what stages write
 _REPEATED = ["topic", "origin", "event_type", "source", "bucket", "batch_id", "run_id", "version_id"]
 
 
@@ -93,6 +95,7 @@ class _Event(msgspec.Struct, gc=False):
     time: str | None = None
 
 
+_POOLS = ("members", "test_pool", "validation_pool", "rehearsal", "prompts")
 _DECODER = msgspec.json.Decoder(_Event)
 _NOTHING = _Event(type=None, id=None, source=None, data=_Data())
 
@@ -121,66 +124,131 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 class SegmentColumns:
     """Records of one partition on their way into a segment. `bytes` is about what they take in memory; `raw_bytes` of keys and
-    values."""
+    values. Keys and values stay in the bytes that they came in until the columns are made."""
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic, self.partition = topic, partition
         self.bytes = self.raw_bytes = 0
-        self._rows: list[tuple[Any, ...]] = []
+        self._parts: list[bytes] = []
+        self._size = 0  # of the parts
+        self._offsets: list[int] = []
+        self._times: list[int] = []
+        self._keys = _Slices()
+        self._values = _Slices()
+        self._origins: list[str | None] = []
+        self._events: list[_Event] = []
+        self._odds: dict[int, bytes] = {}  # by number of the record
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._offsets)
 
     def add(self, offset: int, time_ms: int, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         """The next record of the partition, as it lies on the log."""
         origin: str | None = None
-        odd: dict[str, Any] | None = None
+        odd: dict[str, Any] = {}
         plain = len(headers) == 2 and headers[0] == STRUCTURED and headers[1][0] == ORIGIN
         if plain and (written := headers[1][1]) is not None and written.isascii():
             origin = written.decode()
         else:
-            odd = {"headers": [list(header) for header in headers]}
+            odd["headers"] = [list(header) for header in headers]
             if (source := provenance_of(headers)) is not None:
                 origin = "/".join(map(str, source))
         event = _event(value, () if plain else headers)
-        if event is _NOTHING and value is not None:
-            odd = (odd or {}) | {"value": value}
-        if key is not None and not _is_text(key):
-            odd = (odd or {}) | {"key": key}
-            key = None
-        text = None if event is _NOTHING else value
-        self._rows.append((offset, time_ms, key, text, origin, odd and msgspec.msgpack.encode(odd), event))
         size = len(key or b"") + len(value or b"")
+        if event is _NOTHING and value is not None:
+            odd["value"], value = value, None
+        if key is not None and not _is_text(key):
+            odd["key"], key = key, None
+        if odd:
+            self._odds[len(self)] = msgspec.msgpack.encode(odd)
+        middle, end = len(key or b""), len(key or b"") + len(value or b"")
+        self._keys.add(self._size, [0, -1 if key is None else middle])
+        self._values.add(self._size, [middle, -1 if value is None else end])
+        self._offsets.append(offset)
+        self._times.append(time_ms)
+        self._origins.append(origin)
+        self._events.append(event)
         self.raw_bytes += size
-        self.bytes += size + _RECORD_BYTES
+        self.bytes += size - end
+        self._took((key or b"") + (value or b""), 1)
+
+    def add_columns(self, columns: RecordColumns) -> None:
+        """The next records of the partition, whose headers are HEAD and an origin."""
+        data, first = columns.data, len(self)
+        keys: list[int] = []
+        values: list[int] = []
+        for number, (key, key_end, value, value_end, header, header_end) in enumerate(columns.bounds, first):
+            raw, name, written = data[value:value_end], data[key:key_end], data[header:header_end]
+            odd: dict[str, Any] = {} if written.isascii() else {"headers": [list(STRUCTURED), [ORIGIN, written]]}
+            self.raw_bytes += len(raw) + len(name)
+            event = _NOTHING if value > value_end else _event(raw, ())
+            if event is _NOTHING and value <= value_end:
+                odd["value"], value_end = raw, value - 1
+            if not name.isascii() and not _is_text(name):
+                odd["key"], key_end = name, key - 1
+            if odd:
+                self._odds[number] = msgspec.msgpack.encode(odd)
+            self._origins.append(None if "headers" in odd else written.decode())
+            self._events.append(event)
+            keys += (key, key_end)
+            values += (value, value_end)
+        self._keys.add(self._size, keys)
+        self._values.add(self._size, values)
+        self._offsets += columns.offsets
+        self._times += columns.times
+        self._took(data, len(columns.offsets))
+
+    def _took(self, part: bytes, records: int) -> None:
+        """Records whose texts lie in `part`."""
+        self._parts.append(part)
+        self._size += len(part)
+        self.bytes += len(part) + _RECORD_BYTES * records
 
     def table(self) -> pyarrow.Table:
-        offsets, times, keys, values, origins, odds, events = zip(*self._rows, strict=True)
-        count = len(events)
-        types, ids, sources, data, event_times = zip(*map(astuple, events), strict=True)
-        *named, members, tests, watched, repeated, asked, prompt_ids = zip(*map(astuple, data), strict=True)
-        lists = None
-        if any(members) or any(tests) or any(watched) or any(repeated) or any(asked):
-            lists = [_example_ids(*pools) for pools in zip(members, tests, watched, repeated, asked, strict=True)]
+        events, count = self._events, len(self._events)
+        data = [event.data for event in events]
+        raw = pyarrow.py_buffer(b"".join(self._parts))
+        pools = [[getattr(one, name) for one in data] for name in _POOLS]
+        lists = [_example_ids(*named) for named in zip(*pools, strict=True)] if any(map(any, pools)) else None
         columns: dict[str, Any] = {
             "topic": pyarrow.repeat(self.topic, count),
             "partition": pyarrow.repeat(pyarrow.scalar(self.partition, pyarrow.int32()), count),
-            "log_offset": offsets,
-            "appended_at": pyarrow.array(times, _int).cast(pyarrow.timestamp("ms")),
-            "key": keys,
-            "value": values,
-            "origin": origins,
-            "odd": odds,
-            "event_type": types,
-            "event_id": ids,
-            "source": sources,
-            "event_time": event_times,
+            "log_offset": self._offsets,
+            "appended_at": pyarrow.array(self._times, _int).cast(pyarrow.timestamp("ms")),
+            "key": self._keys.of(raw),
+            "value": self._values.of(raw),
+            "origin": self._origins,
+            "odd": [self._odds.get(number) for number in range(count)] if self._odds else pyarrow.nulls(count, pyarrow.binary()),
+            "event_type": [event.type for event in events],
+            "event_id": [event.id for event in events],
+            "source": [event.source for event in events],
+            "event_time": [event.time for event in events],
             "example_ids": lists or pyarrow.nulls(count, SCHEMA.field("example_ids").type),
         }
-        columns |= zip(("revision", *IDS), named, strict=True)
-        if any(prompt_ids):  # batches and withdrawals name a drawn prompt where they name an example
-            columns["example_id"] = [one or other for one, other in zip(columns["example_id"], prompt_ids, strict=True)]
+        columns |= {name: [getattr(one, name) for one in data] for name in ("revision", *IDS)}
+        # Batches and withdrawals name a drawn prompt where they name an example.
+        columns["example_id"] = [one.example_id or one.prompt_id for one in data]
         return pyarrow.Table.from_arrays([_array(columns[field.name], field) for field in SCHEMA], schema=SCHEMA)
+
+
+class _Slices:
+    """Where texts begin and end in some bytes, in order; null where one ends before it begins."""
+
+    def __init__(self) -> None:
+        self._bounds: list[Any] = []  # arrays
+
+    def add(self, base: int, bounds: list[int]) -> None:
+        """Of one text after the other, from `base` on, where it begins and ends."""
+        self._bounds.append(numpy.array(bounds, numpy.int32) + base)
+
+    def of(self, raw: pyarrow.Buffer) -> pyarrow.Array:
+        """The texts as a column. What lies between them are texts of another one, of which every other is taken."""
+        bounds = numpy.concatenate(self._bounds).astype(numpy.int32).reshape(-1, 2)
+        null = bounds[:, 1] < bounds[:, 0]
+        bounds[:, 1] = bounds.max(axis=1)
+        parts = [None, pyarrow.py_buffer(bounds), raw]
+        both = pyarrow.Array.from_buffers(pyarrow.binary(), bounds.size - 1, parts)
+        return both.take(pyarrow.array(numpy.arange(0, bounds.size, 2), mask=null)).cast(_text)
 
 
 def _example_ids(*pools: list[_Member] | None) -> list[str] | None:

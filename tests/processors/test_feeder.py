@@ -38,7 +38,7 @@ class KeptLog:
         return {0: (await self.offsets([topic]))[topic, 0]}
 
     async def read_on(
-        self, starts: Mapping[Place, int], ends: Mapping[Place, int] | None = None, *, poll_ms: int = 500
+        self, starts: Mapping[Place, int], ends: Mapping[Place, int] | None = None, *, poll_ms: int = 500, head: bytes = b""
     ) -> AsyncGenerator[Fetched, None]:
         record: dict[str, Any] = {"topic": "memory.dead-letters", "partition": 0, "key": None, "value": VALUE, "headers": ()}
         records: list[Any] = [SimpleNamespace(**record, offset=offset, timestamp=offset) for offset in range(2)]

@@ -10,16 +10,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_lake.compaction import FAN, compacted
 from headrace_lake.lake_log import LakeLog
 from headrace_lake.log import LogRecord
 from headrace_lake.manifest import LAKE_TOPICS, MANIFEST, ForeignLake, LakeError, LakeFolder, Manifest
-from headrace_lake.segments import SegmentColumns, records_of, write_segment
+from headrace_lake.segments import HEAD, SegmentColumns, records_of, write_segment
 from headrace_schemas.root_error import USAGE
+from headrace_streams.kafka.record_columns import RecordColumns
+from headrace_streams.kafka.unpacking import unpack_columns
 from headrace_streams.runtime.provenance import Provenance, origin, origin_without_input, six_headers
+from support import batches
 from support.memory_log import MemoryLog
 from support.memory_ring import MemoryRing, lake_of
 
@@ -72,6 +75,32 @@ def test_whatever_lies_on_the_log_comes_back_byte_for_byte(
 ) -> None:
     written, read = through_a_file(tmp_path_factory.mktemp("segments"), values)
     assert read == written
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(KEYS), st.sampled_from(VALUES) | st.binary(), st.sampled_from(HEADERS[1:] + [origin(SOURCE)] * 9)
+        ),
+        min_size=1,
+    )
+)
+def test_what_comes_as_columns_makes_the_segment_that_records_make(values: list[tuple[Any, Any, Any]]) -> None:
+    rows = [
+        batches.record(number, key, value, [(name.encode(), content) for name, content in headers])
+        for number, (key, value, headers) in enumerate(values)
+    ]
+    whole, one_by_one = SegmentColumns("signals", 1), SegmentColumns("signals", 1)
+    for read in unpack_columns(batches.batch_of("lz4", rows), HEAD):
+        if isinstance(read, RecordColumns):
+            whole.add_columns(read)
+        else:
+            whole.add(read.offset, read.timestamp, read.key, read.value, tuple(read.headers))
+    for number, value in enumerate(values):
+        one_by_one.add(number, 7, *value)
+    assert whole.table().to_pylist() == one_by_one.table().to_pylist()
+    assert (whole.raw_bytes, len(whole)) == (one_by_one.raw_bytes, len(values))
 
 
 def test_a_lake_reads_as_the_log_that_it_was_made_of(tmp_path: Path) -> None:

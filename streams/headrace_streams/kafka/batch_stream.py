@@ -44,17 +44,18 @@ def nullable(body: bytes, position: int) -> tuple[bytes | None, int]:
 def stands_out(buffer: bytes | bytearray, position: int, length: int) -> bool:
     """Whether a record has too many headers, or is none."""
     end = position + length
+    safe = len(buffer) - 10  # up to here the client's reader of numbers may be used
     try:
         position += 1
         for _ in ("time", "offset"):
-            position = varint(buffer, position)[1]
+            position = (decode_varint if position <= safe else varint)(buffer, position)[1]
         for _ in ("key", "value"):
-            size, position = varint(buffer, position)
+            size, position = (decode_varint if position <= safe else varint)(buffer, position)
             position += max(size, 0)
             if position > end:
                 return True
-        return varint(buffer, position)[0] > HEADERS_LIMIT
-    except (IndexError, BatchFault):
+        return (decode_varint if position <= safe else varint)(buffer, position)[0] > HEADERS_LIMIT
+    except (IndexError, ValueError, BatchFault):
         return True
 
 
@@ -78,8 +79,8 @@ class BatchStream:
             return False
         return self._more()
 
-    def run(self, most: int) -> tuple[bytes, int]:
-        """The whole ordinary records that are here, at most `most`, and their number."""
+    def run(self, most: int, padding: bytes = b"") -> tuple[bytes, int]:
+        """The whole ordinary records that are here, at most `most`, with `padding` behind them, and their number."""
         buffer, start = self._buffer, self._at
         at, count, size = start, 0, len(buffer)
         while count < most:
@@ -95,7 +96,7 @@ class BatchStream:
             count += 1
         self._at = at
         self.position += at - start
-        return bytes(memoryview(buffer)[start:at]), count
+        return b"".join((memoryview(buffer)[start:at], padding)), count
 
     def number(self) -> int:
         while True:

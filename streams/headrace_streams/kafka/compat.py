@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, NamedTuple
 
 import cramjam
 from aiokafka import TopicPartition
@@ -34,7 +36,8 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topics import MIB
-from headrace_streams.kafka.unpacking import header_of, unpack, unread
+from headrace_streams.kafka.record_columns import RecordColumns
+from headrace_streams.kafka.unpacking import header_of, unpack, unpack_columns, unread
 
 GIVEN_BYTES = 2 * MIB  # unpacked, of a partition, that one fetch gives out, and at most one record more
 _HEADER_BYTES = 96  # of a header as an object
@@ -48,7 +51,10 @@ class DamagedBatch(HeadraceError, CorruptRecordException):  # type: ignore[misc]
 
 
 class Batches:
-    """What the fetcher asks of a partition's bytes. `given` counts the unpacked bytes of what was handed out."""
+    """What the fetcher asks of a partition's bytes. `given` counts the unpacked bytes of what was handed out; `head`: records are
+    wanted as columns (`unpack_columns`)."""
+
+    head: bytes | None = None
 
     def __init__(self, data: bytes) -> None:
         self._data, self._start = data, 0
@@ -106,6 +112,8 @@ class _Batch:
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
+        if not self._wrong and self._batches.head is not None:
+            return unpack_columns(self._raw, self._batches.head, self._batches.spent)
         if not self._wrong:
             return unpack(self._raw, self._batches.spent)
         header = header_of(self._raw)
@@ -137,7 +145,11 @@ class PortionedResult(fetcher.FetchResult):  # type: ignore[misc]
         if not self.check_assignment(self._topic_partition) or not self.has_more():
             return []
         given: list[Any] = []
-        drained = portion(self._partition_records, given, max_records)
+        records = self._partition_records
+        if (head := _head.get()) is not None and records._records.head is None:
+            records._records.head = head
+            records._consumer_record = partial(_placed, records, records._consumer_record)
+        drained = portion(records, given, max_records)
         self._update_position()
         if drained:
             self._partition_records = None
@@ -152,6 +164,47 @@ async def getmany(consumer: Any, *partitions: TopicPartition, timeout_ms: int) -
     except DamagedBatch:
         return {}
     return fetched
+
+
+_head: ContextVar[bytes | None] = ContextVar("head", default=None)
+
+
+class PlacedColumns(NamedTuple):
+    """Columns of records in the place of a record, as the client hands them out."""
+
+    topic: str
+    partition: int
+    columns: RecordColumns
+
+    @property
+    def headers(self) -> tuple[()]:
+        return ()
+
+    @property
+    def offset(self) -> int:
+        """Of the first."""
+        return self.columns.offsets[0]
+
+    def before(self, end: int) -> PlacedColumns:
+        """Those at offsets below `end`."""
+        return self._replace(columns=self.columns.within(0, end))
+
+
+def _placed(records: Any, ordinary: Any, tp: TopicPartition, read: Any) -> Any:
+    """What the fetcher makes of what was read: of columns those records that are not before where it stands."""
+    if not isinstance(read, RecordColumns):
+        return ordinary(tp, read)
+    return PlacedColumns(tp.topic, tp.partition, read.within(records.next_fetch_offset, None))
+
+
+async def getcolumns(consumer: Any, head: bytes, *, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+    """As `getmany`, with PlacedColumns for many records at once whose headers begin with `head`. A consumer is asked so always,
+    or never."""
+    token = _head.set(head)
+    try:
+        return await getmany(consumer, timeout_ms=timeout_ms)
+    finally:
+        _head.reset(token)
 
 
 def install() -> None:

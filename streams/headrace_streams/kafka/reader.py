@@ -19,6 +19,7 @@ from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.events import Event
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
+from headrace_streams.kafka.compat import PlacedColumns
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
 
@@ -38,9 +39,9 @@ class Span(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """Records of several partitions as they came, and the next offset of every partition."""
+    """Records of several partitions as they came, or PlacedColumns of them, and the next offset of every partition."""
 
-    records: list[ConsumerRecord]
+    records: list[ConsumerRecord | PlacedColumns]
     positions: dict[tuple[str, int], int]
 
 
@@ -123,18 +124,24 @@ class Reader:
             return await compat.cluster_id(client)
 
     async def read_on(
-        self, starts: Mapping[tuple[str, int], int], ends: Mapping[tuple[str, int], int] | None = None, *, poll_ms: int = POLL_MS
+        self,
+        starts: Mapping[tuple[str, int], int],
+        ends: Mapping[tuple[str, int], int] | None = None,
+        *,
+        poll_ms: int = POLL_MS,
+        head: bytes | None = None,
     ) -> AsyncGenerator[Fetched, None]:
         """The records of partitions, by (short name, partition), from an offset each and up to one each, or for ever, with where
-        each stands then: behind markers, too, and no further than its end. Yields nothing new now and then. Raises
-        OffsetOutOfRangeError for a start that the log does not have."""
+        each stands then: behind markers, too, and no further than its end. Yields nothing new now and then. With `head`, records
+        whose headers begin so (`headers_head`) come as columns. Raises OffsetOutOfRangeError for a start that the log does not
+        have."""
         places = {self._partition(topic, number): (topic, number) for topic, number in starts}
         limits = None if ends is None else {tp: ends[place] for tp, place in places.items()}
         async with clients.connected(clients.consumer(self.settings)) as consumer:
             consumer.assign(list(places))
             for tp, place in places.items():
                 consumer.seek(tp, starts[place])
-            async with aclosing(_records(consumer, limits, poll_ms)) as batches:
+            async with aclosing(_records(consumer, limits, poll_ms, head)) as batches:
                 async for records in batches:
                     positions = {place: await consumer.position(tp) for tp, place in places.items()}
                     if ends is not None:
@@ -244,20 +251,30 @@ class Reader:
 
 
 async def _records(
-    consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int] | None, poll_ms: int = PROGRESS_MS
-) -> AsyncGenerator[list[ConsumerRecord], None]:
+    consumer: AIOKafkaConsumer,
+    ends: Mapping[TopicPartition, int] | None,
+    poll_ms: int = PROGRESS_MS,
+    head: bytes | None = None,
+) -> AsyncGenerator[list[Any], None]:
     """What comes from where the consumer stands up to `ends`, or for ever. BrokerUnavailable when an end is not reached because
     the broker stopped answering."""
     loop = asyncio.get_running_loop()
     patience = loop.time() + clients.DEADLINE
     positions = {tp: await consumer.position(tp) for tp in ends or ()}
     while ends is None or any(position < ends[tp] for tp, position in positions.items()):
-        fetched = await compat.getmany(consumer, timeout_ms=poll_ms)
+        if head is None:
+            fetched = await compat.getmany(consumer, timeout_ms=poll_ms)
+        else:
+            fetched = await compat.getcolumns(consumer, head, timeout_ms=poll_ms)
         records = [record for batch in fetched.values() for record in batch]
         if ends is None:
             yield records
             continue
-        yield [record for record in records if record.offset < ends[TopicPartition(record.topic, record.partition)]]
+        yield [
+            record.before(end) if isinstance(record, PlacedColumns) else record
+            for record in records
+            if record.offset < (end := ends[TopicPartition(record.topic, record.partition)])
+        ]
         before, positions = positions, {tp: await consumer.position(tp) for tp in ends}  # they move over markers too
         if positions != before:
             patience = loop.time() + clients.DEADLINE

@@ -18,6 +18,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from headrace_schemas.json_limits import RECORD_LIMIT
 from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES, BatchStream, nullable, varint
 from headrace_streams.kafka.decompression import BatchFault, portions
+from headrace_streams.kafka.record_columns import PADDING, RecordColumns, columns_of
 
 _KEY_BYTES = 4096  # of a key that is given out without its value
 _LETTER_BYTES = 1024  # that a record which is not read counts for: it becomes a dead letter
@@ -81,20 +82,36 @@ def unpack(batch: bytes | memoryview, spent: Callable[[int], None] = lambda size
 
     Raises nothing for what the batch holds."""
     header = header_of(batch)
+    return _checked(header, _runs(header, batch, spent), spent)
+
+
+def unpack_columns(batch: bytes | memoryview, head: bytes, spent: Callable[[int], None] = lambda size: None) -> Iterator[Any]:
+    """As `unpack`, but many records at once as RecordColumns, whose headers begin with `head`; others one by one."""
+    header = header_of(batch)
+    return _checked(header, _column_runs(header, batch, head, spent), spent)
+
+
+def _checked(header: BatchHeader, runs: Iterator[Iterable[Any]], spent: Callable[[int], None]) -> Iterator[Any]:
+    """What `runs` give, as long as offsets follow each other; for what is left behind the first fault, records that say so."""
     expected, last = header.base_offset, header.last_offset
-    whole = last - expected + 1 == header.records  # nothing was compacted away: offsets follow each other
+    dense = _is_dense(header)
     try:
-        for records in _runs(header, batch, spent):
+        for records in runs:
             for record in records:
-                offset = record.offset
-                if offset != expected and (whole or not expected < offset <= last):
+                offset = record.offsets[0] if type(record) is RecordColumns else record.offset
+                if offset != expected and (dense or not expected < offset <= last):
                     raise BatchFault("corrupt", f"batch: offset {offset} stands where {expected} should")
                 yield record
-                expected = offset + 1
+                expected = record.offset + 1
     except BatchFault as fault:
         for record in unread(header, range(expected, last + 1), fault.code, f"{fault.message} (not carried)"):
             spent(_LETTER_BYTES)
             yield record
+
+
+def _is_dense(header: BatchHeader) -> bool:
+    """Whether nothing was compacted away: offsets follow each other."""
+    return header.last_offset - header.base_offset + 1 == header.records
 
 
 def _runs(header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int], None]) -> Iterator[Iterable[Any]]:
@@ -105,24 +122,57 @@ def _runs(header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int],
             spent(len(batch))
             yield records
             return
-    stream = BatchStream(portions(header.codec, memoryview(batch)[_HEADER.size :]))
+    template = _template(batch)
+    for run, count in _stream(header, batch, spent):
+        yield from _read(header, template, run, count) if count else [run]
+
+
+def _column_runs(
+    header: BatchHeader, batch: bytes | memoryview, head: bytes, spent: Callable[[int], None]
+) -> Iterator[Iterable[Any]]:
+    """The same as columns."""
+    template, dense = _template(batch), _is_dense(header)
+    times = header.first_timestamp, header.max_timestamp if header.log_append_time else None
+    for run, count in _stream(header, batch, spent, PADDING):
+        columns = columns_of(run, count, head, header.base_offset, *times) if count else None
+        if columns is not None and (
+            columns.offset - columns.offsets[0] == count - 1 if dense else columns.offset <= header.last_offset
+        ):
+            yield [columns]
+        elif count:
+            yield from _read(header, template, run[: -len(PADDING)], count)
+        else:
+            yield run
+
+
+def _template(batch: bytes | memoryview) -> bytearray:
+    """The header of an uncompressed batch of the same kind."""
     template = bytearray(batch[: _HEADER.size])
     template[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
+    return template
+
+
+def _stream(
+    header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int], None], padding: bytes = b""
+) -> Iterator[tuple[Any, int]]:
+    """The bytes of ordinary records that follow each other and their number, and, with 0, each record that stands out."""
+    stream = BatchStream(portions(header.codec, memoryview(batch)[_HEADER.size :]))
     ahead = header.records
     while ahead > 0:
-        run, count = stream.run(ahead)
+        run, count = stream.run(ahead, padding)
         if count:
             spent(len(run))
-            template[_COUNT_AT : _COUNT_AT + 4] = count.to_bytes(4, "big")
-            yield from _read(header, bytes(template) + run, count)
+            yield run, count
             ahead -= count
         elif not stream.read():
-            yield _single(header, stream, spent)
+            yield _single(header, stream, spent), 0
             ahead -= 1
 
 
-def _read(header: BatchHeader, data: bytes, count: int) -> Iterator[Iterable[Any]]:
-    """An uncompressed batch of `count` records of known lengths: by the fast reader, from where it fails on by ours."""
+def _read(header: BatchHeader, template: bytearray, run: bytes, count: int) -> Iterator[Iterable[Any]]:
+    """`count` records of known lengths: by the fast reader, from where it fails on by ours."""
+    template[_COUNT_AT : _COUNT_AT + 4] = count.to_bytes(4, "big")
+    data = bytes(template) + run
     made: list[Any] = []
     try:
         made.extend(DefaultRecordBatch(data))
