@@ -58,6 +58,7 @@ generate = "never"
 """
 RATES = {True: 1.2e-2, False: 3e-3}  # of the small base and of the full one
 DEADLINE = 3600.0  # seconds
+POLL = 3.0
 
 
 def main() -> int:
@@ -117,7 +118,7 @@ class Corpus:
     def run(self) -> dict[str, Any]:
         began, worked = time.monotonic(), _cpu()
         asyncio.run(admin.declare(self.settings))
-        with Ring(self.settings, self.folder, threads=1) as ring:
+        with Ring(self.settings, self.folder, threads=1, poll=POLL) as ring:
             ring.start("worker", "trainer")
             say(self.name, f"publishing {len(self.lines)}")
             good, raw = self.publish()
