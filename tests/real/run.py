@@ -24,6 +24,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
 
+import torch
+
 import headrace
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
@@ -69,6 +71,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="a base of 160 instead of 64")
     parser.add_argument("--bases", type=Path, default=Path(tempfile.gettempdir()) / "headrace-real-bases")
     given = parser.parse_args()
+    torch.set_num_threads(1)  # two wait for each other where the machine is shared
     files = corpora.corpora(given.data)
     reports: dict[str, Any] = {row["name"]: row for row in jsonl.read(given.results) if row["full"] == given.full}
     names = given.only or list(files)
