@@ -339,6 +339,10 @@ class TrainingStart(Value, frozen=True, kw_only=True):
         doc("What was served before, while the promotion of what is served is watched; absent: nothing is."),
     ] = None
     suites: Annotated[list[SuiteReference] | None, doc("Suites that the version will be asked; absent: none.")] = None
+    taken_back: Annotated[
+        list[HeadReference] | None,
+        doc("Heads that it neither goes on from nor compares: they have learnt what was taken back since. Absent: none."),
+    ] = None
 
 
 class TrainingProgress(Value, frozen=True, kw_only=True):
@@ -666,9 +670,10 @@ class HeadEvidence(Value, frozen=True, kw_only=True):
 
 def ends_chain(verdict: str, reason: str) -> bool:
     """Whether the learner's newest head, of which this was said, is nothing to go on from: it did harm, or was no head. One that
-    only can't be judged yet is: its answers are still those of what is served, or all who rated what it learnt is its judge."""
+    only can't be judged yet is: its answers are still those of what is served, or all who rated what it learnt is its judge. Nor
+    does one that has learnt what was taken back since: the trainer goes on from the last head that has not."""
     if verdict == "invalid":
-        return not reason.startswith(("same_answers", "self_graded"))
+        return not reason.startswith(("same_answers", "self_graded", "taken_back"))
     return reason.startswith("harm")
 
 

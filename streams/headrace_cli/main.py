@@ -61,6 +61,9 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
             "What was evaluated: list, both answers to each test row, remove those.",
         ),
     },
+    "The store": {
+        "store": Command("headrace_trainer.store_cli:store", "trainer", "The store of adapters: what nothing needs any more."),
+    },
     "Releases": {
         "releases": Command("headrace_cli.releases:releases", "", "List, follow or show releases."),
         "evidence": Command(

@@ -197,7 +197,8 @@ def resume(settings: Settings, as_json: bool, bucket: str, reason: str | None, r
 @click.option("--reason", help="Why.")
 @common
 def retract(settings: Settings, as_json: bool, interaction: str, reason: str | None) -> int:
-    """Take an interaction back: it is not learnt from any more. Lists the releases that have learnt from it.
+    """Take an interaction back: it is not learnt from any more. Lists the releases that have learnt from it, and the versions
+    that were never released.
 
     Samples of evaluations that hold answers to it are removed from the store of the settings. Exit 3 when they can't be."""
     from headrace_streams import requests
@@ -209,7 +210,8 @@ def retract(settings: Settings, as_json: bool, interaction: str, reason: str | N
 @click.argument("subject", metavar="SUBJECT")
 @common
 def forget(settings: Settings, as_json: bool, subject: str) -> int:
-    """Erase a person's data (the `data_subject` of interactions). Lists the releases that have learnt from it.
+    """Erase a person's data (the `data_subject` of interactions). Lists the releases that have learnt from it, and the versions
+    that were never released.
 
     Samples of evaluations that hold answers to it are removed from the store of the settings. Exit 3 when they can't be."""
     from headrace_streams import requests
@@ -234,6 +236,10 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
                 "inherited": [_touched_row(decision, touched) for decision in touched.inherited],
                 "possible": [_touched_row(decision, touched) for decision in touched.possible],
                 "samples": removed,
+                "heads": [
+                    {"version_id": head.version_id, "bucket": head.bucket, "adapter": head.adapter.digest}
+                    for head in touched.heads
+                ],
             }
         )
         return code
@@ -245,6 +251,8 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
     ):
         for decision in decisions:
             click.echo(f"{'*' if decision.data.release_id in touched.served else ' '} {_line(decision)}  ({how})")
+    for head in touched.heads:
+        click.echo(f"  {head.bucket}  {head.version_id}  {head.adapter.digest}  (never released; nothing goes on from it)")
     if touched.served:
         note("those with * are served now; `headrace revoke DIGEST` takes an adapter out of service")
     return code

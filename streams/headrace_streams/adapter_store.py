@@ -15,11 +15,11 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -48,6 +48,18 @@ SLOWEST = 100_000  # bytes a second of a file that is still waited for
 _USER_AND_QUERY = re.compile(r"(\w+://)(?:[^/@\s]*@)?([^\s?]*)(?:\?[^\s'\"]*)?")  # where a URL may hold a secret
 
 T = TypeVar("T")
+HoldingKind = Literal["adapter", "samples"]
+_FOLDERS: dict[HoldingKind, str] = {"adapter": "adapters", "samples": "samples"}
+
+
+class Holding(NamedTuple):
+    """What a store holds under one digest: an adapter or the state of an optimiser, which lies like one, or samples. `written`:
+    the newest of its files."""
+
+    kind: HoldingKind
+    digest: str
+    size_bytes: int
+    written: datetime
 
 
 class Store:
@@ -71,7 +83,8 @@ class Store:
         return fs, str(root).rstrip("/")
 
     def put(self, folder: str | Path) -> Adapter:
-        """Stores the files of `folder` (a `manifest.json` in it is ignored). Doing it again changes nothing and gives the same.
+        """Stores the files of `folder` (a `manifest.json` in it is ignored). Doing it again gives the same, as young as if
+        it were new.
 
         The manifest is written last: an adapter without one, or with files of another size, is written again. AdapterRefused
         names a file that is not safetensors, JSON or text, or a link; StoreError when the store cannot be written.
@@ -90,7 +103,7 @@ class Store:
                 for file in files:
                     with (source / file.path).open("rb") as stream:
                         self._write(digest, file.path, stream, file.size_bytes)
-                self._write(digest, MANIFEST, BytesIO(manifest), len(manifest))
+            self._write(digest, MANIFEST, BytesIO(manifest), len(manifest))
         return adapter
 
     def manifest(self, digest: str) -> bytes:
@@ -154,6 +167,46 @@ class Store:
             return len(old)
 
         with self._errors(f"old samples could not be removed from the store {self.name}"):
+            return within(self._patience, remove)
+
+    def holdings(self) -> list[Holding]:
+        """All adapters and samples that are here, whole or not, whoever refers to them. StoreError."""
+
+        def look() -> list[Holding]:
+            fs, root = self._place
+            found: dict[tuple[HoldingKind, str], Holding] = {}
+            for kind, folder in _FOLDERS.items():
+                try:
+                    files = fs.find(f"{root}/{folder}", detail=True)
+                except FileNotFoundError:
+                    continue
+                for path, info in files.items():
+                    name = str(path).removeprefix(f"{root}/{folder}/").partition("/")[0].removesuffix(".parquet")
+                    if not re.fullmatch(r"[0-9a-f]{64}", name):
+                        continue
+                    key = kind, f"sha256:{name}"
+                    before = found.get(key, Holding(*key, 0, datetime.min.replace(tzinfo=UTC)))
+                    written = info.get("LastModified") or fs.modified(path)  # an object store is asked once, not for each file
+                    found[key] = Holding(*key, before.size_bytes + info["size"], max(before.written, written))
+            return list(found.values())
+
+        with self._errors(f"the store {self.name} could not be listed"):
+            return within(self._patience, look)
+
+    def remove_adapter(self, digest: str) -> bool:
+        """Whether there was anything of an adapter; now there is nothing. Its manifest goes first, so that what a crash leaves is
+        none. StoreError."""
+
+        def remove() -> bool:
+            fs, folder = self._place[0], self._folder(digest)
+            if not fs.exists(folder):
+                return False
+            if fs.exists(f"{folder}/{MANIFEST}"):
+                fs.rm_file(f"{folder}/{MANIFEST}")
+            fs.rm(folder, recursive=True)
+            return True
+
+        with self._errors(f"adapter {digest} could not be removed from the store {self.name}"):
             return within(self._patience, remove)
 
     def _chunks(self, folder: str, path: str, size: int, what: str, missing: str) -> Generator[bytes]:

@@ -49,6 +49,7 @@ class NoAnswer(HeadraceError, TimeoutError):
 class Touched(NamedTuple):
     """What an interaction or a person's data went into. `inherited`: not trained on it, but on top of an adapter that was.
     `possible`: cut behind it in its bucket, by a run that is no longer kept, so that nobody knows what was rehearsed.
+    `heads`: versions of all three kinds that were never released; the learner's next run goes on from none of them.
     `samples`: digests of samples of evaluations that hold answers to it."""
 
     example_ids: list[str]
@@ -58,6 +59,7 @@ class Touched(NamedTuple):
     possible: list[Decision]
     served: list[str]  # release ids among them that are served now
     samples: list[str]
+    heads: list[ModelVersion]
 
 
 def request(kind: type[E], data: Any, id: str | None = None) -> E:
@@ -183,13 +185,15 @@ async def touched(settings: Settings, *, interaction_id: str | None = None, data
     trained = [decision for decision in decisions if adapter_digest(decision.data) in direct]
     later = [decision for decision in decisions if adapter_digest(decision.data) in inherited]
     perhaps = [decision for decision in decisions if adapter_digest(decision.data) in possible]
+    released = {adapter_digest(decision.data) for decision in decisions}
+    heads = [version for version in made if version.adapter.digest in (direct | inherited | possible) - released]
     still = [decision.data.release_id for decision in (*trained, *later, *perhaps) if decision.data.release_id in now]
     samples: set[str] = set()
     if asked:
         async for each in evaluations(settings):
             if each.samples is not None and each.samples.batch_id in asked:
                 samples.add(each.samples.sha256)
-    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still, sorted(samples))
+    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still, sorted(samples), heads)
 
 
 def _descendants(made: Collection[ModelVersion], adapters: Collection[str]) -> set[str]:

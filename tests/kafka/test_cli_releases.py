@@ -326,7 +326,7 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
         settings,
         "examples",
         BUCKET,
-        *(event(ExampleRewarded, example(number, "user-7" if number == 2 else None), f"x{number}") for number in (1, 2, 3, 4)),
+        *(event(ExampleRewarded, example(number, "user-7" if number == 2 else None), f"x{number}") for number in (1, 2, 3, 4, 5)),
     )
     with door.Releases(settings.bootstrap, deployment=settings.deployment) as served:
         seen = Followed(served)
@@ -336,6 +336,13 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
         second = seen.next()
         train(settings, 3, three, members=("x3",), parent=None, rehearsal=("x2",), parent_release=second.id)
         third = seen.next()
+    unreleased = adapter(settings, tmp_path / "4", 4)
+    train(settings, 4, unreleased, members=("x5",), parent_release=first.id)  # compared with what is served no more
+
+    rows = json.loads(headrace("retract", "i5", "--json")[1])
+    assert rows["releases"] == []
+    assert rows["heads"] == [{"version_id": "v4", "bucket": BUCKET, "adapter": unreleased.digest}]
+    assert headrace("retract", "i5")[1].splitlines()[-1].endswith("(never released; nothing goes on from it)")
 
     code, out, error = headrace("retract", "i1", "--json")
     touched = json.loads(out)
@@ -360,6 +367,7 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
     assert [line.rpartition("  (")[2] for line in out.splitlines()] == [
         "trained on it)",
         "may have rehearsed it: its run is no longer on the log)",
+        "never released; nothing goes on from it)",
     ]
     assert third.id in out.splitlines()[1]
     rows = json.loads(headrace("retract", "i3", "--json")[1])
@@ -377,6 +385,7 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
         (b"i1", "headrace.interaction.retracted.v1"),
         (b"i3", "headrace.interaction.retracted.v1"),
         (b"i4", "headrace.interaction.retracted.v1"),
+        *[(b"i5", "headrace.interaction.retracted.v1")] * 2,
         (b"never-seen", "headrace.interaction.retracted.v1"),
         *[(b"user-7", "headrace.subject.erased.v1")] * 2,
     ]

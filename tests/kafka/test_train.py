@@ -448,3 +448,40 @@ def test_the_learner_goes_on_from_its_newest_head_while_what_is_served_waits_for
         assert released.reason.startswith("evidence: loss gain")
 
     asyncio.run(scenario())
+
+
+@pytest.mark.slow(seconds=30)
+def test_a_head_that_has_learnt_what_was_taken_back_is_left_and_what_it_learnt_is_learnt_anew(
+    settings: Settings, base: Path
+) -> None:
+    train_log = TrainLog(settings)
+    [stage] = [stage for stage in STAGES if stage.name == "release"]
+    number = partition_for(training_data.BUCKET.encode(), settings.partitions)
+
+    async def scenario() -> None:
+        releasing = asyncio.create_task(FoldTask(stage, stage.policy().body(), "outcomes", number, settings).run())
+        try:
+            async with running(task(settings, policy_of(base))):
+                batch = await train_log.publish_batch("b1", range(24))
+                [first] = await train_log.wait_for(EvaluationCompleted, "outcomes")
+                await train_log.wait_for(ReleaseDeclined, "releases.history")
+                await train_log.withdraw(training_data.recorded(3))
+                await train_log.publish_batch("b2", range(100, 124))
+                [_, second] = await train_log.wait_for(EvaluationCompleted, "outcomes", 2)
+                [_, answer] = await train_log.wait_for(ReleaseDeclined, "releases.history", 2)
+        finally:
+            releasing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await releasing
+        [_, start] = await train_log.events(TrainingStarted, "runs")
+        assert (start.learner_adapter, start.heads) == (None, None)
+        assert [(head.version_id, head.adapter) for head in start.taken_back] == [(first.version_id, first.adapter.digest)]
+        trained = {member.example_id for member in batch.members if member.split == "train"}
+        assert {member.example_id for member in start.rehearsal} == trained - {training_data.recorded(3).member.example_id}
+        [left, own] = second.heads
+        assert (left.version_id, left.groups, own.version_id) == (first.version_id, [], second.version_id)
+        assert left.invalid == f"taken_back: version {first.version_id} has learnt 1 examples that were taken back since"
+        verdicts = [(head.version_id, head.verdict == "invalid", head.waits) for head in answer.evidence]
+        assert verdicts == [(first.version_id, True, False), (second.version_id, False, True)]
+
+    asyncio.run(scenario())

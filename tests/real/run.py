@@ -24,6 +24,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
 
+import torch
+
 import headrace
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
@@ -58,6 +60,7 @@ generate = "never"
 """
 RATES = {True: 1.2e-2, False: 3e-3}  # of the small base and of the full one
 DEADLINE = 3600.0  # seconds
+POLL = 3.0
 
 
 def main() -> int:
@@ -68,6 +71,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="a base of 160 instead of 64")
     parser.add_argument("--bases", type=Path, default=Path(tempfile.gettempdir()) / "headrace-real-bases")
     given = parser.parse_args()
+    torch.set_num_threads(1)  # two wait for each other where the machine is shared
     files = corpora.corpora(given.data)
     reports: dict[str, Any] = {row["name"]: row for row in jsonl.read(given.results) if row["full"] == given.full}
     names = given.only or list(files)
@@ -117,7 +121,7 @@ class Corpus:
     def run(self) -> dict[str, Any]:
         began, worked = time.monotonic(), _cpu()
         asyncio.run(admin.declare(self.settings))
-        with Ring(self.settings, self.folder, threads=1) as ring:
+        with Ring(self.settings, self.folder, threads=1, poll=POLL) as ring:
             ring.start("worker", "trainer")
             say(self.name, f"publishing {len(self.lines)}")
             good, raw = self.publish()

@@ -17,14 +17,15 @@ from headrace_schemas.topology import STAGES_BY_NAME, TOPOLOGY
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 
-POLL = 0.5
+POLL = 0.5  # seconds
 
 
 class Ring:
     """`headrace worker` and `headrace trainer` of one deployment; their output goes to files in `folder`."""
 
-    def __init__(self, settings: Settings, folder: Path, *, threads: int | None = None) -> None:
-        self.settings, self.folder = settings, folder
+    def __init__(self, settings: Settings, folder: Path, *, threads: int | None = None, poll: float = POLL) -> None:
+        """`poll`: seconds between two looks at the log, each of which reads the batches."""
+        self.settings, self.folder, self._poll = settings, folder, poll
         folder.mkdir(parents=True, exist_ok=True)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {
@@ -103,7 +104,7 @@ class Ring:
                 return counters(tasks)
             if time.monotonic() > until:
                 raise AssertionError(f"still open: {open_}\nworker: {self.log('worker')[-2000:]}\n{self.log('trainer')[-2000:]}")
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(self._poll)
 
     async def _look(self, published: int | None, trained: bool) -> tuple[list[TaskStatus], list[str]]:
         log = KafkaLog(self.settings)

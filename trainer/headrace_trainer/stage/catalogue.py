@@ -7,12 +7,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from types import MappingProxyType
 
 import msgspec
 
-from headrace_schemas.derived import Batch, DeadLetter, Member, PositionSkip, PromptMember, TrainingStart
+from headrace_schemas.derived import Batch, DeadLetter, Member, ModelVersion, PositionSkip, PromptMember, TrainingStart
 from headrace_schemas.events import (
     BatchReady,
     EvaluationCompleted,
@@ -22,13 +23,14 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import training_members, watched
+from headrace_schemas.selection import run_members, training_members, watched
 from headrace_streams import release_log
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, event_of
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.stage.rehearsal import LatestRevisions
 from headrace_trainer.stage.standing import LearnerStanding, after
+from headrace_trainer.stage.taken_back import LearntChain, LearntVersion, learnt_version
 
 log = logging.getLogger("headrace")
 
@@ -127,6 +129,24 @@ class Catalogue:
         """Members, rows of the pools and prompts of a batch that were withdrawn since it was cut."""
         return self._latest.withdrawn((*watched(batch), *batch.test_pool, *(batch.prompts or ())))
 
+    async def chain(self, bucket: str, newest: Mapping[str, LearntVersion] = MappingProxyType({})) -> LearntChain:
+        """Versions of the bucket, `newest` with them, and what their runs learnt; looked up only where something of its batches
+        was taken back."""
+        batches = {batch.batch_id: batch for _, batch in self._batches if batch.bucket == bucket}
+        taken_back = self._latest.withdrawn(member for batch in batches.values() for member in training_members(batch.members))
+        if not taken_back:
+            return LearntChain({}, {}, ())
+        versions = {version.adapter.digest: learnt_version(version) for version in await versions_of(self._reader, bucket)}
+        versions |= newest
+        wanted = {version.run_id for version in versions.values()}
+        learnt: dict[str, frozenset[str]] = {}
+        started = self._reader.events("runs", key=bucket, containing=b"headrace.training.started.v1")
+        async with aclosing(started) as events:
+            async for event in events:
+                if isinstance(event, TrainingStarted) and event.data.run_id in wanted and event.data.batch_id in batches:
+                    learnt[event.data.run_id] = _learnt(batches[event.data.batch_id], event.data)
+        return LearntChain(versions, learnt, taken_back)
+
     def batches_after(self, bucket: str, batch_ids: Sequence[str], before: int) -> list[str]:
         """Batches of the bucket behind the last of the named ones (all, when none is named) and before offset `before`."""
         own = [(offset, batch.batch_id) for offset, batch in self._batches if batch.bucket == bucket and offset < before]
@@ -137,6 +157,19 @@ class Catalogue:
         """The same of the named batches."""
         batches = [batch for _, batch in self._batches if batch.batch_id in batch_ids]
         return self._latest.current(member for batch in batches for member in training_members(batch.members))
+
+
+def _learnt(batch: Batch, start: TrainingStart) -> frozenset[str]:
+    """Ids of the examples that a run with these pins learns from."""
+    members = run_members(batch, start)
+    return frozenset(member.example_id for member in (*members.training, *members.rehearsal))
+
+
+async def versions_of(reader: Reader, bucket: str) -> list[ModelVersion]:
+    """The versions of a bucket, in the order of the log."""
+    async with aclosing(reader.events("versions", key=bucket)) as events:
+        found = [event.data async for event in events if isinstance(event, ModelVersionCreated)]
+    return [version for version in found if version.bucket == bucket]
 
 
 async def started(reader: Reader, bucket: str, batch_id: str) -> TrainingStart | None:

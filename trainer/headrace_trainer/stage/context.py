@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import BaseIdentity, Batch, Member, SamplesReference, TrainingStart
+from headrace_schemas.derived import BaseIdentity, Batch, HeadReference, Member, SamplesReference, TrainingStart
 from headrace_schemas.selection import run_members, without_withdrawn
 from headrace_streams import release_log
 from headrace_streams.adapter_files import AdapterRefused, StoreError, file_sha256, hexadecimal
@@ -33,6 +33,7 @@ from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.rehearsal import rehearsal_rows
+from headrace_trainer.stage.taken_back import LearntVersion
 from headrace_trainer.suites import Suite
 
 log = logging.getLogger("headrace")
@@ -170,6 +171,18 @@ class TrainerContext:
             return None
         return (await asyncio.to_thread(self.store.put, result.optimiser)).digest
 
+    async def taken_back(self, start: TrainingStart, adapter: str, warm_started: bool, known: Catalogue) -> dict[str, str]:
+        """Why heads that a run names count no more, and its own version of this `adapter` with them, by version: they have learnt
+        what was taken back until now."""
+        own = HeadReference(version_id=events.version_id(start.run_id), adapter=adapter)
+        begins = start.learner_adapter or start.parent_adapter
+        learnt = LearntVersion(own.version_id, start.run_id, start.batch_id, begins, warm_started)
+        await known.refresh(start.bucket)
+        chain = await known.chain(start.bucket, {adapter: learnt})
+        heads = (*(start.heads or ()), *(start.taken_back or ()), own)
+        reasons = {head.version_id: chain.reason(head.adapter, start.parent_adapter) for head in heads}
+        return {version_id: reason for version_id, reason in reasons.items() if reason is not None}
+
     async def optimiser_of(self, bucket: str, adapter: str) -> str | None:
         """Digest of the optimiser's state of the run that an adapter is of; None when none was kept, or it is not in the store
         any more: no bucket is held up by that, and the run's pins say so. StoreError."""
@@ -201,7 +214,12 @@ class TrainerContext:
         hyper = self.policy.hyperparameters(batch.bucket)
         planned = await self._plan(batch, base, hyper)
         await known.refresh(batch.bucket)
-        learner = await catalogue.standing_of(self.reader, batch.bucket)
+        stands = await catalogue.standing_of(self.reader, batch.bucket)
+        learner, left = (await known.chain(batch.bucket)).clean(stands)
+        if learner.adapter != stands.adapter:
+            log.warning(
+                "%s: examples were taken back: the learner goes on from %s", batch.bucket, learner.adapter or "what is served"
+            )
         if learner.restarted:  # what the chain learnt since is not in what the run begins from
             since = known.batches_after(batch.bucket, learner.batches, origin.record.offset)
             untrained = tuple(dict.fromkeys((*untrained, *since)))
@@ -218,7 +236,7 @@ class TrainerContext:
             parent_release_id=served.release_id if served else None,
             rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
             base_identity=base.identity, surroundings=self.hardware.surroundings, learner=learner,
-            suites=self.suites_of(batch.bucket),
+            suites=self.suites_of(batch.bucket), taken_back=left,
         )  # fmt: skip
         return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
 

@@ -15,6 +15,8 @@ from headrace_schemas.derived import (
     BaseIdentity,
     Batch,
     Evaluation,
+    HeadReference,
+    HeadResult,
     Member,
     ModelVersion,
     SamplesReference,
@@ -89,9 +91,10 @@ def pins(
     learner: LearnerStanding | None = None,
     optimiser: str | None = None,
     suites: Sequence[Suite] = (),
+    taken_back: Sequence[HeadReference] = (),
 ) -> TrainingStart:
     """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy; `planned`: hyperparameters
-    that memory decided."""
+    that memory decided; `taken_back`: heads that the learner leaves."""
     batch = origin.batch
     standing = learner or LearnerStanding()
     hyper = policy.hyperparameters(batch.bucket).model_copy(update={"precision": precision, **planned})
@@ -115,6 +118,7 @@ def pins(
         heads=list(standing.heads) or None,
         watched=standing.watched,
         suites=suite_references(suites),
+        taken_back=list(taken_back) or None,
     )
 
 
@@ -172,10 +176,11 @@ def completed(
     policy: TrainerPolicy,
     samples: SamplesReference | None = None,
     optimiser: str | None = None,
+    taken_back: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Event]:
     """Version, evaluation and completion of a run. `policy` is the one that it was evaluated by: not pinned, so that after a
     restart the figures are judged by today's requirements, and the evaluation names whose they are. `optimiser`: digest of the
-    optimiser's state, if one is kept."""
+    optimiser's state, if one is kept; `taken_back`: why heads count no more, by version."""
     batch = origin.batch
     tokens = result.training.tokens if result.training else 0
     version = ModelVersion(
@@ -212,7 +217,7 @@ def completed(
     evaluated_by = structs.replace(start, policy_digests={**start.policy_digests, STAGE: policy.digest})
     return [
         _make(ModelVersionCreated, version, origin, "version", start.run_id, now),
-        evaluated(origin, evaluated_by, version, result, evaluation_id(start.run_id), now, samples),
+        evaluated(origin, evaluated_by, version, result, evaluation_id(start.run_id), now, samples, taken_back),
         _make(TrainingCompleted, completion, origin, "training-completed", start.run_id, now),
     ]
 
@@ -231,8 +236,9 @@ def evaluated(
     identity: str,
     now: int,
     samples: SamplesReference | None = None,
+    taken_back: Mapping[str, str] = MappingProxyType({}),
 ) -> EvaluationCompleted:
-    """`start` names what the candidate was compared with, and by which policies."""
+    """`start` names what the candidate was compared with, and by which policies; `taken_back`: why heads count no more."""
     data = Evaluation(
         evaluation_id=identity,
         version_id=version.version_id,
@@ -255,11 +261,19 @@ def evaluated(
         shortened=_tested(result.shortened),
         ungraded=result.report.ungraded,
         measure=result.report.measure,
-        heads=[head if head.version_id else structs.replace(head, version_id=version.version_id) for head in result.report.heads],
+        heads=_results(result.report.heads, version.version_id, taken_back),
         watched=None if result.report.watched is None else list(result.report.watched),
         samples=samples,
     )
     return _make(EvaluationCompleted, data, origin, "evaluation", identity, now)
+
+
+def _results(measured: Sequence[HeadResult], own: str, taken_back: Mapping[str, str]) -> list[HeadResult]:
+    """The heads of an evaluation, its `own` last. Those that have learnt what was taken back are none, measured or not."""
+    named = [head if head.version_id else structs.replace(head, version_id=own) for head in measured]
+    judged = [structs.replace(head, invalid=head.invalid or taken_back.get(head.version_id)) for head in named]
+    left = taken_back.keys() - {head.version_id for head in judged}
+    return [*(HeadResult(version_id=each, groups=[], invalid=taken_back[each]) for each in sorted(left)), *judged]
 
 
 def _tested(counts: Counts | None) -> Counts | None:

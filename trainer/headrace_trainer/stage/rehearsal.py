@@ -62,8 +62,8 @@ class LatestRevisions:
     def withdrawn(self, members: Iterable[Member | PromptMember]) -> list[str]:
         """Ids of those that are withdrawn now, for whatever reason: where only the feedback was taken back, an erasure that
         comes later finds nothing to withdraw and is not told."""
-        latest = {member.example_id: self._latest[member.example_id] for member in members if member.example_id in self._latest}
-        return sorted(example_id for example_id, revision in latest.items() if revision is None or revision.offset < 0)
+        known = {member.example_id for member in members} & self._latest.keys()
+        return sorted(each for each in known if (revision := self._latest[each]) is None or revision.offset < 0)
 
     def current(self, members: Iterable[Member]) -> list[Member]:
         """Members at their latest revision (weight and split stay), each example once; without those that were withdrawn, may

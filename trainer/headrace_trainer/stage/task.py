@@ -223,6 +223,7 @@ class TrainTask:
                 adapter = await asyncio.to_thread(self._context.store.put, result.folder)
                 optimiser = await self._context.store_optimiser(result)
                 samples = await self._context.store_samples(batch, run.start, result, self._catalogue)
+                gone = await self._context.taken_back(run.start, adapter.digest, result.warm_started, self._catalogue)
             except TRIED_AGAIN as error:
                 cause = error.cause if isinstance(error, JobFailed) else cause_of(error)
                 if isinstance(error, BrokerUnavailable):
@@ -241,7 +242,9 @@ class TrainTask:
                 await backoff.wait()
                 continue
             self._session.meter.trained("trained", time.monotonic() - began)
-            completed = events.completed(origin, run.start, adapter, result, now_ms(), self._context.policy, samples, optimiser)
+            completed = events.completed(
+                origin, run.start, adapter, result, now_ms(), self._context.policy, samples, optimiser, gone
+            )
             trained = TrainBucket(waits_for=events.evaluation_id(run.start.run_id), base=base.identity)
             return await self._finish(origin, completed, trained, "trained")
 
