@@ -63,10 +63,10 @@ def dataset(
         raise CliError(USAGE, "--lake goes with --from lake")
     filters = DatasetFilter(**wanted)
     for name in ("since", "before"):
-        _time_ms(name, getattr(filters, name))
+        time_ms(name, getattr(filters, name))
     written: Rule = 1 if rule == "1" else 2
     try:
-        selected, read_from = run(_selected(settings, bucket, release, _time_ms("as-of", as_of), source, folder))
+        selected, read_from = run(_selected(settings, bucket, release, time_ms("as-of", as_of), source, folder))
     except DatasetError as error:
         raise CliError(FAILED, str(error)) from error
     if selected.withdrawn and release is not None:
@@ -137,7 +137,8 @@ async def _log(settings: Settings, source: str, folder: Path | None) -> AsyncIte
         yield LakeLog(place, manifest), f"a lake up to {told_of(manifest)['cut_at']}"
 
 
-def _time_ms(name: str, text: str | None) -> int | None:
+def time_ms(name: str, text: str | None) -> int | None:
+    """ms since the epoch of option --`name`. CliError for what is no time."""
     from headrace_schemas.times import parse_ns
 
     try:

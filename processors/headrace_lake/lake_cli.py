@@ -112,7 +112,7 @@ class _Shown:
         rate = (step.records - records) / max(step.seconds - seconds, 1e-9)
         self._last = step.records, step.seconds
         done = step.records / max(step.records + step.left, 1)
-        text = f"{_bar(done)} {step.records} records, {step.left} to come, {rate:.0f}/s"
+        text = f"{bar(done)} {step.records} records, {step.left} to come, {rate:.0f}/s"
         if step.left and rate:
             text += f", {step.left / rate:.0f} s left"
         progress(text)
@@ -129,7 +129,8 @@ class _Shown:
             )
 
 
-def _bar(done: float, width: int = 24) -> str:
+def bar(done: float, width: int = 24) -> str:
+    """A progress bar at a share of the work."""
     full = int(min(1.0, done) * width)
     return f"[{'#' * full}{'.' * (width - full)}] {done:4.0%}"
 

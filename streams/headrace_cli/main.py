@@ -51,6 +51,9 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         ),
         "impact": Command("headrace_lake.lineage_cli:impact", "lake", "What came of an event, up to releases."),
     },
+    "Another policy": {
+        "whatif": Command("headrace_lake.whatif.cli:whatif", "lake", "What another policy would have made of the recorded log."),
+    },
     "Training by hand": {
         "batches": Command("headrace_lake.batches:batches", "worker", "Batches: list, show, and have one trained again."),
         "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
