@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import click
@@ -50,13 +50,19 @@ def rows_of(batches: Iterable[Event], runs: Iterable[Event]) -> list[BatchRow]:
     """The batches in their order, as the events of both topics tell of them."""
     rows: dict[str, BatchRow] = {}
     asked: dict[str, int] = {}
-    ended: dict[str, int] = {}
     for event in batches:
         if isinstance(event, BatchReady):
             batch = event.data
             rows.setdefault(batch.batch_id, BatchRow(batch_id=batch.batch_id, bucket=batch.bucket, members=len(batch.members)))
         elif isinstance(event, BatchRetryRequested):
             asked[event.data.batch_id] = asked.get(event.data.batch_id, 0) + 1
+    return with_runs(rows, asked, runs)
+
+
+def with_runs(rows: dict[str, BatchRow], asked: Mapping[str, int], runs: Iterable[Event]) -> list[BatchRow]:
+    """Batches, of which nothing is known but that they were cut, with what became of them. `asked`: how often each was asked for
+    again."""
+    ended: dict[str, int] = {}
     for event in runs:
         if not isinstance(event, TrainingStarted | TrainingCompleted | TrainingFailed):
             continue

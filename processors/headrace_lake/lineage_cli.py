@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -49,32 +49,19 @@ def impact(settings: Settings, as_json: bool, folder: Path | None, name: str, wh
 
 
 def _show(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool, *, up: bool) -> None:
-    from headrace_lake.learning_state import learning_state
-    from headrace_lake.lineage import places_of, published_fate, trace
     from headrace_lake.query import opened
+    from headrace_lake.read_models.lineage_view import lineage_view
 
     place = folder_of(settings, folder)
     with opened(place, seconds=SECONDS) as lake:
-        kind, places = places_of(lake, name)
-        found = trace(lake, places, up=up) if places else None
-        if found is None or not (found.edges or found.records):
-            raise CliError(NO, f"{name!r}: {place.path} has no such release, batch, example, interaction or event")
-        fate = published_fate(lake, places[0]) if up and kind == "published" and not found.edges else None
-        about = _interaction(lake, found) if kind in ("interaction", "example", "signal", "event", "published") else None
-        state = None if about is None else learning_state(lake, about)
+        both = lineage_view(lake, name, up=up)
+    if both is None:
+        raise CliError(NO, f"{name!r}: {place.path} has no such release, batch, example, interaction or event")
+    view, found = both
     if as_json:
-        emit(
-            {
-                "id": name,
-                "kind": kind,
-                "state": msgspec.to_builtins(state),
-                "fate": fate,
-                "records": [_object(record) for record in sorted(found.records.values())],
-                "edges": [{"upper": str(edge.upper), "lower": str(edge.lower), "how": edge.how} for edge in found.edges],
-                "inherited": [_object(record) for record in found.inherited],
-            }
-        )
+        emit(msgspec.to_builtins(view))
         return
+    state, fate = view.state, view.fate
     if state is not None:
         where = f"  ({state.place})" if state.place else ""
         click.echo(f"interaction {state.interaction_id}: {state.state}: {state.reason}{where}")
@@ -86,25 +73,6 @@ def _show(settings: Settings, as_json: bool, folder: Path | None, name: str, who
         click.echo(f"{'inherited by' if up else 'goes on from'} {_line(record)}")
     counts = Counter(record.kind for record in found.records.values())
     note(", ".join(f"{count} {name}{'s' if count > 1 and name != 'published' else ''}" for name, count in counts.items()))
-
-
-def _interaction(lake: Any, found: Lineage) -> str | None:
-    """The interaction that the subjects are about, if it is one."""
-    from headrace_lake.views import table_of
-
-    first = min((place for place in found.records if place.topic in ("signals", "examples")), default=None)
-    if first is None:
-        return None
-    topic, partition, offset = first
-    rows = lake.all(
-        f"SELECT interaction_id FROM {table_of(topic)} WHERE partition = $partition AND log_offset = $offset",
-        {"partition": partition, "offset": offset},
-    )
-    return rows[0][0] if rows else None
-
-
-def _object(record: LineageRecord) -> dict[str, Any]:
-    return {"kind": record.kind, "id": record.id, "place": str(record.place), "note": record.note}
 
 
 def _line(record: LineageRecord) -> str:

@@ -11,10 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from headrace_lake.lineage import RecordPlace
-from headrace_lake.query import LakeQuery
+from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import PAGE, PageCursor
 from headrace_lake.views import event, table_of
-from headrace_schemas.root_error import USAGE, HeadraceError
 from headrace_schemas.splits import split_of
 from headrace_schemas.times import parse_ns
 
@@ -40,10 +39,8 @@ _FIELDS = {
 }
 
 
-class FilterRefused(HeadraceError):
+class FilterRefused(QueryRefused):
     """A filter in an address that is none; the message names it."""
-
-    exit_code = USAGE
 
 
 class ExampleFilter(Struct, frozen=True, kw_only=True):

@@ -1,18 +1,16 @@
-"""Pages of records, newest first: where one goes on is a record's own place, so that nothing shifts while the log grows. Pure."""
+"""Pages of records, newest first: where one goes on is a record's own place, so that nothing shifts while the log grows."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from headrace_schemas.root_error import USAGE, HeadraceError
+from headrace_lake.query import QueryRefused
 
 PAGE = 50  # rows
 
 
-class CursorRefused(HeadraceError):
+class CursorRefused(QueryRefused):
     """A cursor in an address that no page has written."""
-
-    exit_code = USAGE
 
 
 class PageCursor(NamedTuple):
