@@ -369,6 +369,7 @@ def test_people_can_read_how_full_a_bucket_is() -> None:
         "bucket": BUCKET, "fill": 1.0, "target": 4.0, "batches": 0, "examples": 1, "negatives": 1, "test_rows": 1,
             "prompts": 0,
         "note": "filling",
+        "recorded": described["recorded"],
     }  # fmt: skip
     stage = CurateRun()
     stage.feed(negative(1), rewarded(2, split="test"))

@@ -5,7 +5,7 @@ The bucket is loaded once, changed by these methods, and stored once, at the end
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from math import fsum
 from typing import Any
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from headrace_processors.curate import thresholds
 from headrace_processors.curate.drift import UNTESTED
+from headrace_processors.curate.manifest import Cause
 from headrace_processors.curate.near_duplicates import bands
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import (
@@ -276,17 +277,14 @@ class WorkingBucket:
             self._state.put_near(self.name, record.near_key, index.remove(example_id))
 
     @property
+    def wanted(self) -> tuple[float, Cause]:
+        """The fill at which it is cut now, and what lowered it."""
+        return wanted(self._policy, self.value, lambda: self.is_rare)
+
+    @property
     def is_good(self) -> bool:
         """Whether what is served is good enough that nothing is cut; once it is, until its rate falls by `good_enough_margin`."""
-        policy, value = self._policy, self.value
-        successes, trials = value.evidence(policy.decay_per_day)
-        if trials < policy.good_enough_evidence:
-            return False
-        least = policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
-        if 0.0 <= successes < (least - 1e-6) * trials:  # whatever rounding does to the rate
-            return False
-        rate, _ = value.success_rate(policy.decay_per_day)
-        return rate is not None and rate >= least
+        return is_good(self._policy, self.value)
 
     def _sums(self, times: Sequence[int]) -> Sums:
         shares, newest = weights(times, self._policy.decay_per_day), max(times, default=0)
@@ -319,6 +317,28 @@ class WorkingBucket:
         total, squares = floored(sums[0].value, sums[1].value, count, self._policy.decay_floor)
         # To a thousandth: 64 examples of one hour are worth 64, although decay sees them a little apart.
         return round(total**2 / squares, 3) if sums[1].value > 0 else EMPTY
+
+
+def wanted(policy: CuratePolicy, value: CurateBucket, is_rare: Callable[[], bool]) -> tuple[float, Cause]:
+    """`WorkingBucket.wanted` of a bucket as it is stored; `is_rare` is asked where it would lower the fill."""
+    found: tuple[float, Cause] = value.target, "target"
+    if value.aged or value.drifted:
+        found = min(value.target, policy.aged_target), "drift" if value.drifted else "age"
+    if policy.rarity is None or value.opened_ms is None or not policy.rarity * value.target <= value.fill < found[0]:
+        return found
+    return (policy.rarity * value.target, "rarity") if is_rare() else found
+
+
+def is_good(policy: CuratePolicy, value: CurateBucket) -> bool:
+    """`WorkingBucket.is_good` of a bucket as it is stored."""
+    successes, trials = value.evidence(policy.decay_per_day)
+    if trials < policy.good_enough_evidence:
+        return False
+    least = policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
+    if 0.0 <= successes < (least - 1e-6) * trials:  # whatever rounding does to the rate
+        return False
+    rate, _ = value.success_rate(policy.decay_per_day)
+    return rate is not None and rate >= least
 
 
 def _added(sums: Sums, time_ns: int, per_day: float, amount: float = 1.0) -> Sums:

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from msgspec import Struct, field, json, msgpack
+from msgspec import Struct, field, json, msgpack, to_builtins
 
 from headrace_processors.curate.drift import UNTESTED, PageHinkley
 from headrace_processors.curate.filters import Role
@@ -385,7 +385,8 @@ def bucket_of(value: bytes) -> CurateBucket:
 
 
 def describe_buckets(state: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """The buckets of a task's changelog, for people: name, fill, target, batches, test rows, and a note on what it waits for."""
+    """The buckets of a task's changelog, for people: name, fill, target, batches, test rows, a note on what it waits for, and
+    the bucket as it is `recorded`."""
     listed = sorted(key for key in state if key.startswith(BUCKET))
     return [_described(bucket_of(state[key])) for key in listed]
 
@@ -421,6 +422,7 @@ def _described(bucket: CurateBucket) -> dict[str, Any]:
         note = "filling"
     return {
         "bucket": bucket.name,
+        "recorded": to_builtins(bucket),
         "fill": bucket.fill,
         "target": bucket.target,
         "batches": bucket.batches,

@@ -359,20 +359,10 @@ class CurateStep:
             and len(self.state.buckets) >= most
         )
 
-    def _wanted(self, bucket: WorkingBucket) -> tuple[float, manifest.Cause]:
-        """The fill at which a bucket is cut now, and what lowered it."""
-        value, policy = bucket.value, self.policy
-        wanted: tuple[float, manifest.Cause] = value.target, "target"
-        if value.aged or value.drifted:
-            wanted = min(value.target, policy.aged_target), "drift" if value.drifted else "age"
-        if policy.rarity is None or value.opened_ms is None or not policy.rarity * value.target <= value.fill < wanted[0]:
-            return wanted
-        return (policy.rarity * value.target, "rarity") if bucket.is_rare else wanted
-
     def _cut_if_ready(self, bucket: WorkingBucket) -> None:
         """Cuts the bucket when it is worth it."""
         value, policy = bucket.value, self.policy
-        wanted, lowered = self._wanted(bucket)
+        wanted, lowered = bucket.wanted
         judgeable = value.aged or value.test.size >= policy.min_test_pool
         ready = value.opened_ms is not None and value.fill >= wanted and judgeable
         if not ready or value.satisfied or bucket.is_good:

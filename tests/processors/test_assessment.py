@@ -1,0 +1,125 @@
+"""Why a bucket is not cut yet: over the recorded histories, what was looked at and not cut has a condition that does not hold,
+and what was cut had the fill that the conditions say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from headrace_lake.log import LogRecord
+from headrace_processors.curate.assessment import BucketAssessment, assess
+from headrace_processors.curate.policy import CuratePolicy
+from headrace_processors.curate.state import CurateBucket, CurateState, QueueBounds
+from headrace_processors.stages import STAGES
+from headrace_schemas.codec import decode
+from headrace_schemas.events import BatchReady
+from headrace_schemas.topics import DAY_MS
+from headrace_streams.runtime.fold_runner import FoldRunner
+from support import histories
+from support.histories import FOLDER, Activation, Entry, unpack
+
+CURATE = next(stage for stage in STAGES if stage.name == "curate")
+FILES = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("curate.v*.jsonl"))]
+
+
+def steps(path: Path) -> Iterator[tuple[CuratePolicy, FoldRunner, list[BatchReady]]]:
+    """After every record of a history: the policy, the runner with its state, and what was cut."""
+    history = histories.read(path)
+    runners: dict[int, tuple[FoldRunner, CuratePolicy]] = {}
+    pending: dict[int, list[Any]] = {}
+    for line in history.lines:
+        if isinstance(line, Activation):
+            pending.setdefault(line.rules.partition, []).append(line.rules)
+        if not isinstance(line, Entry):
+            continue
+        runner, policy = runners.get(line.partition) or (
+            FoldRunner(CURATE, line.topic, line.partition, history.head.partitions),
+            CuratePolicy(),
+        )
+        waiting = pending.get(line.partition, [])
+        while waiting and waiting[0].from_offset <= line.offset:
+            rules = waiting.pop(0)
+            runner.activate(rules.version, rules.body, rules.digest)
+            policy = CuratePolicy.model_validate({**CURATE.versions[rules.version].absent, **rules.body})
+        runners[line.partition] = runner, policy
+        headers = tuple((name, unpack(value) or b"") for name, value in line.headers)
+        runner.run(
+            LogRecord(line.topic, line.partition, line.offset, line.timestamp, unpack(line.key), unpack(line.value), headers)
+        )
+        cut = [decode(unpack(output.value)) for output in line.outputs if output.topic == "batches"]
+        yield policy, runner, [each for each in cut if isinstance(each, BatchReady)]
+
+
+def buckets(runner: FoldRunner) -> list[CurateBucket]:
+    return [value for key, value in runner.state.items() if key.startswith("bucket:")]
+
+
+def assessed(policy: CuratePolicy, runner: FoldRunner, bucket: CurateBucket) -> BucketAssessment:
+    median = CurateState(runner.state).median(runner.now // DAY_MS)
+    return assess(policy, bucket, runner.now, median=median)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_what_was_looked_at_and_not_cut_has_a_condition_that_does_not_hold(path: Path) -> None:
+    waited, before = 0, dict[str, CurateBucket]()
+    for policy, runner, _ in steps(path):
+        for bucket in buckets(runner):
+            found = assessed(policy, runner, bucket)
+            known = before.get(bucket.name)
+            came = known is not None and bucket.train.next > known.train.next  # what leaves is no occasion to look at it
+            if came and not found.open_conditions:
+                assert bucket.batches, bucket.name
+                assert policy.fresh_share, f"{bucket.name} was not cut, and nothing stands in its way"
+            waited += bool(found.open_conditions)
+        before = {bucket.name: bucket for bucket in buckets(runner)}
+    assert waited > 100
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_what_was_cut_was_wanted_at_the_fill_that_its_manifest_says(path: Path) -> None:
+    before: dict[str, CurateBucket] = {}
+    causes = set()
+    for policy, runner, cut in steps(path):
+        for batch in (each.data for each in cut):
+            causes.add(batch.cause)
+            bucket = before.get(batch.bucket)
+            if batch.cause == "target" and bucket is not None and bucket.opened_ms is not None:
+                assert assessed(policy, runner, bucket).conditions[1].parts[0].bound == bucket.target
+                assert batch.target <= bucket.target
+        before = {bucket.name: bucket for bucket in buckets(runner)}
+    assert "target" in causes
+
+
+def test_a_bucket_that_fills_says_what_it_waits_for() -> None:
+    policy = CuratePolicy(min_test_pool=5)
+    bucket = CurateBucket(
+        "sql/tiny", fill=12.5, target=64.0, opened_ms=1000, train=QueueBounds(0, 13, 13), test=QueueBounds(0, 2, 2)
+    )
+    found = assess(policy, bucket, DAY_MS)
+    assert [condition.name for condition in found.open_conditions] == ["it is full enough", "enough test rows"]
+    full = found.conditions[1]
+    assert (full.value, full.bound, found.wanted, found.cause) == (12.5, 64.0, 64.0, "target")
+    assert [part.name for part in full.parts][:2] == ["its target", "less, as it is old"]
+    assert full.parts[0].since_ms == 1000
+
+
+def test_an_aged_bucket_needs_less() -> None:
+    bucket = CurateBucket("sql/tiny", fill=21.0, target=64.0, opened_ms=0, aged=True, train=QueueBounds(0, 21, 21))
+    found = assess(CuratePolicy(min_test_pool=5), bucket, 8 * DAY_MS)
+    assert not found.open_conditions
+    assert (found.wanted, found.cause) == (20.0, "age")
+    assert [condition.holds for condition in assess(CuratePolicy(), replace(bucket, satisfied=True), 0).conditions].count(
+        False
+    ) == 1
+
+
+def test_a_bucket_whose_base_nobody_names_says_so() -> None:
+    bucket = CurateBucket("sql/tiny", train=QueueBounds(0, 3, 3))
+    found = assess(CuratePolicy(bases=("other",)), bucket, 0)
+    assert found.conditions[0].holds is False
+    assert found.conditions[0].policy_key == "bases"
+    assert found.conditions[0].note.startswith("no policy and no release names its base")
