@@ -185,6 +185,11 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
     )
 
 
+def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[ExampleRow]:
+    """The `most` newest revisions of a bucket (or of all) that pass a filter, without their texts and states."""
+    return [row for row in _rows(lake, _window(lake, wanted.bucket, None, most), wanted.text) if wanted.holds(row)]
+
+
 def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most: int) -> list[tuple[int, int, int]]:
     conditions = [event("example.rewarded")]
     conditions += ["bucket = $bucket"] if bucket is not None else []

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.paging import PAGE, PageCursor
-from headrace_lake.read_models.recorded import RecordedEvent, recorded
+from headrace_lake.read_models.recorded import RecordedEvent, recorded, recorded_at
 from headrace_lake.views import event, table_of
 from headrace_schemas.derived import TrainingStart
 from headrace_schemas.events import TrainingCompleted, TrainingFailed, TrainingProgressed, TrainingStarted
@@ -161,9 +162,6 @@ def _told(lake: LakeQuery, ids: Sequence[str], progress: int = 2) -> dict[str, l
         f"(PARTITION BY run_id ORDER BY partition, log_offset DESC) <= {int(progress)}",
         {"ids": list(ids)},
     )
-    from headrace_lake.lineage import RecordPlace
-    from headrace_lake.read_models.recorded import recorded_at
-
     told: dict[str, list[RecordedEvent]] = {}
     for each in sorted([*ends, *recorded_at(lake, "runs", [RecordPlace("runs", *row) for row in newest])]):
         told.setdefault(each.event.data.run_id, []).append(each)  # type: ignore[union-attr]

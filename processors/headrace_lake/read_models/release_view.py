@@ -1,0 +1,282 @@
+"""Releases of a lake: the chain of each bucket, each with a text of its own, whether it is really served and does better. Knows
+the events of releases and what is served by the adapters that answers name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from msgspec import Struct, structs
+
+from headrace_lake.lineage import RecordPlace
+from headrace_lake.query import LakeQuery
+from headrace_lake.read_models.conditions import ConditionNode
+from headrace_lake.read_models.paging import PAGE, PageCursor
+from headrace_lake.read_models.recorded import RecordedEvent, in_force, recorded, recorded_at, rules_of_task
+from headrace_lake.read_models.release_gate import gate_tree
+from headrace_lake.read_models.release_text import release_text
+from headrace_lake.read_models.version_view import kind_of
+from headrace_lake.views import DECISIONS, event, table_of
+from headrace_processors.release.policy import ReleasePolicy
+from headrace_schemas.derived import Batch, Evaluation, HarmEvidence, HeadEvidence, ModelVersion, ReleaseDecision, Requirement
+from headrace_schemas.events import BatchReady, EvaluationCompleted, ModelVersionCreated
+
+TRAFFIC = 5_000  # answers of agents, the newest, that shares are of
+JUDGED = 4_000  # revisions of a bucket, the newest, that success is of
+CHAIN = 50
+SERVING = ("promoted", "rolled_back", "revoked")
+
+
+class ReleaseRow(Struct, frozen=True, kw_only=True):
+    """An answer of release. `serves`: what it is about is served now."""
+
+    release_id: str
+    bucket: str
+    sequence: int
+    kind: str
+    place: str
+    appended_ms: int
+    adapter: str | None
+    version_id: str | None
+    reason: str
+    requested_by: str | None
+    serves: bool = False
+
+
+class ReleaseList(Struct, frozen=True, kw_only=True):
+    """Answers, newest first. `served`: of each bucket what is served now."""
+
+    bucket: str | None
+    rows: list[ReleaseRow]
+    served: list[ReleaseRow]
+    below: str | None = None
+
+
+class AdapterTraffic(Struct, frozen=True, kw_only=True):
+    """What agents answered with. `adapter` None: the base alone. `release_id`: the newest that served it; `share` of the answers
+    that were looked at; `success`: share of those that were judged whose quality is above 0."""
+
+    adapter: str | None
+    release_id: str | None
+    answers: int
+    share: float
+    judged: int
+    success: float | None
+
+
+class ReleaseView(Struct, frozen=True, kw_only=True):
+    """One release. `text` by heading; `chain`: the answers of its bucket around it, newest first; `traffic`: by adapter, of the
+    `looked_at` newest answers of its kind of work; `before` and `after`: success of what it followed, and of what it serves."""
+
+    row: ReleaseRow
+    text: dict[str, str]
+    gate: ConditionNode | None
+    evidence: list[HeadEvidence]
+    watch: HarmEvidence | None
+    batch_ids: list[str]
+    evaluation_id: str | None
+    parent_release_id: str | None
+    base_digest: str | None
+    requirements: list[Requirement]
+    chain: list[ReleaseRow]
+    traffic: list[AdapterTraffic]
+    looked_at: int
+    before: AdapterTraffic | None
+    after: AdapterTraffic | None
+
+
+def release_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor | None = None, *, page: int = PAGE) -> ReleaseList:
+    """The newest answers, of one bucket or of all."""
+    conditions = [DECISIONS]
+    conditions += ["bucket = $bucket"] if bucket is not None else []
+    conditions += [below.condition()] if below is not None else []
+    parameters = {"bucket": bucket} if bucket is not None else {}
+    found = recorded(lake, "releases.history", " AND ".join(conditions), parameters, limit=page + 1, newest=True)[::-1]
+    served = served_now(lake)
+    rows = [_row(each, served) for each in found[:page]]
+    further = None
+    if len(found) > page:
+        last = found[page - 1]
+        further = str(PageCursor(last.appended_ms, last.place.partition, last.place.offset))
+    shown = [row for name, row in sorted(served.items()) if bucket in (None, name)]
+    return ReleaseList(bucket=bucket, rows=rows, served=shown, below=further)
+
+
+def served_now(lake: LakeQuery) -> dict[str, ReleaseRow]:
+    """By bucket, the answer that says what is served now."""
+    kinds = ", ".join(f"'headrace.release.{kind}.v1'" for kind in SERVING)
+    places = lake.all(
+        f"SELECT partition, max(log_offset) FROM {table_of('releases.history')} WHERE {DECISIONS} AND event_type IN ({kinds}) "
+        "GROUP BY partition, bucket"
+    )
+    answers = recorded_at(lake, "releases.history", [RecordPlace("releases.history", *row) for row in places])
+    return {decision_of(each).bucket: structs.replace(_row(each, {}), serves=True) for each in answers}
+
+
+def release_view(lake: LakeQuery, release_id: str) -> ReleaseView | None:
+    """One release; None where the lake has none of that id."""
+    answered = next(
+        iter(recorded(lake, "releases.history", f"{DECISIONS} AND release_id = $id", {"id": release_id}, limit=1)), None
+    )
+    if answered is None:
+        return None
+    decision = decision_of(answered)
+    served = served_now(lake)
+    row = _row(answered, served)
+    version, evaluation, batches = _made_of(lake, decision)
+    around = recorded(
+        lake, "releases.history", f"{DECISIONS} AND bucket = $bucket", {"bucket": decision.bucket}, limit=CHAIN, newest=True
+    )
+    previous = next((each for each in around if decision_of(each).release_id == decision.parent_release_id), None)
+    traffic, looked_at = adapter_traffic(lake, decision.bucket)
+    by_adapter = {each.adapter: each for each in traffic}
+    before = None if previous is None else _digest(decision_of(previous))
+    serves = row.kind in SERVING
+    return ReleaseView(
+        row=row,
+        text=release_text(
+            row.kind,
+            decision,
+            version=version,
+            batches=batches,
+            evaluation=evaluation,
+            previous=None if previous is None else decision_of(previous),
+        ),
+        gate=gate_tree(_policy(lake, answered), evaluation, decision) if evaluation is not None or decision.evidence else None,
+        evidence=decision.evidence or [],
+        watch=decision.watch,
+        batch_ids=decision.batch_ids,
+        evaluation_id=decision.evaluation_id,
+        parent_release_id=decision.parent_release_id,
+        base_digest=decision.base_digest,
+        requirements=[] if evaluation is None else evaluation.requirements,
+        chain=[_row(each, served) for each in reversed(around)],
+        traffic=traffic,
+        looked_at=looked_at,
+        before=by_adapter.get(before) if serves else None,
+        after=by_adapter.get(_digest(decision)) if serves else None,
+    )
+
+
+def adapter_traffic(lake: LakeQuery, bucket: str) -> tuple[list[AdapterTraffic], int]:
+    """With what the newest answers of a bucket's kind of work were given, and how well; how many were looked at. The base's name
+    decides nothing here: an agent may call its model as it likes."""
+    artifact_type = bucket.partition("/")[0]
+    places = lake.all(
+        f"SELECT partition, log_offset FROM {table_of('signals')} WHERE {event('interaction.recorded')} "
+        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {TRAFFIC}"
+    )
+    answers: Counter[str | None] = Counter()
+    if places:
+        lake.keep("looked", [("signals", *row) for row in places])
+        rows = lake.all(
+            "SELECT try(json_extract_string(s.value, ['$.data.artifact_type', '$.data.adapter'])) "
+            f"FROM {table_of('signals')} s JOIN looked l ON l.partition = s.partition AND l.log_offset = s.log_offset "
+            "WHERE s.log_offset BETWEEN $first AND $last",
+            {"first": min(row[1] for row in places), "last": max(row[1] for row in places)},
+        )
+        answers.update(said[1] for (said,) in rows if said is not None and said[0] == artifact_type)
+    judged, right = _judged(lake, bucket)
+    releases = dict(
+        lake.all(
+            f"SELECT try(value->>'$.data.adapter.digest'), arg_max(release_id, log_offset) FROM {table_of('releases.history')} "
+            f"WHERE {DECISIONS} AND bucket = $bucket AND event_type IN ('headrace.release.promoted.v1', "
+            "'headrace.release.rolled_back.v1', 'headrace.release.revoked.v1') GROUP BY ALL",
+            {"bucket": bucket},
+        )
+    )
+    whole = answers.total()
+    found = [
+        AdapterTraffic(
+            adapter=adapter,
+            release_id=releases.get(adapter),
+            answers=answers[adapter],
+            share=answers[adapter] / whole if whole else 0.0,
+            judged=judged[adapter],
+            success=right[adapter] / judged[adapter] if judged[adapter] else None,
+        )
+        for adapter in dict.fromkeys([*answers, *judged])
+    ]
+    return sorted(found, key=lambda each: (-each.answers, -each.judged)), whole
+
+
+def _judged(lake: LakeQuery, bucket: str) -> tuple[Counter[str | None], Counter[str | None]]:
+    """Judged answers of the newest revisions of a bucket, and the good ones among them, by adapter; each example once."""
+    places = lake.all(
+        f"SELECT partition, log_offset FROM {table_of('examples')} WHERE {event('example.rewarded')} AND bucket = $bucket "
+        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {JUDGED}",
+        {"bucket": bucket},
+    )
+    judged: Counter[str | None] = Counter()
+    right: Counter[str | None] = Counter()
+    if not places:
+        return judged, right
+    lake.keep("looked", [("examples", *row) for row in places])
+    rows = lake.all(
+        "SELECT e.example_id, try(json_extract_string(e.value, ['$.data.adapter', '$.data.quality'])) "
+        f"FROM {table_of('examples')} e JOIN looked l ON l.partition = e.partition AND l.log_offset = e.log_offset "
+        "WHERE e.log_offset BETWEEN $first AND $last ORDER BY e.partition, e.log_offset",
+        {"first": min(row[1] for row in places), "last": max(row[1] for row in places)},
+    )
+    for adapter, quality in {example_id: said for example_id, said in rows if said is not None}.values():
+        judged[adapter] += 1
+        right[adapter] += quality is not None and float(quality) > 0
+    return judged, right
+
+
+def decision_of(answer: RecordedEvent) -> ReleaseDecision:
+    """What an answer on `releases.history` says."""
+    decision = answer.event.data
+    assert isinstance(decision, ReleaseDecision)
+    return decision
+
+
+def _made_of(lake: LakeQuery, decision: ReleaseDecision) -> tuple[ModelVersion | None, Evaluation | None, list[Batch]]:
+    version: ModelVersion | None = None
+    evaluation: Evaluation | None = None
+    if decision.version_id is not None:
+        made = recorded(
+            lake, "versions", f"{event('model_version.created')} AND version_id = $id", {"id": decision.version_id}, limit=1
+        )
+        version = next((each.event.data for each in made if isinstance(each.event, ModelVersionCreated)), None)
+    if decision.evaluation_id is not None:
+        told = recorded(
+            lake, "outcomes", f"{event('evaluation.completed')} AND evaluation_id = $id", {"id": decision.evaluation_id}, limit=1
+        )
+        evaluation = next((each.event.data for each in told if isinstance(each.event, EvaluationCompleted)), None)
+    cut = recorded(
+        lake, "batches", f"{event('batch.ready')} AND list_contains($ids, batch_id)", {"ids": decision.batch_ids}, limit=20
+    )
+    return version, evaluation, [each.event.data for each in cut if isinstance(each.event, BatchReady)]
+
+
+def _policy(lake: LakeQuery, answer: RecordedEvent) -> ReleasePolicy | None:
+    """Of release, as it was in force when it gave an answer."""
+    source = answer.source
+    if source is None:
+        return None
+    rules = in_force(rules_of_task(lake, "release", source.topic, source.partition), source.offset)
+    policy = None if rules is None else rules.policy
+    return policy if isinstance(policy, ReleasePolicy) else None
+
+
+def _digest(decision: ReleaseDecision) -> str | None:
+    return None if decision.adapter is None else decision.adapter.digest
+
+
+def _row(answer: RecordedEvent, served: dict[str, ReleaseRow]) -> ReleaseRow:
+    decision = decision_of(answer)
+    now = served.get(decision.bucket)
+    return ReleaseRow(
+        release_id=decision.release_id,
+        bucket=decision.bucket,
+        sequence=decision.sequence,
+        kind=kind_of(answer),
+        place=str(answer.place),
+        appended_ms=answer.appended_ms,
+        adapter=_digest(decision),
+        version_id=decision.version_id,
+        reason=decision.reason,
+        requested_by=decision.requested_by,
+        serves=now is not None and now.release_id == decision.release_id,
+    )
