@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+from headrace_console import charts
 from headrace_console.action import ConsoleAction
 from headrace_console.ring_graphic import nodes_of
 from headrace_schemas.times import rfc3339
@@ -128,7 +129,7 @@ def environment(known: frozenset[str] = frozenset(), actions: Collection[Console
         path = f"/records/{topic}" + (f"?{urlencode(query)}" if query else "")
         return Markup('<a href="{}">{}</a>').format(path, counter.replace("_", " "))
 
-    made.globals |= {
+    made.globals |= {"charts": charts, 
         "link": link,
         "place": place,
         "with_query": with_query,
