@@ -333,6 +333,42 @@ VIEWS: tuple[LakeView, ...] = (
         ),
     ),
     LakeView(
+        name="assessments",
+        description="why buckets are not cut yet, at every cut and at most once a minute: `conditions` with value and bound",
+        topic="assessments",
+        records=event("bucket.assessed"),
+        columns={
+            **_WHEN,
+            **_data(bucket=TEXT, conditions=JSON, batches=WHOLE, lowered_by=TEXT, evidence=NUMBER, batch_id=TEXT),
+        },
+        example=(
+            "What does each bucket wait for?",
+            'SELECT bucket, event_time, list_filter(from_json(conditions, \'[{"name":"VARCHAR","met":"BOOLEAN"}]\'), '
+            "lambda condition: NOT condition.met) AS unmet FROM assessments "
+            "QUALIFY row_number() OVER (PARTITION BY bucket ORDER BY log_offset DESC) = 1",
+        ),
+    ),
+    LakeView(
+        name="redriven",
+        description="dead letters' records that were published once more: where each was, and where it lies now",
+        topic="dead-letters",
+        records=event("record.redriven"),
+        columns={
+            **_WHEN,
+            "input": ("data.topic", TEXT),
+            "input_partition": ("data.partition", WHOLE),
+            "input_offset": ("data.offset", WHOLE),
+            "published_topic": ("data.published.topic", TEXT),
+            "published_partition": ("data.published.partition", WHOLE),
+            "published_offset": ("data.published.offset", WHOLE),
+            **_data(reason=TEXT, requested_by=TEXT, edited=JSON),
+        },
+        example=(
+            "How many letters came back, by whom and why?",
+            "SELECT requested_by, reason, count(*) AS records FROM redriven GROUP BY ALL ORDER BY records DESC",
+        ),
+    ),
+    LakeView(
         name="dead_letters",
         description="what could not be processed, and why",
         topic="dead-letters",

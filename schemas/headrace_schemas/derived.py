@@ -256,6 +256,40 @@ class Batch(Value, frozen=True, kw_only=True):
     ] = None
 
 
+class AssessedCondition(Value, frozen=True, kw_only=True):
+    """One thing that must hold for a bucket to be cut."""
+
+    name: Annotated[
+        str,
+        doc(
+            "opened: a base is named and there is an example; fill: at least the bound; test_rows: so many in the test pool; "
+            "requirements: not all are satisfied by what is served; not_good_enough: its success rate is below the bound, or "
+            "there is too little evidence. Where a look at all members came so far: shared_fill, what fills it within the share "
+            "of each principal; train_side: one is there; fresh: so many were in no batch yet."
+        ),
+    ]
+    met: Annotated[bool, doc("Whether it holds.")]
+    value: Annotated[float | None, doc("The figure now; absent: none was measured.")] = None
+    bound: Annotated[float | None, doc("What it is held against; absent: nothing.")] = None
+    since: Annotated[
+        str | None, doc("Fold time from which on it holds, or does not, at the most a minute late; absent: not followed.")
+    ] = None
+
+
+class Assessment(Value, frozen=True, kw_only=True):
+    """Why a bucket is not cut yet, or that it was: the `data` of `headrace.bucket.assessed.v1`. Of one bucket at most once a
+    minute, and at every cut."""
+
+    bucket: BucketName
+    conditions: Annotated[list[AssessedCondition], doc("Each condition of a cut; it is cut when all are met.")]
+    batches: Annotated[int, doc("Batches that were cut before.")]
+    lowered_by: Annotated[
+        Literal["age", "drift", "rarity"] | None, doc("What lowered the wanted fill below the target; absent: nothing.")
+    ] = None
+    evidence: Annotated[float | None, doc("Decayed number of answers behind the success rate; absent: none.")] = None
+    batch_id: Annotated[str | None, doc("The batch that was cut now; absent: it was not cut.")] = None
+
+
 class BaseIdentity(Value, frozen=True, kw_only=True):
     """What a base is, by the digests of its files as the trainer found them."""
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import Meta, Struct
 
 from headrace_schemas.derived import (
+    Assessment,
     Batch,
     BatchRetryRequest,
     DeadLetter,
@@ -230,6 +231,12 @@ class EvaluationCompleted(Envelope, frozen=True, kw_only=True, tag="headrace.eva
     data: Evaluation
 
 
+class BucketAssessed(Envelope, frozen=True, kw_only=True, tag="headrace.bucket.assessed.v1"):
+    """Why a bucket is not cut yet, or that it was."""
+
+    data: Assessment
+
+
 class BatchRetryRequested(Envelope, frozen=True, kw_only=True, tag="headrace.batch.retry.requested.v1"):
     """Somebody wants a batch trained once more."""
 
@@ -341,6 +348,7 @@ Event = (
     | SignalRejected
     | ExampleSuperseded
     | BatchReady
+    | BucketAssessed
     | BatchRetryRequested
     | TrainingStarted
     | TrainingProgressed

@@ -153,6 +153,14 @@ TOPICS: tuple[Topic, ...] = (
         max_bytes=8 * MIB,
     ),
     Topic(
+        name="assessments",
+        key="bucket",
+        description="why buckets are not cut yet: each condition with value, bound and since when",
+        events=(events.BucketAssessed,),
+        writers=("curate",),
+        retention_ms=90 * DAY_MS,
+    ),
+    Topic(
         name="runs",
         key="bucket",
         description="training started, progressed, completed, failed",

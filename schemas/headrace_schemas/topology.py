@@ -60,7 +60,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         name="curate",
         description="what is worth learning, and when a bucket is worth a run",
         inputs=("examples",),
-        outputs=("batches", "rejections"),
+        outputs=("batches", "rejections", "assessments"),
         counters=("admitted", "replaced", "waiting", "rejected", "withdrawn", "prompts", "ticks", "tracked"),
     ),
     StageTopology(

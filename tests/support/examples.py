@@ -8,6 +8,7 @@ from typing import Any
 
 from headrace_processors.curate.fold import build
 from headrace_processors.curate.policy import NEWEST, CuratePolicy
+from headrace_processors.curate.state import ASSESSED
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import (
     Components,
@@ -142,7 +143,8 @@ def tick(bucket: str = BUCKET) -> bytes:
 
 
 class CurateRun(StageRun):
-    """The curate stage under a policy. `days` is fold time since the start, for the test to set."""
+    """The curate stage under a policy. `days` is fold time since the start, for the test to set. What it says of how buckets
+    stand is left out, but in `outputs`."""
 
     def __init__(self, *, through_dump: bool = False, recorded: str | None = None, version: int = NEWEST, **policy: Any) -> None:
         """`recorded`: the digest that the log names the policy by, if not today's."""
@@ -157,7 +159,13 @@ class CurateRun(StageRun):
             now = START_MS + int(self.days * DAY_MS)
             self.apply(self.fold.step(self.state, Record("examples", 3, self.records, now, now, b"sql/tiny", value)))
             assert sum(self.counters.values()) == self.records, self.counters
-        return self.outputs[before:]
+        return [output for output in self.outputs[before:] if output.topic != "assessments"]
+
+    @property
+    def deadlines(self) -> list[int]:
+        """As of any stage, but those at which it is only said how a bucket stands."""
+        found = self.fold.deadlines(self.state)
+        return sorted(at for key, at in found.items() if not key.startswith(ASSESSED))
 
     @property
     def batches(self) -> list[Any]:

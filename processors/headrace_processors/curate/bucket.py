@@ -10,6 +10,7 @@ from copy import copy
 from math import fsum
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from headrace_processors.curate import thresholds
@@ -36,12 +37,27 @@ NEGATIVE: Queue = "negative"
 SPARSE = 100  # empty slots that a queue may have beyond as many as it has members
 
 
+class CutAttempt(Struct, frozen=True):
+    """What a look at all members found, where a bucket came so far: `shared_fill`, the fill within the share that each principal
+    may have; whether one is on the train side; how many were in no batch yet, and how many must; the batch that was cut."""
+
+    shared_fill: float | None = None
+    trainable: bool | None = None
+    fresh: int | None = None
+    fresh_wanted: float | None = None
+    batch_id: str | None = None
+
+
+NOT_TRIED = CutAttempt()
+
+
 class WorkingBucket:
     """A bucket and its members; `value` is the bucket as it would be stored now."""
 
     def __init__(self, policy: CuratePolicy, state: CurateState, name: str, now_ms: int) -> None:
         self.name = name
         self.value: CurateBucket = copy(state.bucket(name))
+        self.attempt = NOT_TRIED
         self.bands = b"", b""  # a sketch, and its bands, where they are known
         self._policy, self._state, self._now_ms = policy, state, now_ms
 

@@ -14,11 +14,21 @@ from typing import Any
 from msgspec import Struct, field, json, msgpack
 from msgspec.structs import asdict, replace
 
-from headrace_processors.curate.state import MEDIAN, CurateBucket, Deadlines, ExampleRecord, RecentMedian, bucket_of
+from headrace_processors.curate.state import (
+    ASSESSED,
+    MEDIAN,
+    AssessedBucket,
+    CurateBucket,
+    Deadlines,
+    ExampleRecord,
+    RecentMedian,
+    bucket_of,
+)
 
 _EXAMPLE = "example:"
 _BUCKET = "bucket:"
 _EXAMPLES = msgpack.Decoder(ExampleRecord)
+_ASSESSED = msgpack.Decoder(AssessedBucket)
 _PACKED = msgpack.Encoder()
 
 
@@ -33,6 +43,9 @@ def dump(value: Any) -> bytes:
         counts = value.fill + value.target + one.value + two.value + value.trials.value + value.successes.value
         if not isfinite(counts + answers.mean + answers.sum + answers.least + (value.last_reward or 0.0)):
             raise _not_finite(value)
+    elif kind is AssessedBucket:
+        if not isfinite(value.fill):
+            raise _not_finite(value)
     else:
         return json.encode(value)
     return _PACKED.encode(value)
@@ -41,9 +54,11 @@ def dump(value: Any) -> bytes:
 def load(key: str, value: bytes) -> Any:
     """ValueError when the key is none of curate's or the value is not what belongs to it."""
     if key.startswith(_EXAMPLE):
-        loaded: ExampleRecord | CurateBucket = _EXAMPLES.decode(value)
+        loaded: ExampleRecord | CurateBucket | AssessedBucket = _EXAMPLES.decode(value)
     elif key.startswith(_BUCKET):
         loaded = bucket_of(value)
+    elif key.startswith(ASSESSED):
+        loaded = _ASSESSED.decode(value)
     elif key == MEDIAN:
         return json.decode(value, type=RecentMedian)
     else:
@@ -52,7 +67,7 @@ def load(key: str, value: bytes) -> Any:
     return loaded
 
 
-def _not_finite(value: ExampleRecord | CurateBucket) -> ValueError:
+def _not_finite(value: ExampleRecord | CurateBucket | AssessedBucket) -> ValueError:
     return ValueError(f"a number that is not finite can't be written: {value}"[:1000])
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headrace_schemas.derived import Batch, ExampleRejection, Supersession, Tick
-from headrace_schemas.events import BatchReady, ClockTicked, ExampleRejected, ExampleSuperseded, make
+from headrace_schemas.derived import Assessment, Batch, ExampleRejection, Supersession, Tick
+from headrace_schemas.events import BatchReady, BucketAssessed, ClockTicked, ExampleRejected, ExampleSuperseded, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Record, Write
@@ -18,6 +18,14 @@ def ready(record: Record, batch: Batch, traceparent: str | None) -> Write:
     event_id = derive_id("batch.ready", batch.batch_id)
     event = make(BatchReady, batch, id=event_id, writer=STAGE, time_ms=record.now, traceparent=traceparent)
     return Write("batches", batch.bucket, event)
+
+
+def assessed(record: Record, assessment: Assessment) -> Write:
+    """How a bucket stands."""
+    event_id = derive_id("bucket.assessed", record.topic, record.partition, record.offset, assessment.bucket, assessment.batches)
+    return Write(
+        "assessments", assessment.bucket, make(BucketAssessed, assessment, id=event_id, writer=STAGE, time_ms=record.now)
+    )
 
 
 def rejected(record: Record, rejection: ExampleRejection, traceparent: str | None) -> Write:

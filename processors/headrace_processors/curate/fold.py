@@ -18,11 +18,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from headrace_processors.curate import changelog, events, filters
+from headrace_processors.curate import assessed, changelog, events, filters
 from headrace_processors.curate import state as curate_state
 from headrace_processors.curate.appraisal import Appraisal, appraise
 from headrace_processors.curate.policy import NEWEST, CuratePolicy
-from headrace_processors.curate.state import CurateBucket, ExampleRecord
+from headrace_processors.curate.state import ASSESSED, AssessedBucket, CurateBucket, ExampleRecord
 from headrace_processors.curate.step import CurateRules, CurateStep
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ClockTicked, ExampleRewarded, ExampleWithdrawn, PromptDrawn, RequirementsTracked
@@ -88,6 +88,7 @@ class CurateFold(Fold):
                 for example_id in tick.examples or ():
                     if (known := step.state.example(tick.bucket, example_id)) is not None and self._is_due(known, record.now):
                         step.due(tick.bucket, example_id, known)
+                step.ticked(tick.bucket)
                 step.count("ticks")
             case _:
                 raise ValueError(f"{type(event).__name__}: not an event that curate decides about")
@@ -107,8 +108,11 @@ class CurateFold(Fold):
         return value.name, curate_state.bucket_gauges(value)
 
     def deadline(self, key: str, value: Any) -> int | None:
-        """When an open bucket reaches the age limit, when an example that waits is taken, and when another is forgotten."""
+        """When an open bucket reaches the age limit, when an example that waits is taken, when another is forgotten, and when it
+        is said how a bucket stands."""
         kind = type(value)  # three times as fast as `isinstance`, and asked of every change
+        if kind is AssessedBucket:
+            return assessed.due_ms(value)
         return self._due_ms(value) if kind is ExampleRecord else value.due_ms if kind is CurateBucket else None
 
     def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
@@ -120,6 +124,8 @@ class CurateFold(Fold):
             value = state[key]
             if isinstance(value, CurateBucket):
                 buckets.append(value.name)
+            elif isinstance(value, AssessedBucket):
+                examples.setdefault(key.removeprefix(ASSESSED), [])
             else:
                 bucket, example_id = curate_state.example_key(key)
                 examples.setdefault(bucket, []).append(example_id)

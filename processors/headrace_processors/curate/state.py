@@ -27,6 +27,7 @@ EMPTY = 0.0  # the fill of an empty bucket. msgspec leaves a default out when it
 DEADLINES = "~deadlines"  # derived: (fold time in ms, bucket) of every open bucket that can still grow old, ascending
 BUCKETS = "~buckets"  # derived: the names of all buckets, ascending
 BUCKET = "bucket:"  # begins the state keys of buckets
+ASSESSED = "assessed:"  # and those of what was last said of buckets
 MEDIAN = "median"  # state key of the RecentMedian
 HOLDING = ("open", "test", "validation", "drawn", "cut")  # such an example has its content: another with the same is a duplicate
 
@@ -196,6 +197,16 @@ class RecentMedian(Struct, frozen=True):
     examples: float
 
 
+class AssessedBucket(Struct, frozen=True, array_like=True):
+    """What was last said of a bucket (assessed.py). `since_ms`: of each of its conditions, below 0 where that is not met;
+    `pending`: something has changed since, and is said when a minute has passed."""
+
+    at_ms: int
+    fill: float
+    since_ms: tuple[int, ...]
+    pending: bool = False
+
+
 class CurateState:
     """The state with the changes of one step on top."""
 
@@ -230,8 +241,18 @@ class CurateState:
             self.put(BUCKETS, tuple(names))
         self.changes[f"bucket:{bucket.name}"] = bucket
 
+    def assessed(self, name: str) -> AssessedBucket | None:
+        """What was last said of a bucket."""
+        assessed: AssessedBucket | None = self.get(f"{ASSESSED}{name}")
+        return assessed
+
+    def put_assessed(self, name: str, assessed: AssessedBucket) -> None:
+        self.changes[f"{ASSESSED}{name}"] = assessed
+
     def drop_bucket(self, name: str) -> None:
         """Forgets a bucket, if there is one."""
+        if self.assessed(name) is not None:
+            self.put(f"{ASSESSED}{name}", None)
         if self.has_bucket(name):
             self.put(f"bucket:{name}", None)
             self.put(BUCKETS, tuple(other for other in self.buckets if other != name) or None)

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from headrace_processors.curate import events, manifest, near_duplicates, shares
 from headrace_processors.curate.appraisal import Appraisal, appraise
-from headrace_processors.curate.bucket import WorkingBucket
+from headrace_processors.curate.assessed import assess
+from headrace_processors.curate.bucket import NOT_TRIED, CutAttempt, WorkingBucket
 from headrace_processors.curate.filters import pool_of
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import (
@@ -69,6 +70,7 @@ class CurateStep:
                 self.state.drop_bucket(name)
             else:
                 bucket.store()
+                self._assess(bucket)
         counters = self.counters
         if not all(counters.values()):
             counters = {name: count for name, count in counters.items() if count}
@@ -78,6 +80,24 @@ class CurateStep:
         if name not in self.buckets:
             self.buckets[name] = WorkingBucket(self.policy, self.state, name, self.record.now)
         return self.buckets[name]
+
+    def _assess(self, bucket: WorkingBucket, wanted: tuple[float, manifest.Cause] | None = None) -> None:
+        """Says how a bucket stands, where that is due."""
+        if self.rules.version < 4:
+            return
+        before, attempt = self.state.assessed(bucket.name), bucket.attempt
+        found = assess(self.policy, bucket, before, wanted or bucket.wanted, self.record.now, attempt)
+        if found is not None:
+            assessed, said = found
+            self.state.put_assessed(bucket.name, assessed)
+            if said is not None:
+                self.outputs.append(events.assessed(self.record, said))
+
+    def ticked(self, bucket_name: str) -> None:
+        """Time passed, and somebody may want to know how a bucket stands: then it is looked at."""
+        assessed = self.state.assessed(bucket_name)
+        if assessed is not None and assessed.pending:
+            self.bucket(bucket_name)
 
     def count(self, counter: str, by: int = 1) -> None:
         self.counters[counter] = self.counters.get(counter, 0) + by
@@ -372,11 +392,15 @@ class CurateStep:
         value = bucket.value
         chosen = train if policy.principal_share is None else shares.within(policy.principal_share, train)
         fill = value.fill if len(chosen) == len(train) else bucket.fill_of(chosen.values())
-        if fill < wanted or not any(member.split == "train" for member in chosen.values()):
+        trainable = any(member.split == "train" for member in chosen.values())
+        bucket.attempt = CutAttempt(fill if chosen is not train else None, trainable)
+        if fill < wanted or not trainable:
             return
-        fresh = sum(not member.again for member in chosen.values())
-        if value.batches and fresh < policy.fresh_share * wanted:
-            return
+        fresh, fresh_wanted = sum(not member.again for member in chosen.values()), policy.fresh_share * wanted
+        if value.batches:
+            bucket.attempt = replace(bucket.attempt, fresh=fresh, fresh_wanted=fresh_wanted)
+            if fresh < fresh_wanted:
+                return
         members = {**chosen, **dict(bucket.members("negative"))}
         over = len(train) - len(chosen)
         batch = manifest.batch(
@@ -394,6 +418,9 @@ class CurateStep:
             left_out=None if self.rules.version == 1 else _left_out(value, over),
         )
         self.outputs.append(events.ready(self.record, batch, self.traceparent))
+        bucket.attempt = replace(bucket.attempt, batch_id=batch.batch_id)
+        self._assess(bucket, (wanted, lowered))
+        bucket.attempt = NOT_TRIED
         bucket.cut(members, batch.batch_id, batch.statistics.mean_reward)
 
     def _reject(self, example: Example, reason: str) -> str:
