@@ -12,7 +12,7 @@ NEXT ?= next: make demo, or `. $(BIN)/activate` and `headrace --help`
 # What has been installed with more than the demo needs is enough for it.
 DEMO_EXTRAS = $(firstword $(foreach extras,dev all,$(if $(wildcard $(VENV)/.installed-$(extras)),$(extras))) demo)
 
-.PHONY: help preflight install demo test test-fast check docs docs-generate lock bench memory fuzz chaos simulate clean
+.PHONY: help preflight install demo test test-fast check docs docs-generate lock bench memory million fuzz chaos simulate clean
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -67,6 +67,9 @@ memory: install ## what runs take: told and took, what fits 80 GB, half a billio
 	@$(BIN)/python tests/bench/bench_memory.py --results .memory/told.jsonl
 	@$(BIN)/python tests/bench/fits.py --results .memory/fits.jsonl
 	@$(BIN)/python tests/bench/half_billion.py --folder .memory/half-billion
+
+million: install ## a million events in the lake, in .million; goes on where it was cut off (MILLION_ARGS="--data CORPORA --records 300000")
+	@$(BIN)/python tests/bench/million.py --folder .million $(MILLION_ARGS)
 
 fuzz: install ## hostile records, 1,000,000 of them, on a broker of its own (FUZZ_ARGS="--seed 2 --records 100000")
 	@$(BIN)/python tests/fuzz/on_broker.py $(FUZZ_ARGS)
