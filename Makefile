@@ -12,7 +12,7 @@ NEXT ?= next: make demo, or `. $(BIN)/activate` and `headrace --help`
 # What has been installed with more than the demo needs is enough for it.
 DEMO_EXTRAS = $(firstword $(foreach extras,dev all,$(if $(wildcard $(VENV)/.installed-$(extras)),$(extras))) demo)
 
-.PHONY: help preflight install demo test test-fast check docs docs-generate lock bench memory fuzz chaos simulate clean
+.PHONY: help preflight install demo test test-fast check docs docs-generate lock bench memory million fuzz chaos chaos-feeder simulate clean
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
@@ -68,11 +68,17 @@ memory: install ## what runs take: told and took, what fits 80 GB, half a billio
 	@$(BIN)/python tests/bench/fits.py --results .memory/fits.jsonl
 	@$(BIN)/python tests/bench/half_billion.py --folder .memory/half-billion
 
+million: install ## a million events in the lake, in .million; goes on where it was cut off (MILLION_ARGS="--data CORPORA --records 300000")
+	@$(BIN)/python tests/bench/million.py --folder .million $(MILLION_ARGS)
+
 fuzz: install ## hostile records, 1,000,000 of them, on a broker of its own (FUZZ_ARGS="--seed 2 --records 100000")
 	@$(BIN)/python tests/fuzz/on_broker.py $(FUZZ_ARGS)
 
 chaos: install ## 1,000 faults by seed, with a report (CHAOS_ARGS="--seeds 1-5 --kinds broker-killed")
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS_ARGS)
+
+chaos-feeder: install ## feeders of a lake killed 100 times and out of disk 20 times (CHAOS_ARGS="--seed 2 --kills 20")
+	@PYTHONPATH=tests $(BIN)/python -m chaos.feeder $(CHAOS_ARGS)
 
 simulate: install ## the gate over 2,000 simulated histories, one core (SIMULATE_ARGS="--only power"); goes on from its results file
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m simulations $(SIMULATE_ARGS)

@@ -6,6 +6,7 @@ segments that it names are on disk. A file that it does not name is no part of t
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,13 +17,14 @@ import msgspec
 
 from headrace_lake.segments import Segment
 from headrace_schemas.canonical import canonical, digest
-from headrace_schemas.root_error import NO, USAGE, HeadraceError
+from headrace_schemas.root_error import FAILED, NO, USAGE, HeadraceError
 from headrace_schemas.topics import TOPICS
 from headrace_streams import durable_file
 from headrace_streams.adapter_files import file_sha256
 from headrace_streams.file_lock import shared_lock, try_lock
 
 FORMAT = 1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MANIFEST, SEGMENTS, FEEDER_LOCK, READERS_LOCK = "manifest.json", "segments", "feeder.lock", "readers.lock"
 
 # What is raw is not kept longer than its topic keeps it, and a compacted topic only repeats what is said.
@@ -41,6 +43,12 @@ class ForeignLake(LakeError):
     """The folder is another deployment's lake, or none."""
 
     exit_code = USAGE
+
+
+class LakeDiskFull(LakeError):
+    """There is no room for what the log has beside what the lake holds, which is whole."""
+
+    exit_code = FAILED
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,12 +139,21 @@ class LakeFolder:
 
     @contextmanager
     def fed(self) -> Iterator[None]:
-        """Holds the folder for the one feeder; LakeError while another process does."""
+        """Holds the folder for the one feeder; LakeError while another process does. LakeDiskFull when what is done in it finds
+        no room."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / FEEDER_LOCK).open("a+") as file:
             if not try_lock(file):
                 raise LakeError(f"{self.path}: another feeder holds this lake; one is enough, any number may read")
-            yield
+            try:
+                yield
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    raise LakeDiskFull(
+                        f"{self.path}: {os.strerror(error.errno)}: what the lake holds is whole; make room, and `headrace lake "
+                        "follow` goes on from there"
+                    ) from error
+                raise
 
     @contextmanager
     def open(self, *, whole: bool = True) -> Iterator[Manifest]:

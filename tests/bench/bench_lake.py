@@ -15,7 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent))
@@ -26,18 +29,19 @@ from headrace_lake.manifest import LAKE_TOPICS
 from headrace_schemas.canonical import sha256
 from headrace_streams.kafka import admin, clients, compat
 from headrace_streams.kafka.partitioner import partition_for
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.runtime.provenance import Provenance, origin
 from headrace_streams.settings import Settings
 from headrace_streams.testing import event
 
 PARTITIONS, BATCH, CHUNK = 4, 64, 20_000
-BUCKETS = ("sql/small", "code/small", "docs/small")
 TIME = "2026-01-01T00:00:00Z"
 PER_PAIR = 3  # records: interaction, feedback, example
 MEMORY = "BENCH_MEMORY"  # names the file where a child leaves the most that it had: what wait4 says is its parent's, too
 MAIN = f"import atexit, os, sys; sys.path.append({str(Path(__file__).parents[1])!r}); from bench import bench_lake; "
 MAIN += "atexit.register(bench_lake.leave_memory); from headrace_cli.main import main; main()"
+HEADRACE = [sys.executable, "-c", MAIN]
 
 
 def _event(kind: str, name: str, data: dict[str, Any]) -> bytes:
@@ -45,31 +49,34 @@ def _event(kind: str, name: str, data: dict[str, Any]) -> bytes:
 
 
 class MadeLog:
-    """Records as stages would have written them, with offsets counted here: nobody else writes."""
+    """Records as stages would have written them, with offsets counted here: nobody else writes. `there`: how many a partition
+    of the log has already, which are not published again. `buckets`: of each batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, there: Mapping[tuple[str, int], int] = MappingProxyType({})) -> None:
         self.offsets = {(topic, partition): 0 for topic in LAKE_TOPICS for partition in range(PARTITIONS)}
+        self.there = there
         self.waiting: dict[tuple[str, int], list[tuple[bytes, bytes, Any]]] = {}
-        self.members: dict[str, list[dict[str, Any]]] = {bucket: [] for bucket in BUCKETS}
-        self.batches = 0
+        self.members: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.buckets: list[str] = []
 
     def put(self, topic: str, key: str, value: bytes, source: Provenance) -> tuple[int, int]:
         partition = partition_for(key.encode(), PARTITIONS)
         offset = self.offsets[topic, partition]
         self.offsets[topic, partition] += 1
-        self.waiting.setdefault((topic, partition), []).append((key.encode(), value, origin(source)))
+        if offset >= self.there.get((topic, partition), 0):
+            self.waiting.setdefault((topic, partition), []).append((key.encode(), value, origin(source)))
         return partition, offset
 
     def pair(self, pair: load.Pair) -> None:
-        name, bucket = f"i{pair.number}", BUCKETS[pair.number % len(BUCKETS)]
+        name, asked = f"i{pair.number}", json.loads(pair.interaction)["data"]
+        bucket = f"{asked['artifact_type']}/small"
         at = Provenance("intake", "interactions", pair.number % PARTITIONS, pair.number // PARTITIONS, 0)
         self.put("signals", name, pair.interaction, at)
         partition, offset = self.put("signals", name, pair.feedback, at._replace(topic="feedback"))
-        asked = json.loads(pair.interaction)["data"]
         data = {
             "example_id": f"e{pair.number:031}", "revision": 1, "interaction_id": name, "bucket": bucket,
             "artifact_type": bucket.partition("/")[0], "model": "small", "agent": asked["agent"], "prompt_group": name,
-            "content": {**{name: asked[name] for name in ("prompt", "output", "context")}, "target": asked["output"]},
+            "content": {**{name: asked.get(name) for name in ("prompt", "output", "context")}, "target": asked["output"]},
             "quality": 0.5, "reward": 0.5,
             "components": {"validation": 0.1, "feedback": 0.1, "difficulty": 0.1, "multiplier": 1.0},
             "weights": {"balance": 1.0}, "contradicted": False, "voices": 1, "event_time": TIME, "train": True,
@@ -85,9 +92,9 @@ class MadeLog:
 
     def _batch(self, bucket: str) -> None:
         members, self.members[bucket] = self.members[bucket], []
-        self.batches += 1
+        self.buckets.append(bucket)
         kind, _, base = bucket.partition("/")
-        number = f"{self.batches:032}"
+        number = f"{len(self.buckets):032}"
         common_fields = {"bucket": bucket, "artifact_type": kind, "base": base, "batch_id": f"b{number}", "policy_digests": {}}
         statistics = {"examples": BATCH, "negatives": 0, "effective_size": float(BATCH), "mean_reward": 0.5}
         batch = {
@@ -106,7 +113,7 @@ class MadeLog:
         version = {**common_fields, "version_id": f"v{number}", "run_id": f"r{number}", "adapter": adapter, "method": "lora",
                    "hyperparameters": {}, "rows": BATCH, "tokens": 1, "seconds": 1.0}  # fmt: skip
         self.put("versions", bucket, _event("model_version.created", number, version), source)
-        answer = {**common_fields, "release_id": f"x{number}", "sequence": self.batches, "batch_ids": [f"b{number}"],
+        answer = {**common_fields, "release_id": f"x{number}", "sequence": len(self.buckets), "batch_ids": [f"b{number}"],
                   "reason": "gate", "request_id": "q", "version_id": f"v{number}", "adapter": adapter}  # fmt: skip
         self.put(
             "releases.history", bucket, _event("release.promoted", number, answer), Provenance("release", "outcomes", 0, 0, 0)
@@ -124,14 +131,15 @@ class MadeLog:
                 await asyncio.gather(*sent)
 
 
-async def fill(settings: Settings, records: int) -> int:
+async def fill(settings: Settings, records: int, pairs: Callable[[int, int], Iterable[load.Pair]] = load.pairs) -> MadeLog:
+    """A log of `records` records or some more, or the rest of one that was begun. `pairs`: so many, from a number on."""
     await admin.declare(settings)
-    made = MadeLog()
+    made = MadeLog({place: span.end for place, span in (await Reader(settings).offsets(LAKE_TOPICS)).items()})
     for first in range(0, records // PER_PAIR, CHUNK):
-        for pair in load.pairs(min(CHUNK, records // PER_PAIR - first), first):
+        for pair in pairs(min(CHUNK, records // PER_PAIR - first), first):
             made.pair(pair)
         await made.publish(settings)
-    return sum(made.offsets.values())
+    return made
 
 
 def consume(bootstrap: str, deployment: str) -> None:
@@ -177,8 +185,33 @@ def leave_memory() -> None:
     Path(os.environ[MEMORY]).write_text(str(common.memory()))
 
 
+def baseline_of(bootstrap: str) -> list[str]:
+    """The command that consumes all of it."""
+    return [sys.executable, __file__, "--consume", bootstrap, "lake"]
+
+
+def log_size(kafka: Path) -> float:
+    """MiB that the log takes on the broker's disk."""
+    return sum(size_of(folder) for topic in LAKE_TOPICS for folder in kafka.rglob(f"lake.{topic}-*"))
+
+
 def size_of(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".log", ".parquet", ".json")) / 2**20
+
+
+def asked(made: MadeLog, out: str) -> dict[str, list[str]]:
+    """What is asked of a lake, by what it is called: arguments of the command."""
+    middle = sum(made.offsets.values()) // PER_PAIR // 2
+    release = f"x{1:032}"
+    return {
+        "lake status": ["lake", "status"],
+        "sql: count of all records": ["sql", "SELECT count(*) FROM records"],
+        "sql: rewards by bucket": ["sql", "SELECT bucket, avg(reward) FROM examples GROUP BY bucket"],
+        "explain a release": ["explain", "--json", release],
+        "explain an interaction": ["explain", "--json", f"i{middle}"],
+        "impact of a published record": ["impact", "--json", f"interactions/{middle % PARTITIONS}/{middle // PARTITIONS}"],
+        "dataset of a release": ["dataset", made.buckets[0], "--release", release, "--from", "lake", "--out", out],
+    }
 
 
 def main() -> None:
@@ -188,15 +221,15 @@ def main() -> None:
     compat.install()
     with tempfile.TemporaryDirectory() as scratch, LocalKafka(Path(scratch) / "kafka") as kafka:
         settings = Settings(bootstrap=kafka.bootstrap, deployment="lake", partitions=PARTITIONS)
-        records = asyncio.run(fill(settings, count))
+        made = asyncio.run(fill(settings, count))
+        records = sum(made.offsets.values())
         lake = Path(scratch) / "lake"
-        headrace = [sys.executable, "-c", MAIN]
         where = ["--lake", str(lake), "--bootstrap", kafka.bootstrap, "--deployment", "lake"]
         baseline, follow = [], []
         for _ in range(runs):
-            baseline.append(timed(sys.executable, __file__, "--consume", kafka.bootstrap, "lake"))
+            baseline.append(timed(*baseline_of(kafka.bootstrap)))
             shutil.rmtree(lake, ignore_errors=True)
-            follow.append(timed(*headrace, "lake", "follow", "--once", "--json", *where))
+            follow.append(timed(*HEADRACE, "lake", "follow", "--once", "--json", *where))
         assert json.loads(follow[-1][3])["records"] == int(baseline[-1][3]) == records
         print(f"{records} records; {load_average()}")
         rates = [records / seconds for seconds, *_ in baseline]
@@ -206,28 +239,9 @@ def main() -> None:
         common.line("confluent-kafka and orjson, CPU", cpu, "us")
         common.line("lake follow, CPU", [seconds / records * 1e6 for _, seconds, *_ in follow], "us", ("confluent-kafka", cpu))
         common.line("lake follow, memory at most", [memory for _, _, memory, _ in follow], "MiB")
-        log_size = sum(size_of(folder) for topic in LAKE_TOPICS for folder in (Path(scratch) / "kafka").rglob(f"lake.{topic}-*"))
-        common.line("lake on disk", [size_of(lake)], "MiB", ("the log's", [log_size]))
-        middle = records // PER_PAIR // 2
-        for name, command in {
-            "lake status": ["lake", "status"],
-            "sql: count of all records": ["sql", "SELECT count(*) FROM records"],
-            "sql: rewards by bucket": ["sql", "SELECT bucket, avg(reward) FROM examples GROUP BY bucket"],
-            "explain a release": ["explain", "--json", f"x{1:032}"],
-            "explain an interaction": ["explain", "--json", f"i{middle}"],
-            "impact of a published record": ["impact", "--json", f"interactions/{middle % PARTITIONS}/{middle // PARTITIONS}"],
-            "dataset of a release": [
-                "dataset",
-                BUCKETS[0],
-                "--release",
-                f"x{1:032}",
-                "--from",
-                "lake",
-                "--out",
-                f"{scratch}/out",
-            ],
-        }.items():
-            done = [timed(*headrace, *command, *where) for _ in range(runs)]
+        common.line("lake on disk", [size_of(lake)], "MiB", ("the log's", [log_size(Path(scratch) / "kafka")]))
+        for name, command in asked(made, f"{scratch}/out").items():
+            done = [timed(*HEADRACE, *command, *where) for _ in range(runs)]
             common.line(name, [seconds for seconds, *_ in done], "s")
             common.line(f"  {name}, CPU", [seconds for _, seconds, *_ in done], "s")
             common.line(f"  {name}, memory at most", [memory for _, _, memory, _ in done], "MiB")

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,64 +12,16 @@ from typing import Any
 import pytest
 from aiokafka.admin import RecordsToDelete
 
-from headrace_cli.main import invoke
-from headrace_lake.kafka_log import KafkaLog
-from headrace_lake.lake_log import LakeLog
-from headrace_lake.log import LogRecord
-from headrace_lake.manifest import LAKE_TOPICS, LakeFolder
+from headrace_lake.manifest import LakeFolder
 from headrace_schemas.times import rfc3339
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import TopicPartition
 from headrace_streams.settings import Settings
-from headrace_streams.testing import event, written_headers
-from support.live import publish
+from support.lakes import FeederChaos, fill, in_the_lake, in_transaction, on_the_log
 
 pytestmark = pytest.mark.kafka
 
 Run = Callable[..., tuple[int, str, str]]
-EXAMPLE = "headrace.example.rewarded.v1"
-
-
-async def fill(settings: Settings, topic: str, partition: int, count: int, size: int = 200) -> None:
-    values = [event(EXAMPLE, {"example_id": f"e{number}", "text": "x" * size}, id=str(number)) for number in range(count)]
-    await publish(settings, topic, partition, [(b"k", value) for value in values], written_headers(topic))
-
-
-async def in_transaction(settings: Settings, topic: str, *, commit: bool) -> None:
-    async with clients.connected(clients.producer(settings, transactional_id=f"t-{topic}-{commit}")) as producer:
-        await producer.begin_transaction()
-        await producer.send_and_wait(clients.full_name(settings, topic), b'{"said":"in a transaction"}', partition=0)
-        await (producer.commit_transaction() if commit else producer.abort_transaction())
-
-
-def on_the_log(settings: Settings) -> dict[tuple[str, int], list[LogRecord]]:
-    async def read() -> dict[tuple[str, int], list[LogRecord]]:
-        log = KafkaLog(settings)
-        return {
-            (topic, partition): [record async for record in log.read(topic, partition)]
-            for topic in LAKE_TOPICS
-            for partition in range(await log.partitions(topic))
-        }
-
-    return asyncio.run(read())
-
-
-def in_the_lake(folder: LakeFolder) -> dict[tuple[str, int], list[LogRecord]]:
-    """Read through the manifest, after every segment was compared with its digest."""
-
-    async def read() -> dict[tuple[str, int], list[LogRecord]]:
-        with folder.open() as manifest:
-            assert [
-                folder.fault(segment, thorough=True) for segment in manifest.segments if folder.fault(segment, thorough=True)
-            ] == []
-            lake = LakeLog(folder, manifest)
-            return {
-                (topic, partition): [record async for record in lake.read(topic, partition)]
-                for topic in LAKE_TOPICS
-                for partition in range(await lake.partitions(topic))
-            }
-
-    return asyncio.run(read())
 
 
 @pytest.fixture
@@ -127,39 +74,24 @@ def test_until_ends_at_offsets_or_at_a_time(headrace: Run, settings: Settings, f
 
 
 @pytest.mark.slow(seconds=40)
-def test_a_feeder_that_is_killed_at_any_moment_loses_and_repeats_nothing(
+def test_a_feeder_that_is_killed_at_any_moment_or_finds_the_disk_full_loses_and_repeats_nothing(
     settings: Settings, folder: LakeFolder, tmp_path: Path
 ) -> None:
-    draw = random.Random(5)
-    arguments = ["lake", "follow", "--every", "0.2", "--lake", str(folder.path)]
-    environment = {**os.environ, "HEADRACE_BOOTSTRAP": settings.bootstrap, "HEADRACE_DEPLOYMENT": settings.deployment}
-    for number in range(8):
-        asyncio.run(fill(settings, "examples", number % 2, 400, size=3000))
-        asyncio.run(fill(settings, "signals", number % 2, 100))
-        cut = folder.load().cut if (folder.path / "manifest.json").exists() else {}
-        with (tmp_path / "follow.log").open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-c", "from headrace_cli.main import main; main()", *arguments],
-                env=environment, stdout=log, stderr=log,
-            )  # fmt: skip
-        try:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:  # until it has written something, and then a moment that nobody chose
-                if (folder.path / "manifest.json").exists() and folder.load().cut != cut:
-                    break
-                assert child.poll() is None, (tmp_path / "follow.log").read_text()
-                time.sleep(0.01)
-            time.sleep(draw.random() * 0.3)
-        finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-        log_now, lake_now = on_the_log(settings), in_the_lake(folder)
-        assert all(records == log_now[place][: len(records)] for place, records in lake_now.items())  # a prefix of each
-    arguments = ["--bootstrap", settings.bootstrap, "--deployment", settings.deployment, "--lake", str(folder.path)]
-    assert invoke(["lake", "follow", "--once", *arguments]) == 0
+    """`make chaos-feeder` does so a hundred times."""
+    chaos = FeederChaos(settings, folder, tmp_path, seed=5)
+    said = []
+    for number in range(6):
+        chaos.grow()
+        chaos.kill()
+        if number % 2:
+            said.append(chaos.fill_the_disk())
+        assert chaos.is_a_prefix(on_the_log(settings))
+    chaos.catch_up()
     assert in_the_lake(folder) == on_the_log(settings)
     named = {segment.file for segment in folder.load().segments}
     assert {path.name for path in folder.segments.iterdir()} == named
+    assert any(said)
+    assert [line for line in said if line and "what the lake holds is whole; make room" not in line] == []
 
 
 def damaged(path: Path) -> None:
@@ -231,7 +163,8 @@ def test_a_full_disk_ends_the_feeder_in_one_line_and_the_next_one_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr("headrace_lake.segments.os.fsync", full)
         code, out, error = headrace("lake", "follow", "--once", "--lake", str(folder.path))
-    assert (code, out, error.splitlines()[-1]) == (4, "", "headrace: [Errno 28] No space left on device")
+    whole = "No space left on device: what the lake holds is whole; make room, and `headrace lake follow` goes on from there"
+    assert (code, out, error.splitlines()[-1]) == (4, "", f"headrace: {folder.path}: {whole}")
     assert len(in_the_lake(folder)["examples", 0]) == 10
     assert told(headrace, folder, "follow", "--once")["records"] == 20
     assert in_the_lake(folder) == on_the_log(settings)
