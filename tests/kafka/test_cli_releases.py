@@ -47,6 +47,7 @@ from headrace_schemas.events import (
 )
 from headrace_schemas.inputs import Agent
 from headrace_streams import release_log, requests
+from headrace_streams.adapter_store import Store
 from headrace_streams.background import Background
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
@@ -406,3 +407,28 @@ def test_follow_prints_each_answer_as_it_comes(settings: Settings, worker: None,
         return kinds
 
     assert asyncio.run(asyncio.wait_for(two(), 60)) == ["promoted", "rolled_back"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_store_prune_lists_what_nothing_needs_and_removes_it_when_told_to(
+    headrace: Run, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_STORE", settings.store)
+    served, left, newest = (adapter(settings, tmp_path / str(seed), seed) for seed in (1, 2, 3))
+    with door.Releases(settings.bootstrap, deployment=settings.deployment) as releases:
+        seen = Followed(releases)
+        train(settings, 1, served, members=("x1",))
+        first = seen.next()
+        train(settings, 2, left, members=("x2",), parent=served, gain=-1.0, parent_release=first.id)
+        train(settings, 3, newest, members=("x3",), parent=served, gain=-1.0, parent_release=first.id)
+    store = Store(settings.store)
+    assert headrace("store", "prune", "--json")[:2] == (0, ""), "all is younger than the grace"
+    code, out, error = headrace("store", "prune", "--days", "0", "--json")
+    row = json.loads(out)
+    size = next(each.size_bytes for each in store.holdings() if each.digest == left.digest)
+    assert (code, row["digest"], row["size_bytes"], row["removed"]) == (0, left.digest, size, False)
+    assert "1 of 3" in error
+    assert len(store.holdings()) == 3, "a dry run unless it is told otherwise"
+    assert headrace("store", "prune", "--days", "0", "--remove")[0] == 0
+    assert {each.digest for each in store.holdings()} == {served.digest, newest.digest}
+    assert headrace("store", "prune", "--days", "0", "--json")[:2] == (0, "")

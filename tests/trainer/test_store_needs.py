@@ -24,9 +24,9 @@ ENOUGH, FEW = [1.0] * 20, [0.0] * 3
 
 def version(name: str, **changed: Any) -> ModelVersion:
     fields: dict[str, Any] = {
-        "version_id": name, "bucket": BUCKET, "artifact_type": "sql", "base": "tiny", "adapter": adapter(name), "batch_id": f"b-{name}",
-        "run_id": f"r-{name}", "method": "lora", "hyperparameters": {}, "rows": 1, "tokens": 1, "seconds": 1.0,
-        "optimiser": digest(f"optimiser of {name}"),
+        "version_id": name, "bucket": BUCKET, "artifact_type": "sql", "base": "tiny", "adapter": adapter(name),
+        "batch_id": f"b-{name}", "run_id": f"r-{name}", "method": "lora", "hyperparameters": {}, "rows": 1, "tokens": 1,
+        "seconds": 1.0, "optimiser": digest(f"optimiser of {name}"),
     }  # fmt: skip
     return ModelVersion(**{**fields, **changed})
 

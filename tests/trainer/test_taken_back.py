@@ -13,7 +13,7 @@ from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import EvaluationReport, JobResult
 from headrace_trainer.stage.events import Origin, completed, pins, version_id
 from headrace_trainer.stage.standing import LearnerStanding, after
-from headrace_trainer.stage.taken_back import LearntChain, LearntVersion, learnt_version
+from headrace_trainer.stage.taken_back import LearnerVersions, VersionOrigin, version_origin
 from support import training_data
 from support.outcomes import ReleaseRun, adapter, digest, evaluation, groups
 
@@ -24,13 +24,13 @@ STANDING = LearnerStanding(
 )  # fmt: skip
 
 
-def chain(taken_back: Collection[str], *, learnt: Collection[str] = NAMES, inherits: Collection[str] = NAMES) -> LearntChain:
+def chain(taken_back: Collection[str], *, learnt: Collection[str] = NAMES, inherits: Collection[str] = NAMES) -> LearnerVersions:
     """Each version goes on from the one before and has learnt an example of its own, `e-v1` and so on."""
     versions = {
-        digest(name): LearntVersion(name, f"r-{name}", f"b-{name}", digest(before) if before else None, name in inherits)
+        digest(name): VersionOrigin(name, f"r-{name}", f"b-{name}", digest(before) if before else None, name in inherits)
         for before, name in zip((None, *NAMES), NAMES, strict=False)
     }
-    return LearntChain(versions, {f"r-{name}": frozenset({f"e-{name}"}) for name in learnt}, taken_back)
+    return LearnerVersions(versions, {f"r-{name}": frozenset({f"e-{name}"}) for name in learnt}, taken_back)
 
 
 def head(name: str) -> HeadReference:
@@ -80,7 +80,7 @@ def test_a_version_says_where_its_run_began() -> None:
         version_id="v2", bucket="sql/tiny", artifact_type="sql", base="tiny", adapter=adapter("v2"), batch_id="b", run_id="r",
         method="lora", hyperparameters={"warm_started": False}, rows=1, tokens=1, seconds=1.0, parent_adapter=digest("v1"),
     )  # fmt: skip
-    assert learnt_version(made) == LearntVersion("v2", "r", "b", digest("v1"), False)
+    assert version_origin(made) == VersionOrigin("v2", "r", "b", digest("v1"), False)
 
 
 def test_a_head_that_has_learnt_what_was_taken_back_is_never_promoted_and_its_chain_goes_on() -> None:

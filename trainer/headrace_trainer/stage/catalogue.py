@@ -30,7 +30,7 @@ from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, e
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.stage.rehearsal import LatestRevisions
 from headrace_trainer.stage.standing import LearnerStanding, after
-from headrace_trainer.stage.taken_back import LearntChain, LearntVersion, learnt_version
+from headrace_trainer.stage.taken_back import LearnerVersions, VersionOrigin, version_origin
 
 log = logging.getLogger("headrace")
 
@@ -129,14 +129,14 @@ class Catalogue:
         """Members, rows of the pools and prompts of a batch that were withdrawn since it was cut."""
         return self._latest.withdrawn((*watched(batch), *batch.test_pool, *(batch.prompts or ())))
 
-    async def chain(self, bucket: str, newest: Mapping[str, LearntVersion] = MappingProxyType({})) -> LearntChain:
+    async def chain(self, bucket: str, newest: Mapping[str, VersionOrigin] = MappingProxyType({})) -> LearnerVersions:
         """Versions of the bucket, `newest` with them, and what their runs learnt; looked up only where something of its batches
         was taken back."""
         batches = {batch.batch_id: batch for _, batch in self._batches if batch.bucket == bucket}
         taken_back = self._latest.withdrawn(member for batch in batches.values() for member in training_members(batch.members))
         if not taken_back:
-            return LearntChain({}, {}, ())
-        versions = {version.adapter.digest: learnt_version(version) for version in await versions_of(self._reader, bucket)}
+            return LearnerVersions({}, {}, ())
+        versions = {version.adapter.digest: version_origin(version) for version in await versions_of(self._reader, bucket)}
         versions |= newest
         wanted = {version.run_id for version in versions.values()}
         learnt: dict[str, frozenset[str]] = {}
@@ -145,7 +145,7 @@ class Catalogue:
             async for event in events:
                 if isinstance(event, TrainingStarted) and event.data.run_id in wanted and event.data.batch_id in batches:
                     learnt[event.data.run_id] = _learnt(batches[event.data.batch_id], event.data)
-        return LearntChain(versions, learnt, taken_back)
+        return LearnerVersions(versions, learnt, taken_back)
 
     def batches_after(self, bucket: str, batch_ids: Sequence[str], before: int) -> list[str]:
         """Batches of the bucket behind the last of the named ones (all, when none is named) and before offset `before`."""

@@ -33,7 +33,7 @@ from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.rehearsal import rehearsal_rows
-from headrace_trainer.stage.taken_back import LearntVersion
+from headrace_trainer.stage.taken_back import VersionOrigin
 from headrace_trainer.suites import Suite
 
 log = logging.getLogger("headrace")
@@ -176,7 +176,7 @@ class TrainerContext:
         what was taken back until now."""
         own = HeadReference(version_id=events.version_id(start.run_id), adapter=adapter)
         begins = start.learner_adapter or start.parent_adapter
-        learnt = LearntVersion(own.version_id, start.run_id, start.batch_id, begins, warm_started)
+        learnt = VersionOrigin(own.version_id, start.run_id, start.batch_id, begins, warm_started)
         await known.refresh(start.bucket)
         chain = await known.chain(start.bucket, {adapter: learnt})
         heads = (*(start.heads or ()), *(start.taken_back or ()), own)

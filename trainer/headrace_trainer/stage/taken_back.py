@@ -18,7 +18,7 @@ from headrace_trainer.stage.standing import LearnerStanding
 TAKEN_BACK = "taken_back"
 
 
-class LearntVersion(NamedTuple):
+class VersionOrigin(NamedTuple):
     """A version as the run that made it: `begins`: digest of the adapter that the run began at, None for the base; `inherits`:
     whether it went on from that adapter's weights."""
 
@@ -29,16 +29,16 @@ class LearntVersion(NamedTuple):
     inherits: bool = True
 
 
-def learnt_version(version: ModelVersion) -> LearntVersion:
+def version_origin(version: ModelVersion) -> VersionOrigin:
     inherits = bool(version.hyperparameters.get("warm_started", True))
-    return LearntVersion(version.version_id, version.run_id, version.batch_id, version.parent_adapter, inherits)
+    return VersionOrigin(version.version_id, version.run_id, version.batch_id, version.parent_adapter, inherits)
 
 
-class LearntChain(NamedTuple):
+class LearnerVersions(NamedTuple):
     """`versions` of a bucket by the digest of their adapter; `learnt`: ids of the examples that each run learnt from, as far as
     that is still known; `taken_back`: ids of examples of the bucket's batches that nobody may learn from any more."""
 
-    versions: Mapping[str, LearntVersion]
+    versions: Mapping[str, VersionOrigin]
     learnt: Mapping[str, frozenset[str]]
     taken_back: Collection[str]
 
