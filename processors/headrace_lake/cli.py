@@ -39,6 +39,8 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
     Exit 1 when something is: a task is refused, started again and again, absent or behind, a training failed or is held, the
     counters of a stage don't add up. Reads the log, and what workers let their consumer groups know of their tasks: it works from
     anywhere, with no worker running, too."""
+    from headrace_lake.feedback_status import SHOWN_APART, FeedbackStatus
+
     deadline = time.monotonic() + wait
     while True:
         found = run(status_report(settings, behind))
@@ -50,8 +52,12 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
         emit(found)
         return code
     for stage in found["stages"]:
-        counters = "  ".join(f"{name} {count}" for name, count in stage["counters"].items())
+        counters = "  ".join(f"{name} {count}" for name, count in stage["counters"].items() if not name.startswith(SHOWN_APART))
         click.echo(f"{stage['stage']:8} lag {stage['lag']:<7} in {stage['records']:<9} {counters}")
+    if found["feedback"]:
+        click.echo("\nfeedback")
+    for joins in found["feedback"]:
+        click.echo(f"  {joins['stage']:8} {msgspec.convert(joins, FeedbackStatus)}")
     click.echo("\nbuckets" if found["buckets"] else "\nno bucket yet")
     for bucket in found["buckets"]:
         full = f"{bucket['fill']:.1f} of {bucket['target']:.0f}"
@@ -76,6 +82,7 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
 async def status_report(settings: Settings, behind_seconds: float) -> dict[str, Any]:
     """What `headrace status --json` prints: stages, tasks, buckets, what is served, and what is wrong."""
     from headrace_lake.batches import newest_counts, newest_ungraded
+    from headrace_lake.feedback_status import feedback_status
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of
     from headrace_lake.status import stage_status, states_of, task_statuses
@@ -103,6 +110,7 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
         "well": not troubles,
         "troubles": [msgspec.structs.asdict(trouble) for trouble in troubles],
         "stages": [msgspec.structs.asdict(stage) for stage in stages],
+        "feedback": [msgspec.structs.asdict(joins) for joins in map(feedback_status, stages) if joins is not None],
         "tasks": [
             {
                 "stage": task.stage,

@@ -61,7 +61,8 @@ def state_and_lineage(lake: LakeQuery, interaction_id: str) -> tuple[LearningSta
             return state("waiting for its interaction", f"{len(said)} records speak of it, none of them is the interaction", last)
         return state("waiting for feedback", "nobody has said yet how good it is", last)
     drawn = [row for row in told if row["example_id"] in prompts]
-    told = [row for row in told if row["example_id"] not in prompts]
+    settled = {(row["example_id"], row["revision"]) for row in told if row["event"] == "example.settled"}
+    told = [row for row in told if row["example_id"] not in prompts and row["event"] != "example.settled"]
     if not told:
         return state(*_prompt(lake, interaction_id, drawn))
     newest = told[-1]
@@ -78,7 +79,10 @@ def state_and_lineage(lake: LakeQuery, interaction_id: str) -> tuple[LearningSta
     for rejected in _rejections(lake, interaction_id, newest):
         reason = f"{rejected['reason']}: {rejected['rule']}"
         return state("rejected", reason, _place("rejections", rejected), **known)
-    return state("in an open bucket", f"{newest['bucket']} has not been cut with it yet", place, **known)
+    open_ = f"{newest['bucket']} has not been cut with it yet"
+    if newest["maturity"] == "provisional" and (newest["example_id"], newest["revision"]) not in settled:
+        open_ += "; its label is provisional: more may be said, and by policy curate waits until it is final"
+    return state("in an open bucket", open_, place, **known)
 
 
 def _prompt(lake: LakeQuery, interaction_id: str, told: Sequence[dict[str, Any]]) -> tuple[State, str, RecordPlace]:
@@ -138,10 +142,10 @@ def _rejections(lake: LakeQuery, interaction_id: str, of: dict[str, Any]) -> lis
 
 
 def _records(lake: LakeQuery, topic: str, interaction_id: str) -> list[dict[str, Any]]:
-    columns = ("partition", "log_offset", "event", "example_id", "revision", "bucket", "reason", "rule")
+    columns = ("partition", "log_offset", "event", "example_id", "revision", "bucket", "reason", "rule", "maturity")
     found = lake.all(
         f"SELECT partition, log_offset, {KIND}, example_id, revision, bucket, "
-        "try(value->>'$.data.reason'), try(value->>'$.data.rule') "
+        "try(value->>'$.data.reason'), try(value->>'$.data.rule'), try(value->>'$.data.maturity') "
         f"FROM {table_of(topic)} WHERE interaction_id = $id AND event_type IS NOT NULL ORDER BY partition, log_offset",
         {"id": interaction_id},
     )

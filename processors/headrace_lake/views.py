@@ -155,6 +155,7 @@ VIEWS: tuple[LakeView, ...] = (
             "role": ("data.agent.role", TEXT),
             **_data(artifact_type=TEXT, model=TEXT, adapter=TEXT, prompt_group=TEXT, quality=NUMBER, reward=NUMBER, score=NUMBER),
             **_data(contradicted=FLAG, voices=WHOLE, train=FLAG, finish_reason=TEXT, principals=JSON),
+            **_data(maturity=TEXT),
             "validation": ("data.components.validation", NUMBER),
             "feedback": ("data.components.feedback", NUMBER),
             "difficulty": ("data.components.difficulty", NUMBER),
@@ -190,6 +191,18 @@ VIEWS: tuple[LakeView, ...] = (
         example=(
             "How many prompts were drawn in each bucket?",
             "SELECT bucket, count(*) AS prompts FROM drawn_prompts GROUP BY bucket ORDER BY bucket",
+        ),
+    ),
+    LakeView(
+        name="settlements",
+        description="examples whose label was provisional and became final in the revision that stood",
+        topic="examples",
+        records=event("example.settled"),
+        stored=("example_id", "revision", "interaction_id", "bucket"),
+        columns={**_WHEN},
+        example=(
+            "How many labels became final in each bucket?",
+            "SELECT bucket, count(*) AS labels FROM settlements GROUP BY ALL",
         ),
     ),
     LakeView(

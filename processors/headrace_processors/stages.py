@@ -25,6 +25,7 @@ from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
 from headrace_processors.reward import upcast as reward_upcast
 from headrace_processors.reward.policy import VERSION_1 as REWARD_1
+from headrace_processors.reward.policy import VERSION_3 as REWARD_3
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.version_1 import fold as reward_1
 from headrace_schemas.topology import STAGES_BY_NAME
@@ -46,7 +47,8 @@ STAGES: tuple[FoldStage, ...] = (
         policy=LinkPolicy,
         versions={
             1: RuleVersion(link_1.build, absent=LINK_1, provenance=six_headers, state_version=1),
-            2: RuleVersion(link.build, checks_writers=True),
+            2: RuleVersion(link.build_2, checks_writers=True),
+            3: RuleVersion(link.build, checks_writers=True),
         },
         state_version=2,
         state_upcasts={1: link_state.upcast},
@@ -56,8 +58,8 @@ STAGES: tuple[FoldStage, ...] = (
         policy=RewardPolicy,
         versions={
             1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
-            2: RuleVersion(reward.build_2, checks_writers=True),
-            3: RuleVersion(reward.build_3, checks_writers=True),
+            2: RuleVersion(reward.build_2, absent=REWARD_3, checks_writers=True),
+            3: RuleVersion(reward.build_3, absent=REWARD_3, checks_writers=True),
             4: RuleVersion(reward.build, checks_writers=True),
         },
         state_version=2,
@@ -69,7 +71,7 @@ STAGES: tuple[FoldStage, ...] = (
         versions={
             1: RuleVersion(curate.build_1, absent=curate_policy.VERSION_1, provenance=six_headers),
             2: RuleVersion(curate.build_2, absent=curate_policy.VERSION_2, checks_writers=True),
-            3: RuleVersion(curate.build_3, checks_writers=True),
+            3: RuleVersion(curate.build_3, absent=curate_policy.VERSION_3, checks_writers=True),
             4: RuleVersion(curate.build, checks_writers=True),
         },
         state_version=3,

@@ -99,6 +99,23 @@ class Example(Value, frozen=True, kw_only=True):
     data_subject: Annotated[str | None, doc("Whose personal data this may hold.")] = None
     finish_reason: Annotated[str | None, doc("Why the output ended: stop, length …")] = None
     principals: Annotated[list[str] | None, doc("People and agents that were heard, as kind:id, sorted; absent: none.")] = None
+    maturity: Annotated[
+        Literal["provisional", "final"] | None,
+        doc(
+            "Whether more is expected to be said: provisional until settle_after_days of the kinds of feedback have passed, then "
+            "final. Absent: the policy names no such time."
+        ),
+    ] = None
+
+
+class ExampleSettlement(Value, frozen=True, kw_only=True):
+    """The label of an example is final from now on, in the revision that stands: the time in which more was expected to be said
+    is over."""
+
+    example_id: ExampleId
+    revision: Revision
+    interaction_id: InteractionId
+    bucket: BucketName
 
 
 class PromptContent(Value, frozen=True, kw_only=True):
@@ -141,6 +158,13 @@ class InteractionExpiry(Value, frozen=True, kw_only=True):
 
     interaction_id: InteractionId
     last_heard: Annotated[str, doc("Fold time of the last record about it, RFC 3339.")]
+
+
+class InteractionSettlement(Value, frozen=True, kw_only=True):
+    """The time in which more was expected to be said of an interaction is over: what its example says is final."""
+
+    interaction_id: InteractionId
+    settles: Annotated[str, doc("Fold time at which it was over, RFC 3339.")]
 
 
 class ErasureContinuation(Value, frozen=True, kw_only=True):

@@ -20,7 +20,9 @@ from headrace_schemas.derived import (
     Evaluation,
     Example,
     ExampleRejection,
+    ExampleSettlement,
     InteractionExpiry,
+    InteractionSettlement,
     ModelVersion,
     PositionSkip,
     PromoteRequest,
@@ -129,6 +131,12 @@ class InteractionExpired(Envelope, frozen=True, kw_only=True, tag="headrace.inte
     data: InteractionExpiry
 
 
+class InteractionSettled(Envelope, frozen=True, kw_only=True, tag="headrace.interaction.settled.v1"):
+    """The time in which more was expected to be said of an interaction is over."""
+
+    data: InteractionSettlement
+
+
 class ErasureContinued(Envelope, frozen=True, kw_only=True, tag="headrace.erasure.continued.v1"):
     """The next portion of an erasure is due."""
 
@@ -151,6 +159,12 @@ class ExampleRewarded(Envelope, frozen=True, kw_only=True, tag="headrace.example
     """An interaction and what it is worth, one revision."""
 
     data: Example
+
+
+class ExampleSettled(Envelope, frozen=True, kw_only=True, tag="headrace.example.settled.v1"):
+    """The label of an example was provisional, and is final."""
+
+    data: ExampleSettlement
 
 
 class ExampleWithdrawn(Envelope, frozen=True, kw_only=True, tag="headrace.example.withdrawn.v1"):
@@ -337,10 +351,12 @@ InputEvent = InteractionRecorded | InteractionLinked | InteractionRetracted | Su
 Event = (
     InputEvent
     | InteractionExpired
+    | InteractionSettled
     | ErasureContinued
     | RefExpired
     | PromptDrawn
     | ExampleRewarded
+    | ExampleSettled
     | ExampleWithdrawn
     | ClockTicked
     | RequirementsTracked

@@ -115,6 +115,7 @@ TOPICS: tuple[Topic, ...] = (
             events.FeedbackRecorded,
             events.FeedbackRetracted,
             events.InteractionExpired,
+            events.InteractionSettled,
             events.ErasureContinued,
         ),
         writers=("intake", "link", "reward"),
@@ -124,9 +125,10 @@ TOPICS: tuple[Topic, ...] = (
     Topic(
         name="examples",
         key="bucket",
-        description="what each interaction is worth, revision by revision; prompts drawn for graders; withdrawals; ticks",
+        description="what each interaction is worth by revision, and when that is final; drawn prompts; withdrawals; ticks",
         events=(
             events.ExampleRewarded,
+            events.ExampleSettled,
             events.PromptDrawn,
             events.ExampleWithdrawn,
             events.ClockTicked,

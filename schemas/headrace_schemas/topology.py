@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from headrace_schemas.delays import DELAY
 from headrace_schemas.topics import MIB, TOPICS, Compaction, Topic, may_grow
 
 
@@ -31,6 +32,9 @@ DEAD = "dead"  # the counter of dead letters, which every stage has
 RECORDS = "in"  # the counter of input records
 SCRUBBED = "scrubbed_"  # and a kind of private text: how many places of it got a placeholder
 PROMPTS = "prompt_"  # and what became of an interaction that could be drawn: drawn, or why it was not
+INTERACTIONS = "interactions_"  # and seen, or joined: how many came, and of how many something was said
+FEEDBACK = "feedback_"  # and seen, or joined: how much came, and how much met what it is about
+LABELS = "label_"  # and provisional, final or late: examples of which more may be said, is not expected, was said nevertheless
 
 TOPOLOGY: tuple[StageTopology, ...] = (
     StageTopology(
@@ -47,6 +51,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("refs",),
         outputs=("signals",),
         counters=("resolved", "waiting", "expired"),
+        tallies=(FEEDBACK, DELAY),
     ),
     StageTopology(
         name="reward",
@@ -54,14 +59,14 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("signals",),
         outputs=("examples", "rejections", "signals"),
         counters=("applied", "duplicate", "conflict", "waiting", "expired"),
-        tallies=(PROMPTS,),
+        tallies=(PROMPTS, INTERACTIONS, FEEDBACK, DELAY, LABELS),
     ),
     StageTopology(
         name="curate",
         description="what is worth learning, and when a bucket is worth a run",
         inputs=("examples",),
         outputs=("batches", "rejections", "assessments"),
-        counters=("admitted", "replaced", "waiting", "rejected", "withdrawn", "prompts", "ticks", "tracked"),
+        counters=("admitted", "replaced", "waiting", "rejected", "withdrawn", "prompts", "ticks", "tracked", "settled"),
     ),
     StageTopology(
         name="train",

@@ -66,6 +66,25 @@ def test_interactions_and_waiting_feedback_expire_and_the_log_verifies(settings:
     asyncio.run(main())
 
 
+def test_a_label_becomes_final_while_nothing_comes_in_and_the_log_verifies(settings: Settings) -> None:
+    async def main() -> None:
+        await declare(settings, STAGE["reward"])
+        values = [
+            interaction("i1"),
+            feedback("f1", "i1", "explicit_positive"),
+            interaction("i2"),
+            feedback("f2", "i2", score=100),
+        ]
+        await publish(settings, "signals", 1, [(b"k", value) for value in values], written_headers("signals"))
+        policy = body("reward", settle_after_days={"explicit_positive": 2 * SECOND})
+        await run_until(settings, "reward", "signals", policy, applied=5, label_provisional=0, label_final=2)
+        await assert_exact(settings, STAGE["reward"], "signals", [1], policy)
+        state = await changelog_state(settings, STAGE["reward"], "signals", 1)
+        assert [b'"final":true' in state[f"interaction/{name}"] for name in ("i1", "i2")] == [True, True]
+
+    asyncio.run(main())
+
+
 def test_a_large_erasure_ends_by_records_of_its_own(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasure, "PORTION", 10)
 

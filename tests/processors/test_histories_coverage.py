@@ -52,6 +52,7 @@ OTHER: dict[str, Any] = {
     "reward.balance_high": 1.01,
     "reward.bases": [{"base": "other", "artifact_type": "code"}],
     "reward.draw": {"artifact_types": []},
+    "reward.settle_after_days": {},
     "curate.graded": [],
     "curate.targets": {"sql/tiny": 4.0},
     "release.evidence": {"min_groups": 200},
@@ -86,6 +87,7 @@ CHOICES = {
     "reward.squash": {"tanh", "clip"},
     "reward.overlap": {"chrf", "bleu"},
     "curate.threshold": {"effective", "tiered"},
+    "curate.provisional": {"take", "wait"},
     "release.mode": {"auto", "manual"},
 }
 WITHOUT_CHOICE = {"release.rule", "intake.presidio"}  # another package, that need not be there
@@ -207,6 +209,8 @@ def test_reward_rejected_and_withdrew_for_every_reason() -> None:
     assert {example["train"] for example in examples} == {True, False}
     assert {"correction" in example["components"] for example in examples} == {True, False}
     assert {"score" in example for example in examples} == {True, False}
+    assert {example.get("maturity") for example in examples} == {None, "provisional", "final"}
+    assert any(event["type"] == "headrace.example.settled.v1" for event in events)
     assert max(example["revision"] for example in examples) > 3
     assert {example["reward"] > 0 for example in examples} == {True, False}
     assert any(example["bucket"] != f"{example['artifact_type']}/{example['model']}" for example in examples)
@@ -231,7 +235,20 @@ def test_curate_rejected_for_every_reason_and_cut_for_every_cause() -> None:
         if key.startswith("example:")
     ]
     assert {prompt.get("drawn", False) for batch in batches for prompt in batch.get("prompts", ())} == {True, False}
-    statuses = {"open", "test", "validation", "drawn", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"}
+    statuses = {
+        "open",
+        "test",
+        "validation",
+        "drawn",
+        "waiting",
+        "provisional",
+        "cut",
+        "past",
+        "rejected",
+        "withdrawn",
+        "retracted",
+        "erased",
+    }
     assert {status for _, status, *_ in examples} == statuses
 
 

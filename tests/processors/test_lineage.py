@@ -275,6 +275,32 @@ def test_every_interaction_has_a_state_with_a_reason(tmp_path: Path) -> None:
     assert released.releases
 
 
+def test_an_example_of_which_more_may_be_said_has_a_state_that_says_so(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    ring.bodies["reward"]["settle_after_days"] = {"explicit_positive": 7.0}
+    ring.bodies["curate"]["provisional"] = "wait"
+    base = {"agent": {"name": "bot"}, "artifact_type": "sql", "model": "tiny", "prompt": "how many?"}
+    for name in ("open", "settled"):
+        data = base | {"interaction_id": name, "output": f"select {name}", "prompt_group": GROUPS["train"][0]}
+        ring.publish("interactions", event("interaction.recorded", data, id=name))
+        said = {"kind": "explicit_positive", "interaction_id": name, "feedback_id": f"f{name}"}
+        ring.publish("feedback", event("feedback.recorded", said, id=f"f{name}"))
+    ring.round(0)
+    written = [(place, found.data) for place, found, _ in events(ring, "examples") if isinstance(found, ExampleRewarded)]
+    for place, example in written:
+        if example.interaction_id == "settled":
+            data = {name: getattr(example, name) for name in ("example_id", "revision", "interaction_id", "bucket")}
+            settled = event("example.settled", data, id="settled", source="headrace:reward")
+            ring.log.append("examples", place.partition, example.bucket.encode(), settled, written_headers("examples"))
+    with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        found = {name: learning_state(lake, name) for name in ("open", "settled")}
+        rows = lake.run("SELECT maturity FROM examples").rows
+        assert lake.run("SELECT example_id FROM settlements").rows == [(found["settled"].example_id,)]
+    assert {state.state for state in found.values()} == {"in an open bucket"}
+    assert ["is provisional" in found[name].reason for name in ("open", "settled")] == [True, False]
+    assert rows == [("provisional",)] * 2
+
+
 def test_an_interaction_of_which_only_a_prompt_was_drawn_has_a_state_too(tmp_path: Path) -> None:
     ring = MemoryRing(1)
     test = GROUPS["test"]

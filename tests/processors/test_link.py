@@ -18,7 +18,7 @@ from headrace_schemas.events import RecordRejected
 from headrace_streams.runtime.stage import Write
 from headrace_streams.runtime.step import Processed
 from headrace_streams.testing import MemoryTask
-from support.signals import START_MS, StageRun, event, event_of, feedback, tree_of
+from support.signals import START_MS, StageRun, event, event_of, feedback, tree_of, without_figures
 
 [STAGE] = [stage for stage in STAGES if stage.name == "link"]
 JIRA = {"system": "jira", "id": "OPS-7"}
@@ -134,7 +134,7 @@ def fed(run: MemoryTask, *records: bytes, at_ms: int = START_MS) -> list[Process
 
 
 def accounted(run: MemoryTask) -> bool:
-    return sum(count for name, count in run.counters.items() if name != "in") == run.counters["in"]
+    return sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters["in"]
 
 
 def test_what_waits_is_written_once() -> None:
@@ -160,11 +160,11 @@ def test_links_and_what_waits_for_one_expire_by_fold_time() -> None:
     run = task(expire_after_days=10)
     other = {"system": "jira", "id": "OPS-8"}
     fed(run, linked("i1"), feedback_on_ref("f1", other), feedback_on_ref("f2", other, kind="preference", over=["i2"]))
-    assert run.counters == {"in": 3, "resolved": 1, "waiting": 2}
+    assert without_figures(run.counters) == {"in": 3, "resolved": 1, "waiting": 2}
     assert run.let_pass(START_MS + 10 * DAY_MS - 1) == []
     assert [done.produced for done in run.let_pass(START_MS + 10 * DAY_MS)] == [[], []]
     assert run.dumped() == {}
-    assert run.counters == {"in": 5, "resolved": 3, "waiting": 0, "expired": 2}
+    assert without_figures(run.counters) == {"in": 5, "resolved": 3, "waiting": 0, "expired": 2}
     fed(run, feedback_on_ref("f3"), at_ms=START_MS + 11 * DAY_MS)  # about a foreign id that nobody knows any more
     assert run.counters["waiting"] == 1
 
@@ -188,7 +188,7 @@ def test_an_expiry_that_is_not_true_any_more_changes_nothing_and_what_only_quote
     [early] = run.overdue(START_MS + 10 * DAY_MS)
     fed(run, feedback_on_ref("f2", comment="headrace.ref.expired.v1"), at_ms=START_MS + 9 * DAY_MS)
     fed(run, msgspec.json.encode(early.value), at_ms=START_MS + 11 * DAY_MS)
-    assert run.counters == {"in": 3, "waiting": 2, "resolved": 1}
+    assert without_figures(run.counters) == {"in": 3, "waiting": 2, "resolved": 1}
 
 
 REFS = [JIRA, {"system": "a:b", "id": "c"}]

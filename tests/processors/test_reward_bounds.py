@@ -19,7 +19,15 @@ from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, SignalRej
 from headrace_schemas.inputs import VOICE_LIMIT
 from headrace_streams.runtime.step import Processed
 from headrace_streams.testing import MemoryTask
-from support.signals import START_MS, feedback, feedback_retracted, interaction, interaction_retracted, subject_erased
+from support.signals import (
+    START_MS,
+    feedback,
+    feedback_retracted,
+    interaction,
+    interaction_retracted,
+    subject_erased,
+    without_figures,
+)
 
 [REWARD] = [stage for stage in STAGES if stage.name == "reward"]
 DAY_MS = 86_400_000
@@ -185,7 +193,7 @@ def test_what_is_kept_of_one_interaction_is_bounded_and_counted_whole(
         assert len(case.feedback) <= VOICE_LIMIT * REPEAT_LIMIT
         named = {keys.correction_key("i1", said.corrected) for said in case.feedback if said.corrected is not None}
         assert texts.keys() == named | {keys.over_key("i1", said.over) for said in case.feedback if said.over is not None}
-    assert sum(count for name, count in run.counters.items() if name != "in") == run.counters.get("in", 0)
+    assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get("in", 0)
 
 
 def test_a_change_below_rounding_is_no_revision() -> None:
@@ -250,7 +258,7 @@ def test_a_large_erasure_is_ended_by_records_of_its_own(monkeypatch: pytest.Monk
     assert not run.deadlines
     assert sum(b"secret" in value for value in run.dumped().values()) == 3
     assert kinds(run) == {"interaction", "content", "subject"}
-    assert sum(count for name, count in run.counters.items() if name != "in") == run.counters.get("in", 0)
+    assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get("in", 0)
 
 
 def test_what_an_erasure_has_still_to_come_to_is_as_good_as_erased(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +310,9 @@ def test_an_erasure_in_portions_leaves_what_one_in_a_single_step_does(records: l
             if subject_erased("bob") in records:
                 assert b"secret" not in b"".join(run.dumped().values()) or records[-1] is not subject_erased("bob")
             outcomes.append((set(run.dumped()), left, run.counters.get("waiting", 0)))
-            assert sum(count for name, count in run.counters.items() if name != "in") == run.counters.get("in", 0)
+            assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get(
+                "in", 0
+            )
     assert outcomes[0] == outcomes[1]
 
 
@@ -314,11 +324,11 @@ def test_what_nothing_is_heard_of_expires_by_fold_time() -> None:
     fed(run, interaction("never said"))
     fed(run, feedback("f1", "never came", kind="user_correction", corrected_output="text", comment="c"))
     fed(run, feedback("f1", "never came").replace(b"people:test", b"people:else"), feedback_retracted("f2", "never came"))
-    assert run.counters == {"in": 4, "applied": 1, "waiting": 3}
+    assert without_figures(run.counters) == {"in": 4, "applied": 1, "waiting": 3}
     assert run.let_pass(START_MS + 10 * DAY_MS - 1) == []
     done = run.let_pass(START_MS + 10 * DAY_MS)
     assert rejections(*done) == [("never came", "f1", "expired")] * 2
-    assert run.counters == {"in": 6, "applied": 3, "waiting": 0, "expired": 3}
+    assert without_figures(run.counters) == {"in": 6, "applied": 3, "waiting": 0, "expired": 3}
     assert run.dumped() == {}
 
 
@@ -342,7 +352,7 @@ def test_an_expiry_that_is_not_true_any_more_changes_nothing() -> None:
     assert run.dumped() == before
     fed(run, value.replace(b'"i1"', b'"nobody"'))
     assert run.dumped() == before
-    assert sum(count for name, count in run.counters.items() if name != "in") == run.counters.get("in", 0)
+    assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get("in", 0)
 
 
 def test_of_an_expired_example_there_is_left_what_withdraws_it_and_names_what_comes_too_late() -> None:
@@ -357,7 +367,7 @@ def test_of_an_expired_example_there_is_left_what_withdraws_it_and_names_what_co
     done = fed(run, interaction(), feedback("f9"), feedback_retracted("f1"))
     assert rejections(*done) == [("i1", "interaction-i1", "expired"), ("i1", "f9", "expired"), ("i1", "f1", "expired")]
     assert run.dumped() == state
-    assert run.counters == {"in": 6, "applied": 3, "expired": 3}
+    assert without_figures(run.counters) == {"in": 6, "applied": 3, "expired": 3}
     assert examples(*done) == []
     retracted, again = fed(run, interaction_retracted(), interaction_retracted())
     [withdrawal] = examples(retracted)
@@ -397,11 +407,11 @@ def test_a_preference_over_a_thousand_invented_ids_leaves_nothing_for_ever() -> 
     run = task(expire_after_days=10)
     for number in range(1000):
         fed(run, feedback("f1", f"invented-{number}", "preference", under="i1"))
-    assert run.counters == {"in": 1000, "waiting": 1000}
+    assert without_figures(run.counters) == {"in": 1000, "waiting": 1000}
     assert sum(len(key) + len(value) for key, value in run.dumped().items()) < 300 * 1000
     run.let_pass(START_MS + 10 * DAY_MS)
     assert run.dumped() == {}
-    assert run.counters == {"in": 2000, "applied": 1000, "waiting": 0, "expired": 1000}
+    assert without_figures(run.counters) == {"in": 2000, "applied": 1000, "waiting": 0, "expired": 1000}
 
 
 def test_without_a_period_nothing_expires() -> None:
@@ -448,7 +458,7 @@ def test_whatever_expires_when_everything_is_in_one_counter_and_no_text_is_left_
         state = run.dumped()
         cases = {key.removeprefix(keys.INTERACTION): case_of(run, key[12:]) for key in state if key.startswith(keys.INTERACTION)}
         assert run.counters.get("waiting", 0) == sum(case.waiting for case in cases.values())
-        assert sum(count for name, count in run.counters.items() if name != "in") == run.counters.get("in", 0)
+        assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get("in", 0)
         for key in state:
             if key.startswith(keys.CONTENT):
                 case = cases[key.removeprefix(keys.CONTENT)]

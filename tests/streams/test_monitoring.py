@@ -26,9 +26,10 @@ from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.status import RestoreReport, SlotReport, TaskReport, WorkerReport
 from headrace_streams.runtime.step import Produced, dead_letter
 
+COUNTERS = {"in": 9, "applied": 7, "waiting": 1, "dead": 1, "delay_60s": 2, "delay_over": 1, "delay_sum_ms": 1500}
 TASK = TaskReport(
     stage="reward", topic="signals", partition=1, phase="running", next_offset=40, lag=3, lag_seconds=1.5, now=1_790_000_000_000,
-    state_keys=7, counters={"in": 9, "applied": 7, "waiting": 1, "dead": 1}, partitions=4, committed=1_790_000_001.0,
+    state_keys=7, counters=COUNTERS, partitions=4, committed=1_790_000_001.0,
     restore=RestoreReport(seconds=0.25, records=12, keys=7, bytes=700),
     buckets=1, gauges={"sql/tiny": {"fill": 2.5, "target": 64}},
 )  # fmt: skip
@@ -96,6 +97,11 @@ def test_every_figure_of_a_task_is_a_metric_with_bounded_labels() -> None:
     assert of("dead_letters_total", task) == 1
     assert of("outcomes", task | {("outcome", "applied")}) == 7
     assert of("outcomes", task | {("outcome", "waiting")}) == 1
+    assert of("feedback_delay_seconds_bucket", task | {("le", "15")}) == 0
+    assert of("feedback_delay_seconds_bucket", task | {("le", "60")}) == 2
+    assert of("feedback_delay_seconds_count", task) == 3
+    assert of("feedback_delay_seconds_sum", task) == 1.5
+    assert not [labels for name, labels in found if name == "headrace_outcomes" and "delay" in str(labels)]
     figures = {
         "task_running": 1, "lag_records": 3, "lag_seconds": 1.5, "last_commit_timestamp_seconds": 1_790_000_001,
         "fold_timestamp_seconds": 1_790_000_000, "input_partitions": 4, "state_keys": 7, "state_restored_bytes": 700,

@@ -15,6 +15,7 @@ from headrace_schemas.derived import (
     Content,
     DrawnPrompt,
     Example,
+    ExampleSettlement,
     PromptContent,
     Requirement,
     Tick,
@@ -27,6 +28,7 @@ from headrace_schemas.events import (
     ClockTicked,
     ExampleRejected,
     ExampleRewarded,
+    ExampleSettled,
     ExampleSuperseded,
     ExampleWithdrawn,
     PromptDrawn,
@@ -118,6 +120,12 @@ def prompt_withdrawn(number: int, reason: Any = "retracted") -> bytes:
     prompt_id = derive_id("prompt", f"i{number}")
     data = Withdrawal(example_id=prompt_id, revision=2, interaction_id=f"i{number}", bucket=BUCKET, reason=reason)
     return encode(ExampleWithdrawn(specversion="1.0", id=f"wp{number}", source="headrace:reward", data=data))
+
+
+def settled(number: int, *, revision: int = 1, bucket: str = BUCKET) -> bytes:
+    example_id = derive_id("example", f"i{number}")
+    data = ExampleSettlement(example_id=example_id, revision=revision, interaction_id=f"i{number}", bucket=bucket)
+    return encode(ExampleSettled(specversion="1.0", id=f"s{number}-{revision}", source="headrace:reward", data=data))
 
 
 def withdrawn(number: int, reason: Any = "retracted", *, revision: int = 2, bucket: str = BUCKET) -> bytes:

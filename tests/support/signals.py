@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from headrace_schemas.codec import decode, encode
+from headrace_schemas.delays import DELAY
 from headrace_schemas.events import Event
 from headrace_schemas.times import rfc3339
+from headrace_schemas.topology import FEEDBACK, INTERACTIONS, LABELS
 from headrace_streams.runtime.stage import DERIVED, Fold, Record, Step, Write
 
 START_MS = 1_790_000_000_000
@@ -71,6 +73,14 @@ def subject_erased(subject: str, *, minute: float = 4) -> bytes:
     return event("subject.erased", {"data_subject": subject}, id=f"erased-{subject}", minute=minute)
 
 
+FIGURES = (INTERACTIONS, FEEDBACK, DELAY, LABELS)
+
+
+def without_figures(counters: Mapping[str, int]) -> dict[str, int]:
+    """Counters without those of joins, delays and labels."""
+    return {name: count for name, count in counters.items() if not name.startswith(FIGURES)}
+
+
 class StageRun:
     """One partition of one stage: state, counters and outputs after each record, as a driver would keep them.
 
@@ -81,6 +91,7 @@ class StageRun:
         self.fold, self.topic, self.through_dump = fold, topic, through_dump
         self.state: dict[str, Any] = {}
         self.counters: Counter[str] = Counter()
+        self.figures: Counter[str] = Counter()  # of joins, delays and labels, which count no records
         self.outputs: list[Write] = []
         self.records = 0
 
@@ -103,7 +114,8 @@ class StageRun:
         if self.through_dump:
             self.state = {key: self.fold.load(key, value) for key, value in self.dumped().items()}
             self.state.update(self.fold.derive(self.state))
-        self.counters.update(step.counters)
+        self.counters.update(without_figures(step.counters))
+        self.figures.update({name: count for name, count in step.counters.items() if name.startswith(FIGURES)})
         self.counters = Counter({name: count for name, count in self.counters.items() if count})
         self.outputs += step.outputs
 

@@ -22,6 +22,7 @@ from headrace_processors.curate.state import (
     EMPTY,
     FILLING,
     POOLS,
+    WAITING,
     CurateBucket,
     CurateState,
     ExampleRecord,
@@ -120,7 +121,7 @@ class WorkingBucket:
         self._state.put_example(self.name, example_id, rest if rest.slot == -1 else replace(rest, slot=-1))
         if old is None:
             return
-        if old.status == "waiting":
+        if old.status in WAITING:
             self._change(waiting=self.value.waiting - 1)
         if old.content and self._state.holder(old.content) == example_id:
             self._state.put_holder(old.content, None)

@@ -25,7 +25,14 @@ from headrace_processors.curate.policy import NEWEST, CuratePolicy
 from headrace_processors.curate.state import ASSESSED, AssessedBucket, CurateBucket, ExampleRecord
 from headrace_processors.curate.step import CurateRules, CurateStep
 from headrace_schemas.codec import decode
-from headrace_schemas.events import ClockTicked, ExampleRewarded, ExampleWithdrawn, PromptDrawn, RequirementsTracked
+from headrace_schemas.events import (
+    ClockTicked,
+    ExampleRewarded,
+    ExampleSettled,
+    ExampleWithdrawn,
+    PromptDrawn,
+    RequirementsTracked,
+)
 from headrace_schemas.topics import DAY_MS
 from headrace_streams.runtime.stage import Fold, Headers, Record, Step, Write
 
@@ -78,6 +85,9 @@ class CurateFold(Fold):
                 step.count(step.rewarded(example, None if ahead is None else ahead.appraisal))
             case PromptDrawn(data=prompt):
                 step.count(step.drawn(prompt))
+            case ExampleSettled(data=settlement):
+                step.settled(settlement)
+                step.count("settled")
             case ExampleWithdrawn(data=withdrawal):
                 step.withdrawn(withdrawal)
                 step.count("withdrawn")

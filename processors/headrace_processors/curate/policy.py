@@ -13,7 +13,8 @@ TargetRule = Literal["echo", "truncated", "generic"]
 EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
 NEWEST = 4  # rule version of curate
-VERSION_2: dict[str, Any] = {  # what rule version 2 did without these keys
+VERSION_3: dict[str, Any] = {"provisional": "take"}  # what rule version 3 did without this key
+VERSION_2: dict[str, Any] = VERSION_3 | {  # likewise rule version 2
     "decay_floor": 0.0,
     "one_side_chars": None,
     "longest_chars": None,
@@ -167,6 +168,11 @@ class CuratePolicy(Policy):
     )
     settle_after_days: Annotated[float, Field(gt=0, le=3650)] = Field(
         1.0, description="days of fold time since the last record about it, after which a contradicted example waits no more"
+    )
+    provisional: Literal["take", "wait"] = Field(
+        "take",
+        description="examples of which more is expected to be said ([reward] settle_after_days): take them, or wait until they "
+        "are final",
     )
     fresh_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="of the target: how much of a further batch must be examples that were in no batch yet"

@@ -32,7 +32,10 @@ MEDIAN = "median"  # state key of the RecentMedian
 HOLDING = ("open", "test", "validation", "drawn", "cut")  # such an example has its content: another with the same is a duplicate
 
 Split = Literal["train", "validation", "test"]
-Status = Literal["open", "test", "validation", "drawn", "waiting", "cut", "past", "rejected", "withdrawn", "retracted", "erased"]
+Status = Literal[
+    "open", "test", "validation", "drawn", "waiting", "provisional", "cut", "past", "rejected", "withdrawn", "retracted", "erased"
+]
+WAITING: tuple[Status, ...] = ("waiting", "provisional")  # kept aside, in no queue
 Queue = Literal["train", "negative", "test", "validation", "drawn", "wrong"]
 FILLING: tuple[Queue, ...] = ("train", "negative")  # what opens a bucket, and goes into a batch when it is cut
 POOLS: tuple[Queue, ...] = ("test", "validation")
@@ -53,9 +56,9 @@ class ExampleRecord(Struct, frozen=True, array_like=True):
     from its texts. On the log its fields stand by place: add at the end only.
 
     `status`: open (in a bucket), test and validation (in a pool; of role negative, which gives no reference, in one of prompts),
-    drawn (a prompt), waiting (for another voice, or for time), cut (in batch `batch_id`), past (left a full pool), rejected,
-    withdrawn (may come again), retracted and erased (may not). `time_ns` is event time, `seen_ms` the fold time of the last
-    record about it, 0 where rule version 1 wrote it.
+    drawn (a prompt), waiting (for another voice, or for time), provisional (waits until it is final), cut (in batch `batch_id`),
+    past (left a full pool), rejected, withdrawn (may come again), retracted and erased (may not). `time_ns` is event time,
+    `seen_ms` the fold time of the last record about it, 0 where rule version 1 wrote it.
     """
 
     revision: int

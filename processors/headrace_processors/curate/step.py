@@ -23,6 +23,7 @@ from headrace_processors.curate.state import (
     CONTENT,
     FILLING,
     POOLS,
+    WAITING,
     CurateBucket,
     CurateState,
     ExampleRecord,
@@ -30,7 +31,7 @@ from headrace_processors.curate.state import (
     Split,
     Status,
 )
-from headrace_schemas.derived import DrawnPrompt, Example, ExampleRejection, Supersession, Tracking, Withdrawal
+from headrace_schemas.derived import DrawnPrompt, Example, ExampleRejection, ExampleSettlement, Supersession, Tracking, Withdrawal
 from headrace_schemas.ids import derive_id
 from headrace_schemas.times import parse_ns
 from headrace_streams.runtime.stage import Record, Step, Write
@@ -127,12 +128,15 @@ class CurateStep:
                 known = replace(old, revision=example.revision, seen_ms=self._seen_ms, **trial)
                 self.state.put_example(example.bucket, example_id, known)
                 return "replaced"
-        if old is not None and old.status == "waiting":
+        if old is not None and old.status in WAITING:
             self._waits_no_more("replaced")
         if appraisal.reason is not None:
             self._leave(bucket, example_id, old, new, appraisal.reason, self.traceparent)
             return "rejected"
         bucket.bands = appraisal.sketch, appraisal.bands
+        if example.maturity == "provisional" and self.policy.provisional == "wait":
+            bucket.wait(example_id, old, replace(new, status="provisional", counter="waiting"))
+            return "waiting"
         if example.contradicted and self.policy.contradictions == "wait" and example.voices < SETTLED:
             bucket.wait(example_id, old, replace(new, status="waiting", counter="waiting"))
             return "waiting"
@@ -181,7 +185,7 @@ class CurateStep:
             return
         if old is not None and old.status == "cut":
             self._supersede(withdrawal.bucket, example_id, withdrawal.interaction_id, withdrawal.revision, old)
-        if old is not None and old.status == "waiting":
+        if old is not None and old.status in WAITING:
             self._waits_no_more("replaced")
         revision, admitted = max(withdrawal.revision, old.revision if old else 0), old is not None and old.admitted
         rest = ExampleRecord(revision=revision, status=status, admitted=admitted, seen_ms=self._seen_ms)
@@ -198,13 +202,22 @@ class CurateStep:
             bucket.open()
         self._cut_if_ready(bucket)
 
+    def settled(self, settlement: ExampleSettlement) -> None:
+        """Takes an example that waited to be final, as it is. Of any other nothing changes."""
+        known = self.state.example(settlement.bucket, settlement.example_id)
+        if known is not None and known.status == "provisional" and known.revision == settlement.revision:
+            self._take_waiting(self.bucket(settlement.bucket), settlement.example_id, known)
+
+    def _take_waiting(self, bucket: WorkingBucket, example_id: str, known: ExampleRecord) -> None:
+        status, counter = self._taken(known.split, known)
+        new = replace(known, status=status, counter=counter, seen_ms=self._seen_ms)
+        self._waits_no_more(self._take(bucket, example_id, known, new, None))
+
     def due(self, bucket_name: str, example_id: str, known: ExampleRecord) -> None:
         """The deadline of an example has passed: one that waited is taken as it is, another is forgotten."""
         bucket = self.bucket(bucket_name)
-        if known.status == "waiting":
-            status, counter = self._taken(known.split, known)
-            new = replace(known, status=status, counter=counter, seen_ms=self._seen_ms)
-            self._waits_no_more(self._take(bucket, example_id, known, new, None))
+        if known.status in WAITING:
+            self._take_waiting(bucket, example_id, known)
         else:
             bucket.forget(example_id, known)
             self.forgotten.add(bucket_name)

@@ -3,12 +3,14 @@
 A link says which interaction a foreign id means; the latest one counts, by event time, for feedback that comes after it.
 Feedback whose foreign id nobody has linked yet waits, up to a limit beyond which it is a dead letter, for the first link. What
 nobody speaks of for as long as the policy says expires, link and waiting feedback alike.
-Counters: resolved (links too), waiting, expired, dead. This is rule version 2; version_1 is what came before.
+Counters: resolved (links too), waiting, expired, dead; beside them how much feedback came, how much found a link, and how long
+after it was said that was learnt. These are rule versions 2 and 3; version_1 is what came before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,16 +21,19 @@ from headrace_processors.intake.preference import fan_out
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.link.state import ForeignId, event_key, head_key, is_head, ref_of
 from headrace_schemas.codec import Decoded, decode, decode_input
+from headrace_schemas.delays import delays_of
 from headrace_schemas.derived import RecordError, RefExpiry
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, RefExpired, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Ref
 from headrace_schemas.times import parse_ns, rfc3339
 from headrace_schemas.topics import ref_key
+from headrace_schemas.topology import FEEDBACK
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
 STAGE = "link"
+NEWEST = 3  # rule version
 WAITING_BYTES = 3 * 1024 * 1024  # of all that waits for one foreign id
 TOUCHES = 16  # a link that is used says so in the state at most so many times in the time after which it would expire
 
@@ -42,8 +47,8 @@ class LinkFold(Fold):
 
     as_bytes = ("",)
 
-    def __init__(self, policy: LinkPolicy) -> None:
-        self._policy = policy
+    def __init__(self, policy: LinkPolicy, *, version: int = NEWEST) -> None:
+        self._policy, self._version = policy, version
         self._expire_ms = period_ms(policy.expire_after_days)
 
     def load(self, key: str, value: bytes) -> Any:
@@ -87,32 +92,42 @@ class LinkFold(Fold):
         interaction_id = event.data.interaction_id
         outputs: list[Write] = []
         changes: dict[str, Any] = {}
+        delays: list[int] = []
         for key, value in _waiting(state, ref, before):
-            outputs += _resolved(decode_input(value), interaction_id)
+            decoded = decode_input(value)
+            outputs += _resolved(decoded, interaction_id)
             changes[key] = None
+            delays.append(time_ns - parse_ns(decoded.event.time or ""))
         changes[head_key(ref)] = msgspec.json.encode(
             ForeignId(touched=record.now, interaction_id=interaction_id, time_ns=time_ns)
         )
         counters = {"resolved": 1 + before.waiting}
         if before.waiting:
             counters["waiting"] = -before.waiting
+            counters |= self._joined(delays)
         return Step(outputs, changes, counters)
+
+    def _joined(self, delays_ns: Sequence[int]) -> dict[str, int]:
+        """What feedback counts that found its link so long after it was said."""
+        return {FEEDBACK + "joined": len(delays_ns), **delays_of(delays_ns)} if self._version > 2 else {}
 
     def _referred(self, state: Mapping[str, Any], record: Record, decoded: Decoded, ref: Ref) -> Step:
         key = head_key(ref)
         before = _head(state, ref)
+        seen = {FEEDBACK + "seen": 1} if self._version > 2 else {}
         if before.interaction_id:
             stale = self._expire_ms and record.now - before.touched > self._expire_ms // TOUCHES
             changes = {key: msgspec.json.encode(structs.replace(before, touched=record.now))} if stale else {}
-            return Step(_resolved(decoded, before.interaction_id), changes, {"resolved": 1})
+            counters = {"resolved": 1, **seen, **self._joined([before.time_ns - parse_ns(decoded.event.time or "")])}
+            return Step(_resolved(decoded, before.interaction_id), changes, counters)
         event = decoded.passed()
         size = before.size + len(event)
         if before.waiting >= self._policy.waiting or size > WAITING_BYTES:
             message = f"data.ref: {before.waiting} feedbacks wait for a link of {ref.system}:{ref.id} already"
             error = RecordError(code="waiting_limit", field="data.ref", message=message)
-            return Step([dead_letter(STAGE, record, error)], {}, {"dead": 1})
+            return Step([dead_letter(STAGE, record, error)], {}, {"dead": 1, **seen})
         after = ForeignId(touched=record.now, waiting=before.waiting + 1, size=size)
-        return Step((), {key: msgspec.json.encode(after), event_key(ref, before.waiting): event}, {"waiting": 1})
+        return Step((), {key: msgspec.json.encode(after), event_key(ref, before.waiting): event}, {"waiting": 1, **seen})
 
     def _expire(self, state: Mapping[str, Any], record: Record, ref: Ref) -> Step:
         """True by the fold's own time and policy, or nothing: something may have been heard since it was written."""
@@ -160,6 +175,9 @@ def _resolved(decoded: Decoded, interaction_id: str) -> list[Write]:
     return [Write("signals", interaction_id, value), *(Write("signals", other, copy) for other, copy in copies)]
 
 
-def build(body: Mapping[str, Any], digest: str) -> LinkFold:
+def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> LinkFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    return LinkFold(LinkPolicy.model_validate(body))
+    return LinkFold(LinkPolicy.model_validate(body), version=version)
+
+
+build_2 = partial(build, version=2)

@@ -14,8 +14,26 @@ from headrace_processors.reward.feedback import FeedbackRecord
 from headrace_processors.reward.state import NOTHING, InteractionContent, InteractionState, RewardOutcome
 from headrace_processors.reward.version_1.state import FeedbackRecord1, InteractionFacts1, InteractionState1, RewardOutcome1
 from headrace_schemas.codec import encode_numbered
-from headrace_schemas.derived import Content, DrawnPrompt, Example, PromptContent, SignalRejection, Weights, Withdrawal
-from headrace_schemas.events import Event, ExampleRewarded, ExampleWithdrawn, FeedbackRetracted, PromptDrawn, SignalRejected, make
+from headrace_schemas.derived import (
+    Content,
+    DrawnPrompt,
+    Example,
+    ExampleSettlement,
+    PromptContent,
+    SignalRejection,
+    Weights,
+    Withdrawal,
+)
+from headrace_schemas.events import (
+    Event,
+    ExampleRewarded,
+    ExampleSettled,
+    ExampleWithdrawn,
+    FeedbackRetracted,
+    PromptDrawn,
+    SignalRejected,
+    make,
+)
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import FeedbackRetraction
 from headrace_streams.runtime.stage import Record, Write
@@ -88,6 +106,23 @@ def withdrawn(
     return Write("examples", interaction.bucket, event)
 
 
+def settled(record: Record, interaction_id: str, interaction: InteractionState, traceparent: str | None) -> Write:
+    event = make(
+        ExampleSettled,
+        ExampleSettlement(
+            example_id=derive_id("example", interaction_id),
+            revision=interaction.revision,
+            interaction_id=interaction_id,
+            bucket=interaction.bucket,
+        ),
+        id=derive_id("example.settled", interaction_id, interaction.revision),
+        writer=STAGE,
+        time_ms=record.now,
+        traceparent=traceparent,
+    )
+    return Write("examples", interaction.bucket, event)
+
+
 def prompt_drawn(
     record: Record, interaction_id: str, bucket: str, facts: InteractionContent, prompt_group: str, traceparent: str | None
 ) -> Write:
@@ -135,6 +170,7 @@ def rewarded(
     traceparent: str | None,
     finish_reason: str | None = None,
     principals: list[str] | None = None,
+    maturity: Literal["provisional", "final"] | None = None,
 ) -> Write:
     parts = outcome.components
     event = make(
@@ -162,6 +198,7 @@ def rewarded(
             data_subject=facts.data_subject,
             finish_reason=finish_reason,
             principals=principals,
+            maturity=maturity,
         ),
         id=derive_id("example.rewarded", interaction_id, interaction.revision),
         writer=STAGE,

@@ -26,10 +26,11 @@ from headrace_processors.reward.state import (
     TypeCounts,
     is_expired,
     plainly_touched,
+    settles_of,
 )
 from headrace_processors.reward.step import STAGE, RewardStep
 from headrace_processors.reward.trace import RewardTrace, trace_of
-from headrace_schemas.derived import ErasureContinuation, InteractionExpiry
+from headrace_schemas.derived import ErasureContinuation, InteractionExpiry, InteractionSettlement
 from headrace_schemas.events import (
     ErasureContinued,
     FeedbackRecorded,
@@ -37,6 +38,7 @@ from headrace_schemas.events import (
     InteractionExpired,
     InteractionRecorded,
     InteractionRetracted,
+    InteractionSettled,
     SubjectErased,
     make,
 )
@@ -69,6 +71,7 @@ class RewardFold(Fold):
         self._policy, self._version = policy, version
         self._expire_ms = period_ms(policy.expire_after_days)
         self._forget_ms = period_ms(policy.forget_after_days)
+        self._settle = {kind: period_ms(days) for kind, days in policy.settle_after_days.items()}
 
     def load(self, key: str, value: bytes) -> Any:
         """Bytes stay as they are once they are known to be what they should be: 2 us a value, against 16 us as objects."""
@@ -86,9 +89,14 @@ class RewardFold(Fold):
 
     def deadline(self, key: str, value: Any) -> int | None:
         if key.startswith(_INTERACTION):
-            period = self._forget_ms if is_expired(value) else self._expire_ms
-            return touched_of(value) + period if period else None
+            expires, settles = self._expiry(value), settles_of(value)
+            return settles if settles and (expires is None or settles < expires) else expires
         return 0 if key.startswith(_ERASING) else None
+
+    def _expiry(self, value: bytes) -> int | None:
+        """The fold time at which a case expires, or is forgotten."""
+        period = self._forget_ms if is_expired(value) else self._expire_ms
+        return touched_of(value) + period if period else None
 
     def deadlines(self, state: Mapping[str, Any]) -> dict[str, int]:
         """Of a million open cases, most of which are not expired and begin as `plainly_touched` says: a third of the time."""
@@ -105,11 +113,11 @@ class RewardFold(Fold):
         return found
 
     def overdue(self, state: Mapping[str, Any], keys_: Sequence[str], now: int) -> Sequence[Write]:
-        return [self._continued(key, now) if key.startswith(keys.ERASING) else self._expired(state, key, now) for key in keys_]
+        return [self._continued(key, now) if key.startswith(keys.ERASING) else self._passed(state, key, now) for key in keys_]
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode_signal(record.value, record.headers)
-        step = RewardStep(self._policy, state, record, event, self._version)
+        step = RewardStep(self._policy, state, record, event, self._version, self._settle)
         match event:
             case InteractionRecorded():
                 step.interaction_recorded(event)
@@ -124,10 +132,12 @@ class RewardFold(Fold):
             case ErasureContinued():
                 step.erasure_continued(event)
             case InteractionExpired():
-                step.interaction_expired(event, self.deadline)
+                step.interaction_expired(event, self._expiry)
+            case InteractionSettled():
+                step.interaction_settled(event)
             case _:
                 raise ValueError(f"type: {type(event).__name__} is no signal")
-        return Step(step.outputs, step.changes, step.counters)
+        return Step(step.outputs, step.changes, {**step.counters, **step.tallies} if step.tallies else step.counters)
 
     def trace(self, state: Mapping[str, Any], interaction_id: str) -> RewardTrace | None:
         """How the reward of an interaction came about, as its case stands; None of one without."""
@@ -141,9 +151,19 @@ class RewardFold(Fold):
         correction = None if case.similarity is None else 1 - case.similarity.value
         return trace_of(self._policy, said.artifact_type, said.prompt_chars, said.context_chars, case.feedback, correction)
 
-    def _expired(self, state: Mapping[str, Any], key: str, now: int) -> Write:
+    def _passed(self, state: Mapping[str, Any], key: str, now: int) -> Write:
+        """Its time to settle, or else to expire."""
         interaction_id = key.removeprefix(keys.INTERACTION)
-        touched = touched_of(state[key])
+        touched, settles = touched_of(state[key]), settles_of(state[key])
+        if 0 < settles <= now:
+            settled = make(
+                InteractionSettled,
+                InteractionSettlement(interaction_id=interaction_id, settles=rfc3339(settles)),
+                id=derive_id("interaction.settled", interaction_id, settles),
+                writer=STAGE,
+                time_ms=now,
+            )
+            return Write("signals", interaction_id, settled)
         event = make(
             InteractionExpired,
             InteractionExpiry(interaction_id=interaction_id, last_heard=rfc3339(touched)),

@@ -29,9 +29,12 @@ BONUS = {
 }
 COMPLEXITY = {"code": 0.8, "architecture": 0.7, "workflows": 0.6, "api_docs": 0.5, "erd": 0.3}
 
+VERSION_3: Mapping[str, Any] = {"settle_after_days": {}}  # what rule versions 2 and 3 did without this key
+
 # What version 1 of the rules had in its formulas before these were keys: what a recorded body without them means, whatever the
 # defaults are by now.
 VERSION_1: Mapping[str, Any] = {
+    **VERSION_3,
     "difficulty_weights": {"complexity": 0.5, "prompt": 0.3, "context": 0.2},
     "prompt_full_chars": 5_000,
     "context_full_chars": 10_000,
@@ -158,6 +161,22 @@ class RewardPolicy(Policy):
         description="days after that in which an example can still be withdrawn, by its retraction or its subject's erasure; 0: "
         "for ever",
     )
+
+    settle_after_days: dict[str, Days] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="days of fold time after feedback, by its kind, in which more is expected to be said: until then the example "
+        "is provisional, then final; other kinds: 0. Empty: examples do not say how mature they are",
+    )
+
+    @field_validator("settle_after_days")
+    @classmethod
+    def _kept_until_then(cls, settle: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        expiry = info.data.get("expire_after_days", 0.0)
+        for kind, days in settle.items():
+            if expiry and days > expiry:
+                raise ValueError(f"{kind} = {days:g} days, and expire_after_days forgets after {expiry:g}: it must not be longer")
+        return settle
 
     @field_validator("bonus", mode="before")
     @classmethod

@@ -17,6 +17,7 @@ known as one; what expired after it was an example keeps what a withdrawal needs
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -35,6 +36,7 @@ NOTHING = Raw(b"")  # of a text that is not there: msgspec reads no `Raw | None`
 
 _ENCODER = msgspec.json.Encoder()
 _OTHERS = (b',"d', b',"f')  # what nearly always stands behind a time of 13 digits: digest, feedback
+_SETTLES = re.compile(rb'\{"touched":\d+(?:,"expired":true)?,"settles":(\d+)')
 _WHO = ("human", "agent")  # of the kinds of principal, those that have an opinion
 
 
@@ -118,10 +120,12 @@ class Similarity(Struct, frozen=True, kw_only=True, array_like=True):
 
 class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The case of one interaction. It begins with whatever comes first, the interaction or feedback on it. `outcome` is what
-    `examples` holds of it now; `bucket` and `balance` are fixed at revision 1. The first two fields stand first in its bytes."""
+    `examples` holds of it now; `bucket` and `balance` are fixed at revision 1. The first three fields stand
+    first in its bytes."""
 
     touched: int  # fold time in ms of the last record about it
     expired: bool = False  # nothing was heard of it for too long: what is left serves a withdrawal only
+    settles: int = 0  # fold time in ms until which its label is provisional; 0: it is not
     digest: str = ""  # of the interaction's data, to tell a duplicate from a conflict; empty: not recorded yet
     subject: str = ""  # digest of its data subject's handle
     feedback: tuple[FeedbackRecord, ...] = ()  # in their order
@@ -134,6 +138,7 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     group: str = ""  # derived prompt group, known from revision 1 on
     similarity: Similarity | None = None
     drawn: str = ""  # the bucket of the prompt that was drawn from it, as long as that was not withdrawn
+    final: bool = False  # its label is final, where policy says when: what is said now is late
 
     @property
     def recorded(self) -> bool:
@@ -178,11 +183,12 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def tombstone(self, how: Literal["retracted", "erased"]) -> InteractionState:
         """The state without any text. Of an erased one neither subject nor digests are left."""
+        rest: dict[str, object] = {"similarity": None, "settles": 0, "final": False}
         feedback = tuple(without_text(record, how) for record in self.feedback)
         if how == "retracted":
-            return structs.replace(self, feedback=feedback, ended=how, similarity=None)
+            return structs.replace(self, feedback=feedback, ended=how, **rest)
         digest = ERASED if self.recorded else ""
-        return structs.replace(self, feedback=feedback, ended=how, digest=digest, subject="", group="", similarity=None)
+        return structs.replace(self, feedback=feedback, ended=how, digest=digest, subject="", group="", **rest)
 
     def remains(self) -> InteractionState | None:
         """What is left of it when it expires: nothing, unless a withdrawal needs it or it must not come back."""
@@ -217,6 +223,14 @@ def plainly_touched(value: bytes) -> int | None:
     """`touched` of an encoded case that is not expired and begins as nearly all do; None of others, whatever they are."""
     digits = value[11:24]
     return int(digits) if value[24:27] in _OTHERS and digits.isdigit() and value.startswith(b'{"touched":') else None
+
+
+def settles_of(value: bytes) -> int:
+    """`settles` of an encoded case, without decoding it: it stands behind `touched` and `expired`."""
+    if plainly_touched(value) is not None:
+        return 0
+    settles = _SETTLES.match(value)
+    return int(settles[1]) if settles else 0
 
 
 def is_expired(value: bytes) -> bool:

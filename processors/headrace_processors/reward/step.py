@@ -18,6 +18,8 @@ from headrace_processors.reward.drawing import DRAWN, drawing_of
 from headrace_processors.reward.erasure import matching, portions
 from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary, aggregate, score_of_100
 from headrace_processors.reward.formula import balance_of, bonus_of, count_type
+from headrace_processors.reward.joins import feedback_joins, interaction_joins
+from headrace_processors.reward.maturity import NO_TIMES, SettleTimes, is_due, labels_of, matured, maturity_of, settled
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.scoring import group_of, outcome_of, similarity_of
 from headrace_processors.reward.state import (
@@ -40,6 +42,7 @@ from headrace_schemas.events import (
     InteractionExpired,
     InteractionRecorded,
     InteractionRetracted,
+    InteractionSettled,
     SubjectErased,
 )
 from headrace_schemas.plain_chat import prompt_text
@@ -59,14 +62,36 @@ _UNKNOWN = InteractionState(touched=0)
 class RewardStep:
     """One step in the making."""
 
-    __slots__ = ("_stored", "_texts", "changes", "counters", "event", "outputs", "policy", "record", "state", "version")
+    __slots__ = (
+        "_settle",
+        "_stored",
+        "_texts",
+        "changes",
+        "counters",
+        "event",
+        "outputs",
+        "policy",
+        "record",
+        "state",
+        "tallies",
+        "version",
+    )
 
-    def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event, version: int) -> None:
-        self.version = version
+    def __init__(
+        self,
+        policy: RewardPolicy,
+        state: Mapping[str, Any],
+        record: Record,
+        event: Event,
+        version: int,
+        settle: SettleTimes = NO_TIMES,
+    ) -> None:
+        self.version, self._settle = version, settle
         self.policy, self.state, self.record, self.event = policy, state, record, event
         self.outputs: list[Write] = []
         self.changes: dict[str, Any] = {}
         self.counters: dict[str, int] = {}
+        self.tallies: dict[str, int] = {}  # figures beside the counters of records
         self._stored = _UNKNOWN  # the case at hand, as it is in the state
         self._texts = InteractionTexts(state, self.changes)
 
@@ -111,6 +136,8 @@ class RewardStep:
             self._texts.add_content(interaction_id, content)
             if self.version > 2 and data.artifact_type in (self.policy.draw.artifact_types or ()):
                 after, counter = self._drawn(interaction_id, after)
+            if self.version > 3:
+                self._tally(interaction_joins(before, time_ns))
         self._revise(interaction_id, before, after)
         if counter:
             self.counters[counter] = 1
@@ -161,6 +188,9 @@ class RewardStep:
         )
         if before.ended:
             feedback, corrected = without_text(feedback, before.ended), b""
+        elif self.version > 3:
+            content = self._texts.content(interaction_id) if before.recorded else None
+            self._tally(feedback_joins(before, None if content is None else feedback.time_ns - content.time_ns))
         self._texts.add(interaction_id, feedback, corrected, over)
         others = data.over or () if retracted and preferred else ()
         self._apply_feedback(interaction_id, before, sized(feedback, corrected, over), others)
@@ -189,12 +219,25 @@ class RewardStep:
             return self._withdraw_expired(interaction_id, before, "retracted")
         self._revise(interaction_id, before, before.tombstone("retracted"))
 
-    def interaction_expired(self, event: InteractionExpired, deadline: Callable[[str, Any], int | None]) -> None:
+    def interaction_settled(self, event: InteractionSettled) -> None:
+        """It counts when it is true by the fold's own time, as an expiry does. Nothing was heard: `touched` stays."""
+        interaction_id, before = self._interaction(event.data.interaction_id)
+        self.counters = {"applied": 1}
+        if is_due(before, self.record.now):
+            self._settled(interaction_id, before)
+            self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(settled(before))
+
+    def _settled(self, interaction_id: str, before: InteractionState) -> None:
+        """Says that the label which stands is final."""
+        self.outputs.append(events.settled(self.record, interaction_id, before, self.event.traceparent))
+        self._tally(labels_of(before, settled(before), self.record.now))
+
+    def interaction_expired(self, event: InteractionExpired, expiry: Callable[[bytes], int | None]) -> None:
         """It counts when it is true by the fold's own time and policy: something may have been heard since it was written."""
         interaction_id = event.data.interaction_id
         key = keys.INTERACTION + interaction_id
         value = self.state.get(key)
-        due = None if value is None else deadline(key, value)
+        due = None if value is None else expiry(value)
         self.counters = {"applied": 1}
         if value is None or due is None or due > self.record.now:
             return
@@ -208,6 +251,8 @@ class RewardStep:
         self.changes[key] = None if remains is None else _ENCODER.encode(structs.replace(remains, touched=self.record.now))
         if before.waiting:
             self.counters |= {"waiting": -before.waiting, "expired": before.waiting}
+        if before.settles:  # nothing can be said of it any more
+            self._settled(interaction_id, before)
 
     def subject_erased(self, event: SubjectErased) -> None:
         """Every interaction of the subject in this partition: rare enough to look through all of them (0.1 us a key)
@@ -276,11 +321,15 @@ class RewardStep:
         if summary is None:
             if after.outcome is not None:
                 content = self._texts.content(interaction_id)
-                after = structs.replace(after, revision=after.revision + 1, outcome=None, standing=False)
+                none = {"outcome": None, "standing": False, "settles": 0, "final": False}
+                after = structs.replace(after, revision=after.revision + 1, **none)
                 trace = self.event.traceparent or (None if content is None else content.traceparent)
                 self.outputs.append(events.withdrawn(self.record, interaction_id, after, trace))
         else:
+            after = matured(self._settle, before, after, added, self.record.now)
             after = self._scored(interaction_id, after, summary)
+            if after.revision == before.revision and is_due(before, self.record.now):
+                self.outputs.append(events.settled(self.record, interaction_id, after, self.event.traceparent))
         stored = self._stored.feedback
         if stored or added is None or has_texts(added):
             self._texts.keep(interaction_id, stored if added is None else (*stored, added), after.feedback)
@@ -294,6 +343,12 @@ class RewardStep:
         self.counters = {"applied": 1}
         if moved:
             self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
+        if self.version > 3:
+            self._tally(labels_of(before, after, self.record.now))
+
+    def _tally(self, counts: Mapping[str, int]) -> None:
+        for name, count in counts.items():
+            self.tallies[name] = self.tallies.get(name, 0) + count
 
     def _prompt_withdrawn(self, interaction_id: str, after: InteractionState) -> InteractionState:
         """An interaction that has ended takes the prompt that was drawn from it along."""
@@ -333,6 +388,7 @@ class RewardStep:
                 trace,
                 content.finish_reason,
                 after.principals,
+                maturity_of(after),
             )
         )
         return after

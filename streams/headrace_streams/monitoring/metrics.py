@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from headrace_schemas.delays import DELAY, SUM_MS, histogram_of
 from headrace_schemas.topology import DEAD, RECORDS, STAGES_BY_NAME
 from headrace_streams.monitoring.readiness import NOT_YET, reasons_not_ready
 from headrace_streams.runtime.meters import Histogram, StageMeter
@@ -120,6 +121,11 @@ def _tasks(slots: Iterable[SlotReport]) -> Iterator[Metric]:
         "Input records by what became of them, ever. What waits or is looked at again leaves its count, so this may fall.",
         labels=(*_TASK, "outcome"),
     )
+    delays = HistogramMetricFamily(
+        "headrace_feedback_delay_seconds",
+        "How long after an answer something was said of it, ever; of link, how long feedback waited for its link.",
+        labels=_TASK,
+    )
     for slot in slots:
         refused.add_metric((slot.topic, str(slot.partition)), float(slot.ended == "refused"))
         task = slot.task
@@ -136,13 +142,17 @@ def _tasks(slots: Iterable[SlotReport]) -> Iterator[Metric]:
                 records.add_metric(labels, count)
             elif name == DEAD:
                 dead.add_metric(labels, count)
-            else:
+            elif not name.startswith(DELAY):
                 outcomes.add_metric((*labels, name), count)
+        if row is not None and row.is_tally(DELAY):
+            bounds, counts = zip(*histogram_of(task.counters), strict=True)
+            names = [*map(str, bounds[:-1]), "+Inf"]
+            delays.add_metric(labels, list(zip(names, accumulate(counts), strict=True)), task.counters.get(SUM_MS, 0) / 1000)
         for bucket, figures in task.gauges.items():
             for name, value in figures.items():
                 if name in buckets:
                     buckets[name].add_metric((task.stage, task.topic, bucket), value)
-    yield from (refused, *gauges, records, dead, outcomes, *buckets.values())
+    yield from (refused, *gauges, records, dead, outcomes, delays, *buckets.values())
 
 
 def _meters(meters: Meters) -> Iterator[Metric]:
