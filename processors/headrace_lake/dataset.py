@@ -171,6 +171,12 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
         elif isinstance(event, ExampleRewarded):
             withdrawn.discard(event.data.example_id)
     members = dataset_members(batch, start)
+    named, found = release.dataset_digest, members_digest(members)
+    if named is not None and named != found:
+        raise DatasetError(
+            f"release {release_id!r} was trained on {named}, and what its batch and its run name is {found}: the log is not what "
+            "it was (`headrace replay --verify` says where)"
+        )
     negatives = [member for member in watched(without_withdrawn(batch, start.withdrawn)) if is_negative(member)]
     left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (members, negatives))
     values = await _exact(log, [*left, *avoided])
@@ -179,7 +185,7 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
         [DatasetExample(values[member.sha256], member) for member in avoided],
         len(members) - len(left),
         [batch.policy_digests],
-        members_digest(members),
+        found,
     )
 
 

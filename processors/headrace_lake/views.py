@@ -294,6 +294,7 @@ VIEWS: tuple[LakeView, ...] = (
         columns={
             **_WHEN,
             **_data(base=TEXT, candidate=JSON, incumbent=JSON, requirements=JSON, parent_release_id=TEXT, parent_adapter=TEXT),
+            **_data(dataset_digest=TEXT),
             "adapter": ("data.adapter.digest", TEXT),
             "loss_gain": ("data.comparison.loss_gain.value", NUMBER),
             "loss_gain_low": ("data.comparison.loss_gain.low", NUMBER),
@@ -318,7 +319,7 @@ VIEWS: tuple[LakeView, ...] = (
         columns={
             **_WHEN,
             **_data(sequence=WHOLE, artifact_type=TEXT, base=TEXT, reason=TEXT, requested_by=TEXT, parent_release_id=TEXT),
-            **_data(batch_ids=JSON, evidence=JSON),
+            **_data(batch_ids=JSON, evidence=JSON, dataset_digest=TEXT),
             "adapter": ("data.adapter.digest", TEXT),
         },
         made={"kind": "split_part(event_type, '.', 3)"},

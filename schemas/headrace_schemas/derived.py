@@ -467,6 +467,15 @@ class Adapter(Value, frozen=True, kw_only=True):
     files: Annotated[list[AdapterFile], doc("Its files.")]
 
 
+TaughtBy = Annotated[
+    str | None,
+    doc(
+        "Digest of the members that the version learnt from and watched: `members` of `headrace dataset --release`. Absent: the "
+        "base, or somebody older wrote this."
+    ),
+]
+
+
 class ModelVersion(Value, frozen=True, kw_only=True):
     """An adapter with its lineage."""
 
@@ -488,13 +497,7 @@ class ModelVersion(Value, frozen=True, kw_only=True):
     optimiser: Annotated[
         str | None, doc("Digest of the optimiser's state at its end, kept beside the adapter; absent: none is kept.")
     ] = None
-    dataset_digest: Annotated[
-        str | None,
-        doc(
-            "Digest of the members that it learnt from and watched: `members` of `headrace dataset --release`. Absent: an older "
-            "trainer."
-        ),
-    ] = None
+    dataset_digest: TaughtBy = None
 
 
 class Measure(Value, frozen=True, kw_only=True):
@@ -633,6 +636,7 @@ class Evaluation(Value, frozen=True, kw_only=True):
     samples: Annotated[
         SamplesReference | None, doc("Both answers to each test row, with grades and losses; absent: none were kept.")
     ] = None
+    dataset_digest: TaughtBy = None
 
 
 class BatchRetryRequest(Value, frozen=True, kw_only=True):
@@ -770,6 +774,7 @@ class ReleaseDecision(Value, frozen=True, kw_only=True):
         list[HeadEvidence] | None, doc("Every head of the look, the newest last; absent: nothing was looked at.")
     ] = None
     watch: Annotated[HarmEvidence | None, doc("The promotion that is still watched; absent: none is.")] = None
+    dataset_digest: TaughtBy = None
 
 
 class Tracking(Value, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from headrace_schemas.derived import (
 )
 from headrace_schemas.events import BatchReady, Event, ExampleRewarded, ExampleWithdrawn, ReleasePromoted, TrainingStarted
 from headrace_schemas.inputs import Agent, Message, RefPart, TextPart, Tool, ToolCall
+from headrace_schemas.selection import members_digest
 from headrace_streams import signing
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
@@ -114,7 +115,9 @@ class BucketLog:
         data = Withdrawal(example_id=name, revision=9, interaction_id=f"i-{name}", bucket=BUCKET, reason="erased")
         self.publish("examples", ExampleWithdrawn(**envelope(data=data)))
 
-    def release(self, batch: list[Member], rehearsal: list[Member], withdrawn: Sequence[str] = ()) -> None:
+    def release(
+        self, batch: list[Member], rehearsal: list[Member], withdrawn: Sequence[str] = (), taught_by: str | None = None
+    ) -> None:
         statistics = BatchStatistics(examples=len(batch), negatives=0, effective_size=1, mean_reward=0)
         cut = Batch(
             batch_id="b1",
@@ -152,6 +155,7 @@ class BucketLog:
             reason="better",
             policy_digests={},
             request_id="q",
+            dataset_digest=taught_by,
         )
         self.publish("releases.history", ReleasePromoted(**envelope(data=answer)))
 
@@ -164,6 +168,18 @@ def bucket_log() -> BucketLog:
     bucket_log.release(members, [old])
     bucket_log.example("a", revision=2, target="select 2")
     return bucket_log
+
+
+def test_the_rows_of_a_release_are_those_that_it_names() -> None:
+    for named in (None, "right", "sha256:another"):
+        log = BucketLog()
+        members = [log.example("a"), log.example("b", split="validation")]
+        log.release(members, [], taught_by=members_digest(members) if named == "right" else named)
+        if named == "sha256:another":
+            with pytest.raises(DatasetError, match="'rel1' was trained on sha256:another, and what its batch and its run name"):
+                asyncio.run(release_examples(log.log, BUCKET, "rel1"))
+        else:
+            assert asyncio.run(release_examples(log.log, BUCKET, "rel1")).members == members_digest(members)
 
 
 def test_a_release_gets_exactly_its_revisions_and_its_rehearsal(bucket_log: BucketLog) -> None:

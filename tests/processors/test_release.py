@@ -45,6 +45,20 @@ def test_an_answer_names_the_policy_by_the_digest_of_its_body_as_recorded() -> N
     assert answer.policy_digests["release"] == digest("another year")
 
 
+@pytest.mark.parametrize("rule", ["gate", "evidence"])
+def test_an_answer_names_what_its_version_was_taught_by(rule: str) -> None:
+    """Whatever decides, and again when it is served a second time; older rules say nothing of it."""
+    named, older = ReleaseRun(rule=rule), ReleaseRun(rule=rule, version=4)
+    for stage, taught in ((named, digest("rows")), (older, None)):
+        stage.answer(evaluation("v1", dataset_digest=digest("rows")))
+        answers = [stage.answer(promote("v1"))[1] if rule == "evidence" else stage.written("releases")[-1]]
+        answers.append(stage.answer(evaluation("v2", stage.current, dataset_digest=None))[1])
+        if rule == "gate":
+            answers.append(stage.answer(roll_back())[1])
+        assert [answer.dataset_digest for answer in answers] == [taught, None, taught][: len(answers)]
+        assert stage.answer(roll_back("base", id="to-base"))[1].dataset_digest is None
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from headrace_processors.release.fold import build, build_3
+from headrace_processors.release.fold import NEWEST, build
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_schemas import derived, events
 from headrace_schemas.canonical import sha256
@@ -119,11 +119,11 @@ def resume(*, id: str = "resume") -> bytes:
 class ReleaseRun(StageRun):
     """The release stage under a policy."""
 
-    def __init__(self, *, through_dump: bool = False, recorded: str | None = None, version: int = 4, **policy: Any) -> None:
-        """`recorded`: the digest that the log names the policy by, if not today's; `version`: of the rules, 3 or 4."""
+    def __init__(self, *, through_dump: bool = False, recorded: str | None = None, version: int = NEWEST, **policy: Any) -> None:
+        """`recorded`: the digest that the log names the policy by, if not today's; `version`: of the rules."""
         self.policy = ReleasePolicy(**{"rule": "gate", **policy})
         super().__init__(
-            (build_3 if version == 3 else build)(self.policy.body(), recorded or self.policy.digest),
+            build(self.policy.body(), recorded or self.policy.digest, version),
             "outcomes",
             through_dump=through_dump,
         )

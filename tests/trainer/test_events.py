@@ -25,6 +25,7 @@ def test_an_evaluation_names_the_policy_that_it_was_made_by_and_the_run_keeps_it
     assert version.data.dataset_digest == members_digest(batch.members)
     assert start.policy_digests["train"] == before.digest
     assert isinstance(evaluation, EvaluationCompleted)
+    assert evaluation.data.dataset_digest == version.data.dataset_digest
     assert evaluation.data.ungraded == {"late": 2}
     assert evaluation.data.policy_digests == {**batch.policy_digests, "train": after.digest}
 

@@ -1,4 +1,4 @@
-"""One answer of release in the making, where evidence decides (rule versions 3 and 4). Knows the record and the state; the
+"""One answer of release in the making, where evidence decides (since rule version 3). Knows the record and the state; the
 formulas are in `evidence` and `judgement`.
 
 Positions are sequences of the bucket: each evaluation and each command has one. What somebody changes by hand spends the evidence
@@ -35,7 +35,7 @@ from headrace_processors.release.judgement import (
 )
 from headrace_processors.release.protected import harm_on
 from headrace_processors.release.state import GroupSeen, ServableVersion, evidence_key, seen_key, version_key
-from headrace_processors.release.step import ReleaseStep, version_of
+from headrace_processors.release.step import ReleaseStep
 from headrace_schemas.canonical import digest, rounded
 from headrace_schemas.derived import Evaluation, EvidenceSeen, GroupResult, HarmEvidence, HeadEvidence
 from headrace_schemas.events import ReleasePromoted
@@ -45,7 +45,6 @@ class EvidenceStep(ReleaseStep):
     """An answer, and what it leaves of the bucket's evidence."""
 
     first_seen: Mapping[str, int]  # of the evaluation's groups, this time included
-    version = 4
 
     @property
     def _apart(self) -> bool:
@@ -53,7 +52,7 @@ class EvidenceStep(ReleaseStep):
         return self.version > 3 and not self.policy.evidence.accept_selected_rows
 
     def _noted(self, evaluation: Evaluation) -> ServableVersion:
-        version = self._remembered(replace(version_of(evaluation, ""), base_digest=_base(evaluation)))
+        version = self._remembered(replace(self._version_of(evaluation, ""), base_digest=_base(evaluation)))
         self.first_seen = self._seen(evaluation)
         return version
 
@@ -251,12 +250,6 @@ class EvidenceStep(ReleaseStep):
             seen=seen,
             apart=None if basis is head else head.selected,
         )
-
-
-class EvidenceStep3(EvidenceStep):
-    """By rule version 3, in which one group that feedback selected keeps a head from being promoted."""
-
-    version = 3
 
 
 _NOT_LOOKED_AT = "needs_decision: no_groups: the evaluation has no groups of its own version"

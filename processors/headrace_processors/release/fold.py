@@ -20,7 +20,7 @@ from typing import Any
 from headrace_processors.expiry import period_ms
 from headrace_processors.release import state as release_state
 from headrace_processors.release.answered import remember
-from headrace_processors.release.evidence_step import EvidenceStep, EvidenceStep3
+from headrace_processors.release.evidence_step import EvidenceStep
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.release.state import answered_key, bucket_key
 from headrace_processors.release.step import ReleaseStep, Request
@@ -35,6 +35,8 @@ from headrace_schemas.events import (
 )
 from headrace_streams.runtime.stage import Fold, Record, Step
 
+NEWEST = 5  # rule version
+
 
 class ReleaseFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `outcomes` in; `releases`, `releases.history` and, for
@@ -42,9 +44,10 @@ class ReleaseFold(Fold):
 
     gauged = bucket_key("")
 
-    def __init__(self, policy: ReleasePolicy, digest: str, answering: type[ReleaseStep] = ReleaseStep) -> None:
+    def __init__(self, policy: ReleasePolicy, digest: str, *, version: int) -> None:
         """`digest` is that of the policy body as recorded, which today's model need not have."""
-        self._policy, self._answering = policy, answering
+        self._policy, self._version = policy, version
+        self._answering = EvidenceStep if version > 2 and policy.rule == "evidence" else ReleaseStep
         self._digests = {"release": digest}
         self._expire_ms = period_ms(policy.expire_after_days)
 
@@ -55,7 +58,7 @@ class ReleaseFold(Fold):
         answered = answered_key(event.data.bucket, event.source, event.id)
         if answered in state:
             return Step(counters={"answered": 1})
-        step = self._answering(self._policy, self._digests, state, record, event)
+        step = self._answering(self._policy, self._digests, state, record, event, self._version)
         match event:
             case EvaluationCompleted(data=evaluation):
                 step.evaluated(evaluation)
@@ -77,15 +80,10 @@ class ReleaseFold(Fold):
         return value.name, {"decisions": value.sequence, "paused": value.paused}
 
 
-def build_2(body: Mapping[str, Any], digest: str) -> ReleaseFold:
-    """The fold of rule versions 1 and 2, which decide alike: one look by the gate."""
-    return ReleaseFold(ReleasePolicy.model_validate(body), digest)
+def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> ReleaseFold:
+    """The fold under a policy body; `digest` names it in what is written. Evidence decides, unless the policy's rule is gate;
+    under rule versions 1 and 2, which decide alike, one look by the gate."""
+    return ReleaseFold(ReleasePolicy.model_validate(body), digest, version=version)
 
 
-def build(body: Mapping[str, Any], digest: str, evidence: type[EvidenceStep] = EvidenceStep) -> ReleaseFold:
-    """The fold under a policy body; `digest` names it in what is written. Evidence decides, unless the policy's rule is gate."""
-    policy = ReleasePolicy.model_validate(body)
-    return ReleaseFold(policy, digest, evidence if policy.rule == "evidence" else ReleaseStep)
-
-
-build_3 = partial(build, evidence=EvidenceStep3)
+build_2, build_3, build_4 = (partial(build, version=version) for version in (2, 3, 4))

@@ -17,8 +17,8 @@ from headrace_schemas.ids import derive_id
 class ServableVersion(Struct, frozen=True, omit_defaults=True):
     """What may be served: the adapter of an evaluated version, by its latest evaluation; without one, the base itself.
 
-    `refusal`: what the rule said against it, "" for nothing; `base_digest`: of the base that it was judged on; None:
-    not said."""
+    `refusal`: what the rule said against it, "" for nothing; `base_digest`: of the base that it was judged on;
+    `dataset_digest`: of what it learnt from and watched; None: not said."""
 
     adapter: Adapter | None = None
     version_id: str | None = None
@@ -28,6 +28,7 @@ class ServableVersion(Struct, frozen=True, omit_defaults=True):
     policy_digests: dict[str, str] = {}
     refusal: str = ""
     base_digest: str | None = None
+    dataset_digest: str | None = None
 
     @property
     def digest(self) -> str | None:

@@ -1,4 +1,4 @@
-"""One answer of release in the making, by the rules of versions 1 and 2. Knows one record and the state, not what evidence is."""
+"""One answer of release in the making, where the gate decides. Knows one record and the state, not what evidence is."""
 
 from __future__ import annotations
 
@@ -52,8 +52,15 @@ class ReleaseStep:
     """One answer in the making. `_noted` and `_decide` are this rule's; all else holds for any."""
 
     def __init__(
-        self, policy: ReleasePolicy, digests: Mapping[str, str], state: Mapping[str, Any], record: Record, event: Request
+        self,
+        policy: ReleasePolicy,
+        digests: Mapping[str, str],
+        state: Mapping[str, Any],
+        record: Record,
+        event: Request,
+        version: int,
     ) -> None:
+        self.version = version  # of the rules
         self.policy, self.digests, self.state, self.record, self.event = policy, digests, state, record, event
         name = event.data.bucket
         self.bucket: ReleaseBucket = state.get(bucket_key(name)) or ReleaseBucket(name)
@@ -122,7 +129,7 @@ class ReleaseStep:
 
     def _noted(self, evaluation: Evaluation) -> ServableVersion:
         """The version as it is remembered, with what the rule says against it as far as that is known by now."""
-        return self._remembered(version_of(evaluation, refusal(self.policy, evaluation.comparison) or ""))
+        return self._remembered(self._version_of(evaluation, refusal(self.policy, evaluation.comparison) or ""))
 
     def _decide(self, evaluation: Evaluation, version: ServableVersion) -> None:
         """What the rule makes of a version that was compared with what is served."""
@@ -140,6 +147,11 @@ class ReleaseStep:
         if self.policy.mode == "manual":
             return f"awaiting_promotion: the {rule} lets it pass, and the policy leaves promotion to a person"
         return None
+
+    def _version_of(self, evaluation: Evaluation, against: str) -> ServableVersion:
+        """What an evaluation says of its version; what it was taught since rule version 5."""
+        version = version_of(evaluation, against)
+        return replace(version, dataset_digest=evaluation.dataset_digest) if self.version > 4 else version
 
     def _remembered(self, version: ServableVersion) -> ServableVersion:
         assert version.version_id is not None
@@ -241,6 +253,7 @@ class ReleaseStep:
                 base_digest=version.base_digest,
                 evidence=self.heads,
                 watch=self.watch,
+                dataset_digest=version.dataset_digest,
             ),
             id=derive_id("release.answer", self.release_id),
             writer=STAGE,

@@ -264,6 +264,7 @@ def evaluated(
         heads=_results(result.report.heads, version.version_id, taken_back),
         watched=None if result.report.watched is None else list(result.report.watched),
         samples=samples,
+        dataset_digest=version.dataset_digest,
     )
     return _make(EvaluationCompleted, data, origin, "evaluation", identity, now)
 
