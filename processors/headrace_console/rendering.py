@@ -129,7 +129,8 @@ def environment(known: frozenset[str] = frozenset(), actions: Collection[Console
         path = f"/records/{topic}" + (f"?{urlencode(query)}" if query else "")
         return Markup('<a href="{}">{}</a>').format(path, counter.replace("_", " "))
 
-    made.globals |= {"charts": charts, 
+    made.globals |= {
+        "charts": charts,
         "link": link,
         "place": place,
         "with_query": with_query,

@@ -170,7 +170,7 @@ def _publish(ring: MemoryRing, number: int, text: str) -> None:
     data: dict[str, Any] = {
         "interaction_id": name, "agent": {"name": plain[:60], "role": plain[:60], "version": plain[:60]}, "artifact_type": "sql",
         "model": "tiny", "prompt": f"{text} how many?", "context": text, "output": f"select {number} -- {text}",
-        "session_id": plain[:60], "data_subject": plain[:60], "attributes": {plain[:40]: text}, "finish_reason": plain[:40],
+        "session_id": plain[:60], "data_subject": plain[:60], "attributes": {plain[:40]: text}, "finish_reason": "stop",
         "prompt_group": f"hostile-{number}", "error": {"type": plain[:60], "message": text},
     }  # fmt: skip
     ring.publish("interactions", event("interaction.recorded", data, id=f"event-{number}"))

@@ -7,12 +7,12 @@ from headrace_lake.read_models.bucket_view import BucketList, BucketView, bucket
 
 
 def buckets(asked: PageRequest) -> BucketList:
-    return bucket_list(asked.lake, asked.manifest, asked.status)
+    return bucket_list(asked.lake, asked.manifest, asked.seen.report)
 
 
 def bucket(asked: PageRequest) -> BucketView:
     name = asked.names["name"]
-    found = bucket_view(asked.lake, asked.manifest, asked.status, name)
+    found = bucket_view(asked.lake, asked.manifest, asked.seen.report, name)
     if found is None:
         raise PageMissing(f"there is no bucket {name!r}, at this cut")
     return found
@@ -25,6 +25,7 @@ PAGES = [
         about="Fill against target, quality, and what each bucket waits for before it is cut.",
         model=buckets,
         template="buckets.html",
+        uses_status=True,
         group="Data",
         order=1,
     ),
@@ -34,6 +35,7 @@ PAGES = [
         about="Why a bucket is not cut yet, how its rewards move, who is in it, what was rejected.",
         model=bucket,
         template="bucket.html",
+        uses_status=True,
         sample="SELECT bucket FROM examples GROUP BY bucket ORDER BY count(*) DESC, bucket",
     ),
 ]
