@@ -186,11 +186,11 @@ def short(digest: Any, length: int = 12) -> Any:
 
 def time_tag(moment: Any, form: str = "full") -> Any:
     """A moment (ms since the epoch, or as the lake gives it, UTC): the reader's own time where scripts run, UTC when pointed at.
-    `form`: full, day or clock."""
+    `form`: full, day, clock, or tenths (of the clock)."""
     if moment is None or moment == "":
         return ""
     text = rfc3339(moment) if isinstance(moment, int) else _utc(moment)
-    plain = text[:19].replace("T", " ") if form == "full" else text[:10] if form == "day" else text[11:19]
+    plain = {"full": text[:19].replace("T", " "), "day": text[:10], "clock": text[11:19], "tenths": text[11:21].rstrip("Z")}[form]
     return Markup('<time datetime="{}" title="{} UTC" data-form="{}">{}</time>').format(text, shown(text), form, shown(plain))
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-WIDTH, HEIGHT = 190, 84
-BAR = 166  # width of the bar of what a stage's records became
+BAR = 152  # width of the bar of what a stage's records became; its box is 176 wide
 _AT = {
     "intake": (246, 16),
     "reward": (492, 16),

@@ -10,7 +10,7 @@ import hashlib
 import importlib.resources
 import logging
 import mimetypes
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -26,14 +26,14 @@ from headrace_console.page import GROUPS, ConsolePage, PageMissing, PageRequest,
 from headrace_console.pages import pages
 from headrace_console.reading import LakeBusy, LakeReader
 from headrace_console.rendering import WHOLE, environment
-from headrace_console.status_watch import StatusWatch
+from headrace_console.status_watch import StatusSeen, StatusWatch
 from headrace_lake.manifest import LakeError, Manifest
 from headrace_lake.query import LakeQuery, QueryRefused, QueryStopped
-from headrace_schemas.times import rfc3339
 from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace.console")
 
+_NOT_ASKED = StatusSeen()
 BODY_BYTES = 256 * 1024  # of what a form may send
 RETRY_SECONDS = 2
 _TITLES = {
@@ -117,7 +117,7 @@ class ConsoleSite:
             found = await asyncio.to_thread(self._body, request, template, model, asked, page)
         body, content_type = found
         response = web.Response(body=body, content_type=content_type, charset="utf-8")
-        response.headers["Headrace-Cut"] = _cut(asked.manifest, {})["digest"]
+        response.headers["Headrace-Cut"] = _cut(asked.manifest)["digest"]
         return response
 
     def _body(
@@ -126,7 +126,7 @@ class ConsoleSite:
         if asked.query.get("format") == "json":
             return msgspec.json.encode(model, enc_hook=str), "application/json"
         text = self._rendered(
-            template, request, asked.visitor, page=page, model=model, asked=asked, cut=_cut(asked.manifest, asked.seen.ends)
+            template, request, asked.visitor, page=page, model=model, asked=asked, cut=_cut(asked.manifest, asked.seen)
         )
         return text.encode(errors="replace"), "text/html"
 
@@ -222,19 +222,15 @@ def _listed(visitor: PageVisitor) -> str:
     return ", ".join(sorted(visitor.rights)) or "none"
 
 
-def _cut(manifest: Manifest, ends: Mapping[str, int]) -> dict[str, Any]:
-    """What the header says of the cut. `behind`: offsets up to the log's `ends`, None where these are not known."""
+def _cut(manifest: Manifest, seen: StatusSeen = _NOT_ASKED) -> dict[str, Any]:
+    """What the header says of the cut. `behind`: offsets up to where the log ended when it was last asked, None where that is not
+    known; `late`: at most so many seconds."""
     newest = max((segment.last_ms for segment in manifest.segments), default=None)
     offsets = manifest.cut
+    behind = sum(max(0, end - offsets.get(place, 0)) for place, end in seen.ends.items()) if seen.ends else None
+    late = max(0.0, (seen.at_ms - newest) / 1000) if behind and seen.at_ms is not None and newest is not None else None
     digest = hashlib.sha256(msgspec.json.encode(offsets)).hexdigest()[:16]
-    behind = sum(max(0, end - offsets.get(place, 0)) for place, end in ends.items()) if ends else None
-    return {
-        "behind": behind,
-        "at": newest,
-        "text": None if newest is None else rfc3339(newest),
-        "offsets": offsets,
-        "digest": digest,
-    }
+    return {"at": newest, "offsets": offsets, "digest": digest, "behind": behind, "late": late}
 
 
 def _assets() -> dict[str, tuple[bytes, str]]:

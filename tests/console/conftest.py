@@ -26,9 +26,10 @@ def site(lake: LakeFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield console
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The system's browser; tests that need it are left out, and say so, where there is none."""
+    """The system's browser; tests that need it are left out, and say so, where there is none. Of a module: while it
+    is there, its event loop occupies the thread."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     from playwright.sync_api import sync_playwright

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 BYTES = 100 * 1024
-SAMPLES = 12  # of a page that has a name in its path
+SAMPLES = 6  # of a page that has a name in its path
 PAGES = {page.path: page for page in pages()}
 EACH = pytest.mark.parametrize("path", PAGES)
 

@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email.message import Message
 from functools import cached_property
@@ -23,6 +24,9 @@ from headrace_console.reading import LakeReader
 from headrace_console.server import ConsoleSite
 from headrace_console.status_watch import StatusWatch
 from headrace_lake.manifest import LakeFolder
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import SwitchRequest
+from headrace_schemas.events import PauseRequested, ResumeRequested, make
 from headrace_streams.settings import Settings
 from support.memory_ring import BUCKET, MemoryRing, lake_of
 from support.signals import event
@@ -159,9 +163,21 @@ def hostile_ring(seed: int = 3) -> MemoryRing:
     ring.round(25)
     for number, text in enumerate(HOSTILE):
         _publish(ring, number, text)
+        _ask(ring, number, text)
     for _ in range(3):
         ring.round(20)
     return ring
+
+
+def _ask(ring: MemoryRing, number: int, text: str) -> None:
+    """Somebody pauses the bucket and lets it go on, with the text as reason and name."""
+    kinds: tuple[type[PauseRequested | ResumeRequested], ...] = (PauseRequested, ResumeRequested)
+    for kind in kinds:
+        data = SwitchRequest(bucket=BUCKET, reason=text, requested_by=text.replace("\u0007", "")[:60])
+        asked: PauseRequested | ResumeRequested = make(
+            kind, data, id=f"ask-{kind.__name__}-{number}", writer="command", time_ms=ring.log.time
+        )
+        ring.log.append("outcomes", 0, BUCKET.encode(), encode(asked))
 
 
 def _publish(ring: MemoryRing, number: int, text: str) -> None:
@@ -185,7 +201,13 @@ def _publish(ring: MemoryRing, number: int, text: str) -> None:
 
 
 def hostile_lake(path: Path) -> LakeFolder:
-    return lake_of(hostile_ring().log, path)
+    return lake_apart(hostile_ring(), path)
+
+
+def lake_apart(ring: MemoryRing, path: Path) -> LakeFolder:
+    """As `lake_of`, in another thread: playwright leaves an event loop in the one that it is used in."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lake_of, ring.log, path).result()
 
 
 __all__ = [
@@ -199,5 +221,6 @@ __all__ = [
     "ServedConsole",
     "hostile_lake",
     "hostile_ring",
+    "lake_apart",
     "served",
 ]

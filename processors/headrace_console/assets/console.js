@@ -18,7 +18,8 @@ function localTimes(root) {
     const moment = new Date(each.dateTime);
     if (isNaN(moment)) continue;
     const day = moment.toLocaleDateString("sv-SE"), clock = moment.toLocaleTimeString("sv-SE");
-    each.textContent = { clock, day }[each.dataset.form] || `${day} ${clock}`;
+    const tenths = `${clock}.${Math.floor(moment.getMilliseconds() / 100)}`;
+    each.textContent = { clock, day, tenths }[each.dataset.form] || `${day} ${clock}`;
   }
 }
 
@@ -38,7 +39,7 @@ function opened(root) {
   return [...root.querySelectorAll("details")].map((each) => each.open);
 }
 
-let refreshing = false, again = false;
+let refreshing = false, again = false, signedOut = false;
 
 async function refresh() {
   if (refreshing) { again = true; return; }
@@ -46,7 +47,10 @@ async function refresh() {
   refreshing = true;
   try {
     const answer = await fetch(location.href, { credentials: "same-origin", headers: { Accept: "text/html" } });
-    if (answer.status === 401) return say("signed out: load the page again");
+    if (answer.status === 401) {
+      signedOut = true;
+      return say("signed out: load the page again");
+    }
     if (!answer.ok) return say(`not shown anew: ${answer.status}`);
     const next = new DOMParser().parseFromString(await answer.text(), "text/html");
     const main = document.querySelector("main"), focus = document.activeElement;
@@ -72,12 +76,14 @@ let stream = null;
 
 function follow() {
   if (document.hidden) { stream?.close(); stream = null; return; }
-  if (stream) return;
+  if (stream || signedOut) return;
   stream = new EventSource(`/live?of=${document.body.dataset.live}`);
   stream.addEventListener("news", refresh);
   stream.onerror = () => {
     say("the console does not answer; it is tried again");
-    if (stream.readyState === EventSource.CLOSED) { stream = null; setTimeout(follow, RETRY); }
+    if (stream.readyState !== EventSource.CLOSED) return;
+    stream = null;  // refused, and not only broken off: an answer to the page itself says why
+    refresh().then(() => setTimeout(follow, RETRY));
   };
 }
 
