@@ -20,6 +20,7 @@ from headrace_processors.link.policy import VERSION_1 as LINK_1
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.release import evidence_state
 from headrace_processors.release import fold as release
+from headrace_processors.release.policy import VERSION_4 as RELEASE_4
 from headrace_processors.release.policy import VERSIONS_1_TO_3 as RELEASE_1_TO_3
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward import fold as reward
@@ -84,7 +85,7 @@ STAGES: tuple[FoldStage, ...] = (
             1: RuleVersion(release.build_2, absent=RELEASE_1_TO_3, provenance=six_headers),
             2: RuleVersion(release.build_2, absent=RELEASE_1_TO_3, checks_writers=True),
             3: RuleVersion(release.build_3, absent=RELEASE_1_TO_3, checks_writers=True),
-            4: RuleVersion(release.build_4, checks_writers=True),
+            4: RuleVersion(release.build_4, absent=RELEASE_4, checks_writers=True),
             5: RuleVersion(release.build, checks_writers=True),
         },
         state_version=2,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from headrace_processors.release.evidence_policy import EvidencePolicy
 from headrace_processors.release.evidence_state import EvidenceState
 from headrace_processors.release.protected import harm_on
-from headrace_processors.release.state import evidence_key
+from headrace_processors.release.state import evidence_key, seen_key
 from headrace_schemas.derived import GroupResult, HeadEvidence, HeadResult, ReleaseDecision, SuiteResult
 from support.examples import BUCKET
 from support.outcomes import ReleaseRun, digest, evaluation, groups, looked, pause, promote, revoke, roll_back
@@ -293,11 +293,22 @@ def test_a_head_that_looks_worse_on_few_tasks_of_a_protected_suite_goes_before_a
         suite("refunds", [-0.005] * 40),
         suite("refunds", [-0.01] * 40, loss=True),
         suite("refunds", [-1.0] * 4),
-        suite("refunds", []),
+        suite("refunds", [], protected=False),
     ],
 )  # fmt: skip
 def test_a_suite_that_tells_nothing_keeps_nobody_from_being_served(harmless: SuiteResult) -> None:
     assert run().answer(asked("v1", WON, harmless))[0] == "promoted"
+
+
+def test_a_protected_suite_of_which_no_task_could_be_asked_sends_a_head_to_a_person() -> None:
+    unasked = (suite("docs", [0.0] * 9), suite("refunds", []))
+    kind, answer = run().answer(asked("v1", WON, *unasked))
+    assert kind == "declined"
+    assert answer.reason.startswith("needs_decision: protected: suite refunds, of which no task could be asked: success gain 1")
+    assert only(answer).waits
+    assert run(version=4).answer(asked("v1", WON, *unasked))[0] == "promoted"
+    harmed = run().answer(asked("v1", WON, suite("refunds", []), suite("docs", [-1.0] * 20)))[1]
+    assert harmed.reason.startswith("harm: suite docs"), "what is shown goes before what is not known"
 
 
 def test_losses_speak_of_a_suite_that_nobody_graded() -> None:
@@ -334,3 +345,40 @@ def test_margins_are_counted_where_they_are_the_measure_and_selected_ones_go_bef
     assert (kind, only(answer).measure, only(answer).groups) == ("promoted", "margin", 20)
     kind, answer = run().answer(told(selected=True))
     assert (kind, answer.reason.split(":")[:2]) == ("declined", ["needs_decision", " selected_rows"])
+
+
+def remembered(stage: ReleaseRun) -> set[str]:
+    return {key.split(":")[1] for key in stage.state if key.startswith("seen:")}
+
+
+def test_groups_that_were_looked_at_longest_ago_are_forgotten_and_the_state_is_bounded() -> None:
+    stage = run(remembered_groups=40)
+    for number in range(30):
+        stage.answer(looked(f"v{number}", **{f"v{number}": [*groups("always", [0.1] * 2), *groups(f"of-{number}-", [0.1] * 5)]}))
+        assert len(remembered(stage)) <= 44
+        assert stage.state[f"bucket:{BUCKET}"].groups == len(remembered(stage)), "it knows how many there are"
+    found = remembered(stage)
+    assert {"always0", "always1"} <= found, "they are in every look"
+    assert {f"of-29-{number}" for number in range(5)} <= found
+    assert not any(group.startswith("of-0-") for group in found)
+    assert stage.state[seen_key("always0", BUCKET)].position == 1
+
+
+def test_until_rule_version_5_no_group_is_forgotten() -> None:
+    stage = run(version=4, remembered_groups=10)
+    for number in range(30):
+        stage.answer(looked(f"v{number}", **{f"v{number}": groups(f"of-{number}-", [0.1] * 5)}))
+    assert len(remembered(stage)) == 150
+    assert stage.state[f"bucket:{BUCKET}"].groups == 0
+
+
+def test_groups_of_another_bucket_are_not_forgotten() -> None:
+    stage = run(remembered_groups=10)
+    other = "docs:" + BUCKET  # ends like the first
+    stage.feed(
+        evaluation("o1", bucket=other, measure="success", heads=[HeadResult(version_id="o1", groups=groups("o", [0.1] * 9))])
+    )
+    for number in range(9):
+        stage.answer(looked(f"v{number}", **{f"v{number}": groups(f"of-{number}-", [0.1] * 5)}))
+    assert {f"o{number}" for number in range(9)} <= remembered(stage)
+    assert len(remembered(stage)) <= 9 + 11

@@ -7,7 +7,7 @@ that there is: groups that were seen until then count no more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -22,6 +22,7 @@ from headrace_processors.release.evidence import (
     scaled,
 )
 from headrace_processors.release.evidence_state import EvidenceState, HarmWatch, Head
+from headrace_processors.release.groups import forgotten, looked_at_again
 from headrace_processors.release.judgement import (
     Judgement,
     Verdict,
@@ -106,7 +107,17 @@ class EvidenceStep(ReleaseStep):
         known = {group: entry.position for group in groups if (entry := self.state.get(seen_key(group, name))) is not None}
         new = noted(known, groups, self.sequence)
         self.changes |= {seen_key(group, name): GroupSeen(position) for group, position in new.items()}
+        if self.version > 4 and self.policy.remembered_groups is not None:
+            self._forget_groups(groups, len(new), self.policy.remembered_groups)
         return {**known, **new}
+
+    def _forget_groups(self, groups: Collection[str], new: int, limit: int) -> None:
+        """Lets go of groups that were looked at longest ago, where the bucket remembers more than `limit`."""
+        self.changes |= looked_at_again(self.state, self.bucket.name, groups, self.sequence)
+        grown = replace(self.bucket, groups=self.bucket.groups + new)
+        gone, left = forgotten(self.state, grown, limit, groups)
+        self.changes |= dict.fromkeys(gone)
+        self.bucket = replace(grown, groups=left)
 
     def _looked(self, state: EvidenceState, evaluation: Evaluation, version: ServableVersion) -> EvidenceState:
         """Counts a look, judges its heads, answers."""
@@ -130,7 +141,7 @@ class EvidenceStep(ReleaseStep):
             if head.version_id in given
         ]
         invalid = {result.version_id: result.invalid for result in results if result.invalid is not None}
-        asked = {result.version_id: harm_on(policy, result.suites or ()) for result in results if self.version > 3}
+        asked = {result.version_id: harm_on(policy, result.suites or (), self.version) for result in results if self.version > 3}
         harmed = {version_id: harm for version_id, harm in asked.items() if harm is not None}
         before = {head.version_id: head for head in state.pending}
         judgement = judged(policy, state, looked, invalid, harmed, version=self.version)

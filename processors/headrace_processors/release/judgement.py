@@ -109,7 +109,8 @@ def judge(
         if basis is head and head.selected and not policy.accept_selected_rows:
             return verdict("needs_decision", "selected_rows", stays=not over)
         if on_suite is not None:
-            return verdict("needs_decision", f"protected: suite {on_suite.suite}", stays=not over)
+            unasked = ", of which no task could be asked" if on_suite.unasked else ""
+            return verdict("needs_decision", f"protected: suite {on_suite.suite}{unasked}", stays=not over)
         return verdict("promote", "evidence", stays=not over)
     if over:
         return verdict("needs_decision", "no_evidence")

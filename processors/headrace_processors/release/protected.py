@@ -15,15 +15,17 @@ from headrace_schemas.derived import SuiteResult
 
 class SuiteHarm(NamedTuple):
     """A suite on which a head looks worse. `shown`: a bet that it is not has lost; else tasks got worse so much more often than
-    better that chance would seldom do it, but few of them, or by little."""
+    better that chance would seldom do it, but few of them, or by little; or, `unasked`, none of its tasks said anything."""
 
     suite: str
     shown: bool
+    unasked: bool = False
 
 
-def harm_on(policy: EvidencePolicy, suites: Sequence[SuiteResult]) -> SuiteHarm | None:
-    """The first protected suite that is shown worse, else the first that looks worse; None when there is neither. The chance of
-    each without reason is `beta`, shared by the suites."""
+def harm_on(policy: EvidencePolicy, suites: Sequence[SuiteResult], version: int = 5) -> SuiteHarm | None:
+    """The first protected suite that is shown worse, else the first that looks worse, or, since rule version 5, of which no task
+    could be asked: it protects nobody then; None when there is none of these. The chance of each without reason is `beta`, shared
+    by the suites."""
     protected = [suite for suite in suites if suite.protected]
     chance = policy.beta / max(1, len(protected))
     doubtful: SuiteHarm | None = None
@@ -35,8 +37,9 @@ def harm_on(policy: EvidencePolicy, suites: Sequence[SuiteResult]) -> SuiteHarm 
         if log_capital(sums) >= -math.log(chance):
             return SuiteHarm(suite.name, shown=True)
         worse, better = sum(gain < -margin for gain in gains), sum(gain > margin for gain in gains)
-        if doubtful is None and _sign_test(worse, better) <= chance:
-            doubtful = SuiteHarm(suite.name, shown=False)
+        unasked = version > 4 and not gains
+        if doubtful is None and (unasked or _sign_test(worse, better) <= chance):
+            doubtful = SuiteHarm(suite.name, shown=False, unasked=unasked)
     return doubtful
 
 

@@ -45,7 +45,7 @@ class ServedRelease(Struct, frozen=True, omit_defaults=True):
 
 class ReleaseBucket(Struct, frozen=True, omit_defaults=True):
     """`serving`: id of the release that is served; None before the first, which is the base. `oldest` and `newest`: state keys of
-    the answered requests between which all are that will be forgotten; empty: none."""
+    the answered requests between which all are that will be forgotten; empty: none. `groups`: how many it remembers at most."""
 
     name: str
     sequence: int = 0
@@ -53,6 +53,7 @@ class ReleaseBucket(Struct, frozen=True, omit_defaults=True):
     paused: bool = False
     oldest: str = ""
     newest: str = ""
+    groups: int = 0
 
 
 class AnswerReference(Struct, frozen=True):
@@ -70,10 +71,12 @@ class AnsweredRequest(Struct, frozen=True, omit_defaults=True):
     later: str = ""
 
 
-class GroupSeen(Struct, frozen=True):
-    """At which position of its bucket a prompt group was first seen."""
+class GroupSeen(Struct, frozen=True, omit_defaults=True):
+    """At which position of its bucket a prompt group was first seen; `last`: about when it was looked at for the last time, 0:
+    not since."""
 
     position: int
+    last: int = 0
 
 
 def bucket_key(bucket: str) -> str:
