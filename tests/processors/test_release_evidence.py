@@ -354,7 +354,7 @@ def remembered(stage: ReleaseRun) -> set[str]:
 def test_groups_that_were_looked_at_longest_ago_are_forgotten_and_the_state_is_bounded() -> None:
     stage = run(remembered_groups=40)
     for number in range(30):
-        stage.answer(looked(f"v{number}", **{f"v{number}": [*groups("always", [0.1] * 2), *groups(f"of-{number}-", [0.1] * 5)]}))
+        stage.answer(looked(f"v{number}", **{f"v{number}": [*groups("always", [0.1] * 2), *groups(f"of-{number}-", [0.1] * 5)]}))  # type: ignore[arg-type]
         assert len(remembered(stage)) <= 44
         assert stage.state[f"bucket:{BUCKET}"].groups == len(remembered(stage)), "it knows how many there are"
     found = remembered(stage)
@@ -367,7 +367,7 @@ def test_groups_that_were_looked_at_longest_ago_are_forgotten_and_the_state_is_b
 def test_until_rule_version_5_no_group_is_forgotten() -> None:
     stage = run(version=4, remembered_groups=10)
     for number in range(30):
-        stage.answer(looked(f"v{number}", **{f"v{number}": groups(f"of-{number}-", [0.1] * 5)}))
+        stage.answer(looked(f"v{number}", **{f"v{number}": groups(f"of-{number}-", [0.1] * 5)}))  # type: ignore[arg-type]
     assert len(remembered(stage)) == 150
     assert stage.state[f"bucket:{BUCKET}"].groups == 0
 
@@ -379,6 +379,6 @@ def test_groups_of_another_bucket_are_not_forgotten() -> None:
         evaluation("o1", bucket=other, measure="success", heads=[HeadResult(version_id="o1", groups=groups("o", [0.1] * 9))])
     )
     for number in range(9):
-        stage.answer(looked(f"v{number}", **{f"v{number}": groups(f"of-{number}-", [0.1] * 5)}))
+        stage.answer(looked(f"v{number}", **{f"v{number}": groups(f"of-{number}-", [0.1] * 5)}))  # type: ignore[arg-type]
     assert {f"o{number}" for number in range(9)} <= remembered(stage)
     assert len(remembered(stage)) <= 9 + 11

@@ -86,7 +86,7 @@ def test_all_that_was_ever_released_stays_but_moments_only_where_a_run_may_go_on
 
 
 def test_what_a_run_on_the_log_has_pinned_stays() -> None:
-    harmful = (looked(name, **{name: groups(name, ENOUGH * 2, loss=-1.0)}) for name in "abcdef")
+    harmful = (looked(name, **{name: groups(name, ENOUGH * 2, loss=-1.0)}) for name in "abcdef")  # type: ignore[arg-type]
     pinned = [
         start("b", learner_adapter=digest("a"), optimiser=digest("optimiser of a")),
         start("c", parent_adapter=digest("b"), heads=[HeadReference(version_id="c", adapter=digest("c"))]),
