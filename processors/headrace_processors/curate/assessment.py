@@ -58,8 +58,7 @@ def assess(policy: CuratePolicy, bucket: CurateBucket, now_ms: int, *, median: f
             holds=open_,
             since_ms=bucket.opened_ms,
             value=bucket.train.size + bucket.negative.size,
-            bound="a member that fills it",
-            note="" if named else "no policy and no release names its base: its examples are kept, nothing is cut",
+            note="open members" if named else "no policy and no release names its base: its examples are kept, nothing is cut",
             policy_key=None if named else "bases",
         ),
         CutCondition(
@@ -132,7 +131,6 @@ def _ways(policy: CuratePolicy, bucket: CurateBucket, recent: int, rare: bool, m
             holds=bucket.aged and bucket.fill >= aged,
             value=bucket.fill,
             bound=aged,
-            since_ms=bucket.due_ms,
             policy_key="aged_target",
             note="it is past its age limit" if bucket.aged else f"from {policy.age_limit_days:g} days after it opened on",
         ),
