@@ -286,7 +286,7 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
 def _preview(raw: str | None) -> str:
     """The beginning of a prompt or an answer in its JSON form, as text; of a conversation its last message says most."""
     try:
-        said = msgspec.json.decode(raw or '""', type=Output | Text)  # type: ignore[arg-type]
+        said = msgspec.json.decode(raw or '""', type=Output | Text)
     except msgspec.MsgspecError:
         return ""
     return render(said[-1] if isinstance(said, list) and said else said)[:PREVIEW]
