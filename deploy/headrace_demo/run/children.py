@@ -74,13 +74,14 @@ class Children:
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return " | ".join(line.strip() for line in lines[-count:]) or f"nothing in {path}"
 
-    def stop(self) -> None:
-        """SIGTERM to all, then SIGKILL to every group: also what a child has left behind ends."""
-        for child in self._running.values():
+    def stop(self, *names: str) -> None:
+        """SIGTERM to all, or to those of `names`, then SIGKILL to their groups: also what a child has left behind ends."""
+        ending = {name: child for name, child in self._running.items() if not names or name in names}
+        for child in ending.values():
             if child.poll() is None:
                 child.terminate()
         deadline = time.monotonic() + PATIENCE
-        for child in self._running.values():
+        for name, child in ending.items():
             try:
                 child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -88,10 +89,10 @@ class Children:
             finally:
                 _kill_group(child.pid)
                 child.wait()
-        self._running.clear()
-        for guard in self._guards.values():
-            guard.release()
-        self._guards.clear()
+            if child.stdout is not None:
+                child.stdout.close()
+            del self._running[name]
+            self._guards.pop(name).release()
 
     def __enter__(self) -> Children:
         return self

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace_demo.show.view import Screen
     from headrace_streams.settings import Settings
 
+LEARNING = ("agent", "trainer")  # children without which nothing new is learnt
 _RUN = "from headrace_cli.main import main; main()"
 
 
@@ -42,9 +43,17 @@ _RUN = "from headrace_cli.main import main; main()"
 @click.option(
     "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps it all; default: demo/ in data_dir."
 )
+@click.option("--console", is_flag=True, help="Open the console beside it; both stay until Ctrl-C.")
 @common
 def demo(
-    settings: Settings, as_json: bool, releases: int, minutes: float, seed: int, corrected: float, data_dir: Path | None
+    settings: Settings,
+    as_json: bool,
+    releases: int,
+    minutes: float,
+    seed: int,
+    corrected: float,
+    data_dir: Path | None,
+    console: bool,
 ) -> int:
     """The whole loop on this machine: Kafka, worker, trainer and a small SQL agent that gets better while you watch.
 
@@ -59,14 +68,16 @@ def demo(
     place = Place(data_dir or settings.data_dir / "demo", seed, settings.deployment if "deployment" in flags else None)
     bootstrap = settings.bootstrap if "bootstrap" in flags else None
     try:
-        return run(_demo(place, bootstrap, releases, minutes * 60, corrected, as_json))
+        return run(_demo(place, bootstrap, releases, minutes * 60, corrected, as_json, console))
     except asyncio.CancelledError:
         return INTERRUPTED
     except ChildDied as error:
         raise CliError(FAILED, f"demo: {error}; logs are in {place.run}") from error
 
 
-async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float, corrected: float, as_json: bool) -> int:
+async def _demo(
+    place: Place, bootstrap: str | None, releases: int, limit: float, corrected: float, as_json: bool, console: bool
+) -> int:
     from rich.console import Console
 
     from headrace_demo.run.children import ChildDied, Children
@@ -77,10 +88,10 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
     from headrace_demo.show.view import Dashboard, Json, Lines, summary, summary_tables
 
     began = time.monotonic()
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=80)
-    screen: Screen = Json() if as_json else Dashboard(console) if console.is_terminal else Lines()
+    terminal = Console()
+    if not terminal.is_terminal:
+        terminal = Console(width=80)
+    screen: Screen = Json() if as_json else Dashboard(terminal) if terminal.is_terminal else Lines()
     paper = ExamPaper(place.seed)
     picture = Picture(MAIN, targets(), {bucket: paper.columns(bucket.partition("/")[0]) for bucket in BUCKETS})
 
@@ -90,8 +101,26 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
     def note(line: str) -> None:
         screen.note(seconds(), line)
 
+    def conclude(address: str | None) -> None:
+        """The last lines."""
+        screen.close()
+        table, program = summary(picture), program_name()
+        afterwards = place.afterwards(program, own_broker=bootstrap is None)
+        if isinstance(screen, Json):
+            told = {"releases": table, "done": done, "seconds": round(seconds(), 1), "afterwards": afterwards}
+            return screen.emit(told if address is None else {**told, "console": address})
+        terminal.print(summary_tables(picture))
+        if not done:
+            terminal.print(f"{len(picture.rows_of(MAIN)) - 1} of {releases} releases in {limit / 60:g} minutes", highlight=False)
+        ends = f" (`{place.command(program, 'kafka stop')}` ends the broker that it starts)" if bootstrap is None else ""
+        print(f"Everything is kept. This line looks around{ends}:\n{afterwards}")
+        if address is not None:
+            again = place.command(program, "console")
+            print(f"The console is open until Ctrl-C (`{again}` opens it again):\n{address}", flush=True)
+
     _end_on_signals()
     done = False
+    address: str | None = None
     try:
         with Children(place.run) as children:
             note(f"run {place.deployment} in {place.data_dir}, seed {place.seed}")
@@ -102,6 +131,9 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
             shop.create(place.database, place.seed)
             try:
                 async with _ring(children, place, bootstrap, note) as settings:
+                    if console:
+                        address = await _start_console(children, place)
+                        note(f"the console: {address}")
                     await building
                     _start(children, place, "trainer", "--device", "cpu")
                     _start_agent(children, place, settings, corrected)
@@ -109,27 +141,44 @@ async def _demo(place: Place, bootstrap: str | None, releases: int, limit: float
                     done = await _watch(settings, picture, screen, children, seconds, lambda: picture.complete(releases), limit)
                     if len(picture.rows_of(MAIN)) > 1:
                         note("the control arm: what led to release 1 once more, with the targets shuffled, and the same exam …")
-                        children.stop()  # nothing is learnt or released any more
+                        children.stop(*LEARNING if console else ())  # nothing is learnt or released any more
                         try:
                             picture.control = await _control(children, place, picture)
                         except ChildDied as error:  # what was learnt is shown all the same
                             note(f"there is no control arm: {error}")
+                    if address is not None:
+                        children.stop(*LEARNING)
+                        conclude(address)
+                        await _until_told(children)
             finally:
                 building.cancel()
                 children.stop()
     finally:
         screen.close()
-    table = summary(picture)
-    afterwards = place.afterwards(program_name(), own_broker=bootstrap is None)
-    if isinstance(screen, Json):
-        screen.emit({"releases": table, "done": done, "seconds": round(seconds(), 1), "afterwards": afterwards})
-        return OK if done else NO
-    console.print(summary_tables(picture))
-    if not done:
-        console.print(f"{len(picture.rows_of(MAIN)) - 1} of {releases} releases in {limit / 60:g} minutes", highlight=False)
-    ends = f" (`{place.command(program_name(), 'kafka stop')}` ends the broker that it starts)" if bootstrap is None else ""
-    print(f"Everything is kept. This line looks around{ends}:\n{afterwards}")
+    if address is None:
+        conclude(None)
     return OK if done else NO
+
+
+async def _until_told(children: Children) -> None:
+    """Until Ctrl-C or a signal, which is no failure then. ChildDied when the console or the worker ends before."""
+    with suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(0.5)
+            children.check()
+
+
+async def _start_console(children: Children, place: Place) -> str:
+    """The console's address, which holds its token: it is in no log, but in what this process prints. ChildDied."""
+    from msgspec.json import decode
+
+    arguments = ("console", "--config", str(place.config), "--port", "0", "--json")
+    child = children.start("console", "-c", _RUN, *arguments, environment=_threads("1"), output=subprocess.PIPE)
+    assert child.stdout is not None
+    line = await asyncio.to_thread(child.stdout.readline)
+    if not line:
+        children.wait("console")
+    return str(decode(line)["address"])
 
 
 def _end_on_signals() -> None:
