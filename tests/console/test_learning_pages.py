@@ -7,10 +7,12 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from markupsafe import escape
 
 from headrace_lake.log import changelog_of
 from headrace_lake.manifest import LakeFolder
@@ -21,12 +23,21 @@ from headrace_lake.read_models.release_view import release_list
 from headrace_processors.curate.state import describe_buckets
 from headrace_streams.settings import Settings
 from support.console import BUCKET, MARKUP, ServedConsole, hostile_ring, served
+from support.learning import GONE, VERSION, add_judged_versions, add_progress
 from support.memory_ring import MemoryRing, lake_of
 
 
 @pytest.fixture(scope="module")
-def ring() -> MemoryRing:
-    return hostile_ring()
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def ring(data_dir: Path) -> MemoryRing:
+    ring = hostile_ring()
+    add_progress(ring)
+    add_judged_versions(ring, data_dir / "store")
+    return ring
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +46,10 @@ def folder(ring: MemoryRing, tmp_path_factory: pytest.TempPathFactory) -> LakeFo
 
 
 @pytest.fixture(scope="module")
-def console(ring: MemoryRing, folder: LakeFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedConsole]:
+def console(ring: MemoryRing, folder: LakeFolder, data_dir: Path) -> Iterator[ServedConsole]:
     """With a status that knows curate's state, as that of a log that is reached does."""
     states = [asyncio.run(changelog_of(ring.log, "curate", "examples", partition)) for partition in range(ring.log.count)]
-    with served(folder, Settings(data_dir=tmp_path_factory.mktemp("data"))) as console:
+    with served(folder, Settings(data_dir=data_dir, store=str(data_dir / "store"))) as console:
         console.report = {
             "stages": [], "troubles": [], "tasks": [], "served": [], "well": True,
             "buckets": [bucket for state in states for bucket in describe_buckets(state)],
@@ -130,7 +141,7 @@ def test_hostile_texts_are_shown_and_not_carried_out(console: ServedConsole) -> 
         found = console.ask(f"/examples/hostile-{number}")
         assert found.status == 200
         assert f"{said} how many?" in html.unescape(found.text)
-        assert html.escape(said, quote=False).split()[0] in found.text or "<" not in said
+        assert str(escape(said)) in found.text
 
 
 def test_lineage_is_what_the_commands_print(console: ServedConsole, lake: LakeQuery) -> None:
@@ -154,3 +165,46 @@ def test_a_release_has_a_text_of_its_own(console: ServedConsole, lake: LakeQuery
     for sentence in found["text"].values():
         assert sentence in shown
     assert "No answer by its adapter has been judged" in shown
+
+
+def test_a_run_shows_its_curve_and_the_figures_beside_it(console: ServedConsole) -> None:
+    run = next(row for row in data(console, "/runs")["rows"] if row["step"] is not None)
+    assert (run["step"], run["steps"], run["validation_loss"]) == (40, 40, 1.5)
+    found = data(console, f"/runs/{run['run_id']}")
+    assert [point["step"] for point in found["points"]] == list(range(1, 41))
+    page = console.ask(f"/runs/{run['run_id']}").text
+    assert page.count("<polyline") == 3  # loss, loss on validation rows, learning rate
+    assert "<title>Loss by step: it went from 3 to " in page
+    assert text(console, f"/runs/{run['run_id']}").count("training 1 ") == 39
+    other = found["siblings"][0]
+    both = data(console, f"/runs/{run['run_id']}?with={other},{other},none")
+    assert list(both["others"]) == [other]
+
+
+def test_answers_are_shown_won_lost_and_tied(console: ServedConsole) -> None:
+    version = next(row for row in data(console, "/versions")["rows"] if row["version_id"] == VERSION)["version_id"]
+    counts = data(console, f"/versions/{version}")["answers"]["counts"]
+    assert counts == {"win": 2, "loss": 1, "tie": 1}
+    won = data(console, f"/versions/{version}")["answers"]["rows"]
+    assert [row["grade"] - row["served_grade"] for row in won] == [100.0, 40.0]  # the largest difference first
+    lost = text(console, f"/versions/{version}?outcome=loss")
+    assert "select 3 -- <script>document.title='run'</script>" in lost
+    assert "grade 0 against 100" in lost
+    found = data(console, f"/versions/{version}?outcome=loss")["answers"]["rows"][0]
+    assert found["prompt"] is not None
+    assert "".join(part["text"] for part in found["differs"] if part["kind"] != "added") == found["served_answer"]
+
+
+def test_samples_that_are_gone_are_said(console: ServedConsole) -> None:
+    gone = next(row for row in data(console, "/versions")["rows"] if row["version_id"] == GONE)
+    assert gone["compared"] is not None
+    assert data(console, f"/versions/{GONE}")["answers"]["missing"] in text(console, f"/versions/{GONE}")
+
+
+def test_evidence_is_shown_look_by_look(console: ServedConsole) -> None:
+    found = data(console, f"/versions/{VERSION}")
+    assert [look["evidence"]["looks"] for look in found["looks"]] == [1, 2]
+    names = [part["name"] for part in found["gate"]["parts"][0]["parts"]]
+    assert "the bet that it is no better has lost" in names
+    assert found["slices"]
+    assert "Evidence, look by look" in text(console, f"/versions/{VERSION}")

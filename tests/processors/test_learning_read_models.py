@@ -199,9 +199,13 @@ def test_a_bucket_is_shown_where_its_state_is_not_known(lake: LakeQuery, manifes
     assert [row.bucket for row in listed.rows] == [BUCKET]
     view = bucket_view(lake, manifest, None, BUCKET)
     assert view is not None
-    assert view.assessment is None
-    assert view.summary.fill is None
+    assert view.summary.target is None
     assert view.summary.served is not None
+    said = view.history[0]  # then what curate said last stands in
+    assert view.assessment is not None
+    assert view.assessment.note == said.place
+    assert (view.summary.fill, view.summary.waits_for) == (said.fill, said.waits_for)
+    assert {moment.batch_id for moment in view.history} - {None} <= {batch.row.batch_id for batch in view.batches}
 
 
 def test_a_trend_has_every_revision_oldest_first(lake: LakeQuery) -> None:

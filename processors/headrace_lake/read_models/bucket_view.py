@@ -7,24 +7,26 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
+from headrace_lake.lineage import RecordPlace
 from headrace_lake.manifest import Manifest
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.batch_list import BatchSummary, batch_list, histogram
-from headrace_lake.read_models.conditions import ConditionNode, joined
+from headrace_lake.read_models.bucket_conditions import BucketConditions, conditions_now, conditions_told
+from headrace_lake.read_models.conditions import ConditionNode
 from headrace_lake.read_models.example_list import ExampleFilter, ExampleRow, newest_rows
-from headrace_lake.read_models.recorded import STAGE, recorded
+from headrace_lake.read_models.recorded import STAGE, recorded, recorded_at
 from headrace_lake.read_models.release_view import ReleaseRow, release_list, served_now
 from headrace_lake.views import event, table_of
-from headrace_processors.curate.assessment import CutCondition, assess
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import CurateBucket
 from headrace_processors.curate.thresholds import RECENT_DAYS
-from headrace_schemas.events import RulesActivated
+from headrace_schemas.derived import Assessment
+from headrace_schemas.events import BucketAssessed, RulesActivated
 from headrace_schemas.topics import DAY_MS
 from headrace_streams.kafka.partitioner import partition_for
 
@@ -32,6 +34,34 @@ NEWEST = 1_000  # revisions of a bucket, that trends and shares are of
 REJECTED = 5_000  # rejections of a bucket, the newest, that are counted
 TREND = 40  # points of a trend
 SHOWN = 12
+HISTORY = 40  # of what curate said of a bucket, the newest
+
+
+class AssessmentMoment(Struct, frozen=True, kw_only=True):
+    """What curate said of a bucket once: at a cut (then `batch_id`), or when a condition had changed."""
+
+    place: str
+    appended_ms: int
+    batch_id: str | None
+    fill: float | None
+    wanted: float | None
+    lowered_by: str | None
+    waits_for: list[str]
+
+
+class _Told(NamedTuple):
+    said: Assessment
+    place: RecordPlace
+
+
+class _Known(NamedTuple):
+    """What is known of all buckets: curate's state where it was asked, what curate said last, the policy, the cut."""
+
+    state: Mapping[str, CurateBucket]
+    told: Mapping[str, _Told]
+    policy: CuratePolicy | None
+    partitions: int
+    now_ms: int
 
 
 class BucketSummary(Struct, frozen=True, kw_only=True):
@@ -91,11 +121,13 @@ class NamedShare(Struct, frozen=True, kw_only=True):
 
 
 class BucketView(Struct, frozen=True, kw_only=True):
-    """One bucket. `assessment`: why it is not cut yet; trend, difficulty and shares are of the `looked_at` newest revisions."""
+    """One bucket. `assessment`: why it is not cut yet, and `history` what curate said of that, newest first; trend, difficulty
+    and shares are of the `looked_at` newest revisions."""
 
     summary: BucketSummary
     assessment: ConditionNode | None
     assessed_from: str
+    history: list[AssessmentMoment]
     looked_at: int
     trend: list[TrendPoint]
     difficulty: list[int]
@@ -109,50 +141,48 @@ class BucketView(Struct, frozen=True, kw_only=True):
 
 def bucket_list(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] | None) -> BucketList:
     """All buckets, those with the newest examples first."""
-    known = _recorded(status)
-    policy = curate_policy(lake)
+    known = _known(lake, manifest, status)
     served = served_now(lake)
     batches = dict(lake.all(f"SELECT bucket, count(*) FROM {table_of('batches')} WHERE {event('batch.ready')} GROUP BY bucket"))
     came = lake.all(
         f"SELECT bucket, count(*), epoch_ms(max(appended_at)) FROM {table_of('examples')} WHERE {event('example.rewarded')} "
         "GROUP BY bucket ORDER BY 3 DESC, 1"
     )
+    there = {name: (count, last) for name, count, last in came if name is not None}
+    there |= {name: (0, None) for name in sorted(known.state.keys() - there.keys())}
     rows = [
-        _summary(name, count, last, batches.get(name, 0), served.get(name), known, policy, manifest)[0]
-        for name, count, last in came
-        if name is not None
+        _summary(name, count, last, batches.get(name, 0), served.get(name), known)[0] for name, (count, last) in there.items()
     ]
-    there = {row.bucket for row in rows}
-    rows += [
-        _summary(name, 0, None, batches.get(name, 0), served.get(name), known, policy, manifest)[0]
-        for name in sorted(known.keys() - there)
-    ]
-    return BucketList(rows=rows, state_known=bool(known))
+    return BucketList(rows=rows, state_known=bool(known.state))
 
 
 def bucket_view(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] | None, name: str) -> BucketView | None:
     """One bucket; None where nothing is known of it."""
-    known = _recorded(status)
+    known = _known(lake, manifest, status, name)
     [(count, last)] = lake.all(
         f"SELECT count(*), epoch_ms(max(appended_at)) FROM {table_of('examples')} WHERE {event('example.rewarded')} "
         "AND bucket = $bucket",
         {"bucket": name},
     )
     cut = batch_list(lake, name, page=SHOWN)
-    if not count and name not in known and not cut.rows:
+    if not count and name not in known.state and not cut.rows:
         return None
     [(batches,)] = lake.all(
         f"SELECT count(*) FROM {table_of('batches')} WHERE {event('batch.ready')} AND bucket = $bucket", {"bucket": name}
     )
     releases = release_list(lake, name, page=SHOWN)
     served = next(iter(releases.served), None)
-    summary, assessment = _summary(name, count, last, batches, served, known, curate_policy(lake), manifest)
+    summary, found = _summary(name, count, last, batches, served, known)
     rows = newest_rows(lake, ExampleFilter(bucket=name), NEWEST)
     reasons, rejected = _reasons(lake, name)
+    source = (
+        "" if found is None else "what curate said last" if found.tree.note else "curate's state, as headrace status reads it"
+    )
     return BucketView(
         summary=summary,
-        assessment=assessment,
-        assessed_from="" if assessment is None else "curate's state, as headrace status reads it",
+        assessment=None if found is None else found.tree,
+        assessed_from=source,
+        history=_history(lake, name),
         looked_at=len(rows),
         trend=trend_of(rows),
         difficulty=histogram([row.difficulty for row in rows]),
@@ -163,6 +193,44 @@ def bucket_view(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] |
         batches=cut.rows,
         releases=releases.rows,
     )
+
+
+def _known(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] | None, bucket: str | None = None) -> _Known:
+    """Of all buckets; what was said last is looked up for one, or for all."""
+    named = "" if bucket is None else " AND bucket = $bucket"
+    places = lake.all(
+        f"SELECT partition, max(log_offset) FROM {table_of('assessments')} WHERE {event('bucket.assessed')}{named} "
+        "GROUP BY partition, bucket",
+        {} if bucket is None else {"bucket": bucket},
+    )
+    said = recorded_at(lake, "assessments", [RecordPlace("assessments", *row) for row in places])
+    told = {each.event.data.bucket: _Told(each.event.data, each.place) for each in said if isinstance(each.event, BucketAssessed)}
+    now_ms = max((segment.last_ms for segment in manifest.of("examples")), default=0)
+    partitions = len(manifest.partitions("examples")) or 1
+    return _Known(_recorded(status), told, curate_policy(lake), partitions, now_ms)
+
+
+def _history(lake: LakeQuery, bucket: str) -> list[AssessmentMoment]:
+    said = recorded(
+        lake, "assessments", f"{event('bucket.assessed')} AND bucket = $bucket", {"bucket": bucket}, limit=HISTORY, newest=True
+    )
+    moments: list[AssessmentMoment] = []
+    for each in reversed(said):
+        if isinstance(each.event, BucketAssessed):
+            found = conditions_told(each.event.data)
+            figures = {one.name: one.value for one in each.event.data.conditions}
+            moments.append(
+                AssessmentMoment(
+                    place=str(each.place),
+                    appended_ms=each.appended_ms,
+                    batch_id=each.event.data.batch_id,
+                    fill=figures.get("fill"),
+                    wanted=found.wanted,
+                    lowered_by=each.event.data.lowered_by,
+                    waits_for=found.waits_for,
+                )
+            )
+    return moments
 
 
 def curate_policy(lake: LakeQuery) -> CuratePolicy | None:
@@ -206,64 +274,40 @@ def _summary(
     last_ms: int | None,
     batches: int,
     served: ReleaseRow | None,
-    known: Mapping[str, CurateBucket],
-    policy: CuratePolicy | None,
-    manifest: Manifest,
-) -> tuple[BucketSummary, ConditionNode | None]:
-    bucket = known.get(name)
-    if bucket is None:
-        return BucketSummary(bucket=name, examples=examples, last_ms=last_ms, batches=batches, served=served), None
-    rate, judged = bucket.success_rate(policy.decay_per_day if policy is not None else 1.0)
-    fields: dict[str, Any] = {}
-    tree: ConditionNode | None = None
-    if policy is not None:
-        now_ms = max((segment.last_ms for segment in manifest.of("examples")), default=last_ms or 0)
-        assessment = assess(policy, bucket, now_ms, median=_median(known, name, manifest, now_ms))
-        tree = joined("it is cut", [_node(condition) for condition in assessment.conditions])
-        waits = [condition.name for condition in assessment.open_conditions]
-        fields = {"wanted": assessment.wanted, "waits_for": waits}
-        if not waits:
-            fields["note"] = "every condition holds: it is looked at with its next example"
-    summary = BucketSummary(
-        bucket=name,
-        examples=examples,
-        last_ms=last_ms,
-        batches=max(batches, bucket.batches),
-        served=served,
-        fill=bucket.fill,
-        target=bucket.target,
-        opened_ms=bucket.opened_ms,
-        open_examples=bucket.train.size,
-        negatives=bucket.negative.size,
-        test_rows=bucket.test.size,
-        success_rate=rate,
-        judged=judged,
-        **fields,
-    )
-    return summary, tree
+    known: _Known,
+) -> tuple[BucketSummary, BucketConditions | None]:
+    """From curate's state where it is known, else from what it said last."""
+    bucket, policy, told = known.state.get(name), known.policy, known.told.get(name)
+    figures: dict[str, Any] = {}
+    found: BucketConditions | None = None
+    if bucket is not None:
+        rate, judged = bucket.success_rate(policy.decay_per_day if policy is not None else 1.0)
+        figures = {
+            "fill": bucket.fill, "target": bucket.target, "opened_ms": bucket.opened_ms, "open_examples": bucket.train.size,
+            "negatives": bucket.negative.size, "test_rows": bucket.test.size, "success_rate": rate, "judged": judged,
+        }  # fmt: skip
+        batches = max(batches, bucket.batches)
+        if policy is not None:
+            median = _median(known.state, name, known.partitions, known.now_ms)
+            found = conditions_now(policy, bucket, known.now_ms, median=median, told=None if told is None else told.said)
+    elif told is not None:
+        found = conditions_told(told.said, str(told.place))
+        values = {one.name: one.value for one in told.said.conditions}
+        figures = {"fill": values.get("fill"), "success_rate": values.get("not_good_enough"), "judged": told.said.evidence}
+    if found is not None:
+        was_cut = bucket is None and told is not None and told.said.batch_id is not None
+        ready = "every condition that is known holds: it is looked at with its next example"
+        note = "" if found.waits_for else "it was cut then, and curate has said nothing of it since" if was_cut else ready
+        figures |= {"wanted": found.wanted, "waits_for": found.waits_for, "note": note}
+    return BucketSummary(bucket=name, examples=examples, last_ms=last_ms, batches=batches, served=served, **figures), found
 
 
-def _median(known: Mapping[str, CurateBucket], name: str, manifest: Manifest, now_ms: int) -> float:
+def _median(known: Mapping[str, CurateBucket], name: str, count: int, now_ms: int) -> float:
     """Examples that the median bucket of the same partition got of late, among those that got any."""
-    count = len(manifest.partitions("examples")) or 1
     own, day = partition_for(name.encode(), count), now_ms // DAY_MS
     beside = [bucket for other, bucket in known.items() if partition_for(other.encode(), count) == own]
     got = [some for bucket in beside if (some := bucket.admitted_since(day - RECENT_DAYS))]
     return float(statistics.median(got or [0]))
-
-
-def _node(condition: CutCondition) -> ConditionNode:
-    return ConditionNode(
-        name=condition.name,
-        holds=condition.holds,
-        value=condition.value,
-        bound=condition.bound,
-        since_ms=condition.since_ms,
-        note=condition.note,
-        policy_key=None if condition.policy_key is None else f"curate.{condition.policy_key}",
-        needs="any" if condition.parts else "all",
-        parts=[_node(part) for part in condition.parts],
-    )
 
 
 def _reasons(lake: LakeQuery, bucket: str) -> tuple[list[ReasonCount], int]:

@@ -4,17 +4,21 @@ lake's columns; what became of each is looked up for those that are shown.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import PAGE, PageCursor
 from headrace_lake.views import event, table_of
+from headrace_schemas.inputs import Output, Text
 from headrace_schemas.splits import split_of
+from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
 
 WINDOW = 20_000  # revisions that are looked through for one page, with a filter
@@ -260,7 +264,7 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
     lake.keep("shown", places)
     offsets = [place.offset for place in places]
     texts = lake.all(
-        "SELECT e.partition, e.log_offset, try(json_extract_string(e.value, ['$.data.content.prompt', '$.data.content.target'])) "
+        "SELECT e.partition, e.log_offset, try(json_extract(e.value, ['$.data.content.prompt', '$.data.content.target'])) "
         f"FROM {table_of('examples')} e JOIN shown s ON s.partition = e.partition AND s.log_offset = e.log_offset "
         "WHERE e.log_offset BETWEEN $first AND $last",
         {"first": min(offsets), "last": max(offsets)},
@@ -269,7 +273,7 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
     states = example_states(lake, {row.example_id for row in rows})
     for row, place in zip(rows, places, strict=True):
         prompt, target = by_place.get((place.partition, place.offset), (None, None))
-        row.prompt, row.target = (prompt or "")[:PREVIEW], (target or "")[:PREVIEW]
+        row.prompt, row.target = _preview(prompt), _preview(target)
         state = states[row.example_id]
         newest = state.newest_revision
         if state.state != "withdrawn" and newest is not None and newest > row.revision:
@@ -277,6 +281,15 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
                 state="superseded", reason=f"by revision {newest}", newest_revision=newest, batches=state.batches
             )
         row.state = state
+
+
+def _preview(raw: str | None) -> str:
+    """The beginning of a prompt or an answer in its JSON form, as text; of a conversation its last message says most."""
+    try:
+        said = msgspec.json.decode(raw or '""', type=Output | Text)
+    except msgspec.MsgspecError:
+        return ""
+    return render(said[-1] if isinstance(said, list) and said else said)[:PREVIEW]
 
 
 def example_states(lake: LakeQuery, ids: Iterable[str]) -> dict[str, ExampleState]:
@@ -349,8 +362,6 @@ def _place(row: ExampleRow) -> RecordPlace:
 
 
 def _strings(text: str | None) -> list[str]:
-    import msgspec
-
     try:
         return msgspec.json.decode(text, type=list[str]) if text else []
     except msgspec.MsgspecError:
@@ -362,6 +373,4 @@ def _float(text: str | None) -> float | None:
 
 
 def _quoted(text: str) -> str:
-    import shlex
-
     return shlex.quote(text)

@@ -24,16 +24,17 @@ def gate_tree(
     if not parts:
         return None
     if decision is not None:
-        reason = decision.reason
+        reason, asked = decision.reason, True
         for name, prefix, note in (
-            ("what it was compared with is still what is served", "stale", "the comparison is made again, not the training"),
             ("it was not revoked", "revoked", ""),
             ("it is not what is served already", "already_served", ""),
+            ("what it was compared with is still what is served", "stale", "the comparison is made again, not the training"),
             ("the bucket's releases are not paused", "paused", ""),
             ("no person has to promote it", "awaiting_promotion", "the policy's mode is manual"),
         ):
             broken = reason.startswith(prefix)
-            parts.append(ConditionNode(name=name, holds=not broken, note=note if broken else ""))
+            parts.append(ConditionNode(name=name, holds=not broken if asked else None, note=note if broken else ""))
+            asked = asked and not broken
     return joined("it may be served", parts)
 
 
