@@ -363,6 +363,23 @@ VIEWS: tuple[LakeView, ...] = (
         ),
     ),
     LakeView(
+        name="silences",
+        description="who should speak and did not: raised, ended, and muted by whom until when",
+        topic="assessments",
+        records=event("silence.raised", "silence.ended", "silence.muted"),
+        columns={
+            **_WHEN,
+            "said": ("type", TEXT),
+            **_data(kind=TEXT, subject=TEXT, since=TIME, expected=TEXT, seen=TEXT, bucket=TEXT, interaction_id=TEXT),
+            **_data(policy_key=TEXT, until=TIME, reason=TEXT, requested_by=TEXT),
+        },
+        example=(
+            "Who was missed how often?",
+            "SELECT kind, subject, count(*) AS times FROM silences WHERE said = 'headrace.silence.raised.v1' GROUP BY ALL "
+            "ORDER BY times DESC",
+        ),
+    ),
+    LakeView(
         name="redriven",
         description="dead letters' records that were published once more: where each was, and where it lies now",
         topic="dead-letters",
