@@ -17,7 +17,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from headrace_lake.log import Log, LogRecord
-from headrace_lake.rebuild_spool import Position, RebuiltSpool, FetchedRecord, below
+from headrace_lake.rebuild_spool import FetchedRecord, Position, RebuiltSpool, below
 from headrace_schemas.codec import encode
 from headrace_schemas.times import parse_ns
 from headrace_streams.kafka.reader import decode_or_none
