@@ -203,12 +203,14 @@ async def _behind(settings: Settings, manifest: Manifest) -> int | None:
 @common
 def compact(settings: Settings, as_json: bool, folder: Path | None) -> None:
     """Make few large segments of many small ones; who reads meanwhile is not disturbed. Needs no broker, and no other feeder."""
+    from headrace_lake.activity import keep_activity
     from headrace_lake.compaction import compacted
 
     place = folder_of(settings, folder)
     before = place.load()
     with place.fed():
         manifest = compacted(place, place.load(), fully=True)
+        keep_activity(place, manifest.segments)
         place.store(manifest)
         place.remove_strangers(manifest)
     found = {"segments_before": len(before.segments), **told_of(manifest)}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from headrace_lake.activity import activity_sql
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest
 from headrace_lake.segments import SCHEMA
 from headrace_lake.views import COMPOSED, VIEWS, table_of
@@ -136,8 +137,9 @@ def connected(folder: LakeFolder, manifest: Manifest, spill: str) -> duckdb.Duck
 def _prepare(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, manifest: Manifest, spill: str) -> None:
     files = {topic: [str(folder.file(segment).resolve()) for segment in manifest.of(topic)] for topic in LAKE_TOPICS}
     allowed = [name for names in files.values() for name in names]
+    activity, counts = activity_sql(folder, manifest.segments)
     for setting, value in (
-        ("allowed_paths", allowed),
+        ("allowed_paths", [*allowed, *map(str, counts)]),
         ("temp_directory", spill),
         ("max_temp_directory_size", SPILLED),
         ("autoinstall_known_extensions", False),
@@ -148,6 +150,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, manifest
     for topic, names in files.items():
         connection.execute(f"CREATE VIEW {table_of(topic)} AS {_relation(names)}")
     connection.execute(f"CREATE VIEW records AS {_relation(allowed)}")
+    connection.execute(f"CREATE VIEW activity AS {activity}")
     for view in VIEWS:
         connection.execute(f"CREATE VIEW {view.name} AS {view.sql()}")
     for name, (_, sql, _) in COMPOSED.items():

@@ -442,6 +442,16 @@ COMPOSED: dict[str, tuple[str, str, tuple[str, str]]] = {
             "SELECT batch_id, pool, split, role, count(*) AS members FROM members GROUP BY ALL ORDER BY ALL",
         ),
     ),
+    "activity": (
+        "how many records came in each minute, by stage, kind, reason (of rejections and dead letters) and bucket; counted "
+        "beforehand",
+        "",
+        (
+            "What did each stage write in the last hour of the log, minute by minute?",
+            "SELECT minute, stage, kind, sum(records) AS records FROM activity "
+            "WHERE minute > (SELECT max(minute) FROM activity) - INTERVAL 1 HOUR GROUP BY ALL ORDER BY ALL",
+        ),
+    ),
     "records": (
         "every record that the lake holds, with the ids that lineage goes along",
         "",
