@@ -54,6 +54,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("signals",),
         outputs=("examples", "rejections", "signals"),
         counters=("applied", "duplicate", "conflict", "waiting", "expired"),
+        lookups=("keys",),
         tallies=(PROMPTS,),
     ),
     StageTopology(
@@ -62,6 +63,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("examples",),
         outputs=("batches", "rejections"),
         counters=("admitted", "replaced", "waiting", "rejected", "withdrawn", "prompts", "ticks", "tracked"),
+        lookups=("keys",),
     ),
     StageTopology(
         name="train",
@@ -69,7 +71,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("batches",),
         outputs=("runs", "versions", "outcomes"),
         counters=("trained", "failed", "held", "strange"),
-        lookups=("examples", "releases", "releases.history", "runs", "dead-letters"),
+        lookups=("examples", "releases", "releases.history", "runs", "dead-letters", "keys"),
     ),
     StageTopology(
         name="release",

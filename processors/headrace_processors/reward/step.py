@@ -45,6 +45,7 @@ from headrace_schemas.events import (
 from headrace_schemas.plain_chat import prompt_text
 from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
+from headrace_streams.runtime.sealing import owner_of as sealed_with
 from headrace_streams.runtime.stage import Record, Write
 
 STAGE = events.STAGE
@@ -59,7 +60,20 @@ _UNKNOWN = InteractionState(touched=0)
 class RewardStep:
     """One step in the making."""
 
-    __slots__ = ("_stored", "_texts", "changes", "counters", "event", "outputs", "policy", "record", "state", "version")
+    __slots__ = (
+        "_owner",
+        "_stored",
+        "_texts",
+        "changes",
+        "counters",
+        "event",
+        "outputs",
+        "owners",
+        "policy",
+        "record",
+        "state",
+        "version",
+    )
 
     def __init__(self, policy: RewardPolicy, state: Mapping[str, Any], record: Record, event: Event, version: int) -> None:
         self.version = version
@@ -67,6 +81,8 @@ class RewardStep:
         self.outputs: list[Write] = []
         self.changes: dict[str, Any] = {}
         self.counters: dict[str, int] = {}
+        self.owners: dict[str, str] = {}
+        self._owner = sealed_with(record.topic, record.headers)
         self._stored = _UNKNOWN  # the case at hand, as it is in the state
         self._texts = InteractionTexts(state, self.changes)
 
@@ -107,8 +123,11 @@ class RewardStep:
                 finish_reason=data.finish_reason,
                 traceparent=event.traceparent,
                 session_id=data.session_id if self.version > 2 and data.prompt_group is None else None,
+                sealed=self._owner is not None,
             )
             self._texts.add_content(interaction_id, content)
+            if self._owner is not None:
+                self.owners[keys.CONTENT + interaction_id] = self._owner
             if self.version > 2 and data.artifact_type in (self.policy.draw.artifact_types or ()):
                 after, counter = self._drawn(interaction_id, after)
         self._revise(interaction_id, before, after)
@@ -162,6 +181,8 @@ class RewardStep:
         if before.ended:
             feedback, corrected = without_text(feedback, before.ended), b""
         self._texts.add(interaction_id, feedback, corrected, over)
+        if self._owner is not None and feedback.corrected is not None:
+            self.owners[keys.correction_key(interaction_id, feedback.corrected)] = self._owner
         others = data.over or () if retracted and preferred else ()
         self._apply_feedback(interaction_id, before, sized(feedback, corrected, over), others)
 
