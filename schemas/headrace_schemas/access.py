@@ -101,6 +101,7 @@ def grants(role: str, deployment: str) -> list[Grant]:
             others.append(Grant("topic", prefix, True, (ALTER, ALTER_CONFIGS, CREATE, DELETE)))
         else:
             allow([topic.name for topic in ALL_TOPICS], DESCRIBE_CONFIGS)
+            allow([topic.name for topic in ALL_TOPICS if topic.secret], DESCRIBE)
         others.append(Grant("group", prefix, True, (DESCRIBE,)))  # what workers let their groups know of their tasks
     if who.mends:
         allow([topic.name for topic in CHANGELOGS], WRITE)

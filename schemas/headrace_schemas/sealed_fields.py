@@ -10,65 +10,34 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
+
+from headrace_schemas.derived import DrawnPrompt, Example
 
 SEALED = "[sealed]"  # what stands in the place of a text that has to be there
 FIELD = "sealed"  # of `data`: base64 of the encrypted rest
 
+
+def _fields_of(kind: type[Struct]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(kind))
+
+
 _ENVELOPE = frozenset({"specversion", "id", "source", "type", "time", "traceparent", "datacontenttype"})
 _CLEAR: Mapping[str, frozenset[str]] = {
     "headrace.interaction.recorded.v1": frozenset(
-        [
-            "interaction_id",
-            "agent",
-            "artifact_type",
-            "model",
-            "adapter",
-            "session_id",
-            "turn",
-            "parent_interaction_id",
-            "refs",
-            "attempt",
-            "latency_ms",
-            "ttft_ms",
-            "cost_usd",
-            "usage",
-            "finish_reason",
-            "experiment",
-            "train",
-        ]
+        {
+            "interaction_id", "agent", "artifact_type", "model", "adapter", "prompt_group", "session_id", "turn",
+            "parent_interaction_id", "refs", "attempt", "latency_ms", "ttft_ms", "cost_usd", "usage", "finish_reason",
+            "experiment", "train",
+        }
     ),
     "headrace.feedback.recorded.v1": frozenset(
-        ["feedback_id", "interaction_id", "ref", "kind", "score", "scale", "name", "over", "under", "principal"]
+        {"feedback_id", "interaction_id", "ref", "kind", "score", "scale", "name", "over", "under", "principal"}
     ),
-    "headrace.example.rewarded.v1": frozenset(
-        [
-            "example_id",
-            "revision",
-            "interaction_id",
-            "bucket",
-            "artifact_type",
-            "model",
-            "agent",
-            "quality",
-            "reward",
-            "components",
-            "weights",
-            "contradicted",
-            "voices",
-            "event_time",
-            "train",
-            "score",
-            "adapter",
-            "finish_reason",
-            "principals",
-        ]
-    ),
-    "headrace.prompt.drawn.v1": frozenset(
-        ["prompt_id", "interaction_id", "bucket", "artifact_type", "model", "agent", "event_time", "adapter"]
-    ),
-    "headrace.record.rejected.v1": frozenset(["topic", "partition", "offset", "timestamp"]),
-}
+    "headrace.example.rewarded.v1": _fields_of(Example) - {"content", "data_subject"},
+    "headrace.prompt.drawn.v1": _fields_of(DrawnPrompt) - {"content", "data_subject"},
+    "headrace.record.rejected.v1": frozenset({"topic", "partition", "offset", "timestamp"}),
+}  # fmt: skip
 _STAND_INS: Mapping[str, Mapping[str, Any]] = {
     "headrace.interaction.recorded.v1": {"prompt": SEALED, "output": SEALED},
     "headrace.feedback.recorded.v1": {"corrected_output": SEALED},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import pickle
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_schemas import sealed_fields
-from headrace_schemas.events import Event, KeyIssued
+from headrace_schemas.codec import decode
+from headrace_schemas.events import EVENT_TYPES, Event, KeyIssued
 from headrace_schemas.topics import BY_NAME, key_of
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.provenance import origin_without_input
@@ -24,6 +26,11 @@ from headrace_streams.sealing.keyring import Keyring, keyring_of
 from support.signals import feedback, interaction
 
 NOW, SECOND = 1_790_000_000_000, 1_000_000_000
+KINDS = tuple(
+    f"headrace.{name}.v1"
+    for name in ("interaction.recorded", "feedback.recorded", "example.rewarded", "prompt.drawn", "record.rejected")
+)
+GOLDENS = Path(__file__).parents[1] / "goldens"
 OWNERS, SUBJECTS, REFS = ("interaction/1", "interaction/2"), ("bob", "eve"), ("ref/a", "ref/b")
 
 
@@ -137,6 +144,17 @@ def test_a_sealed_event_is_opened_as_it_was_and_sealed_again_to_the_same_bytes()
         assert (opened.stored, opened.erased) == (sealed, False)
         again = pickle.loads(pickle.dumps(opened))
         assert (again, again.stored, again.owner) == (opened, sealed, "interaction/i1")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sealed_event_is_a_valid_one_of_its_type_whether_or_not_it_can_be_opened(kind: str) -> None:
+    keys, value = sealing(), (GOLDENS / f"{kind}.json").read_bytes()
+    sealed = keys.sealed("interaction/i1", value)
+    assert type(decode(sealed)) is EVENT_TYPES[kind]
+    assert decode(keys.opened("interaction/i1", sealed)) == decode(value)
+    keys.keyring.apply(issued(keys.keyring, [forgets("bob", 9)], NOW)[0])
+    for without in (keys.opened("interaction/i1", sealed), keys.sealed("interaction/i1", value)):
+        assert type(decode(without)) is EVENT_TYPES[kind]
 
 
 @pytest.mark.parametrize("change", ["owner", "id", "type", "text"])

@@ -92,12 +92,15 @@ async def _tried(
     folder: Path | None,
     shown: _Progress,
 ) -> tuple[WhatIfReport, str]:
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.keys import OpenedLog
     from headrace_lake.whatif.trial import WhatIf
     from headrace_processors.stages import STAGES
 
     async with _log(settings, source, folder) as (log, total, read_from):
         shown.total = total
-        trial = WhatIf(log, STAGES, bodies, against=against, since_ms=since_ms, bucket=bucket, top=top, told=shown.told)
+        opened = OpenedLog(log, KafkaLog(settings))  # a lake has no keys
+        trial = WhatIf(opened, STAGES, bodies, against=against, since_ms=since_ms, bucket=bucket, top=top, told=shown.told)
         return await trial.run(), read_from
 
 

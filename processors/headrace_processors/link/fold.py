@@ -118,8 +118,8 @@ class LinkFold(Fold):
     def _referred(self, state: Mapping[str, Any], record: Record, decoded: Decoded, ref: Ref) -> Step:
         key = head_key(ref)
         before = _head(state, ref)
-        owner = sealed_with(record.topic, record.headers) or ""
         seen = {FEEDBACK + "seen": 1} if self._version > 2 else {}
+        owner = sealed_with(record.topic, record.headers) or ""
         if before.interaction_id:
             stale = self._expire_ms and record.now - before.touched > self._expire_ms // TOUCHES
             changes = {key: msgspec.json.encode(structs.replace(before, touched=record.now))} if stale else {}

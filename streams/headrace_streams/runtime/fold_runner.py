@@ -153,6 +153,9 @@ class FoldRunner:
         assert self.fold is not None
         if owner is None or not self.fold.opens or not isinstance(stored, bytes) or isinstance(stored, UnreadValue):
             return stored, None
+        if isinstance(stored, Opened):  # by whoever read it
+            self.erased += stored.erased
+            return stored, None
         known = self._opened.pop(record.offset, None)
         if known is not None:
             return (known, None) if isinstance(known, Opened) else (stored, known)

@@ -125,7 +125,7 @@ class FoldTask:
                 await self._keys.read_for(state)
                 await self._load(state)
                 await self._session.begin()
-                await self._keys.erase_leftovers()
+                await self._keys.begin()
                 self._phase, self._began = "running", time.monotonic()
                 while True:
                     await self._poll_once()
@@ -209,6 +209,7 @@ class FoldTask:
         batch = await self._fold_ahead()
         if not batch.records:
             await self._session.settle()
+            await self._keys.roll()
             await self._let_time_pass()
             return
         position = self._session.moved(

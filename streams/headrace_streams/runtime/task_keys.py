@@ -13,7 +13,8 @@ from aiokafka import ConsumerRecord
 
 from headrace_schemas.codec import encode
 from headrace_schemas.events import Event, SubjectErased
-from headrace_schemas.topics import key_of
+from headrace_schemas.times import parse_ns
+from headrace_schemas.topics import BY_NAME, key_of
 from headrace_streams.kafka.clients import TopicMissing
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_runner import FoldRunner
@@ -27,6 +28,10 @@ from headrace_streams.sealing.key_log import TOPIC, KeyLog, key_log
 from headrace_streams.settings import Settings
 
 KEYS_AT_ONCE = 2000  # erased in one transaction
+_COMPACTION = BY_NAME[TOPIC].compaction
+assert _COMPACTION is not None
+ROLL_SECONDS = _COMPACTION.within_ms / 1000 + 60  # after which a broker closes a segment, when something is appended
+RECENT_SECONDS = 2 * ROLL_SECONDS  # an erasure of before is compacted by now
 _ERASED = str(SubjectErased.__struct_config__.tag).encode()
 
 Commit = Callable[[Sequence[Produced]], Awaitable[Ends]]
@@ -39,6 +44,7 @@ class TaskKeys:
         self._settings, self._runner, self._commit = settings, runner, commit
         self._log: KeyLog | None = None
         self._seals = runner.fold is not None and runner.fold.seals
+        self._roll_at: float | None = None  # by the monotonic clock
         self.topics: tuple[str, ...] = (TOPIC,) if self._seals else ()  # that are written to
 
     def attach(self) -> None:
@@ -67,10 +73,27 @@ class TaskKeys:
             await self._write(events)
         await self.erase_leftovers()
 
+    async def begin(self) -> None:
+        """When the task may write: what its predecessor left."""
+        await self.erase_leftovers()
+        last = self._known.ring.last_erasure if self._seals else None
+        if last is not None and _now_ms() - parse_ns(last.time or "") // 1_000_000 < RECENT_SECONDS * 1000:
+            self._roll_at = time.monotonic() + ROLL_SECONDS
+
     async def erase_leftovers(self) -> None:
         """Writes over what still holds keys that are erased, if that is this stage's to do."""
         while self._seals and (events := erasures(self._known.ring, _now_ms(), KEYS_AT_ONCE)):
             await self._write(events)
+            self._roll_at = time.monotonic() + ROLL_SECONDS
+
+    async def roll(self) -> None:
+        """While idle: a broker compacts closed segments only, and closes one when something is appended to it. So that an erased
+        key does not lie in the last one until somebody needs a new one, what was said last of an erasure is said once more."""
+        if self._roll_at is None or time.monotonic() < self._roll_at:
+            return
+        self._roll_at, last = None, self._known.ring.last_erasure
+        if last is not None:
+            await self._write([last])
 
     @property
     def _known(self) -> KeyLog:

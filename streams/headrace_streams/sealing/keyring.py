@@ -44,6 +44,7 @@ class Keyring:
         self._marks: dict[str, int] = {}  # subject -> event time in ns
         self._records: dict[str, dict[str, None]] = {}  # owner -> ids of records that hold more than an erasure
         self._leftovers: dict[str, Leftover] = {}  # by record id
+        self.last_erasure: KeyErased | None = None
 
     def secret(self, owner: str) -> bytes | None:
         """The owner's key; None when there is none, or none any more."""
@@ -105,6 +106,7 @@ class Keyring:
                     if told.of in self._erased:
                         self._erase(told.owner, self._erased[told.of])
             case KeyErased(data=gone):
+                self.last_erasure = event
                 self._leftovers.pop(gone.key_id, None)
                 self._records.get(gone.owner, {}).pop(gone.key_id, None)
                 self._erase(gone.owner, gone.subject)
