@@ -16,7 +16,7 @@ from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.recorded import RecordedEvent, recorded
 from headrace_lake.read_models.rejection_reason import RejectionReason, rejection_reason
 from headrace_lake.read_models.reward_terms import RewardExplanation, reward_explanation, signals_of
-from headrace_lake.read_models.text_diff import TextPart, word_diff
+from headrace_lake.read_models.text_diff import DiffPart, word_diff
 from headrace_schemas.chat import context_text, text_of
 from headrace_schemas.derived import Example
 from headrace_schemas.events import (
@@ -81,7 +81,7 @@ class ExampleView(Struct, frozen=True, kw_only=True):
     tools: list[Any]
     output: str
     target: str | None
-    correction: list[TextPart] | None
+    correction: list[DiffPart] | None
     revision: int | None
     reward: RewardExplanation | None
     balance: float | None
