@@ -29,7 +29,7 @@ from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.policy_file import Policies
 from headrace_schemas.errors import CODES
 from headrace_schemas.generate import kept_for
-from headrace_schemas.topics import ANYBODY, OPERATOR, TOPICS, Topic
+from headrace_schemas.topics import ANYBODY, OBSERVER, OPERATOR, TOPICS, Topic
 from headrace_schemas.topology import DEAD, TOPOLOGY
 from headrace_streams.monitoring import metrics
 from headrace_streams.runtime.meters import StageMeter
@@ -39,7 +39,7 @@ from headrace_trainer.policy import TrainerPolicy
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
-OUTSIDERS = {ANYBODY: "agents, people", OPERATOR: "operators"}
+OUTSIDERS = {ANYBODY: "agents, people", OPERATOR: "operators", OBSERVER: "the worker's observer"}
 COMMON = ("--bootstrap", "--deployment", "--config", "--json", "--help")  # options that nearly every command has
 _DRAWN = re.compile(r"(<!-- drawn: ([\w-]+) -->\n).*?(<!-- /drawn -->)", re.DOTALL)
 
@@ -135,7 +135,7 @@ def exported() -> list[ExportedMetric]:
     meter.restarted("fenced")
     meter.trained("trained", 1.0)
     meter.dead["stage_error"] = meter.outputs["examples"] = 1
-    report = WorkerReport(group="g", broker="b", away=None, tasks=[slot])
+    report = WorkerReport(group="g", broker="b", away=None, tasks=[slot], silences={"agent_stopped": 1})
     found = []
     for family in metrics.families(report, {("reward", "signals"): meter}, "d"):
         names = [label for label in family.samples[0].labels if label not in ("deployment", "le")]

@@ -37,8 +37,8 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
     """Every stage: lag and each counter; every bucket and how full it is; what is served; and what is wrong.
 
     Exit 1 when something is: a task is refused, started again and again, absent or behind, a training failed or is held, the
-    counters of a stage don't add up. Reads the log, and what workers let their consumer groups know of their tasks: it works from
-    anywhere, with no worker running, too."""
+    counters of a stage don't add up, somebody who should speak is missed (`headrace silence`). Reads the log, and what workers
+    let their consumer groups know of their tasks: it works from anywhere, with no worker running, too."""
     from headrace_lake.feedback_status import SHOWN_APART, FeedbackStatus
 
     deadline = time.monotonic() + wait
@@ -86,13 +86,14 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of
     from headrace_lake.status import stage_status, states_of, task_statuses
-    from headrace_lake.troubles import batch_troubles, failed_batches, group_of, stage_troubles, task_troubles
+    from headrace_lake.troubles import batch_troubles, failed_batches, group_of, silence_troubles, stage_troubles, task_troubles
     from headrace_processors.curate.state import BUCKET, describe_buckets
     from headrace_schemas.events import BatchRetryRequested, TrainingCompleted, TrainingFailed
     from headrace_schemas.topology import TOPOLOGY
     from headrace_streams.kafka.groups import group_view
     from headrace_streams.release_log import adapter_digest, served
     from headrace_streams.runtime.status import decode_note
+    from headrace_streams.silences import described, read_silences
 
     log = KafkaLog(settings)
     tasks = await task_statuses(log, TOPOLOGY, time.time_ns() // 1_000_000)
@@ -104,7 +105,14 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
     runs = [event async for event in events_of(log, "runs") if isinstance(event, TrainingCompleted | TrainingFailed)]
     retries = [event async for event in events_of(log, "batches") if isinstance(event, BatchRetryRequested)]
     failed = failed_batches(runs, retries)
-    troubles = [*task_troubles(tasks, groups, behind_seconds), *batch_troubles(failed), *stage_troubles(stages)]
+    now_ms = time.time_ns() // 1_000_000
+    silences = list(await read_silences(log))
+    troubles = [
+        *task_troubles(tasks, groups, behind_seconds),
+        *batch_troubles(failed),
+        *stage_troubles(stages),
+        *silence_troubles(silences, now_ms),
+    ]
     return {
         "deployment": settings.deployment,
         "well": not troubles,
@@ -126,6 +134,7 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
         ],
         "left_out": newest_counts(runs),
         "ungraded": await newest_ungraded(log),
+        "silences": [described(each, now_ms) for each in silences],
         "failed_batches": [msgspec.structs.asdict(failure) for failure in failed.values()],
         "buckets": [bucket async for state in states_of(log, "curate", "examples", BUCKET) for bucket in describe_buckets(state)],
         "served": [

@@ -14,12 +14,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import NamedTuple
 
+from headrace_lake.activity import keep_activity
 from headrace_lake.compaction import compacted
 from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest, Place
 from headrace_lake.segments import HEAD, Segment, SegmentColumns, write_segment
 from headrace_streams.kafka.clients import full_name
-from headrace_streams.kafka.compat import PlacedColumns
+from headrace_streams.kafka.compat import PartitionColumns
 from headrace_streams.kafka.reader import Fetched, OffsetOutOfRangeError, Span
 
 SEGMENT_BYTES = 8 * 1024 * 1024  # in memory, of one partition, until they become a segment
@@ -64,6 +65,9 @@ class Feeder:
                 )
         await self._mend(spans, thorough, told)
         self._forget(spans, told)
+        if thorough:
+            self._folder.remove_activity()
+        await asyncio.to_thread(keep_activity, self._folder, self.manifest.segments)
 
     async def _mend(self, spans: Mapping[Place, Span], thorough: bool, told: Callable[[str], None]) -> None:
         for segment in self.manifest.segments:
@@ -155,7 +159,7 @@ class Feeder:
             if columns is None:
                 columns = self._pending[place] = SegmentColumns(*place)
             before = len(columns)
-            if isinstance(record, PlacedColumns):
+            if isinstance(record, PartitionColumns):
                 columns.add_columns(record.columns)
             else:
                 columns.add(record.offset, record.timestamp, record.key, record.value, record.headers)
@@ -195,9 +199,11 @@ class Feeder:
         for place, columns in due.items():
             segments.append(await self._write(columns, *spans[place]))
             self._bytes += columns.raw_bytes
+        await asyncio.to_thread(keep_activity, self._folder, segments)
         self._move(cut, segments)
         smaller = await asyncio.to_thread(compacted, self._folder, self.manifest)
         if smaller is not self.manifest:
+            await asyncio.to_thread(keep_activity, self._folder, smaller.segments)
             self._move({}, smaller.segments)
             self._folder.remove_strangers(self.manifest)
 

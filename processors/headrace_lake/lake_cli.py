@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
@@ -19,7 +17,6 @@ from headrace_lake.manifest import LakeFolder, Manifest, Place
 from headrace_streams.settings import Settings
 
 CELL = 60  # characters of a value in a table
-STUBBORN_SECONDS = 5.0  # that an interrupted query may take to end
 LINE_SECONDS = 5.0  # between lines of progress where no terminal rewrites one
 
 lake_option = click.option(
@@ -203,12 +200,14 @@ async def _behind(settings: Settings, manifest: Manifest) -> int | None:
 @common
 def compact(settings: Settings, as_json: bool, folder: Path | None) -> None:
     """Make few large segments of many small ones; who reads meanwhile is not disturbed. Needs no broker, and no other feeder."""
+    from headrace_lake.activity import keep_activity
     from headrace_lake.compaction import compacted
 
     place = folder_of(settings, folder)
     before = place.load()
     with place.fed():
         manifest = compacted(place, place.load(), fully=True)
+        keep_activity(place, manifest.segments)
         place.store(manifest)
         place.remove_strangers(manifest)
     found = {"segments_before": len(before.segments), **told_of(manifest)}
@@ -232,16 +231,9 @@ def sql(settings: Settings, as_json: bool, folder: Path | None, query: str, seco
     """Answer one SELECT over the lake's views, at the cut that it has now. Needs no broker.
 
     `SHOW TABLES` lists the views and `DESCRIBE examples` the columns of one; the docs say what they hold, with a query each."""
-    from headrace_lake.query import opened
+    from headrace_lake.query_process import ask_apart
 
-    patience = threading.Timer(seconds + STUBBORN_SECONDS, _end, [seconds])
-    patience.daemon = True
-    with opened(folder_of(settings, folder), seconds=seconds, rows=rows) as lake:
-        patience.start()
-        try:
-            found = lake.run(query)
-        finally:
-            patience.cancel()
+    found = ask_apart(folder_of(settings, folder), query, seconds=seconds, rows=rows)
     if as_json:
         for row in found.dicts():
             emit(row)
@@ -251,12 +243,6 @@ def sql(settings: Settings, as_json: bool, folder: Path | None, query: str, seco
     if found.more:
         wanted = "--rows shows more" if len(found.rows) == rows else "ask for fewer columns, or shorter texts"
         note(f"headrace: the first {len(found.rows)} rows; {wanted}")
-
-
-def _end(seconds: float) -> None:
-    """A function over one enormous value can't be interrupted: the process ends instead. It holds nothing that could be lost."""
-    os.write(2, f"headrace: SQL: the query was ended after {seconds:g} s and could not be interrupted\n".encode())
-    os._exit(NO)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -25,7 +25,8 @@ from headrace_streams.file_lock import shared_lock, try_lock
 
 FORMAT = 1
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-MANIFEST, SEGMENTS, FEEDER_LOCK, READERS_LOCK = "manifest.json", "segments", "feeder.lock", "readers.lock"
+MANIFEST, SEGMENTS, ACTIVITY = "manifest.json", "segments", "activity"
+FEEDER_LOCK, READERS_LOCK = "feeder.lock", "readers.lock"
 
 # What is raw is not kept longer than its topic keeps it, and a compacted topic only repeats what is said.
 LAKE_TOPICS = tuple(topic.name for topic in TOPICS if topic.trusted_key and not topic.compacted)
@@ -45,7 +46,7 @@ class ForeignLake(LakeError):
     exit_code = USAGE
 
 
-class LakeDiskFull(LakeError):
+class LakeFull(LakeError):
     """There is no room for what the log has beside what the lake holds, which is whole."""
 
     exit_code = FAILED
@@ -85,10 +86,14 @@ class LakeFolder:
     """Where a lake lies. Readers `open` it at one cut; a feeder holds it, and alone writes."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.segments = path, path / SEGMENTS
+        self.path, self.segments, self.activity = path, path / SEGMENTS, path / ACTIVITY
 
     def file(self, segment: Segment) -> Path:
         return self.segments / segment.file
+
+    def activity_file(self, segment: Segment) -> Path:
+        """What was counted of a segment; it need not be there."""
+        return self.activity / segment.file
 
     def load(self) -> Manifest:
         """What the manifest says now. LakeError when there is none, or one that can't be right."""
@@ -116,7 +121,7 @@ class LakeFolder:
     def bound(self, deployment: str, cluster: str) -> Manifest:
         """The manifest of this deployment's lake, a new one in an empty folder. ForeignLake for another's folder; feeder only."""
         if not (self.path / MANIFEST).exists():
-            strange = {child.name for child in self.path.iterdir()} - {FEEDER_LOCK, READERS_LOCK, SEGMENTS}
+            strange = {child.name for child in self.path.iterdir()} - {FEEDER_LOCK, READERS_LOCK, SEGMENTS, ACTIVITY}
             if strange:
                 raise ForeignLake(f"{self.path}: it is no lake, and not empty: it holds {sorted(strange)[0]!r}")
             self.segments.mkdir(exist_ok=True)
@@ -139,7 +144,7 @@ class LakeFolder:
 
     @contextmanager
     def fed(self) -> Iterator[None]:
-        """Holds the folder for the one feeder; LakeError while another process does. LakeDiskFull when what is done in it finds
+        """Holds the folder for the one feeder; LakeError while another process does. LakeFull when what is done in it finds
         no room."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / FEEDER_LOCK).open("a+") as file:
@@ -149,7 +154,7 @@ class LakeFolder:
                 yield
             except OSError as error:
                 if error.errno in _NO_ROOM:
-                    raise LakeDiskFull(
+                    raise LakeFull(
                         f"{self.path}: {os.strerror(error.errno)}: what the lake holds is whole; make room, and `headrace lake "
                         "follow` goes on from there"
                     ) from error
@@ -184,6 +189,11 @@ class LakeFolder:
             return f"the segment was altered: its digest is {found[:23]}, not {segment.sha256[:23]}"
         return None
 
+    def remove_activity(self) -> None:
+        """Removes all that was counted: it is made anew. Feeder only."""
+        for child in self.activity.iterdir() if self.activity.exists() else ():
+            child.unlink()
+
     def remove_strangers(self, manifest: Manifest) -> list[str]:
         """Removes files of segments that `manifest` does not name, unless somebody reads: then next time. Feeder only."""
         named = {segment.file for segment in manifest.segments}
@@ -191,7 +201,8 @@ class LakeFolder:
             if not try_lock(file):
                 return []
             strange = [child for child in self.segments.iterdir() if child.name not in named]
-            for child in strange:
+            counted = self.activity.iterdir() if self.activity.exists() else ()
+            for child in (*strange, *(child for child in counted if child.name not in named)):
                 child.unlink()
         for child in self.path.glob(f".{MANIFEST}.*"):
             child.unlink()

@@ -10,15 +10,18 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 
+from headrace_lake.activity import activity_sql
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest
+from headrace_lake.query_result import QueryRefused as QueryRefused
+from headrace_lake.query_result import QueryResult as QueryResult
+from headrace_lake.query_result import QueryStopped as QueryStopped
 from headrace_lake.segments import SCHEMA
 from headrace_lake.views import COMPOSED, VIEWS, table_of
 from headrace_lake.views import SCHEMA as TABLES
-from headrace_schemas.root_error import NO, USAGE, HeadraceError
 
 MEMORY, THREADS, SPILLED = "512MB", 2, "2GB"
 SECONDS, ROWS, BYTES = 30.0, 5000, 64 * 1024 * 1024
@@ -26,29 +29,6 @@ _WHOLE = 10_000_000  # rows of a query of our own
 _PORTION = 64  # rows that are taken at once: a text of the log has up to 1 MiB
 _TYPES = {"int32": "INTEGER", "int64": "BIGINT", "timestamp[ms]": "TIMESTAMP_MS", "binary": "BLOB", "string": "VARCHAR"}
 _TYPES["list<element: string>"] = _TYPES["list<item: string>"] = "VARCHAR[]"
-
-
-class QueryRefused(HeadraceError):
-    """What was asked is no question of the lake: not one SELECT, or one that DuckDB does not understand."""
-
-    exit_code = USAGE
-
-
-class QueryStopped(HeadraceError):
-    """A query went over its time or its memory."""
-
-    exit_code = NO
-
-
-class QueryResult(NamedTuple):
-    """Names of the columns, and rows; `more`: there were others, beyond the bound of rows or of BYTES in them."""
-
-    columns: list[str]
-    rows: list[tuple[Any, ...]]
-    more: bool
-
-    def dicts(self) -> list[dict[str, Any]]:
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 class LakeQuery:
@@ -136,8 +116,9 @@ def connected(folder: LakeFolder, manifest: Manifest, spill: str) -> duckdb.Duck
 def _prepare(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, manifest: Manifest, spill: str) -> None:
     files = {topic: [str(folder.file(segment).resolve()) for segment in manifest.of(topic)] for topic in LAKE_TOPICS}
     allowed = [name for names in files.values() for name in names]
+    activity, counts = activity_sql(folder, manifest.segments)
     for setting, value in (
-        ("allowed_paths", allowed),
+        ("allowed_paths", [*allowed, *map(str, counts)]),
         ("temp_directory", spill),
         ("max_temp_directory_size", SPILLED),
         ("autoinstall_known_extensions", False),
@@ -148,6 +129,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, manifest
     for topic, names in files.items():
         connection.execute(f"CREATE VIEW {table_of(topic)} AS {_relation(names)}")
     connection.execute(f"CREATE VIEW records AS {_relation(allowed)}")
+    connection.execute(f"CREATE VIEW activity AS {activity}")
     for view in VIEWS:
         connection.execute(f"CREATE VIEW {view.name} AS {view.sql()}")
     for name, (_, sql, _) in COMPOSED.items():

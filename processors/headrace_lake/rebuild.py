@@ -17,7 +17,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from headrace_lake.log import Log, LogRecord
-from headrace_lake.rebuild_spool import Position, RebuildSpool, Spooled, below
+from headrace_lake.rebuild_spool import FetchedRecord, Position, RebuiltSpool, below
 from headrace_schemas.codec import encode
 from headrace_schemas.times import parse_ns
 from headrace_streams.kafka.reader import decode_or_none
@@ -41,13 +41,13 @@ class Signal(NamedTuple):
 async def signals_in_order(log: Log, *, until_ms: int | None = None) -> AsyncGenerator[Signal, None]:
     """All signals from outside the chain that were appended up to `until_ms`, by (event time, event id); the place on the log
     decides between equals. They are sorted on disk: memory does not grow with them."""
-    with closing(RebuildSpool()) as spool:
+    with closing(RebuiltSpool()) as spool:
         await _spool(spool, log, until_ms)
         for time_ns, event_id, record in spool.signals():
             yield Signal(time_ns, event_id, record)
 
 
-async def _spool(spool: RebuildSpool, log: Log, until_ms: int | None) -> None:
+async def _spool(spool: RebuiltSpool, log: Log, until_ms: int | None) -> None:
     for partition in range(await log.partitions(SIGNALS)):
         async for record in log.read(SIGNALS, partition):
             if until_ms is not None and record.timestamp > until_ms:
@@ -71,7 +71,7 @@ async def rebuild(
     """
     chain = [stage for name in CHAIN for stage in stages if stage.name == name]
     counts = {topic: await log.partitions(topic) for stage in chain for topic in (*stage.inputs, *stage.outputs, "dead-letters")}
-    with closing(RebuildSpool()) as spool:
+    with closing(RebuiltSpool()) as spool:
         await _spool(spool, log, until_ms)
         for stage in chain:
             _fold_stage(spool, stage, policies[stage.name], counts)
@@ -79,7 +79,7 @@ async def rebuild(
             yield produced
 
 
-def _fold_stage(spool: RebuildSpool, stage: FoldStage, policy: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+def _fold_stage(spool: RebuiltSpool, stage: FoldStage, policy: Mapping[str, Any], counts: Mapping[str, int]) -> None:
     """Every partition of the stage's input, those that were told something since they were folded once more."""
     topic = stage.inputs[0]
     folded: dict[int, bytes] = {}
@@ -94,7 +94,7 @@ class _Partition:
     """One partition of a stage's input, folded in order from nothing."""
 
     def __init__(
-        self, spool: RebuildSpool, stage: FoldStage, policy: Mapping[str, Any], number: int, counts: Mapping[str, int]
+        self, spool: RebuiltSpool, stage: FoldStage, policy: Mapping[str, Any], number: int, counts: Mapping[str, int]
     ) -> None:
         self._spool, self._task, self._offset = spool, (stage.inputs[0], number), 0
         self._own: list[tuple[Position, int, Produced]] = []  # heap: what it has written into its own input
@@ -109,7 +109,7 @@ class _Partition:
         while self._own:
             self._run(*heapq.heappop(self._own))
 
-    def _input(self) -> Iterator[Spooled]:
+    def _input(self) -> Iterator[FetchedRecord]:
         told = self._spool.told_to(*self._task)
         if self._task[0] != SIGNALS:
             return told

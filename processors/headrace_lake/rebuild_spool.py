@@ -20,8 +20,8 @@ Position = bytes
 Task = tuple[str, int]  # input topic, partition
 
 
-class Spooled(NamedTuple):
-    """An input record at its position; `time_ms` is that of the signal that it came of."""
+class FetchedRecord(NamedTuple):
+    """An input record of a rebuild at its position; `time_ms` is that of the signal that it came of."""
 
     position: Position
     time_ms: int
@@ -33,7 +33,7 @@ def below(position: Position, number: int) -> Position:
     return position + number.to_bytes(4, "big")
 
 
-class RebuildSpool:
+class RebuiltSpool:
     """SQLite's temporary database: it goes with the connection, and has 2 MB of memory. Fill, `sort`, then fold."""
 
     def __init__(self) -> None:
@@ -72,12 +72,12 @@ class RebuildSpool:
             time_ns, event_id, partition, offset, time_ms, key, value, headers = row
             yield time_ns, event_id.decode(), LogRecord("signals", partition, offset, time_ms, key, value, _headers(headers))
 
-    def signals_of(self, partition: int) -> Iterator[Spooled]:
+    def signals_of(self, partition: int) -> Iterator[FetchedRecord]:
         """Those of one partition in that order. Their time is the event's."""
         for rank, *row in self._ranked("WHERE ranks.partition = ? ORDER BY ranks.rank", partition):
             time_ns, _, _, offset, time_ms, key, value, headers = row
             record = LogRecord("signals", partition, offset, time_ms, key, value, _headers(headers))
-            yield Spooled(rank.to_bytes(8, "big"), time_ns // 1_000_000, record)
+            yield FetchedRecord(rank.to_bytes(8, "big"), time_ns // 1_000_000, record)
 
     def _ranked(self, which: str, *parameters: int) -> Iterator[tuple[Any, ...]]:
         columns = "rank, time_ns, event_id, signals.partition, log_offset, time_ms, key, value, headers"
@@ -95,10 +95,10 @@ class RebuildSpool:
         """Takes out what the task over `source` (topic, partition) wrote."""
         self._database.execute("DELETE FROM written WHERE from_topic = ? AND from_partition = ?", source)
 
-    def told_to(self, topic: str, partition: int) -> Iterator[Spooled]:
+    def told_to(self, topic: str, partition: int) -> Iterator[FetchedRecord]:
         """What other tasks have written into a partition, in order."""
         for position, time_ms, key, value, headers in self._told(topic, partition):
-            yield Spooled(position, time_ms, Produced(topic, partition, key, value, _headers(headers)))
+            yield FetchedRecord(position, time_ms, Produced(topic, partition, key, value, _headers(headers)))
 
     def told(self, topic: str, partition: int) -> bytes:
         """The digest of all that `told_to` gives."""

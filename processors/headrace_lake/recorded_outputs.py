@@ -160,9 +160,11 @@ class RecordedOutputs:
 
 
 def _is_request(event: Event, record: LogRecord) -> bool:
-    """Whether a command may have written the event there, under the key that it is asked under."""
+    """Whether a command, or the worker's observer, may have written the event there, under its key."""
     topic = BY_NAME.get(record.topic)
-    return topic is not None and isinstance(event, topic.requests) and record.key == key_of(record.topic, event).encode()
+    if topic is None or not isinstance(event, topic.requests + topic.observed):
+        return False
+    return record.key == key_of(record.topic, event).encode()
 
 
 def state_print(entries: Iterable[tuple[str, bytes]]) -> int:

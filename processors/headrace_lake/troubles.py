@@ -16,11 +16,12 @@ from headrace_schemas.derived import TrainingFailure
 from headrace_schemas.events import BatchRetryRequested, Event, TrainingCompleted, TrainingFailed
 from headrace_streams.kafka.groups import GroupView
 from headrace_streams.runtime.status import TaskNote, decode_note
+from headrace_streams.silences import OpenSilence
 
 LOOPING = 3  # starts within RECENT_SECONDS
 TRAIN = "train"
 
-Kind = Literal["refused", "looping", "absent", "behind", "held", "failed", "unaccounted", "unseen"]
+Kind = Literal["refused", "looping", "absent", "behind", "held", "failed", "unaccounted", "unseen", "silent"]
 
 
 class Trouble(Struct, frozen=True):
@@ -113,6 +114,19 @@ def failed_batches(runs: Iterable[Event], batches: Iterable[Event]) -> dict[str,
         elif isinstance(event, TrainingCompleted):
             failed = {batch: failure for batch, failure in failed.items() if failure.bucket != event.data.bucket}
     return {batch: failure for batch, failure in failed.items() if asked.count(batch) < times[batch]}
+
+
+def silence_troubles(silences: Iterable[OpenSilence], now_ms: int) -> list[Trouble]:
+    """Who is missed, without those that somebody has muted."""
+    return [
+        Trouble(
+            "silent",
+            f"{each.silence.kind} {each.silence.subject}",
+            f"since {each.silence.since}: expected {each.silence.expected}; seen: {each.silence.seen}",
+        )
+        for each in silences
+        if not each.is_muted(now_ms)
+    ]
 
 
 def batch_troubles(failed: Mapping[str, TrainingFailure]) -> list[Trouble]:

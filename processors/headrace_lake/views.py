@@ -363,6 +363,23 @@ VIEWS: tuple[LakeView, ...] = (
         ),
     ),
     LakeView(
+        name="silences",
+        description="who should speak and did not: raised, ended, and muted by whom until when",
+        topic="assessments",
+        records=event("silence.raised", "silence.ended", "silence.muted"),
+        columns={
+            **_WHEN,
+            "said": ("type", TEXT),
+            **_data(kind=TEXT, subject=TEXT, since=TIME, expected=TEXT, seen=TEXT, bucket=TEXT, interaction_id=TEXT),
+            **_data(policy_key=TEXT, until=TIME, reason=TEXT, requested_by=TEXT),
+        },
+        example=(
+            "Who was missed how often?",
+            "SELECT kind, subject, count(*) AS times FROM silences WHERE said = 'headrace.silence.raised.v1' GROUP BY ALL "
+            "ORDER BY times DESC",
+        ),
+    ),
+    LakeView(
         name="redriven",
         description="dead letters' records that were published once more: where each was, and where it lies now",
         topic="dead-letters",
@@ -423,6 +440,16 @@ COMPOSED: dict[str, tuple[str, str, tuple[str, str]]] = {
         (
             "How many rows of each batch are on which side?",
             "SELECT batch_id, pool, split, role, count(*) AS members FROM members GROUP BY ALL ORDER BY ALL",
+        ),
+    ),
+    "activity": (
+        "how many records came in each minute, by stage, kind, reason (of rejections and dead letters) and bucket; counted "
+        "beforehand",
+        "",
+        (
+            "What did each stage write in the last hour of the log, minute by minute?",
+            "SELECT minute, stage, kind, sum(records) AS records FROM activity "
+            "WHERE minute > (SELECT max(minute) FROM activity) - INTERVAL 1 HOUR GROUP BY ALL ORDER BY ALL",
         ),
     ),
     "records": (

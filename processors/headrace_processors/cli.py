@@ -91,7 +91,8 @@ async def _serve(settings: Settings, names: tuple[str, ...], web_port: int | Non
     policies = _policies(settings)
     bodies = {stage.name: getattr(policies, stage.name).body() for stage in stages}
     _log_to_stderr()
-    return await serve(settings, stages, bodies, site=None if web_port is None else site(settings, web_port, web_host))
+    page = None if web_port is None else site(settings, web_port, web_host)
+    return await serve(settings, stages, bodies, site=page, silence=policies.silence)
 
 
 def _log_to_stderr() -> None:

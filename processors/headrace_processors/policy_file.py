@@ -20,6 +20,7 @@ from pydantic import Field
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.link.policy import LinkPolicy
+from headrace_processors.observer.policy import SilencePolicy
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_streams.policy import Policy, PolicyError, parse_policy, read_policy_file
@@ -28,13 +29,14 @@ __all__ = ["Policies", "PolicyError", "load"]
 
 
 class Policies(Policy):
-    """All policies of a deployment. `train` is raw: the trainer's package knows what may stand in it."""
+    """All policies of a deployment. `train` is raw: the trainer's package knows what may stand in it. `silence` is no stage's."""
 
     intake: IntakePolicy = IntakePolicy()
     link: LinkPolicy = LinkPolicy()
     reward: RewardPolicy = RewardPolicy()
     curate: CuratePolicy = CuratePolicy()
     release: ReleasePolicy = ReleasePolicy()
+    silence: SilencePolicy = SilencePolicy()
     train: dict[str, Any] = Field(default_factory=dict)
 
     def bodies(self) -> dict[str, dict[str, Any]]:

@@ -20,13 +20,18 @@ from typing import Any
 import faust
 from faust.app import BootStrategy
 from mode import Service
+from msgspec.structs import replace
 
+from headrace_processors.observer.policy import SilencePolicy
+from headrace_processors.observer.watch import SilenceObserver
+from headrace_processors.reward.policy import RewardPolicy
 from headrace_streams import process_end
 from headrace_streams.monitoring.site import Site
 from headrace_streams.process_end import when_told
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.startup import wait_for_topics
+from headrace_streams.runtime.status import WorkerReport
 from headrace_streams.runtime.supervisor import MakeTask, Supervisor
 from headrace_streams.settings import Settings
 
@@ -116,20 +121,36 @@ async def serve(
     *,
     site: Site | None = None,
     group: str | None = None,
+    silence: SilencePolicy | None = None,
 ) -> int:
     """Runs a worker until SIGTERM (returns 0) or SIGINT (returns 130), or until the process that started it is gone. With a
     `site`, which says what it waits for, missing topics are waited for."""
     supervisor = Supervisor(settings, group or f"{settings.deployment}.worker", tasks_of(settings, stages, bodies))
+    observer: SilenceObserver | None = None
+    if silence is not None and silence.observe and "reward" in bodies:
+        base_of = RewardPolicy.model_validate(bodies["reward"]).base_of
+        observer = SilenceObserver(settings, silence, base_of, supervisor.describe)
     if site is None:
-        return await _serve(settings, stages, supervisor, patient=False)
-    site.serve(supervisor.describe)
+        return await _serve(settings, stages, supervisor, observer, patient=False)
+
+    def report() -> WorkerReport:
+        return replace(supervisor.describe(), silences={} if observer is None else observer.counts)
+
+    site.serve(report)
     try:
-        return await _serve(settings, stages, supervisor, patient=True)
+        return await _serve(settings, stages, supervisor, observer, patient=True)
     finally:
         site.close()
 
 
-async def _serve(settings: Settings, stages: Sequence[FoldStage], supervisor: Supervisor, *, patient: bool) -> int:
+async def _serve(
+    settings: Settings,
+    stages: Sequence[FoldStage],
+    supervisor: Supervisor,
+    observer: SilenceObserver | None,
+    *,
+    patient: bool,
+) -> int:
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def end(code: int) -> None:
@@ -138,11 +159,17 @@ async def _serve(settings: Settings, stages: Sequence[FoldStage], supervisor: Su
 
     _end_with_parent(functools.partial(end, 0))
     with when_told({signal.SIGTERM: functools.partial(end, 0), signal.SIGINT: functools.partial(end, 130)}):
-        return await _host(settings, stages, supervisor, stop, patient=patient)
+        return await _host(settings, stages, supervisor, observer, stop, patient=patient)
 
 
 async def _host(
-    settings: Settings, stages: Sequence[FoldStage], supervisor: Supervisor, stop: asyncio.Future[int], *, patient: bool
+    settings: Settings,
+    stages: Sequence[FoldStage],
+    supervisor: Supervisor,
+    observer: SilenceObserver | None,
+    stop: asyncio.Future[int],
+    *,
+    patient: bool,
 ) -> int:
     for noisy in ("faust", "mode", __name__):  # mode logs every service's start and stop under the name of its module
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -158,12 +185,16 @@ async def _host(
     await waiting
     spare_collector()
     app = make_app(settings, supervisor)
+    looking = None if observer is None else asyncio.create_task(observer.run(), name="observer")
     try:
         await app.start()
         names = ", ".join(stage.name for stage in stages)
         log.info("worker runs %s on %s as %s", names, settings.bootstrap, settings.deployment)
         await app.wait(stop)
     finally:
+        if looking is not None:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
         await app.stop()
     if app.crash_reason is not None:
         raise app.crash_reason

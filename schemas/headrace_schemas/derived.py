@@ -845,3 +845,62 @@ class Redrive(Value, frozen=True, kw_only=True):
     ] = None
     reason: Annotated[str, doc("Why, in the words of who asked for it.")]
     requested_by: RequestedBy = None
+
+
+SilenceKind = Literal[
+    "adapter_unseen",
+    "served_other",
+    "bucket_without_feedback",
+    "feedback_unjoined",
+    "agent_stopped",
+    "rater_stopped",
+    "lag_grows",
+]
+SilenceKindName = Annotated[
+    SilenceKind,
+    doc(
+        "adapter_unseen: released, and no answer names it; served_other: answers name an adapter that was not served then; "
+        "bucket_without_feedback; feedback_unjoined: feedback waits for an interaction or a link; agent_stopped, rater_stopped: "
+        "silent for longer than ever; lag_grows: a task falls behind."
+    ),
+]
+SilentOne = Annotated[Key, doc("Who is silent: an agent, a rater as kind:id, a bucket, bucket and release, a task.")]
+
+
+class Silence(Value, frozen=True, kw_only=True):
+    """Somebody who should speak does not, or says something else than expected: the `data` of `headrace.silence.raised.v1`."""
+
+    kind: SilenceKindName
+    subject: SilentOne
+    since: Annotated[str, doc("From when on it is so, RFC 3339.")]
+    expected: Annotated[str, doc("What was expected, in words, with the threshold.")]
+    seen: Annotated[str, doc("What was seen, in words.")]
+    policy_key: Annotated[str, doc("The key of `[silence]` with the threshold.")]
+    bucket: Annotated[str | None, doc("The bucket that it concerns; absent: none.")] = None
+    interaction_id: Annotated[str | None, doc("One interaction that shows it; absent: none does.")] = None
+
+
+class SilenceEnd(Value, frozen=True, kw_only=True):
+    """It is no longer so."""
+
+    kind: SilenceKindName
+    subject: SilentOne
+    since: Annotated[str, doc("From when on it was so, RFC 3339.")]
+
+
+class SilenceMute(Value, frozen=True, kw_only=True):
+    """Somebody knows of a silence and does not want to be told until a time."""
+
+    kind: SilenceKindName
+    subject: SilentOne
+    until: Annotated[str, doc("Until when, RFC 3339. A time that has passed ends a mute.")]
+    reason: Annotated[str, doc("Why, for people.")]
+    requested_by: RequestedBy = None
+
+
+class TrafficSnapshot(Value, frozen=True, kw_only=True):
+    """What the observer knows of who spoke when, so that another process goes on with it."""
+
+    subject: Annotated[str, doc("Always `traffic`: what its key is.")]
+    offsets: Annotated[dict[str, int], doc("Next offsets of what it was counted from, by topic/partition.")]
+    body: Annotated[Any, doc("Who was seen when: the observer's own form.")]

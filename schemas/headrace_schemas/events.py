@@ -33,10 +33,14 @@ from headrace_schemas.derived import (
     RollbackRequest,
     RulesActivation,
     SignalRejection,
+    Silence,
+    SilenceEnd,
+    SilenceMute,
     Supersession,
     SwitchRequest,
     Tick,
     Tracking,
+    TrafficSnapshot,
     TrainingCompletion,
     TrainingFailure,
     TrainingProgress,
@@ -347,6 +351,30 @@ class RecordRedriven(Envelope, frozen=True, kw_only=True, tag="headrace.record.r
     data: Redrive
 
 
+class SilenceRaised(Envelope, frozen=True, kw_only=True, tag="headrace.silence.raised.v1"):
+    """Somebody who should speak does not."""
+
+    data: Silence
+
+
+class SilenceEnded(Envelope, frozen=True, kw_only=True, tag="headrace.silence.ended.v1"):
+    """They speak again, or need not any more."""
+
+    data: SilenceEnd
+
+
+class SilenceMuted(Envelope, frozen=True, kw_only=True, tag="headrace.silence.muted.v1"):
+    """Somebody knows of a silence."""
+
+    data: SilenceMute
+
+
+class TrafficObserved(Envelope, frozen=True, kw_only=True, tag="headrace.traffic.observed.v1"):
+    """Who spoke when, as the worker's observer goes on with it."""
+
+    data: TrafficSnapshot
+
+
 InputEvent = InteractionRecorded | InteractionLinked | InteractionRetracted | SubjectErased | FeedbackRecorded | FeedbackRetracted
 Event = (
     InputEvent
@@ -387,6 +415,10 @@ Event = (
     | PositionSkipped
     | RecordRejected
     | RecordRedriven
+    | SilenceRaised
+    | SilenceEnded
+    | SilenceMuted
+    | TrafficObserved
 )
 
 EVENT_TYPES: dict[str, type[Envelope]] = {str(cls.__struct_config__.tag): cls for cls in Event.__args__}

@@ -16,7 +16,7 @@ import yaml
 
 from headrace_schemas.captured import CapturedFields
 from headrace_schemas.events import EVENT_TYPES, Envelope
-from headrace_schemas.topics import ANYBODY, BY_NAME, DAY_MS, FOREVER, OPERATOR, Topic
+from headrace_schemas.topics import ANYBODY, BY_NAME, DAY_MS, FOREVER, OBSERVER, OPERATOR, Topic
 from headrace_schemas.topology import TOPOLOGY
 
 HERE = Path(__file__).parent
@@ -107,7 +107,11 @@ def main(arguments: list[str]) -> int:
 
 def _channel(topic: Topic) -> Json:
     names = [str(cls.__struct_config__.tag) for cls in topic.events]
-    writers = {ANYBODY: "Anybody may publish.", OPERATOR: "Operators publish their requests here."}
+    writers = {
+        ANYBODY: "Anybody may publish.",
+        OPERATOR: "Operators publish their requests here.",
+        OBSERVER: "The worker's observer writes here.",
+    }
     said = " ".join([*(writers[name] for name in topic.writers if name in writers), *_stages_of(topic)])
     key = f"{topic.key}{'' if topic.trusted_key else '; not trusted'}"
     kept = "Compacted" if topic.compacted else f"Kept {kept_for(topic)}"
@@ -121,7 +125,7 @@ def _channel(topic: Topic) -> Json:
 
 
 def _stages_of(topic: Topic) -> list[str]:
-    writers = [name for name in topic.writers if name not in (ANYBODY, OPERATOR)]
+    writers = [name for name in topic.writers if name not in (ANYBODY, OPERATOR, OBSERVER)]
     readers = [stage.name for stage in TOPOLOGY if topic.name in (*stage.inputs, *stage.lookups)]
     return [f"{how} by {', '.join(names)}." for how, names in (("Written", writers), ("Read", readers)) if names]
 

@@ -47,8 +47,9 @@ class Topic(Struct, frozen=True, kw_only=True):
     key: str
     description: str
     events: tuple[type[Envelope], ...] = ()
-    writers: tuple[str, ...] = ()  # stages; "anybody": outsiders, "operator": people's commands
+    writers: tuple[str, ...] = ()  # stages; "anybody": outsiders, "operator": people's commands, "observer": the worker's
     requests: tuple[type[Envelope], ...] = ()  # of the events: those that commands write
+    observed: tuple[type[Envelope], ...] = ()  # and those of the worker's observer, which no input record makes
     retention_ms: int = FOREVER
     compaction: Compaction | None = None  # only the newest record of each key is kept
     max_bytes: int = 2 * MIB
@@ -62,7 +63,7 @@ class Topic(Struct, frozen=True, kw_only=True):
         return self.compaction is not None
 
 
-ANYBODY, OPERATOR = "anybody", "operator"
+ANYBODY, OPERATOR, OBSERVER = "anybody", "operator", "observer"
 REDRIVE = "redrive"  # transactional id, behind the deployment's name, of who publishes dead letters' records once more
 _REQUESTS = (
     events.PromoteRequested,
@@ -156,10 +157,18 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         name="assessments",
-        key="bucket",
-        description="why buckets are not cut yet: each condition with value, bound and since when",
-        events=(events.BucketAssessed,),
-        writers=("curate",),
+        key="bucket, or who is silent",
+        description="why buckets are not cut yet: each condition with value, bound and since when; who should speak and does not",
+        events=(
+            events.BucketAssessed,
+            events.SilenceRaised,
+            events.SilenceEnded,
+            events.SilenceMuted,
+            events.TrafficObserved,
+        ),
+        writers=("curate", OBSERVER, OPERATOR),
+        requests=(events.SilenceMuted,),
+        observed=(events.SilenceRaised, events.SilenceEnded, events.TrafficObserved),
         retention_ms=90 * DAY_MS,
     ),
     Topic(
@@ -250,6 +259,8 @@ def key_of(topic: str, event: Event) -> str:
     match BY_NAME[topic].key:
         case "bucket":
             return str(data.bucket)
+        case "bucket, or who is silent":
+            return str(data.bucket if isinstance(event, events.BucketAssessed) else data.subject)
         case "foreign id":
             return ref_key(data.ref)
         case "stage/topic/partition":

@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         "tail": Command("headrace_cli.tail:tail", "", "Print events as they come."),
         "status": Command("headrace_lake.cli:status", "worker", "Every stage's lag and counts, buckets, releases."),
         "console": Command("headrace_console.cli:console", "console", "The deployment in a browser: what flows, and why."),
+        "silence": Command("headrace_cli.silence:silence", "", "Who should speak and does not; mute one for a while."),
         "replay": Command("headrace_lake.cli:replay", "worker", "Verify what the stages wrote, or rebuild it from signals."),
         "positions": Command(
             "headrace_lake.cli:positions", "worker", "Where tasks stand; a task's state made anew from the log."

@@ -111,6 +111,15 @@ def test_nothing_is_left_of_a_child_that_does_not_listen(tmp_path: Path, monkeyp
         time.sleep(0.02)
 
 
+def test_some_children_can_be_stopped_and_the_others_go_on(tmp_path: Path) -> None:
+    with Children(tmp_path) as children:
+        sleeping = {name: children.start(name, "-c", "import time; time.sleep(600)") for name in ("agent", "trainer", "console")}
+        children.stop("agent", "trainer", "nobody")
+        assert [sleeping[name].poll() is None for name in sleeping] == [False, False, True]
+        children.check()
+    assert sleeping["console"].poll() is not None
+
+
 def test_a_child_that_dies_is_told_with_its_last_lines(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         child = children.start("doomed", "-c", "raise SystemExit('out of luck')")

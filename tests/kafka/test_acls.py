@@ -38,10 +38,21 @@ OWN = {"state.train.batches"}
 WRITES = {
     "agent": INPUTS,
     "gateway": INPUTS,
-    "worker": {"refs", "signals", "examples", "rejections", "batches", "releases", "releases.history", "rules", "dead-letters"}
+    "worker": {
+        "refs",
+        "signals",
+        "examples",
+        "rejections",
+        "batches",
+        "assessments",
+        "releases",
+        "releases.history",
+        "rules",
+        "dead-letters",
+    }
     | (CHANGELOGS - OWN),
     "trainer": {"runs", "versions", "outcomes", "rules", "dead-letters"} | OWN,
-    "console": {*INPUTS, "outcomes", "batches", "dead-letters"},
+    "console": {*INPUTS, "outcomes", "batches", "dead-letters", "assessments"},
     "reader": set[str](),
     "admin": CHANGELOGS,
 }

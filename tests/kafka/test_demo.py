@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +37,29 @@ def events(topic: str, *config: str) -> list[dict[str, Any]]:
     return [line["event"] for line in said("tail", topic, "--from", "start", "--no-follow", *config)]
 
 
+def with_console(*arguments: str) -> dict[str, Any]:
+    """The last line of a demo whose console is open beside it, and stays until Ctrl-C."""
+    command = [sys.executable, "-c", "from headrace_cli.main import main; main()", *arguments, "--console", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        end: dict[str, Any] = {}
+        for line in demo.stdout:
+            end = json.loads(line)
+            if "afterwards" in end:
+                address, _, token = str(end["console"]).partition("#token=")
+                with pytest.raises(urllib.error.HTTPError, match="401"):
+                    urllib.request.urlopen(address, timeout=30)
+                assert token
+                demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 0, demo.stderr and demo.stderr.read()
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(address, timeout=30)
+    return end
+
+
 def test_the_demo_learns_and_what_it_kept_can_be_looked_at(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    shown = said("demo", "--releases", "1", "--minutes", str(MINUTES), "--seed", "3", "--data-dir", str(folder))
-    end = shown[-1]
+    end = with_console("demo", "--releases", "1", "--minutes", str(MINUTES), "--seed", "3", "--data-dir", str(folder))
     base, first, control = (row for row in end["releases"] if row["bucket"] == "sql/tiny-sql")
     assert end["done"] is True
     for before, after in zip(base["exam"].values(), first["exam"].values(), strict=True):

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.reward.fold import NEWEST, build
 from headrace_processors.reward.policy import RewardPolicy
+from headrace_processors.stages import STAGES
 from headrace_schemas.derived import DrawnPrompt, Withdrawal
 from headrace_schemas.events import ExampleRewarded, ExampleWithdrawn, PromptDrawn
 from headrace_schemas.splits import split_of
@@ -207,3 +209,38 @@ def test_what_comes_again_after_it_has_expired_is_not_drawn_again() -> None:
     expired(stage, 91)
     stage.feed(interaction(prompt_group=TEST))
     assert len(prompts(stage)) == 1
+
+
+def cases(stage: StageRun) -> list[str]:
+    return [key for key in stage.state if key.startswith("interaction/")]
+
+
+def test_a_prompt_alone_is_forgotten_a_year_after_its_interaction_has_expired() -> None:
+    stage = run(through_dump=True)
+    stage.feed(interaction(prompt_group=TEST, data_subject="ann"))
+    expired(stage, 91)
+    expired(stage, 91 + 364)
+    assert len(cases(stage)) == 1
+    expired(stage, 91 + 366)
+    assert cases(stage) == []
+    stage.feed(subject_erased("ann", minute=60))
+    assert withdrawals(stage) == [], "curate has let go of it by then"
+
+
+def test_what_was_an_example_too_can_be_withdrawn_for_ever() -> None:
+    stage = run(through_dump=True)
+    stage.feed(interaction(prompt_group=TEST), feedback("f1"))
+    for days in (91, 500, 5000):
+        expired(stage, days)
+    assert len(cases(stage)) == 1
+    stage.feed(interaction_retracted())
+    assert len(withdrawals(stage)) == 2, "the example and the prompt"
+
+
+def test_no_shorter_than_curate_keeps_it() -> None:
+    assert RewardPolicy().forget_prompts_after_days >= (CuratePolicy().keep_days or 0)
+
+
+def test_until_rule_version_4_no_prompt_is_forgotten() -> None:
+    recorded = next(stage for stage in STAGES if stage.name == "reward").versions[3].absent
+    assert recorded["forget_prompts_after_days"] == 0

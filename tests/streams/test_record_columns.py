@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from headrace_schemas.cloudevents import STRUCTURED
 from headrace_streams.kafka import compat
-from headrace_streams.kafka.compat import Batches, PlacedColumns
+from headrace_streams.kafka.compat import Batches, PartitionColumns
 from headrace_streams.kafka.record_columns import RecordColumns, headers_head
 from headrace_streams.kafka.unpacking import UnreadValue, unpack, unpack_columns
 from support.batches import CODECS, batch, batch_of, record
@@ -110,7 +110,11 @@ def test_a_consumer_hands_out_columns_from_where_it_stands_and_records_to_others
     data = batch_of("lz4", rows[:5]) + batch_of("none", [record(0, b"k", b"x")], base=5) + batch_of("zstd", rows[:3], base=6)
     consumer = Consumer(data, 3)
     given_ = asyncio.run(compat.getcolumns(consumer, HEAD, timeout_ms=0))[TP]
-    assert [item.columns.offsets if isinstance(item, PlacedColumns) else item.offset for item in given_] == [[3, 4], 5, [6, 7, 8]]
+    assert [item.columns.offsets if isinstance(item, PartitionColumns) else item.offset for item in given_] == [
+        [3, 4],
+        5,
+        [6, 7, 8],
+    ]
     assert (consumer.position, given_[0].before(4).columns.offsets) == (9, [3])
     other = Consumer(data, 3)
     assert [item.offset for item in asyncio.run(compat.getmany(other, timeout_ms=0))[TP]] == [3, 4, 5, 6, 7, 8]

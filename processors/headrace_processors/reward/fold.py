@@ -24,6 +24,7 @@ from headrace_processors.reward.state import (
     InteractionContent,
     InteractionState,
     TypeCounts,
+    has_prompt_alone,
     is_expired,
     plainly_touched,
     settles_of,
@@ -71,6 +72,7 @@ class RewardFold(Fold):
         self._policy, self._version = policy, version
         self._expire_ms = period_ms(policy.expire_after_days)
         self._forget_ms = period_ms(policy.forget_after_days)
+        self._forget_prompts_ms = period_ms(policy.forget_prompts_after_days) or self._forget_ms
         self._settle = {kind: period_ms(days) for kind, days in policy.settle_after_days.items()}
 
     def load(self, key: str, value: bytes) -> Any:
@@ -95,7 +97,9 @@ class RewardFold(Fold):
 
     def _expiry(self, value: bytes) -> int | None:
         """The fold time at which a case expires, or is forgotten."""
-        period = self._forget_ms if is_expired(value) else self._expire_ms
+        period = self._expire_ms
+        if is_expired(value):
+            period = self._forget_prompts_ms if has_prompt_alone(value) else self._forget_ms
         return touched_of(value) + period if period else None
 
     def deadlines(self, state: Mapping[str, Any]) -> dict[str, int]:

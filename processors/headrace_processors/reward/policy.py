@@ -29,7 +29,10 @@ BONUS = {
 }
 COMPLEXITY = {"code": 0.8, "architecture": 0.7, "workflows": 0.6, "api_docs": 0.5, "erd": 0.3}
 
-VERSION_3: Mapping[str, Any] = {"settle_after_days": {}}  # what rule versions 2 and 3 did without this key
+VERSION_3: Mapping[str, Any] = {  # what rule versions 2 and 3 did without these keys
+    "settle_after_days": {},
+    "forget_prompts_after_days": 0.0,
+}
 
 # What version 1 of the rules had in its formulas before these were keys: what a recorded body without them means, whatever the
 # defaults are by now.
@@ -160,6 +163,11 @@ class RewardPolicy(Policy):
         0.0,
         description="days after that in which an example can still be withdrawn, by its retraction or its subject's erasure; 0: "
         "for ever",
+    )
+    forget_prompts_after_days: Days = Field(
+        365.0,
+        description="the same where there is a prompt that was drawn, and no example: no shorter than curate's keep_days, after "
+        "which it is asked no more; 0: as forget_after_days",
     )
 
     settle_after_days: dict[str, Days] = Field(

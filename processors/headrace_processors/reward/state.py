@@ -238,6 +238,11 @@ def is_expired(value: bytes) -> bool:
     return value[24:27] not in _OTHERS and b'"expired":true' in value[:48]
 
 
+def has_prompt_alone(value: bytes) -> bool:
+    """Whether an encoded case that is expired has a prompt that was drawn, and never was an example."""
+    return b',"drawn":' in value and b',"revision":' not in value  # in a text these quotes would be escaped
+
+
 def without_text(record: FeedbackRecord, how: Literal["retracted", "erased"]) -> FeedbackRecord:
     """What is kept of feedback on an interaction that was retracted or erased. `over` is ids, which a later retraction needs."""
     if how == "erased":

@@ -169,7 +169,7 @@ async def getmany(consumer: Any, *partitions: TopicPartition, timeout_ms: int) -
 _head: ContextVar[bytes | None] = ContextVar("head", default=None)
 
 
-class PlacedColumns(NamedTuple):
+class PartitionColumns(NamedTuple):
     """Columns of records in the place of a record, as the client hands them out."""
 
     topic: str
@@ -185,7 +185,7 @@ class PlacedColumns(NamedTuple):
         """Of the first."""
         return self.columns.offsets[0]
 
-    def before(self, end: int) -> PlacedColumns:
+    def before(self, end: int) -> PartitionColumns:
         """Those at offsets below `end`."""
         return self._replace(columns=self.columns.within(0, end))
 
@@ -194,12 +194,12 @@ def _placed(records: Any, ordinary: Any, tp: TopicPartition, read: Any) -> Any:
     """What the fetcher makes of what was read: of columns those records that are not before where it stands."""
     if not isinstance(read, RecordColumns):
         return ordinary(tp, read)
-    return PlacedColumns(tp.topic, tp.partition, read.within(records.next_fetch_offset, None))
+    return PartitionColumns(tp.topic, tp.partition, read.within(records.next_fetch_offset, None))
 
 
 async def getcolumns(consumer: Any, head: bytes, *, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
-    """As `getmany`, with PlacedColumns for many records at once whose headers begin with `head`. A consumer is asked so always,
-    or never."""
+    """As `getmany`, with PartitionColumns for many records at once whose headers begin with `head`. A consumer is asked so
+    always, or never."""
     token = _head.set(head)
     try:
         return await getmany(consumer, timeout_ms=timeout_ms)

@@ -27,11 +27,11 @@ class Publisher:
     def __init__(self, settings: Settings, producer: Any, counts: dict[str, int]) -> None:
         self._settings, self._producer, self._counts = settings, producer, counts
 
-    async def send(self, topic: str, key: str, value: bytes) -> asyncio.Future[Any]:
+    async def send(self, topic: str, key: str, value: bytes, *, headers: Sequence[tuple[str, bytes]] = ()) -> asyncio.Future[Any]:
         """Hands a record to the producer; the future is its acknowledgement."""
         name, raw = clients.full_name(self._settings, topic), key.encode()
         sent: asyncio.Future[Any] = await self._producer.send(
-            name, value, key=raw, partition=partition_for(raw, self._counts[topic])
+            name, value, key=raw, partition=partition_for(raw, self._counts[topic]), headers=list(headers)
         )
         return sent
 

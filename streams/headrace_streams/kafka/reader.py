@@ -19,7 +19,7 @@ from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.events import Event
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
-from headrace_streams.kafka.compat import PlacedColumns
+from headrace_streams.kafka.compat import PartitionColumns
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.settings import Settings
 
@@ -39,9 +39,9 @@ class Span(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """Records of several partitions as they came, or PlacedColumns of them, and the next offset of every partition."""
+    """Records of several partitions as they came, or PartitionColumns of them, and the next offset of every partition."""
 
-    records: list[ConsumerRecord | PlacedColumns]
+    records: list[ConsumerRecord | PartitionColumns]
     positions: dict[tuple[str, int], int]
 
 
@@ -271,7 +271,7 @@ async def _records(
             yield records
             continue
         yield [
-            record.before(end) if isinstance(record, PlacedColumns) else record
+            record.before(end) if isinstance(record, PartitionColumns) else record
             for record in records
             if record.offset < (end := ends[TopicPartition(record.topic, record.partition)])
         ]

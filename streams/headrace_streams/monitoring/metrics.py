@@ -86,7 +86,7 @@ class _Families(Collector):
 
 def families(report: WorkerReport, meters: Meters, deployment: str) -> Iterator[Metric]:
     """Every metric of a process."""
-    for family in (*_process(report), *_tasks(report.tasks), *_meters(meters)):
+    for family in (*_process(report), _silences(report), *_tasks(report.tasks), *_meters(meters)):
         for number, sample in enumerate(family.samples):
             family.samples[number] = sample._replace(labels={"deployment": deployment, **sample.labels})
         if family.samples:
@@ -103,6 +103,15 @@ def _process(report: WorkerReport) -> Iterator[Metric]:
         ("ready", "1 while /readyz says so.", not reasons_not_ready(report)),
     ):
         yield GaugeMetricFamily(f"headrace_{name}", text, value=float(value))
+
+
+def _silences(report: WorkerReport) -> Metric:
+    family = GaugeMetricFamily(
+        "headrace_silences", "Who should speak and does not, by kind, without what is muted; of one worker.", labels=("kind",)
+    )
+    for kind, count in report.silences.items():
+        family.add_metric((kind,), count)
+    return family
 
 
 def _tasks(slots: Iterable[SlotReport]) -> Iterator[Metric]:

@@ -98,10 +98,12 @@ def _clipped(text: str | None) -> str | None:
 
 class WorkerReport(Struct, frozen=True, kw_only=True):
     """A supervisor. `away`: why the broker can't be reached, None while it answers; `waiting`: what it waits for before it has
-    its partitions, None once the group gave it some, or none."""
+    its partitions, None once the group gave it some, or none. `silences`: how many of each kind somebody should look at, where
+    this process looks who is silent."""
 
     group: str
     broker: str
     away: str | None
     waiting: str | None = None
     tasks: Sequence[SlotReport] = ()
+    silences: Mapping[str, int] = {}

@@ -1,0 +1,89 @@
+"""How much happened, minute by minute: records by stage, kind, reason and bucket, counted once and kept beside each segment.
+
+What a page shows of all time, or of the last hour, is then read from some rows a minute instead of every record. A file of
+counts belongs to one segment and has its name, so that the counts of a manifest's segments are those of its cut. It may be
+absent: whoever asks counts that segment itself, and the next feeder makes it anew. Knows segments and DuckDB, no cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow
+import pyarrow.parquet
+
+from headrace_lake.manifest import LakeFolder
+from headrace_lake.segments import Segment
+from headrace_lake.views import KIND, read
+from headrace_streams import durable_file
+
+_KEYS = "minute, topic, stage, kind, reason, bucket"
+_COUNTED = (
+    "date_trunc('minute', appended_at) AS minute, topic, split_part(split_part(origin, '/', 1), '.', 1) AS stage, "
+    f"{KIND} AS kind, CASE topic WHEN 'rejections' THEN {read('data.reason')} WHEN 'dead-letters' THEN {read('data.error.code')} "
+    "END AS reason, bucket, count(*) AS records"
+)
+_text = pyarrow.string()
+_SCHEMA = pyarrow.schema(
+    [
+        ("minute", pyarrow.timestamp("us")),
+        *((name, _text) for name in ("topic", "stage", "kind", "reason", "bucket")),
+        ("records", pyarrow.int64()),
+    ]
+)
+_MANY = 50  # segments that are counted by one query
+_EMPTY = (
+    "SELECT NULL::TIMESTAMP AS minute, NULL::VARCHAR AS topic, NULL::VARCHAR AS stage, NULL::VARCHAR AS kind, "
+    "NULL::VARCHAR AS reason, NULL::VARCHAR AS bucket, NULL::BIGINT AS records WHERE false"
+)
+
+
+def keep_activity(folder: LakeFolder, segments: Iterable[Segment]) -> int:
+    """Counts those of `segments` that have no counts yet; how many. Feeder only. OSError when they can't be written."""
+    absent = [segment for segment in segments if not folder.activity_file(segment).exists()]
+    if absent:
+        folder.activity.mkdir(exist_ok=True)
+        with duckdb.connect(config={"memory_limit": "256MB", "threads": 1, "autoload_known_extensions": False}) as connection:
+            for first in range(0, len(absent), _MANY):
+                _keep(connection, folder, absent[first : first + _MANY])
+    return len(absent)
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, segments: Sequence[Segment]) -> None:
+    paths = {str(folder.file(segment)): segment for segment in segments}
+    counted: dict[str, list[Sequence[Any]]] = {path: [] for path in paths}
+    for path, *row in connection.execute(
+        f"SELECT filename, {_COUNTED} FROM read_parquet($files, filename = true) GROUP BY ALL", {"files": list(paths)}
+    ).fetchall():
+        counted[path].append(row)
+    for path, segment in paths.items():
+        columns = [
+            pyarrow.array(values, field.type) for values, field in zip(zip(*counted[path], strict=True), _SCHEMA, strict=True)
+        ]
+        target = folder.activity_file(segment)
+        temporary = target.with_name(f".{os.getpid()}.writing")
+        try:
+            pyarrow.parquet.write_table(pyarrow.table(columns, schema=_SCHEMA), temporary, compression="zstd")
+            durable_file.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def activity_sql(folder: LakeFolder, segments: Sequence[Segment]) -> tuple[str, list[Path]]:
+    """A SELECT of what all of `segments` say together, and the files of counts that it reads. Those without are counted."""
+    kept = [folder.activity_file(segment).resolve() for segment in segments if folder.activity_file(segment).exists()]
+    absent = [folder.file(segment).resolve() for segment in segments if not folder.activity_file(segment).exists()]
+    parts = [_EMPTY]
+    if kept:
+        parts.append(f"SELECT * FROM read_parquet({_listed(kept)})")
+    if absent:
+        parts.append(f"SELECT {_COUNTED} FROM read_parquet({_listed(absent)}) GROUP BY ALL")
+    return f"SELECT {_KEYS}, CAST(sum(records) AS BIGINT) AS records FROM ({' UNION ALL '.join(parts)}) GROUP BY ALL", kept
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"

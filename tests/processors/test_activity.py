@@ -1,0 +1,74 @@
+"""What was counted beforehand is what counting every record gives, at every cut and whatever became of the files of counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from headrace_lake.activity import keep_activity
+from headrace_lake.compaction import compacted
+from headrace_lake.manifest import LakeFolder
+from headrace_lake.query import opened
+from support.memory_ring import MemoryRing, lake_of
+
+COUNTED = (
+    "SELECT date_trunc('minute', appended_at), topic, split_part(split_part(origin, '/', 1), '.', 1), "
+    "replace(replace(event_type, 'headrace.', ''), '.v1', ''), CASE topic WHEN 'rejections' THEN value->>'$.data.reason' "
+    "WHEN 'dead-letters' THEN value->>'$.data.error.code' END, bucket, count(*) FROM records GROUP BY ALL ORDER BY ALL"
+)
+KEPT = "SELECT minute, topic, stage, kind, reason, bucket, records FROM activity ORDER BY ALL"
+
+
+def both(folder: LakeFolder) -> tuple[list[Any], list[Any]]:
+    with opened(folder) as lake:
+        return lake.run(KEPT).rows, lake.run(COUNTED).rows
+
+
+def test_what_is_kept_is_what_counting_gives_whether_files_are_there_or_not(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    ring.round(30)
+    folder = lake_of(ring.log, tmp_path / "lake", rows=7)
+    without, counted = both(folder)
+    assert without == counted
+    assert {row[2] for row in counted} >= {"intake", "reward", "curate", "train", "release"}
+    assert any(row[4] for row in counted if row[1] == "rejections")
+    segments = folder.load().segments
+    assert keep_activity(folder, segments) == len(segments)
+    assert keep_activity(folder, segments) == 0
+    assert both(folder) == (counted, counted)
+    folder.activity_file(segments[3]).unlink()
+    assert both(folder) == (counted, counted)
+    ring.round(30)
+    lake_of(ring.log, folder.path, rows=7)  # a later cut, not yet counted
+    after, counted = both(folder)
+    assert after == counted
+
+
+def test_counts_go_with_their_segments_and_those_of_merged_ones_are_made(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    ring.round(30)
+    folder = lake_of(ring.log, tmp_path / "lake", rows=3)
+    before = folder.load()
+    keep_activity(folder, before.segments)
+    full = compacted(folder, before, fully=True)
+    keep_activity(folder, full.segments)
+    folder.store(full)
+    folder.remove_strangers(full)
+    assert {path.name for path in folder.activity.iterdir()} == {segment.file for segment in full.segments}
+    kept, counted = both(folder)
+    assert kept == counted
+    folder.remove_activity()
+    assert both(folder) == (counted, counted)
+
+
+def test_a_page_that_asks_for_activity_reads_no_segment(tmp_path: Path) -> None:
+    """Segments are gone behind its back, and the answer is the same."""
+    ring = MemoryRing(1)
+    ring.round(20)
+    folder = lake_of(ring.log, tmp_path / "lake")
+    keep_activity(folder, folder.load().segments)
+    expected = both(folder)[1]
+    with opened(folder) as lake:
+        for segment in folder.load().segments:
+            folder.file(segment).unlink()
+        assert lake.run(KEPT).rows == expected
