@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.recorded import recorded
-from headrace_lake.read_models.text_diff import TextPart, word_diff
+from headrace_lake.read_models.text_diff import DiffPart, word_diff
 from headrace_lake.views import event
 from headrace_schemas.derived import Evaluation
 from headrace_schemas.events import ExampleRewarded, PromptDrawn
@@ -35,7 +35,7 @@ class EvaluationAnswer(Struct, frozen=True, kw_only=True):
     reference: str | None
     answer: str | None
     served_answer: str | None
-    differs: list[TextPart]
+    differs: list[DiffPart]
     grade: float | None
     served_grade: float | None
     loss: float | None

@@ -21,8 +21,8 @@ from headrace_schemas.splits import split_of
 from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
 
-WINDOW = 20_000  # revisions that are looked through for one page, with a filter
-FACETS = 2_000  # the same without one: what the facets are of
+WINDOW = 10_000  # revisions that are looked through for one page, with a filter
+FACETS = 1_000  # the same without one: what the facets are of
 PREVIEW = 200  # characters of a text in a list
 FACET_ROWS = 12
 

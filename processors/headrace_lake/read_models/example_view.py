@@ -16,12 +16,13 @@ from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.recorded import RecordedEvent, recorded
 from headrace_lake.read_models.rejection_reason import RejectionReason, rejection_reason
 from headrace_lake.read_models.reward_terms import RewardExplanation, reward_explanation, signals_of
-from headrace_lake.read_models.text_diff import TextPart, word_diff
+from headrace_lake.read_models.text_diff import DiffPart, word_diff
 from headrace_schemas.chat import context_text, text_of
 from headrace_schemas.derived import Example
 from headrace_schemas.events import (
     ExampleRejected,
     ExampleRewarded,
+    ExampleSettled,
     ExampleWithdrawn,
     FeedbackRecorded,
     FeedbackRetracted,
@@ -81,7 +82,7 @@ class ExampleView(Struct, frozen=True, kw_only=True):
     tools: list[Any]
     output: str
     target: str | None
-    correction: list[TextPart] | None
+    correction: list[DiffPart] | None
     revision: int | None
     reward: RewardExplanation | None
     balance: float | None
@@ -94,6 +95,7 @@ class ExampleView(Struct, frozen=True, kw_only=True):
 def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> ExampleView | None:
     """Of an example's or an interaction's id, at one of its revisions or the newest; None where the lake has neither."""
     told = recorded(lake, "examples", "example_id = $name OR interaction_id = $name", {"name": name}, limit=REVISIONS)
+    settled = [each for each in told if isinstance(each.event, ExampleSettled)]
     told = [each for each in told if isinstance(each.event, ExampleRewarded | ExampleWithdrawn)]
     rewarded = [each for each in told if isinstance(each.event, ExampleRewarded)]
     interaction_id = _example(rewarded[-1]).interaction_id if rewarded else name
@@ -117,7 +119,7 @@ def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> Exa
         state=state,
         bucket=None if example is None else example.bucket,
         split=None if example is None else split_of(example.bucket, example.prompt_group),
-        facts=_facts(example, interaction),
+        facts=_facts(example, interaction) | ({"label": "final"} if settled and example is not None else {}),
         prompt=_blocks(content.prompt),
         context=context_text(content.context),
         tools=msgspec.to_builtins(content.tools or []),
@@ -133,7 +135,7 @@ def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> Exa
             for each in rejected
             if isinstance(each.event, ExampleRejected)
         ],
-        timeline=_timeline([*signals, *told, *rejected], went),
+        timeline=_timeline([*signals, *told, *settled, *rejected]),
         went=went,
     )
 
@@ -168,7 +170,7 @@ def _facts(example: Example | None, interaction: Interaction | None) -> dict[str
         found |= {
             "agent": example.agent.name, "role": example.agent.role, "model": example.model, "adapter": example.adapter,
             "artifact type": example.artifact_type, "prompt group": example.prompt_group, "event time": example.event_time,
-            "finish reason": example.finish_reason, "may be trained": example.train,
+            "finish reason": example.finish_reason, "may be trained": example.train, "label": example.maturity,
         }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
 
@@ -220,8 +222,8 @@ def _changed(before: Example, after: Example) -> list[str]:
     return [*changed, *(["target"] if before.content.target != after.content.target else [])]
 
 
-def _timeline(records: Sequence[RecordedEvent], went: Sequence[LineageRecord]) -> list[TimelineEntry]:
-    """In the order of append times; what it went into last, as that lies on other partitions."""
+def _timeline(records: Sequence[RecordedEvent]) -> list[TimelineEntry]:
+    """In the order of append times."""
     entries = [
         TimelineEntry(appended_ms=each.appended_ms, place=str(each.place), kind=_kind(each), note=_note(each)) for each in records
     ]

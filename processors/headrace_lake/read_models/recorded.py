@@ -80,7 +80,7 @@ def recorded_at(lake: LakeQuery, topic: str, places: Iterable[RecordPlace]) -> l
     return found
 
 
-class RulesInForce(NamedTuple):
+class TaskPolicy(NamedTuple):
     """The rules of a task from `activation.from_offset` of its input on, and where that stands on the log."""
 
     stage: FoldStage
@@ -94,13 +94,13 @@ class RulesInForce(NamedTuple):
         return self.stage.policy.model_validate({**rules.absent, **self.activation.body})
 
 
-def rules_of_task(lake: LakeQuery, stage: str, topic: str, partition: int) -> list[RulesInForce]:
+def rules_of_task(lake: LakeQuery, stage: str, topic: str, partition: int) -> list[TaskPolicy]:
     """All rules that were ever in force for a task, in the order of their offsets."""
     found = recorded(lake, "rules", f"{event('rules.activated')} AND key = $key", {"key": f"{stage}/{topic}/{partition}"})
-    rules = [RulesInForce(STAGE[stage], each.event.data, each.place) for each in found if isinstance(each.event, RulesActivated)]
+    rules = [TaskPolicy(STAGE[stage], each.event.data, each.place) for each in found if isinstance(each.event, RulesActivated)]
     return sorted(rules, key=lambda each: (each.activation.from_offset, each.place))
 
 
-def in_force(rules: Sequence[RulesInForce], offset: int) -> RulesInForce | None:
+def in_force(rules: Sequence[TaskPolicy], offset: int) -> TaskPolicy | None:
     """Those that decided about an input record."""
     return next((each for each in reversed(rules) if each.activation.from_offset <= offset), None)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.recorded import RecordedEvent, in_force, recorded, recorded_at, rules_of_task
-from headrace_lake.read_models.text_diff import TextPart, word_diff
+from headrace_lake.read_models.text_diff import DiffPart, word_diff
 from headrace_lake.views import event
 from headrace_processors.curate import near_duplicates
 from headrace_processors.curate.appraisal import Appraisal, appraise
@@ -34,8 +34,8 @@ class RejectionTwin(Struct, frozen=True, kw_only=True):
     place: str
     reward: float
     similarity: float | None
-    prompt: list[TextPart]
-    target: list[TextPart]
+    prompt: list[DiffPart]
+    target: list[DiffPart]
 
 
 class RejectionReason(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.log import LogRecord
 from headrace_lake.query import LakeQuery
-from headrace_lake.read_models.recorded import STAGE, RecordedEvent, RulesInForce, in_force, recorded, rules_of_task
+from headrace_lake.read_models.recorded import STAGE, RecordedEvent, TaskPolicy, in_force, recorded, rules_of_task
 from headrace_processors.reward.trace import RewardTrace, VoiceTrace
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Example, Weights
@@ -104,11 +104,11 @@ def signals_of(lake: LakeQuery, interaction_id: str) -> list[RecordedEvent]:
 
 
 def _folded(
-    signals: Sequence[RecordedEvent], rules: Sequence[RulesInForce], source: RecordPlace, interaction_id: str
+    signals: Sequence[RecordedEvent], rules: Sequence[TaskPolicy], source: RecordPlace, interaction_id: str
 ) -> tuple[RewardTrace | None, Example | None]:
     """The trace of the reward after the signal at `source`, and the example that it wrote."""
     runner = FoldRunner(STAGE["reward"], "signals", source.partition, _COUNTS)
-    active: RulesInForce | None = None
+    active: TaskPolicy | None = None
     made: Example | None = None
     for each in signals:
         wanted = in_force(rules, each.place.offset)

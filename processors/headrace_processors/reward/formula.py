@@ -28,7 +28,7 @@ class RewardResult(Struct, frozen=True, kw_only=True):
     components: Components
 
 
-class RewardTerms(NamedTuple):
+class RewardSums(NamedTuple):
     """A reward in the making, not rounded. `opinion`: what is said of the output; `earned`: that, or what the correction earns;
     `multiplied`: that times `multiplier`, which difficulty raises; `reward`: squashed."""
 
@@ -70,7 +70,7 @@ def difficulty_parts(policy: RewardPolicy, artifact_type: str, prompt_chars: int
     return DifficultyParts(weights.complexity * complexity, weights.prompt * prompt, weights.context * context)
 
 
-def terms_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardTerms:
+def terms_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardSums:
     """`correction` = 1 - similarity of output and corrected output, None without one. A typo is not a lesson: below
     `correction_full` it earns its part of the bonus only. With a correction the reward is that of the target, whatever was
     said of the output: a wrong answer that somebody corrected is a good lesson."""
@@ -85,7 +85,7 @@ def terms_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, 
         quality = min(quality, -correction)
         earned = policy.correction_bonus * min(1.0, correction / policy.correction_full)
     multiplied = earned * multiplier
-    return RewardTerms(opinion, earned, multiplier, multiplied, squash(policy, multiplied), quality)
+    return RewardSums(opinion, earned, multiplier, multiplied, squash(policy, multiplied), quality)
 
 
 def reward_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:
@@ -93,7 +93,7 @@ def reward_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float,
     return result_of(terms_of(policy, summary, difficulty, correction), summary, difficulty, correction)
 
 
-def result_of(terms: RewardTerms, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:
+def result_of(terms: RewardSums, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardResult:
     """What is published of terms."""
     components = Components(
         validation=rounded(summary.validation),

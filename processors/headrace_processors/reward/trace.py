@@ -14,7 +14,7 @@ from msgspec import Struct
 from headrace_processors.reward.feedback import PREFERENCE, FeedbackSummary, Statement, VoiceOpinion, aggregate, voices_of
 from headrace_processors.reward.formula import (
     RewardResult,
-    RewardTerms,
+    RewardSums,
     bonus_of,
     difficulty_parts,
     result_of,
@@ -152,7 +152,7 @@ def _opinion(policy: RewardPolicy, summary: FeedbackSummary, voices: Sequence[Vo
 
 
 def _reward(
-    policy: RewardPolicy, opinion: list[RewardTerm], terms: RewardTerms, difficulty: float, correction: float | None
+    policy: RewardPolicy, opinion: list[RewardTerm], terms: RewardSums, difficulty: float, correction: float | None
 ) -> list[RewardTerm]:
     if correction is None:
         found = list(opinion)
@@ -182,7 +182,7 @@ def _reward(
     return found
 
 
-def _quality(opinion: list[RewardTerm], terms: RewardTerms, correction: float | None) -> list[RewardTerm]:
+def _quality(opinion: list[RewardTerm], terms: RewardSums, correction: float | None) -> list[RewardTerm]:
     squashed = math.tanh(terms.opinion)
     found = [
         *opinion,
