@@ -23,7 +23,7 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import run_members, training_members, watched
+from headrace_schemas.selection import is_negative, run_members, training_members, watched
 from headrace_streams import release_log
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, event_of
@@ -122,10 +122,11 @@ class Catalogue:
 
     def members_of_new_groups(self, batch: Batch, before: int) -> list[Member]:
         """Members to learn of a batch whose prompt groups stand in no batch of the bucket before offset `before`, withdrawn rows
-        and failed runs included: no version that was made of those can know them."""
+        and failed runs included: no version that was made of those can know them. Negatives taught nobody: supervised training
+        learns from none. An objective that does has to count them here."""
         earlier = [each for offset, each in self._batches if offset < before and each.bucket == batch.bucket]
         named = (member for each in earlier for member in (*each.members, *each.test_pool))
-        seen = {group for member in named for group in self._groups.get(member.example_id, ())}
+        seen = {group for member in named if not is_negative(member) for group in self._groups.get(member.example_id, ())}
         found = ((member, self._groups.get(member.example_id, ())) for member in training_members(batch.members))
         return [member for member, groups in found if groups and not seen & set(groups)]
 
