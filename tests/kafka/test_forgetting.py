@@ -70,8 +70,8 @@ async def declare(settings: Settings) -> None:
 
 def told() -> dict[str, list[bytes]]:
     """What bob's agents and people say: of each way that a text takes."""
-    texts = {"data_subject": "bob", "prompt": f"{TEXT} asks", "output": f"{TEXT} hears", "context": TEXT}
-    more = {"attributes": {"note": TEXT}, "mystery": [TEXT], "tools": [{"name": "t", "description": TEXT}]}
+    texts: dict[str, Any] = {"data_subject": "bob", "prompt": f"{TEXT} asks", "output": f"{TEXT} hears", "context": TEXT}
+    more: dict[str, Any] = {"attributes": {"note": TEXT}, "mystery": [TEXT], "tools": [{"name": "t", "description": TEXT}]}
     interactions = [interaction(f"b-{number}", **texts, **more) for number in range(4)]
     interactions += [interaction("b-9", refs=[JIRA], **texts), interaction("dead", **texts, turn="none")]
     interactions += [interaction("other", prompt="of somebody else", output="select 1")]
