@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -243,3 +244,28 @@ def test_a_duplicate_is_shown_beside_its_twin(lake: LakeQuery) -> None:
     assert twin is not None
     assert (why.twin.example_id, why.twin.similarity) == (twin.example_id, 1.0)
     assert [part.kind for part in why.twin.target] == ["same"]
+
+
+def test_a_near_duplicate_is_shown_beside_what_it_is_like_with_the_figure_and_the_bound(tmp_path: Path) -> None:
+    ring = MemoryRing(7, target=50.0)
+    ring.bodies["curate"]["near_duplicate"] = 0.85
+    text = "list every customer of the northern region who has ordered at least once since the beginning of the year"
+    for name, prompt in (("first", text), ("second", text + ".")):
+        data = {
+            "interaction_id": name, "agent": {"name": "bot"}, "artifact_type": "sql", "model": "tiny", "prompt": prompt,
+            "output": "select * from customers where region = 'north' and orders > 0", "prompt_group": "near",
+        }  # fmt: skip
+        ring.publish("interactions", event("interaction.recorded", data, id=name))
+        said = {"interaction_id": name, "kind": "success", "score": 90}
+        ring.publish("feedback", event("feedback.recorded", said, id=f"f-{name}"))
+    ring.round(2, odd=False)
+    with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        views = [view for name in ("first", "second") if (view := example_view(lake, name)) is not None]
+        [(view, why)] = [(view, why) for view in views for why in view.rejections]
+        assert (why.reason, why.figure, why.bound) == ("near_duplicate", "similarity", 0.85)
+        assert why.twin is not None
+        assert {view.example_id, why.twin.example_id} == {each.example_id for each in views}
+        assert why.value == why.twin.similarity
+        assert isinstance(why.value, float)
+        assert 0.85 <= why.value < 1
+        assert {part.text for part in why.twin.prompt if part.kind != "same"} == {"."}

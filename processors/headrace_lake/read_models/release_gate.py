@@ -8,6 +8,8 @@ from headrace_lake.read_models.conditions import ConditionNode, joined
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_schemas.derived import Comparison, Evaluation, HeadEvidence, ReleaseDecision
 
+_AFTER_THE_RULE = ("paused", "awaiting_promotion")  # what is asked only of what the rule lets pass
+
 
 def gate_tree(
     policy: ReleasePolicy | None, evaluation: Evaluation | None, decision: ReleaseDecision | None
@@ -33,6 +35,7 @@ def gate_tree(
             ("no person has to promote it", "awaiting_promotion", "the policy's mode is manual"),
         ):
             broken = reason.startswith(prefix)
+            asked = asked and (broken or prefix not in _AFTER_THE_RULE or parts[0].holds is not False)
             parts.append(ConditionNode(name=name, holds=not broken if asked else None, note=note if broken else ""))
             asked = asked and not broken
     return joined("it may be served", parts)
