@@ -75,6 +75,7 @@ class ConsoleAction(Struct, frozen=True, kw_only=True):
     effect: Callable[[PageRequest, str], ActionEffect]
     perform: Callable[[Settings, ActionRequest], Awaitable[ActionAnswer]]
     final: bool = False
+    reason: str = "Reason, kept in the log"  # as the form asks for it
 
     def check(self, request: ActionRequest, typed: str) -> None:
         """ActionRefused for a request that lacks what it needs."""
