@@ -24,7 +24,7 @@ def contents(asked: PageRequest) -> dict[str, Any]:
 def _address(asked: PageRequest, page: ConsolePage) -> str | None:
     if page.sample is None:
         return page.path
-    rows = asked.lake.run(page.sample).rows
+    rows = asked.lake.run(f"SELECT * FROM ({page.sample}) LIMIT 1").rows
     return page.path[: page.path.rindex("{")] + quote(str(rows[0][0]), safe="/:") if rows else None
 
 

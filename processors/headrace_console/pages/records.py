@@ -134,8 +134,9 @@ PAGES = [
         about="One record of the log, whole, with who wrote it from which other one.",
         model=record,
         template="record.html",
-        sample="SELECT topic || '/' || partition || '/' || log_offset FROM records "
-        "WHERE value LIKE '%script%' OR topic = 'dead-letters' ORDER BY log_offset",
+        sample="SELECT topic || '/' || partition || '/' || log_offset FROM (SELECT * FROM dead_letters LIMIT 2) UNION ALL "
+        "SELECT topic || '/' || partition || '/' || log_offset FROM (SELECT * FROM examples LIMIT 2) UNION ALL "
+        "SELECT topic || '/' || partition || '/' || log_offset FROM (SELECT * FROM releases LIMIT 2)",
         live=False,
     ),
 ]
