@@ -55,12 +55,13 @@ class ActionRequest(Struct, frozen=True, kw_only=True):
 
 class ActionAnswer(Struct, frozen=True, kw_only=True):
     """What came of it. `well`: it was done; `pending`: nobody has answered yet, and the request stands; `refers`: (kind, id) of
-    what to look at."""
+    what to look at; `next`: the page to go on with."""
 
     well: bool
     text: str
     pending: bool = False
     refers: Sequence[tuple[str, str]] = ()
+    next: str | None = None
 
 
 class ConsoleAction(Struct, frozen=True, kw_only=True):
@@ -75,6 +76,7 @@ class ConsoleAction(Struct, frozen=True, kw_only=True):
     effect: Callable[[PageRequest, str], ActionEffect]
     perform: Callable[[Settings, ActionRequest], Awaitable[ActionAnswer]]
     final: bool = False
+    reason: str = "Reason, kept in the log"  # as the form asks for it
 
     def check(self, request: ActionRequest, typed: str) -> None:
         """ActionRefused for a request that lacks what it needs."""

@@ -97,6 +97,7 @@ def _effect(action: ConsoleAction, subject: str, asked: PageRequest) -> dict[str
         "title": action.title,
         "kind": action.subject,
         "final": action.final,
+        "reason": action.reason,
         "subject": subject,
         "effect": action.effect(asked, subject),
         "request_id": None,

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from headrace_console import charts
 from headrace_console.action import ConsoleAction
 from headrace_console.ring_graphic import nodes_of
+from headrace_console.sankey import flow_graphic
 from headrace_schemas.times import rfc3339
 from headrace_schemas.topology import DEAD, STAGES_BY_NAME
 
@@ -131,6 +132,7 @@ def environment(known: frozenset[str] = frozenset(), actions: Collection[Console
 
     made.globals |= {
         "charts": charts,
+        "flow_graphic": flow_graphic,
         "link": link,
         "place": place,
         "with_query": with_query,

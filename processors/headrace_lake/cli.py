@@ -188,6 +188,7 @@ async def _verify(settings: Settings, as_json: bool, allow_not_comparable: bool)
                     "records": report.records,
                     "equal": report.outputs,
                     "expired": report.expired,
+                    "erased": report.erased,
                     "notes": report.notes,
                     "not_comparable": [span._asdict() for span in report.not_comparable],
                     "differences": [difference._asdict() for difference in report.differences],
@@ -195,7 +196,8 @@ async def _verify(settings: Settings, as_json: bool, allow_not_comparable: bool)
             )
             continue
         expired = f", {report.expired} no longer kept" if report.expired else ""
-        click.echo(f"{stage:8} {report.records} records folded, {report.outputs} outputs equal{expired}")
+        erased = f", {report.erased} of erased texts" if report.erased else ""
+        click.echo(f"{stage:8} {report.records} records folded, {report.outputs} outputs equal{expired}{erased}")
         for line in [*report.notes, *map(str, report.not_comparable)]:
             click.echo(f"         {line}")
     if not any(report.tasks or report.differences for report in reports.values()):

@@ -33,6 +33,7 @@ from headrace_schemas.selection import (
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.release_log import ReleaseFilter
+from headrace_streams.runtime.sealing import is_erased, stored
 from headrace_streams.signing import TrustedKeys
 
 Format = Literal["chat", "alpaca", "dpo", "kto", "parquet"]
@@ -179,7 +180,8 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
         )
     negatives = [member for member in watched(without_withdrawn(batch, start.withdrawn)) if is_negative(member)]
     left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (members, negatives))
-    values = await _exact(log, [*left, *avoided])
+    values, erased = await _exact(log, [*left, *avoided])
+    left, avoided = ([member for member in listed if member.sha256 not in erased] for listed in (left, avoided))
     return Selected(
         [DatasetExample(values[member.sha256], member) for member in left],
         [DatasetExample(values[member.sha256], member) for member in avoided],
@@ -189,26 +191,32 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
     )
 
 
-async def _exact(log: Log, members: Iterable[Member]) -> dict[str, Example]:
-    """The example of each member by the digest of its record. DatasetError for one that is not where the member says."""
+async def _exact(log: Log, members: Iterable[Member]) -> tuple[dict[str, Example], set[str]]:
+    """The example of each member by the digest of its record, and the digests of those whose texts were erased. DatasetError for
+    one that is not where the member says."""
     wanted: dict[tuple[str, int], dict[int, Member]] = {}
     for member in members:
         wanted.setdefault((member.locator.topic, member.locator.partition), {})[member.locator.offset] = member
     found: dict[str, Example] = {}
+    erased: set[str] = set()
     for (topic, partition), at in wanted.items():
         async for record in log.records_at(topic, partition, sorted(at)):
-            if record.value is not None and sha256(record.value) == at[record.offset].sha256:
+            value = stored(record.value)
+            if value is not None and sha256(value) == at[record.offset].sha256:
+                if is_erased(record.value):
+                    erased.add(at[record.offset].sha256)
+                    continue
                 event = decode_or_none(record.value, record.headers)
                 if isinstance(event, ExampleRewarded):
                     found[at[record.offset].sha256] = event.data
     for at in wanted.values():
         for member in at.values():
-            if member.sha256 not in found:
+            if member.sha256 not in found and member.sha256 not in erased:
                 where = f"{member.locator.topic}/{member.locator.partition}@{member.locator.offset}"
                 raise DatasetError(
                     f"example {member.example_id!r} revision {member.revision} with {member.sha256} is not at {where}"
                 )
-    return found
+    return found, erased
 
 
 def rows_digest(rows: Sequence[DatasetRow]) -> str:

@@ -112,9 +112,12 @@ async def _selected(
     """What the data set is made of, and where that was read."""
     from headrace_lake.as_of import LogAsOf
     from headrace_lake.dataset import bucket_examples, release_examples
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.keys import OpenedLog
     from headrace_streams.signing import trusted_keys
 
     async with _log(settings, source, folder) as (log, read_from):
+        log = OpenedLog(log, KafkaLog(settings))  # a lake has no keys, so that what is erased on the broker is erased in it
         if as_of_ms is not None:
             log = LogAsOf(log, as_of_ms)
         if release is None:

@@ -34,6 +34,7 @@ from headrace_schemas.selection import is_validation, training_members, watched
 
 LEARNT, VALIDATION, TEST, WAITING, LEFT_OUT = "learnt", "validation", "test", "waiting", "left out"
 _RANKS = {LEARNT: 0, TEST: 1, VALIDATION: 2, WAITING: 3, LEFT_OUT: 4}  # the least counts where a row is in several batches
+_NEGATIVE = "negative: supervised training learns from none"
 _Fate = tuple[str, str]  # what became of it, and why
 _Feedback = tuple[str, str, str]  # interaction, source, feedback id
 
@@ -151,7 +152,7 @@ async def _example_fates(
         elif example_id in rejected:
             fate = (LEFT_OUT, rejected[example_id][1])
         else:
-            fate = (WAITING, "an open bucket")
+            fate = (WAITING, "an open bucket" if example.reward > 0 else f"an open bucket, {_NEGATIVE}")
         fates[example.interaction_id] = fate
     return fates
 
@@ -186,7 +187,7 @@ def _used(batches: list[Event], runs: list[Event]) -> Mapping[str, tuple[str, st
         hold((member.example_id for member in run.rehearsal if member.example_id not in unread), LEARNT, "")
         for member in batch.members:
             if member.role == "negative":
-                hold([member.example_id], LEFT_OUT, "negative: supervised training learns from none")
+                hold([member.example_id], LEFT_OUT, _NEGATIVE)
             elif not member.weight > 0:
                 hold([member.example_id], LEFT_OUT, "no weight")
     return {example_id: fate for example_id, (_, fate) in best.items()}

@@ -16,6 +16,7 @@ from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.fold_runner import AHEAD_BYTES, AHEAD_RECORDS, FoldRunner
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position
+from headrace_streams.runtime.sealing import is_erased
 from headrace_streams.runtime.stage import Headers
 
 POSITION_WITHIN = 500  # offsets before the end of a changelog where a position is looked for first: some transactions' worth
@@ -103,10 +104,13 @@ async def position_of(log: Log, stage: str, topic: str, partition: int, start: i
 
 
 async def events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[Event, None]:
-    """The events of a topic, or of the partition of `key`; what somebody else put there is skipped."""
+    """The events of a topic, or of the partition of `key`; what somebody else put there is skipped, and what nobody can open any
+    more, where sealed records are opened."""
     count = await log.partitions(topic)
     for partition in range(count) if key is None else [partition_for(key.encode(), count)]:
         async for record in log.read(topic, partition):
+            if is_erased(record.value):
+                continue
             if (event := decode_or_none(record.value, record.headers)) is not None:
                 yield event
 

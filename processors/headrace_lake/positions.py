@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from headrace_lake.keys import sealing_of
 from headrace_lake.log import Log, TaskRules, rules_of, shown_ahead
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import PositionSkip
@@ -61,7 +62,7 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
             written = await _end_of_outputs(log, task, rules, counts)
             end = min(written, (await Reader(settings).spans(topic))[partition].end)  # headers may claim anything
             position = Position(next_offset=end, partitions=journal.partitions[topic])
-        runner = FoldRunner(stage, topic, partition, counts)
+        runner = FoldRunner(stage, topic, partition, counts, await sealing_of(log))
         records, in_force = await _fold(log, runner, position, rules, label)
         if recorded is None:
             position = replace(position, now=runner.now, counters=runner.counters, rules=in_force)

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from contextlib import closing
 from typing import Any, NamedTuple
 
+from headrace_lake.keys import sealing_of
 from headrace_lake.log import Log, LogRecord
 from headrace_lake.rebuild_spool import FetchedRecord, Position, RebuiltSpool, below
 from headrace_schemas.codec import encode
@@ -23,6 +24,7 @@ from headrace_schemas.times import parse_ns
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import origin_without_input, writer_of
+from headrace_streams.runtime.sealing import Sealing
 from headrace_streams.runtime.stage import FoldStage
 from headrace_streams.runtime.step import Produced
 
@@ -71,15 +73,18 @@ async def rebuild(
     """
     chain = [stage for name in CHAIN for stage in stages if stage.name == name]
     counts = {topic: await log.partitions(topic) for stage in chain for topic in (*stage.inputs, *stage.outputs, "dead-letters")}
+    sealing = await sealing_of(log)
     with closing(RebuiltSpool()) as spool:
         await _spool(spool, log, until_ms)
         for stage in chain:
-            _fold_stage(spool, stage, policies[stage.name], counts)
+            _fold_stage(spool, stage, policies[stage.name], counts, sealing)
         for produced in spool.written():
             yield produced
 
 
-def _fold_stage(spool: RebuiltSpool, stage: FoldStage, policy: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+def _fold_stage(
+    spool: RebuiltSpool, stage: FoldStage, policy: Mapping[str, Any], counts: Mapping[str, int], sealing: Sealing
+) -> None:
     """Every partition of the stage's input, those that were told something since they were folded once more."""
     topic = stage.inputs[0]
     folded: dict[int, bytes] = {}
@@ -87,18 +92,24 @@ def _fold_stage(spool: RebuiltSpool, stage: FoldStage, policy: Mapping[str, Any]
         for number in stale:
             folded[number] = spool.told(topic, number)
             spool.forget(topic, number)
-            _Partition(spool, stage, policy, number, counts).fold()
+            _Partition(spool, stage, policy, number, counts, sealing).fold()
 
 
 class _Partition:
     """One partition of a stage's input, folded in order from nothing."""
 
     def __init__(
-        self, spool: RebuiltSpool, stage: FoldStage, policy: Mapping[str, Any], number: int, counts: Mapping[str, int]
+        self,
+        spool: RebuiltSpool,
+        stage: FoldStage,
+        policy: Mapping[str, Any],
+        number: int,
+        counts: Mapping[str, int],
+        sealing: Sealing,
     ) -> None:
         self._spool, self._task, self._offset = spool, (stage.inputs[0], number), 0
         self._own: list[tuple[Position, int, Produced]] = []  # heap: what it has written into its own input
-        self._runner = FoldRunner(stage, *self._task, counts)
+        self._runner = FoldRunner(stage, *self._task, counts, sealing)
         self._runner.activate_newest(policy)
 
     def fold(self) -> None:

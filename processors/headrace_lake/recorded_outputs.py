@@ -23,7 +23,8 @@ from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.runtime.provenance import ORIGIN, Headers, Provenance, provenance_of, writer_of
 from headrace_streams.signing import without_signature
 
-DERIVED = tuple(topic.name for topic in TOPICS if ANYBODY not in topic.writers)  # where only stages and commands write
+# Where only stages and commands write. What is secret is read for its keys alone, and may not be read by all.
+DERIVED = tuple(topic.name for topic in TOPICS if ANYBODY not in topic.writers and not topic.secret)
 STRANGERS_LIMIT = 100_000  # that are kept
 _ENTRY = struct.Struct("<qiq16s")
 _FLUSH_BYTES = 64 * 1024

@@ -10,20 +10,23 @@ it is listed.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from headrace_lake.differences import Difference, json_differences
-from headrace_lake.log import Log, TaskRules, changelog_of, rules_of, shown_ahead
+from headrace_lake.erased import ErasedOwners
+from headrace_lake.keys import sealing_of
+from headrace_lake.log import Log, LogRecord, TaskRules, changelog_of, rules_of, shown_ahead
 from headrace_lake.recorded_outputs import Place, RecordedOutput, RecordedOutputs, Task, entry_print, fingerprint, state_print
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import RulesActivation
 from headrace_schemas.topics import TOPICS
-from headrace_schemas.topology import DEAD, changelog
+from headrace_schemas.topology import DEAD, RECORDS, changelog
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import POSITION_KEY, Position, decode_position, encode_position
+from headrace_streams.runtime.sealing import Sealing
 from headrace_streams.runtime.stage import FoldStage, InvalidBody, StatelessFold, UnknownVersion
 from headrace_streams.runtime.step import Produced
 from headrace_streams.signing import without_signature
@@ -50,7 +53,8 @@ class NotComparable(NamedTuple):
 
 class Verified(NamedTuple):
     """What was compared: tasks that have a position, input records folded, outputs equal, outputs no longer on the log, what
-    differs, and what could not be compared."""
+    differs, and what could not be compared. `erased`: outputs that were compared only in what does not come from texts whose key
+    was erased."""
 
     tasks: int = 0
     records: int = 0
@@ -59,6 +63,7 @@ class Verified(NamedTuple):
     differences: Sequence[Difference] = ()
     not_comparable: Sequence[NotComparable] = ()
     notes: Sequence[str] = ()
+    erased: int = 0
 
     def plus(self, other: Verified, limit: int) -> Verified:
         """Both together, with at most `limit` differences."""
@@ -70,6 +75,7 @@ class Verified(NamedTuple):
             [*self.differences, *other.differences][:limit],
             [*self.not_comparable, *other.not_comparable],
             [*self.notes, *other.notes],
+            self.erased + other.erased,
         )
 
 
@@ -93,13 +99,14 @@ async def verify(log: Log, stages: Sequence[FoldStage], *, topics: Iterable[str]
     ]
     # Positions before outputs: a live worker may go on meanwhile, and what it adds is beyond these positions.
     recorded = {task: await _recorded(log, task) for _, task in tasks}
+    sealing = await sealing_of(log)  # whose keys were on the log before what is sealed with them
     rules = await rules_of(log)
     report = {stage.name: Verified() for stage in stages}
     with tempfile.TemporaryDirectory(prefix="headrace-verify-") as folder:
         live = RecordedOutputs(Path(folder), [stage.topology for stage in stages])
         await live.read(log, {*topics, "dead-letters", *(topic for stage in stages for topic in stage.outputs)})
         for stage, task in tasks:
-            part = await _verify_partition(log, stage, task, recorded[task], rules[task], live, limit)
+            part = await _verify_partition(log, sealing, stage, task, recorded[task], rules[task], live, limit)
             report[stage.name] = report[stage.name].plus(part, limit)
     for stranger in live.strangers.values():
         report[stranger.stage] = report[stranger.stage].plus(Verified(differences=[stranger]), limit)
@@ -123,6 +130,7 @@ async def _recorded(log: Log, task: Task) -> _Recorded:
 
 async def _verify_partition(
     log: Log,
+    sealing: Sealing,
     stage: FoldStage,
     task: Task,
     recorded: _Recorded,
@@ -143,8 +151,9 @@ async def _verify_partition(
         span = NotComparable(*task, start, position.next_offset, max(0, position.next_offset - start), reason)
         return Verified(tasks=1, not_comparable=[span])
     counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
-    runner = FoldRunner(stage, topic, partition, counts)
-    return await _Comparison(log, runner, position, recorded.print, rules, live, limit).run(start)
+    runner = FoldRunner(stage, topic, partition, counts, sealing)
+    erased = ErasedOwners(stage.topology, sealing.keyring)
+    return await _Comparison(log, runner, erased, position, recorded.print, rules, live, limit).run(start)
 
 
 def _is_stateless(stage: FoldStage, rules: Iterable[RulesActivation]) -> bool:
@@ -181,6 +190,7 @@ class _Comparison:
         self,
         log: Log,
         runner: FoldRunner,
+        erased: ErasedOwners,
         position: Position,
         state: int,
         rules: TaskRules,
@@ -188,6 +198,7 @@ class _Comparison:
         limit: int,
     ) -> None:
         self.log, self.runner, self.position, self.state, self.limit = log, runner, position, state, limit
+        self.owners, self.erased = erased, 0
         self.task: Task = (runner.stage.name, runner.topic, runner.partition)
         self.live = {place: _Outputs(outputs) for place, outputs in live.of(self.task).items()}
         self.strangers, self.refused = live.strangers, 0
@@ -219,7 +230,7 @@ class _Comparison:
                 self.skipped += 1
                 continue
             if self.blocked is not None:
-                self._skip(record.offset)
+                await self._skip(record.offset)
                 continue
             if self.runner.fold is None:
                 self._differ(record.offset, "rules", "an activation before this record", "none")
@@ -234,7 +245,7 @@ class _Comparison:
                 return self._report(notes)
         self._close_compacted()
         for place, outputs in self.live.items():
-            self._unexpected(place, outputs, self.position.next_offset, 0)
+            await self._unexpected(place, outputs, self.position.next_offset, 0)
         if self.runner.fold is not None and not start and not self.not_comparable:
             await self._compare_ends()
         return self._report(notes)
@@ -245,7 +256,13 @@ class _Comparison:
             notes.append(f"{name} over {topic}/{partition}: {self.skipped} records were skipped by hand (`rules` says why)")
         if self.refused:
             notes.append(f"{name} over {topic}/{partition}: {self.refused} records that no stage wrote, each a dead letter")
-        return Verified(1, self.records, self.equal, self.expired, self.differences, self.not_comparable, notes)
+        if self.erased or self.runner.erased:
+            notes.append(
+                f"{name} over {topic}/{partition}: {self.runner.erased} records whose texts are erased; of {self.erased} outputs "
+                "only what comes from no such text is compared"
+            )
+        verified = Verified(1, self.records, self.equal, self.expired, self.differences, self.not_comparable, notes)
+        return verified._replace(erased=self.erased)
 
     def _activate(self, rules: RulesActivation) -> None:
         """Switches to the rules that held from here on. State that was made by rules which are not known stays unknown."""
@@ -261,10 +278,10 @@ class _Comparison:
             stateless = isinstance(self.runner.fold, StatelessFold)
             self.blocked = None if stateless or not lost else "its state was made by rules that are not known to this code"
 
-    def _skip(self, offset: int) -> None:
+    async def _skip(self, offset: int) -> None:
         """Counts a record that can't be folded; what came of it is not unexpected."""
         for place, outputs in self.live.items():
-            self._unexpected(place, outputs, offset, 0)
+            await self._unexpected(place, outputs, offset, 0)
             for _ in outputs.before(offset + 1, 0):
                 pass
         assert self.blocked is not None
@@ -281,13 +298,15 @@ class _Comparison:
         outputs = self.live.get(place)
         if outputs is None:
             outputs = self.live[place] = _Outputs(iter(()))
-        self._unexpected(place, outputs, offset, ordinal)
+        await self._unexpected(place, outputs, offset, ordinal)
         head = outputs.head
         if head is None or (head.source, head.ordinal) != (offset, ordinal):
             if produced.topic in _COMPACTED:
                 self.absent[offset, ordinal] = produced
             elif await self._may_have_expired(produced):
                 self.expired += 1
+            elif self._all_open or self.owners.owns(produced.topic, produced.value, produced.headers):
+                self.erased += 1
             else:
                 self._differ(offset, "missing", _brief(produced.topic, produced.key, produced.value), "nothing")
             return
@@ -298,12 +317,27 @@ class _Comparison:
         else:
             await self._explain(produced, found.offset, offset)
 
-    def _unexpected(self, place: Place, outputs: _Outputs, source: int, ordinal: int) -> None:
+    @property
+    def _all_open(self) -> bool:
+        """Whether erased texts may have decided about anything from here on."""
+        return bool(self.runner.erased) and self.runner.fold is not None and self.runner.fold.texts_meet
+
+    async def _unexpected(self, place: Place, outputs: _Outputs, source: int, ordinal: int) -> None:
         """Live records that claim to come from before (`source`, `ordinal`), and that the fold did not make there: another one
         that was made already, one out of its order, one that was never made."""
         for found in outputs.before(source, ordinal):
-            if found.source >= self.start:
+            if found.source < self.start:
+                continue
+            if self.owners and (self._all_open or await self._owns(place, found.offset)):
+                self.erased += 1
+            else:
                 self._differ(found.source, "unexpected", "nothing", f"{place[0]}/{place[1]}@{found.offset}")
+
+    async def _owns(self, place: Place, offset: int) -> bool:
+        """Whether a record is about an owner who was erased."""
+        async for record in self.log.read(*place, offset, offset + 1):
+            return self.owners.owns(record.topic, record.value, record.headers)
+        return False
 
     async def _may_have_expired(self, produced: Produced) -> bool:
         """A task writes in the order of its input and retention takes the oldest: nothing after a record that is still there."""
@@ -312,6 +346,9 @@ class _Comparison:
 
     async def _explain(self, produced: Produced, found_at: int, offset: int) -> None:
         async for record in self.log.read(produced.topic, produced.partition, found_at, found_at + 1):
+            if self._all_open or self._alike(produced, record):
+                self.erased += 1
+                return
             if record.key != produced.key:
                 self._differ(offset, "key", repr(produced.key), repr(record.key))
             for path, expected, found in json_differences(produced.value, record.value or b""):
@@ -319,6 +356,12 @@ class _Comparison:
             headers = tuple(without_signature(record.topic, record.headers))
             if headers != produced.headers:
                 self._differ(offset, "headers", str(produced.headers), str(headers))
+
+    def _alike(self, produced: Produced, record: LogRecord) -> bool:
+        """Whether two outputs of owners who were erased differ in nothing but what comes from their texts."""
+        if not self.owners.owns(produced.topic, produced.value, produced.headers):
+            return False
+        return self.owners.owns(record.topic, record.value, record.headers) and self.owners.alike(produced.value, record.value)
 
     def _close_compacted(self) -> None:
         """Compaction may take any record but the newest of its key."""
@@ -330,18 +373,20 @@ class _Comparison:
                 self.expired += 1
 
     async def _compare_ends(self) -> None:
-        counters = {name: count for name, count in self.runner.counters.items() if count}
-        recorded = {name: count for name, count in self.position.counters.items() if count}
+        counters, recorded = self._comparable(self.runner.counters), self._comparable(self.position.counters)
         if recorded != counters:
             self._differ(None, "counters", str(dict(sorted(counters.items()))), str(dict(sorted(recorded.items()))))
         if self.position.now != self.runner.now:
             self._differ(None, "now", str(self.runner.now), str(self.position.now))
+        if self._all_open:
+            return  # the state is what was decided
         same_form = self.position.state_version == self.runner.state_version
         if same_form and state_print(self.runner.entries()) == self.state:
             return
         changelog = await changelog_of(self.log, *self.task)  # whole, as only now it has to be shown
         if changelog.pop(POSITION_KEY, None) != encode_position(self.position) and same_form:
-            self._differ(None, "state", "the one that the fold made", "another one (the task has gone on since)")
+            if not self.owners:  # else it may be that one, but for values of who was erased, and is gone
+                self._differ(None, "state", "the one that the fold made", "another one (the task has gone on since)")
             return
         try:
             stage = self.runner.stage
@@ -352,8 +397,15 @@ class _Comparison:
             self.not_comparable.append(NotComparable(*self.task, 0, self.position.next_offset, self.records, str(error)))
             return
         for key in sorted(expected.keys() | state.keys()):
-            if expected.get(key) != state.get(key):
+            if expected.get(key) != state.get(key) and not self.owners.owns_state(key):
                 self._differ(None, f"state {key}", repr(expected.get(key))[:200], repr(state.get(key))[:200])
+
+    def _comparable(self, counters: Mapping[str, int]) -> dict[str, int]:
+        if self._all_open:
+            return {RECORDS: counters.get(RECORDS, 0)}
+        if self.erased or self.runner.erased:
+            return self.owners.comparable(counters)
+        return {name: count for name, count in counters.items() if count}
 
     def _differ(self, offset: int | None, field: str, expected: str, found: str) -> None:
         self.differences.append(Difference(*self.task, offset, field, expected, found))

@@ -24,7 +24,7 @@ DESCRIBE_CONFIGS, ALTER_CONFIGS = "DescribeConfigs", "AlterConfigs"
 
 class Role(Struct, frozen=True, kw_only=True):
     """Who comes to the broker. `stages` run under it; `writes` and `reads` are short topic names beside what those need.
-    `looks` at everything; `mends` topics and the states of tasks."""
+    `looks` at everything but what is secret; `mends` topics and the states of tasks."""
 
     name: str
     description: str
@@ -58,6 +58,13 @@ ROLES: dict[str, Role] = {
         Role(name="trainer", description="runs train", stages=("train",)),
         Role(name="console", description="looks, asks for releases, takes back", writes=(*_INPUTS, *_REQUESTS), looks=True),
         Role(name="reader", description="looks: status, verify, data sets", looks=True),
+        Role(
+            name="privacy",
+            description="looks, opens what is sealed, forgets",
+            writes=_INPUTS,
+            reads=tuple(topic.name for topic in TOPICS if topic.secret),
+            looks=True,
+        ),
         Role(name="admin", description="declares and mends topics, makes a task's state anew", looks=True, mends=True),
     )
 }
@@ -88,8 +95,13 @@ def grants(role: str, deployment: str) -> list[Grant]:
         allow(list(topics), DESCRIBE_CONFIGS)  # a task refuses topics that somebody made otherwise
         others.append(Grant("group", f"{prefix}{role}", False, (READ,)))
     if who.looks:
-        whole = (ALTER, ALTER_CONFIGS, CREATE, DELETE, READ) if who.mends else (DESCRIBE_CONFIGS, READ)
-        others.append(Grant("topic", prefix, True, whole))
+        # One by one: a right on all names that begin so could not leave the secret ones out.
+        allow([topic.name for topic in ALL_TOPICS if not topic.secret], READ)
+        if who.mends:
+            others.append(Grant("topic", prefix, True, (ALTER, ALTER_CONFIGS, CREATE, DELETE)))
+        else:
+            allow([topic.name for topic in ALL_TOPICS], DESCRIBE_CONFIGS)
+            allow([topic.name for topic in ALL_TOPICS if topic.secret], DESCRIBE)
         others.append(Grant("group", prefix, True, (DESCRIBE,)))  # what workers let their groups know of their tasks
     if who.mends:
         allow([topic.name for topic in CHANGELOGS], WRITE)

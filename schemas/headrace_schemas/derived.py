@@ -27,8 +27,8 @@ LeftOut = Annotated[
     dict[str, dict[str, int]] | None,
     doc(
         "Rows that were left out, by side (training, rehearsal, validation, test, prompts) and reason (template_refused, "
-        "message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long; of "
-        "prompts also no_grader, needs_reference, not_generated). Absent: none."
+        "message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long, "
+        "erased; of prompts also no_grader, needs_reference, not_generated). Absent: none."
     ),
 ]
 Shortened = Annotated[
@@ -904,3 +904,39 @@ class TrafficSnapshot(Value, frozen=True, kw_only=True):
     subject: Annotated[str, doc("Always `traffic`: what its key is.")]
     offsets: Annotated[dict[str, int], doc("Next offsets of what it was counted from, by topic/partition.")]
     body: Annotated[Any, doc("Who was seen when: the observer's own form.")]
+
+
+class KeyIssue(Value, frozen=True, kw_only=True):
+    """A key that the texts of one owner are sealed with. Of several keys of an owner the first one on the log is used."""
+
+    key_id: Annotated[str, doc("Names this key alone; the record's key.")]
+    owner: Annotated[str, doc("Whose texts it seals: interaction/ and an id, or ref/ and a foreign id.")]
+    time: Annotated[str, doc("Event time of what it was made for, RFC 3339.")]
+    secret_base64: Annotated[str, doc("The key: 32 bytes for AES-SIV, in base64.")]
+    subject: Annotated[str | None, doc("Digest of the handle of whose data it is; absent: not known yet.")] = None
+
+
+class KeyBelonging(Value, frozen=True, kw_only=True):
+    """Whose the texts of an owner are: learnt after its key was made, or by a link."""
+
+    key_id: Annotated[str, doc("Names this record alone; the record's key.")]
+    owner: Annotated[str, doc("The owner.")]
+    time: Annotated[str, doc("Event time of what says so, RFC 3339.")]
+    subject: Annotated[str | None, doc("Digest of the handle of whose data it is.")] = None
+    of: Annotated[str | None, doc("Another owner that it belongs to: a foreign id to an interaction.")] = None
+
+
+class KeyErasure(Value, frozen=True, kw_only=True):
+    """Stands for ever in the place of a key that is no more: compaction removes the key. Who meets a text of this owner knows
+    that it was erased, and that no key was lost."""
+
+    key_id: Annotated[str, doc("The key, or what else was said of the owner, by the record's key.")]
+    owner: Annotated[str, doc("The owner, whose texts nobody can open any more.")]
+    subject: Annotated[str | None, doc("Digest of the handle of whose data it was; absent: not known.")] = None
+
+
+class SubjectKeysErasure(Value, frozen=True, kw_only=True):
+    """All keys of a subject that came before this record, and those made later for what happened up to `time`, are erased."""
+
+    subject: Annotated[str, doc("Digest of the subject's handle.")]
+    time: Annotated[str, doc("Event time of the erasure, RFC 3339.")]

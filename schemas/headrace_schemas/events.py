@@ -23,6 +23,9 @@ from headrace_schemas.derived import (
     ExampleSettlement,
     InteractionExpiry,
     InteractionSettlement,
+    KeyBelonging,
+    KeyErasure,
+    KeyIssue,
     ModelVersion,
     PositionSkip,
     PromoteRequest,
@@ -36,6 +39,7 @@ from headrace_schemas.derived import (
     Silence,
     SilenceEnd,
     SilenceMute,
+    SubjectKeysErasure,
     Supersession,
     SwitchRequest,
     Tick,
@@ -339,6 +343,30 @@ class PositionSkipped(Envelope, frozen=True, kw_only=True, tag="headrace.positio
     data: PositionSkip
 
 
+class KeyIssued(Envelope, frozen=True, kw_only=True, tag="headrace.key.issued.v1"):
+    """A key was made, before the first text that is sealed with it."""
+
+    data: KeyIssue
+
+
+class KeyBelongs(Envelope, frozen=True, kw_only=True, tag="headrace.key.belongs.v1"):
+    """It was learnt whose the texts of an owner are."""
+
+    data: KeyBelonging
+
+
+class KeyErased(Envelope, frozen=True, kw_only=True, tag="headrace.key.erased.v1"):
+    """A key is no more."""
+
+    data: KeyErasure
+
+
+class SubjectKeysErased(Envelope, frozen=True, kw_only=True, tag="headrace.subject_keys.erased.v1"):
+    """All keys of a person are no more."""
+
+    data: SubjectKeysErasure
+
+
 class RecordRejected(Envelope, frozen=True, kw_only=True, tag="headrace.record.rejected.v1"):
     """A record could not be processed."""
 
@@ -413,6 +441,10 @@ Event = (
     | ReleaseResumed
     | RulesActivated
     | PositionSkipped
+    | KeyIssued
+    | KeyBelongs
+    | KeyErased
+    | SubjectKeysErased
     | RecordRejected
     | RecordRedriven
     | SilenceRaised

@@ -13,7 +13,8 @@ from headrace_schemas import events
 from headrace_schemas.events import Envelope, Event
 from headrace_schemas.inputs import Ref
 
-DAY_MS = 24 * 3600 * 1000
+HOUR_MS = 3600 * 1000
+DAY_MS = 24 * HOUR_MS
 MIB = 1024 * 1024
 FOREVER = -1
 
@@ -41,7 +42,7 @@ class Topic(Struct, frozen=True, kw_only=True):
 
     `key` says in words what the record key is; of a topic with `trusted_key` False it is whatever its publisher chose.
     `packed`: its batches are packed with LZ4 by the stages that write it. What others read of Headrace stays plain: not every
-    client can unpack."""
+    client can unpack. `secret`: who may look at everything may not look at this."""
 
     name: str
     key: str
@@ -57,6 +58,7 @@ class Topic(Struct, frozen=True, kw_only=True):
     may_grow: bool = False  # in partitions, once it has records
     trusted_key: bool = True
     packed: bool = False
+    secret: bool = False
 
     @property
     def compacted(self) -> bool:
@@ -226,6 +228,16 @@ TOPICS: tuple[Topic, ...] = (
         fixed_partitions=1,
     ),
     Topic(
+        name="keys",
+        key="key id",
+        description="keys that texts of data subjects are sealed with; what remains of those that were erased",
+        events=(events.KeyIssued, events.KeyBelongs, events.KeyErased, events.SubjectKeysErased),
+        writers=("intake",),
+        compaction=Compaction(segment_bytes=4 * MIB, dirty_ratio=0.01, within_ms=HOUR_MS),
+        fixed_partitions=1,
+        secret=True,
+    ),
+    Topic(
         name="dead-letters",
         key="topic/partition/offset",
         description="what could not be processed, whole, with the error; what of it was published once more",
@@ -243,7 +255,7 @@ TOPIC_NAMES = tuple(BY_NAME)
 _HOME: dict[type[Envelope], str] = {}
 for _topic in TOPICS:
     for _event in _topic.events:
-        if not _topic.compacted:
+        if not _topic.compacted or _topic.secret:
             _HOME.setdefault(_event, _topic.name)
 
 
@@ -265,6 +277,8 @@ def key_of(topic: str, event: Event) -> str:
             return ref_key(data.ref)
         case "stage/topic/partition":
             return f"{data.stage}/{data.topic}/{data.partition}"
+        case "key id":
+            return str(data.subject if isinstance(event, events.SubjectKeysErased) else data.key_id)
         case "topic/partition/offset":
             return f"{data.topic}/{data.partition}/{data.offset}"
     if isinstance(event, events.SubjectErased):

@@ -59,6 +59,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("signals",),
         outputs=("examples", "rejections", "signals"),
         counters=("applied", "duplicate", "conflict", "waiting", "expired"),
+        lookups=("keys",),
         tallies=(PROMPTS, INTERACTIONS, FEEDBACK, DELAY, LABELS),
     ),
     StageTopology(
@@ -67,6 +68,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("examples",),
         outputs=("batches", "rejections", "assessments"),
         counters=("admitted", "replaced", "waiting", "rejected", "withdrawn", "prompts", "ticks", "tracked", "settled"),
+        lookups=("keys",),
     ),
     StageTopology(
         name="train",
@@ -74,7 +76,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         inputs=("batches",),
         outputs=("runs", "versions", "outcomes"),
         counters=("trained", "failed", "held", "strange"),
-        lookups=("examples", "releases", "releases.history", "runs", "dead-letters"),
+        lookups=("examples", "releases", "releases.history", "runs", "dead-letters", "keys"),
     ),
     StageTopology(
         name="release",

@@ -34,9 +34,12 @@ from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import watched
 from headrace_schemas.topics import TOPICS
+from headrace_streams.kafka.clients import TopicMissing
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader, event_of
 from headrace_streams.release_log import CHANGES, Decision, adapter_digest, follow, history, served
+from headrace_streams.sealing.key_log import key_log
+from headrace_streams.sealing.keyring import INTERACTION_OWNER, subject_digest
 from headrace_streams.settings import Settings
 
 _ASKED = tuple(kind for topic in TOPICS for kind in topic.requests)  # to ask about a bucket does not make it one
@@ -141,20 +144,43 @@ async def forget(settings: Settings, data_subject: str) -> Touched:
     """Asks for a person's data to be erased, and says what it has gone into so far. DecodeError for an id that can't be."""
     event = request(SubjectErased, SubjectErasure(data_subject=data_subject))
     decode(encode(event))
+    sealed = await _sealed_interactions(settings, data_subject)  # afterwards nobody knows any more whose they were
     await publish(settings, event)
-    return await touched(settings, data_subject=data_subject)
+    return await touched(settings, data_subject=data_subject, interactions=sealed)
 
 
-async def touched(settings: Settings, *, interaction_id: str | None = None, data_subject: str | None = None) -> Touched:
-    """Follows examples into batches (as members or as rehearsal rows), batches into versions, versions into releases."""
+async def _sealed_interactions(settings: Settings, data_subject: str) -> set[str]:
+    """Ids of the interactions of a person whose texts are sealed, which say nothing of the person themselves."""
+    log = key_log(settings)
+    try:
+        await log.refresh()
+    except TopicMissing:  # a deployment from before there were keys
+        return set()
+    return {
+        owner.removeprefix(INTERACTION_OWNER)
+        for owner in log.ring.all_owners(subject_digest(data_subject))
+        if owner.startswith(INTERACTION_OWNER)
+    }
+
+
+async def touched(
+    settings: Settings,
+    *,
+    interaction_id: str | None = None,
+    data_subject: str | None = None,
+    interactions: Collection[str] = (),
+) -> Touched:
+    """Follows examples into batches (as members or as rehearsal rows), batches into versions, versions into releases.
+    `interactions`: those of a person whose examples do not say so."""
     reader = Reader(settings)
-    needle = msgspec.json.encode(interaction_id or data_subject)[1:-1]  # as it stands in what we wrote
+    needle = b"" if interactions else msgspec.json.encode(interaction_id or data_subject)[1:-1]  # as it stands in what we wrote
     examples: set[str] = set()
     prompts: set[str] = set()  # drawn of them, whether or not there is an example; nobody learns from those
     async for event in reader.events("examples", containing=needle):
         if not isinstance(event, ExampleRewarded | PromptDrawn):
             continue
-        if event.data.interaction_id == interaction_id if interaction_id else event.data.data_subject == data_subject:
+        is_meant = event.data.interaction_id == interaction_id if interaction_id else event.data.data_subject == data_subject
+        if is_meant or event.data.interaction_id in interactions:
             if isinstance(event, ExampleRewarded):
                 examples.add(event.data.example_id)
             else:

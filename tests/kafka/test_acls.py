@@ -50,20 +50,23 @@ WRITES = {
         "rules",
         "dead-letters",
     }
+    | {"keys"}
     | (CHANGELOGS - OWN),
     "trainer": {"runs", "versions", "outcomes", "rules", "dead-letters"} | OWN,
     "console": {*INPUTS, "outcomes", "batches", "dead-letters", "assessments"},
     "reader": set[str](),
+    "privacy": INPUTS,
     "admin": CHANGELOGS,
 }
 READS = {
     "agent": {"releases"},
     "gateway": {"releases"},
     "worker": {*INPUTS, "outcomes"} | WRITES["worker"],  # of its own: what was left unended there
-    "trainer": {"batches", "examples", "releases", "releases.history"} | WRITES["trainer"],
-    "console": set(NAMES),
-    "reader": set(NAMES),
-    "admin": set(NAMES),
+    "trainer": {"batches", "examples", "releases", "releases.history", "keys"} | WRITES["trainer"],
+    "console": set(NAMES) - {"keys"},
+    "reader": set(NAMES) - {"keys"},
+    "privacy": set(NAMES),
+    "admin": set(NAMES) - {"keys"},
 }
 TOPIC_RIGHTS = {"admin": {AclOperation.ALTER, AclOperation.ALTER_CONFIGS, AclOperation.CREATE, AclOperation.DELETE}}
 ROLE = pytest.mark.parametrize("role", ROLES)
@@ -126,8 +129,8 @@ def test_a_role_may_do_with_each_topic_what_the_matrix_says_and_nothing_else(sec
         allowed = {AclOperation.WRITE} if writes else set()
         allowed |= {AclOperation.READ} if reads else set()
         allowed |= TOPIC_RIGHTS.get(role, set())
-        if allowed:
-            allowed |= {AclOperation.DESCRIBE}
+        if allowed or ROLES[role].looks:
+            allowed |= {AclOperation.DESCRIBE}  # of `keys`, too: that it is there is no secret
         if allowed and (stages or ROLES[role].looks):
             allowed |= {AclOperation.DESCRIBE_CONFIGS}
         if allowed:

@@ -313,6 +313,13 @@ def test_rows_are_new_when_no_batch_before_had_their_group_whatever_became_of_it
         await train_log.publish_examples(again)
         await train_log.withdraw(training_data.recorded(5))
         regrouped = training_data.recorded(201, prompt_group="g5")  # of a task that was withdrawn, and learnt all the same
+        only_wrong = training_data.recorded(300, prompt_group="g100", role="negative")  # a task whose first answer taught nobody
+        [only_wrong] = await train_log.publish_examples([only_wrong])
+
+        def with_negative(batch: Batch) -> Batch:
+            return msgspec.structs.replace(batch, members=[*batch.members, only_wrong.member])
+
+        await train_log.publish_batch("b1b", range(400, 424), change=with_negative)
 
         def with_known_groups(batch: Batch) -> Batch:
             added = [regrouped.member, *(each.member for each in again)]
@@ -322,10 +329,10 @@ def test_rows_are_new_when_no_batch_before_had_their_group_whatever_became_of_it
         second = await train_log.publish_batch("b2", range(100, 124), change=with_known_groups)
         known = catalogue.Catalogue(context.reader, await context.reader.partition_of("batches", second.bucket))
         await known.refresh(second.bucket)
-        assert [member.example_id for member in known.members_of_new_groups(second, 1)] == [
+        assert [member.example_id for member in known.members_of_new_groups(second, 2)] == [
             training_data.example(number).example_id for number in range(100, 124)
         ]
-        assert known.members_of_new_groups(second, 2) == [], "a batch that is trained again is no news"
+        assert known.members_of_new_groups(second, 3) == [], "a batch that is trained again is no news"
 
     asyncio.run(scenario())
 

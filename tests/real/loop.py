@@ -43,6 +43,7 @@ from support import jsonl
 
 RECIPES: dict[str, dict[str, Any]] = {
     "today": {},
+    "newest_twice": {"rehearsal": 2 / 3, "times_new": 2},  # as many rows, of which the batch's own stand twice
     "restarts": {"rehearsal": 0.25, "epochs": 3.0, "min_steps": 1, "final_rate": 0.0, "carry_optimiser": False},  # as it was
 }
 QUESTION, ANSWER = 48, 64  # tokens of a row with --small
@@ -91,8 +92,10 @@ class Corpus:
         return lora.attach(base.model, hyper, seed)[0], base
 
 
-def by_the_loop(corpus: Corpus, hyper: Hyperparameters, seed: int, precision: Precision, folder: Path) -> dict[str, Any]:
-    """Batch by batch."""
+def by_the_loop(
+    corpus: Corpus, hyper: Hyperparameters, seed: int, precision: Precision, folder: Path, times_new: int = 1
+) -> dict[str, Any]:
+    """Batch by batch, each row of the batch `times_new` times."""
     model, base = corpus.learner(hyper, seed)
     pool: dict[str, Member] = {}
     rows: dict[str, TokenRow] = {}
@@ -102,7 +105,8 @@ def by_the_loop(corpus: Corpus, hyper: Hyperparameters, seed: int, precision: Pr
         rehearsed = rehearsal_rows(batch, list(pool.values()), hyper.rehearsal)
         rows |= found.training
         pool |= {member.example_id: member for member in found.members}
-        learnt = [*found.training.values(), *(rows[member.example_id] for member in rehearsed if member.example_id in rows)]
+        own = list(found.training.values()) * times_new
+        learnt = [*own, *(rows[member.example_id] for member in rehearsed if member.example_id in rows)]
         after = folder / f"{number}"
         result = train(
             model, base, learnt, found.validation, hyper, seed=1000 * seed + number, precision=precision,
@@ -189,9 +193,11 @@ class Results:
 
 
 def compare(corpus: Corpus, key: Key, precision: Precision) -> dict[str, Any]:
-    hyper = Hyperparameters(r=16, alpha=32, dropout=0.0, learning_rate=key.rate, **RECIPES[key.recipe])
+    recipe = dict(RECIPES[key.recipe])
+    times_new = recipe.pop("times_new", 1)
+    hyper = Hyperparameters(r=16, alpha=32, dropout=0.0, learning_rate=key.rate, **recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        loop = by_the_loop(corpus, hyper, key.seed, precision, Path(scratch))
+        loop = by_the_loop(corpus, hyper, key.seed, precision, Path(scratch), times_new)
     whole = offline(corpus, hyper, key.seed, loop["steps"], precision)
     groups = {corpus.batches[-1][0].bucket: len(corpus.batches)}
     return {"loop": loop, "offline": whole, "test": len(corpus.test), "batches": groups}

@@ -25,8 +25,17 @@ from headrace_console.server import ConsoleSite
 from headrace_console.status_watch import StatusWatch
 from headrace_lake.manifest import LakeFolder
 from headrace_schemas.codec import encode
-from headrace_schemas.derived import SwitchRequest
-from headrace_schemas.events import PauseRequested, ResumeRequested, make
+from headrace_schemas.derived import Silence, SilenceEnd, SilenceMute, SwitchRequest, TrafficSnapshot
+from headrace_schemas.events import (
+    PauseRequested,
+    ResumeRequested,
+    SilenceEnded,
+    SilenceMuted,
+    SilenceRaised,
+    TrafficObserved,
+    make,
+)
+from headrace_schemas.times import rfc3339
 from headrace_streams.settings import Settings
 from support.memory_ring import BUCKET, MemoryRing, lake_of
 from support.signals import event
@@ -164,6 +173,7 @@ def hostile_ring(seed: int = 3) -> MemoryRing:
     for number, text in enumerate(HOSTILE):
         _publish(ring, number, text)
         _ask(ring, number, text)
+        _miss(ring, number, text)
     for _ in range(3):
         ring.round(20)
     return ring
@@ -178,6 +188,40 @@ def _ask(ring: MemoryRing, number: int, text: str) -> None:
             kind, data, id=f"ask-{kind.__name__}-{number}", writer="command", time_ms=ring.log.time
         )
         ring.log.append("outcomes", 0, BUCKET.encode(), encode(asked))
+
+
+def _miss(ring: MemoryRing, number: int, text: str) -> None:
+    """Somebody is missed whose name it is; every second is muted because of it, every third speaks again; a letter came back."""
+    name, at = f"human:{text.replace(chr(7), '')[:60]}", rfc3339(ring.log.time)
+    said: list[Any] = [
+        make(
+            SilenceRaised,
+            Silence(
+                kind="rater_stopped", subject=name, since=at, expected=text, seen=text, policy_key="stopped_hours", bucket=BUCKET,
+                interaction_id=f"hostile-{number}",
+            ),
+            id=f"missed-{number}", writer="observer", time_ms=ring.log.time,
+        )
+    ]  # fmt: skip
+    if number % 2:
+        until = rfc3339(ring.log.time + 10**12)
+        mute = SilenceMute(kind="rater_stopped", subject=name, until=until, reason=text, requested_by=name)
+        said.append(make(SilenceMuted, mute, id=f"muted-{number}", writer="command", time_ms=ring.log.time))
+    if number % 3 == 2:
+        said.append(
+            make(
+                SilenceEnded,
+                SilenceEnd(kind="rater_stopped", subject=name, since=at),
+                id=f"ended-{number}",
+                writer="observer",
+                time_ms=ring.log.time,
+            )
+        )
+    body = {"raters": {name: {"last_ms": ring.log.time, "times": 9, "pause_ms": 5}}, "agents": {text: 5}, "buckets": {}}
+    table = TrafficSnapshot(subject="traffic", offsets={}, body=body)
+    said.append(make(TrafficObserved, table, id=f"table-{number}", writer="observer", time_ms=ring.log.time))
+    for each in said:
+        ring.log.append("assessments", 0, each.data.subject.encode(), encode(each))
 
 
 def _publish(ring: MemoryRing, number: int, text: str) -> None:

@@ -11,12 +11,16 @@ from headrace_schemas.canonical import digest
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import RulesActivated
+from headrace_schemas.topics import key_of
 from headrace_schemas.topology import changelog
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import POSITION_KEY, Position, Rules, decode_position, encode_position
 from headrace_streams.runtime.provenance import origin_without_input
-from headrace_streams.runtime.stage import FoldStage
+from headrace_streams.runtime.sealing import Sealing
+from headrace_streams.runtime.stage import FoldStage, Record
 from headrace_streams.runtime.step import Produced
+from headrace_streams.sealing.issuing import WRITER, erasures, issued
+from headrace_streams.sealing.keyring import Keyring
 
 
 class MemoryLog:
@@ -27,9 +31,10 @@ class MemoryLog:
         self.records: dict[tuple[str, int], list[LogRecord]] = {}
         self.starts: dict[tuple[str, int], int] = {}
         self.time = 1_790_000_000_000
+        self.ring = Keyring()
 
     async def partitions(self, topic: str) -> int:
-        return 1 if topic == "rules" else self.count
+        return 1 if topic in ("rules", "keys") else self.count
 
     async def start(self, topic: str, partition: int) -> int:
         return self.starts.get((topic, partition), 0)
@@ -83,18 +88,19 @@ class MemoryLog:
         self.append(
             "rules", 0, f"{stage.name}/{topic}/{partition}".encode(), encode(event), origin_without_input(f"{stage.name}.rules")
         )
-        runner = FoldRunner(stage, topic, partition, counts)
+        runner = FoldRunner(stage, topic, partition, counts, Sealing(self.ring))
         runner.activate_newest(body)
         assert runner.fold is not None
         runner.counters, runner.now = dict(position.counters), position.now
         there = {key: value for key, value in state.items() if value is not None}
         upcast = stage.upcast_state(position.state_version, there)
-        runner.state = {key: runner.fold.load(key, value) for key, value in upcast.items()}
+        runner.state = {key: runner.load_value(key, value) for key, value in upcast.items()}
         runner.derive()
         runner.watch(0)
         offset = position.next_offset - 1
         for record in islice(self.records.get((topic, partition), []), position.next_offset, None):  # it may grow meanwhile
             offset = record.offset
+            self._see_to_keys(runner, record)
             for produced in runner.run(record).produced:
                 self.write(produced)
         now = self.time
@@ -119,3 +125,15 @@ class MemoryLog:
             state_version=stage.state_version,
         )
         self.append(name, partition, POSITION_KEY.encode(), encode_position(position))
+
+    def _see_to_keys(self, runner: FoldRunner, record: LogRecord) -> None:
+        """As a task does before it folds."""
+        if runner.fold is None or not runner.fold.seals:
+            return
+        claims = runner.fold.claims(Record(*record[:4], record.timestamp, *record[4:]))
+        events = issued(self.ring, claims, self.time)
+        while events:
+            for event in events:
+                self.append("keys", 0, key_of("keys", event).encode(), encode(event), origin_without_input(WRITER))
+                self.ring.apply(event)
+            events = erasures(self.ring, self.time, 100)

@@ -90,6 +90,8 @@ function follow() {
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
   if (event.key === "/") { event.preventDefault(); document.querySelector(".find input")?.focus(); }
+  const meant = document.querySelector(`main [data-key="${CSS.escape(event.key)}"]`);
+  if (meant) { event.preventDefault(); meant.tagName === "TEXTAREA" ? meant.focus() : meant.click(); }
 }
 
 function once(event) {

@@ -40,6 +40,7 @@ _READ = ("signals", "examples", "outcomes")
 )
 @click.option("--since", metavar="TIME", help="As if the new policy had taken over at this RFC 3339 time.")
 @click.option("--bucket", help="Count this bucket alone.")
+@click.option("--no-texts", is_flag=True, help="Say nothing of what was asked and answered.")
 @click.option("--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="Largest flips that are shown.")
 @click.option(
     "--from", "source", type=click.Choice(["lake", "log"]), help="Where to read; the lake where there is one, else the log."
@@ -53,6 +54,7 @@ def whatif(
     against: Path | None,
     since: str | None,
     bucket: str | None,
+    no_texts: bool,
     top: int,
     source: str | None,
     folder: Path | None,
@@ -71,6 +73,8 @@ def whatif(
     shown = _Progress()
     report, read_from = run(_tried(settings, bodies, others, time_ms("since", since), bucket, top, source, folder, shown))
     shown.done()
+    for flip in [*report.rewards.largest, *report.examples.largest] if no_texts else ():
+        flip.texts = None
     if bucket is not None and not report.examples.examples:
         raise CliError(NO, f"bucket {bucket!r} has no example under either policy: `headrace status` lists the buckets")
     if as_json:
@@ -92,12 +96,15 @@ async def _tried(
     folder: Path | None,
     shown: _Progress,
 ) -> tuple[WhatIfReport, str]:
+    from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.keys import OpenedLog
     from headrace_lake.whatif.trial import WhatIf
     from headrace_processors.stages import STAGES
 
     async with _log(settings, source, folder) as (log, total, read_from):
         shown.total = total
-        trial = WhatIf(log, STAGES, bodies, against=against, since_ms=since_ms, bucket=bucket, top=top, told=shown.told)
+        opened = OpenedLog(log, KafkaLog(settings))  # a lake has no keys
+        trial = WhatIf(opened, STAGES, bodies, against=against, since_ms=since_ms, bucket=bucket, top=top, told=shown.told)
         return await trial.run(), read_from
 
 

@@ -17,6 +17,7 @@ from headrace_lake.whatif.sides import PolicyTrial
 from headrace_streams.runtime.step import Produced
 
 _PREFIX, _SUFFIX = "headrace.release.", ".v1"
+_SERVING = ("promoted", "rolled_back", "revoked")  # answers that name what is served after them
 
 
 class _Decision(Struct):
@@ -57,7 +58,8 @@ class ReleasesTally:
             return
         trial.answers += 1
         self._flows[before.kind, after.kind] += 1
-        if before.kind == after.kind and decision.version_id == after.data.version_id:
+        same = decision.version_id == after.data.version_id or before.kind not in _SERVING
+        if before.kind == after.kind and same:
             return
         unknowable = after.data.reason.startswith("stale") and not decision.reason.startswith("stale")
         trial.flips, trial.unknowable = trial.flips + (not unknowable), trial.unknowable + unknowable

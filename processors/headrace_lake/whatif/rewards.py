@@ -60,7 +60,7 @@ class RewardsTally:
     def compare(self, before: _Standing, after: _Standing) -> None:
         """Takes in where a partition's examples ended."""
         trial = self.trial
-        for example_id in before.keys() | after.keys():
+        for example_id in sorted(before.keys() | after.keys()):  # sums of floats depend on their order
             _, old = before.get(example_id, ("", None))
             _, new = after.get(example_id, ("", None))
             if self.bucket is not None and self.bucket not in {side.bucket for side in (old, new) if side is not None}:

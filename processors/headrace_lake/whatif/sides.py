@@ -15,6 +15,7 @@ from headrace_schemas.codec import encode
 from headrace_schemas.root_error import NO, HeadraceError
 from headrace_streams.runtime.fold_runner import AHEAD_BYTES, AHEAD_RECORDS, FoldRunner
 from headrace_streams.runtime.provenance import origin_without_input
+from headrace_streams.runtime.sealing import PlainTexts
 from headrace_streams.runtime.stage import FoldStage, InvalidBody, UnknownVersion
 from headrace_streams.runtime.step import Processed
 
@@ -46,7 +47,7 @@ class PolicyTrial:
         takes_over_ms: int | None = None,
         instead: Mapping[str, Any] | None = None,
     ) -> None:
-        self.before = FoldRunner(stage, topic, partition, partitions)
+        self.before = FoldRunner(stage, topic, partition, partitions, PlainTexts())
         self.after: FoldRunner | None = None
         self._partitions, self._body, self._takes_over_ms = partitions, body, takes_over_ms
         self._rules, self._instead = rules, instead
@@ -107,7 +108,7 @@ class PolicyTrial:
 
     def _taken_over(self) -> FoldRunner:
         before = self.before
-        runner = FoldRunner(before.stage, before.topic, before.partition, self._partitions)
+        runner = FoldRunner(before.stage, before.topic, before.partition, self._partitions, PlainTexts())
         runner.state, runner.state_version, runner.fold = dict(before.state), before.state_version, before.fold
         runner.counters, runner.now = dict(before.counters), before.now
         runner.activate_newest(self._body)

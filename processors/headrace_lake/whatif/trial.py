@@ -22,6 +22,7 @@ from headrace_lake.whatif.report import (
     PolicyDifference,
     RejectionsTrial,
     WhatIfReport,
+    changed_keys,
 )
 from headrace_lake.whatif.rewards import RewardsTally, RewardTask
 from headrace_lake.whatif.sides import NotTried, PolicyTrial, is_tried, windows
@@ -168,7 +169,7 @@ class WhatIf:
         for name in TRIED:
             old = self._newest(name)
             if old is not None:
-                found += [PolicyDifference(name, *change) for change in _changed(old, self._bodies[name])]
+                found += [PolicyDifference(name, *change) for change in changed_keys(old, self._bodies[name])]
         return found
 
     def _notes(self) -> list[str]:
@@ -201,15 +202,3 @@ class WhatIf:
                 content = event.data.content
                 output, target = render(content.output)[:TEXT], render(content.target)[:TEXT]
                 flip.texts = FlipTexts(render(content.prompt)[:TEXT], output, None if target == output else target)
-
-
-def _changed(old: Body, new: Body, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key, before, after) of what differs, key by key of nested tables."""
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if before == after:
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _changed(before, after, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", before, after

@@ -20,6 +20,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.splits import split_of
 from headrace_schemas.text import normalise
 from headrace_schemas.times import parse_ns
+from headrace_streams.runtime.sealing import stored
 
 
 class Appraisal(Struct):
@@ -50,7 +51,7 @@ def appraise(policy: CuratePolicy, version: int, examples: Sequence[tuple[Exampl
         split = split_of(example.bucket, example.prompt_group)
         time_ns = parse_ns(example.event_time)
         role, reason = filters.judge(policy, version, example, read, split)
-        found = Appraisal(name, split, time_ns, hashlib.sha256(value).digest(), role, reason)  # type: ignore[arg-type]
+        found = Appraisal(name, split, time_ns, sha256_of(value), role, reason)  # type: ignore[arg-type]
         if role == "train" and policy.one_side_chars is not None and len(normalised) >= policy.one_side_chars:
             found.content += _target(example.bucket, normalised)
         appraised.append(found)
@@ -67,6 +68,11 @@ def appraise(policy: CuratePolicy, version: int, examples: Sequence[tuple[Exampl
         for found, sketch, bands in zip(sketched, made, near_duplicates.rows(made), strict=True):
             found.sketch, found.bands = sketch, bands
     return appraised
+
+
+def sha256_of(value: bytes) -> bytes:
+    """Of a record's value as it lies on the log."""
+    return hashlib.sha256(stored(value) or b"").digest()
 
 
 def _target(bucket: str, text: str) -> bytes:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace_processors.curate import assessed, changelog, events, filters
 from headrace_processors.curate import state as curate_state
@@ -34,6 +35,7 @@ from headrace_schemas.events import (
     RequirementsTracked,
 )
 from headrace_schemas.topics import DAY_MS
+from headrace_streams.runtime.sealing import owner_of as sealed_with
 from headrace_streams.runtime.stage import Fold, Headers, Record, Step, Write
 
 
@@ -50,6 +52,7 @@ class CurateFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `examples` in; `rejections` and `batches` out."""
 
     gauged = "bucket:"
+    texts_meet = True  # duplicates, and when a bucket is full
 
     def __init__(self, policy: CuratePolicy, digest: str, *, version: int) -> None:
         """`digest` is that of the policy body as recorded, which today's model need not have."""
@@ -103,7 +106,15 @@ class CurateFold(Fold):
             case _:
                 raise ValueError(f"{type(event).__name__}: not an event that curate decides about")
         step.age()
+        owner = sealed_with(record.topic, record.headers)
+        if owner is not None and isinstance(event, ExampleRewarded):
+            key = curate_state.key_of_example(event.data.bucket, event.data.example_id)
+            return step.finished()._replace(owners={key: owner})
         return step.finished()
+
+    def stand_in(self, key: str, value: bytes) -> bytes:
+        """An example without its sketch, from which pieces of its texts could be guessed."""
+        return changelog.dump(replace(changelog.load(key, value), sketch=b""))
 
     def load(self, key: str, value: bytes) -> Any:
         return changelog.load(key, value)

@@ -270,11 +270,11 @@ class CurateState:
         return known.examples
 
     def example(self, bucket: str, example_id: str) -> ExampleRecord | None:
-        record: ExampleRecord | None = self.get(f"example:{bucket}:{example_id}")
+        record: ExampleRecord | None = self.get(key_of_example(bucket, example_id))
         return record
 
     def put_example(self, bucket: str, example_id: str, record: ExampleRecord | None) -> None:
-        self.changes[f"example:{bucket}:{example_id}"] = record
+        self.changes[key_of_example(bucket, example_id)] = record
 
     def holder(self, content: bytes) -> str | None:
         """The example that has this content in its bucket."""
@@ -367,6 +367,10 @@ def _target_key(target: bytes) -> str:
 
 def _slot_key(bucket: str, queue: Queue, number: int) -> str:
     return f"~slot:{queue}:{number}:{bucket}"
+
+
+def key_of_example(bucket: str, example_id: str) -> str:
+    return f"example:{bucket}:{example_id}"
 
 
 def example_key(key: str) -> tuple[str, str]:

@@ -5,7 +5,6 @@ Knows the rules in force and the state; what an example is good for by itself is
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -14,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from headrace_processors.curate import events, manifest, near_duplicates, shares
-from headrace_processors.curate.appraisal import Appraisal, appraise
+from headrace_processors.curate.appraisal import Appraisal, appraise, sha256_of
 from headrace_processors.curate.assessed import assess
 from headrace_processors.curate.bucket import NOT_TRIED, CutAttempt, WorkingBucket
 from headrace_processors.curate.filters import pool_of
@@ -151,7 +150,7 @@ class CurateStep:
             split="test",
             content=bytes.fromhex(derive_id("drawn", prompt.bucket, prompt.prompt_group)),
             time_ns=self._no_later_than_now(parse_ns(prompt.event_time)),
-            sha256=hashlib.sha256(self.record.value or b"").digest(),
+            sha256=sha256_of(self.record.value or b""),
             offset=self.record.offset,
             counter="prompts",
             seen_ms=self._seen_ms,

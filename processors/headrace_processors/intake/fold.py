@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headrace_processors.intake.claims import claim_of_refused, claims_of, owner_of
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.intake.routing import dead, misplaced, routed
 from headrace_processors.intake.scrub.pattern import Pattern
@@ -28,14 +29,18 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import COMMENT_LIMIT
 from headrace_schemas.published import Published, decode_published
 from headrace_schemas.topology import SCRUBBED
-from headrace_streams.runtime.stage import Record, StatelessFold, Step
+from headrace_streams.kafka.unpacking import UnreadValue
+from headrace_streams.runtime.stage import Claim, Record, StatelessFold, Step
 
 
 class IntakeFold(StatelessFold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
+    opens = False  # anybody may write its inputs, and they are plain
+
     def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT, *, patterns: Sequence[Pattern] = PATTERNS) -> None:
         self._work_limit = work_limit
+        self.seals = policy.seal == "subjects"
         self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy), patterns=patterns)
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
@@ -43,14 +48,36 @@ class IntakeFold(StatelessFold):
             published = decode_published(record.value, record.headers, append_time_ms=record.timestamp)
             strayed = misplaced(record, published.event)
             if strayed is not None:
-                return strayed
+                return self._dead(record, strayed)
             value, counts = self._scrubbed(published)
         except DecodeError as error:
-            return dead(record, error.code, error.field, error.message)
+            return self._dead(record, dead(record, error.code, error.field, error.message))
         counters = {"signals": 1}
         if counts:
             counters.update((SCRUBBED + kind, count) for kind, count in counts.items())
-        return Step(routed(published.event, value), {}, counters)
+        writes = routed(published.event, value)
+        if self.seals and (owner := owner_of(published.event, value)):
+            writes[0] = writes[0]._replace(owner=owner)  # what follows from it (links, copies) has no texts
+        return Step(writes, {}, counters)
+
+    def claims(self, record: Record) -> Sequence[Claim]:
+        if not self.seals or record.value is None or isinstance(record.value, UnreadValue):
+            return ()
+        try:
+            published = decode_published(record.value, record.headers, append_time_ms=record.timestamp)
+            if misplaced(record, published.event) is None:
+                return claims_of(published.event, published.written())
+        except DecodeError:
+            pass
+        claim = claim_of_refused(record.value, record.timestamp * 1_000_000)
+        return () if claim is None else [claim]
+
+    def _dead(self, record: Record, step: Step) -> Step:
+        """A dead letter, sealed where it can be read whose texts it holds."""
+        claim = claim_of_refused(record.value, 0) if self.seals and record.value is not None else None
+        if claim is None:
+            return step
+        return step._replace(outputs=[write._replace(owner=claim.owner) for write in step.outputs])
 
     def _scrubbed(self, published: Published) -> tuple[bytes, dict[str, int]]:
         """The event as it is passed on, and how many places got a placeholder, by kind. DecodeError when it costs too much."""

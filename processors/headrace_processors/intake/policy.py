@@ -30,6 +30,12 @@ class IntakePolicy(Policy):
         description="version of presidio-analyzer whose pattern recognisers look too: the installed one (extra `presidio`)",
     )
 
+    seal: Literal["none", "subjects"] = Field(
+        "none",
+        description="whose texts are sealed on the log: subjects, those of interactions with a `data_subject` and all feedback "
+        "with texts, so that `headrace forget` takes away their keys; or none",
+    )
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [rule.name for rule in self.rules]

@@ -20,6 +20,7 @@ from headrace_processors.expiry import period_ms, touched_of
 from headrace_processors.intake.preference import fan_out
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.link.state import ForeignId, event_key, head_key, is_head, ref_of
+from headrace_processors.owners import ref_owner
 from headrace_schemas.codec import Decoded, decode, decode_input
 from headrace_schemas.delays import delays_of
 from headrace_schemas.derived import RecordError, RefExpiry
@@ -29,6 +30,8 @@ from headrace_schemas.inputs import Ref
 from headrace_schemas.times import parse_ns, rfc3339
 from headrace_schemas.topics import ref_key
 from headrace_schemas.topology import FEEDBACK
+from headrace_streams.runtime.sealing import SealedValue
+from headrace_streams.runtime.sealing import owner_of as sealed_with
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
@@ -46,6 +49,7 @@ class LinkFold(Fold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
     as_bytes = ("",)
+    opens = False  # what it joins by is not sealed, so that a sealed text stays what it is, under the key that it came with
 
     def __init__(self, policy: LinkPolicy, *, version: int = NEWEST) -> None:
         self._policy, self._version = policy, version
@@ -93,9 +97,9 @@ class LinkFold(Fold):
         outputs: list[Write] = []
         changes: dict[str, Any] = {}
         delays: list[int] = []
-        for key, value in _waiting(state, ref, before):
+        for number, (key, value) in enumerate(_waiting(state, ref, before)):
             decoded = decode_input(value)
-            outputs += _resolved(decoded, interaction_id)
+            outputs += _resolved(decoded, interaction_id, ref_owner(ref) if number in before.sealed else "")
             changes[key] = None
             delays.append(time_ns - parse_ns(decoded.event.time or ""))
         changes[head_key(ref)] = msgspec.json.encode(
@@ -115,18 +119,20 @@ class LinkFold(Fold):
         key = head_key(ref)
         before = _head(state, ref)
         seen = {FEEDBACK + "seen": 1} if self._version > 2 else {}
+        owner = sealed_with(record.topic, record.headers) or ""
         if before.interaction_id:
             stale = self._expire_ms and record.now - before.touched > self._expire_ms // TOUCHES
             changes = {key: msgspec.json.encode(structs.replace(before, touched=record.now))} if stale else {}
             counters = {"resolved": 1, **seen, **self._joined([before.time_ns - parse_ns(decoded.event.time or "")])}
-            return Step(_resolved(decoded, before.interaction_id), changes, counters)
+            return Step(_resolved(decoded, before.interaction_id, owner), changes, counters)
         event = decoded.passed()
         size = before.size + len(event)
         if before.waiting >= self._policy.waiting or size > WAITING_BYTES:
             message = f"data.ref: {before.waiting} feedbacks wait for a link of {ref.system}:{ref.id} already"
             error = RecordError(code="waiting_limit", field="data.ref", message=message)
             return Step([dead_letter(STAGE, record, error)], {}, {"dead": 1, **seen})
-        after = ForeignId(touched=record.now, waiting=before.waiting + 1, size=size)
+        sealed = (*before.sealed, before.waiting) if owner else before.sealed
+        after = ForeignId(touched=record.now, waiting=before.waiting + 1, size=size, sealed=sealed)
         return Step((), {key: msgspec.json.encode(after), event_key(ref, before.waiting): event}, {"waiting": 1, **seen})
 
     def _expire(self, state: Mapping[str, Any], record: Record, ref: Ref) -> Step:
@@ -165,14 +171,17 @@ def _waiting(state: Mapping[str, Any], ref: Ref, head: ForeignId) -> Iterator[tu
         yield key, state[key]
 
 
-def _resolved(decoded: Decoded, interaction_id: str) -> list[Write]:
-    """The feedback as if it had named the interaction itself, and its copies if it is a preference."""
+def _resolved(decoded: Decoded, interaction_id: str, owner: str) -> list[Write]:
+    """The feedback as if it had named the interaction itself, and its copies if it is a preference, which have no texts. It stays
+    sealed with the key of `owner`, if it is."""
     event = decoded.event
     assert isinstance(event, FeedbackRecorded)  # nothing else waits
     named = structs.replace(event, data=structs.replace(event.data, interaction_id=interaction_id, ref=None))
     value = decoded.passed({"interaction_id": interaction_id, "ref": None})
     copies = fan_out(named, by_preferred=True)
-    return [Write("signals", interaction_id, value), *(Write("signals", other, copy) for other, copy in copies)]
+    if owner:
+        value = SealedValue(value)
+    return [Write("signals", interaction_id, value, owner=owner), *(Write("signals", other, copy) for other, copy in copies)]
 
 
 def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> LinkFold:

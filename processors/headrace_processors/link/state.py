@@ -23,6 +23,7 @@ class ForeignId(Struct, frozen=True, kw_only=True, omit_defaults=True):
     time_ns: int = 0
     waiting: int = 0  # events
     size: int = 0  # bytes of the events
+    sealed: tuple[int, ...] = ()  # numbers of the events that are sealed, as they came
 
 
 def head_key(ref: Ref) -> str:

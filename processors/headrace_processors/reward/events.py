@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from msgspec import Raw
 
+from headrace_processors.owners import interaction_owner
 from headrace_processors.reward.feedback import FeedbackRecord
 from headrace_processors.reward.state import NOTHING, InteractionContent, InteractionState, RewardOutcome
 from headrace_processors.reward.version_1.state import FeedbackRecord1, InteractionFacts1, InteractionState1, RewardOutcome1
@@ -146,7 +147,7 @@ def prompt_drawn(
     )
     event_id = derive_id("prompt.drawn", interaction_id)
     event = make(PromptDrawn, prompt, id=event_id, writer=STAGE, time_ms=record.now, traceparent=traceparent)
-    return Write("examples", bucket, encode_numbered(event))
+    return Write("examples", bucket, encode_numbered(event), owner=interaction_owner(interaction_id) if facts.sealed else "")
 
 
 def prompt_withdrawn(
@@ -207,6 +208,9 @@ def rewarded(
     )
     if not isinstance(content.output, Raw):
         return Write("examples", interaction.bucket, event)
+    owner = interaction_owner(interaction_id) if isinstance(facts, InteractionContent) and facts.sealed else ""
     numbers = (outcome.quality, outcome.reward, parts.validation, parts.feedback, parts.difficulty, parts.multiplier)
     more = parts.correction or 0.0, outcome.score or 0.0, interaction.balance
-    return Write("examples", interaction.bucket, encode_numbered(event, *numbers, *more))  # raw texts hold no number of ours
+    return Write(
+        "examples", interaction.bucket, encode_numbered(event, *numbers, *more), owner=owner
+    )  # raw texts hold no number of ours

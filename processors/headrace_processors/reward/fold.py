@@ -30,6 +30,7 @@ from headrace_processors.reward.state import (
     settles_of,
 )
 from headrace_processors.reward.step import STAGE, RewardStep
+from headrace_processors.reward.texts import SEALED_TEXT, content_stand_in
 from headrace_processors.reward.trace import RewardTrace, trace_of
 from headrace_schemas.derived import ErasureContinuation, InteractionExpiry, InteractionSettlement
 from headrace_schemas.events import (
@@ -89,6 +90,10 @@ class RewardFold(Fold):
     def dump(self, key: str, value: Any) -> bytes:
         return value if type(value) is bytes else msgspec.json.encode(value)
 
+    def stand_in(self, key: str, value: bytes) -> bytes:
+        """Of a content what is no text; of a correction a text that says that it was one."""
+        return content_stand_in(value) if key.startswith(keys.CONTENT) else SEALED_TEXT
+
     def deadline(self, key: str, value: Any) -> int | None:
         if key.startswith(_INTERACTION):
             expires, settles = self._expiry(value), settles_of(value)
@@ -141,7 +146,8 @@ class RewardFold(Fold):
                 step.interaction_settled(event)
             case _:
                 raise ValueError(f"type: {type(event).__name__} is no signal")
-        return Step(step.outputs, step.changes, {**step.counters, **step.tallies} if step.tallies else step.counters)
+        counters = {**step.counters, **step.tallies} if step.tallies else step.counters
+        return Step(step.outputs, step.changes, counters, step.owners)
 
     def trace(self, state: Mapping[str, Any], interaction_id: str) -> RewardTrace | None:
         """How the reward of an interaction came about, as its case stands; None of one without."""

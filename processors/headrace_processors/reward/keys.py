@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from headrace_schemas.ids import derive_id
+from headrace_streams.runtime.sealing import ERASED_SUBJECT
+from headrace_streams.sealing import keyring
 
 INTERACTION = "interaction/"
 CONTENT = "content/"
@@ -26,4 +27,7 @@ def portion_key(subject: str, number: int) -> str:
 
 
 def subject_digest(subject: str) -> str:
-    return derive_id("subject", subject)
+    """Of a data subject's handle; of what stands for the handle of one who was erased, the one that it names."""
+    if subject.startswith(ERASED_SUBJECT):
+        return subject[len(ERASED_SUBJECT) :]
+    return keyring.subject_digest(subject)

@@ -61,6 +61,7 @@ class InteractionContent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     traceparent: str | None = None
     session_id: str | None = None  # from rule version 3 on
+    sealed: bool = False  # whether it came sealed: then whatever is written of its texts is
 
 
 class RewardOutcome(Struct, frozen=True, kw_only=True, array_like=True):

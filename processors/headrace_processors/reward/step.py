@@ -48,6 +48,7 @@ from headrace_schemas.events import (
 from headrace_schemas.plain_chat import prompt_text
 from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
+from headrace_streams.runtime.sealing import owner_of as sealed_with
 from headrace_streams.runtime.stage import Record, Write
 
 STAGE = events.STAGE
@@ -63,6 +64,7 @@ class RewardStep:
     """One step in the making."""
 
     __slots__ = (
+        "_owner",
         "_settle",
         "_stored",
         "_texts",
@@ -70,6 +72,7 @@ class RewardStep:
         "counters",
         "event",
         "outputs",
+        "owners",
         "policy",
         "record",
         "state",
@@ -92,6 +95,8 @@ class RewardStep:
         self.changes: dict[str, Any] = {}
         self.counters: dict[str, int] = {}
         self.tallies: dict[str, int] = {}  # figures beside the counters of records
+        self.owners: dict[str, str] = {}
+        self._owner = sealed_with(record.topic, record.headers)
         self._stored = _UNKNOWN  # the case at hand, as it is in the state
         self._texts = InteractionTexts(state, self.changes)
 
@@ -132,8 +137,11 @@ class RewardStep:
                 finish_reason=data.finish_reason,
                 traceparent=event.traceparent,
                 session_id=data.session_id if self.version > 2 and data.prompt_group is None else None,
+                sealed=self._owner is not None,
             )
             self._texts.add_content(interaction_id, content)
+            if self._owner is not None:
+                self.owners[keys.CONTENT + interaction_id] = self._owner
             if self.version > 2 and data.artifact_type in (self.policy.draw.artifact_types or ()):
                 after, counter = self._drawn(interaction_id, after)
             if self.version > 3:
@@ -192,6 +200,8 @@ class RewardStep:
             content = self._texts.content(interaction_id) if before.recorded else None
             self._tally(feedback_joins(before, None if content is None else feedback.time_ns - content.time_ns))
         self._texts.add(interaction_id, feedback, corrected, over)
+        if self._owner is not None and feedback.corrected is not None:
+            self.owners[keys.correction_key(interaction_id, feedback.corrected)] = self._owner
         others = data.over or () if retracted and preferred else ()
         self._apply_feedback(interaction_id, before, sized(feedback, corrected, over), others)
 

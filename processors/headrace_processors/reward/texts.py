@@ -10,15 +10,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from headrace_processors.reward import keys
 from headrace_processors.reward.feedback import FeedbackRecord
-from headrace_processors.reward.state import InteractionContent
+from headrace_processors.reward.state import NOTHING, InteractionContent
+from headrace_schemas.sealed_fields import SEALED
 
 _ENCODER = msgspec.json.Encoder()
 _CONTENT = msgspec.json.Decoder(InteractionContent)
 _IDS = msgspec.json.Decoder(list[str])
+SEALED_TEXT = _ENCODER.encode(SEALED)
 
 
 class InteractionTexts:
@@ -76,6 +78,15 @@ class InteractionTexts:
                     self._changes[key] = None
             elif key not in kept:
                 self._changes.pop(key, None)
+
+
+def content_stand_in(value: bytes) -> bytes:
+    """A content without its texts and without whose they were."""
+    sealed = Raw(SEALED_TEXT)
+    content = structs.replace(
+        _CONTENT.decode(value), prompt=sealed, output=sealed, context=NOTHING, tools=NOTHING, data_subject=None
+    )
+    return _ENCODER.encode(content)
 
 
 def digest_of(data: bytes) -> str:

@@ -12,12 +12,16 @@ from itertools import islice
 from typing import Any, Protocol
 
 from headrace_schemas.canonical import digest
+from headrace_schemas.derived import RecordError
+from headrace_schemas.sealed_fields import NotSealable
 from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.deadlines import Deadlines
 from headrace_streams.runtime.provenance import HeaderForm, origin
+from headrace_streams.runtime.sealing import KeyMissing, Opened, Sealing, is_sealed_state, owner_of
 from headrace_streams.runtime.stage import DERIVED, Fold, Headers, Record, Stage, Write
-from headrace_streams.runtime.step import Processed, process, refused
+from headrace_streams.runtime.step import Processed, process, refused, seal_state
 from headrace_streams.runtime.writers import refusal
+from headrace_streams.sealing.cipher import NotOpened
 
 AHEAD_RECORDS = 64  # that a fold is shown at once: some 2 ms of its work
 AHEAD_BYTES = 256 * 1024  # and no more of them than that, but for one
@@ -43,10 +47,22 @@ class StoredRecord(Protocol):
 class FoldRunner:
     """One partition of one stage. `partitions`: short topic name -> count, of its outputs and `dead-letters`.
 
-    `activate` before the first `run`; `state`, `counters` and `now` may be set from a changelog before."""
+    `activate` before the first `run`; `state`, `counters` and `now` may be set from a changelog before. `sealing` opens sealed
+    records and seals what is written; without one there must be none."""
 
-    def __init__(self, stage: Stage[Fold], topic: str, partition: int, partitions: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        stage: Stage[Fold],
+        topic: str,
+        partition: int,
+        partitions: Mapping[str, int],
+        sealing: Sealing | None = None,
+    ) -> None:
         self.stage, self.topic, self.partition, self.partitions = stage, topic, partition, partitions
+        self.sealing = sealing
+        self.owners: dict[str, str] = {}  # of state values that are sealed on the changelog
+        self.erased = 0  # records folded that nobody can open
+        self._opened: dict[int, Opened | RecordError] = {}  # by offset, of records that were shown to the fold
         self._name = stage.name
         self.state: dict[str, Any] = {}
         self.state_version = stage.state_version  # the form of `state`
@@ -95,7 +111,9 @@ class FoldRunner:
                 size += len(record.value)
                 if shown and size > AHEAD_BYTES:
                     break
-                shown.append((record.value, record.headers))
+                value = self._shown(record) if len(record.headers) > 2 else record.value
+                if value is not None:
+                    shown.append((value, record.headers))
             seen += 1
         self.fold.look_ahead(shown)
         return seen
@@ -107,12 +125,64 @@ class FoldRunner:
         timestamp = record.timestamp
         if timestamp > self.now:
             self.now = timestamp
-        given = (self.topic, self.partition, record.offset, timestamp, self.now, record.key, record.value, record.headers)
-        processed = self.decide(_record(given))
+        value, error = (record.value, None) if len(record.headers) < 3 else self._open(record)
+        given = _record((self.topic, self.partition, record.offset, timestamp, self.now, record.key, value, record.headers))
+        processed = self.decide(given) if error is None else self._refuse(given, error)
         processed.apply(self.state, self.counters)
+        if processed.owners or self.owners:
+            self._note_owners(processed)
         if self.deadlines is not None:
             self.deadlines.note(processed.changes)
         return processed
+
+    def _shown(self, record: StoredRecord) -> bytes | None:
+        """The value of a record as the fold will see it, kept until it does; None when it can't be opened."""
+        owner = owner_of(self.topic, record.headers)
+        if owner is None:
+            return record.value
+        try:
+            value, error = self._open(record)
+        except KeyMissing:  # told of when it is the record's turn
+            return None
+        self._opened[record.offset] = value if isinstance(value, Opened) else error  # type: ignore[assignment]
+        return value if error is None else None
+
+    def _open(self, record: StoredRecord) -> tuple[bytes | None, RecordError | None]:
+        """A record's value, opened if it is sealed, and why it can't be. KeyMissing without a key for it."""
+        owner, stored = owner_of(self.topic, record.headers), record.value
+        assert self.fold is not None
+        if owner is None or not self.fold.opens or not isinstance(stored, bytes) or isinstance(stored, UnreadValue):
+            return stored, None
+        if isinstance(stored, Opened):  # by whoever read it
+            self.erased += stored.erased
+            return stored, None
+        known = self._opened.pop(record.offset, None)
+        if known is not None:
+            return (known, None) if isinstance(known, Opened) else (stored, known)
+        if self.sealing is None:
+            raise KeyMissing(f"{owner}: {self._name} reads a sealed record, and has no keys")
+        try:
+            opened = self.sealing.opened(owner, stored)
+        except (NotOpened, NotSealable) as error:
+            return stored, RecordError(code="not_opened", message=str(error))
+        self.erased += opened.erased
+        return opened, None
+
+    def _note_owners(self, processed: Processed) -> None:
+        self.owners.update(processed.owners)
+        for key, data in processed.dumped.items():
+            if data is None:
+                self.owners.pop(key, None)
+
+    def load_value(self, key: str, value: bytes, *, unchecked: bool = True) -> Any:
+        """A state value from its changelog form. KeyMissing for one that is sealed and whose key is not there."""
+        assert self.fold is not None
+        if is_sealed_state(value):
+            if self.sealing is None:
+                raise KeyMissing(f"{self._name}: state {key!r} is sealed, and there are no keys")
+            self.owners[key], opened = self.sealing.opened_state(key, value)
+            return self.fold.load(key, opened)
+        return self.fold.load(key, value) if unchecked else self.fold.reload(key, value)
 
     def decide(self, record: Record, state: Mapping[str, Any] | None = None) -> Processed:
         """What a record would do now, or in another `state`; nothing of it is taken."""
@@ -120,8 +190,12 @@ class FoldRunner:
         if self.checks_writers and not isinstance(record.value, UnreadValue):
             error = refusal(record.topic, record.value, record.headers)
             if error is not None:
-                return refused(self._name, record, error, self.partitions, self.provenance)
-        return process(self._name, self.fold, self.state if state is None else state, record, self.partitions, self.provenance)
+                return self._refuse(record, error)
+        given = self.state if state is None else state
+        return process(self._name, self.fold, given, record, self.partitions, self.provenance, self.sealing, self.owners)
+
+    def _refuse(self, record: Record, error: RecordError) -> Processed:
+        return refused(self._name, record, error, self.partitions, self.provenance)
 
     def watch(self, retry_ms: int) -> None:
         """From here on deadlines of the state are kept, for a driver that lets time pass (Deadlines says what `retry_ms` is)."""
@@ -143,11 +217,12 @@ class FoldRunner:
         self.state.update(self.fold.derive(self.state))
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
-        """The state in changelog form, entry by entry: whole, it would be in memory twice."""
+        """The state in changelog form, sealed where it is sealed there, entry by entry: whole, it would be in memory twice."""
         assert self.fold is not None
         for key, value in self.state.items():
             if not key.startswith(DERIVED):
-                yield key, self.fold.dump(key, value)
+                data, owner = self.fold.dump(key, value), self.owners.get(key)
+                yield key, data if owner is None else seal_state(self.fold, self.sealing, owner, key, data)
 
     def dumped(self) -> dict[str, bytes]:
         """The whole state in changelog form."""

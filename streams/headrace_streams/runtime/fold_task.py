@@ -12,7 +12,7 @@ import gc
 import heapq
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import ConsumerRecord
@@ -20,12 +20,15 @@ from aiokafka import ConsumerRecord
 from headrace_schemas.codec import encode
 from headrace_schemas.topics import may_grow
 from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.journal import Ends
 from headrace_streams.runtime.pace import Pace
 from headrace_streams.runtime.provenance import origin_without_input
+from headrace_streams.runtime.sealing import KeyMissing, is_sealed_state
 from headrace_streams.runtime.session import Session
 from headrace_streams.runtime.stage import Fold, Stage
 from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
 from headrace_streams.runtime.step import SURROUNDINGS, Processed, Produced
+from headrace_streams.runtime.task_keys import TaskKeys
 from headrace_streams.settings import Settings
 
 BATCH_RECORDS = 2000
@@ -92,9 +95,10 @@ class FoldTask:
         *,
         tick_seconds: float = TICK_SECONDS,
     ) -> None:
-        self._session = Session(settings, stage, policy, topic, partition)
         self._runner = FoldRunner(stage, topic, partition, {})
         self._runner.activate_newest(policy)
+        self._keys = TaskKeys(settings, self._runner, self._commit_keys)
+        self._session = Session(settings, stage, policy, topic, partition, also=self._keys.topics)
         self._tick_seconds = tick_seconds
         self._backlog: deque[ConsumerRecord] = deque()
         self._shown = 0  # records of the backlog that the fold has seen
@@ -116,9 +120,12 @@ class FoldTask:
         ProducerLost, Transport or SurroundingsFailed (start another task)."""
         try:
             self._phase = "restoring"
+            self._keys.attach()
             async with self._session.held() as state:
+                await self._keys.read_for(state)
                 await self._load(state)
                 await self._session.begin()
+                await self._keys.begin()
                 self._phase, self._began = "running", time.monotonic()
                 while True:
                     await self._poll_once()
@@ -172,12 +179,15 @@ class FoldTask:
         """Takes `state` for its own, which is in changelog form as yet."""
         runner, fold, unchecked = self._runner, self._runner.fold, self._session.unchecked
         assert fold is not None
-        keys = state if unchecked is None else [key for key in state if not key.startswith(fold.as_bytes) or key in unchecked]
+        keys = [
+            key
+            for key, value in state.items()
+            if unchecked is None or not key.startswith(fold.as_bytes) or key in unchecked or is_sealed_state(value)
+        ]
         for number, key in enumerate(keys, 1):
-            load = fold.load if unchecked is None or key in unchecked else fold.reload
             try:
-                state[key] = load(key, state[key])
-            except SURROUNDINGS:
+                state[key] = runner.load_value(key, state[key], unchecked=unchecked is None or key in unchecked)
+            except (*SURROUNDINGS, KeyMissing):
                 raise
             except Exception as error:  # whatever a decoder says of it: trying again would read the same bytes
                 raise self._session.unreadable(key, error) from error
@@ -199,6 +209,7 @@ class FoldTask:
         batch = await self._fold_ahead()
         if not batch.records:
             await self._session.settle()
+            await self._keys.roll()
             await self._let_time_pass()
             return
         position = self._session.moved(
@@ -246,8 +257,15 @@ class FoldTask:
         self._behind = self._session.left or len(records) >= BEHIND_RECORDS
         if self._behind:
             self._session.prefetch()
+        if records:
+            await self._keys.prepare(records)
         self._backlog.extend(records)
         return len(records)
+
+    async def _commit_keys(self, produced: Sequence[Produced]) -> Ends:
+        """A transaction of keys alone; what is under way ends first."""
+        await self._land()
+        return await self._session.commit(produced, {}, self._session.position)
 
     def _pause(self) -> float:
         """Seconds to wait for more input before the next transaction. Where that comes from other tasks: until the last one lies

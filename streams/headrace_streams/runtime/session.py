@@ -36,6 +36,7 @@ from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.provenance import origin_without_input, writer_of
+from headrace_streams.runtime.sealing import is_sealed_state
 from headrace_streams.runtime.stage import Stage, UnknownVersion
 from headrace_streams.runtime.status import RestoreReport
 from headrace_streams.runtime.step import Produced
@@ -51,7 +52,17 @@ def now_ms() -> int:
 class Session:
     """One partition of one input topic of `stage`, under policy `body`. `position` is what was committed last."""
 
-    def __init__(self, settings: Settings, stage: Stage[Any], body: Mapping[str, Any], topic: str, partition: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stage: Stage[Any],
+        body: Mapping[str, Any],
+        topic: str,
+        partition: int,
+        *,
+        also: Sequence[str] = (),
+    ) -> None:
+        """`also`: topics that are written to beside the stage's outputs."""
         if topic not in stage.inputs:
             raise ValueError(f"topic {topic!r} is no input of stage {stage.name!r}")
         self.label = f"{stage.name}/{topic}/{partition}"
@@ -60,7 +71,7 @@ class Session:
         self.position = self._launched = Position(state_version=stage.state_version)
         self._settings, self._body = settings, body
         self._form = f"state {stage.state_version}, rules {stage.version}"
-        self._journal = Journal(settings, stage.name, topic, partition, stage.outputs, self._form)
+        self._journal = Journal(settings, stage.name, topic, partition, (*stage.outputs, *also), self._form)
         self._tp = TopicPartition(clients.full_name(settings, topic), partition)
         self._consumer: Any = None
         self._fetcher: PartitionFetcher | None = None
@@ -297,6 +308,12 @@ class Session:
 
     async def _upcast(self, state: dict[str, bytes]) -> dict[str, bytes]:
         """State of an older version becomes today's, in the changelog too, before anything is made of it."""
+        if any(map(is_sealed_state, state.values())):
+            # Nobody but the fold knows what stands for a value, so a state with sealed ones is made anew from the log.
+            raise Refused(
+                f"{self.label}: its state is of version {self.position.state_version} and partly sealed: run "
+                f"`headrace positions rebuild {self.label}`"
+            )
         try:
             upcast = self.stage.upcast_state(self.position.state_version, state)
         except UnknownVersion as error:

@@ -48,20 +48,36 @@ class Record(NamedTuple):
 
 
 class Write(NamedTuple):
-    """One event to write. `value` is an event, or bytes that are one already (pass-through). `everywhere`: to each partition."""
+    """One event to write. `value` is an event, or bytes that are one already (pass-through). `everywhere`: to each partition.
+    `owner`: whose key its texts are sealed with; empty: they are not."""
 
     topic: str
     key: str
     value: Event | bytes
     everywhere: bool = False
+    owner: str = ""
 
 
 class Step(NamedTuple):
-    """What one record does: events out, state changes (`None` deletes the key), counters up or down by name."""
+    """What one record does: events out, state changes (`None` deletes the key), counters up or down by name. `owners`: by whose
+    keys the values of some state keys are sealed, from now on and as long as they are there."""
 
     outputs: Sequence[Write] = ()
     changes: Mapping[str, Any] = {}
     counters: Mapping[str, int] = {}
+    owners: Mapping[str, str] = {}
+
+
+class Claim(NamedTuple):
+    """What an input record says of owners of texts. `makes_key`: its texts are to be sealed, so `owner` needs a key; `subject`:
+    the digest of whose data it is; `of`: an owner that it belongs to. With `erases` all keys of `subject` are to go."""
+
+    owner: str
+    time_ns: int
+    subject: str = ""
+    of: str = ""
+    makes_key: bool = False
+    erases: bool = False
 
 
 class Fold(ABC):
@@ -73,6 +89,18 @@ class Fold(ABC):
     def look_ahead(self, records: Sequence[tuple[bytes, Headers]]) -> None:  # noqa: B027  # most have nothing to find out
         """Values and headers of records that will mostly be the next ones: what depends on nothing but a record may be found out
         for many at once. Every step must come to the same without it. Raises nothing for bad input."""
+
+    seals: bool = False  # whether it names owners of what it makes of inputs, and `claims` says which
+    opens: bool = True  # whether it reads the texts of sealed records
+    texts_meet: bool = False  # whether the texts of one owner decide about others
+
+    def claims(self, record: Record) -> Sequence[Claim]:
+        """What a record that is to be folded next says of owners of texts. Raises nothing for bad input."""
+        return ()
+
+    def stand_in(self, key: str, value: bytes) -> bytes:
+        """What stands for a state value, in changelog form, that is sealed, when nobody can open it any more."""
+        raise NotImplementedError(f"{type(self).__name__} seals {key!r} and does not say what stands for it")
 
     gauged: str = ""  # state keys that begin so are watched: `gauges` says what is shown of them; "" for none
 

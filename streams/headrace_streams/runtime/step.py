@@ -21,6 +21,7 @@ from headrace_schemas.topics import MIB, TOPICS
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.provenance import HeaderForm, Provenance, WrittenHeaders, origin
+from headrace_streams.runtime.sealing import NO_OWNERS, KeyMissing, Opened, SealedValue, Sealing, sealed_header, stored
 from headrace_streams.runtime.stage import DERIVED, Fold, Record, Step, Write
 
 RECORD_LIMIT = MIB  # uncompressed bytes of a value on input and signals; larger input is poison
@@ -55,6 +56,7 @@ class Processed(NamedTuple):
     changes: Mapping[str, Any]
     dumped: Mapping[str, bytes | None]
     counters: Mapping[str, int]
+    owners: Mapping[str, str] = NO_OWNERS  # of state values that are sealed
 
     def apply(self, state: dict[str, Any], counters: dict[str, int]) -> None:
         """Takes the step into a driver's own `state` and `counters`."""
@@ -65,6 +67,18 @@ class Processed(NamedTuple):
                 state[key] = value
         for name, count in self.counters.items():
             counters[name] = counters.get(name, 0) + count
+
+
+class _Either(dict[str, str]):
+    """`first`, and for what is not in it `second`, which may be large."""
+
+    def __init__(self, first: Mapping[str, str], second: Mapping[str, str]) -> None:
+        super().__init__(first)
+        self._second = second
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = super().get(key)
+        return self._second.get(key, default) if found is None else found
 
 
 # A tuple's own constructor: named ones have another around it, in Python, which costs each record 1.5 us in all.
@@ -113,7 +127,7 @@ def _letter(stage: str, record: Record, error: RecordError) -> Event:
             timestamp=record.timestamp,
             headers=[(name, None if value is None else base64.b64encode(value).decode()) for name, value in record.headers],
             key_base64=None if record.key is None else base64.b64encode(record.key).decode(),
-            value_base64=None if record.value is None else base64.b64encode(record.value).decode(),
+            value_base64=None if record.value is None else base64.b64encode(stored(record.value) or b"").decode(),
             error=error,
         ),
         id=derive_id("dead-letter", stage, record.coordinates),
@@ -123,12 +137,19 @@ def _letter(stage: str, record: Record, error: RecordError) -> Event:
 
 
 def address(
-    stage: str, record: Record, step: Step, partitions: Mapping[str, int], headers: HeaderForm = origin
+    stage: str,
+    record: Record,
+    step: Step,
+    partitions: Mapping[str, int],
+    headers: HeaderForm = origin,
+    sealing: Sealing | None = None,
 ) -> list[Produced]:
-    """The records of a step, in order. ValueError when one is over its limit."""
+    """The records of a step, in order. ValueError when one is over its limit; KeyMissing when one has an owner without a key."""
     produced: list[Produced] = []
-    for topic, name, said, everywhere in step.outputs:
+    for topic, name, said, everywhere, owner in step.outputs:
         value = said if isinstance(said, bytes) else encode(said)
+        if owner:
+            value = _seal(sealing, owner, value)
         limit = _LIMITS.get(topic, DERIVED_LIMIT)
         if len(value) > limit:
             raise ValueError(f"output to {topic} has {len(value)} bytes, more than {limit}")
@@ -136,13 +157,24 @@ def address(
         count = partitions[topic]
         for partition in range(count) if everywhere else (partition_for(key, count),):
             source = _provenance((stage, record.topic, record.partition, record.offset, len(produced)))
-            produced.append(_produced((topic, partition, key, value, headers(source))))
+            written = headers(source)
+            produced.append(_produced((topic, partition, key, value, (*written, sealed_header(owner)) if owner else written)))
     return produced
 
 
-def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
-    """The changelog form of state changes; derived keys have none. ValueError when a value is over its limit or has a number
-    that is not finite."""
+def _seal(sealing: Sealing | None, owner: str, value: bytes) -> bytes:
+    if isinstance(value, SealedValue):
+        return value
+    if sealing is None:
+        raise KeyMissing(f"{owner}: its texts are to be sealed, and there are no keys")
+    return sealing.sealed(owner, value)
+
+
+def dump(
+    fold: Fold, changes: Mapping[str, Any], owners: Mapping[str, str] = NO_OWNERS, sealing: Sealing | None = None
+) -> dict[str, bytes | None]:
+    """The changelog form of state changes, sealed where they have an owner; derived keys have none. ValueError when a value is
+    over its limit or has a number that is not finite."""
     dumped: dict[str, bytes | None] = {}
     write = fold.dump
     for key, value in changes.items():
@@ -154,8 +186,17 @@ def dump(fold: Fold, changes: Mapping[str, Any]) -> dict[str, bytes | None]:
                 check_finite(value, data)
             if len(data) > STATE_LIMIT:
                 raise ValueError(f"state of {key[:200]!r} has {len(data)} bytes, more than {STATE_LIMIT}")
+            if owners and (owner := owners.get(key)):
+                data = seal_state(fold, sealing, owner, key, data)
         dumped[key] = data
     return dumped
+
+
+def seal_state(fold: Fold, sealing: Sealing | None, owner: str, key: str, data: bytes) -> bytes:
+    """The changelog form of a state value under its owner's key. KeyMissing without one."""
+    if sealing is None:
+        raise KeyMissing(f"{owner}: its state is to be sealed, and there are no keys")
+    return sealing.sealed_state(owner, key, data, fold.stand_in(key, data))
 
 
 def _unread(stage: str, record: Record) -> Step:
@@ -172,20 +213,28 @@ def process(
     record: Record,
     partitions: Mapping[str, int],
     headers: HeaderForm = origin,
+    sealing: Sealing | None = None,
+    owners: Mapping[str, str] = NO_OWNERS,
 ) -> Processed:
     """Runs `fold` on one record. An exception of the fold, or an output or state value over its limit, becomes a dead letter
     (`stage_error`) with state unchanged: nothing bad stops the stream. What the surroundings lack (memory, descriptors, disk, a
-    module) is no record's fault and would be another verdict in a replay: SurroundingsFailed. `partitions`: short topic name ->
-    count."""
+    module) is no record's fault and would be another verdict in a replay: SurroundingsFailed; nor is a key that
+    it needs, and that is not there: KeyMissing. `partitions`: short topic name -> count; `owners`: of state values that are
+    sealed already."""
     try:
         step = _unread(stage, record) if isinstance(record.value, UnreadValue) else fold.step(state, record)
         changes = step.changes
-        produced = address(stage, record, step, partitions, headers)
-        return _processed((produced, changes, dump(fold, changes) if changes else {}, {"in": 1, **step.counters}))
+        produced = address(stage, record, step, partitions, headers, sealing)
+        owned = {key: owner for key, owner in step.owners.items() if key in changes} if step.owners else NO_OWNERS
+        dumped = dump(fold, changes, _Either(owned, owners) if owned else owners, sealing) if changes else {}
+        return _processed((produced, changes, dumped, {"in": 1, **step.counters}, owned))
+    except KeyMissing:
+        raise
     except SURROUNDINGS as error:
         raise SurroundingsFailed(f"{stage} at {record.coordinates}: {type(error).__name__}: {error}") from error
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
-        message = f"{type(error).__name__}: {error}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
+        quoted = "(a sealed record: what it says is not told)" if isinstance(record.value, Opened) else error
+        message = f"{type(error).__name__}: {quoted}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
         reason = RecordError(code="stage_error", message=message)
         return refused(stage, record, reason, partitions, headers)
 

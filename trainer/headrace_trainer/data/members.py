@@ -9,6 +9,7 @@ from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.derived import Components, Content, DrawnPrompt, Example, Member, PromptMember, Weights
 from headrace_schemas.events import Event, ExampleRewarded, PromptDrawn
 from headrace_schemas.root_error import HeadraceError
+from headrace_streams.runtime.sealing import stored
 
 MemberKey = tuple[str, int]  # example id and revision
 RecordValues = dict[MemberKey, bytes]  # of example records
@@ -72,7 +73,7 @@ def _event(member: Member | PromptMember, value: bytes | None) -> tuple[Event, s
     where = f"member {member.example_id} revision {member.revision} at {locator}"
     if value is None:
         raise MemberRefused(f"{where}: there is no such record")
-    if (actual := sha256(value)) != member.sha256:
+    if (actual := sha256(stored(value) or b"")) != member.sha256:
         raise MemberRefused(f"{where}: the record is {actual}, the manifest says {member.sha256}")
     try:
         return decode(value), where

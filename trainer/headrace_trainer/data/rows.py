@@ -16,6 +16,7 @@ from headrace_schemas.chat_template import PromptLost
 from headrace_schemas.derived import Example, Member, PromptMember
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.times import NANOS, parse_ns
+from headrace_streams.runtime.sealing import is_erased
 from headrace_trainer.data.members import RecordValues, key_of, verify, verify_prompt
 from headrace_trainer.data.rendering import ChatRenderer, Rendered
 
@@ -29,7 +30,8 @@ KEPT_OF_ANSWER = 0.5
 
 class RowUnfit(HeadraceError):
     """An example that this base's tokenizer and chat template make no row of; `reason` for counting: template_refused,
-    message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long."""
+    message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long,
+    erased."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -91,16 +93,19 @@ class RowTokeniser:
         rehearsal all later ones. MemberRefused."""
         made = []
         for member in members:
-            example = verify(member, values.get(key_of(member)))
-            made.append((example, partial(self._lesson, example, member)))
+            value = values.get(key_of(member))
+            example = verify(member, value)
+            made.append((example, partial(_erased, example) if is_erased(value) else partial(self._lesson, example, member)))
         return _made(made)
 
     def prompts(self, members: Iterable[PromptMember], values: RecordValues) -> TokenisedMembers:
         """The same for prompts without a reference. MemberRefused."""
         made = []
         for member in members:
-            example = verify_prompt(member, values.get(key_of(member)))
-            made.append((example, partial(self.question, example, drawn=member.drawn)))
+            value = values.get(key_of(member))
+            example = verify_prompt(member, value)
+            question = partial(self.question, example, drawn=member.drawn)
+            made.append((example, partial(_erased, example) if is_erased(value) else question))
         return _made(made)
 
     def _lesson(self, example: Example, member: Member) -> TokenisedExample:
@@ -177,6 +182,11 @@ class RowTokeniser:
 def _time_of(example: Example) -> datetime:
     """What a template that writes the date is told: the time of what was asked, which is pinned with the example."""
     return datetime.fromtimestamp(parse_ns(example.event_time) / NANOS, UTC)
+
+
+def _erased(example: Example) -> TokenisedExample:
+    where = f"example {example.example_id} revision {example.revision}"
+    raise RowUnfit("erased", f"{where}: the key of its texts was erased")
 
 
 def _made(rows: Iterable[tuple[Example, Callable[[], TokenisedExample]]]) -> TokenisedMembers:

@@ -23,10 +23,11 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import run_members, training_members, watched
+from headrace_schemas.selection import is_negative, run_members, training_members, watched
 from headrace_streams import release_log
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, event_of
+from headrace_streams.sealing.opening import Opener
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.stage.rehearsal import LatestRevisions
 from headrace_trainer.stage.standing import LearnerStanding, after
@@ -36,8 +37,8 @@ log = logging.getLogger("headrace")
 
 
 async def values_of(reader: Reader, members: Iterable[Member | PromptMember]) -> dict[MemberKey, bytes]:
-    """Record values at the members' locators; a locator without a record, or to another topic than that of examples, is left out.
-    Digests are not checked here."""
+    """Record values at the members' locators, opened if they are sealed; a locator without a record, or to another topic than
+    that of examples, is left out. Digests are not checked here. Refused without the key of one that is sealed."""
     wanted: dict[tuple[str, int], dict[int, list[MemberKey]]] = {}
     for member in members:
         if member.locator.topic != "examples":
@@ -45,9 +46,12 @@ async def values_of(reader: Reader, members: Iterable[Member | PromptMember]) ->
         offsets = wanted.setdefault((member.locator.topic, member.locator.partition), {})
         offsets.setdefault(member.locator.offset, []).append(key_of(member))
     values: dict[MemberKey, bytes] = {}
+    opener = Opener(reader.settings)
     for (topic, partition), offsets in wanted.items():
         async for record in reader.read_at(topic, partition, sorted(offsets)):
-            values.update((key, record.value) for key in offsets[record.offset] if record.value is not None)
+            if record.value is not None:
+                value = await opener.opened(topic, record.value, record.headers)
+                values.update((key, value) for key in offsets[record.offset])
     return values
 
 
@@ -118,10 +122,11 @@ class Catalogue:
 
     def members_of_new_groups(self, batch: Batch, before: int) -> list[Member]:
         """Members to learn of a batch whose prompt groups stand in no batch of the bucket before offset `before`, withdrawn rows
-        and failed runs included: no version that was made of those can know them."""
+        and failed runs included: no version that was made of those can know them. Negatives taught nobody: supervised training
+        learns from none. An objective that does has to count them here."""
         earlier = [each for offset, each in self._batches if offset < before and each.bucket == batch.bucket]
         named = (member for each in earlier for member in (*each.members, *each.test_pool))
-        seen = {group for member in named for group in self._groups.get(member.example_id, ())}
+        seen = {group for member in named if not is_negative(member) for group in self._groups.get(member.example_id, ())}
         found = ((member, self._groups.get(member.example_id, ())) for member in training_members(batch.members))
         return [member for member, groups in found if groups and not seen & set(groups)]
 

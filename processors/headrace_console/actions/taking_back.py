@@ -1,0 +1,93 @@
+"""Retract and forget: published as anybody would, with what it has gone into so far. Knows the events and the lake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace_console.action import ActionAnswer, ActionEffect, ActionRefused, ActionRequest, ConsoleAction
+from headrace_console.page import PageMissing, PageRequest
+from headrace_schemas.codec import decode, encode
+from headrace_schemas.errors import DecodeError
+from headrace_schemas.events import InteractionRetracted, SubjectErased
+from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
+from headrace_streams import requests
+from headrace_streams.kafka.publisher import publish
+from headrace_streams.requests import Touched
+from headrace_streams.settings import Settings
+
+_WENT = (
+    "SELECT count(DISTINCT examples.example_id), count(DISTINCT members.batch_id), count(DISTINCT versions.version_id), "
+    "count(DISTINCT releases.release_id) FROM examples LEFT JOIN members ON members.example_id = examples.example_id "
+    "LEFT JOIN versions ON versions.batch_id = members.batch_id "
+    "LEFT JOIN releases ON releases.version_id = versions.version_id AND releases.kind = 'promoted' WHERE "
+)
+
+
+def _went(asked: PageRequest, column: str, subject: str) -> list[str]:
+    examples, batches, versions, releases = asked.lake.run(f"{_WENT} examples.{column} = $it", {"it": subject}).rows[0]
+    return [
+        f"It has gone into {examples} examples, {batches} batches, {versions} versions and {releases} releases so far, directly.",
+        "It leaves open buckets and all later training; the answer names the releases that have learnt from it.",
+    ]
+
+
+def _retraction(asked: PageRequest, subject: str) -> ActionEffect:
+    known = "SELECT 1 FROM interactions WHERE interaction_id = $it LIMIT 1"
+    if not asked.lake.run(known, {"it": subject}).rows:
+        raise PageMissing(f"there is no interaction {subject!r}, at this cut")
+    return ActionEffect(lines=_went(asked, "interaction_id", subject))
+
+
+def _forgetting(asked: PageRequest, subject: str) -> ActionEffect:
+    known = "SELECT count(*) FROM interactions WHERE data_subject = $it"
+    count = asked.lake.run(known, {"it": subject}).rows[0][0]
+    if not subject:
+        raise PageMissing("whom to forget is to be named: the data_subject of interactions")
+    lines = [f"{count:,} interactions name {subject!r}, at this cut; those of before that come later are taken back too."]
+    return ActionEffect(lines=[*lines, *_went(asked, "data_subject", subject)])
+
+
+async def _retract(settings: Settings, request: ActionRequest) -> ActionAnswer:
+    data = InteractionRetraction(interaction_id=request.subject, reason=request.reason)
+    await _published(settings, InteractionRetracted, data, request)
+    return _answer(await requests.touched(settings, interaction_id=request.subject))
+
+
+async def _forget(settings: Settings, request: ActionRequest) -> ActionAnswer:
+    await _published(settings, SubjectErased, SubjectErasure(data_subject=request.subject), request)
+    return _answer(await requests.touched(settings, data_subject=request.subject))
+
+
+async def _published(settings: Settings, kind: type[Any], data: Any, request: ActionRequest) -> None:
+    event = requests.request(kind, data, request.request_id)
+    try:
+        decode(encode(event))
+    except DecodeError as error:
+        raise ActionRefused(error.message) from error
+    await publish(settings, event)
+
+
+def _answer(touched: Touched) -> ActionAnswer:
+    decisions = [*touched.releases, *touched.inherited, *touched.possible]
+    text = f"published; {len(touched.example_ids)} examples, {len(touched.batch_ids)} batches, {len(decisions)} releases"
+    if touched.served:
+        text += f", {len(touched.served)} of them served now: revoke those that must go"
+    if touched.samples:
+        text += f"; {len(touched.samples)} files of samples hold answers to it: `headrace evaluations remove`"
+    return ActionAnswer(well=True, text=text, refers=[("release", decision.data.release_id) for decision in decisions[:10]])
+
+
+ACTIONS = [
+    ConsoleAction(
+        name="retract",
+        title="Retract",
+        subject="interaction",
+        right="operator",
+        effect=_retraction,
+        perform=_retract,
+        final=True,
+    ),
+    ConsoleAction(
+        name="forget", title="Forget", subject="data subject", right="privacy", effect=_forgetting, perform=_forget, final=True
+    ),
+]

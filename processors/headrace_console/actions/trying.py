@@ -1,0 +1,79 @@
+"""Try another policy over the recorded log. Knows the run; publishes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from headrace_console.action import ActionAnswer, ActionEffect, ActionField, ActionRefused, ActionRequest, ConsoleAction
+from headrace_console.page import PageRequest
+from headrace_console.whatif_run import AlreadyRunning, TrialAsked, run_of
+from headrace_processors import policy_file
+from headrace_schemas.times import parse_ns
+from headrace_streams.policy import PolicyError
+from headrace_streams.settings import Settings
+
+_READ = ("signals", "examples", "outcomes")
+
+
+def _effect(asked: PageRequest, subject: str) -> ActionEffect:
+    records = sum(segment.records for segment in asked.manifest.segments if segment.topic in _READ)
+    seen = run_of(asked.settings).seen()
+    current = "" if seen.asked is None else seen.asked.policy
+    if not current and asked.settings.policy is not None and (path := Path(asked.settings.policy)).exists():
+        current = path.read_text(encoding="utf-8", errors="replace")
+    lines = [
+        f"It folds up to {records:,} recorded signals, examples and outcomes, under the recorded policies and under this one.",
+        "Nothing is written to the log, and nothing is trained. One trial runs at a time; what the last one found is replaced.",
+    ]
+    if seen.running is not None:
+        lines.append("One is under way.")
+    fields = [
+        ActionField("policy", "Policy (TOML)", value=current, long=True),
+        ActionField("since", "As if it had taken over at (RFC 3339 time; nothing: from the beginning)"),
+        ActionField("bucket", "Count this bucket alone (nothing: all)"),
+        ActionField("lake", "Lake", value=str(asked.folder), choices=[str(asked.folder)]),
+    ]
+    return ActionEffect(lines=lines, fields=fields)
+
+
+async def _perform(settings: Settings, request: ActionRequest) -> ActionAnswer:
+    given = {name: request.fields.get(name, "").strip() for name in ("since", "bucket")}
+    policy = request.fields.get("policy", "").replace("\r\n", "\n")
+    _check(policy, given["since"])
+    asked = TrialAsked(policy=policy, by=request.requested_by, reason=request.reason, **given)
+    try:
+        run_of(settings).start(asked, Path(request.fields["lake"]), settings.deployment)
+    except AlreadyRunning as error:
+        raise ActionRefused(str(error)) from error
+    return ActionAnswer(well=True, text="It has begun: the page What-if says how far it is, and what it finds.")
+
+
+def _check(policy: str, since: str) -> None:
+    """ActionRefused for what can't be tried."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:
+        file.write(policy)
+        file.flush()
+        try:
+            policy_file.load(file.name)
+        except PolicyError as error:
+            text = str(error).replace(f"policy file {file.name}", "policy").replace(f"policy = {file.name!r}", "policy")
+            raise ActionRefused(text) from error
+    try:
+        if since:
+            parse_ns(since)
+    except ValueError as error:
+        raise ActionRefused(f"{since!r} is no RFC 3339 time with an offset, e.g. 2026-11-26T12:00:00Z") from error
+
+
+ACTIONS = [
+    ConsoleAction(
+        name="whatif",
+        title="Try another policy",
+        subject="on the recorded log",
+        right="operator",
+        effect=_effect,
+        perform=_perform,
+        reason="Why, shown with what it finds",
+    )
+]

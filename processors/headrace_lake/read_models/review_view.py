@@ -1,0 +1,61 @@
+"""What somebody should look at next: examples that are uncertain and count for much, and a sample that is neither. Knows the
+lake.
+
+Uncertain: contradicted, few voices, a quality near 0. Counting for much: a large reward. The sample is a tenth by the digest of
+the id, whatever anybody said, so that agreement on it is no agreement on what is hard.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace_lake.query import LakeQuery
+
+NEWEST = 1_000  # revisions that are chosen from
+FEEDBACK = 5_000  # words of people that agreement is of
+QUEUE = 20
+REVIEW = "console_review"  # the check's name in the feedback that a review is
+_SAMPLED = "left(md5(example_id), 2) < '1a'"  # 26 of 256
+_WORTH = "(CAST(contradicted AS INTEGER) + 1.0 / (1 + voices) + 1 - abs(quality)) * (0.2 + abs(reward))"
+_CHOSEN = (
+    "SELECT example_id, interaction_id, bucket, agent, quality, reward, voices, contradicted, appended_at, topic, partition, "
+    f"log_offset, {_SAMPLED} AS sampled, {_WORTH} AS worth FROM "
+    f"(SELECT * FROM examples ORDER BY appended_at DESC, partition, log_offset DESC LIMIT {NEWEST}) "
+    "QUALIFY row_number() OVER (PARTITION BY example_id ORDER BY revision DESC) = 1"
+)
+_MINE = (
+    "SELECT DISTINCT interaction_id FROM (SELECT interaction_id, principal, name FROM feedback ORDER BY appended_at DESC "
+    f"LIMIT {FEEDBACK}) WHERE principal = $who AND name = '{REVIEW}'"
+)
+_SIDES = (
+    "SELECT interaction_id, count(DISTINCT principal) AS raters, count(DISTINCT (score - coalesce(scale_low, 0)) "
+    "> (coalesce(scale_high, 100) - coalesce(scale_low, 0)) / 2) AS sides FROM "
+    f"(SELECT * FROM feedback ORDER BY appended_at DESC LIMIT {FEEDBACK}) "
+    "WHERE principal_kind = 'human' AND score IS NOT NULL GROUP BY interaction_id HAVING raters > 1"
+)
+
+
+def review_view(lake: LakeQuery, who: str, *, sample: bool = False, example_id: str | None = None) -> dict[str, Any]:
+    """The queue of `who`, without what they have reviewed; the one that is looked at, whole; and how often people agree."""
+    only = f"WHERE interaction_id NOT IN ({_MINE})" + (" AND sampled" if sample else "")
+    order = "appended_at DESC, example_id" if sample else "worth DESC, example_id"
+    queue = lake.run(f"SELECT * FROM ({_CHOSEN}) {only} ORDER BY {order} LIMIT {QUEUE + 1}", {"who": who}).dicts()
+    chosen = example_id or (queue[0]["example_id"] if queue else None)
+    sides = lake.run(f"SELECT count(*), count(*) FILTER (sides = 1) FROM ({_SIDES})").rows[0]
+    return {
+        "sample": sample,
+        "queue": queue[:QUEUE],
+        "more": len(queue) > QUEUE,
+        "example": None if chosen is None else _whole(lake, chosen),
+        "agreement": {"interactions": sides[0], "agreed": sides[1], "share": sides[1] / sides[0] if sides[0] else None},
+    }
+
+
+def _whole(lake: LakeQuery, example_id: str) -> dict[str, Any] | None:
+    """The newest revision of an example with its texts."""
+    found = lake.run(
+        "SELECT example_id, interaction_id, bucket, agent, quality, reward, voices, contradicted, prompt, context, output, "
+        "target, topic, partition, log_offset FROM examples WHERE example_id = $example ORDER BY revision DESC LIMIT 1",
+        {"example": example_id},
+    ).dicts()
+    return found[0] if found else None

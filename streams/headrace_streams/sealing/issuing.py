@@ -1,0 +1,74 @@
+"""What is written to `keys` before records are folded that need it. Pure but for the keys themselves, which are random.
+
+A random key is no decision of a fold: it stands on the log before anything is sealed with it, and a replay reads it there.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Callable, Iterable
+
+from headrace_schemas.derived import KeyBelonging, KeyErasure, KeyIssue, SubjectKeysErasure
+from headrace_schemas.events import Event, KeyBelongs, KeyErased, KeyIssued, SubjectKeysErased, make
+from headrace_schemas.ids import derive_id
+from headrace_schemas.times import rfc3339
+from headrace_streams.runtime.stage import Claim
+from headrace_streams.sealing import cipher
+from headrace_streams.sealing.keyring import Keyring
+
+WRITER = "intake.keys"
+MILLISECOND = 1_000_000  # ns
+
+
+def issued(ring: Keyring, claims: Iterable[Claim], now_ms: int, new_key: Callable[[], bytes] = cipher.new_key) -> list[Event]:
+    """The events that `claims` ask for, in their order: nothing for what the keyring says already."""
+    written: list[Event] = []
+    told: set[tuple[str, str]] = set()
+    subjects: dict[str, str] = {}  # of keys that are issued here
+
+    def write(kind: type[Event], data: object, name: str) -> None:
+        written.append(make(kind, data, id=name, writer=WRITER, time_ms=now_ms))
+
+    for claim in claims:
+        owner, subject, time_ns = claim.owner, claim.subject, claim.time_ns // MILLISECOND * MILLISECOND  # as it is written
+        time = rfc3339(time_ns // MILLISECOND)
+        if claim.erases:
+            if time_ns > ring.mark(subject) or ring.owners(subject) or subject in subjects.values():
+                time = rfc3339(max(time_ns, ring.mark(subject)) // MILLISECOND)  # compaction keeps the last one only
+                write(SubjectKeysErased, SubjectKeysErasure(subject=subject, time=time), derive_id("keys.erased", subject, time))
+            continue
+        if ring.is_erased(owner):
+            continue
+        if claim.makes_key and not ring.is_known(owner) and owner not in subjects:
+            key_id = uuid.uuid4().hex
+            subjects[owner] = subject
+            if subject and time_ns <= ring.mark(subject):
+                write(KeyErased, KeyErasure(key_id=key_id, owner=owner, subject=subject), key_id)
+                continue
+            secret = base64.b64encode(new_key()).decode()
+            data = KeyIssue(key_id=key_id, owner=owner, time=time, secret_base64=secret, subject=subject or None)
+            write(KeyIssued, data, key_id)
+        elif subject and ring.subject_of(owner) is None and not subjects.get(owner):
+            subjects[owner] = subject
+            key_id = derive_id("key.belongs", owner, subject)
+            write(KeyBelongs, KeyBelonging(key_id=key_id, owner=owner, time=time, subject=subject), key_id)
+        if claim.of and not ring.belongs(owner, claim.of) and (owner, claim.of) not in told:
+            told.add((owner, claim.of))
+            key_id = derive_id("key.belongs", owner, claim.of)
+            write(KeyBelongs, KeyBelonging(key_id=key_id, owner=owner, time=time, of=claim.of), key_id)
+    return written
+
+
+def erasures(ring: Keyring, now_ms: int, most: int) -> list[Event]:
+    """What writes over the first `most` records that still hold a key which is erased."""
+    return [
+        make(
+            KeyErased,
+            KeyErasure(key_id=left.key_id, owner=left.owner, subject=left.subject),
+            id=derive_id("key.erased", left.key_id),
+            writer=WRITER,
+            time_ms=now_ms,
+        )
+        for left in ring.leftovers[:most]
+    ]

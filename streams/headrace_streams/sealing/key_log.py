@@ -1,0 +1,64 @@
+"""The keyring of a deployment as topic `keys` has it, followed by one reader in a process. Knows no fold and no sealed record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable
+from contextlib import aclosing
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from headrace_streams.kafka.reader import Reader, decode_or_none
+from headrace_streams.runtime.provenance import Headers, writer_of
+from headrace_streams.sealing.issuing import WRITER
+from headrace_streams.sealing.keyring import Keyring
+from headrace_streams.settings import Settings
+
+TOPIC = "keys"
+
+
+class KeyLog:
+    """`ring` is up to date after `refresh`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.ring = Keyring()
+        self._reader = Reader(settings)
+        self._next = 0
+        self._lock = asyncio.Lock()
+
+    async def refresh(self, until: int = 0) -> None:
+        """Reads what has come, to the end or at least up to offset `until`. Raises as `Reader`."""
+        async with self._lock:
+            if until and self._next >= until:
+                return
+            async with aclosing(self._reader.read_partition(TOPIC, 0, self._next)) as records:
+                async for record in records:
+                    apply(self.ring, record.value, record.headers)
+                    self._next = record.offset + 1
+            self._next = max(self._next, until)
+
+
+def apply(ring: Keyring, value: bytes | None, headers: Headers) -> None:
+    """One record; what intake has not written is passed over."""
+    if value is not None and writer_of(headers) == WRITER and (event := decode_or_none(value, headers)) is not None:
+        ring.apply(event)
+
+
+async def keyring_from(records: AsyncIterable[Any]) -> Keyring:
+    """The keyring of all `records` of the topic."""
+    ring = Keyring()
+    async for record in records:
+        apply(ring, record.value, record.headers)
+    return ring
+
+
+_logs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], KeyLog]] = WeakKeyDictionary()
+
+
+def key_log(settings: Settings) -> KeyLog:
+    """The one of this process: a keyring of a million keys is some 400 MB."""
+    known = _logs.setdefault(asyncio.get_running_loop(), {})
+    place = settings.bootstrap, settings.deployment
+    if place not in known:
+        known[place] = KeyLog(settings)
+    return known[place]

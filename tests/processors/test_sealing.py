@@ -1,0 +1,242 @@
+"""Texts of data subjects through the stages: sealed on the log, opened by folds, gone when their keys are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace_lake.keys import sealing_of
+from headrace_lake.log import LogRecord
+from headrace_lake.verify import Verified, verify
+from headrace_processors.stages import STAGES
+from headrace_schemas.codec import decode
+from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded
+from headrace_streams.runtime.errors import Refused
+from headrace_streams.runtime.sealing import HEADER, owner_of
+from support.memory_log import MemoryLog
+from support.memory_ring import MemoryRing
+from support.signals import feedback, interaction, interaction_retracted, subject_erased
+
+SECRET = "marked-text-of-bob"
+BOTH = ("intake", "link", "reward", "curate")
+
+
+class SealedRing(MemoryRing):
+    """A ring under the policy that seals."""
+
+    def __init__(self, seal: str = "subjects", **more: Any) -> None:
+        super().__init__(**more)
+        self.bodies["intake"]["seal"] = seal
+
+    def tell(self, *values: bytes) -> None:
+        for value in values:
+            topic = "feedback" if b"feedback." in value else "interactions"
+            self.publish(topic, value, 0)
+
+    def fold(self) -> None:
+        self._fold(*BOTH, "curate")
+
+    def verified(self) -> dict[str, Verified]:
+        return asyncio.run(verify(self.log, STAGES))
+
+
+def bobs(number: int = 1, **data: Any) -> bytes:
+    texts = {"prompt": f"{SECRET} asks {number}", "output": f"{SECRET} hears {number}", "context": f"{SECRET} file"}
+    more = {"attributes": {"note": SECRET}, "mystery": {"deep": SECRET}}
+    return interaction(f"b-{number}", data_subject="bob", **{**texts, **more, **data})
+
+
+def corrected(name: str, about: str | None, text: str = SECRET, **data: Any) -> bytes:
+    return feedback(name, about, "user_correction", corrected_output=f"{text} corrects", comment=text, **data)
+
+
+def later(name: str) -> bytes:
+    """Of bob, after he asked to be forgotten."""
+    return interaction(name, data_subject="bob", prompt="a new start", output="welcome back", minute=6)
+
+
+def with_text(log: MemoryLog, text: str = SECRET) -> Iterator[LogRecord]:
+    """Records that hold a text, on compacted topics the newest of each key; what others wrote is left out."""
+    newest: dict[tuple[str, int, bytes | None], LogRecord] = {}
+    for (topic, partition), records in log.records.items():
+        for record in records:
+            if topic.startswith("state.") or topic == "keys":
+                newest[topic, partition, record.key] = record
+            elif topic not in ("interactions", "feedback"):
+                newest[topic, partition, b"%d" % record.offset] = record
+    for record in newest.values():
+        said = (record.key or b"") + (record.value or b"") + b"".join(value or b"" for _, value in record.headers)
+        if text.encode() in said:
+            yield record
+
+
+def events_on(log: MemoryLog, topic: str, kind: type[Any]) -> list[Any]:
+    found = []
+    for partition in range(log.count):
+        for record in log.records.get((topic, partition), []):
+            event = decode(record.value, record.headers)
+            if isinstance(event, kind):
+                found.append(event)
+    return found
+
+
+@pytest.fixture
+def told() -> SealedRing:
+    """Bob's interactions with feedback of all ways, and somebody's beside them."""
+    ring = SealedRing(seed=1)
+    ring.tell(corrected("f-0", "b-2"), bobs(1, refs=[{"system": "jira", "id": "OPS-B"}]), bobs(2), bobs(3))
+    ring.tell(corrected("f-1", "b-1"), corrected("f-2", None, ref={"system": "jira", "id": "OPS-B"}, principal={"id": "ann"}))
+    ring.tell(corrected("f-3", None, ref={"system": "jira", "id": "later"}), interaction("other", prompt="plain one"))
+    ring.tell(feedback("f-4", "b-3"), feedback("f-5", "other"))
+    ring.fold()
+    return ring
+
+
+def test_no_text_of_a_subject_stands_on_the_log_in_plain(told: SealedRing) -> None:
+    assert list(with_text(told.log)) == []
+    assert list(with_text(told.log, "plain one")), "others' texts are as they were"
+
+
+def test_what_is_sealed_is_what_the_folds_have_read(told: SealedRing) -> None:
+    plain = SealedRing("none", seed=1)
+    for topic in ("interactions", "feedback"):
+        for record in told.log.records.get((topic, 0), []):
+            plain.publish(topic, record.value or b"", 0)
+    plain.fold()
+    sealing = asyncio.run(sealing_of(told.log))
+    opened = []
+    for partition in range(told.log.count):
+        for record in told.log.records.get(("examples", partition), []):
+            owner = owner_of("examples", record.headers)
+            opened.append(decode(record.value if owner is None else sealing.opened(owner, record.value or b"")))
+    kinds = [event.data for event in opened if isinstance(event, ExampleRewarded)]
+    assert sorted(kinds, key=lambda data: (data.example_id, data.revision)) == sorted(
+        (event.data for event in events_on(plain.log, "examples", ExampleRewarded)),
+        key=lambda data: (data.example_id, data.revision),
+    )
+    assert any(data.content.target == f"{SECRET} corrects" and data.data_subject == "bob" for data in kinds)
+
+
+def test_a_sealed_record_is_a_valid_event_that_says_who_acted_and_nothing_else(told: SealedRing) -> None:
+    bob = next(event for event in events_on(told.log, "signals", InteractionRecorded) if event.data.interaction_id == "b-1")
+    assert (bob.data.agent.name, bob.data.prompt, bob.data.data_subject, bob.data.attributes) == ("bot", "[sealed]", None, None)
+    said = next(event for event in events_on(told.log, "signals", FeedbackRecorded) if event.data.feedback_id == "f-1")
+    assert (said.data.kind, said.data.corrected_output, said.data.comment) == ("user_correction", "[sealed]", None)
+
+
+def test_a_sealed_log_verifies_byte_for_byte(told: SealedRing) -> None:
+    for report in told.verified().values():
+        assert (report.differences, report.not_comparable, report.erased) == ([], [], 0)
+
+
+def test_after_forgetting_no_key_is_left_and_the_log_still_verifies(told: SealedRing) -> None:
+    told.tell(subject_erased("bob"))
+    told.fold()
+    told.tell(bobs(4), corrected("f-9", "b-1"), later("b-5"))
+    told.fold()
+    sealing = asyncio.run(sealing_of(told.log))
+    for owner in ("interaction/b-1", "interaction/b-2", "interaction/b-3", "interaction/b-4", "ref/jira:OPS-B"):
+        assert sealing.keyring.is_erased(owner), owner
+        assert sealing.keyring.secret(owner) is None
+    assert sealing.keyring.secret("interaction/b-5"), "what came after is no part of it"
+    assert list(with_text(told.log)) == []
+    newest = {record.key: record.value or b"" for record in told.log.records["keys", 0]}
+    left = [value for value in newest.values() if b"secret_base64" in value]
+    assert len(left) == 2, "of b-5, and of feedback on a foreign id that nobody has linked"
+    reports = told.verified()
+    for report in reports.values():
+        assert (report.differences, report.not_comparable) == ([], [])
+    assert reports["intake"].erased
+    assert reports["reward"].erased
+
+
+def test_an_altered_record_of_who_was_erased_is_a_difference(told: SealedRing) -> None:
+    told.tell(subject_erased("bob"))
+    told.fold()
+    place, number = next(
+        (place, number)
+        for place, records in told.log.records.items()
+        if place[0] == "examples"
+        for number, record in enumerate(records)
+        if b'"voices":1' in (record.value or b"") and b'"b-1"' in (record.value or b"")
+    )
+    record = told.log.records[place][number]
+    told.log.records[place][number] = record._replace(value=(record.value or b"").replace(b'"voices":1', b'"voices":9'))
+    assert told.verified()["reward"].differences
+
+
+def test_a_key_that_is_missing_and_was_not_erased_is_refused_and_makes_no_dead_letter(told: SealedRing) -> None:
+    told.log.records["keys", 0] = [record for record in told.log.records["keys", 0] if b"b-1" not in (record.value or b"")]
+    with pytest.raises(Refused, match="interaction/b-1: its texts are sealed, and topic keys has no key of it"):
+        told.verified()
+
+
+def test_without_the_policy_nothing_is_sealed() -> None:
+    ring = SealedRing("none")
+    ring.tell(bobs(1), corrected("f-1", "b-1"))
+    ring.fold()
+    assert ("keys", 0) not in ring.log.records
+    assert not [r for records in ring.log.records.values() for r in records if any(name == HEADER for name, _ in r.headers)]
+
+
+def test_a_dead_letter_whose_subject_can_be_read_is_sealed_and_goes_with_the_key() -> None:
+    ring = SealedRing()
+    ring.tell(bobs(1, turn="no number"))
+    ring.fold()
+    [letter] = [r for (topic, _), records in ring.log.records.items() if topic == "dead-letters" for r in records]
+    assert owner_of("dead-letters", letter.headers) == "interaction/b-1"
+    tree = msgspec.json.decode(letter.value or b"")
+    assert "value_base64" not in tree["data"]
+    assert (tree["data"]["error"]["code"], tree["data"]["offset"]) == ("wrong_type", 0)
+    ring.tell(subject_erased("bob"))
+    ring.fold()
+    assert asyncio.run(sealing_of(ring.log)).keyring.is_erased("interaction/b-1")
+    assert all(not report.differences for report in ring.verified().values())
+
+
+IDS, REFS = st.integers(1, 4), st.sampled_from(["A", "B"])
+TOLD = st.one_of(
+    st.builds(lambda n, m: bobs(n, minute=m), IDS, st.integers(0, 6)),
+    st.builds(lambda n, m, ref: bobs(n, minute=m, refs=[{"system": "jira", "id": ref}]), IDS, st.integers(0, 6), REFS),
+    st.builds(lambda n: interaction(f"o-{n}", prompt=f"plain {n} of somebody else", output=f"select {n}"), IDS),
+    st.builds(lambda n, m: corrected(f"f-{m}", f"b-{n}", minute=m), IDS, st.integers(1, 6)),
+    st.builds(lambda n, m: corrected(f"f-{m}", f"o-{n}", "plain", minute=m), IDS, st.integers(1, 6)),
+    st.builds(
+        lambda n, m, who: feedback(f"s-{m}", f"{who}-{n}", minute=m, score=m * 9), IDS, st.integers(1, 6), st.sampled_from("bo")
+    ),
+    st.builds(lambda m, ref: corrected(f"r-{m}", None, ref={"system": "jira", "id": ref}, minute=m), st.integers(1, 6), REFS),
+    st.builds(lambda n: interaction_retracted(f"b-{n}"), IDS),
+    st.builds(lambda m: subject_erased("bob", minute=m), st.integers(0, 6)),
+)
+MOVES = st.lists(st.one_of(TOLD, st.sampled_from(BOTH)), max_size=40)
+
+
+@given(MOVES)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_told_in_whatever_order_the_log_verifies_and_forgetting_leaves_no_text(moves: list[bytes | str]) -> None:
+    """A stage that folds is one that starts again; those that do not are behind, when keys go."""
+    ring = SealedRing()
+    for move in moves:
+        if isinstance(move, str):
+            ring._fold(move)
+        else:
+            ring.tell(move)
+    ring.fold()
+    for report in ring.verified().values():
+        assert report.differences == []
+    ring.tell(subject_erased("bob", minute=7))
+    ring.fold()
+    reports = ring.verified()
+    for report in reports.values():
+        assert report.differences == []
+    assert list(with_text(ring.log)) == []
+    keyring = asyncio.run(sealing_of(ring.log)).keyring
+    assert not keyring.leftovers
+    recorded = {event.data.interaction_id for event in events_on(ring.log, "signals", InteractionRecorded)}
+    assert all(keyring.is_erased(f"interaction/{name}") for name in recorded if name.startswith("b-"))
