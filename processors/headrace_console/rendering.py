@@ -29,6 +29,7 @@ CELL = 4096  # characters of a text that a page shows, unless it is asked for wi
 WHOLE = "whole"
 # What a name leads to. A kind that is not here, or whose page is not there, is looked for.
 PATHS = {
+    "interaction": "examples",
     "release": "releases", "version": "versions", "batch": "batches", "run": "runs", "bucket": "buckets", "example": "examples",
 }  # fmt: skip
 _PLAIN = frozenset("\n\t")

@@ -128,9 +128,9 @@ def _members(topic: str, up: bool) -> str:
         "batches": (("members", ""), ("test_pool", "compared on"), ("validation_pool", ""), ("prompts", "asked")),
         "runs": (("rehearsal", "repeated"),),
     }[topic]
-    named = " UNION ALL ".join(
+    named = f"WITH chosen AS MATERIALIZED (SELECT u.* FROM {_rows(topic)} u WHERE {some}) " + " UNION ALL ".join(
         f"SELECT u.partition, u.log_offset, '{how}' AS how, "
-        f"unnest(from_json(try(u.value->'$.data.{name}'), '{MEMBERS}')) AS m FROM {_rows(topic)} u WHERE {some}"
+        f"unnest(from_json(try(u.value->'$.data.{name}'), '{MEMBERS}')) AS m FROM chosen u"
         for name, how in pools
     )
     how = "if(u.how <> '', u.how, if(m.role = 'negative', 'avoided', if(m.split = 'train', 'learnt', m.split)))"

@@ -225,6 +225,19 @@ def test_an_interaction_of_which_nothing_was_said_has_a_page(ring: MemoryRing, l
     assert view.output.startswith("select count(*)")
 
 
+def test_an_interaction_of_which_only_others_speak_has_a_page(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    said = {"interaction_id": "to come", "kind": "success", "score": 90}
+    ring.publish("feedback", event("feedback.recorded", said, id="early"))
+    ring.round(1, odd=False)
+    with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        view = example_view(lake, "to come")
+        assert view is not None
+        assert view.state.state == "waiting for its interaction"
+        assert (view.prompt, view.output, view.example_id) == ([], "", None)
+        assert [entry.kind for entry in view.timeline] == ["feedback.recorded"]
+
+
 def test_a_rejection_says_rule_figure_and_bound(lake: LakeQuery) -> None:
     view = example_view(lake, "poor-1")
     assert view is not None

@@ -7,8 +7,6 @@ from msgspec import Struct
 from headrace_console.page import ConsolePage, PageMissing, PageRequest
 from headrace_lake.read_models.lineage_view import LineageView, lineage_view
 
-WAYS = ("down", "up")
-
 
 class LineageWays(Struct, frozen=True, kw_only=True):
     """`made_of`: what `headrace explain ID --json` prints; `came_of_it`: `headrace impact ID --json`. None where there is nothing
@@ -21,7 +19,8 @@ class LineageWays(Struct, frozen=True, kw_only=True):
 
 def lineage(asked: PageRequest) -> LineageWays:
     name = asked.names["id"]
-    down, up = (lineage_view(asked.lake, name, up=way == "up") for way in WAYS)
+    down = lineage_view(asked.lake, name, up=False)
+    up = lineage_view(asked.lake, name, up=True, state=None if down is None else down[0].state)
     if down is None and up is None:
         raise PageMissing(f"nothing is called {name!r}, at this cut")
     return LineageWays(id=name, made_of=down and down[0], came_of_it=up and up[0])

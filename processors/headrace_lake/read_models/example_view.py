@@ -93,7 +93,7 @@ class ExampleView(Struct, frozen=True, kw_only=True):
 
 
 def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> ExampleView | None:
-    """Of an example's or an interaction's id, at one of its revisions or the newest; None where the lake has neither."""
+    """Of an example's or an interaction's id, at one of its revisions or the newest; None where nothing was ever said of it."""
     told = recorded(lake, "examples", "example_id = $name OR interaction_id = $name", {"name": name}, limit=REVISIONS)
     settled = [each for each in told if isinstance(each.event, ExampleSettled)]
     told = [each for each in told if isinstance(each.event, ExampleRewarded | ExampleWithdrawn)]
@@ -101,17 +101,16 @@ def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> Exa
     interaction_id = _example(rewarded[-1]).interaction_id if rewarded else name
     signals = signals_of(lake, interaction_id)
     interaction = next((each.event.data for each in signals if isinstance(each.event, InteractionRecorded)), None)
-    if not rewarded and interaction is None:
+    if not rewarded and not signals:
         return None
     shown = _at(rewarded, revision)
     example = None if shown is None else _example(shown)
     rejected = recorded(lake, "rejections", "interaction_id = $id", {"id": interaction_id}, limit=NOTED)
     state, found = state_and_lineage(lake, interaction_id)
     went = [] if found is None else [one for kind in ("batch", "run", "version", "release") for one in found.of(kind)]
-    content = example.content if example is not None else interaction
-    assert content is not None
+    content = example.content if example is not None else interaction  # None while only others have spoken of it
     target = None if example is None else answer_text(example.content.target)
-    output = answer_text(content.output)
+    output = "" if content is None else answer_text(content.output)
     corrected = example is not None and example.components.correction is not None
     return ExampleView(
         interaction_id=interaction_id,
@@ -120,9 +119,9 @@ def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> Exa
         bucket=None if example is None else example.bucket,
         split=None if example is None else split_of(example.bucket, example.prompt_group),
         facts=_facts(example, interaction) | ({"label": "final"} if settled and example is not None else {}),
-        prompt=_blocks(content.prompt),
-        context=context_text(content.context),
-        tools=msgspec.to_builtins(content.tools or []),
+        prompt=[] if content is None else _blocks(content.prompt),
+        context="" if content is None else context_text(content.context),
+        tools=[] if content is None else msgspec.to_builtins(content.tools or []),
         output=output,
         target=target,
         correction=word_diff(output, target) if corrected and target is not None else None,

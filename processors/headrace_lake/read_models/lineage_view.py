@@ -44,8 +44,11 @@ class LineageView(Struct, frozen=True, kw_only=True):
     inherited: list[LineageNode]
 
 
-def lineage_view(lake: LakeQuery, name: str, *, up: bool) -> tuple[LineageView, Lineage] | None:
-    """All that `name` was made of, or (`up`) all that came of it, and the lineage itself; None where the lake has no such id."""
+def lineage_view(
+    lake: LakeQuery, name: str, *, up: bool, state: LearningState | None = None
+) -> tuple[LineageView, Lineage] | None:
+    """All that `name` was made of, or (`up`) all that came of it, and the lineage itself; None where the lake has no such id.
+    `state`: of its interaction, where that is known already."""
     kind, places = places_of(lake, name)
     found = trace(lake, places, up=up) if places else None
     if found is None or not (found.edges or found.records):
@@ -55,7 +58,7 @@ def lineage_view(lake: LakeQuery, name: str, *, up: bool) -> tuple[LineageView, 
     view = LineageView(
         id=name,
         kind=kind,
-        state=None if about is None else learning_state(lake, about),
+        state=state if about is None or state is not None else learning_state(lake, about),
         fate=fate,
         records=[_node(record) for record in sorted(found.records.values())],
         edges=[LineageLink(upper=str(edge.upper), lower=str(edge.lower), how=edge.how) for edge in found.edges],
