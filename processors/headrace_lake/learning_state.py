@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from headrace_lake.lineage import Lineage, RecordPlace, trace
 from headrace_lake.query import LakeQuery
+from headrace_lake.served_then import ServedAnswer, answered_by
 from headrace_lake.views import KIND, table_of
 
 State = Literal[
@@ -20,7 +21,7 @@ LEARNT = frozenset({"learnt", "repeated"})  # edges by which something is learnt
 
 class LearningState(Struct, frozen=True, kw_only=True):
     """`state` of an interaction, and why. `releases`: those that have learnt from its newest or an older revision, also where it
-    was withdrawn since; `place` is of the record that says so."""
+    was withdrawn since; `place` is of the record that says so; `answered`: who really served, None where nobody knows it."""
 
     interaction_id: str
     state: State
@@ -29,6 +30,7 @@ class LearningState(Struct, frozen=True, kw_only=True):
     example_id: str | None = None
     revision: int | None = None
     releases: list[str] = []
+    answered: ServedAnswer | None = None
 
 
 def learning_state(lake: LakeQuery, interaction_id: str) -> LearningState:
@@ -43,7 +45,8 @@ def state_and_lineage(lake: LakeQuery, interaction_id: str) -> tuple[LearningSta
 
     def state(kind: State, reason: str, place: RecordPlace | None = None, **more: Any) -> tuple[LearningState, Lineage | None]:
         at = None if place is None else str(place)
-        return LearningState(interaction_id=interaction_id, state=kind, reason=reason, place=at, **more), found
+        known = {"answered": answered_by(lake, interaction_id), **more}
+        return LearningState(interaction_id=interaction_id, state=kind, reason=reason, place=at, **known), found
 
     said = _records(lake, "signals", interaction_id)
     told = _records(lake, "examples", interaction_id)

@@ -65,6 +65,8 @@ def _show(settings: Settings, as_json: bool, folder: Path | None, name: str, who
     if state is not None:
         where = f"  ({state.place})" if state.place else ""
         click.echo(f"interaction {state.interaction_id}: {state.state}: {state.reason}{where}")
+        if state.answered is not None and state.answered.matches is not None:
+            click.echo(f"{'' if state.answered.matches else 'NOT SERVED THEN: '}{state.answered.note}")
     if fate is not None:
         click.echo(fate)
     for line in _tree(found, up, whole):

@@ -9,9 +9,10 @@ import pytest
 
 from headrace_cli.dead_letters import plain
 from headrace_processors.intake import fold as intake
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import DeadLetter, RecordError
 from headrace_schemas.events import RecordRejected
+from headrace_schemas.sealed_fields import seal
 from headrace_schemas.times import rfc3339
 from headrace_streams.dead_letters.letters import LetterFilter, groups, marked, row_of
 from headrace_streams.dead_letters.repair import REDRIVEN, Edit, RepairedRecord, Unfit, WrongEdit, repaired
@@ -212,3 +213,15 @@ def test_letters_are_chosen_by_all_that_is_asked() -> None:
         assert not LetterFilter(**{**asked, name: "other"}).takes(row)
     assert not LetterFilter(since_ms=AT_MS + 1).takes(row)
     assert not LetterFilter(until_ms=AT_MS).takes(row)
+
+
+def test_a_letter_whose_key_is_gone_is_listed_and_not_redriven() -> None:
+    record = Record("feedback", 1, 7, AT_MS, AT_MS, b"key", feedback(), ())
+    write = dead_letter("intake", record, RecordError(code="wrong_type", message="quotes a text", field="data.score"))
+    assert isinstance(write.value, RecordRejected)
+    erased = decode(seal(encode(write.value), None))
+    assert isinstance(erased, RecordRejected)
+    assert (row_of(erased.data, 0, 0).code, marked(erased.data).text) == ("wrong_type", "null")
+    made = repaired(erased.data, Edit(), LATER_MS)
+    assert isinstance(made, Unfit)
+    assert made.why == "sealed"

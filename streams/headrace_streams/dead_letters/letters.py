@@ -14,7 +14,11 @@ from msgspec.structs import replace
 from headrace_schemas.derived import DeadLetter, Redrive
 from headrace_schemas.events import RecordRedriven, RecordRejected
 from headrace_schemas.json_spans import TextSpan, span_of
-from headrace_streams.kafka.reader import Reader, event_of
+from headrace_schemas.sealed_fields import SEALED
+from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
+from headrace_streams.kafka.reader import Reader, decode_or_none
+from headrace_streams.runtime.sealing import KeyMissing
+from headrace_streams.sealing.opening import Opener
 from headrace_streams.settings import Settings
 
 TOPIC = "dead-letters"
@@ -115,9 +119,10 @@ async def letter(settings: Settings, at: str) -> tuple[LetterRow, DeadLetter] | 
     found = await rows(settings, LetterFilter(at=(at,)))
     if not found:
         return None
+    letters = LetterReader(settings)
     async with aclosing(Reader(settings).read_at(TOPIC, found[-1].partition_kept, [found[-1].offset_kept])) as records:
         async for record in records:
-            if isinstance(event := event_of(record), RecordRejected):
+            if isinstance(event := await letters.event(record), RecordRejected):
                 return found[-1], event.data
     return None
 
@@ -195,12 +200,38 @@ def content(encoded: str | None) -> bytes | None:
     return None if encoded is None else base64.b64decode(encoded)
 
 
+class LetterReader:
+    """Reads records of the topic as events, opened where they are sealed and their keys may be read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._opener = Opener(settings)
+        self._has_keys = True
+
+    async def event(self, record: Any) -> RecordRejected | RecordRedriven | None:
+        """The event in a record; a letter that can't be opened as it lies there, which says of what kind its error is."""
+        value = record.value
+        if value is not None and self._has_keys:
+            try:
+                value = await self._opener.opened(TOPIC, value, record.headers)
+            except KeyMissing:
+                pass
+            except (TopicMissing, BrokerUnavailable):
+                self._has_keys = False  # this principal may not read them, or there are none
+        event = decode_or_none(value, record.headers)
+        return event if isinstance(event, RecordRejected | RecordRedriven) else None
+
+
+def is_sealed(letter: DeadLetter) -> bool:
+    """Whether a letter's record is sealed with a key that is erased, or that may not be read here."""
+    return letter.error.message == SEALED
+
+
 Kept = tuple[Any, RecordRejected | RecordRedriven]
 
 
 async def _records(settings: Settings) -> AsyncGenerator[Kept, None]:
+    letters = LetterReader(settings)
     async with aclosing(Reader(settings).read_topic(TOPIC)) as records:
         async for record in records:
-            event = event_of(record)
-            if isinstance(event, RecordRejected | RecordRedriven):
+            if (event := await letters.event(record)) is not None:
                 yield record, event

@@ -21,10 +21,10 @@ from headrace_schemas.events import RecordRedriven, RecordRejected, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.root_error import FAILED, HeadraceError
 from headrace_schemas.topics import REDRIVE, key_of
-from headrace_streams.dead_letters.letters import TOPIC, LetterFilter, LetterRow, rows
+from headrace_streams.dead_letters.letters import TOPIC, LetterFilter, LetterReader, LetterRow, rows
 from headrace_streams.dead_letters.repair import REPAIRABLE, Edit, RepairedRecord, Unfit, repaired
 from headrace_streams.kafka.publisher import AtomicPublisher, TransactionFailed, publishing_atomically
-from headrace_streams.kafka.reader import Reader, event_of
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.writers import UNKNOWN_WRITER, refusal
 from headrace_streams.settings import Settings
 
@@ -159,14 +159,14 @@ async def _meant(settings: Settings, wanted: LetterFilter) -> tuple[RedriveRepor
 
 async def _portions(settings: Settings, waiting: Sequence[LetterRow]) -> AsyncGenerator[list[DeadLetter | LetterRow], None]:
     """The letters of `waiting`, whole, some at a time, in its order; the row itself of one that no stage wrote."""
-    reader = Reader(settings)
+    reader, opened = Reader(settings), LetterReader(settings)
     for portion in _sized(waiting):
         letters: dict[tuple[int, int], DeadLetter | LetterRow] = {}
         for partition in sorted({row.partition_kept for row in portion}):
             own = {row.offset_kept: row for row in portion if row.partition_kept == partition}
             async with aclosing(reader.read_at(TOPIC, partition, sorted(own))) as records:
                 async for record in records:
-                    event = event_of(record)
+                    event = await opened.event(record)
                     ours = refusal(TOPIC, record.value, record.headers) is None
                     row = own[record.offset]
                     letters[partition, record.offset] = event.data if ours and isinstance(event, RecordRejected) else row

@@ -23,7 +23,7 @@ from headrace_schemas.published import decode_published
 from headrace_schemas.root_error import USAGE, HeadraceError
 from headrace_schemas.times import rfc3339
 from headrace_schemas.topics import ANYBODY, BY_NAME, key_of
-from headrace_streams.dead_letters.letters import TOPIC, content
+from headrace_streams.dead_letters.letters import TOPIC, content, is_sealed
 from headrace_streams.runtime.provenance import ORIGIN
 from headrace_streams.runtime.writers import UNKNOWN_WRITER
 
@@ -77,6 +77,8 @@ def repaired(letter: DeadLetter, edit: Edit, now_ms: int) -> RepairedRecord | Un
     """The record as it goes back, if by now (ms since the epoch) it would be taken. WrongEdit for an edit that can't be made."""
     if letter.error.code == UNKNOWN_WRITER:
         return Unfit(why=UNKNOWN_WRITER, message=f"nobody of ours wrote it: {letter.error.message}")
+    if is_sealed(letter):
+        return Unfit(why="sealed", message="its texts are sealed, and their key is erased or may not be read here")
     value, headers = content(letter.value_base64), [(name, content(text)) for name, text in letter.headers]
     if value is None and letter.error.message.endswith("not carried)") and edit.value is None:
         return Unfit(why="not_carried", message=f"the letter does not hold it: {letter.error.message}")
