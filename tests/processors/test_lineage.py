@@ -34,6 +34,8 @@ from headrace_schemas.events import (
 from headrace_streams.runtime.provenance import provenance_of
 from headrace_streams.testing import written_headers
 from support.examples import GROUPS
+from support.lineage_check import check_rows
+from support.memory_log import MemoryLog
 from support.memory_ring import MemoryRing, lake_of
 from support.signals import event
 
@@ -181,6 +183,24 @@ def test_the_way_down_ends_at_the_bytes_that_were_published(ring: MemoryRing, la
     for edge in ends:
         raw = ring.log.records[edge.lower.topic, edge.lower.partition][edge.lower.offset].value
         assert json.loads(raw or b"")["id"] == found.records[edge.upper].id
+
+
+def test_of_rows_drawn_among_those_of_releases_both_ways_are_one_and_end_at_what_was_published(
+    ring: MemoryRing, lake: LakeQuery
+) -> None:
+    """`tests/real/formats.py` does so with 200 rows of real corpora."""
+    checked = check_rows(ring.log, lake, 10, seed=1)
+    assert checked.faults == []
+    assert (checked.rows, checked.published > 10, checked.releases > 1) == (10, True, True)
+    swapped = MemoryLog(ring.log.count)
+    swapped.records = dict(ring.log.records)
+    for partition in range(ring.log.count):
+        published = ring.log.records["interactions", partition]
+        values = [record.value for record in published]
+        swapped.records["interactions", partition] = [
+            record._replace(value=value) for record, value in zip(published, [*values[1:], values[0]], strict=True)
+        ]
+    assert any("is of" in fault for fault in check_rows(swapped, lake, 2, seed=1).faults)
 
 
 def test_an_id_is_found_whatever_it_is_of(ring: MemoryRing, lake: LakeQuery) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from headrace_schemas.events import (
     make,
 )
 from headrace_schemas.ids import derive_id
+from headrace_schemas.selection import dataset_members, members_digest
 from headrace_streams.runtime.provenance import Provenance, origin
 from support.memory_log import MemoryLog
 from support.outcomes import adapter, evaluation
@@ -53,11 +55,15 @@ class MemoryRing:
         self._draw = random.Random(seed)
         self._number = 0
         self._trained: set[str] = set()
-        self._members: list[Member] = []
+        self._members: defaultdict[str, list[Member]] = defaultdict(list)
 
     def round(self, interactions: int = 20, *, odd: bool = True) -> None:
         for _ in range(interactions):
             self._one(odd)
+        self.turn()
+
+    def turn(self) -> None:
+        """What was published goes through all stages."""
         self._fold(*ORDER)
         self._train()
         self._fold("release", "curate")
@@ -130,32 +136,37 @@ class MemoryRing:
             self.log.append(topic, record.partition, batch.bucket.encode(), encode(made), headers)
 
         start = TrainingStart(
-            **common, base=batch.base, seed=1, method="lora", hyperparameters={}, policy_digests={}, rehearsal=self._members[:3]
+            **common, base=batch.base, seed=1, method="lora", hyperparameters={}, policy_digests={},
+            rehearsal=self._members[batch.bucket][:3],
         )  # fmt: skip
         write("runs", TrainingStarted, start)
-        self._members += batch.members
+        self._members[batch.bucket] += batch.members
+        taught = members_digest(dataset_members(batch, start))
         if len(self._trained) % 4 == 0:
             write("runs", TrainingFailed, TrainingFailure(**common, attempts=3, error="out of memory"))
             return
         version = ModelVersion(
             **common, version_id=version_id, artifact_type=batch.artifact_type, base=batch.base, adapter=adapter(version_id),
             method="lora", hyperparameters={}, rows=len(batch.members), tokens=100, seconds=1.0,
+            dataset_digest=taught,
         )  # fmt: skip
         write("versions", ModelVersionCreated, version)
-        compared = decode(evaluation(version_id, self._served(), bucket=batch.bucket, wins=40, losses=1))
+        compared = decode(evaluation(version_id, self._served(batch.bucket), bucket=batch.bucket, wins=40, losses=1))
         assert isinstance(compared, EvaluationCompleted)
-        write("outcomes", EvaluationCompleted, structs.replace(compared.data, batch_id=batch.batch_id, run_id=run_id))
+        said = structs.replace(compared.data, batch_id=batch.batch_id, run_id=run_id, dataset_digest=taught)
+        said = structs.replace(said, artifact_type=batch.artifact_type, base=batch.base)
+        write("outcomes", EvaluationCompleted, said)
         done = TrainingCompletion(**common, version_id=version_id, evaluation_id=compared.data.evaluation_id, seconds=1.0)
         write("runs", TrainingCompleted, done)
         self._fold("release")
 
-    def _served(self) -> str | None:
+    def _served(self, bucket: str) -> str | None:
         found: str | None = None
         for (topic, _), records in self.log.records.items():
             if topic == "releases.history":
                 for record in records:
                     answer = decode(record.value)
-                    if isinstance(answer, ReleasePromoted):
+                    if isinstance(answer, ReleasePromoted) and answer.data.bucket == bucket:
                         found = answer.data.release_id
         return found
 
