@@ -21,7 +21,7 @@ from headrace_streams.runtime.sealing import owner_of
 from headrace_streams.sealing.keyring import Keyring
 
 # What a text decides of an event of its owner: a score, so whether there is another revision, which names it.
-_BY_TEXTS = ("revision", "quality", "reward", "components")
+_BY_TEXTS = ("revision", "prompt_group", "quality", "reward", "components")
 
 
 class ErasedOwners:

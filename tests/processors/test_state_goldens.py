@@ -30,6 +30,7 @@ AS_BYTES: dict[str, type[msgspec.Struct]] = {
     "content/": InteractionContent,
     '["jira","OPS-7"]': ForeignId,
     '["jira","OPS:8"]': ForeignId,
+    '["jira","OPS-10"]': ForeignId,
 }
 
 
