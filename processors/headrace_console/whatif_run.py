@@ -27,7 +27,7 @@ _RUN = "from headrace_cli.main import main; main()"
 _LAST_BYTES = 4096  # of what it says that are looked at
 
 
-class AlreadyRunning(HeadraceError):
+class TrialRunning(HeadraceError):
     """Another trial is under way; one line."""
 
     exit_code = NO
@@ -60,11 +60,11 @@ class WhatIfRun:
         self._folder = folder
 
     def start(self, asked: TrialAsked, lake: Path, deployment: str) -> None:
-        """Begins a trial over a lake. AlreadyRunning."""
+        """Begins a trial over a lake. TrialRunning."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = self._lock()
         if lock is None:
-            raise AlreadyRunning("a trial is under way: the page What-if says how far it is")
+            raise TrialRunning("a trial is under way: the page What-if says how far it is")
         try:
             policy = self._folder / "policy.toml"
             policy.write_text(asked.policy, encoding="utf-8")

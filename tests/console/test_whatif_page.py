@@ -12,7 +12,7 @@ import pytest
 
 from headrace_cli.main import invoke
 from headrace_console.sankey import flow_graphic
-from headrace_console.whatif_run import AlreadyRunning, TrialAsked, WhatIfRun, run_of
+from headrace_console.whatif_run import TrialAsked, TrialRunning, WhatIfRun, run_of
 from headrace_lake.manifest import LakeFolder
 from headrace_streams.settings import Settings
 from support.browser import tab
@@ -130,7 +130,7 @@ def test_one_trial_runs_at_a_time_and_one_that_fails_says_why(console: ServedCon
     assert run.seen().asked is None
     wanted = TrialAsked(policy=POLICY, by="ann", reason="why not", bucket="sql/nobody")
     run.start(wanted, lake.path, "headrace")
-    with pytest.raises(AlreadyRunning, match="a trial is under way"):
+    with pytest.raises(TrialRunning, match="a trial is under way"):
         run.start(wanted, lake.path, "headrace")
     assert run.seen().running
     end = time.monotonic() + 120

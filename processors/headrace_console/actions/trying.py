@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headrace_console.action import ActionAnswer, ActionEffect, ActionField, ActionRefused, ActionRequest, ConsoleAction
 from headrace_console.page import PageRequest
-from headrace_console.whatif_run import AlreadyRunning, TrialAsked, run_of
+from headrace_console.whatif_run import TrialAsked, TrialRunning, run_of
 from headrace_processors import policy_file
 from headrace_schemas.times import parse_ns
 from headrace_streams.policy import PolicyError
@@ -44,7 +44,7 @@ async def _perform(settings: Settings, request: ActionRequest) -> ActionAnswer:
     asked = TrialAsked(policy=policy, by=request.requested_by, reason=request.reason, **given)
     try:
         run_of(settings).start(asked, Path(request.fields["lake"]), settings.deployment)
-    except AlreadyRunning as error:
+    except TrialRunning as error:
         raise ActionRefused(str(error)) from error
     return ActionAnswer(well=True, text="It has begun: the page What-if says how far it is, and what it finds.")
 
