@@ -34,7 +34,7 @@ class FlowRibbon(NamedTuple):
     stays: bool
 
 
-class FlowGraphic(NamedTuple):
+class FlowColumns(NamedTuple):
     """Everything that is drawn."""
 
     nodes: list[FlowNode]
@@ -43,7 +43,7 @@ class FlowGraphic(NamedTuple):
     height: float
 
 
-def flow_graphic(flows: Sequence[Mapping[str, Any]]) -> FlowGraphic:
+def flow_graphic(flows: Sequence[Mapping[str, Any]]) -> FlowColumns:
     """`flows`: before, after, examples. Nodes stand in order of their size, the largest first; one has the same place on both
     sides as far as that goes."""
     before, after = _counts(flows, "before"), _counts(flows, "after")
@@ -61,7 +61,7 @@ def flow_graphic(flows: Sequence[Mapping[str, Any]]) -> FlowGraphic:
         starts[name] += height
         ends[other] += height
     bottom = max((node.y + node.height for node in (*left, *right)), default=0.0)
-    return FlowGraphic([*left, *right], ribbons, WIDTH, round(bottom + GAP, 1))
+    return FlowColumns([*left, *right], ribbons, WIDTH, round(bottom + GAP, 1))
 
 
 def _counts(flows: Sequence[Mapping[str, Any]], side: str) -> dict[str, int]:
