@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace_lake.keys import OpenedLog
 from headrace_lake.lake_log import LakeLog
 from headrace_lake.log import Log
 from headrace_lake.whatif.report import ExampleSide, WhatIfReport
@@ -23,6 +25,7 @@ from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch, Example, ReleaseDecision
 from headrace_schemas.events import BatchReady, ExampleRejected, ExampleRewarded, ExampleWithdrawn
 from headrace_schemas.topics import DAY_MS
+from headrace_streams.runtime.sealing import owner_of
 from support.memory_log import MemoryLog
 from support.memory_ring import ORDER, MemoryRing, lake_of
 from support.signals import feedback, interaction
@@ -268,6 +271,28 @@ def test_a_lake_says_what_its_log_says(ring: MemoryRing, tmp_path: Path) -> None
     folder = lake_of(ring.log, tmp_path / "lake", rows=17)
     with folder.open() as manifest:
         assert tried(LakeLog(folder, manifest), other) == tried(ring.log, other)
+
+
+def test_what_is_sealed_is_tried_when_it_is_opened() -> None:
+    ring = MemoryRing(3)
+    ring.bodies["intake"]["seal"] = "subjects"
+    for _ in range(2):
+        ring.round(25)
+    opened = OpenedLog(ring.log, ring.log)
+    bonus = {**ring.bodies["reward"]["bonus"], "success": -2.0}
+    report = tried(opened, changed(ring.bodies, reward={"bonus": bonus}, curate={"min_chars": 2}))
+    names = {
+        json.loads(record.value or b"")["data"]["interaction_id"]
+        for (topic, _), records in ring.log.records.items()
+        for record in records
+        if topic == "examples" and owner_of(topic, record.headers) is not None
+    }
+    shown = [flip for flip in report.rewards.largest if flip.interaction_id in names]
+    assert shown
+    assert all(flip.texts is not None and "select" in flip.texts.output for flip in shown)
+    batches = [event.data for event in events(ring.log, "batches") if isinstance(event, BatchReady)]
+    assert sum(trial.before.batches for trial in report.batches) == len(batches)
+    assert tried(opened, changed(ring.bodies, curate={"targets": {"haiku/nobody": 5.0}})).flips == 0
 
 
 def test_a_log_that_names_no_policy_is_refused_in_a_line(ring: MemoryRing) -> None:
