@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from headrace_lake.learning_state import learning_state
 from headrace_lake.manifest import LakeFolder
@@ -91,6 +92,16 @@ def test_a_reward_whose_signals_are_not_all_there_is_not_said_to_agree(lake: Lak
     assert not found.agrees
     assert found.differs is not None
     assert "does not hold signals/" in found.differs
+
+
+def test_a_reward_whose_texts_are_sealed_is_not_computed_from_what_stands_in_for_them(lake: LakeQuery) -> None:
+    one = recorded(lake, "examples", "event_type = 'headrace.example.rewarded.v1'", limit=1)[0]
+    assert isinstance(one.event, ExampleRewarded)
+    content = structs.replace(one.event.data.content, prompt="[sealed]", output="[sealed]", target="[sealed]")
+    event = structs.replace(one.event, data=structs.replace(one.event.data, content=content))
+    found = reward_explanation(lake, one._replace(event=event))
+    assert (found.agrees, found.trace) == (False, None)
+    assert found.differs == "its texts are sealed, and a lake has no keys"
 
 
 @given(st.text(), st.text())
