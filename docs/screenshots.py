@@ -42,7 +42,7 @@ class Shot(NamedTuple):
 SHOTS = (
     Shot("flow", "Flow"),
     Shot("example", "Example", height=820),
-    Shot("bucket", "Bucket", scheme="dark"),
+    Shot("bucket", "Bucket", height=600, scheme="dark"),
     Shot("run", "Run"),
     Shot("release", "Release"),
     Shot("flow-narrow", "Flow", 390, 800, "dark"),

@@ -6,21 +6,23 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from headrace_lake.log import Log, LogRecord
-from headrace_streams.kafka.clients import TopicMissing
+from headrace_streams.kafka.clients import NotAllowed
 from headrace_streams.runtime.sealing import Sealing, owner_of
 from headrace_streams.sealing import key_log
 from headrace_streams.sealing.keyring import Keyring
 
 
 async def sealing_of(log: Log) -> Sealing:
-    """What opens the sealed records of a log. A deployment from before there were keys has no such topic, and nothing sealed."""
+    """What opens the sealed records of a log. A deployment from before there were keys has no such topic, and nothing sealed; who
+    may not read it opens nothing, which is told of at the first sealed record (KeyMissing)."""
     ring = Keyring()
     try:
-        await log.partitions(key_log.TOPIC)
-    except TopicMissing:
-        return Sealing(ring)
-    async for record in log.read(key_log.TOPIC, 0):
-        key_log.apply(ring, record.value, record.headers)
+        for partition in range(await log.partitions(key_log.TOPIC)):
+            async with aclosing(log.read(key_log.TOPIC, partition)) as records:
+                async for record in records:
+                    key_log.apply(ring, record.value, record.headers)
+    except NotAllowed:
+        return Sealing(Keyring())
     return Sealing(ring)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from headrace_cli.common import NO, USAGE, CliError, common, emit, note, progress, run
+from headrace_cli.plain_output import control
 from headrace_lake.manifest import LakeFolder, Manifest, Place
 from headrace_streams.settings import Settings
 
@@ -116,7 +117,7 @@ class _Shown:
 
     def done(self, manifest: Manifest) -> None:
         if self._terminal:
-            click.echo("\r\033[K", err=True, nl=False)
+            control("\r\033[K")
         told = told_of(manifest)
         if self._json:
             emit(told)

@@ -10,6 +10,7 @@ from pathlib import Path
 from headrace_lake.log import LogRecord
 from headrace_lake.manifest import LakeError, LakeFolder, Manifest
 from headrace_lake.segments import records_of
+from headrace_schemas.topology import LATER
 
 _PORTION = 500  # records that one turn of a thread reads
 
@@ -22,6 +23,8 @@ class LakeLog:
 
     async def partitions(self, topic: str) -> int:
         numbers = self._manifest.partitions(topic)
+        if not numbers and topic in LATER:
+            return 0
         if not numbers:
             raise LakeError(f"{self._folder.path}: it holds nothing of {topic} yet: `headrace lake follow` goes on reading")
         return numbers[-1] + 1

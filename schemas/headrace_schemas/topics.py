@@ -42,7 +42,9 @@ class Topic(Struct, frozen=True, kw_only=True):
 
     `key` says in words what the record key is; of a topic with `trusted_key` False it is whatever its publisher chose.
     `packed`: its batches are packed with LZ4 by the stages that write it. What others read of Headrace stays plain: not every
-    client can unpack. `secret`: who may look at everything may not look at this."""
+    client can unpack. `secret`: who may look at everything may not look at this. `later`: deployments
+    were declared before it was thought of: who reads finds one that is not there empty, so that their logs still verify; who
+    writes needs it declared."""
 
     name: str
     key: str
@@ -59,6 +61,7 @@ class Topic(Struct, frozen=True, kw_only=True):
     trusted_key: bool = True
     packed: bool = False
     secret: bool = False
+    later: bool = False
 
     @property
     def compacted(self) -> bool:
@@ -172,6 +175,7 @@ TOPICS: tuple[Topic, ...] = (
         requests=(events.SilenceMuted,),
         observed=(events.SilenceRaised, events.SilenceEnded, events.TrafficObserved),
         retention_ms=90 * DAY_MS,
+        later=True,
     ),
     Topic(
         name="runs",
@@ -236,6 +240,7 @@ TOPICS: tuple[Topic, ...] = (
         compaction=Compaction(segment_bytes=4 * MIB, dirty_ratio=0.01, within_ms=HOUR_MS),
         fixed_partitions=1,
         secret=True,
+        later=True,
     ),
     Topic(
         name="dead-letters",

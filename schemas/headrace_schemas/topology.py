@@ -105,3 +105,4 @@ def changelog(stage: str, topic: str) -> Topic:
 
 CHANGELOGS: tuple[Topic, ...] = tuple(changelog(stage.name, topic) for stage in TOPOLOGY for topic in stage.inputs)
 ALL_TOPICS: tuple[Topic, ...] = TOPICS + CHANGELOGS
+LATER = frozenset(topic.name for topic in ALL_TOPICS if topic.later)

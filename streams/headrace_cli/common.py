@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import click
 
+from headrace_cli.plain_output import control, plain, plain_json
 from headrace_schemas.root_error import FAILED, INTERRUPTED, NO, OK, UNREACHABLE, USAGE, HeadraceError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def emit(data: Any) -> None:
     """Prints one JSON value on a line of standard output."""
     import orjson
 
-    click.echo(orjson.dumps(data, default=str, option=orjson.OPT_NON_STR_KEYS))
+    click.echo(plain_json(orjson.dumps(data, default=str, option=orjson.OPT_NON_STR_KEYS)))
 
 
 def note(message: str) -> None:
@@ -155,7 +156,7 @@ def note(message: str) -> None:
 def progress(text: str) -> None:
     """How far a command is: on a terminal one line of standard error, which the next one is written over, or a line each."""
     if sys.stderr.isatty():
-        click.echo(f"\r\033[K{text}", err=True, nl=False)
+        control(f"\r\033[K{plain(text)}")
     else:
         note(text)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import click
 
 from headrace_cli.common import FAILED, INTERRUPTED, OK, USAGE, CliError, fail
+from headrace_cli.plain_output import plain_output
 from headrace_streams.stacks import dump_on_signal
 
 
@@ -148,7 +149,13 @@ def headrace() -> None:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code; errors are one line on standard error. `arguments` without the program."""
+    """Runs one command line and returns its exit code; errors are one line on standard error. `arguments` without the program.
+    Whatever it prints is plain text."""
+    with plain_output():
+        return _invoke(arguments)
+
+
+def _invoke(arguments: Sequence[str]) -> int:
     meta: dict[str, Any] = {}
     try:
         with headrace.make_context("headrace", list(arguments)) as ctx:

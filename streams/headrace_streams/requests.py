@@ -7,6 +7,7 @@ the request's event id.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Collection, Iterator
@@ -34,7 +35,7 @@ from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import watched
 from headrace_schemas.topics import TOPICS
-from headrace_streams.kafka.clients import TopicMissing
+from headrace_streams.kafka.clients import NotAllowed, TopicMissing
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader, event_of
 from headrace_streams.release_log import CHANGES, Decision, adapter_digest, follow, history, served
@@ -155,6 +156,9 @@ async def _sealed_interactions(settings: Settings, data_subject: str) -> set[str
     try:
         await log.refresh()
     except TopicMissing:  # a deployment from before there were keys
+        return set()
+    except NotAllowed as error:
+        logging.getLogger("headrace").warning("what is sealed is not in the list: %s", error)
         return set()
     return {
         owner.removeprefix(INTERACTION_OWNER)

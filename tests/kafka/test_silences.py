@@ -9,20 +9,24 @@ from collections.abc import Callable
 
 import pytest
 
+from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.observer import watch
 from headrace_processors.observer.policy import SilencePolicy
 from headrace_processors.observer.watch import SilenceObserver
+from headrace_processors.stages import STAGES
 from headrace_schemas.events import BucketAssessed
 from headrace_schemas.times import rfc3339
 from headrace_streams.kafka.reader import Reader
+from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.status import SlotReport, TaskReport, WorkerReport
 from headrace_streams.settings import Settings
 from headrace_streams.silences import OpenSilence, read_silences
-from support.live import publish, read
+from support.live import publish, read, run_until_read
 from support.signals import event, interaction
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=20), pytest.mark.timeout(180)]
 Run = Callable[..., tuple[int, str, str]]
+(INTAKE,) = (stage for stage in STAGES if stage.name == "intake")
 A = "sha256:" + "a" * 64
 SOON = SilencePolicy(adapter_unseen_hours=1e-9, swap_minutes=0, feedback_hours=1e-9, feedback_answers=3)
 
@@ -96,8 +100,22 @@ def test_what_is_missed_is_said_once_in_status_and_ends_when_it_speaks(settings:
         assert "adapter_unseen" not in await silences(settings)
 
     asyncio.run(speaks())
+
+
+def test_what_is_said_of_silence_is_accounted_for_by_verify(
+    settings: Settings, headrace: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        await publish(settings, "interactions", 0, [(None, interaction(f"i{number}")) for number in range(5)])
+        await run_until_read(FoldTask(INTAKE, IntakePolicy().body(), "interactions", 0, settings))
+        monkeypatch.setattr(watch, "SNAPSHOT_SECONDS", 0.0)
+        await observer(settings).look()
+        assert set(await silences(settings)) == {"bucket_without_feedback"}
+
+    asyncio.run(main())
+    assert headrace("silence", "mute", "bucket_without_feedback", "sql/tiny", "--reason", "we know")[0] == 0
     code, _, err = headrace("replay", "--verify")
-    assert "assessments" not in err
+    assert (code, err) == (0, "")
 
 
 def test_another_observer_goes_on_with_the_table_and_the_one_without_the_first_partition_says_nothing_of_traffic(

@@ -17,6 +17,7 @@ from headrace_schemas.topics import TOPIC_NAMES
 from headrace_schemas.topology import ALL_TOPICS, CHANGELOGS
 from headrace_streams.kafka import admin, clients
 from headrace_streams.kafka.config_requests import topic_configs
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
@@ -39,7 +40,7 @@ def test_every_topic_is_declared_once(bare: Settings) -> None:
     assert asyncio.run(admin.check(bare)) == []
     assert asyncio.run(admin.declare(bare)).kept == names
     counts = asyncio.run(clients.partition_counts(bare, names))
-    assert counts.pop("rules") == 1
+    assert [counts.pop(name) for name in ("rules", "keys")] == [1, 1]
     assert set(counts.values()) == {2}
 
 
@@ -47,6 +48,15 @@ def test_asking_for_a_topic_never_creates_it(bare: Settings) -> None:
     with pytest.raises(clients.TopicMissing):
         asyncio.run(clients.partition_counts(bare, ["signals"]))
     assert f"{bare.deployment}.signals: missing" in asyncio.run(admin.check(bare))
+
+
+def test_a_topic_that_a_deployment_is_too_old_to_have_is_empty_to_who_reads_and_missing_to_who_writes(bare: Settings) -> None:
+    assert asyncio.run(Reader(bare).counts(["assessments"])) == {"assessments": 0}
+    assert asyncio.run(Reader(bare).spans("keys")) == {}
+    with pytest.raises(clients.TopicMissing, match=r"signals: Unknown"):
+        asyncio.run(Reader(bare).counts(["assessments", "signals"]))
+    with pytest.raises(clients.TopicMissing, match=r"assessments: Unknown"):
+        asyncio.run(clients.partition_counts(bare, ["assessments"]))
 
 
 async def somebody_elses(settings: Settings, topic: str, partitions: int = 2, /, **configs: str) -> None:

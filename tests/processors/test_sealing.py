@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace_lake.keys import sealing_of
+from headrace_lake.dataset import bucket_examples, rows_of
+from headrace_lake.keys import OpenedLog, sealing_of
 from headrace_lake.log import LogRecord
 from headrace_lake.verify import Verified, verify
 from headrace_processors.stages import STAGES
@@ -240,3 +241,20 @@ def test_whatever_is_told_in_whatever_order_the_log_verifies_and_forgetting_leav
     assert not keyring.leftovers
     recorded = {event.data.interaction_id for event in events_on(ring.log, "signals", InteractionRecorded)}
     assert all(keyring.is_erased(f"interaction/{name}") for name in recorded if name.startswith("b-"))
+
+
+def test_a_data_set_has_the_texts_until_their_keys_are_erased() -> None:
+    ring = SealedRing(seed=1, target=2.0)
+    for number in range(12):
+        ring.tell(bobs(number, prompt=f"{SECRET} {number}", prompt_group=f"g-{number}"), corrected(f"f-{number}", f"b-{number}"))
+    ring.fold()
+    log = OpenedLog(ring.log, ring.log)
+    rows = rows_of(asyncio.run(bucket_examples(log, "sql/tiny")).learnt)
+    assert rows
+    assert all(SECRET in row.messages[0]["content"] for row in rows)
+    sealed = rows_of(asyncio.run(bucket_examples(ring.log, "sql/tiny")).learnt)
+    assert [row.example_id for row in sealed] == [row.example_id for row in rows]
+    assert not any(SECRET in str(row.messages) for row in sealed), "who has no keys sees that there is something"
+    ring.tell(subject_erased("bob"))
+    ring._fold("intake")  # the keys are gone; nothing is withdrawn yet
+    assert asyncio.run(bucket_examples(OpenedLog(ring.log, ring.log), "sql/tiny")).learnt == []

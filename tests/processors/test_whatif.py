@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from headrace_lake.keys import OpenedLog
 from headrace_lake.lake_log import LakeLog
 from headrace_lake.log import Log
+from headrace_lake.whatif.examples import _FATES
 from headrace_lake.whatif.report import ExampleSide, WhatIfReport
 from headrace_lake.whatif.sides import NotTried
 from headrace_lake.whatif.trial import WhatIf
+from headrace_processors.curate.state import Status
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch, Example, ReleaseDecision
@@ -293,6 +295,10 @@ def test_what_is_sealed_is_tried_when_it_is_opened() -> None:
     batches = [event.data for event in events(ring.log, "batches") if isinstance(event, BatchReady)]
     assert sum(trial.before.batches for trial in report.batches) == len(batches)
     assert tried(opened, changed(ring.bodies, curate={"targets": {"haiku/nobody": 5.0}})).flips == 0
+
+
+def test_every_status_of_an_example_has_a_name_for_people() -> None:
+    assert set(get_args(Status)) == {*_FATES, "drawn", "rejected"}
 
 
 def test_a_log_that_names_no_policy_is_refused_in_a_line(ring: MemoryRing) -> None:

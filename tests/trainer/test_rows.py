@@ -206,3 +206,20 @@ def test_what_nothing_can_write_is_left_out_and_fails_no_batch(plain_base: Path)
                 training_data.example(1, content=Content(prompt="a", output="", target=answer)), 1.0
             )
         assert refused.value.reason == reason
+
+
+def test_a_row_whose_key_was_erased_is_left_out_and_one_that_is_opened_is_verified_by_what_lies_on_the_log(
+    plain_base: Path,
+) -> None:
+    records = [training_data.record(number, "two?", "2") for number in (1, 2)]
+    members = [record.member for record in records]
+    values = {}
+    for record, erased in zip(records, (False, True), strict=True):
+        value = training_data.values([record])[key_of(record.member)]
+        values[key_of(record.member)] = Opened(value, value, "interaction/i1", erased=erased)
+    made = RowTokeniser(tokenizer_in(plain_base), 200).members(members, values)
+    assert (len(made.examples), made.left_out) == (1, {"erased": 1})
+    opened = values[key_of(members[0])]
+    other = Opened(opened, opened + b" ", "interaction/i1", erased=False)
+    with pytest.raises(MemberRefused, match="the manifest says"):
+        RowTokeniser(tokenizer_in(plain_base), 200).members(members[:1], {key_of(members[0]): other})

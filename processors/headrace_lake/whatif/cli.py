@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace_cli.common import CliError, common, emit, progress, run
+from headrace_cli.plain_output import control
 from headrace_lake.dataset_cli import time_ms
 from headrace_lake.lake_cli import bar, folder_of, lake_option
 from headrace_lake.manifest import MANIFEST
@@ -145,7 +146,7 @@ class _Progress:
 
     def done(self) -> None:
         if sys.stderr.isatty():
-            click.echo("\r\033[K", err=True, nl=False)
+            control("\r\033[K")
 
 
 def told_of(report: WhatIfReport) -> dict[str, Any]:

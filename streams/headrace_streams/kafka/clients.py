@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -224,9 +224,9 @@ def _who(settings: Settings) -> str:
     return f"user {settings.security.sasl_username!r}" if settings.security.sasl_username else "this client"
 
 
-async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
-    """Partition counts by short name. Raises TopicMissing naming all that the broker does not have, BrokerUnavailable, or
-    NotAllowed for one that we must not see."""
+async def partition_counts(settings: Settings, topics: Iterable[str], *, absent: Collection[str] = ()) -> dict[str, int]:
+    """Partition counts by short name; of one of `absent` (short names) that the broker does not have 0. Raises TopicMissing
+    naming all others that it does not have, BrokerUnavailable, or NotAllowed for one that we must not see."""
     names = [full_name(settings, topic) for topic in topics]
     async with connected(admin(settings)) as client:
         described = await describe(client, names)
@@ -236,16 +236,17 @@ async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[st
                 raise NotAllowed(f"{settings.bootstrap} does not allow {_who(settings)} to see topic {topic['topic']}: {RIGHTS}")
             if topic["error_code"] and error.retriable and error is not UnknownTopicOrPartitionError:
                 raise BrokerUnavailable(f"{topic['topic']}: {error.__name__}")  # its leader is being elected: it is there
-        missing = sorted(topic["topic"] for topic in described if topic["error_code"])
+        lacks = {topic["topic"]: for_code(topic["error_code"]).__name__ for topic in described if topic["error_code"]}
+        missing = sorted(name for name in lacks if short_name(settings, name) not in absent)
         others = await _deployments(client) if missing else []
     if missing:
         hint = ""
         if others and settings.deployment not in others:
             known = ", ".join(others[:10]) + (" …" if len(others) > 10 else "")
             hint = f"; there is no deployment {settings.deployment!r} at {settings.bootstrap}, but {known}"
-        reasons = sorted({for_code(topic["error_code"]).__name__ for topic in described if topic["error_code"]})
+        reasons = sorted({lacks[name] for name in missing})
         raise TopicMissing(f"{', '.join(missing)}: {', '.join(reasons)}; `headrace topics create` declares all topics{hint}")
-    return {short_name(settings, topic["topic"]): len(topic["partitions"]) for topic in described}
+    return {short_name(settings, topic["topic"]): len(topic["partitions"] or ()) for topic in described}
 
 
 async def _deployments(client: AIOKafkaAdminClient) -> list[str]:

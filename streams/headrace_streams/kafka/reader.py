@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from headrace_schemas.cloudevents import Headers
 from headrace_schemas.codec import DecodeError, decode
 from headrace_schemas.events import Event
+from headrace_schemas.topology import LATER
 from headrace_streams.kafka import clients, compat
 from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
 from headrace_streams.kafka.compat import PartitionColumns
@@ -62,7 +63,8 @@ def event_of(record: ConsumerRecord) -> Event | None:
 
 
 class Reader:
-    """Asks for the partition count of a topic once and keeps it. Raises TopicMissing and BrokerUnavailable."""
+    """Asks for the partition count of a topic once and keeps it; one that a deployment is too old to have has none. Raises
+    TopicMissing and BrokerUnavailable."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -73,7 +75,7 @@ class Reader:
         names = [clients.short_name(self.settings, topic) for topic in topics]
         missing = [name for name in names if name not in self._counts]
         if missing:
-            self._counts |= await clients.partition_counts(self.settings, missing)
+            self._counts |= await clients.partition_counts(self.settings, missing, absent=LATER)
         return {name: self._counts[name] for name in names}
 
     async def partitions(self, topic: str) -> int:

@@ -15,7 +15,7 @@ from headrace_schemas.codec import encode
 from headrace_schemas.events import Event, SubjectErased
 from headrace_schemas.times import parse_ns
 from headrace_schemas.topics import BY_NAME, key_of
-from headrace_streams.kafka.clients import TopicMissing
+from headrace_streams.kafka.clients import NotAllowed, TopicMissing
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import Ends
@@ -121,6 +121,8 @@ class TaskKeys:
             await self._known.refresh(until)
         except TopicMissing as error:
             raise Refused(f"{error}: run `headrace topics create`") from error
+        except NotAllowed as error:
+            raise Refused(str(error)) from error
 
 
 def _now_ms() -> int:

@@ -29,7 +29,7 @@ class KeyLog:
     async def refresh(self, until: int = 0) -> None:
         """Reads what has come, to the end or at least up to offset `until`. Raises as `Reader`."""
         async with self._lock:
-            if until and self._next >= until:
+            if (until and self._next >= until) or not await self._reader.partitions(TOPIC):
                 return
             async with aclosing(self._reader.read_partition(TOPIC, 0, self._next)) as records:
                 async for record in records:
