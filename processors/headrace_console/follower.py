@@ -57,20 +57,22 @@ class LakeFollower:
                 lines.append(" ".join(raw.decode(errors="replace").split()))
                 if lines[-1].startswith("["):
                     self.state = f"feeding, process {child.pid}"
+            await _ended(child, told=False)
             return list(lines)
         finally:
-            await _ended(child)
+            await _ended(child, told=True)
             guard.release()
 
 
-async def _ended(child: Process) -> None:
-    """A lake's feeder can be killed at any moment; it is asked first."""
-    with suppress(ProcessLookupError):
-        child.terminate()
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await child.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        await child.wait()
+async def _ended(child: Process, told: bool) -> None:
+    """Until it has ended: by itself, or because it is `told` (a lake's feeder can be killed at any moment; it is asked first). By
+    its number: `Process.terminate` looks whether it has ended, and the loop then never learns how."""
+    for number in (signal.SIGTERM, signal.SIGKILL) if told else ():
+        if child.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await child.wait()
+                return
+    await child.wait()
