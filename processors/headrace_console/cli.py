@@ -140,7 +140,7 @@ async def _serve(
     own = [f"{name}:{port}" for name in {"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host}]
     reader = LakeReader(folder_of(settings, folder))
     status = StatusWatch(lambda: _status(settings))
-    follower = None if arguments is None else LakeFollower(arguments)
+    follower = None if arguments is None else LakeFollower(reader.folder, arguments)
     site = ConsoleSite(
         settings,
         reader,

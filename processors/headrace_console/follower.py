@@ -14,35 +14,46 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
+from headrace_lake.manifest import FEEDER_LOCK, LakeFolder
 from headrace_streams.backoff import Backoff
+from headrace_streams.file_lock import try_lock
 from headrace_streams.process_guard import ProcessGuard
 
 EVERY_SECONDS = 1.0  # between cuts
 PATIENCE_SECONDS = 10.0
+LOOK_SECONDS = 5.0  # whether another feeder has ended
 _RUN = "from headrace_cli.main import main; main()"
 _LONG_SECONDS = 60.0  # a child that ran for so long went well
-_HELD = "another feeder holds this lake"
 
 
 class LakeFollower:
     """Keeps one child running until it is cancelled. `state` is a line about it, for people."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, folder: LakeFolder, arguments: Sequence[str]) -> None:
+        self._folder = folder
         self._command = [sys.executable, "-c", _RUN, "lake", "follow", "--every", str(EVERY_SECONDS), *arguments]
         self.state = "starting"
 
     async def run(self) -> None:
         backoff = Backoff(1.0, 30.0)
         while True:
+            while self._fed_by_another():
+                self.state = "another process feeds this lake"
+                await asyncio.sleep(LOOK_SECONDS)
             started = asyncio.get_running_loop().time()
             lines = await self._once()
-            if any(_HELD in line for line in lines):
-                self.state = "another process feeds this lake"
-            else:
-                self.state = f"the feeder ended: {lines[-1] if lines else 'it said nothing'}"
+            self.state = f"the feeder ended: {lines[-1] if lines else 'it said nothing'}"
             if asyncio.get_running_loop().time() - started > _LONG_SECONDS:
                 backoff.reset()
             await backoff.wait()
+
+    def _fed_by_another(self) -> bool:
+        """Whether somebody holds the lake, looked at without starting a process that would be refused."""
+        try:
+            with (self._folder.path / FEEDER_LOCK).open("a+") as file:
+                return not try_lock(file)
+        except FileNotFoundError:
+            return False
 
     async def _once(self) -> list[str]:
         """One child from its start to its end; its last lines."""
@@ -57,20 +68,22 @@ class LakeFollower:
                 lines.append(" ".join(raw.decode(errors="replace").split()))
                 if lines[-1].startswith("["):
                     self.state = f"feeding, process {child.pid}"
+            await _ended(child, told=False)
             return list(lines)
         finally:
-            await _ended(child)
+            await _ended(child, told=True)
             guard.release()
 
 
-async def _ended(child: Process) -> None:
-    """A lake's feeder can be killed at any moment; it is asked first."""
-    with suppress(ProcessLookupError):
-        child.terminate()
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await child.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        await child.wait()
+async def _ended(child: Process, told: bool) -> None:
+    """Until it has ended: by itself, or because it is `told` (a lake's feeder can be killed at any moment; it is asked first). By
+    its number: `Process.terminate` looks whether it has ended, and the loop then never learns how."""
+    for number in (signal.SIGTERM, signal.SIGKILL) if told else ():
+        if child.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await child.wait()
+                return
+    await child.wait()

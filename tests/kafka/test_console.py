@@ -109,6 +109,13 @@ class Process:
     def children(self) -> list[psutil.Process]:
         return list(psutil.Process(self.popen.pid).children(recursive=True))
 
+    def end_and_say(self) -> str:
+        """Ends it well; what it has said on standard error."""
+        self.popen.send_signal(signal.SIGTERM)
+        _, said = self.popen.communicate(timeout=DEADLINE)
+        assert self.popen.returncode == 0
+        return said.decode()
+
     def end(self, number: int = signal.SIGTERM) -> int:
         self.popen.send_signal(number)
         code = self.popen.wait(DEADLINE)
@@ -212,7 +219,8 @@ def test_beside_another_feeder_it_reads_and_says_so(settings: Settings, headrace
         said = second.until("/system?format=json", lambda system: "another" in system.get("lake", {}).get("feeder", ""))
         assert said["lake"]["feeder"] == "another process feeds this lake"
     finally:
-        assert second.end() == 0
+        said_by_it = second.end_and_say()
+    assert said_by_it == ""  # --json says no line beside its address
     assert second.token == console.token  # made once
 
 
