@@ -84,12 +84,6 @@ def _members(pool: str) -> str:
     )
 
 
-# Who published a dead letter's record, as a header or its JSON says; null where neither does.
-_SAID = "try(decode(from_base64(try(value->>'$.data.value_base64'))) ->> '$.source')"
-_HEADERS = "try(from_json(value->'$.data.headers', '[[\"VARCHAR\"]]'))"
-_IN_HEADER = f"try(decode(from_base64(list_extract(list_filter({_HEADERS}, lambda h: h[1] = 'ce_source'), 1)[2])))"
-PUBLISHER = f"left(coalesce({_IN_HEADER}, {_SAID}), 200)"
-
 VIEWS: tuple[LakeView, ...] = (
     LakeView(
         name="interactions",
@@ -420,7 +414,6 @@ VIEWS: tuple[LakeView, ...] = (
             "message": ("data.error.message", TEXT),
             "value_base64": ("data.value_base64", TEXT),
         },
-        made={"publisher": PUBLISHER},
         example=(
             "What is wrong with what is published, most often?",
             "SELECT input, code, field, count(*) AS times FROM dead_letters GROUP BY ALL ORDER BY times DESC",

@@ -19,8 +19,8 @@ from headrace_streams.dead_letters.repair import REDRIVEN
 from headrace_streams.runtime.provenance import Provenance, origin
 from headrace_streams.settings import Settings
 from support.browser import tab
-from support.console import ServedConsole, hostile_ring, lake_apart, served
-from support.live import publish, read
+from support.console import HOSTILE, ServedConsole, hostile_ring, lake_apart, served
+from support.live import ended, publish, read
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -40,7 +40,7 @@ def test_dead_letters_are_grouped_and_a_group_leads_to_its_letters(site: ServedC
     codes = {group["code"]: group for group in model["groups"]}
     assert {"wrong_type", "not_json"} <= codes.keys()
     wrong = next(group for group in model["groups"] if group["field"] == "data.interaction_id")
-    assert (wrong["input"], wrong["publisher"]) == ("interactions", "agent:test")
+    assert (wrong["topic"], wrong["source"]) == ("interactions", "agent:test")
     narrowed = json.loads(site.ask(f"/dead-letters?{wrong['subject']}&format=json").text)
     assert [group["letters"] for group in narrowed["groups"]] == [wrong["letters"]]
     assert {letter["field"] for letter in narrowed["letters"]} == {"data.interaction_id"}
@@ -49,11 +49,11 @@ def test_dead_letters_are_grouped_and_a_group_leads_to_its_letters(site: ServedC
 
 def test_a_letter_shows_its_record_with_the_field_marked(site: ServedConsole) -> None:
     letters = json.loads(site.ask("/dead-letters?field=data.interaction_id&format=json").text)["letters"]
-    model = json.loads(site.ask(f"/dead-letters/{letters[0]['record_at']}?format=json").text)
+    model = json.loads(site.ask(f"/dead-letters/{letters[0]['at']}?format=json").text)
     assert model["what"] == "field"
     assert json.loads(model["pieces"][1]).keys() == {"x"}
     assert json.loads("".join(model["pieces"]))["type"] == "headrace.interaction.recorded.v1"
-    assert "<mark>" in site.ask(f"/dead-letters/{letters[0]['record_at']}").text
+    assert "<mark>" in site.ask(f"/dead-letters/{letters[0]['at']}").text
     assert site.ask("/dead-letters/interactions/0/999999").status == 404
     assert site.ask("/dead-letters/nonsense").status == 404
 
@@ -115,6 +115,7 @@ def asking(folder: LakeFolder, settings: Settings) -> Iterator[ServedConsole]:
 
 
 async def records(settings: Settings, topic: str) -> list[tuple[bytes | None, dict[str, bytes]]]:
+    await ended(settings, topic)
     return [
         (record.value, dict(record.headers))
         for partition in range(settings.partitions)
@@ -169,7 +170,9 @@ def test_a_redrive_of_letters_publishes_them_once(asking: ServedConsole, setting
     subject = "field=data.interaction_id"
     form = form_of(asking.ask(f"/do/redrive?subject={quote(subject)}").text)
     form |= {"changes": 'data.interaction_id="mended-1"', "reason": "ids are strings"}
-    assert "redriven, 0 were before" in asking.ask("/do/redrive", form=form).text
+    answer = asking.ask("/do/redrive", form=form).text
+    count = len(HOSTILE)
+    assert f"{count} of {count} redriven, 0 were before" in answer, answer
     first = asyncio.run(records(settings, "interactions"))
     assert first
     assert all(REDRIVEN in headers for _, headers in first)

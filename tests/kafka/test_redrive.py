@@ -22,7 +22,7 @@ from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import dead_letter
 from headrace_streams.settings import Settings
-from support.live import publish, read, run_until_read
+from support.live import ended, publish, read, run_until_read
 from support.signals import START_MS, feedback
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=20), pytest.mark.timeout(180)]
@@ -37,11 +37,13 @@ def bad(*numbers: int) -> list[tuple[bytes | None, bytes]]:
 
 
 async def taken_in(settings: Settings) -> None:
+    await ended(settings, "feedback")
     for partition in range(settings.partitions):
         await run_until_read(FoldTask(INTAKE, IntakePolicy().body(), "feedback", partition, settings))
 
 
 async def records(settings: Settings, topic: str) -> list[Any]:
+    await ended(settings, topic)
     return [record for partition in range(settings.partitions) for record in await read(settings, topic, partition)]
 
 

@@ -63,6 +63,17 @@ async def read(settings: Settings, topic: str, partition: int) -> list[ConsumerR
     return [record async for record in Reader(settings).read_partition(topic, partition)]
 
 
+async def ended(settings: Settings, topic: str) -> None:
+    """Waits until no transaction is open in a topic: a broker answers a commit before its markers are everywhere."""
+    reader = Reader(settings)
+
+    async def all_ended() -> bool:
+        written, spans = await reader.written(topic), await reader.spans(topic)
+        return all(spans[partition].end >= end for partition, end in written.items())
+
+    await until(all_ended)
+
+
 async def position_of(settings: Settings, stage: str, topic: str, partition: int) -> Position:
     """The newest committed position record of a task."""
     found = [

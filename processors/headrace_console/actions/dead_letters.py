@@ -8,7 +8,7 @@ import msgspec
 
 from headrace_console.action import ActionAnswer, ActionEffect, ActionField, ActionRefused, ActionRequest, ConsoleAction
 from headrace_console.page import PageMissing, PageRequest
-from headrace_lake.read_models.dead_letter_view import group_of, preview
+from headrace_lake.read_models.dead_letter_view import group_of, preview, wanted_of
 from headrace_streams.dead_letters.letters import LetterFilter
 from headrace_streams.dead_letters.redrive import RedriveFailed, redrive
 from headrace_streams.dead_letters.repair import Edit, WrongEdit
@@ -24,17 +24,16 @@ def _wanted(subject: str) -> LetterFilter:
     group = group_of(subject)
     if not group:
         raise PageMissing(f"{subject!r} is neither a record's place nor a group of dead letters")
-    return msgspec.convert(group, LetterFilter)
+    return wanted_of(group)
 
 
 def _effect(asked: PageRequest, subject: str) -> ActionEffect:
     wanted = _wanted(subject)
-    found = preview(asked.lake, wanted, group_of(subject))
+    found = preview(asked.lake, wanted)
     if not found.letters:
         raise PageMissing(f"there is no dead letter {subject!r}, at this cut")
     lines = [f"{found.letters:,} letters are meant; {found.before:,} were redriven before, and nothing is done to them."]
-    looked = "" if found.looked_at == found.letters - found.before else f" (of the {found.looked_at:,} newest)"
-    lines.append(f"As they are, {found.fit:,} records would be taken by intake and published once more{looked}.")
+    lines.append(f"As they are, {found.fit:,} records would be taken by intake and published once more.")
     lines += [f"{count:,} would be refused again and are not sent: {why}." for why, count in sorted(found.unfit.items())]
     lines.append("A record goes back where it came from, marked; without a time of its own it gets the one at which it came.")
     field = ActionField("changes", "Change fields first, one a line, such as data.scale=[0,10] (null removes)", long=True)

@@ -7,22 +7,17 @@ the id, whatever anybody said, so that agreement on it is no agreement on what i
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from headrace_lake.query import LakeQuery
+from headrace_lake.read_models.example_list import ExampleFilter, ExampleRow, newest_rows
 
 NEWEST = 1_000  # revisions that are chosen from
 FEEDBACK = 5_000  # words of people that agreement is of
 QUEUE = 20
+SAMPLED = 26  # of 256: a tenth
 REVIEW = "console_review"  # the check's name in the feedback that a review is
-_SAMPLED = "left(md5(example_id), 2) < '1a'"  # 26 of 256
-_WORTH = "(CAST(contradicted AS INTEGER) + 1.0 / (1 + voices) + 1 - abs(quality)) * (0.2 + abs(reward))"
-_CHOSEN = (
-    "SELECT example_id, interaction_id, bucket, agent, quality, reward, voices, contradicted, appended_at, topic, partition, "
-    f"log_offset, {_SAMPLED} AS sampled, {_WORTH} AS worth FROM "
-    f"(SELECT * FROM examples ORDER BY appended_at DESC, partition, log_offset DESC LIMIT {NEWEST}) "
-    "QUALIFY row_number() OVER (PARTITION BY example_id ORDER BY revision DESC) = 1"
-)
 _MINE = (
     "SELECT DISTINCT interaction_id FROM (SELECT interaction_id, principal, name FROM feedback ORDER BY appended_at DESC "
     f"LIMIT {FEEDBACK}) WHERE principal = $who AND name = '{REVIEW}'"
@@ -37,9 +32,12 @@ _SIDES = (
 
 def review_view(lake: LakeQuery, who: str, *, sample: bool = False, example_id: str | None = None) -> dict[str, Any]:
     """The queue of `who`, without what they have reviewed; the one that is looked at, whole; and how often people agree."""
-    only = f"WHERE interaction_id NOT IN ({_MINE})" + (" AND sampled" if sample else "")
-    order = "appended_at DESC, example_id" if sample else "worth DESC, example_id"
-    queue = lake.run(f"SELECT * FROM ({_CHOSEN}) {only} ORDER BY {order} LIMIT {QUEUE + 1}", {"who": who}).dicts()
+    mine = {row[0] for row in lake.all(_MINE, {"who": who})}
+    newest: dict[str, ExampleRow] = {}
+    for row in newest_rows(lake, ExampleFilter(), NEWEST):
+        newest.setdefault(row.example_id, row)
+    left = [_queued(row) for row in newest.values() if row.interaction_id not in mine]
+    queue = [each for each in left if each["sampled"]] if sample else sorted(left, key=_worth_first)
     chosen = example_id or (queue[0]["example_id"] if queue else None)
     sides = lake.run(f"SELECT count(*), count(*) FILTER (sides = 1) FROM ({_SIDES})").rows[0]
     return {
@@ -49,6 +47,27 @@ def review_view(lake: LakeQuery, who: str, *, sample: bool = False, example_id: 
         "example": None if chosen is None else _whole(lake, chosen),
         "agreement": {"interactions": sides[0], "agreed": sides[1], "share": sides[1] / sides[0] if sides[0] else None},
     }
+
+
+def _queued(row: ExampleRow) -> dict[str, Any]:
+    """An example in the queue, with what it is worth to look at it."""
+    uncertain = row.contradicted + 1 / (1 + row.voices) + 1 - abs(row.quality)
+    return {
+        "example_id": row.example_id,
+        "interaction_id": row.interaction_id,
+        "bucket": row.bucket,
+        "agent": row.agent,
+        "quality": row.quality,
+        "reward": row.reward,
+        "voices": row.voices,
+        "contradicted": row.contradicted,
+        "sampled": hashlib.sha256(row.example_id.encode()).digest()[0] < SAMPLED,
+        "worth": uncertain * (0.2 + abs(row.reward)),
+    }
+
+
+def _worth_first(each: dict[str, Any]) -> tuple[float, str]:
+    return -each["worth"], each["example_id"]
 
 
 def _whole(lake: LakeQuery, example_id: str) -> dict[str, Any] | None:

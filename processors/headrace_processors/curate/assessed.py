@@ -28,6 +28,11 @@ ConditionName = Literal["opened", "fill", "test_rows", "requirements", "not_good
 CONDITIONS: tuple[ConditionName, ...] = ("opened", "fill", "test_rows", "requirements", "not_good_enough")
 
 
+def waits(before: AssessedBucket, now_ms: int, attempt: CutAttempt) -> bool:
+    """Whether something is to be said of a bucket, and it is too early for it: then nothing need be looked at."""
+    return before.pending and attempt.batch_id is None and now_ms - before.at_ms < APART_MS
+
+
 def assess(
     policy: CuratePolicy,
     bucket: WorkingBucket,
@@ -39,8 +44,6 @@ def assess(
     """What is to be remembered of a bucket now, and written, unless it is too early for that; None where nothing is new."""
     is_cut = attempt.batch_id is not None
     early = before is not None and not is_cut and now_ms - before.at_ms < APART_MS
-    if early and before is not None and before.pending:
-        return None
     value = bucket.value
     good = value.good if policy.good_enough_margin > 0 else bucket.is_good
     met = (

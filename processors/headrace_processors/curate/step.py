@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from headrace_processors.curate import events, manifest, near_duplicates, shares
 from headrace_processors.curate.appraisal import Appraisal, appraise, sha256_of
-from headrace_processors.curate.assessed import assess
+from headrace_processors.curate.assessed import assess, waits
 from headrace_processors.curate.bucket import NOT_TRIED, CutAttempt, WorkingBucket
 from headrace_processors.curate.filters import pool_of
 from headrace_processors.curate.policy import CuratePolicy
@@ -86,6 +86,8 @@ class CurateStep:
         if self.rules.version < 4:
             return
         before, attempt = self.state.assessed(bucket.name), bucket.attempt
+        if before is not None and waits(before, self.record.now, attempt):  # as it mostly is
+            return
         found = assess(self.policy, bucket, before, wanted or bucket.wanted, self.record.now, attempt)
         if found is not None:
             assessed, said = found
