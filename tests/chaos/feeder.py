@@ -12,6 +12,7 @@ import logging
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from headrace_lake.manifest import LakeFolder
@@ -36,17 +37,17 @@ def main(arguments: list[str]) -> int:
         settings = Settings(bootstrap=kafka.bootstrap, deployment="feeder", partitions=2)
         asyncio.run(admin.declare(settings))
         folder = LakeFolder(Path(scratch) / "lake")
-        chaos = FeederChaos(settings, folder, Path(scratch), given.seed)
         full = 0
-        for number in range(given.kills):
-            chaos.grow()
-            chaos.kill()
-            if number * given.full // given.kills != (number + 1) * given.full // given.kills:
-                full += bool(chaos.fill_the_disk())
-            if number % EVERY == 0 and not chaos.is_a_prefix(on_the_log(settings)):
-                print(f"seed {given.seed}, kill {number}: the lake is no prefix of the log", file=sys.stderr)
-                return 1
-        chaos.catch_up()
+        with closing(FeederChaos(settings, folder, Path(scratch), given.seed)) as chaos:
+            for number in range(given.kills):
+                chaos.grow()
+                chaos.kill()
+                if number * given.full // given.kills != (number + 1) * given.full // given.kills:
+                    full += bool(chaos.fill_the_disk())
+                if number % EVERY == 0 and not chaos.is_a_prefix(on_the_log(settings)):
+                    print(f"seed {given.seed}, kill {number}: the lake is no prefix of the log", file=sys.stderr)
+                    return 1
+            chaos.catch_up()
         log, lake = on_the_log(settings), in_the_lake(folder)
         for topic, count in counts(log).items():
             print(f"{topic:18} {count:>8} on the log, {counts(lake)[topic]:>8} in the lake")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,15 @@ def test_a_feeder_that_is_killed_at_any_moment_or_finds_the_disk_full_loses_and_
     settings: Settings, folder: LakeFolder, tmp_path: Path
 ) -> None:
     """`make chaos-feeder` does so a hundred times."""
-    chaos = FeederChaos(settings, folder, tmp_path, seed=5)
     said = []
-    for number in range(6):
-        chaos.grow()
-        chaos.kill()
-        if number % 2:
-            said.append(chaos.fill_the_disk())
-        assert chaos.is_a_prefix(on_the_log(settings))
-    chaos.catch_up()
+    with closing(FeederChaos(settings, folder, tmp_path, seed=5)) as chaos:
+        for number in range(6):
+            chaos.grow()
+            chaos.kill()
+            if number % 2:
+                said.append(chaos.fill_the_disk())
+            assert chaos.is_a_prefix(on_the_log(settings))
+        chaos.catch_up()
     assert in_the_lake(folder) == on_the_log(settings)
     named = {segment.file for segment in folder.load().segments}
     assert {path.name for path in folder.segments.iterdir()} == named

@@ -43,8 +43,8 @@ from support.memory_ring import MemoryRing, lake_of
 POLICY = '[[reward.bases]]\nbase = "tiny"\n[train.bases.tiny]\nweights = "tiny"\n[release]\nrule = "gate"\n'
 TOPICS = {"interaction": "interactions", "feedback": "feedback"}
 TURNS = 4  # in which a corpus comes: what is trained meanwhile is served to what follows
-ALONGSIDE = 32  # rows that a trainer of TRL gets
-TOKENS = 256  # that it keeps of a row
+ALONGSIDE = 32  # rows that a trainer of TRL gets, the shortest
+TOKENS = 4096  # that it keeps of a row: of a longer prompt it would drop the row
 
 
 def ring_of(name: str, path: Path) -> MemoryRing:
@@ -143,10 +143,11 @@ def _trl(path: Path, form: str, base: Path) -> int:
 
     transformers.logging.set_verbosity_error()
     whole = _datasets(path, "json")
-    rows = whole.select(range(min(ALONGSIDE, whole.num_rows)))
+    lengths = [len(str(row)) for row in whole]
+    rows = whole.select(sorted(sorted(range(whole.num_rows), key=lengths.__getitem__)[:ALONGSIDE]))
     with tempfile.TemporaryDirectory() as out:
         common: dict[str, Any] = {
-            "output_dir": out, "per_device_train_batch_size": 4, "max_steps": 1, "report_to": "none", "use_cpu": True,
+            "output_dir": out, "per_device_train_batch_size": 2, "max_steps": 1, "report_to": "none", "use_cpu": True,
             "bf16": False, "gradient_checkpointing": False, "max_length": TOKENS, "save_strategy": "no", "disable_tqdm": True,
         }  # fmt: skip
         if form == "chat":

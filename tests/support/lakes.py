@@ -64,13 +64,16 @@ async def _listed(log: Any) -> Records:
 
 
 class FeederChaos:
-    """A lake beside a log that grows, and what happens to its feeders. The same seed makes the same records and draws the same
-    moments; where in its work a feeder is then is the machine's."""
+    """A lake beside a log that grows, and what happens to its feeders; to be closed. The same seed makes the same records and
+    draws the same moments; where in its work a feeder is then is the machine's."""
 
     def __init__(self, settings: Settings, folder: LakeFolder, scratch: Path, seed: int) -> None:
         self._settings, self._folder, self._scratch = settings, folder, scratch
         self._draw = random.Random(seed)
         self._said = (scratch / "follow.log").open("ab+")
+
+    def close(self) -> None:
+        self._said.close()
 
     def grow(self) -> None:
         """Some hundred records more, some of them in transactions of which one is given up."""
