@@ -37,6 +37,7 @@ _PLAIN = frozenset("\n\t")
 _RECORDS: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
     ("intake", "signals"): ("signals", {"stage": "intake"}),
     ("link", "resolved"): ("signals", {"stage": "link"}),
+    ("attribute", "credited"): ("signals", {"stage": "attribute"}),
     ("reward", "applied"): ("examples", {"stage": "reward"}),
     ("reward", "duplicate"): ("rejections", {"stage": "reward"}),
     ("reward", "conflict"): ("rejections", {"stage": "reward"}),

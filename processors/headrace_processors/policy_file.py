@@ -7,7 +7,8 @@
 
 A table or key that is not there keeps its default. `[train]` is passed on as it is: the trainer types it. Of it only this is
 read here: whose answers are graded without a reference, for `[reward.draw] artifact_types` and `[curate] graded` where they say
-nothing. What a stage is given, and what the log says that it was given, is the list: a fold knows no trainer.
+nothing. And where `[intake] sessions` says nothing it is whether `[attribute]` credits anything. What a stage is given, and what
+the log says that it was given, is the list: a fold knows no trainer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
+from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.link.policy import LinkPolicy
@@ -33,6 +35,7 @@ class Policies(Policy):
 
     intake: IntakePolicy = IntakePolicy()
     link: LinkPolicy = LinkPolicy()
+    attribute: AttributePolicy = AttributePolicy()
     reward: RewardPolicy = RewardPolicy()
     curate: CuratePolicy = CuratePolicy()
     release: ReleasePolicy = ReleasePolicy()
@@ -41,8 +44,8 @@ class Policies(Policy):
 
     def bodies(self) -> dict[str, dict[str, Any]]:
         """Stage name -> the JSON form of its policy, as `Stage.build` and `RulesActivated` take it; train's too."""
-        stages = (self.intake, self.link, self.reward, self.curate, self.release)
-        names = ("intake", "link", "reward", "curate", "release")
+        stages = (self.intake, self.link, self.attribute, self.reward, self.curate, self.release)
+        names = ("intake", "link", "attribute", "reward", "curate", "release")
         return {**{name: policy.body() for name, policy in zip(names, stages, strict=True)}, "train": dict(self.train)}
 
 
@@ -55,7 +58,12 @@ def load(path: Path | str | None) -> Policies:
         reward = reward.model_copy(update={"draw": draw})
     if graded and curate.graded is None:
         curate = curate.model_copy(update={"graded": graded})
-    return policies.model_copy(update={"reward": reward, "curate": curate})
+    intake = policies.intake
+    if intake.sessions is None and policies.attribute.credit != "off":  # where nobody credits, nobody need know of sessions
+        intake = parse_policy(
+            IntakePolicy, {**intake.body(), "sessions": True}, f"policy file {path}", "attribute.credit, intake."
+        )
+    return policies.model_copy(update={"intake": intake, "reward": reward, "curate": curate})
 
 
 def _graded(train: dict[str, Any]) -> tuple[str, ...]:

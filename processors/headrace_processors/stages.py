@@ -6,11 +6,14 @@ wrote still verify, and a recorded history of each version is in tests/histories
 
 from __future__ import annotations
 
+from headrace_processors.attribute import fold as attribute
+from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.curate import changelog as curate_changelog
 from headrace_processors.curate import fold as curate
 from headrace_processors.curate import policy as curate_policy
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.intake import fold as intake
+from headrace_processors.intake.policy import VERSION_3 as INTAKE_3
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.intake.version_1 import fold as intake_1
 from headrace_processors.link import fold as link
@@ -39,8 +42,9 @@ STAGES: tuple[FoldStage, ...] = (
         policy=IntakePolicy,
         versions={
             1: RuleVersion(intake_1.build, provenance=six_headers),
-            2: RuleVersion(intake.build_2),
-            3: RuleVersion(intake.build),
+            2: RuleVersion(intake.build_2, absent=INTAKE_3),
+            3: RuleVersion(intake.build_3, absent=INTAKE_3),
+            4: RuleVersion(intake.build),
         },  # anybody may write its input
     ),
     FoldStage(
@@ -55,12 +59,17 @@ STAGES: tuple[FoldStage, ...] = (
         state_upcasts={1: link_state.upcast},
     ),
     FoldStage(
+        topology=STAGES_BY_NAME["attribute"],
+        policy=AttributePolicy,
+        versions={1: RuleVersion(attribute.build, checks_writers=True)},
+    ),
+    FoldStage(
         topology=STAGES_BY_NAME["reward"],
         policy=RewardPolicy,
         versions={
             1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
-            2: RuleVersion(reward.build_2, absent=REWARD_3, checks_writers=True),
-            3: RuleVersion(reward.build_3, absent=REWARD_3, checks_writers=True),
+            2: RuleVersion(reward.build_2, absent=REWARD_3, checks_writers=True, later_writers=("attribute",)),
+            3: RuleVersion(reward.build_3, absent=REWARD_3, checks_writers=True, later_writers=("attribute",)),
             4: RuleVersion(reward.build, checks_writers=True),
         },
         state_version=2,

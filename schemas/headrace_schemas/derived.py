@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from headrace_schemas.inputs import Agent, Context, Digest, Key, Output, Ref, Text, Tool, Value, doc
+from headrace_schemas.inputs import Agent, Context, Digest, Key, Kind, Output, Principal, Ref, Text, Tool, Value, doc
 
 # Fields that mean the same wherever they stand.
 ExampleId = Annotated[str, doc("Id of the example, derived from its interaction's.")]
@@ -157,6 +157,44 @@ class InteractionExpiry(Value, frozen=True, kw_only=True):
     """An interaction of which nothing was heard for as long as the policy waits: what is kept of it goes."""
 
     interaction_id: InteractionId
+    last_heard: Annotated[str, doc("Fold time of the last record about it, RFC 3339.")]
+
+
+class SessionJoin(Value, frozen=True, kw_only=True):
+    """An interaction of a session, by its ids alone."""
+
+    session_id: Annotated[Key, doc("The session.")]
+    interaction_id: Annotated[Key, doc("The interaction.")]
+
+
+class SessionFeedback(Value, frozen=True, kw_only=True):
+    """What somebody says of a session, or of an interaction as the outcome of its session, as intake passes it on."""
+
+    session_id: Annotated[Key, doc("The session.")]
+    feedback_id: Annotated[Key, doc("Unique per source and session.")]
+    kind: Annotated[Kind, doc("As of feedback.")]
+    interaction_id: Annotated[Key | None, doc("The interaction up to which it is credited; absent: the last before it.")] = None
+    score: Annotated[float | None, doc("How good, within the scale.")] = None
+    scale: Annotated[tuple[float, float] | None, doc("Lowest and highest possible score; absent means 0 and 100.")] = None
+    name: Annotated[Key | None, doc("Which check.")] = None
+    corrected_output: Annotated[Output | None, doc("What the last output should have been.")] = None
+    comment: Annotated[str | None, doc("In words.")] = None
+    principal: Annotated[Principal | None, doc("Who says so.")] = None
+
+
+class SessionFeedbackRetraction(Value, frozen=True, kw_only=True):
+    """What was said of a session is taken back, and all that was derived from it."""
+
+    session_id: Annotated[Key, doc("The session.")]
+    feedback_id: Annotated[Key, doc("What was said, by its id at the same source.")]
+    interaction_id: Annotated[Key | None, doc("As it was said.")] = None
+    reason: Annotated[str | None, doc("Why, for people.")] = None
+
+
+class SessionExpiry(Value, frozen=True, kw_only=True):
+    """A session of which nothing was heard for as long as the policy waits: what is kept of it goes."""
+
+    session_id: Annotated[Key, doc("The session.")]
     last_heard: Annotated[str, doc("Fold time of the last record about it, RFC 3339.")]
 
 

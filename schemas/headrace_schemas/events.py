@@ -35,6 +35,10 @@ from headrace_schemas.derived import (
     RevokeRequest,
     RollbackRequest,
     RulesActivation,
+    SessionExpiry,
+    SessionFeedback,
+    SessionFeedbackRetraction,
+    SessionJoin,
     SignalRejection,
     Silence,
     SilenceEnd,
@@ -149,6 +153,30 @@ class ErasureContinued(Envelope, frozen=True, kw_only=True, tag="headrace.erasur
     """The next portion of an erasure is due."""
 
     data: ErasureContinuation
+
+
+class SessionJoined(Envelope, frozen=True, kw_only=True, tag="headrace.session.joined.v1"):
+    """An interaction of a session was recorded."""
+
+    data: SessionJoin
+
+
+class SessionFeedbackRecorded(Envelope, frozen=True, kw_only=True, tag="headrace.session_feedback.recorded.v1"):
+    """Somebody said how a session went."""
+
+    data: SessionFeedback
+
+
+class SessionFeedbackRetracted(Envelope, frozen=True, kw_only=True, tag="headrace.session_feedback.retracted.v1"):
+    """What was said of a session was taken back."""
+
+    data: SessionFeedbackRetraction
+
+
+class SessionExpired(Envelope, frozen=True, kw_only=True, tag="headrace.session.expired.v1"):
+    """Nothing was heard of a session for too long."""
+
+    data: SessionExpiry
 
 
 class RefExpired(Envelope, frozen=True, kw_only=True, tag="headrace.ref.expired.v1"):
@@ -410,6 +438,10 @@ Event = (
     | InteractionSettled
     | ErasureContinued
     | RefExpired
+    | SessionJoined
+    | SessionFeedbackRecorded
+    | SessionFeedbackRetracted
+    | SessionExpired
     | PromptDrawn
     | ExampleRewarded
     | ExampleSettled

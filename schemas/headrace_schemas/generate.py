@@ -16,6 +16,7 @@ import yaml
 
 from headrace_schemas.captured import CapturedFields
 from headrace_schemas.events import EVENT_TYPES, Envelope
+from headrace_schemas.inputs import KEY_LIMIT
 from headrace_schemas.topics import ANYBODY, BY_NAME, DAY_MS, FOREVER, OBSERVER, OPERATOR, Topic
 from headrace_schemas.topology import TOPOLOGY
 
@@ -35,12 +36,13 @@ def _given(field: str) -> Json:
 _OVERLAYS: dict[str, Json] = {
     "Interaction": {"properties": {"prompt": {"minLength": 1, "minItems": 1}}},
     "Feedback": {
-        "oneOf": [_given("interaction_id"), _given("ref")],
+        "oneOf": [_given("interaction_id"), _given("ref"), {**_given("session_id"), "not": _given("interaction_id")}],
         "allOf": [
             {"if": {"properties": {"kind": {"const": "user_correction"}}}, "then": _given("corrected_output")},
             {"if": {"properties": {"kind": {"const": "preference"}}}, "then": {"anyOf": [_given("over"), _given("under")]}},
         ],
     },
+    "FeedbackRetraction": {"required": ["feedback_id"], "anyOf": [_given("interaction_id"), _given("session_id")]},
 }
 
 
@@ -139,8 +141,20 @@ def _operation(action: str, topic: str) -> Json:
     return {"action": action, "channel": {"$ref": f"#/channels/{topic}"}}
 
 
+SESSION_ID = {  # of feedback and its retraction: published, taken out of what becomes a signal
+    "anyOf": [{"type": "string", "minLength": 1, "maxLength": KEY_LIMIT}, {"type": "null"}],
+    "description": "What it is about: a session, whose interactions policy credits with it. Instead of interaction_id and ref, "
+    "or beside the interaction_id up to which it counts.",
+    "default": None,
+}
+
+
 def _with_captured(parts: Json, template: str) -> Json:
-    """Interactions have the fields, too, that are passed on and read by nobody."""
+    """Interactions have the fields, too, that are passed on and read by nobody; feedback may be on a session."""
+    for name in ("Feedback", "FeedbackRetraction"):
+        if name in parts:
+            schema = parts[name]
+            parts = {**parts, name: {**schema, "properties": {**schema["properties"], "session_id": SESSION_ID}}}
     if "Interaction" not in parts:
         return parts
     _, captured = msgspec.json.schema_components([CapturedFields], ref_template=template)

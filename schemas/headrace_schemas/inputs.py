@@ -200,6 +200,14 @@ class SubjectErasure(Value, frozen=True, kw_only=True):
     data_subject: Annotated[Key, doc("The handle that the interactions carry.")]
 
 
+class Attribution(Value, frozen=True, kw_only=True):
+    """What feedback was derived from that was said of a session."""
+
+    session_id: Annotated[Key, doc("The session.")]
+    feedback_id: Annotated[Key, doc("What was said of it, by its id at the same source.")]
+    share: Annotated[float, Meta(ge=0, le=1), doc("How much of it this interaction is credited with; the shares add up to 1.")]
+
+
 class Feedback(Value, frozen=True, kw_only=True):
     """How good an interaction was: the `data` of `headrace.feedback.recorded.v1`. Exactly one of `interaction_id` and `ref`."""
 
@@ -225,6 +233,9 @@ class Feedback(Value, frozen=True, kw_only=True):
     under: Annotated[Key | None, doc("On an interaction that a preference was over: what was preferred to it. Intake's.")] = None
     comment: Annotated[Annotated[str, Meta(max_length=COMMENT_LIMIT)] | None, doc("In words.")] = None
     principal: Annotated[Principal | None, doc("Who says so; absent: each feedback is a voice of its own.")] = None
+    attributed_from: Annotated[
+        Attribution | None, doc("On feedback that was derived from what was said of a session. The attribute stage's.")
+    ] = None
 
 
 class FeedbackRetraction(Value, frozen=True, kw_only=True):

@@ -13,13 +13,16 @@ from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import FeedbackRecorded, InputEvent
 from headrace_schemas.explain import explained
 from headrace_schemas.json_limits import RECORD_LIMIT, check_values
+from headrace_schemas.session_feedback import check_session_feedback, standing_in
 from headrace_schemas.strict import decode_strictly, says_no_more
 
 
 class Published(Decoded):
-    """A published event, completed. `strict`: there is nothing in it that `event` does not have."""
+    """A published event, completed. `strict`: there is nothing in it that `event` does not have. `on_session`: it is feedback on
+    a session, as if on an interaction (session_feedback.py)."""
 
-    __slots__ = ("strict",)
+    __slots__ = ("on_session", "strict")
+    on_session: bool
     strict: bool
 
     def written(self) -> bytes:
@@ -29,24 +32,30 @@ class Published(Decoded):
         return encode_tree(self.tree())
 
 
-def decode_published(value: bytes | None, headers: Headers = (), *, append_time_ms: int) -> Published:
-    """The event in a record that somebody else published. DecodeError, and nothing else, when it is none."""
+def decode_published(value: bytes | None, headers: Headers = (), *, append_time_ms: int, sessions: bool = False) -> Published:
+    """The event in a record that somebody else published. DecodeError, and nothing else, when it is none. `sessions`: feedback
+    may be on one."""
     raw = structured(value, headers) if headers or value is None else value
-    raw, event, strict = _checked(raw, append_time_ms)
+    raw, event, strict, on_session = _checked(raw, append_time_ms, sessions)
     published = Published(raw, event, append_time_ms)
-    published.strict = strict
+    published.strict, published.on_session = strict, on_session
     return published
 
 
 def check_published(value: bytes, append_time_ms: int) -> None:
-    """DecodeError when `decode_published` would raise one."""
-    _checked(value, append_time_ms)
+    """DecodeError when `decode_published` would raise one, where sessions are credited."""
+    _checked(value, append_time_ms, sessions=True)
 
 
-def _checked(raw: bytes, append_time_ms: int) -> tuple[bytes, InputEvent, bool]:
-    """The bytes that say the event, the event, and whether it was read strictly."""
+def _checked(raw: bytes, append_time_ms: int, sessions: bool) -> tuple[bytes, InputEvent, bool, bool]:
+    """The bytes that say the event, the event, whether it was read strictly, and whether it is on a session."""
     if len(raw) > RECORD_LIMIT:
         raise DecodeError("over_limit", None, f"record: {len(raw)} bytes, at most {RECORD_LIMIT} are allowed")
+    said = standing_in(raw) if sessions else None
+    if said is not None:
+        raw, stood_in, strict, _ = _checked(encode_tree(said), append_time_ms, sessions=False)
+        check_session_feedback(stood_in)
+        return raw, stood_in, strict, True
     event, strict = decode_strictly(raw), True
     if event is not None:
         check_event(event, append_time_ms)
@@ -59,4 +68,4 @@ def _checked(raw: bytes, append_time_ms: int) -> tuple[bytes, InputEvent, bool]:
     check_values(raw)
     if isinstance(event, FeedbackRecorded):
         check_scale(event.data)
-    return raw, event, strict
+    return raw, event, strict, False

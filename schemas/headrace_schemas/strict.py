@@ -137,6 +137,8 @@ def _slack(event: InputEvent) -> int:
         saved = _saved(event.data.score)
         if event.data.scale is not None:
             saved += sum(map(_saved, event.data.scale))
+        if event.data.attributed_from is not None:
+            saved += _saved(event.data.attributed_from.share)
     free = free_values(event)
     return saved + sum(map(_saved_in, free)) if free else saved
 

@@ -111,6 +111,21 @@ TOPICS: tuple[Topic, ...] = (
         packed=True,
     ),
     Topic(
+        name="sessions",
+        key="session id",
+        description="which interactions a session has, and what is said of it, where policy credits that to them",
+        events=(
+            events.SessionJoined,
+            events.SessionFeedbackRecorded,
+            events.SessionFeedbackRetracted,
+            events.SessionExpired,
+        ),
+        writers=("intake", "attribute"),
+        max_bytes=4 * MIB,
+        packed=True,
+        later=True,
+    ),
+    Topic(
         name="signals",
         key="interaction id",
         description="the same facts validated, scrubbed and re-keyed: the source of truth",
@@ -124,7 +139,7 @@ TOPICS: tuple[Topic, ...] = (
             events.InteractionSettled,
             events.ErasureContinued,
         ),
-        writers=("intake", "link", "reward"),
+        writers=("intake", "link", "attribute", "reward"),
         max_bytes=4 * MIB,
         packed=True,
     ),
@@ -228,7 +243,7 @@ TOPICS: tuple[Topic, ...] = (
         key="stage/topic/partition",
         description="which policy holds from which offset on; what was skipped",
         events=(events.RulesActivated, events.PositionSkipped),
-        writers=("intake", "link", "reward", "curate", "train", "release"),
+        writers=("intake", "link", "attribute", "reward", "curate", "train", "release"),
         fixed_partitions=1,
     ),
     Topic(
@@ -247,7 +262,7 @@ TOPICS: tuple[Topic, ...] = (
         key="topic/partition/offset",
         description="what could not be processed, whole, with the error; what of it was published once more",
         events=(events.RecordRejected, events.RecordRedriven),
-        writers=("intake", "link", "reward", "curate", "train", "release", OPERATOR),
+        writers=("intake", "link", "attribute", "reward", "curate", "train", "release", OPERATOR),
         requests=(events.RecordRedriven,),
         retention_ms=30 * DAY_MS,
         max_bytes=8 * MIB,
@@ -280,6 +295,8 @@ def key_of(topic: str, event: Event) -> str:
             return str(data.bucket if isinstance(event, events.BucketAssessed) else data.subject)
         case "foreign id":
             return ref_key(data.ref)
+        case "session id":
+            return str(data.session_id)
         case "stage/topic/partition":
             return f"{data.stage}/{data.topic}/{data.partition}"
         case "key id":

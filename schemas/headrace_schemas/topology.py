@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from headrace_schemas.delays import DELAY
-from headrace_schemas.topics import MIB, TOPICS, Compaction, Topic, may_grow
+from headrace_schemas.topics import BY_NAME, MIB, TOPICS, Compaction, Topic, may_grow
 
 
 class StageTopology(Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         name="intake",
         description="validate, scrub, re-key",
         inputs=("interactions", "feedback"),
-        outputs=("signals", "refs"),
+        outputs=("signals", "refs", "sessions"),
         counters=("signals",),
         tallies=(SCRUBBED,),
     ),
@@ -52,6 +52,13 @@ TOPOLOGY: tuple[StageTopology, ...] = (
         outputs=("signals",),
         counters=("resolved", "waiting", "expired"),
         tallies=(FEEDBACK, DELAY),
+    ),
+    StageTopology(
+        name="attribute",
+        description="what is said of a session is credited to its interactions",
+        inputs=("sessions",),
+        outputs=("signals",),
+        counters=("joined", "credited", "waiting", "retracted", "duplicate", "conflict", "expired", "ticks"),
     ),
     StageTopology(
         name="reward",
@@ -100,6 +107,7 @@ def changelog(stage: str, topic: str) -> Topic:
         max_bytes=8 * MIB,
         packed=True,
         may_grow=may_grow(topic),
+        later=topic in BY_NAME and BY_NAME[topic].later,
     )
 
 

@@ -128,6 +128,7 @@ class FeedbackFields(TypedDict, total=False):
     feedback_id: str | None
     interaction_id: str | None
     ref: Ref | None
+    session_id: str | None  # instead of them, or beside the interaction_id: credited by policy
     kind: Required[str]
     score: float | None
     scale: Sequence[float] | None

@@ -114,7 +114,8 @@ class EventFactory:
     def feedback(
         self, call: Call | str | None, fields: Mapping[str, Any], event_time: EventTime, traceparent: str | None
     ) -> OutgoingEvent:
-        """The contract's `feedback.recorded`: on an interaction (`call`, `interaction_id`) or a foreign id (`ref`)."""
+        """The contract's `feedback.recorded`: on an interaction (`call`, `interaction_id`), a foreign id (`ref`) or a session
+        (`session_id`), as whose outcome an interaction may be named beside it."""
         data: dict[str, Any] = {}
         _take(fields, data)
         target, ref = data.pop("interaction_id", None), data.pop("ref", None)
@@ -122,9 +123,16 @@ class EventFactory:
             if target is not None:
                 raise TypeError("feedback() takes a call or an interaction_id, not both")
             target = interaction_id(call)
-        if (target is None) == (ref is None):
+        session = data.get("session_id")
+        if session is not None and ref is not None:
+            raise InvalidEvent("bad_value", "data.session_id", "feedback: give session_id alone or with interaction_id, not ref")
+        if session is None and (target is None) == (ref is None):
             raise InvalidEvent("bad_value", "data.interaction_id", "feedback: give exactly one of interaction_id and ref")
-        if ref is None:
+        if session is not None:
+            key = session
+            if target is not None:
+                data["interaction_id"] = target
+        elif ref is None:
             key = data["interaction_id"] = target
         else:
             data["ref"] = _ref(ref)
@@ -145,11 +153,21 @@ class EventFactory:
         return self._event("interactions", data["interaction_id"], "interaction.retracted", data, event_time, traceparent)
 
     def retract_feedback(
-        self, feedback_id: str, target: Call | str, reason: str | None, event_time: EventTime, traceparent: str | None
+        self,
+        feedback_id: str,
+        target: Call | str | None,
+        reason: str | None,
+        event_time: EventTime,
+        traceparent: str | None,
+        session_id: str | None = None,
     ) -> OutgoingEvent:
-        """One feedback does not count any more. It must come from the same source as the feedback."""
-        data = _without_none({"feedback_id": feedback_id, "interaction_id": interaction_id(target), "reason": reason})
-        return self._event("feedback", data["interaction_id"], "feedback.retracted", data, event_time, traceparent)
+        """One feedback does not count any more. It must come from the same source as the feedback, and name what that named."""
+        if target is None and session_id is None:
+            raise TypeError("retract_feedback() takes a call, an interaction's id or a session_id")
+        about = {"interaction_id": None if target is None else interaction_id(target), "session_id": session_id}
+        data = _without_none({"feedback_id": feedback_id, **about, "reason": reason})
+        key = session_id or data["interaction_id"]
+        return self._event("feedback", key, "feedback.retracted", data, event_time, traceparent)
 
     def forget(self, data_subject: str, event_time: EventTime, traceparent: str | None) -> OutgoingEvent:
         """Everything of this person or account is to be erased."""

@@ -230,8 +230,8 @@ class Recorder(_Base):
         traceparent: str | None = None,
         **fields: Unpack[FeedbackFields],
     ) -> str:
-        """Somebody or something judged an interaction: `call` (or its id), `interaction_id`, or `ref` = (system, id).
-        The feedback's id, by which it can be retracted."""
+        """Somebody or something judged an interaction: `call` (or its id), `interaction_id`, or `ref` = (system, id); or a whole
+        session: `session_id`, which policy credits to its interactions. The feedback's id, by which it can be retracted."""
         return self._accept(self._events.feedback(call, fields, time, traceparent))
 
     def link(self, call: Call | str, ref: Ref, *, time: EventTime = None, traceparent: str | None = None) -> str:
@@ -244,9 +244,17 @@ class Recorder(_Base):
         """The interaction shall not be learnt from any more."""
         return self._accept(self._events.retract(call, reason, time, traceparent))
 
-    def retract_feedback(self, feedback_id: str, call: Call | str, reason: str | None = None, *, time: EventTime = None) -> str:
-        """A feedback of this source does not count any more."""
-        return self._accept(self._events.retract_feedback(feedback_id, call, reason, time, None))
+    def retract_feedback(
+        self,
+        feedback_id: str,
+        call: Call | str | None = None,
+        reason: str | None = None,
+        *,
+        session_id: str | None = None,
+        time: EventTime = None,
+    ) -> str:
+        """A feedback of this source, on an interaction or on a session, does not count any more."""
+        return self._accept(self._events.retract_feedback(feedback_id, call, reason, time, None, session_id))
 
     def forget(self, data_subject: str, *, time: EventTime = None) -> str:
         """All interactions of this `data_subject` are to be erased."""
@@ -310,10 +318,16 @@ class AsyncRecorder(_Base):
         return await self._accept(self._events.retract(call, reason, time, traceparent))
 
     async def retract_feedback(
-        self, feedback_id: str, call: Call | str, reason: str | None = None, *, time: EventTime = None
+        self,
+        feedback_id: str,
+        call: Call | str | None = None,
+        reason: str | None = None,
+        *,
+        session_id: str | None = None,
+        time: EventTime = None,
     ) -> str:
         """As `Recorder.retract_feedback`."""
-        return await self._accept(self._events.retract_feedback(feedback_id, call, reason, time, None))
+        return await self._accept(self._events.retract_feedback(feedback_id, call, reason, time, None, session_id))
 
     async def forget(self, data_subject: str, *, time: EventTime = None) -> str:
         """As `Recorder.forget`."""

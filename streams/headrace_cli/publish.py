@@ -80,7 +80,7 @@ def _faults(name: str, stream: BinaryIO) -> Iterator[str]:
 
     for number, line in _lines(stream):
         try:
-            decode_published(line, append_time_ms=time.time_ns() // 1_000_000)
+            decode_published(line, append_time_ms=time.time_ns() // 1_000_000, sessions=True)
         except DecodeError as error:
             yield f"{name}:{number}: {error.code}: {error.message}"
 

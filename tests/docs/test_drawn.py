@@ -50,7 +50,7 @@ def test_a_block_that_cannot_be_drawn_is_an_error() -> None:
 def test_the_table_of_topics_and_the_table_of_stages_agree_on_who_writes() -> None:
     said = {(writer, topic.name) for topic in TOPICS for writer in topic.writers if writer not in drawn.OUTSIDERS}
     of_every_stage = {(stage.name, topic) for stage in TOPOLOGY for topic in ("rules", "dead-letters")}
-    ticks = {("curate", "examples"), ("link", "refs")}  # time passes on their own input
+    ticks = {("curate", "examples"), ("link", "refs"), ("attribute", "sessions")}  # time passes on their own input
     keys = {("intake", "keys")}  # before it folds, and no decision of its fold
     assert said == {(stage.name, topic) for stage in TOPOLOGY for topic in stage.outputs} | of_every_stage | ticks | keys
 

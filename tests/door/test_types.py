@@ -50,7 +50,7 @@ WIDER: dict[tuple[type[Struct], str], Any] = {
     (inputs.Feedback, "over"): Sequence[fields.Call | str] | None,
 }
 OPTIONAL_HERE = {(inputs.Interaction, "agent")}  # the Recorder knows it
-NOT_HERE = {(inputs.Feedback, "under")}  # intake's
+NOT_HERE = {(inputs.Feedback, "under"), (inputs.Feedback, "attributed_from")}  # intake's, the attribute stage's
 
 
 def typed(annotation: Any) -> Any:
@@ -96,6 +96,8 @@ def test_the_door_takes_what_the_structs_have(struct: type[Struct]) -> None:
     expected = {name: (kind, required) for name, kind, required in described(struct)}
     if struct is inputs.Interaction:  # and what is passed on without being read
         expected |= {name: (kind, required) for name, kind, required in described(captured.CapturedFields)}
+    if struct is inputs.Feedback:  # which may be on a session instead
+        expected |= {"session_id": (str | None, False)}
     assert set(hints) == set(expected)
     for name, (kind, required) in expected.items():
         assert hints[name] == kind, name

@@ -14,7 +14,7 @@ from headrace_cli.main import invoke
 from headrace_processors.policy_file import Policies
 from headrace_processors.stages import STAGES
 from headrace_schemas.topics import TOPIC_NAMES
-from headrace_schemas.topology import ALL_TOPICS, CHANGELOGS
+from headrace_schemas.topology import ALL_TOPICS, CHANGELOGS, changelog
 from headrace_streams.kafka import admin, clients
 from headrace_streams.kafka.config_requests import topic_configs
 from headrace_streams.kafka.reader import Reader
@@ -53,6 +53,8 @@ def test_asking_for_a_topic_never_creates_it(bare: Settings) -> None:
 def test_a_topic_that_a_deployment_is_too_old_to_have_is_empty_to_who_reads_and_missing_to_who_writes(bare: Settings) -> None:
     assert asyncio.run(Reader(bare).counts(["assessments"])) == {"assessments": 0}
     assert asyncio.run(Reader(bare).spans("keys")) == {}
+    of_a_later_stage = ("sessions", changelog("attribute", "sessions").name)
+    assert asyncio.run(Reader(bare).counts(of_a_later_stage)) == dict.fromkeys(of_a_later_stage, 0)
     with pytest.raises(clients.TopicMissing, match=r"signals: Unknown"):
         asyncio.run(Reader(bare).counts(["assessments", "signals"]))
     with pytest.raises(clients.TopicMissing, match=r"assessments: Unknown"):

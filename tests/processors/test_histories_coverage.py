@@ -43,7 +43,11 @@ def written(stage: str) -> list[tuple[str, dict[str, Any]]]:
 # Another value for every policy key, one that a recorded decision depends on; for a number that is not here, half of it.
 OTHER: dict[str, Any] = {
     "intake.scrub": [],
+    "attribute.credit": "last",
     "intake.rules": [{"name": "order", "pattern": "orders?"}],
+    "intake.sessions": False,
+    "attribute.decay": 0.75,
+    "attribute.window": 1,
     "reward.bonus": {"success": 0.31, "explicit_negative": -0.7, "validation_failure": -0.5, "thumbs_up": 0.5},
     "reward.complexity": {"sql": 0.9, "code": 0.1},
     "reward.difficulty_weights": {"complexity": 0.2, "prompt": 0.3, "context": 0.5},
@@ -196,10 +200,21 @@ def test_intake_saw_both_modes_bytes_that_are_no_text_and_fields_that_nobody_kno
 
 
 def test_every_stage_met_a_record_that_it_could_not_process() -> None:
-    for stage in ("link", "reward", "curate", "release"):
+    for stage in ("link", "attribute", "reward", "curate", "release"):
         codes = {event["data"]["error"]["code"] for topic, event in written(stage) if topic == "dead-letters"}
         checked = {"unknown_writer"} if any(rules.checks_writers for rules in STAGE[stage].versions.values()) else set()
-        assert codes == {"stage_error", *(["waiting_limit"] if stage == "link" else []), *checked}, stage
+        assert codes == {"stage_error", *(["waiting_limit"] if stage in ("link", "attribute") else []), *checked}, stage
+
+
+def test_attribute_credited_by_every_policy_and_took_back() -> None:
+    events = [event for _, event in written("attribute")]
+    kinds = {event["type"] for event in events}
+    assert kinds == {"headrace.feedback.recorded.v1", "headrace.feedback.retracted.v1", "headrace.record.rejected.v1"}
+    shares = {event["data"]["attributed_from"]["share"] for event in events if "attributed_from" in event["data"]}
+    assert {1.0, 0.5} < shares
+    assert len(shares) > 5
+    bodies = [rules.body for history in histories_of("attribute") for rules in history.activations]
+    assert {body["credit"] for body in bodies} == {"off", "last", "all", "decay"}
 
 
 def test_reward_rejected_and_withdrew_for_every_reason() -> None:

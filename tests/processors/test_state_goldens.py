@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace_processors.attribute.state import SessionState
 from headrace_processors.link.state import ForeignId
 from headrace_processors.reward.state import InteractionContent, InteractionState
 from headrace_processors.stages import STAGES
@@ -31,6 +32,7 @@ AS_BYTES: dict[str, type[msgspec.Struct]] = {
     '["jira","OPS-7"]': ForeignId,
     '["jira","OPS:8"]': ForeignId,
     '["jira","OPS-10"]': ForeignId,
+    '["s-1"]': SessionState,
 }
 
 

@@ -58,6 +58,36 @@ def _refs() -> list[bytes]:
     ]
 
 
+def _sessions() -> list[bytes]:
+    def joined(name: str, minute: float, session: str = "s1") -> bytes:
+        return event("session.joined", {"session_id": session, "interaction_id": name}, id=f"j-{name}", minute=minute)
+
+    def said(name: str, kind: str = "success", session: str = "s1", **data: Any) -> bytes:
+        fields = {"session_id": session, "feedback_id": name, "kind": kind, **data}
+        return event("session_feedback.recorded", fields, id=f"e-{name}", source="people:test", minute=9)
+
+    def unsaid(name: str, session: str = "s1") -> bytes:
+        fields = {"session_id": session, "feedback_id": name}
+        return event("session_feedback.retracted", fields, id=f"u-{name}", source="people:test", minute=10)
+
+    return [
+        joined("i1", 1),
+        joined("i2", 2),
+        joined("i9", 20),
+        said("f1", score=80, comment="done", mystery=[1]),
+        said("f1", score=81),
+        said("f2", interaction_id="i2"),
+        said("f3", "user_correction", corrected_output="select 2"),
+        said("f4", session="s2"),
+        joined("o1", 3, "s2"),
+        unsaid("f2"),
+        unsaid("f5"),
+        said("f5"),
+        said("f6", session="s3"),
+        event("session.expired", {"session_id": "s3", "last_heard": at(2)}, source="headrace:attribute"),
+    ]
+
+
 def _signals() -> list[bytes]:
     user: dict[str, Any] = {"principal": {"id": "u", "kind": "human"}}
     return [
@@ -78,6 +108,7 @@ def _signals() -> list[bytes]:
         feedback_retracted("f6", "i3"),
         feedback_retracted("f5", "i2"),
         feedback_retracted("f7", "i2"),
+        feedback("f8", "i1", attributed_from={"session_id": "s1", "feedback_id": "g1", "share": 0.25}),
         interaction_retracted("i2"),
         interaction_retracted("i4"),
         subject_erased("bob"),
@@ -128,6 +159,7 @@ _VOCABULARIES = {
     "interactions": _interactions,
     "feedback": _feedback,
     "refs": _refs,
+    "sessions": _sessions,
     "signals": _signals,
     "examples": _examples,
     "outcomes": _outcomes,

@@ -36,7 +36,7 @@ from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime.stage import FoldStage
 
 TRIED = ("reward", "curate", "release")
-TAKEN = ("intake", "link")  # whose decisions are taken as they were recorded
+TAKEN = ("intake", "link", "attribute")  # whose decisions are taken as they were recorded
 TOP = 10
 Body = Mapping[str, Any]
 

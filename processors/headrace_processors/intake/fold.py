@@ -23,6 +23,7 @@ from headrace_processors.intake.scrub.scrubber import (
     Work,
     WorkExceeded,
 )
+from headrace_processors.intake.sessions import session_joined, session_routed
 from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
 from headrace_schemas.codec import DecodeError, encode_tree
 from headrace_schemas.ids import derive_id
@@ -39,25 +40,28 @@ class IntakeFold(StatelessFold):
     opens = False  # anybody may write its inputs, and they are plain
 
     def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT, *, patterns: Sequence[Pattern] = PATTERNS) -> None:
+        self._sessions = policy.sessions is True
         self._work_limit = work_limit
         self.seals = policy.seal == "subjects"
         self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy), patterns=patterns)
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         try:
-            published = decode_published(record.value, record.headers, append_time_ms=record.timestamp)
+            published = decode_published(record.value, record.headers, append_time_ms=record.timestamp, sessions=self._sessions)
             strayed = misplaced(record, published.event)
             if strayed is not None:
                 return self._dead(record, strayed)
             value, counts = self._scrubbed(published)
+            writes = session_routed(published.event, value) if published.on_session else routed(published.event, value)
         except DecodeError as error:
             return self._dead(record, dead(record, error.code, error.field, error.message))
         counters = {"signals": 1}
         if counts:
             counters.update((SCRUBBED + kind, count) for kind, count in counts.items())
-        writes = routed(published.event, value)
         if self.seals and (owner := owner_of(published.event, value)):
             writes[0] = writes[0]._replace(owner=owner)  # what follows from it (links, copies) has no texts
+        if self._sessions and (joined := session_joined(published.event, value)) is not None:
+            writes.append(joined)
         return Step(writes, {}, counters)
 
     def claims(self, record: Record) -> Sequence[Claim]:
@@ -151,6 +155,11 @@ def _recogniser(policy: IntakePolicy) -> Any:
 def build(body: Mapping[str, Any], digest: str) -> IntakeFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
     return IntakeFold(IntakePolicy.model_validate(body))
+
+
+def build_3(body: Mapping[str, Any], digest: str) -> IntakeFold:
+    """The fold of rule version 3, which knew of no sessions: its policy has none."""
+    return build(body, digest)
 
 
 def build_2(body: Mapping[str, Any], digest: str) -> IntakeFold:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from headrace_processors.intake.scrub.own import RULES_LIMIT, OwnRule
 from headrace_streams.policy import Policy
 
 Kind = Literal["email", "phone", "ip", "iban", "card", "national_id", "secret"]
+
+
+VERSION_3: dict[str, Any] = {"sessions": False, "seal": "none"}  # what rule version 3 and those before did without these keys
 
 
 class IntakePolicy(Policy):
@@ -35,6 +38,16 @@ class IntakePolicy(Policy):
         description="whose texts are sealed on the log: subjects, those of interactions with a `data_subject` and all feedback "
         "with texts, so that `headrace forget` takes away their keys; or none",
     )
+    sessions: bool | None = Field(
+        None,
+        description="whether the stage attribute hears of sessions; absent: where `[attribute]` of the same file credits",
+    )
+
+    @model_validator(mode="after")
+    def _sessions_are_plain(self) -> Self:
+        if self.sessions and self.seal != "none":
+            raise ValueError(f"sessions: what is said of sessions is not sealed, and seal is {self.seal!r}: leave one off")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -105,11 +105,14 @@ def score_of_100(feedback: Feedback) -> float | None:
     return (score - low) / length * 100
 
 
-def aggregate(records: Sequence[S], bonus: Callable[[S], float]) -> FeedbackSummary | None:
-    """The summary of `records` in their order, or None when none of them counts. `bonus`: what a kind is worth."""
-    if len(records) == 1:
+def aggregate(
+    records: Sequence[S], bonus: Callable[[S], float], share: Callable[[S], float] | None = None
+) -> FeedbackSummary | None:
+    """The summary of `records` in their order, or None when none of them counts. `bonus`: what a kind is worth; `share`: how much
+    of what it says of the output a record is credited with, None where all say all of it."""
+    if len(records) == 1 and share is None:
         return _alone(records[0], bonus)
-    voices = voices_of(records, bonus)
+    voices = voices_of(records, bonus, share)
     if not voices:
         return None
     corrected: Any = None
@@ -163,21 +166,27 @@ class VoiceOpinion(NamedTuple, Generic[S]):
     kind: S | None
 
 
-def voices_of(records: Sequence[S], bonus: Callable[[S], float]) -> list[VoiceOpinion[S]]:
+def voices_of(
+    records: Sequence[S], bonus: Callable[[S], float], share: Callable[[S], float] | None = None
+) -> list[VoiceOpinion[S]]:
     """The voices of all that counts, in the order of their first statements."""
     voices: dict[tuple[str | None, ...], list[S]] = {}
     for record in records:
         if record.counts:
             voices.setdefault(record.voice, []).append(record)
-    return [_opinion(of_voice, bonus) for of_voice in voices.values()]
+    return [_opinion(of_voice, bonus, share) for of_voice in voices.values()]
 
 
-def _opinion(records: Sequence[S], bonus: Callable[[S], float]) -> VoiceOpinion[S]:
+def _opinion(records: Sequence[S], bonus: Callable[[S], float], share: Callable[[S], float] | None) -> VoiceOpinion[S]:
     kind = next((record for record in reversed(records) if record.kind != CORRECTION), None)
-    score = next((record.score for record in reversed(records) if record.score is not None), None)
+    scored = next((record for record in reversed(records) if record.score is not None), None)
+    score = None if scored is None else scored.score
     validation = 0.0 if score is None else math.tanh((score - 50) / 50)
-    speaks = kind is not None or score is not None
-    return VoiceOpinion(records, validation, 0.0 if kind is None else bonus(kind), score, speaks, kind)
+    feedback = 0.0 if kind is None else bonus(kind)
+    if share is not None:
+        validation = validation if scored is None else validation * share(scored)
+        feedback = feedback if kind is None else feedback * share(kind)
+    return VoiceOpinion(records, validation, feedback, score, kind is not None or score is not None, kind)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -19,6 +19,7 @@ import msgspec
 from headrace_processors.expiry import period_ms, touched_of
 from headrace_processors.reward import keys
 from headrace_processors.reward.policy import RewardPolicy
+from headrace_processors.reward.scoring import share_of
 from headrace_processors.reward.state import (
     ErasedSubject,
     InteractionContent,
@@ -159,7 +160,9 @@ class RewardFold(Fold):
             return None
         said: InteractionContent = _AS_BYTES[keys.CONTENT].decode(content)
         correction = None if case.similarity is None else 1 - case.similarity.value
-        return trace_of(self._policy, said.artifact_type, said.prompt_chars, said.context_chars, case.feedback, correction)
+        return trace_of(
+            self._policy, said.artifact_type, said.prompt_chars, said.context_chars, case.feedback, correction, share_of(case)
+        )
 
     def _passed(self, state: Mapping[str, Any], key: str, now: int) -> Write:
         """Its time to settle, or else to expire."""

@@ -18,6 +18,7 @@ from headrace_schemas.topology import LABELS
 
 SettleTimes = Mapping[str, int]  # by kind of feedback, in ms; of kinds that are not there it is 0
 NO_TIMES: SettleTimes = {}
+_NOTHING: Mapping[str, int] = {}
 PROVISIONAL, FINAL, LATE = LABELS + "provisional", LABELS + "final", LABELS + "late"
 
 
@@ -55,11 +56,11 @@ def maturity_of(case: InteractionState) -> Literal["provisional", "final"] | Non
     return "final" if case.final else "provisional" if case.settles else None
 
 
-def labels_of(before: InteractionState, after: InteractionState, now_ms: int) -> dict[str, int]:
+def labels_of(before: InteractionState, after: InteractionState, now_ms: int) -> Mapping[str, int]:
     """What a record counts among the labels: `provisional` are those that are now, `final` those that ever were, `late` revisions
     and withdrawals of what was final."""
     if not (before.settles or before.final or after.settles or after.final):
-        return {}
+        return _NOTHING
     due = is_due(before, now_ms)
     counted = {
         PROVISIONAL: (after.settles > 0) - (before.settles > 0),

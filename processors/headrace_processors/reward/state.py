@@ -119,6 +119,14 @@ class Similarity(Struct, frozen=True, kw_only=True, array_like=True):
     value: float
 
 
+class AttributedShare(Struct, frozen=True, array_like=True):
+    """How much of what was said of its session an interaction is credited with, by feedback that was derived from it."""
+
+    source: str
+    feedback_id: str
+    share: float
+
+
 class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The case of one interaction. It begins with whatever comes first, the interaction or feedback on it. `outcome` is what
     `examples` holds of it now; `bucket` and `balance` are fixed at revision 1. The first three fields stand
@@ -140,6 +148,7 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     similarity: Similarity | None = None
     drawn: str = ""  # the bucket of the prompt that was drawn from it, as long as that was not withdrawn
     final: bool = False  # its label is final, where policy says when: what is said now is late
+    attributed: tuple[AttributedShare, ...] = ()  # of its feedback, what was derived from words on its session
 
     @property
     def recorded(self) -> bool:
@@ -166,6 +175,17 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """People and agents that are heard, as kind:id."""
         heard = {f"{said.speaker}:{said.principal}" for said in self.feedback if said.speaker in _WHO and said.counts}
         return sorted(heard) or None
+
+    @property
+    def shares(self) -> dict[tuple[str, str], float]:
+        """By the identity of feedback; of all other it is 1."""
+        return {(each.source, each.feedback_id): each.share for each in self.attributed}
+
+    def with_shares_of_its_feedback(self) -> InteractionState:
+        """Without shares of what fell out."""
+        left = {record.identity for record in self.feedback}
+        attributed = tuple(each for each in self.attributed if (each.source, each.feedback_id) in left)
+        return structs.replace(self, attributed=attributed)
 
     def find_feedback(self, source: str, feedback_id: str) -> FeedbackRecord | None:
         for record in self.feedback:

@@ -21,9 +21,10 @@ from headrace_processors.reward.formula import balance_of, bonus_of, count_type
 from headrace_processors.reward.joins import feedback_joins, interaction_joins
 from headrace_processors.reward.maturity import NO_TIMES, SettleTimes, is_due, labels_of, matured, maturity_of, settled
 from headrace_processors.reward.policy import RewardPolicy
-from headrace_processors.reward.scoring import group_of, outcome_of, similarity_of
+from headrace_processors.reward.scoring import group_of, outcome_of, share_of, similarity_of
 from headrace_processors.reward.state import (
     NOTHING,
+    AttributedShare,
     ErasedSubject,
     InteractionContent,
     InteractionState,
@@ -94,7 +95,7 @@ class RewardStep:
         self.outputs: list[Write] = []
         self.changes: dict[str, Any] = {}
         self.counters: dict[str, int] = {}
-        self.tallies: dict[str, int] = {}  # figures beside the counters of records
+        self.tallies: Mapping[str, int] = {}  # figures beside the counters of records
         self.owners: dict[str, str] = {}
         self._owner = sealed_with(record.topic, record.headers)
         self._stored = _UNKNOWN  # the case at hand, as it is in the state
@@ -196,9 +197,12 @@ class RewardStep:
         )
         if before.ended:
             feedback, corrected = without_text(feedback, before.ended), b""
-        elif self.version > 3:
+        elif self.version > 3 and data.attributed_from is None:
             content = self._texts.content(interaction_id) if before.recorded else None
             self._tally(feedback_joins(before, None if content is None else feedback.time_ns - content.time_ns))
+        if data.attributed_from is not None and self.version > 3:
+            share = AttributedShare(event.source, feedback_id, data.attributed_from.share)
+            before = structs.replace(before, attributed=(*before.attributed, share))
         self._texts.add(interaction_id, feedback, corrected, over)
         if self._owner is not None and feedback.corrected is not None:
             self.owners[keys.correction_key(interaction_id, feedback.corrected)] = self._owner
@@ -316,6 +320,8 @@ class RewardStep:
     ) -> None:
         """`retracted_over`: what a preference that is taken back was over; they hear of it."""
         after, dropped = before.with_feedback(feedback)
+        if dropped and after.attributed:
+            after = after.with_shares_of_its_feedback()
         for oldest in dropped:
             self._reject(interaction_id, "voice_limit", "voices", oldest.feedback_id)
         if retracted_over:
@@ -327,7 +333,7 @@ class RewardStep:
     ) -> None:
         """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
         scored = after.digest and after.feedback and not after.ended
-        summary = aggregate(after.feedback, partial(bonus_of, self.policy)) if scored else None
+        summary = aggregate(after.feedback, partial(bonus_of, self.policy), share_of(after)) if scored else None
         if summary is None:
             if after.outcome is not None:
                 content = self._texts.content(interaction_id)
@@ -357,8 +363,13 @@ class RewardStep:
             self._tally(labels_of(before, after, self.record.now))
 
     def _tally(self, counts: Mapping[str, int]) -> None:
-        for name, count in counts.items():
-            self.tallies[name] = self.tallies.get(name, 0) + count
+        if not self.tallies:
+            self.tallies = counts
+        elif counts:
+            tallies = dict(self.tallies)
+            for name, count in counts.items():
+                tallies[name] = tallies.get(name, 0) + count
+            self.tallies = tallies
 
     def _prompt_withdrawn(self, interaction_id: str, after: InteractionState) -> InteractionState:
         """An interaction that has ended takes the prompt that was drawn from it along."""

@@ -5,7 +5,7 @@ behind it. Knows the functions that the stage decides by and runs them again; no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,15 +68,16 @@ def trace_of(
     context_chars: int,
     feedback: Sequence[Statement],
     correction: float | None,
+    share: Callable[[Any], float] | None = None,
 ) -> RewardTrace | None:
     """How `feedback` and its correction become a reward; None when nothing counts. `correction` as of `terms_of`, of the latest
-    corrected output; not asked for without one."""
+    corrected output; not asked for without one. `share`: as of `aggregate`."""
     bonus = partial(bonus_of, policy)
-    summary = aggregate(feedback, bonus)
+    summary = aggregate(feedback, bonus, share)
     if summary is None:
         return None
     correction = None if summary.corrected is None else correction
-    voices = voices_of(feedback, bonus)
+    voices = voices_of(feedback, bonus, share)
     hard = _difficulty(policy, artifact_type, prompt_chars, context_chars)
     difficulty = hard[-1].total
     terms = terms_of(policy, summary, difficulty, correction)

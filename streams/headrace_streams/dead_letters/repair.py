@@ -93,7 +93,7 @@ def repaired(letter: DeadLetter, edit: Edit, now_ms: int) -> RepairedRecord | Un
         if letter.topic not in (*_INPUTS, *_AGAIN):
             return _asked_again(letter, value, headers, edited)
         value, headers, filled = _timed(value, headers, letter.timestamp)
-        event = decode_published(value, headers, append_time_ms=now_ms).event
+        event = decode_published(value, headers, append_time_ms=now_ms, sessions=True).event
     except DecodeError as error:
         return Unfit(why=error.code, message=error.message)
     topic = "feedback" if isinstance(event, FeedbackRecorded | FeedbackRetracted) else "interactions"

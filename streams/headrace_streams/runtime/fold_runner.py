@@ -71,6 +71,7 @@ class FoldRunner:
         self.fold: Fold | None = None
         self.provenance: HeaderForm = origin  # as the rules in force write it
         self.checks_writers = False  # as the rules in force do
+        self._later_writers: tuple[str, ...] = ()
         self.deadlines: Deadlines | None = None
 
     def activate(self, version: int, body: Mapping[str, Any], name: str) -> None:
@@ -82,6 +83,7 @@ class FoldRunner:
         self.fold = fold
         rules = self.stage.versions[version]
         self.provenance, self.checks_writers = rules.provenance, rules.checks_writers
+        self._later_writers = rules.later_writers
 
     def activate_newest(self, body: Mapping[str, Any]) -> None:
         """Puts the newest rule version in force, under a policy body. Raises InvalidBody."""
@@ -188,7 +190,7 @@ class FoldRunner:
         """What a record would do now, or in another `state`; nothing of it is taken."""
         assert self.fold is not None
         if self.checks_writers and not isinstance(record.value, UnreadValue):
-            error = refusal(record.topic, record.value, record.headers)
+            error = refusal(record.topic, record.value, record.headers, self._later_writers)
             if error is not None:
                 return self._refuse(record, error)
         given = self.state if state is None else state

@@ -170,13 +170,15 @@ class RuleVersion(Struct, Generic[F], frozen=True):
     """The rules of a stage under one version number. `build(body, digest)` makes them from the JSON form of a policy, live or
     from the log, where `digest` is the body's as recorded. `absent` says what the version did where a key now is: it stands in
     for keys that the body lacks, whatever the default is today. `provenance`: the form of the headers that it writes;
-    `checks_writers`: whether a record that its topic's writers did not write is a dead letter.
+    `checks_writers`: whether a record that its topic's writers did not write is a dead letter; `later_writers`: which of them it
+    did not know of.
     `state_version`: the form of the state that its fold reads and writes; None: the stage's newest."""
 
     build: Callable[[Mapping[str, Any], str], F]
     absent: Mapping[str, Any] = {}
     provenance: HeaderForm = origin
     checks_writers: bool = False
+    later_writers: tuple[str, ...] = ()
     state_version: int | None = None
 
 

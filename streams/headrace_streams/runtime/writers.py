@@ -27,15 +27,19 @@ def _common(topic: Topic) -> re.Pattern[bytes]:
 _COMMON = {topic.name: _common(topic).fullmatch for topic in TOPICS if ANYBODY not in topic.writers}
 
 
-def refusal(topic: str, value: bytes | None, headers: Headers) -> RecordError | None:
-    """Why a record of `topic` (short name) is not taken for one of ours; None when it is, or when anybody may write there."""
-    if len(headers) == 2 and headers[1][0] == ORIGIN and (common := _COMMON.get(topic)) and common(headers[1][1] or b""):
-        return None
+def refusal(topic: str, value: bytes | None, headers: Headers, later: tuple[str, ...] = ()) -> RecordError | None:
+    """Why a record of `topic` (short name) is not taken for one of ours; None when it is, or when anybody may write there.
+    `later`: writers that rules of before did not know of."""
+    if not later and len(headers) == 2 and headers[1][0] == ORIGIN:
+        common = _COMMON.get(topic)
+        if common is not None and common(headers[1][1] or b""):
+            return None
     declared = BY_NAME.get(topic)
     if declared is None or ANYBODY in declared.writers:
         return None
+    writers = [writer for writer in declared.writers if writer not in later] if later else declared.writers
     source = provenance_of(headers)
-    if source is not None and source.stage in STAGES_BY_NAME and source.stage in declared.writers:
+    if source is not None and source.stage in STAGES_BY_NAME and source.stage in writers:
         return None
     writer = writer_of(headers)
     if writer is None:
@@ -44,8 +48,8 @@ def refusal(topic: str, value: bytes | None, headers: Headers) -> RecordError | 
         found = "none"
     else:
         stage = STAGES_BY_NAME.get(writer.removesuffix(".tick"))
-        if stage is not None and stage.name != writer and stage.name in declared.writers and topic in stage.inputs:
+        if stage is not None and stage.name != writer and stage.name in writers and topic in stage.inputs:
             return None
         found = repr(writer[:80])
-    message = f"{ORIGIN}: {found}, but {topic} is written by {', '.join(declared.writers)}"
+    message = f"{ORIGIN}: {found}, but {topic} is written by {', '.join(writers)}"
     return RecordError(code=UNKNOWN_WRITER, message=message, field="headers")

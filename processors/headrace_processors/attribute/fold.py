@@ -1,0 +1,254 @@
+"""The attribute stage: what is said of a session becomes feedback on its interactions. Pure fold over sessions.
+
+Which interactions, and how much each, is for policy (credit.py); the shares add up to 1. What it derives is feedback like any
+other, under an id of its own, and says what it was made of (`attributed_from`). When another interaction turns up that should
+have been credited, what was derived is replaced; when the feedback is retracted, all of it is. So the order of arrival does not
+matter for what stands in the end. An interaction that is retracted keeps its share: the others did no more for it.
+Counters: joined, credited, waiting, retracted, duplicate, conflict, expired, ticks, dead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from headrace_processors.attribute.credit import credits_of
+from headrace_processors.attribute.policy import AttributePolicy
+from headrace_processors.attribute.state import (
+    MEMBERS,
+    WORDS,
+    SessionCredit,
+    SessionMember,
+    SessionState,
+    SessionWord,
+    session_key,
+    session_of,
+    word_key,
+)
+from headrace_processors.expiry import period_ms, touched_of
+from headrace_schemas.codec import decode, encode_tree
+from headrace_schemas.derived import RecordError, SessionExpiry
+from headrace_schemas.events import (
+    Event,
+    FeedbackRecorded,
+    FeedbackRetracted,
+    SessionExpired,
+    SessionFeedbackRecorded,
+    SessionFeedbackRetracted,
+    SessionJoined,
+    make,
+)
+from headrace_schemas.ids import derive_id
+from headrace_schemas.inputs import KEY_LIMIT, Attribution, FeedbackRetraction
+from headrace_schemas.json_limits import tree_of
+from headrace_schemas.times import parse_ns, rfc3339
+from headrace_streams.runtime.stage import Fold, Record, Step, Write
+from headrace_streams.runtime.step import dead_letter
+
+STAGE = "attribute"
+NAME = "session"  # the check that derived feedback is a voice of: it is no second thought about a word on the interaction itself
+
+_SESSION = msgspec.json.Decoder(SessionState)
+_WORD = msgspec.json.Decoder(msgspec.Raw)
+_ENCODER = msgspec.json.Encoder()
+_FEEDBACK = str(FeedbackRecorded.__struct_config__.tag)
+
+
+class AttributeFold(Fold):
+    """`headrace_streams.runtime.stage.Fold` under one policy."""
+
+    as_bytes = ("",)
+
+    def __init__(self, policy: AttributePolicy) -> None:
+        self._policy = policy
+        self._expire_ms = period_ms(policy.expire_after_days)
+
+    def load(self, key: str, value: bytes) -> Any:
+        if session_of(key) is None:
+            _WORD.decode(value)
+        else:
+            _SESSION.decode(value)
+            touched_of(value)
+        return value
+
+    def dump(self, key: str, value: Any) -> bytes:
+        assert isinstance(value, bytes)
+        return value
+
+    def deadline(self, key: str, value: Any) -> int | None:
+        return touched_of(value) + self._expire_ms if self._expire_ms and session_of(key) is not None else None
+
+    def overdue(self, state: Mapping[str, Any], keys: Sequence[str], now: int) -> Sequence[Write]:
+        return [self._expired(name, touched_of(state[key]), now) for key in keys if (name := session_of(key)) is not None]
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        event = decode(record.value, record.headers)
+        if not isinstance(event, SessionJoined | SessionFeedbackRecorded | SessionFeedbackRetracted | SessionExpired):
+            raise ValueError(f"type: {type(event).__name__} is about no session")
+        step = AttributeStep(self._policy, state, record, event, event.data.session_id)
+        match event:
+            case SessionJoined():
+                return step.joined(event)
+            case SessionFeedbackRecorded():
+                return step.recorded(event)
+            case SessionFeedbackRetracted():
+                return step.retracted(event)
+            case _:
+                return step.expired(self.deadline)
+
+    def _expired(self, session_id: str, touched: int, now: int) -> Write:
+        event = make(
+            SessionExpired,
+            SessionExpiry(session_id=session_id, last_heard=rfc3339(touched)),
+            id=derive_id("session.expired", session_id, touched),
+            writer=STAGE,
+            time_ms=now,
+        )
+        return Write("sessions", session_id, event)
+
+
+class AttributeStep:
+    """One step in the making: what one record does to its session."""
+
+    def __init__(self, policy: AttributePolicy, state: Mapping[str, Any], record: Record, event: Event, session_id: str) -> None:
+        self._policy, self._state, self._record, self._event, self._id = policy, state, record, event, session_id
+        self._key = session_key(session_id)
+        value = state.get(self._key)
+        self._before = SessionState(touched=record.now) if value is None else _SESSION.decode(value)
+        self._outputs: list[Write] = []
+        self._changes: dict[str, Any] = {}
+
+    def joined(self, event: SessionJoined) -> Step:
+        before = self._before
+        interaction_id = event.data.interaction_id
+        if any(member.interaction_id == interaction_id for member in before.members):
+            return Step((), {}, {"duplicate": 1})
+        members = sorted((*before.members, SessionMember(_time_ns(event), interaction_id)))[-MEMBERS:]
+        return self._done(structs.replace(before, members=tuple(members)), None)
+
+    def recorded(self, event: SessionFeedbackRecorded) -> Step:
+        data, before = event.data, self._before
+        digest = hashlib.blake2b(_ENCODER.encode(data), digest_size=16).hexdigest()
+        known = before.word(event.source, data.feedback_id)
+        if known is not None and known.received:
+            return Step((), {}, {"duplicate" if known.digest == digest else "conflict": 1})
+        if known is None and len(before.words) >= WORDS:
+            message = f"data.session_id: {WORDS} things are known that were said of session {self._id} already"
+            error = RecordError(code="waiting_limit", field="data.session_id", message=message)
+            return Step([dead_letter(STAGE, self._record, error)], {}, {"dead": 1})
+        word = SessionWord(
+            source=event.source,
+            feedback_id=data.feedback_id,
+            time_ns=_time_ns(event),
+            digest=digest,
+            about=data.interaction_id or "",
+            corrects=data.corrected_output is not None,
+            retracted=known is not None,
+        )
+        if not word.retracted:
+            self._changes[word_key(self._id, word.source, word.feedback_id)] = self._record.value
+        return self._done(self._with(word), word)
+
+    def retracted(self, event: SessionFeedbackRetracted) -> Step:
+        known = self._before.word(event.source, event.data.feedback_id)
+        if known is not None and known.retracted:
+            return Step((), {}, {"duplicate": 1})
+        if known is None and len(self._before.words) >= WORDS:
+            return Step((), {}, {"retracted": 1})  # of what was never taken nothing stands
+        word = known or SessionWord(source=event.source, feedback_id=event.data.feedback_id)
+        key = word_key(self._id, word.source, word.feedback_id)
+        if key in self._state:
+            self._changes[key] = None
+        word = structs.replace(word, retracted=True)
+        return self._done(self._with(word), word)
+
+    def expired(self, deadline: Any) -> Step:
+        """True by the fold's own time and policy, or nothing: something may have been heard since it was written."""
+        value = self._state.get(self._key)
+        due = None if value is None else deadline(self._key, value)
+        if due is None or due > self._record.now:
+            return Step((), {}, {"ticks": 1})
+        words = {word_key(self._id, word.source, word.feedback_id) for word in self._before.words}
+        changes = dict.fromkeys((self._key, *(key for key in sorted(words) if key in self._state)))
+        waiting = self._before.waiting
+        return Step((), changes, {"ticks": 1, **({"waiting": -waiting, "expired": waiting} if waiting else {})})
+
+    def _with(self, word: SessionWord) -> SessionState:
+        words = {known.identity: known for known in self._before.words}
+        words[word.identity] = word
+        return structs.replace(self._before, words=tuple(words.values()))
+
+    def _done(self, after: SessionState, own: SessionWord | None) -> Step:
+        """Credits anew what is credited otherwise by now. `own`: the word that the record is about, as it was changed by it."""
+        after = structs.replace(after, touched=self._record.now, words=tuple(self._credited(after, word) for word in after.words))
+        self._changes[self._key] = _ENCODER.encode(after)
+        counters: dict[str, int] = {}
+
+        def count(counter: str, by: int = 1) -> None:
+            counters[counter] = counters.get(counter, 0) + by
+
+        for word in after.words:
+            known = self._before.word(word.source, word.feedback_id)
+            if own is not None and own.identity == word.identity:
+                count("waiting" if word.waiting else word.effect)
+            if known is not None and known.waiting and not word.waiting:
+                count("waiting", -1)
+                count(word.effect)
+        if own is None:
+            count("joined")
+        return Step(self._outputs, self._changes, {name: by for name, by in counters.items() if by})
+
+    def _credited(self, session: SessionState, word: SessionWord) -> SessionWord:
+        wanted = [] if word.retracted or not word.received else credits_of(self._policy, session.members, word)
+        standing = {(credit.interaction_id, credit.share): credit for credit in word.credits}
+        if [(credit.interaction_id, credit.share) for credit in word.credits] == wanted:
+            return word
+        revision = word.revision + 1
+        credits = []
+        for interaction_id, share in wanted:
+            credit = standing.pop((interaction_id, share), None)
+            if credit is None:
+                named = self._id, word.source, word.feedback_id, interaction_id, revision
+                credit = SessionCredit(interaction_id, share, derive_id("attributed", *named))
+                self._outputs.append(self._derived(word, credit))
+            credits.append(credit)
+        self._outputs += [self._taken_back(word, credit) for credit in standing.values()]
+        return structs.replace(word, revision=revision, credits=tuple(credits))
+
+    def _derived(self, word: SessionWord, credit: SessionCredit) -> Write:
+        """What was said, as said of one interaction: all of it, but its corrected output of the last one only."""
+        key = word_key(self._id, word.source, word.feedback_id)
+        tree = tree_of(self._changes.get(key) or self._state[key])
+        data: dict[str, Any] = {name: value for name, value in tree["data"].items() if name != "session_id"}
+        data["interaction_id"], data["feedback_id"] = credit.interaction_id, credit.feedback_id
+        data["name"] = f"{NAME}:{data['name']}"[:KEY_LIMIT] if data.get("name") else NAME
+        attribution = Attribution(session_id=self._id, feedback_id=word.feedback_id, share=credit.share)
+        data["attributed_from"] = msgspec.to_builtins(attribution)
+        event_id = derive_id("attributed.feedback", credit.feedback_id)
+        return Write("signals", credit.interaction_id, encode_tree({**tree, "type": _FEEDBACK, "id": event_id, "data": data}))
+
+    def _taken_back(self, word: SessionWord, credit: SessionCredit) -> Write:
+        event = FeedbackRetracted(
+            specversion="1.0",
+            id=derive_id("attributed.retraction", credit.feedback_id),
+            source=word.source,
+            time=self._event.time,
+            traceparent=self._event.traceparent,
+            data=FeedbackRetraction(feedback_id=credit.feedback_id, interaction_id=credit.interaction_id),
+        )
+        return Write("signals", credit.interaction_id, event)
+
+
+def _time_ns(event: Event) -> int:
+    if event.time is None:
+        raise ValueError("time: missing on sessions")
+    return parse_ns(event.time)
+
+
+def build(body: Mapping[str, Any], digest: str) -> AttributeFold:
+    """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
+    return AttributeFold(AttributePolicy.model_validate(body))
