@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from headrace_schemas.derived import DrawnPrompt, Example
+from headrace_schemas.root_error import HeadraceError
 
 SEALED = "[sealed]"  # what stands in the place of a text that has to be there
 FIELD = "sealed"  # of `data`: base64 of the encrypted rest
@@ -55,7 +56,7 @@ _ENCODER = msgspec.json.Encoder()
 Cipher = Callable[[bytes, bytes], bytes]  # (text, what it is bound to) -> text
 
 
-class NotSealable(ValueError):
+class NotSealable(HeadraceError, ValueError):
     """A value that is none of the events which hold texts, or a sealed one that is not as `seal` writes it."""
 
 

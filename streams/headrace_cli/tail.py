@@ -29,11 +29,15 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--from", "since", default="end", show_default=True, metavar="start|end|TIME", help="RFC 3339, or 15m, 2h, 3d ago.")
 @click.option("-n", "limit", type=click.IntRange(min=1), help="Stop after this many.")
 @click.option("--follow/--no-follow", default=True, help="Whether to wait for more at the end.", show_default=True)
+@click.option("--open", "opening", is_flag=True, help="Open sealed texts: for who may read topic keys.")
 @common
-def tail(settings: Settings, as_json: bool, topics: tuple[str, ...], since: str, limit: int | None, follow: bool) -> None:
-    """Print committed events of topics as they come; order holds within a partition."""
+def tail(
+    settings: Settings, as_json: bool, topics: tuple[str, ...], since: str, limit: int | None, follow: bool, opening: bool
+) -> None:
+    """Print committed events of topics as they come; order holds within a partition. Sealed texts stay sealed unless they are
+    to be opened."""
     begin: Literal["start", "end"] | int = "start" if since == "start" else "end" if since == "end" else _moment(since)
-    run(_tail(settings, topics, begin, limit, follow, as_json))
+    run(_tail(settings, topics, begin, limit, follow, as_json, opening))
 
 
 def _moment(text: str) -> int:
@@ -55,19 +59,26 @@ async def _tail(
     limit: int | None,
     follow: bool,
     as_json: bool,
+    opening: bool,
 ) -> None:
+    from headrace_streams.kafka.clients import short_name
     from headrace_streams.kafka.reader import Reader
+    from headrace_streams.sealing.opening import Opener
 
     left = limit
     async with aclosing(Reader(settings).follow(*topics, since=since, to_end=not follow, poll_ms=POLL_MS)) as batches:
         async for records in batches:
+            opener = Opener(settings)  # by the keys of now
             for record in records:
-                _print(settings, record, as_json)
+                value = record.value
+                if opening and value is not None:
+                    value = bytes(await opener.opened(short_name(settings, record.topic), value, record.headers))
+                _print(settings, record, value, as_json)
                 if left is not None and (left := left - 1) == 0:
                     return
 
 
-def _print(settings: Settings, record: KafkaRecord, as_json: bool) -> None:
+def _print(settings: Settings, record: KafkaRecord, value: bytes | None, as_json: bool) -> None:
     import orjson
 
     from headrace_schemas.times import rfc3339
@@ -76,18 +87,18 @@ def _print(settings: Settings, record: KafkaRecord, as_json: bool) -> None:
     topic, when = short_name(settings, record.topic), rfc3339(record.timestamp)
     event: Any = None
     with contextlib.suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):  # what is too deep can be read and not written
-        data = orjson.loads(record.value or b"")
+        data = orjson.loads(value or b"")
         orjson.dumps(data)
         event = data
     if as_json:
         line = {"topic": topic, "partition": record.partition, "offset": record.offset, "timestamp": when}
         line["key"] = None if record.key is None else record.key.decode(errors="replace")
         line["headers"] = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-        if event is None and record.value is not None:
-            return emit(line | {"value_base64": base64.b64encode(record.value).decode()})
+        if event is None and value is not None:
+            return emit(line | {"value_base64": base64.b64encode(value).decode()})
         return emit(line | {"event": event})
     kind = str(event.get("type", "")).removeprefix("headrace.") if isinstance(event, dict) else ""
     data = event.get("data", event) if isinstance(event, dict) else event
-    text = orjson.dumps(data).decode() if event is not None else repr(record.value)
+    text = orjson.dumps(data).decode() if event is not None else repr(value)
     clipped = text if len(text) <= CLIPPED else text[:CLIPPED] + "…"
     click.echo(f"{topic}/{record.partition}/{record.offset} {when} {kind} {clipped}")

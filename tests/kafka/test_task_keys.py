@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -140,3 +140,17 @@ def test_an_erased_key_is_written_over_and_said_once_more_when_a_broker_would_cl
         assert erased[-1] == erased[-2]
 
     asyncio.run(main())
+
+
+def test_tail_shows_sealed_texts_only_when_it_is_asked_to_open_them(
+    settings: Settings, headrace: Callable[..., tuple[int, str, str]]
+) -> None:
+    async def main() -> None:
+        await bobs(settings, 0, "i1")
+        await run_until_read(intake(settings))
+
+    asyncio.run(main())
+    code, shown, _ = headrace("tail", "signals", "--from", "start", "--no-follow", "--json")
+    assert (code, "marked i1" in shown, "[sealed]" in shown) == (0, False, True)
+    code, shown, _ = headrace("tail", "signals", "--from", "start", "--no-follow", "--json", "--open")
+    assert (code, "marked i1" in shown, "[sealed]" in shown) == (0, True, False)

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from headrace_schemas.derived import Content, Example
 from headrace_schemas.inputs import ContextItem, Message, RefPart, TextPart, Tool, ToolCall
+from headrace_streams.runtime.sealing import Opened
 from headrace_trainer.data.escapes import SpecialTokens
-from headrace_trainer.data.members import key_of
+from headrace_trainer.data.members import MemberKey, MemberRefused, key_of
 from headrace_trainer.data.rendering import ChatRenderer
 from headrace_trainer.data.rows import KEPT_OF_ANSWER, RowTokeniser, RowUnfit, TokenisedExample
 from support import chat_styles, training_data
@@ -211,12 +212,11 @@ def test_what_nothing_can_write_is_left_out_and_fails_no_batch(plain_base: Path)
 def test_a_row_whose_key_was_erased_is_left_out_and_one_that_is_opened_is_verified_by_what_lies_on_the_log(
     plain_base: Path,
 ) -> None:
-    records = [training_data.record(number, "two?", "2") for number in (1, 2)]
+    records = [training_data.recorded(number, content=Content(prompt="two?", output="", target="2")) for number in (1, 2)]
     members = [record.member for record in records]
-    values = {}
+    values: dict[MemberKey, bytes] = {}
     for record, erased in zip(records, (False, True), strict=True):
-        value = training_data.values([record])[key_of(record.member)]
-        values[key_of(record.member)] = Opened(value, value, "interaction/i1", erased=erased)
+        values[key_of(record.member)] = Opened(record.value, record.value, "interaction/i1", erased=erased)
     made = RowTokeniser(tokenizer_in(plain_base), 200).members(members, values)
     assert (len(made.examples), made.left_out) == (1, {"erased": 1})
     opened = values[key_of(members[0])]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.settings import SettingsError
 
 KEY_BYTES = 32  # two AES-128 keys, as RFC 5297 has it
 _CONTEXT = b"headrace sealed 1"
 
 
-class NotOpened(ValueError):
+class NotOpened(HeadraceError, ValueError):
     """A sealed text that this key did not seal for this place."""
 
 
