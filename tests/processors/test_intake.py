@@ -18,7 +18,7 @@ from headrace_schemas import published
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, RecordRejected
 from headrace_schemas.inputs import COMMENT_LIMIT
 from headrace_schemas.strict import decode_strictly
-from headrace_streams.runtime.stage import Write
+from headrace_streams.runtime.stage import Record, Write
 from support.signals import (
     START_MS,
     StageRun,
@@ -255,6 +255,29 @@ def test_a_record_that_costs_too_much_is_a_dead_letter_that_names_the_field() ->
     assert isinstance(letter, RecordRejected)
     assert (letter.data.error.code, letter.data.error.field) == ("over_limit", "data.context[1].content")
     assert "\n" not in letter.data.error.message
+
+
+MUCH = "a@x.org " * 200  # more than a record may cost below
+
+
+@pytest.mark.parametrize(
+    ("topic", "value", "owner"),
+    [
+        ("interactions", interaction(prompt=MUCH), ""),  # it has no subject
+        ("interactions", interaction(prompt=MUCH, data_subject="bob"), "interaction/i1"),
+        ("interactions", interaction(prompt=MUCH, turn="no number"), "interaction/i1"),
+        ("feedback", interaction(prompt=MUCH), "interaction/i1"),
+        ("feedback", feedback("f1", "i1", comment=MUCH), "interaction/i1"),
+        ("feedback", feedback("f1", None, ref={"system": "jira", "id": "A"}, comment=MUCH), "ref/jira:A"),
+        ("interactions", event("interaction.retracted", {"interaction_id": "i1", "mystery": MUCH}), ""),
+    ],
+)
+def test_a_dead_letter_is_sealed_with_a_key_that_was_made_for_it_or_not_at_all(topic: str, value: bytes, owner: str) -> None:
+    fold = intake.IntakeFold(IntakePolicy(seal="subjects"), work_limit=1000)
+    record = Record(topic, 0, 0, START_MS, START_MS, b"k", value, ())
+    [letter] = fold.step({}, record).outputs
+    assert (letter.topic, letter.owner) == ("dead-letters", owner)
+    assert [claim.owner for claim in fold.claims(record) if claim.makes_key] == [owner] * bool(owner)
 
 
 @pytest.mark.parametrize(("piece", "size"), [("text", 1_000_000), ("a@b.org ", 20), ("a@b.org ", 1_000_000), ("\uff12", 20)])
