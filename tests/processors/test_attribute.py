@@ -184,6 +184,16 @@ def test_what_is_known_of_a_session_is_bounded() -> None:
     assert max(len(value) for value in stage.dumped().values()) < 1_000_000
 
 
+def test_an_outcome_keeps_its_credits_when_the_session_goes_on_beyond_what_is_known_of_it() -> None:
+    stage = task("all")
+    found = run(stage, joined("a", 1), joined("b", 2), said(), said("f2", interaction_id="b"))
+    found.take(*(stage.feed(joined(f"i{number}", 20 + number)) for number in range(100)))
+    assert found.credits() == {"a": 0.5, "b": 0.5}
+    assert found.credits("f2") == {"a": 0.5, "b": 0.5}
+    found.take(stage.feed(unsaid()), stage.feed(unsaid("f2")))
+    assert found.standing == {}
+
+
 def test_a_session_of_which_nothing_is_heard_expires_with_what_waits_and_what_was_derived_stands() -> None:
     stage = task(expire_after_days=2)
     found = run(stage, joined("i1"), said(), said("f2", session="s2"), unsaid("f9", session="s3"))
@@ -345,11 +355,7 @@ def attributed(share: float, name: str = "d1", kind: str = "explicit_positive", 
 
 
 def test_what_an_interaction_is_credited_with_counts_by_its_share() -> None:
-    [whole] = (
-        reward(interaction(), feedback(score=90, kind="explicit_positive"))
-        if False
-        else reward(interaction(), feedback("f1", "i1", "explicit_positive", score=90))
-    )
+    [whole] = reward(interaction(), feedback("f1", "i1", "explicit_positive", score=90))
     [half] = reward(interaction(), attributed(0.5, score=90))
     assert half["components"]["validation"] == pytest.approx(whole["components"]["validation"] / 2)
     assert half["components"]["feedback"] == pytest.approx(whole["components"]["feedback"] / 2)

@@ -3,7 +3,8 @@
 Which interactions, and how much each, is for policy (credit.py); the shares add up to 1. What it derives is feedback like any
 other, under an id of its own, and says what it was made of (`attributed_from`). When another interaction turns up that should
 have been credited, what was derived is replaced; when the feedback is retracted, all of it is. So the order of arrival does not
-matter for what stands in the end. An interaction that is retracted keeps its share: the others did no more for it.
+matter for what stands in the end, in a session of up to MEMBERS interactions; in a longer one who was credited stays so. An
+interaction that is retracted keeps its share: the others did no more for it.
 Counters: joined, credited, waiting, retracted, duplicate, conflict, expired, ticks, dead.
 """
 
@@ -203,6 +204,9 @@ class AttributeStep:
         return Step(self._outputs, self._changes, {name: by for name, by in counters.items() if by})
 
     def _credited(self, session: SessionState, word: SessionWord) -> SessionWord:
+        known = {member.interaction_id for member in session.members}
+        if not word.retracted and any(credit.interaction_id not in known for credit in word.credits):
+            return word  # the session went on beyond what is known of it: who was credited may no longer be found, and stays so
         wanted = [] if word.retracted or not word.received else credits_of(self._policy, session.members, word)
         standing = {(credit.interaction_id, credit.share): credit for credit in word.credits}
         if [(credit.interaction_id, credit.share) for credit in word.credits] == wanted:
