@@ -259,6 +259,19 @@ def test_an_erased_subject_is_forgotten_everywhere() -> None:
     assert sum(stage.counters.values()) == stage.records
 
 
+@pytest.mark.parametrize("handle", ["headrace:erased:", "headrace:erased:sql/base", "headrace:erased:" + "f" * 33])
+def test_a_handle_that_looks_like_what_stands_for_an_erased_one_names_nobody_else(handle: str) -> None:
+    """The mark of one who was erased is a digest behind this name; anybody may call a subject so."""
+    names = [f"i{number}" for number in range(300)]
+    stage = fed(*(value for name in names for value in (interaction(name, model="base"), feedback(f"f-{name}", name))))
+    assert stage.feed(subject_erased(handle)) == []
+    assert not [key for key in stage.dumped() if key.startswith("erasing/")]
+    [after] = examples(stage.feed(feedback("f2", "i1", score=10)))
+    assert isinstance(after, Example)
+    own = stage.feed(interaction("mine", data_subject=handle, minute=9), feedback("f3", "mine"), subject_erased(handle, minute=9))
+    assert isinstance(examples(own)[-1], Withdrawal)
+
+
 def test_a_retracted_preference_is_retracted_on_the_other_side() -> None:
     stage = fed(interaction(), feedback("f1", "i1", "preference", over=["i2", "i3", "i1"]))
     assert last_example(stage).components.feedback == 0.4

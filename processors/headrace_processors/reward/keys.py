@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from headrace_streams.runtime.sealing import ERASED_SUBJECT
 from headrace_streams.sealing import keyring
 
@@ -12,6 +14,8 @@ OVER = "over/"
 SUBJECT = "subject/"
 ERASING = "erasing/"
 TYPE_COUNTS = "shares"
+
+_ERASED = re.compile(re.escape(ERASED_SUBJECT) + "([0-9a-f]{32})")
 
 
 def correction_key(interaction_id: str, digest: str) -> str:
@@ -27,7 +31,7 @@ def portion_key(subject: str, number: int) -> str:
 
 
 def subject_digest(subject: str) -> str:
-    """Of a data subject's handle; of what stands for the handle of one who was erased, the one that it names."""
-    if subject.startswith(ERASED_SUBJECT):
-        return subject[len(ERASED_SUBJECT) :]
-    return keyring.subject_digest(subject)
+    """Of a data subject's handle; of what stands for the handle of one who was erased, the one that it names. Anybody may call a
+    subject so: it is a digest, or the handle is one like any other."""
+    erased = _ERASED.fullmatch(subject)
+    return keyring.subject_digest(subject) if erased is None else erased[1]
