@@ -26,6 +26,7 @@ BYTES = 100 * 1024
 SAMPLES = 6  # of a page that has a name in its path
 PAGES = {page.path: page for page in pages()}
 EACH = pytest.mark.parametrize("path", PAGES)
+BROWSER = pytest.mark.slow(seconds=2)  # a real one
 
 
 @cache
@@ -67,6 +68,7 @@ def test_nothing_on_it_is_inline_or_from_elsewhere(site: ServedConsole, lake: La
         assert "<style" not in text
 
 
+@BROWSER
 @EACH
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_chromium_runs_nothing_complains_of_nothing_and_fits_it_in(
@@ -85,6 +87,7 @@ def test_chromium_runs_nothing_complains_of_nothing_and_fits_it_in(
             assert not re.search(r"\b1337\b", text), address  # a template in a text was carried out
 
 
+@BROWSER
 @EACH
 def test_it_is_read_without_scripts(chromium: Browser, site: ServedConsole, lake: LakeFolder, path: str) -> None:
     with tab(chromium, site, java_script_enabled=False) as shown:
@@ -94,6 +97,7 @@ def test_it_is_read_without_scripts(chromium: Browser, site: ServedConsole, lake
             assert shown.page.locator("nav a").first.is_visible()
 
 
+@BROWSER
 @EACH
 def test_the_keyboard_reaches_its_content_and_everything_has_a_name(
     chromium: Browser, site: ServedConsole, lake: LakeFolder, path: str

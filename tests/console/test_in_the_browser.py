@@ -21,6 +21,8 @@ from support.memory_ring import MemoryRing
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.slow(seconds=2)  # a real browser
+
 REPORT: dict[str, Any] = {"stages": [], "tasks": [], "troubles": [], "buckets": [], "served": []}
 
 

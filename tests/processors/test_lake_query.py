@@ -52,7 +52,7 @@ def test_the_example_of_every_view_is_in_the_docs_and_answers(lake: LakeQuery, n
     assert lake.run(sql).columns
     whole = lake.run(f"SELECT * FROM {name}")
     assert len(whole.columns) == len(set(whole.columns))
-    if name not in {"withdrawals", "redriven", "silences"}:
+    if name not in {"withdrawals", "settlements", "redriven", "silences"}:  # the ring of these tests has none
         assert whole.rows
 
 

@@ -56,7 +56,7 @@ _logs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], KeyLog
 
 
 def key_log(settings: Settings) -> KeyLog:
-    """The one of this process: a keyring of a million keys is some 400 MB."""
+    """The one of this process: a keyring of a million keys is 650 MB."""
     known = _logs.setdefault(asyncio.get_running_loop(), {})
     place = settings.bootstrap, settings.deployment
     if place not in known:
