@@ -13,7 +13,7 @@ from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import EvaluationReport, JobResult
 from headrace_trainer.stage.events import Origin, completed, pins, version_id
 from headrace_trainer.stage.standing import LearnerStanding, after
-from headrace_trainer.stage.taken_back import LearnerVersions, VersionOrigin, version_origin
+from headrace_trainer.stage.taken_back import LearnerVersions, VersionOrigin, by_adapter, version_origin
 from support import training_data
 from support.outcomes import ReleaseRun, adapter, digest, evaluation, groups
 
@@ -73,6 +73,21 @@ def test_a_head_of_which_nobody_knows_what_it_rehearsed_counts_as_having_learnt_
     found = chain(["e-v2"], learnt=["v1", "v2", "v4"])
     assert "r-v3 rehearsed is no longer known" in (found.reason(digest("v3"), digest("v2")) or "")
     assert found._replace(taken_back=()).reason(digest("v3"), digest("v2")) is None
+
+
+def test_a_run_that_left_the_weights_as_they_were_hides_nothing_of_the_one_before() -> None:
+    found = chain(["e-v4"])
+    idle = digest("v4"), VersionOrigin("v5", "r-v5", "b-v5", digest("v4"))
+    found = found._replace(versions=by_adapter([*found.versions.items(), idle]), learnt={**found.learnt, "r-v5": frozenset()})
+    standing, _ = found.clean(STANDING)
+    assert (standing.adapter, standing.restarted) == (digest("v3"), True)
+
+
+def test_where_nobody_knows_the_adapter_that_a_run_began_at_the_learner_goes_on_from_what_is_served() -> None:
+    found = chain(["e-v3"])
+    versions = {adapter: version for adapter, version in found.versions.items() if version.version_id != "v2"}
+    standing, _ = found._replace(versions=versions).clean(STANDING)
+    assert (standing.adapter, standing.batches, standing.restarted) == (None, ("b-v1",), True)
 
 
 def test_a_version_says_where_its_run_began() -> None:

@@ -31,7 +31,7 @@ from headrace_streams.sealing.opening import Opener
 from headrace_trainer.data.members import MemberKey, key_of
 from headrace_trainer.stage.rehearsal import LatestRevisions
 from headrace_trainer.stage.standing import LearnerStanding, after
-from headrace_trainer.stage.taken_back import LearnerVersions, VersionOrigin, version_origin
+from headrace_trainer.stage.taken_back import LearnerVersions, VersionOrigin, by_adapter, version_origin
 
 log = logging.getLogger("headrace")
 
@@ -141,8 +141,8 @@ class Catalogue:
         taken_back = self._latest.withdrawn(member for batch in batches.values() for member in training_members(batch.members))
         if not taken_back:
             return LearnerVersions({}, {}, ())
-        versions = {version.adapter.digest: version_origin(version) for version in await versions_of(self._reader, bucket)}
-        versions |= newest
+        made = [(version.adapter.digest, version_origin(version)) for version in await versions_of(self._reader, bucket)]
+        versions = by_adapter([*made, *newest.items()])
         wanted = {version.run_id for version in versions.values()}
         learnt: dict[str, frozenset[str]] = {}
         started = self._reader.events("runs", key=bucket, containing=b"headrace.training.started.v1")

@@ -7,7 +7,7 @@ is taken out of service by a person. Where it is no longer known what a run rehe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from msgspec import structs
@@ -32,6 +32,12 @@ class VersionOrigin(NamedTuple):
 def version_origin(version: ModelVersion) -> VersionOrigin:
     inherits = bool(version.hyperparameters.get("warm_started", True))
     return VersionOrigin(version.version_id, version.run_id, version.batch_id, version.parent_adapter, inherits)
+
+
+def by_adapter(versions: Iterable[tuple[str, VersionOrigin]]) -> dict[str, VersionOrigin]:
+    """Versions by the digest of their adapter. A run that left the weights at which it began as they were has learnt nothing, and
+    its version takes the place of none."""
+    return {adapter: version for adapter, version in versions if version.begins != adapter}
 
 
 class LearnerVersions(NamedTuple):
@@ -69,7 +75,7 @@ class LearnerVersions(NamedTuple):
         batches = standing.batches
         while adapter is not None and self.reason(adapter, standing.served) is not None:
             begins = self.versions[adapter].begins
-            adapter = None if begins == standing.served else begins
+            adapter = begins if begins in self.versions and begins != standing.served else None
         if adapter is not None:
             batches = (self.versions[adapter].batch_id,)
         return structs.replace(standing, adapter=adapter, heads=heads, batches=batches, restarted=True), left
