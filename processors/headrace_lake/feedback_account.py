@@ -25,6 +25,7 @@ from headrace_schemas.events import (
     FeedbackRecorded,
     FeedbackRetracted,
     InteractionRecorded,
+    RecordRedriven,
     RecordRejected,
     SignalRejected,
     TrainingCompleted,
@@ -96,15 +97,18 @@ async def account_of(log: Log) -> FeedbackAccount:
 
 
 async def _never_signals(log: Log, resolved: set[tuple[str, str]]) -> Counter[tuple[str, str]]:
-    """Feedback that is not on `signals`."""
+    """Feedback that is not on `signals`. What was published once more after it was a dead letter is a row where it went."""
     boxes = Counter[tuple[str, str]]()
+    dead: set[tuple[int, int]] = set()
+    redriven: set[tuple[int, int]] = set()
     async for event in events_of(log, "dead-letters"):
-        if isinstance(event, RecordRejected) and event.data.topic == "feedback":
-            boxes[LEFT_OUT, "no event"] += 1
+        if isinstance(event, RecordRejected | RecordRedriven) and event.data.topic == "feedback":
+            (dead if isinstance(event, RecordRejected) else redriven).add((event.data.partition, event.data.offset))
+    boxes[LEFT_OUT, "no event"] += len(dead - redriven)
     async for event in events_of(log, "refs"):
         if isinstance(event, FeedbackRecorded) and (event.source, event.data.feedback_id or event.id) not in resolved:
             boxes[WAITING, "a link"] += 1
-    return boxes
+    return +boxes
 
 
 def _identity(event: FeedbackRecorded) -> _Feedback:

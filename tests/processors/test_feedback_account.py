@@ -10,8 +10,8 @@ from typing import Any
 from headrace_lake.feedback_account import FeedbackAccount, account_of
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode, encode
-from headrace_schemas.derived import Batch, Member, TrainingCompletion, TrainingStart
-from headrace_schemas.events import BatchReady, ExampleRejected, TrainingCompleted, TrainingStarted, make
+from headrace_schemas.derived import Batch, Locator, Member, Redrive, TrainingCompletion, TrainingStart
+from headrace_schemas.events import BatchReady, ExampleRejected, RecordRedriven, TrainingCompleted, TrainingStarted, make
 from headrace_schemas.selection import training_members
 from headrace_streams.testing import event
 from support.memory_log import MemoryLog
@@ -91,6 +91,20 @@ def test_every_row_of_feedback_is_in_one_box() -> None:
             ("left out", "feedback_retracted"): 1,
         }
     )
+
+
+def test_what_was_redriven_is_counted_where_it_went() -> None:
+    said = Published()
+    said.interaction("good", prompt_group="a group to learn from")
+    said.say("feedback.recorded", interaction_id="good", feedback_id="f1", kind="no such kind")
+    said.account()
+    where = Redrive(
+        topic="feedback", partition=0, offset=0, published=Locator(topic="feedback", partition=0, offset=1), reason="a typo"
+    )
+    mark = make(RecordRedriven, where, id="r", writer="operator", time_ms=said.log.time)
+    said.log.append("dead-letters", 0, b"feedback/0/0", encode(mark))
+    said.feedback("good", "f1", score=100)
+    assert said.account().feedback == Counter({("waiting", "an open bucket"): 1})
 
 
 def test_rows_of_the_pools_of_a_batch_are_test_and_validation() -> None:
