@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_processors.attribute.policy import AttributePolicy
+from headrace_processors.attribute.state import WORDS_BYTES
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.policy_file import PolicyError, load
 from headrace_processors.stages import STAGES
@@ -182,6 +183,17 @@ def test_what_is_known_of_a_session_is_bounded() -> None:
     assert len(rejected) == 7
     assert {letter.data.error.code for letter in rejected if isinstance(letter, RecordRejected)} == {"waiting_limit"}
     assert max(len(value) for value in stage.dumped().values()) < 1_000_000
+
+
+def test_what_is_said_of_a_session_has_room_for_so_many_bytes() -> None:
+    """Another order of its interactions derives all of it anew, for each of them: 64 words of a megabyte would be gigabytes."""
+    stage = task("all", window=64)
+    run(stage, *(joined(f"i{number}", number / 100) for number in range(64)))
+    letters = [each for number in range(9) for each in stage.feed(said(f"f{number}", mystery="x" * 300_000)).produced]
+    assert [each.topic for each in letters].count("dead-letters") == 9 - WORDS_BYTES // 300_000
+    assert sum(len(each.value) for each in stage.feed(joined("first", -1)).produced) < 70 * WORDS_BYTES
+    stage.feed(unsaid("f0"))
+    assert [each.topic for each in stage.feed(said("again", mystery="x" * 300_000)).produced] == ["signals"] * 64
 
 
 def test_an_outcome_keeps_its_credits_when_the_session_goes_on_beyond_what_is_known_of_it() -> None:

@@ -22,6 +22,7 @@ from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.attribute.state import (
     MEMBERS,
     WORDS,
+    WORDS_BYTES,
     SessionCredit,
     SessionMember,
     SessionState,
@@ -137,8 +138,9 @@ class AttributeStep:
         known = before.word(event.source, data.feedback_id)
         if known is not None and known.received:
             return Step((), {}, {"duplicate" if known.digest == digest else "conflict": 1})
-        if known is None and len(before.words) >= WORDS:
-            message = f"data.session_id: {WORDS} things are known that were said of session {self._id} already"
+        full = len(before.words) >= WORDS or self._said_bytes() + len(self._record.value or b"") > WORDS_BYTES
+        if known is None and full:
+            message = f"data.session_id: {len(before.words)} things are known that were said of session {self._id} already"
             error = RecordError(code="waiting_limit", field="data.session_id", message=message)
             return Step([dead_letter(STAGE, self._record, error)], {}, {"dead": 1})
         word = SessionWord(
@@ -177,6 +179,11 @@ class AttributeStep:
         changes = dict.fromkeys((self._key, *(key for key in sorted(words) if key in self._state)))
         waiting = self._before.waiting
         return Step((), changes, {"ticks": 1, **({"waiting": -waiting, "expired": waiting} if waiting else {})})
+
+    def _said_bytes(self) -> int:
+        """Of what was said of the session and stands."""
+        keys = (word_key(self._id, word.source, word.feedback_id) for word in self._before.words)
+        return sum(len(self._state[key]) for key in keys if key in self._state)
 
     def _with(self, word: SessionWord) -> SessionState:
         words = {known.identity: known for known in self._before.words}

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 MEMBERS = 64  # of a session are known, the last ones
 WORDS = 64  # said of a session are known: of one more the record is a dead letter
+WORDS_BYTES = 2 * 1024 * 1024  # of their events: all of it may be derived anew in one step, for each of the interactions
 
 
 class SessionMember(Struct, frozen=True, order=True, array_like=True):
