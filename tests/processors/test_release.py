@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.stages import STAGES
+from headrace_schemas.derived import HeadResult
 from headrace_streams.testing import START_MS, MemoryTask
 from support.examples import BUCKET, rewarded
 from support.outcomes import ReleaseRun, digest, evaluation, pause, promote, resume, revoke, roll_back
@@ -43,6 +44,17 @@ def test_a_version_that_is_surely_better_is_promoted() -> None:
 def test_an_answer_names_the_policy_by_the_digest_of_its_body_as_recorded() -> None:
     _, answer = ReleaseRun(recorded=digest("another year")).answer(evaluation("v1"))
     assert answer.policy_digests["release"] == digest("another year")
+
+
+def test_a_version_that_is_none_passes_no_gate_however_good_it_looks() -> None:
+    """One that has learnt what was taken back meanwhile, say. Older rules of the gate did not look at heads."""
+    heads = [HeadResult(version_id="v0", groups=[], invalid="not its own"), HeadResult(version_id="v1", groups=[], invalid="why")]
+    stage, older = ReleaseRun(), ReleaseRun(version=4)
+    kind, answer = stage.answer(evaluation("v1", heads=heads))
+    assert (kind, answer.reason) == ("declined", "invalid: why")
+    assert stage.answer(promote("v1"))[1].reason == "requested although the gate said invalid: why"
+    assert older.answer(evaluation("v1", heads=heads))[0] == "promoted"
+    assert ReleaseRun().answer(evaluation("v1", heads=heads[:1]))[0] == "promoted"
 
 
 @pytest.mark.parametrize("rule", ["gate", "evidence"])

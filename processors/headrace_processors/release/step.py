@@ -129,7 +129,15 @@ class ReleaseStep:
 
     def _noted(self, evaluation: Evaluation) -> ServableVersion:
         """The version as it is remembered, with what the rule says against it as far as that is known by now."""
-        return self._remembered(self._version_of(evaluation, refusal(self.policy, evaluation.comparison) or ""))
+        against = self._invalid(evaluation) or refusal(self.policy, evaluation.comparison) or ""
+        return self._remembered(self._version_of(evaluation, against))
+
+    def _invalid(self, evaluation: Evaluation) -> str | None:
+        """Why the evaluated version is none, however good it looks: it has learnt what was taken back, say. Looked at since rule
+        version 5."""
+        own = (head.invalid for head in evaluation.heads or () if head.version_id == evaluation.version_id)
+        reason = next(own, None) if self.version > 4 else None
+        return None if reason is None else f"invalid: {reason}"
 
     def _decide(self, evaluation: Evaluation, version: ServableVersion) -> None:
         """What the rule makes of a version that was compared with what is served."""

@@ -108,7 +108,10 @@ async def evaluate_version(
     result = await _run(context, origin, start, base, known, show, candidate, learnt)
     if publish:
         samples = await context.store_samples(origin.batch, start, result, known)
-        event = events.evaluated(origin, start, version, result, identity, now_ms(), samples)
+        await known.refresh(version.bucket)
+        reason = (await known.chain(version.bucket)).reason(version.adapter.digest, start.parent_adapter)
+        taken_back = {} if reason is None else {version_id: reason}
+        event = events.evaluated(origin, start, version, result, identity, now_ms(), samples, taken_back)
         await publisher.publish(settings, event)
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     return _summary(version.adapter.digest, result, published=identity if publish else None)
