@@ -411,6 +411,13 @@ def test_by_hand_gives_the_recorded_digest(settings: Settings, base: Path, tmp_p
         assert recorded.samples.sha256 != published.samples.sha256, "each has its own, so that one can go without the other"
         Store(settings.store).samples(published.samples.sha256, FILE_BYTES)
         assert len(await train_log.events(ModelVersionCreated, "versions")) == 1
+        await train_log.withdraw(training_data.recorded(3))
+        await evaluate_version(ours, version.version_id, "cpu", shown.append, publish=True)
+        [_, _, last] = await train_log.events(EvaluationCompleted, "outcomes")
+        assert not (published.heads[-1].invalid or "").startswith("taken_back")
+        assert (
+            last.heads[-1].invalid == f"taken_back: version {version.version_id} has learnt 1 examples that were taken back since"
+        )
 
     asyncio.run(scenario())
 
