@@ -46,15 +46,16 @@ class IntakeFold(StatelessFold):
         self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy), patterns=patterns)
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        published: Published | None = None
         try:
             published = decode_published(record.value, record.headers, append_time_ms=record.timestamp, sessions=self._sessions)
             strayed = misplaced(record, published.event)
             if strayed is not None:
-                return self._dead(record, strayed)
+                return self._dead(record, None, strayed)
             value, counts = self._scrubbed(published)
             writes = session_routed(published.event, value) if published.on_session else routed(published.event, value)
         except DecodeError as error:
-            return self._dead(record, dead(record, error.code, error.field, error.message))
+            return self._dead(record, published, dead(record, error.code, error.field, error.message))
         counters = {"signals": 1}
         if counts:
             counters.update((SCRUBBED + kind, count) for kind, count in counts.items())
@@ -73,15 +74,20 @@ class IntakeFold(StatelessFold):
                 return claims_of(published.event, published.written())
         except DecodeError:
             pass
-        claim = claim_of_refused(record.value, record.timestamp * 1_000_000)
+        claim = claim_of_refused(record.value, record.headers, record.timestamp * 1_000_000)
         return () if claim is None else [claim]
 
-    def _dead(self, record: Record, step: Step) -> Step:
-        """A dead letter, sealed where it can be read whose texts it holds."""
-        claim = claim_of_refused(record.value, 0) if self.seals and record.value is not None else None
-        if claim is None:
+    def _dead(self, record: Record, published: Published | None, step: Step) -> Step:
+        """A dead letter, sealed with a key that `claims` has asked for: an event's as if it was passed on, that of what is none
+        where it can be read whose texts it holds."""
+        if not self.seals or record.value is None:
             return step
-        return step._replace(outputs=[write._replace(owner=claim.owner) for write in step.outputs])
+        if published is not None:
+            owner = owner_of(published.event, published.written())
+        else:
+            claim = claim_of_refused(record.value, record.headers, 0)
+            owner = "" if claim is None else claim.owner
+        return step._replace(outputs=[write._replace(owner=owner) for write in step.outputs]) if owner else step
 
     def _scrubbed(self, published: Published) -> tuple[bytes, dict[str, int]]:
         """The event as it is passed on, and how many places got a placeholder, by kind. DecodeError when it costs too much."""
