@@ -17,7 +17,7 @@ from headrace_lake.log import LogRecord
 from headrace_lake.verify import Verified, verify
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
-from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded
+from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded, RecordRejected
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.sealing import HEADER, owner_of
 from support.memory_log import MemoryLog
@@ -220,6 +220,15 @@ def test_a_dead_letter_in_binary_mode_is_sealed_too() -> None:
     ring.fold()
     [letter] = [r for (topic, _), records in ring.log.records.items() if topic == "dead-letters" for r in records]
     assert owner_of("dead-letters", letter.headers) == "interaction/b-1"
+
+
+def test_who_may_not_write_stops_nobody_by_a_seal_without_a_key() -> None:
+    ring = SealedRing()
+    headers = [("content-type", b"application/cloudevents+json"), ("headrace-origin", b"mallory"), (HEADER, b"interaction/none")]
+    ring.log.append("signals", 0, b"i", interaction("i"), headers)
+    ring.fold()
+    [letter] = events_on(ring.log, "dead-letters", RecordRejected)
+    assert letter.data.error.code == "unknown_writer"
 
 
 IDS, REFS = st.integers(1, 4), st.sampled_from(["A", "B"])

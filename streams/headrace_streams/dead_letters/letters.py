@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from headrace_schemas.derived import DeadLetter, Redrive
 from headrace_schemas.events import RecordRedriven, RecordRejected
 from headrace_schemas.json_spans import TextSpan, span_of
-from headrace_schemas.sealed_fields import SEALED
+from headrace_schemas.sealed_fields import SEALED, NotSealable
 from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
 from headrace_streams.kafka.reader import Reader, decode_or_none
 from headrace_streams.runtime.sealing import KeyMissing
+from headrace_streams.sealing.cipher import NotOpened
 from headrace_streams.sealing.opening import Opener
 from headrace_streams.settings import Settings
 
@@ -213,7 +214,7 @@ class LetterReader:
         if value is not None and self._has_keys:
             try:
                 value = await self._opener.opened(TOPIC, value, record.headers)
-            except KeyMissing:
+            except (KeyMissing, NotOpened, NotSealable):
                 pass
             except (TopicMissing, BrokerUnavailable):
                 self._has_keys = False  # this principal may not read them, or there are none
