@@ -190,6 +190,19 @@ def test_an_erased_key_is_written_over_and_said_once_more_when_a_broker_would_cl
     asyncio.run(main())
 
 
+def test_who_seals_nothing_any_more_still_forgets_what_was_sealed(settings: Settings) -> None:
+    async def main() -> None:
+        await bobs(settings, 0, "i1", "i2")
+        await run_until_read(intake(settings))
+        await publish(settings, "interactions", 0, [(None, subject_erased("bob"))])
+        await bobs(settings, 0, "i3")
+        await run_until_read(FoldTask(STAGE["intake"], IntakePolicy().body(), "interactions", 0, settings))
+        assert {data.key_id for data in await keys(settings, KeyErased)} == {data.key_id for data in await keys(settings)}
+        assert not key_log(settings).ring.has_keys
+
+    asyncio.run(main())
+
+
 def test_tail_shows_sealed_texts_only_when_it_is_asked_to_open_them(
     settings: Settings, headrace: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -26,6 +26,7 @@ from headrace_processors.intake.scrub.scrubber import (
 from headrace_processors.intake.sessions import session_joined, session_routed
 from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
 from headrace_schemas.codec import DecodeError, encode_tree
+from headrace_schemas.events import SubjectErased
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import COMMENT_LIMIT
 from headrace_schemas.published import Published, decode_published
@@ -33,10 +34,13 @@ from headrace_schemas.topology import SCRUBBED
 from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.stage import Claim, Record, StatelessFold, Step
 
+_ERASED = str(SubjectErased.__struct_config__.tag).encode()
+
 
 class IntakeFold(StatelessFold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
+    erases = True
     opens = False  # anybody may write its inputs, and they are plain
 
     def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT, *, patterns: Sequence[Pattern] = PATTERNS) -> None:
@@ -66,14 +70,18 @@ class IntakeFold(StatelessFold):
         return Step(writes, {}, counters)
 
     def claims(self, record: Record) -> Sequence[Claim]:
-        if not self.seals or record.value is None or isinstance(record.value, UnreadValue):
+        """Where it does not seal, what was sealed before has to be forgotten all the same."""
+        if record.value is None or isinstance(record.value, UnreadValue) or not (self.seals or _ERASED in record.value):
             return ()
         try:
             published = decode_published(record.value, record.headers, append_time_ms=record.timestamp)
             if misplaced(record, published.event) is None:
-                return claims_of(published.event, published.written())
+                claims = claims_of(published.event, published.written())
+                return claims if self.seals else [claim for claim in claims if claim.erases]
         except DecodeError:
             pass
+        if not self.seals:
+            return ()
         claim = claim_of_refused(record.value, record.headers, record.timestamp * 1_000_000)
         return () if claim is None else [claim]
 

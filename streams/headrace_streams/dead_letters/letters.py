@@ -249,7 +249,7 @@ def is_sealed(letter: DeadLetter) -> bool:
     return letter.error.message == SEALED or owner_of(letter.topic, _headers(letter)) is not None
 
 
-def _headers(letter: DeadLetter) -> list[tuple[str, bytes | None]]:
+def _headers(letter: DeadLetter) -> list[tuple[str, Any]]:
     return [(name, content(text)) for name, text in letter.headers]
 
 

@@ -28,6 +28,7 @@ class KeyLog:
         self.ring = Keyring()
         self._reader = Reader(settings)
         self._next = 0
+        self.was_read = False
         self._lock = asyncio.Lock()
 
     async def refresh(self, until: int = 0) -> None:
@@ -38,6 +39,7 @@ class KeyLog:
                 return
             deadline = time.monotonic() + SETTLE_SECONDS
             await self._read()
+            self.was_read = True
             while self._next < until:
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(
