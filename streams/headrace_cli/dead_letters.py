@@ -178,10 +178,6 @@ def redrive(
 
         work = redriving.redrive(settings, wanted, edit, reason=reason or "", requested_by=who(), told=told)
         report = run(work)
-    missing = [
-        name for name in wanted.at if name not in {row.at for row in report.before} | {name for name, _ in report.redriven}
-    ]
-    missing = missing if len(wanted.at) > report.letters else []
     if as_json:
         emit(_report(report, dry_run))
     else:

@@ -56,7 +56,7 @@ class SilenceBook:
             case SilenceMuted(data=mute):
                 self._mutes[mute.kind, mute.subject] = mute
 
-    def __contains__(self, key: SilenceKey) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._raised
 
     def __iter__(self) -> Iterator[OpenSilence]:

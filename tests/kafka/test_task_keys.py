@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.stages import STAGES
-from headrace_schemas.codec import decode
+from headrace_schemas.codec import decode, encode
 from headrace_schemas.events import KeyErased, KeyIssued
 from headrace_schemas.topics import BY_NAME
-from headrace_streams.kafka import admin
+from headrace_streams.kafka import admin, clients
+from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime import task_keys
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_task import FoldTask
+from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.sealing import owner_of
 from headrace_streams.runtime.session import Session
+from headrace_streams.runtime.stage import Claim
+from headrace_streams.sealing.issuing import WRITER, issued
 from headrace_streams.sealing.key_log import key_log
 from headrace_streams.settings import Settings
 from support.live import publish, read, run_until_read, until
@@ -88,6 +93,49 @@ def test_two_tasks_that_meet_one_interaction_at_once_seal_it_with_one_key(settin
     asyncio.run(main())
 
 
+def test_a_key_is_read_though_another_tasks_transaction_was_open_below_it(settings: Settings) -> None:
+    async def main() -> None:
+        log, topic = key_log(settings), clients.full_name(settings, "keys")
+        headers = list(origin_without_input(WRITER))
+        async with AsyncExitStack() as stack:
+            slow, fast = [
+                await stack.enter_async_context(
+                    clients.connected(clients.producer(settings, transactional_id=f"{settings.deployment}.{name}"))
+                )
+                for name in ("slow", "fast")
+            ]
+            for producer, owner in ((slow, "interaction/1"), (fast, "interaction/2")):
+                (event,) = issued(log.ring, [Claim(owner, 0, makes_key=True)], 1_790_000_000_000)
+                await producer.begin_transaction()
+                sent = await producer.send(topic, encode(event), b"k" + owner.encode(), partition=0, headers=headers)
+                place = await sent
+            await fast.commit_transaction()
+            reading = asyncio.create_task(log.refresh(place.offset + 1))
+            done, _ = await asyncio.wait({reading}, timeout=0.5)
+            assert not done, "nobody knows yet which key is the first"
+            await slow.commit_transaction()
+            await reading
+        assert all(log.ring.secret(owner) for owner in ("interaction/1", "interaction/2"))
+
+    asyncio.run(main())
+
+
+def test_keys_are_read_once_their_topic_is_declared(settings: Settings) -> None:
+    async def main() -> None:
+        await admin.delete(settings, [BY_NAME["keys"]])
+        reader = Reader(settings)
+
+        async def gone() -> bool:
+            return not await Reader(settings).partitions("keys")
+
+        await until(gone)
+        assert await reader.partitions("keys") == 0
+        await declared_again(settings)
+        assert await reader.partitions("keys") == 1
+
+    asyncio.run(main())
+
+
 def test_a_task_whose_key_is_missing_is_refused_makes_no_dead_letter_and_goes_on_when_it_is_there(settings: Settings) -> None:
     async def main() -> None:
         await bobs(settings, 0, "i1")
@@ -138,6 +186,19 @@ def test_an_erased_key_is_written_over_and_said_once_more_when_a_broker_would_cl
         erased = await keys(settings, KeyErased)
         assert {data.key_id for data in erased} == {data.key_id for data in await keys(settings)}
         assert erased[-1] == erased[-2]
+
+    asyncio.run(main())
+
+
+def test_who_seals_nothing_any_more_still_forgets_what_was_sealed(settings: Settings) -> None:
+    async def main() -> None:
+        await bobs(settings, 0, "i1", "i2")
+        await run_until_read(intake(settings))
+        await publish(settings, "interactions", 0, [(None, subject_erased("bob"))])
+        await bobs(settings, 0, "i3")
+        await run_until_read(FoldTask(STAGE["intake"], IntakePolicy().body(), "interactions", 0, settings))
+        assert {data.key_id for data in await keys(settings, KeyErased)} == {data.key_id for data in await keys(settings)}
+        assert not key_log(settings).ring.has_keys
 
     asyncio.run(main())
 

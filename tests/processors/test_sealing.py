@@ -17,7 +17,7 @@ from headrace_lake.log import LogRecord
 from headrace_lake.verify import Verified, verify
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
-from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded
+from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded, RecordRejected
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.sealing import HEADER, owner_of
 from support.memory_log import MemoryLog
@@ -199,6 +199,36 @@ def test_a_dead_letter_whose_subject_can_be_read_is_sealed_and_goes_with_the_key
     ring.fold()
     assert asyncio.run(sealing_of(ring.log)).keyring.is_erased("interaction/b-1")
     assert all(not report.differences for report in ring.verified().values())
+
+
+@pytest.mark.parametrize("is_bobs", [True, False])
+def test_an_event_that_costs_too_much_is_a_dead_letter_under_a_key_that_is_there_or_none(is_bobs: bool) -> None:
+    """What names an interaction and no subject asks for no key, so its letter may need none."""
+    ring = SealedRing()
+    costly = "".join(f"a{number}@b.org " for number in range(40_000))[:900_000]
+    ring.tell(interaction("i-1", prompt=costly, data_subject="bob" if is_bobs else None))
+    ring.fold()
+    [letter] = [r for (topic, _), records in ring.log.records.items() if topic == "dead-letters" for r in records]
+    assert owner_of("dead-letters", letter.headers) == ("interaction/i-1" if is_bobs else None)
+
+
+def test_a_dead_letter_in_binary_mode_is_sealed_too() -> None:
+    ring = SealedRing()
+    data = msgspec.json.encode(msgspec.json.decode(bobs(1, turn="no number"))["data"])
+    headers = [("ce_specversion", b"1.0"), ("ce_type", b"headrace.interaction.recorded.v1"), ("ce_source", b"x"), ("ce_id", b"1")]
+    ring.log.append("interactions", 0, None, data, headers)
+    ring.fold()
+    [letter] = [r for (topic, _), records in ring.log.records.items() if topic == "dead-letters" for r in records]
+    assert owner_of("dead-letters", letter.headers) == "interaction/b-1"
+
+
+def test_who_may_not_write_stops_nobody_by_a_seal_without_a_key() -> None:
+    ring = SealedRing()
+    headers = [("content-type", b"application/cloudevents+json"), ("headrace-origin", b"mallory"), (HEADER, b"interaction/none")]
+    ring.log.append("signals", 0, b"i", interaction("i"), headers)
+    ring.fold()
+    [letter] = events_on(ring.log, "dead-letters", RecordRejected)
+    assert letter.data.error.code == "unknown_writer"
 
 
 IDS, REFS = st.integers(1, 4), st.sampled_from(["A", "B"])

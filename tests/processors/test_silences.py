@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import msgspec
 import pytest
+from aiokafka.errors import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_processors.observer import traffic as traffic_module
+from headrace_processors.observer import watch
 from headrace_processors.observer.policy import SilencePolicy
 from headrace_processors.observer.silences import HOUR_MS, TaskSamples, task_silences, traffic_silences
 from headrace_processors.observer.traffic import Traffic, fold_traffic
+from headrace_processors.observer.watch import SilenceObserver
 from headrace_schemas.derived import Silence
 from headrace_schemas.events import SilenceEnded, SilenceMuted, SilenceRaised
 from headrace_schemas.times import rfc3339
+from headrace_streams.runtime.status import WorkerReport
+from headrace_streams.settings import Settings
 from headrace_streams.silences import SilenceBook, counts
 from support.signals import START_MS, event, feedback, interaction
 
 POLICY = SilencePolicy()
 MINUTE_MS = 60_000
+REPORT: dict[str, Any] = {"group": "g", "broker": "b", "away": None}
 SWAP_MS = 10 * MINUTE_MS
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
@@ -150,6 +157,51 @@ def test_a_task_that_falls_behind_is_said_and_one_that_catches_up_is_not() -> No
     for minute in range(12, 30):
         task.add(START_MS + minute * MINUTE_MS, 5000 - 100 * minute, 0, 24 * HOUR_MS)
     assert list(task_silences({"reward/signals/0": task}, POLICY)) == []
+
+
+def test_a_backlog_that_comes_and_goes_is_said_once_and_a_restart_ends_nothing() -> None:
+    task, raised = TaskSamples(samples=[]), {("lag_grows", "t"), ("feedback_unjoined", "t")}
+    for minute in range(40):
+        task.add(START_MS + minute * MINUTE_MS, 5000 + 100 * (minute * 7 % 5), 12, 24 * HOUR_MS)
+        assert {silence.kind for silence in task_silences({"t": task}, POLICY, raised)} == {"lag_grows", "feedback_unjoined"}
+    task.add(START_MS + 40 * MINUTE_MS, 4000, 3, 24 * HOUR_MS)
+    assert list(task_silences({"t": task}, POLICY, raised)) == []
+
+
+def test_answers_by_another_adapter_that_go_on_are_said_once() -> None:
+    seen = Seen()
+    seen.release(0, A)
+    seen.release(10, B, "r2")
+    for number in range(40):
+        seen.answer(11 + number * 0.3, A)
+        if number >= 2:
+            found = traffic_silences(
+                seen.traffic, POLICY, START_MS + round((11 + number * 0.3) * HOUR_MS), {("served_other", f"sql/tiny {A}"[:88])}
+            )
+            assert "served_other" in {silence.kind for silence in found}
+
+
+def test_an_observer_goes_on_after_whatever_kept_it_from_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.0)
+    looks: list[int] = []
+
+    async def main() -> None:
+        again = asyncio.Event()
+        observer = SilenceObserver(Settings(), POLICY, lambda _type, model, _role: model, lambda: WorkerReport(**REPORT))
+
+        async def look() -> None:
+            looks.append(1)
+            if len(looks) < 3:
+                raise KafkaError("the broker went away")
+            again.set()
+
+        monkeypatch.setattr(observer, "look", look)
+        running = asyncio.create_task(observer.run())
+        await asyncio.wait({running, asyncio.ensure_future(again.wait())}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        assert again.is_set()
+        running.cancel()
+
+    asyncio.run(main())
 
 
 def test_feedback_that_waits_for_good_is_said_after_a_whole_day_of_looking() -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from headrace_cli.dead_letters import plain
 from headrace_processors.intake import fold as intake
 from headrace_schemas.codec import decode, encode
-from headrace_schemas.derived import DeadLetter, RecordError
-from headrace_schemas.events import RecordRejected
+from headrace_schemas.derived import DeadLetter, KeyErasure, RecordError
+from headrace_schemas.events import Event, KeyErased, RecordRejected, make
 from headrace_schemas.sealed_fields import seal
 from headrace_schemas.times import rfc3339
-from headrace_streams.dead_letters.letters import LetterFilter, groups, marked, row_of
+from headrace_streams.dead_letters.letters import LetterFilter, LetterReader, groups, marked, row_of
 from headrace_streams.dead_letters.repair import REDRIVEN, Edit, RepairedRecord, Unfit, WrongEdit, repaired
-from headrace_streams.runtime.stage import Record
+from headrace_streams.kafka.clients import TopicMissing
+from headrace_streams.runtime.sealing import Sealing, owner_of, sealed_header
+from headrace_streams.runtime.stage import Claim, Headers, Record
 from headrace_streams.runtime.step import dead_letter
+from headrace_streams.sealing.issuing import WRITER, issued
+from headrace_streams.sealing.keyring import Keyring, keyring_of
+from headrace_streams.settings import Settings
 from support.signals import START_MS, event, feedback, interaction
 
 AT_MS = START_MS + 60_000
@@ -45,6 +53,73 @@ def again(letter: DeadLetter, edit: Edit = Edit(), now_ms: int = LATER_MS) -> Re
     made = repaired(letter, edit, now_ms)
     assert isinstance(made, RepairedRecord), made
     return made
+
+
+class Keys:
+    """An opener by a keyring; none for whoever may not read one."""
+
+    def __init__(self, ring: Keyring | None) -> None:
+        self._sealing = None if ring is None else Sealing(ring)
+
+    async def opened(self, topic: str, value: bytes, headers: Headers) -> bytes:
+        owner = owner_of(topic, headers)
+        if owner is None:
+            return value
+        if self._sealing is None:
+            raise TopicMissing("keys")
+        return self._sealing.opened(owner, value)
+
+
+def read_with(ring: Keyring | None, letter: Event, headers: Headers = ()) -> DeadLetter | None:
+    """A letter as commands read it."""
+    reader = LetterReader(Settings())
+    reader._opener = Keys(ring)  # type: ignore[assignment]
+    found = asyncio.run(reader.event(SimpleNamespace(value=encode(letter), headers=headers)))
+    return None if found is None else found.data  # type: ignore[return-value]
+
+
+def ring_of(owner: str) -> Keyring:
+    return keyring_of(issued(Keyring(), [Claim(owner, START_MS * 1_000_000, makes_key=True)], START_MS))
+
+
+def sealed_signal(owner: str, ring: Keyring, value: bytes) -> Event:
+    """The letter that a stage made of a sealed record."""
+    headers = (("content-type", b"application/cloudevents+json"), ("headrace-origin", b"intake"), sealed_header(owner))
+    record = Record("signals", 1, 7, AT_MS, AT_MS, b"i", Sealing(ring).sealed(owner, value), headers)
+    letter = dead_letter("reward", record, RecordError(code="stage_error", message="a bug")).value
+    assert isinstance(letter, RecordRejected)
+    return letter
+
+
+def test_a_record_that_was_sealed_when_it_became_a_letter_comes_back_opened_or_not_at_all() -> None:
+    owner = "interaction/i"
+    ring, value = ring_of(owner), interaction("i", data_subject="bob", prompt="bob asks")
+    letter = sealed_signal(owner, ring, value)
+    read = read_with(ring, letter)
+    assert read is not None
+    data = json.loads(again(read).value)["data"]
+    assert (data["prompt"], data["data_subject"], data.get("sealed")) == ("bob asks", "bob", None)
+    erased = keyring_of([make(KeyErased, KeyErasure(key_id="k", owner=owner), id="k", writer=WRITER, time_ms=AT_MS)])
+    for keys in (None, Keyring(), erased):
+        closed = read_with(keys, letter)
+        assert closed is not None
+        made = repaired(closed, Edit(), LATER_MS)
+        assert isinstance(made, Unfit)
+        assert made.why == "sealed", "or stages would learn from what stands for a text"
+
+
+@pytest.mark.parametrize("field", ["value_base64", "key_base64"])
+def test_a_letter_that_nobody_can_have_written_is_passed_over(field: str) -> None:
+    letter = sealed_signal("interaction/i", ring_of("interaction/i"), interaction("i"))
+    assert isinstance(letter, RecordRejected)
+    assert read_with(None, replace(letter, data=replace(letter.data, **{field: "a"}))) is None
+
+
+def test_a_letter_that_its_key_did_not_seal_is_shown_as_it_lies() -> None:
+    owner = "interaction/i"
+    letter = sealed_signal(owner, ring_of(owner), interaction("i"))
+    headers = (("content-type", b"application/cloudevents+json"), ("headrace-origin", b"x"), sealed_header(owner))
+    assert read_with(ring_of(owner), letter, headers) is not None
 
 
 def without(value: bytes, name: str) -> bytes:

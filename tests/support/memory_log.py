@@ -128,7 +128,7 @@ class MemoryLog:
 
     def _see_to_keys(self, runner: FoldRunner, record: LogRecord) -> None:
         """As a task does before it folds."""
-        if runner.fold is None or not runner.fold.seals:
+        if runner.fold is None or not (runner.fold.seals or (runner.fold.erases and self.ring.has_keys)):
             return
         claims = runner.fold.claims(Record(*record[:4], record.timestamp, *record[4:]))
         events = issued(self.ring, claims, self.time)

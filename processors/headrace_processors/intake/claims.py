@@ -13,6 +13,8 @@ import msgspec
 
 from headrace_processors.owners import interaction_owner, ref_owner
 from headrace_processors.reward.keys import subject_digest
+from headrace_schemas.cloudevents import Headers, structured
+from headrace_schemas.codec import DecodeError
 from headrace_schemas.events import FeedbackRecorded, InputEvent, InteractionLinked, InteractionRecorded, SubjectErased
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import KEY_LIMIT, Ref
@@ -51,11 +53,11 @@ def claims_of(event: InputEvent, value: bytes) -> list[Claim]:
     return [Claim(owner, time_ns, subject=subject, makes_key=True), *(Claim(ref, time_ns, of=owner) for ref in refs)]
 
 
-def claim_of_refused(value: bytes, time_ns: int) -> Claim | None:
-    """What an input that becomes a dead letter says, as far as it can be read: whose it is. None when it names nobody."""
+def claim_of_refused(value: bytes, headers: Headers, time_ns: int) -> Claim | None:
+    """What an input that is no event says, as far as it can be read: whose it is. None when it names nobody."""
     try:
-        tree = _ANYTHING.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        tree = _ANYTHING.decode(structured(value, headers))
+    except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     data = tree.get("data") if isinstance(tree, dict) else None
     if not isinstance(data, dict):

@@ -26,6 +26,7 @@ from headrace_processors.intake.scrub.scrubber import (
 from headrace_processors.intake.sessions import session_joined, session_routed
 from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
 from headrace_schemas.codec import DecodeError, encode_tree
+from headrace_schemas.events import SubjectErased
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import COMMENT_LIMIT
 from headrace_schemas.published import Published, decode_published
@@ -33,10 +34,13 @@ from headrace_schemas.topology import SCRUBBED
 from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.stage import Claim, Record, StatelessFold, Step
 
+_ERASED = str(SubjectErased.__struct_config__.tag).encode()
+
 
 class IntakeFold(StatelessFold):
     """`headrace_streams.runtime.stage.Fold` under one policy."""
 
+    erases = True
     opens = False  # anybody may write its inputs, and they are plain
 
     def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT, *, patterns: Sequence[Pattern] = PATTERNS) -> None:
@@ -46,16 +50,16 @@ class IntakeFold(StatelessFold):
         self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy), patterns=patterns)
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
-        published = None
+        published: Published | None = None
         try:
             published = decode_published(record.value, record.headers, append_time_ms=record.timestamp, sessions=self._sessions)
             strayed = misplaced(record, published.event)
             if strayed is not None:
-                return self._dead(record, strayed)
+                return self._dead(record, None, strayed)
             value, counts = self._scrubbed(published)
             writes = session_routed(published.event, value) if published.on_session else routed(published.event, value)
         except DecodeError as error:
-            return self._dead(record, dead(record, error.code, error.field, error.message), published)
+            return self._dead(record, published, dead(record, error.code, error.field, error.message))
         counters = {"signals": 1}
         if counts:
             counters.update((SCRUBBED + kind, count) for kind, count in counts.items())
@@ -66,28 +70,32 @@ class IntakeFold(StatelessFold):
         return Step(writes, {}, counters)
 
     def claims(self, record: Record) -> Sequence[Claim]:
-        if not self.seals or record.value is None or isinstance(record.value, UnreadValue):
+        """Where it does not seal, what was sealed before has to be forgotten all the same."""
+        if record.value is None or isinstance(record.value, UnreadValue) or not (self.seals or _ERASED in record.value):
             return ()
         try:
             published = decode_published(record.value, record.headers, append_time_ms=record.timestamp)
             if misplaced(record, published.event) is None:
-                return claims_of(published.event, published.written())
+                claims = claims_of(published.event, published.written())
+                return claims if self.seals else [claim for claim in claims if claim.erases]
         except DecodeError:
             pass
-        claim = claim_of_refused(record.value, record.timestamp * 1_000_000)
+        if not self.seals:
+            return ()
+        claim = claim_of_refused(record.value, record.headers, record.timestamp * 1_000_000)
         return () if claim is None else [claim]
 
-    def _dead(self, record: Record, step: Step, published: Published | None = None) -> Step:
-        """A dead letter, sealed where it can be read whose texts it holds: by what `claims` made a key for, or there is none.
-        `published`: the event, where it is one."""
+    def _dead(self, record: Record, published: Published | None, step: Step) -> Step:
+        """A dead letter, sealed with a key that `claims` has asked for: an event's as if it was passed on, that of what is none
+        where it can be read whose texts it holds."""
         if not self.seals or record.value is None:
             return step
         if published is not None:
             owner = owner_of(published.event, published.written())
         else:
-            claim = claim_of_refused(record.value, 0)
+            claim = claim_of_refused(record.value, record.headers, 0)
             owner = "" if claim is None else claim.owner
-        return step._replace(outputs=[write._replace(owner=owner) for write in step.outputs])
+        return step._replace(outputs=[write._replace(owner=owner) for write in step.outputs]) if owner else step
 
     def _scrubbed(self, published: Published) -> tuple[bytes, dict[str, int]]:
         """The event as it is passed on, and how many places got a placeholder, by kind. DecodeError when it costs too much."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -10,9 +10,11 @@ from headrace_processors.observer.policy import SilencePolicy
 from headrace_processors.observer.traffic import BucketTraffic, Speaker, Traffic
 from headrace_schemas.derived import Silence
 from headrace_schemas.times import rfc3339
+from headrace_streams.silences import SilenceKey
 
 HOUR_MS = 3_600_000
 BASE = "the base"
+SHRINKS = 0.9  # of what it was ten minutes before: a backlog that was said to grow is said to do so no more
 
 
 class TaskSamples(Struct):
@@ -24,10 +26,13 @@ class TaskSamples(Struct):
         self.samples = [sample for sample in self.samples if sample[0] > at_ms - keep_ms] + [(at_ms, lag, waiting)]
 
 
-def traffic_silences(traffic: Traffic, policy: SilencePolicy, now_ms: int) -> Iterator[Silence]:
-    """Adapters, buckets, agents and raters that are missed at `now_ms`."""
+def traffic_silences(
+    traffic: Traffic, policy: SilencePolicy, now_ms: int, raised: Container[SilenceKey] = ()
+) -> Iterator[Silence]:
+    """Adapters, buckets, agents and raters that are missed at `now_ms`. `raised`: what was said before and is not over, which it
+    takes less to go on than it took to begin."""
     for name, bucket in sorted(traffic.buckets.items()):
-        yield from _bucket_silences(name, bucket, policy, now_ms)
+        yield from _bucket_silences(name, bucket, policy, now_ms, raised)
     for name, agent in sorted(traffic.agents.items()):
         if (silence := _stopped("agent_stopped", name, agent, policy, now_ms)) is not None:
             yield silence
@@ -36,22 +41,27 @@ def traffic_silences(traffic: Traffic, policy: SilencePolicy, now_ms: int) -> It
             yield silence
 
 
-def task_silences(tasks: Mapping[str, TaskSamples], policy: SilencePolicy) -> Iterator[Silence]:
-    """Tasks, by stage/topic/partition, that fall behind, or where feedback waits for good."""
+def task_silences(
+    tasks: Mapping[str, TaskSamples], policy: SilencePolicy, raised: Container[SilenceKey] = ()
+) -> Iterator[Silence]:
+    """Tasks, by stage/topic/partition, that fall behind, or where feedback waits for good. `raised` as for `traffic_silences`: a
+    backlog that comes and goes by a few records, or a worker that has just started, ends nothing."""
     for name, task in sorted(tasks.items()):
         at_ms, lag, _ = task.samples[-1]
         earlier = [sample for sample in task.samples if sample[0] <= at_ms - 10 * 60_000]
-        if lag >= policy.lag_records and earlier and lag > earlier[-1][1]:
+        since_ms, before, _ = earlier[-1] if earlier else task.samples[0]
+        grows = lag >= before * SHRINKS if ("lag_grows", name) in raised else bool(earlier) and lag > before
+        if lag >= policy.lag_records and grows:
             yield Silence(
                 kind="lag_grows",
                 subject=name,
-                since=rfc3339(earlier[-1][0]),
+                since=rfc3339(since_ms),
                 expected=f"fewer than {policy.lag_records} records to come, or fewer than ten minutes before",
-                seen=f"{lag} records to come, {earlier[-1][1]} ten minutes before",
+                seen=f"{lag} records to come, {before} ten minutes before",
                 policy_key="lag_records",
             )
         keep_ms = round(policy.unjoined_hours * HOUR_MS)
-        if task.samples[0][0] > at_ms - keep_ms + 2 * 60_000:
+        if task.samples[0][0] > at_ms - keep_ms + 2 * 60_000 and ("feedback_unjoined", name) not in raised:
             continue  # nobody has looked for so long yet
         least = min(waiting for _, _, waiting in task.samples)
         if least >= policy.unjoined_records:
@@ -65,7 +75,9 @@ def task_silences(tasks: Mapping[str, TaskSamples], policy: SilencePolicy) -> It
             )
 
 
-def _bucket_silences(name: str, bucket: BucketTraffic, policy: SilencePolicy, now_ms: int) -> Iterator[Silence]:
+def _bucket_silences(
+    name: str, bucket: BucketTraffic, policy: SilencePolicy, now_ms: int, raised: Container[SilenceKey]
+) -> Iterator[Silence]:
     if bucket.releases:
         since_ms, adapter, release_id = bucket.releases[-1]
         seen = bucket.adapters.get(adapter)
@@ -83,10 +95,12 @@ def _bucket_silences(name: str, bucket: BucketTraffic, policy: SilencePolicy, no
                 bucket=name,
             )
         for digest, by in sorted(bucket.adapters.items()):
-            if by.others >= policy.served_other_answers and now_ms - by.others_last_ms < HOUR_MS:
+            subject = _subject(name, digest or "base")
+            least = 1 if ("served_other", subject) in raised else policy.served_other_answers  # they are counted anew by the hour
+            if by.others >= least and now_ms - by.others_last_ms < HOUR_MS:
                 yield Silence(
                     kind="served_other",
-                    subject=_subject(name, digest or "base"),
+                    subject=subject,
                     since=rfc3339(by.others_since_ms),
                     expected=f"answers by {_called(by.expected)}, which was served {policy.swap_minutes:g} min and longer",
                     seen=f"{by.others} answers name {_called(digest)}",

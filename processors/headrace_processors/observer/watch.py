@@ -25,7 +25,6 @@ from headrace_schemas.codec import encode
 from headrace_schemas.derived import Silence, SilenceEnd, TrafficSnapshot
 from headrace_schemas.events import Event, SilenceEnded, SilenceRaised, TrafficObserved, make
 from headrace_schemas.ids import derive_id
-from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topics import OBSERVER, key_of
 from headrace_streams.kafka.publisher import publishing
 from headrace_streams.kafka.reader import OffsetOutOfRangeError, Reader, event_of
@@ -37,6 +36,7 @@ log = logging.getLogger("headrace.observer")
 
 LOOK_SECONDS = 60.0
 SNAPSHOT_SECONDS = 600.0
+SNAPSHOT_BYTES = 1_900_000  # what a record of the topic may have, and some
 LOOK_BACK_MS = 24 * HOUR_MS  # of traffic, where nobody has left a table
 READS = ("signals", "examples", "releases.history")
 SHARE = 0.1  # of the time that reading may take
@@ -78,7 +78,7 @@ class SilenceObserver:
             try:
                 await self.look()
                 said = ""
-            except (HeadraceError, OSError, TimeoutError) as error:
+            except Exception as error:  # whatever it is: an observer that has ended is missed by nobody
                 line = f"{type(error).__name__}: {error}"
                 if line != said:
                     log.warning("nobody looks who is silent: %s", " ".join(line.split()))
@@ -89,13 +89,14 @@ class SilenceObserver:
         report, now_ms = self._report(), _now_ms()
         await self._read_book()
         mine = self._sample(report, now_ms)
-        found = {(silence.kind, silence.subject): silence for silence in task_silences(mine, self._policy)}
+        found = {(silence.kind, silence.subject): silence for silence in task_silences(mine, self._policy, self._book)}
         has_first = any(slot.topic == "signals" and slot.partition == 0 and slot.task is not None for slot in report.tasks)
         if has_first:
             await self._read_traffic(now_ms)
             assert self._traffic is not None
             found |= {
-                (silence.kind, silence.subject): silence for silence in traffic_silences(self._traffic, self._policy, now_ms)
+                (silence.kind, silence.subject): silence
+                for silence in traffic_silences(self._traffic, self._policy, now_ms, self._book)
             }
         else:
             self._traffic = None
@@ -108,10 +109,13 @@ class SilenceObserver:
         new = [silence for key, silence in found.items() if key not in self._book]
         events: list[Event] = [*map(_ended, ended), *map(_raised, new)]
         if has_first and time.monotonic() - self._kept_at > SNAPSHOT_SECONDS:
-            events.append(self._kept())
-        await self._say(events)
-        if has_first and events and isinstance(events[-1], TrafficObserved):
             self._kept_at = time.monotonic()
+            kept = self._kept()
+            if (size := len(encode(kept))) <= SNAPSHOT_BYTES:
+                events.append(kept)
+            else:
+                log.warning("the table of traffic has %d bytes, too many for %s: the next process begins it anew", size, TOPIC)
+        await self._say(events)
 
     def _sample(self, report: WorkerReport, now_ms: int) -> dict[str, TaskSamples]:
         """The samples of this process's running tasks, this look's included."""

@@ -14,10 +14,12 @@ from msgspec.structs import replace
 from headrace_schemas.derived import DeadLetter, Redrive
 from headrace_schemas.events import RecordRedriven, RecordRejected
 from headrace_schemas.json_spans import TextSpan, span_of
-from headrace_schemas.sealed_fields import SEALED
+from headrace_schemas.sealed_fields import SEALED, NotSealable
 from headrace_streams.kafka.clients import BrokerUnavailable, TopicMissing
 from headrace_streams.kafka.reader import Reader, decode_or_none
-from headrace_streams.runtime.sealing import KeyMissing
+from headrace_streams.runtime.provenance import Headers
+from headrace_streams.runtime.sealing import HEADER, KeyMissing, is_erased, owner_of
+from headrace_streams.sealing.cipher import NotOpened
 from headrace_streams.sealing.opening import Opener
 from headrace_streams.settings import Settings
 
@@ -208,22 +210,47 @@ class LetterReader:
         self._has_keys = True
 
     async def event(self, record: Any) -> RecordRejected | RecordRedriven | None:
-        """The event in a record; a letter that can't be opened as it lies there, which says of what kind its error is."""
-        value = record.value
-        if value is not None and self._has_keys:
+        """The event in a record; a letter that can't be opened as it lies there, which says of what kind its error is. None for
+        what is neither, and for a letter that is no base64."""
+        value = None if record.value is None else await self._opened(TOPIC, record.value, record.headers)
+        event = decode_or_none(value, record.headers)
+        if isinstance(event, RecordRejected):
             try:
-                value = await self._opener.opened(TOPIC, value, record.headers)
-            except KeyMissing:
+                return replace(event, data=await self._whole(event.data))
+            except ValueError:
+                return None
+        return event if isinstance(event, RecordRedriven) else None
+
+    async def _whole(self, letter: DeadLetter) -> DeadLetter:
+        """A letter whose record had been sealed before it became one, with that record as it was. ValueError for no base64."""
+        value, headers, _ = content(letter.value_base64), _headers(letter), content(letter.key_base64)
+        if value is None or owner_of(letter.topic, headers) is None:
+            return letter
+        opened = await self._opened(letter.topic, value, headers)
+        if opened is value or is_erased(opened):
+            return letter
+        kept = [pair for pair in letter.headers if pair[0] != HEADER]
+        return replace(letter, value_base64=base64.b64encode(opened).decode(), headers=kept)
+
+    async def _opened(self, topic: str, value: bytes, headers: Headers) -> bytes:
+        """As it was given where it can't be opened."""
+        if self._has_keys:
+            try:
+                return await self._opener.opened(topic, value, headers)
+            except (KeyMissing, NotOpened, NotSealable):
                 pass
             except (TopicMissing, BrokerUnavailable):
                 self._has_keys = False  # this principal may not read them, or there are none
-        event = decode_or_none(value, record.headers)
-        return event if isinstance(event, RecordRejected | RecordRedriven) else None
+        return value
 
 
 def is_sealed(letter: DeadLetter) -> bool:
     """Whether a letter's record is sealed with a key that is erased, or that may not be read here."""
-    return letter.error.message == SEALED
+    return letter.error.message == SEALED or owner_of(letter.topic, _headers(letter)) is not None
+
+
+def _headers(letter: DeadLetter) -> list[tuple[str, Any]]:
+    return [(name, content(text)) for name, text in letter.headers]
 
 
 Kept = tuple[Any, RecordRejected | RecordRedriven]

@@ -63,8 +63,8 @@ def event_of(record: ConsumerRecord) -> Event | None:
 
 
 class Reader:
-    """Asks for the partition count of a topic once and keeps it; one that a deployment is too old to have has none. Raises
-    TopicMissing and BrokerUnavailable."""
+    """Asks for the partition count of a topic once and keeps it; one that a deployment is too old to have has none until it is
+    declared. Raises TopicMissing and BrokerUnavailable."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -74,9 +74,9 @@ class Reader:
         """Partition counts by short name."""
         names = [clients.short_name(self.settings, topic) for topic in topics]
         missing = [name for name in names if name not in self._counts]
-        if missing:
-            self._counts |= await clients.partition_counts(self.settings, missing, absent=LATER)
-        return {name: self._counts[name] for name in names}
+        found = await clients.partition_counts(self.settings, missing, absent=LATER) if missing else {}
+        self._counts |= {name: count for name, count in found.items() if count}
+        return {name: self._counts.get(name, 0) for name in names}
 
     async def partitions(self, topic: str) -> int:
         """The partition count of a topic."""

@@ -161,6 +161,10 @@ class FoldRunner:
         known = self._opened.pop(record.offset, None)
         if known is not None:
             return (known, None) if isinstance(known, Opened) else (stored, known)
+        if self.checks_writers:  # before a key is missed: who may not write here names whatever owner they like
+            error = refusal(self.topic, stored, record.headers, self._later_writers)
+            if error is not None:
+                return stored, error
         if self.sealing is None:
             raise KeyMissing(f"{owner}: {self._name} reads a sealed record, and has no keys")
         try:

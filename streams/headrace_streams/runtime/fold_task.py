@@ -98,7 +98,7 @@ class FoldTask:
         self._runner = FoldRunner(stage, topic, partition, {})
         self._runner.activate_newest(policy)
         self._keys = TaskKeys(settings, self._runner, self._commit_keys)
-        self._session = Session(settings, stage, policy, topic, partition, also=self._keys.topics)
+        self._session = Session(settings, stage, policy, topic, partition)
         self._tick_seconds = tick_seconds
         self._backlog: deque[ConsumerRecord] = deque()
         self._shown = 0  # records of the backlog that the fold has seen
@@ -120,7 +120,7 @@ class FoldTask:
         ProducerLost, Transport or SurroundingsFailed (start another task)."""
         try:
             self._phase = "restoring"
-            self._keys.attach()
+            self._session.writes_to(await self._keys.attach())
             async with self._session.held() as state:
                 await self._keys.read_for(state)
                 await self._load(state)

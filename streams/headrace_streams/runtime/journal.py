@@ -108,6 +108,12 @@ class Journal:
         self.flight: asyncio.Task[Ends] | None = None  # the transaction under way, or waiting to begin
         self._begun = False  # the transaction under way
 
+    def writes_to(self, topics: Iterable[str]) -> None:
+        """Other topics of the table beside its outputs: before `open`."""
+        added = [topic for topic in topics if topic not in self._output_topics]
+        self._output_topics += added
+        self._topics += [BY_NAME[topic] for topic in added]
+
     async def open(self, *, mend: bool = False) -> None:
         """Fences any predecessor, ends what it left, then reads the changelog to its end. Raises Refused, Fenced, ProducerLost or
         Transport. `mend`: a position that can't be read is passed over for the one before it, by whoever makes the state anew."""

@@ -52,17 +52,7 @@ def now_ms() -> int:
 class Session:
     """One partition of one input topic of `stage`, under policy `body`. `position` is what was committed last."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        stage: Stage[Any],
-        body: Mapping[str, Any],
-        topic: str,
-        partition: int,
-        *,
-        also: Sequence[str] = (),
-    ) -> None:
-        """`also`: topics that are written to beside the stage's outputs."""
+    def __init__(self, settings: Settings, stage: Stage[Any], body: Mapping[str, Any], topic: str, partition: int) -> None:
         if topic not in stage.inputs:
             raise ValueError(f"topic {topic!r} is no input of stage {stage.name!r}")
         self.label = f"{stage.name}/{topic}/{partition}"
@@ -71,7 +61,7 @@ class Session:
         self.position = self._launched = Position(state_version=stage.state_version)
         self._settings, self._body = settings, body
         self._form = f"state {stage.state_version}, rules {stage.version}"
-        self._journal = Journal(settings, stage.name, topic, partition, (*stage.outputs, *also), self._form)
+        self._journal = Journal(settings, stage.name, topic, partition, stage.outputs, self._form)
         self._tp = TopicPartition(clients.full_name(settings, topic), partition)
         self._consumer: Any = None
         self._fetcher: PartitionFetcher | None = None
@@ -89,6 +79,10 @@ class Session:
     def partitions(self) -> dict[str, int]:
         """Counts of the input topic, outputs, `rules` and `dead-letters` by short name; empty until held."""
         return self._journal.partitions
+
+    def writes_to(self, topics: Iterable[str]) -> None:
+        """`topics`, too, beside the stage's outputs: before it is held."""
+        self._journal.writes_to(topics)
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[dict[str, bytes]]:

@@ -91,6 +91,7 @@ class Fold(ABC):
         for many at once. Every step must come to the same without it. Raises nothing for bad input."""
 
     seals: bool = False  # whether it names owners of what it makes of inputs, and `claims` says which
+    erases: bool = False  # whether `claims` also says whose keys are to go where it seals nothing, or nothing any more
     opens: bool = True  # whether it reads the texts of sealed records
     texts_meet: bool = False  # whether the texts of one owner decide about others
 

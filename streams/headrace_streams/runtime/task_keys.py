@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from aiokafka import ConsumerRecord
 
@@ -44,17 +45,24 @@ class TaskKeys:
         self._settings, self._runner, self._commit = settings, runner, commit
         self._log: KeyLog | None = None
         self._seals = runner.fold is not None and runner.fold.seals
+        self._writes = self._seals
         self._roll_at: float | None = None  # by the monotonic clock
-        self.topics: tuple[str, ...] = (TOPIC,) if self._seals else ()  # that are written to
 
-    def attach(self) -> None:
-        """Gives the runner what opens and seals."""
-        self._log = key_log(self._settings)
-        self._runner.sealing = Sealing(self._log.ring)
+    async def attach(self) -> tuple[str, ...]:
+        """Gives the runner what opens and seals; the topics that it writes to beside the stage's. Who seals nothing any more has
+        what was sealed before to forget. Raises as a `Reader`."""
+        fold, log = self._runner.fold, key_log(self._settings)
+        self._log, self._runner.sealing = log, Sealing(log.ring)
+        if fold is not None and fold.erases and not self._seals:
+            with suppress(NotAllowed):  # a deployment without the topic says that, too
+                if not log.was_read:
+                    await log.refresh()
+            self._writes = log.ring.has_keys or bool(log.ring.leftovers)
+        return (TOPIC,) if self._writes else ()
 
     async def read_for(self, state: Mapping[str, bytes]) -> None:
         """Before a state, in changelog form, is loaded."""
-        if self._seals or any(map(is_sealed_state, state.values())):
+        if self._writes or any(map(is_sealed_state, state.values())):
             await self._refresh()
 
     async def prepare(self, records: Sequence[ConsumerRecord]) -> None:
@@ -63,7 +71,7 @@ class TaskKeys:
         assert runner.fold is not None
         if runner.fold.opens and self._must_read(records):
             await self._refresh()
-        if not self._seals:
+        if not self._writes:
             return
         claims = [claim for record in records for claim in runner.fold.claims(self._record(record))]
         if not issued(ring, claims, 0):
@@ -76,13 +84,13 @@ class TaskKeys:
     async def begin(self) -> None:
         """When the task may write: what its predecessor left."""
         await self.erase_leftovers()
-        last = self._known.ring.last_erasure if self._seals else None
+        last = self._known.ring.last_erasure if self._writes else None
         if last is not None and _now_ms() - parse_ns(last.time or "") // 1_000_000 < RECENT_SECONDS * 1000:
             self._roll_at = time.monotonic() + ROLL_SECONDS
 
     async def erase_leftovers(self) -> None:
         """Writes over what still holds keys that are erased, if that is this stage's to do."""
-        while self._seals and (events := erasures(self._known.ring, _now_ms(), KEYS_AT_ONCE)):
+        while self._writes and (events := erasures(self._known.ring, _now_ms(), KEYS_AT_ONCE)):
             await self._write(events)
             self._roll_at = time.monotonic() + ROLL_SECONDS
 

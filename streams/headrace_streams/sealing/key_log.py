@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterable
 from contextlib import aclosing
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from headrace_streams.kafka.clients import BrokerUnavailable
 from headrace_streams.kafka.reader import Reader, decode_or_none
 from headrace_streams.runtime.provenance import Headers, writer_of
 from headrace_streams.sealing.issuing import WRITER
@@ -15,6 +17,8 @@ from headrace_streams.sealing.keyring import Keyring
 from headrace_streams.settings import Settings
 
 TOPIC = "keys"
+SETTLE_SECONDS = 20.0  # longer than any transaction of ours may stay open
+AGAIN_SECONDS = 0.02
 
 
 class KeyLog:
@@ -24,18 +28,33 @@ class KeyLog:
         self.ring = Keyring()
         self._reader = Reader(settings)
         self._next = 0
+        self.was_read = False
         self._lock = asyncio.Lock()
 
     async def refresh(self, until: int = 0) -> None:
-        """Reads what has come, to the end or at least up to offset `until`. Raises as `Reader`."""
+        """Reads what has come, to the end, and at least up to offset `until`, behind a record that was committed: it is read when
+        whatever another task has open below it has ended. Raises as `Reader`."""
         async with self._lock:
-            if (until and self._next >= until) or not await self._reader.partitions(TOPIC):
+            if until and self._next >= until:
                 return
-            async with aclosing(self._reader.read_partition(TOPIC, 0, self._next)) as records:
-                async for record in records:
-                    apply(self.ring, record.value, record.headers)
-                    self._next = record.offset + 1
-            self._next = max(self._next, until)
+            deadline = time.monotonic() + SETTLE_SECONDS
+            await self._read()
+            self.was_read = True
+            while self._next < until:
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"{TOPIC}: a transaction hangs below offset {until}: no key is used until it has ended"
+                    )
+                await asyncio.sleep(AGAIN_SECONDS)
+                await self._read()
+
+    async def _read(self) -> None:
+        if not await self._reader.partitions(TOPIC):
+            return
+        async with aclosing(self._reader.read_partition(TOPIC, 0, self._next)) as records:
+            async for record in records:
+                apply(self.ring, record.value, record.headers)
+                self._next = record.offset + 1
 
 
 def apply(ring: Keyring, value: bytes | None, headers: Headers) -> None:
