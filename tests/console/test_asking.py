@@ -181,6 +181,25 @@ def test_a_redrive_of_letters_publishes_them_once(asking: ServedConsole, setting
     assert asyncio.run(records(settings, "interactions")) == first
 
 
+def test_a_form_that_is_sent_again_with_other_words_is_not_answered_as_if_they_counted(
+    site: ServedConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Any] = []
+
+    async def publishes(_: Settings, event: Any) -> None:
+        said.append(event.data)
+
+    monkeypatch.setattr(review, "publish", publishes)
+    form = {**form_of(site.ask("/review").text), "score": "2", "corrected": "", "reason": "first"}
+    for _ in range(2):
+        assert "published; it counts" in site.ask("/do/rate", form=form).text
+    for other in ({"score": "5"}, {"reason": "second"}, {"subject": "hostile-1"}):
+        answer = site.ask("/do/rate", form={**form, **other}).text
+        assert "published; it counts" not in answer
+        assert "this form has been sent before, with other words" in answer
+    assert [each.score for each in said] == [2.0]
+
+
 def test_a_review_is_done_by_keys(chromium: Browser, site: ServedConsole, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[Any] = []
 
