@@ -165,7 +165,9 @@ class ConsoleSite:
             status, text = 404, str(error)
         except QueryRefused as error:
             status, text = 400, str(error)
-        except (LakeBusy, QueryStopped, LakeError) as error:
+        except QueryStopped as error:  # not to be tried again by itself: it would take as long
+            status, text = 503, str(error)
+        except (LakeBusy, LakeError) as error:
             status, text = 503, str(error)
             headers["Retry-After"] = str(RETRY_SECONDS)
         except Exception as error:
@@ -176,7 +178,13 @@ class ConsoleSite:
         template = "sign_in.html" if status == 401 and self._access.sign_in else "error.html"
         visitor = request.get(VISITOR)
         body = self._rendered(
-            template, request, visitor, status=status, title=_TITLES.get(status, "That did not work"), text=text
+            template,
+            request,
+            visitor,
+            status=status,
+            title=_TITLES.get(status, "That did not work"),
+            text=text,
+            again="Retry-After" in headers,
         )
         return web.Response(text=body, content_type="text/html", status=status, headers=headers)
 

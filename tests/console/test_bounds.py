@@ -85,20 +85,27 @@ def test_errors_of_a_page_are_pages_with_what_to_do(
     def broken(asked: PageRequest) -> Any:
         raise ValueError("secret detail")
 
+    def busy(asked: PageRequest) -> Any:
+        raise LakeBusy("one more")
+
     monkeypatch.setattr(reading, "SECONDS", 0.2)
-    pages_of(slow=lambda asked: asked.lake.run(SLOW), wrong=lambda asked: asked.lake.run("DROP TABLE x"), broken=broken)
+    pages_of(
+        slow=lambda asked: asked.lake.run(SLOW), wrong=lambda asked: asked.lake.run("DROP TABLE x"), broken=broken, busy=busy
+    )
     with served(lake, Settings(data_dir=tmp_path)) as console:
-        for path, status, words in (
-            ("/slow", 503, "stopped after 0.2 s"),
-            ("/wrong", 400, "one SELECT is asked for"),
-            ("/broken", 500, "the console's log says where"),
-            ("/none", 404, "there is no page /none"),
+        for path, status, words, again in (
+            ("/slow", 503, "stopped after 0.2 s: ask for less", False),  # it would be stopped again, at the same cost
+            ("/busy", 503, "one more", True),
+            ("/wrong", 400, "one SELECT is asked for", False),
+            ("/broken", 500, "the console's log says where", False),
+            ("/none", 404, "there is no page /none", False),
         ):
             page, data = console.ask(path), console.ask(f"{path}?format=json")
             assert (page.status, data.status) == (status, status)
             assert words in page.text.replace("&#39;", "'")
             assert words in json.loads(data.text)["error"]
-            assert (page.headers["Retry-After"] is not None) == (status == 503)
+            assert (page.headers["Retry-After"] is not None, "data-retry" in page.text) == (again, again)
+            assert "--seconds" not in page.text
             assert "secret detail" not in page.text
 
 
