@@ -56,7 +56,7 @@ class TokenAccess:
 
     def session(self, given: str) -> str | None:
         """The value of a cookie for who has the token; None for who has another."""
-        if not hmac.compare_digest(given.encode(), self.token.encode()):
+        if not same(given, self.token):
             return None
         expires = f"{_seconds() + SESSION_SECONDS}.{secrets.token_urlsafe(9)}"
         return f"{expires}.{self._signed('session', expires)}"
@@ -64,7 +64,7 @@ class TokenAccess:
     def visitor(self, headers: Mapping[str, str], cookies: Mapping[str, str], peer: str | None) -> PageVisitor | None:
         session = cookies.get(self.cookie, "")
         named, _, signature = session.rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._signed("session", named).encode()):
+        if not same(signature, self._signed("session", named)):
             return None
         expires = named.partition(".")[0]
         return self._visitor if expires.isdigit() and int(expires) > _seconds() else None
@@ -95,16 +95,36 @@ class ProxyAccess:
         self._secret, self._user, self._rights = secret, user_header, rights_header
 
     def visitor(self, headers: Mapping[str, str], cookies: Mapping[str, str], peer: str | None) -> PageVisitor | None:
-        if peer is None or not any(ipaddress.ip_address(peer.partition("%")[0]) in network for network in self._networks):
+        if peer is None or not any(_address(peer) in network for network in self._networks):
             return None
-        if not hmac.compare_digest(headers.get(SECRET_HEADER, "").encode(), self._secret.encode()):
+        secret, name, listed = (_only(headers, header) for header in (SECRET_HEADER, self._user, self._rights))
+        if secret is None or listed is None or not name or not same(secret, self._secret):
             return None
-        name = headers.get(self._user, "").strip()
-        named = {part.strip() for part in headers.get(self._rights, "").split(",")}
-        return PageVisitor(name, frozenset({"viewer", *named} & set(RIGHTS))) if name else None
+        named = {part.strip() for part in listed.split(",")}
+        return PageVisitor(name, frozenset({"viewer", *named} & set(RIGHTS)))
 
     def form_token(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> str:
         return _signature(self._secret, "form", headers.get(self._user, ""))
+
+
+def same(given: str, known: str) -> bool:
+    """Whether a secret is the one that is known, in a time that does not depend on where they differ. What is no text (bytes that
+    are not UTF-8 come as lone surrogates) is no secret."""
+    return hmac.compare_digest(given.encode(errors="surrogatepass"), known.encode())
+
+
+def _only(headers: Mapping[str, str], name: str) -> str | None:
+    """A header's value, "" where it is not there; None for one that can't be believed: it comes twice, and may be the visitor's
+    own beside the proxy's, or it holds what can't be seen."""
+    every = getattr(headers, "getall", None)
+    values = [headers.get(name, "")] if every is None else every(name, [""])
+    return values[0].strip() if len(values) == 1 and values[0].isprintable() else None
+
+
+def _address(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Of an IPv4 peer on a socket for both kinds (`::ffff:10.1.2.3`), the IPv4 address that networks are listed by."""
+    address = ipaddress.ip_address(peer.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _seconds() -> int:
@@ -112,7 +132,7 @@ def _seconds() -> int:
 
 
 def _signature(secret: str, purpose: str, text: str) -> str:
-    signed = hmac.new(secret.encode(), f"{purpose}\0{text}".encode(), hashlib.sha256).digest()
+    signed = hmac.new(secret.encode(), f"{purpose}\0{text}".encode(errors="surrogatepass"), hashlib.sha256).digest()
     return base64.urlsafe_b64encode(signed).decode().rstrip("=")
 
 

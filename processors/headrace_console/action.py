@@ -76,11 +76,11 @@ class ConsoleAction(Struct, frozen=True, kw_only=True):
     effect: Callable[[PageRequest, str], ActionEffect]
     perform: Callable[[Settings, ActionRequest], Awaitable[ActionAnswer]]
     final: bool = False
-    reason: str = "Reason, kept in the log"  # as the form asks for it
+    reason: str = "Reason, kept in the log"  # as the form asks for it; "" where there is no place for one
 
     def check(self, request: ActionRequest, typed: str) -> None:
         """ActionRefused for a request that lacks what it needs."""
-        if not request.reason:
+        if self.reason and not request.reason:
             raise ActionRefused("a reason is asked for: it stands in the log beside the request")
         if self.final and typed != request.subject:
             raise ActionRefused(f"it can't be undone: type {request.subject!r} to confirm, not {typed!r}")

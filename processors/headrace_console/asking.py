@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from headrace_console.action import ActionAnswer, ActionRefused, ActionRequest, ConsoleAction
-from headrace_console.guard import VISITOR
+from headrace_console.guard import FORM_TOKEN, VISITOR, form_of
 from headrace_console.page import PageRequest
 from headrace_streams.settings import Settings
 
@@ -23,12 +24,16 @@ _ID = re.compile(r"[0-9a-f]{32}")
 Render = Callable[..., Awaitable[web.StreamResponse]]
 
 
+class _OtherWords(ActionRefused):
+    """A form whose request is made already asks for something else now."""
+
+
 class ActionDesk:
     """Takes requests. `render(request, template, model)` makes the page, `model` made at one cut of the lake."""
 
     def __init__(self, settings: Settings, known: Mapping[str, ConsoleAction], render: Render) -> None:
         self._settings, self._known, self._render = settings, known, render
-        self._asked: dict[str, asyncio.Task[ActionAnswer]] = {}
+        self._asked: dict[str, tuple[str, asyncio.Task[ActionAnswer]]] = {}
 
     async def dialog(self, request: web.Request) -> web.StreamResponse:
         """GET: what will happen, and the form."""
@@ -37,8 +42,7 @@ class ActionDesk:
 
     async def take(self, request: web.Request) -> web.StreamResponse:
         """POST: the request, once, and its answer."""
-        action, form = self._action(request), await request.post()
-        given = {name: str(value) for name, value in form.items() if isinstance(value, str)}
+        action, given = self._action(request), await form_of(request)
         subject, request_id = given.get("subject", ""), given.get("request_id", "")
         if not _ID.fullmatch(request_id):
             raise web.HTTPBadRequest(text="the form's request_id is not one that this console gave out")
@@ -59,17 +63,26 @@ class ActionDesk:
         try:
             action.check(asked, given.get("typed", ""))
             answer = await asyncio.shield(self._once(action, asked))
+        except _OtherWords as error:
+            return {**model, "given": dict(given), "refused": str(error), "request_id": secrets.token_hex(16)}
         except ActionRefused as error:
             return {**model, "given": dict(given), "refused": str(error), "request_id": asked.request_id}
         return {**model, "given": dict(given), "answer": answer, "request_id": asked.request_id}
 
     def _once(self, action: ConsoleAction, asked: ActionRequest) -> asyncio.Task[ActionAnswer]:
-        """The request that has this id, under way or answered: a second click waits for the first one's answer."""
-        task = self._asked.get(asked.request_id)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None or task.result().pending)):
-            while len(self._asked) >= REMEMBERED:
-                del self._asked[next(iter(self._asked))]
-            task = self._asked[asked.request_id] = asyncio.create_task(_apart(action, self._settings, asked))
+        """The request that has this id, under way or answered: a second click waits for the first one's answer. _OtherWords."""
+        words, (first, task) = _words(action, asked), self._asked.get(asked.request_id, ("", None))
+        if task is not None and not (task.done() and (task.cancelled() or task.exception() is not None)):
+            if first != words:
+                raise _OtherWords(
+                    "this form has been sent before, with other words, and those count: send it again if these are to count too"
+                )
+            if not (task.done() and task.result().pending):
+                return task
+        while len(self._asked) >= REMEMBERED:
+            del self._asked[next(iter(self._asked))]
+        task = asyncio.create_task(_apart(action, self._settings, asked))
+        self._asked[asked.request_id] = words, task
         return task
 
     def _action(self, request: web.Request) -> ConsoleAction:
@@ -80,6 +93,12 @@ class ActionDesk:
         if not visitor.may(action.right):
             raise web.HTTPForbidden(text=f"{action.title} is for the role {action.right}, which {visitor.name} has not")
         return action
+
+
+def _words(action: ConsoleAction, asked: ActionRequest) -> str:
+    """A digest of all that a request asks for, and of who asks."""
+    fields = {name: value for name, value in asked.fields.items() if name != FORM_TOKEN}
+    return hashlib.sha256(repr((action.name, asked.requested_by, sorted(fields.items()))).encode()).hexdigest()
 
 
 async def _apart(action: ConsoleAction, settings: Settings, asked: ActionRequest) -> ActionAnswer:

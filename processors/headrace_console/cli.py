@@ -138,7 +138,7 @@ async def _serve(
     socket = _listening(host, port)
     port = socket.getsockname()[1]
     own = [f"{name}:{port}" for name in {"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host}]
-    reader = LakeReader(folder_of(settings, folder))
+    reader = LakeReader(folder_of(settings, folder), settings.deployment)
     status = StatusWatch(lambda: _status(settings))
     follower = None if arguments is None else LakeFollower(reader.folder, arguments)
     site = ConsoleSite(

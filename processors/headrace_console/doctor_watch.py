@@ -18,6 +18,14 @@ class DoctorSeen(NamedTuple):
     asking: bool = False
 
 
+class _Failed(NamedTuple):
+    """That the doctor itself could not look, in the form of a finding."""
+
+    what: str
+    verdict: str
+    detail: str
+
+
 class DoctorWatch:
     """`examine` takes seconds: it runs in a thread, one at a time, when somebody looks and what there is is old."""
 
@@ -38,6 +46,10 @@ class DoctorWatch:
             return self._seen
 
     def _ask(self) -> None:
-        findings = list(self._examine())
+        findings: list[Any]
+        try:
+            findings = list(self._examine())
+        except Exception as error:  # it is a finding too, and another look is to be had
+            findings = [_Failed("doctor", "broken", " ".join(str(error).split()) or type(error).__name__)]
         with self._lock:
             self._seen = DoctorSeen(findings, time.time_ns() // 1_000_000, False)

@@ -41,7 +41,10 @@ class LakeFollower:
                 self.state = "another process feeds this lake"
                 await asyncio.sleep(LOOK_SECONDS)
             started = asyncio.get_running_loop().time()
-            lines = await self._once()
+            try:
+                lines = await self._once()
+            except (OSError, ValueError) as error:  # no process could be made, or it said a line without an end
+                lines = [" ".join(str(error).split())]
             self.state = f"the feeder ended: {lines[-1] if lines else 'it said nothing'}"
             if asyncio.get_running_loop().time() - started > _LONG_SECONDS:
                 backoff.reset()
@@ -52,8 +55,8 @@ class LakeFollower:
         try:
             with (self._folder.path / FEEDER_LOCK).open("a+") as file:
                 return not try_lock(file)
-        except FileNotFoundError:
-            return False
+        except OSError:
+            return False  # no lake yet, or none that we may feed: the child says which
 
     async def _once(self) -> list[str]:
         """One child from its start to its end; its last lines."""

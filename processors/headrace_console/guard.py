@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from headrace_console.access import ConsoleAccess
+from headrace_console.access import ConsoleAccess, same
 from headrace_console.page import PageVisitor
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,12 +42,22 @@ def guard(access: ConsoleAccess, hosts: Collection[str]) -> Middleware:
         if visitor is not None:
             request[VISITOR] = visitor
         if request.method not in _READS and request.path != "/session":
-            given = str((await request.post()).get(FORM_TOKEN, ""))
-            if not hmac.compare_digest(given.encode(), access.form_token(request.headers, request.cookies).encode()):
+            given = (await form_of(request)).get(FORM_TOKEN, "")
+            if not same(given, access.form_token(request.headers, request.cookies)):
                 raise web.HTTPForbidden(text="the form is of another session: load the page again")
         return await handler(request)
 
     return guarded
+
+
+async def form_of(request: web.Request) -> dict[str, str]:
+    """The texts of a form. 400 for a body that is no form of UTF-8."""
+    try:
+        if (request.charset or "utf-8").lower() != "utf-8":
+            raise ValueError(f"its charset is {request.charset!r}, not utf-8")
+        return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    except (ValueError, LookupError, AssertionError) as error:
+        raise web.HTTPBadRequest(text=f"the form can't be read: {error}") from error
 
 
 def _ours(request: web.Request) -> bool:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -22,6 +23,17 @@ from headrace_streams.settings import Settings
 
 Right = Literal["viewer", "operator", "privacy"]
 GROUPS = ("Now", "Data", "Learning", "Serving", "Tools")  # of the navigation, in this order
+
+
+def number_in(text: str, digits: int) -> int | None:
+    """A whole number that somebody wrote into an address, of so many digits at most; None for anything else. (`²` is a digit too,
+    for Python.)"""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else None
+
+
+def address_of(head: str, name: str) -> str | None:
+    """The address of what has this name below `/head/`; None for a name that a browser would walk up by, such as `a/../b`."""
+    return None if {".", ".."} & set(name.split("/")) else f"/{head}/{quote(name, safe='/:')}"
 
 
 class PageMissing(HeadraceError):
@@ -64,8 +76,8 @@ class PageRequest(Struct, frozen=True):
 
     def whole_number(self, name: str, default: int, least: int, most: int) -> int:
         """A number in the query, within bounds; the default for what is no number."""
-        given = self.query.get(name, "")
-        return min(max(int(given), least), most) if given.isdigit() and len(given) < 10 else default
+        given = number_in(self.query.get(name, ""), 9)
+        return default if given is None else min(max(given, least), most)
 
 
 class ConsolePage(Struct, frozen=True, kw_only=True):

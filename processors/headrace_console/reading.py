@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from headrace_lake.manifest import LakeFolder, Manifest
+from headrace_lake.manifest import ForeignLake, LakeFolder, Manifest
 from headrace_lake.query import LakeQuery
 from headrace_lake.shared_query import SharedQuery
 from headrace_schemas.root_error import NO, HeadraceError
@@ -27,10 +27,11 @@ class LakeBusy(HeadraceError):
 
 
 class LakeReader:
-    """Runs what reads the lake in threads of its own; the event loop waits for none of it."""
+    """Runs what reads the lake in threads of its own; the event loop waits for none of it. Of another `deployment` than the one
+    that is named nothing is read: what a page asks for goes to our log."""
 
-    def __init__(self, folder: LakeFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: LakeFolder, deployment: str | None = None) -> None:
+        self.folder, self._deployment = folder, deployment
         self._lake = SharedQuery(folder, seconds=SECONDS, rows=ROWS)
         self._slots = asyncio.Semaphore(QUERIES)
         self._threads = ThreadPoolExecutor(QUERIES, "page")
@@ -58,4 +59,9 @@ class LakeReader:
 
     def _read(self, work: Callable[[LakeQuery, Manifest], Read]) -> Read:
         with self._lake.at_cut() as (lake, manifest):
+            if self._deployment not in (None, manifest.deployment):
+                where = (
+                    f"{self.folder.path}: it is the lake of deployment {manifest.deployment!r}, and this is {self._deployment!r}"
+                )
+                raise ForeignLake(f"{where}: take another folder")
             return work(lake, manifest)

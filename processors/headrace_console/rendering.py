@@ -8,10 +8,11 @@ remembered. Texts are cut at `CELL` characters, unless the page is asked for the
 from __future__ import annotations
 
 import json
+import shlex
 import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
@@ -20,6 +21,7 @@ from markupsafe import Markup
 
 from headrace_console import charts
 from headrace_console.action import ConsoleAction
+from headrace_console.page import address_of
 from headrace_console.ring_graphic import nodes_of
 from headrace_console.sankey import flow_graphic
 from headrace_schemas.times import rfc3339
@@ -31,6 +33,7 @@ WHOLE = "whole"
 PATHS = {
     "interaction": "examples",
     "release": "releases", "version": "versions", "batch": "batches", "run": "runs", "bucket": "buckets", "example": "examples",
+    "lineage": "lineage",
 }  # fmt: skip
 _PLAIN = frozenset("\n\t")
 # Counters of stages whose records came out on another topic than the input.
@@ -91,7 +94,7 @@ def environment(known: frozenset[str] = frozenset(), actions: Collection[Console
         if name is None or name == "":
             return Markup("")
         head = PATHS.get(kind, "")
-        target = f"/{head}/{quote(str(name), safe='/:')}" if head in known else f"/find?{urlencode({'what': str(name)})}"
+        target = (address_of(head, str(name)) if head in known else None) or f"/find?{urlencode({'what': str(name)})}"
         label = str(name) if text is None else str(text)
         return Markup('<a href="{}" title="{}">{}</a>').format(target, shown(str(name)), shown(label))
 
@@ -112,6 +115,7 @@ def environment(known: frozenset[str] = frozenset(), actions: Collection[Console
         "whole": WholeText,
         "raw": RawText,
         "share": share,
+        "argument": shlex.quote,
     }
 
     @pass_context

@@ -8,13 +8,14 @@ from typing import Any
 from msgspec import Struct
 
 BAR = 152  # width of the bar of what a stage's records became; its box is 176 wide
-_AT = {
+_AT = {  # every stage of the topology; a test holds that
     "intake": (246, 16),
+    "link": (246, 136),
+    "attribute": (246, 256),
     "reward": (492, 16),
     "curate": (738, 16),
-    "train": (738, 196),
-    "release": (492, 196),
-    "link": (246, 196),
+    "train": (738, 256),
+    "release": (492, 256),
 }
 
 

@@ -20,7 +20,7 @@ from headrace_console.access import SESSION_SECONDS, ConsoleAccess, TokenAccess
 from headrace_console.actions import actions
 from headrace_console.asking import ActionDesk
 from headrace_console.doctor_watch import DoctorSeen, DoctorWatch
-from headrace_console.guard import FORM_TOKEN, VISITOR, Handler, guard, hardened
+from headrace_console.guard import FORM_TOKEN, VISITOR, Handler, form_of, guard, hardened
 from headrace_console.live import LiveFeed
 from headrace_console.page import GROUPS, ConsolePage, PageMissing, PageRequest, PageVisitor
 from headrace_console.pages import pages
@@ -139,7 +139,7 @@ class ConsoleSite:
             "asked": None,
             "visitor": visitor,
             "deployment": self._settings.deployment,
-            "path": request.path,
+            "path": "/" + request.rel_url.raw_path.lstrip("/\\"),  # `//host/` would lead to another site
             "query": _query(request),
             "pages": self._pages,
             "navigation": [(group, listed) for group, listed in navigation if listed],
@@ -165,7 +165,9 @@ class ConsoleSite:
             status, text = 404, str(error)
         except QueryRefused as error:
             status, text = 400, str(error)
-        except (LakeBusy, QueryStopped, LakeError) as error:
+        except QueryStopped as error:  # not to be tried again by itself: it would take as long
+            status, text = 503, str(error)
+        except (LakeBusy, LakeError) as error:
             status, text = 503, str(error)
             headers["Retry-After"] = str(RETRY_SECONDS)
         except Exception as error:
@@ -176,7 +178,13 @@ class ConsoleSite:
         template = "sign_in.html" if status == 401 and self._access.sign_in else "error.html"
         visitor = request.get(VISITOR)
         body = self._rendered(
-            template, request, visitor, status=status, title=_TITLES.get(status, "That did not work"), text=text
+            template,
+            request,
+            visitor,
+            status=status,
+            title=_TITLES.get(status, "That did not work"),
+            text=text,
+            again="Retry-After" in headers,
         )
         return web.Response(text=body, content_type="text/html", status=status, headers=headers)
 
@@ -197,7 +205,7 @@ class ConsoleSite:
     async def _sign_in(self, request: web.Request) -> web.StreamResponse:
         if not isinstance(self._access, TokenAccess):
             raise web.HTTPNotFound(text="who you are is said by the proxy before this console")
-        session = self._access.session(str((await request.post()).get("token", "")).strip())
+        session = self._access.session((await form_of(request)).get("token", "").strip())
         if session is None:
             raise web.HTTPUnauthorized(text="that is not the token: `headrace console` prints it when it starts")
         response = web.Response(status=303, headers={"Location": "/"})
@@ -214,7 +222,7 @@ class ConsoleSite:
 
 
 def _query(request: web.Request) -> dict[str, str]:
-    """What stands behind `?`, the first of each name; without what only says how the page is shown."""
+    """What stands behind `?`, the first of each name."""
     return {name: request.query.getone(name) for name in request.query}
 
 

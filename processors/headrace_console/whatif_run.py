@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from headrace_schemas.root_error import NO, HeadraceError
@@ -90,10 +91,10 @@ class WhatIfRun:
         try:
             about = json.loads((self._folder / "asked.json").read_text(encoding="utf-8"))
             said = (self._folder / "said.txt").read_bytes()[-_LAST_BYTES:].decode(errors="replace").split("\n")
+            asked = msgspec.convert(about, TrialAsked)
         except (OSError, ValueError):
             return TrialSeen()
-        started = about.pop("started_ms", None)
-        asked = TrialAsked(**about)
+        started = about.get("started_ms")
         last = next((line for line in reversed(said) if line.strip()), "")
         lock = self._lock()
         if lock is None:

@@ -59,9 +59,7 @@ class LakeQuery:
             columns = [str(column[0]) for column in found.description or ()]
             rows, more = _taken(found, most, most_bytes)
         except duckdb.InterruptException as error:
-            raise QueryStopped(
-                f"SQL: the query was stopped after {self._seconds:g} s: ask for less, or give --seconds"
-            ) from error
+            raise QueryStopped(f"SQL: the query was stopped after {self._seconds:g} s: ask for less") from error
         except duckdb.OutOfMemoryException as error:
             raise QueryStopped(
                 f"SQL: the query needs more than {MEMORY} of memory and {SPILLED} of disk: ask for less"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import stat
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from headrace_cli.main import invoke
 from headrace_console import access as access_module
@@ -76,6 +79,11 @@ def test_a_proxy_is_believed_by_its_address_and_its_secret() -> None:
     assert access.visitor(said, {}, None) is None
     assert access.visitor({**said, "X-Headrace-Secret": SECRET[:-1]}, {}, "10.1.2.3") is None
     assert access.visitor({**said, "X-Forwarded-User": " "}, {}, "10.1.2.3") is None
+    for name in said:  # once by the visitor, once by the proxy: whose word it is can't be known
+        twice = CIMultiDictProxy(CIMultiDict([(name, "operator"), *said.items()]))
+        assert access.visitor(twice, {}, "10.1.2.3") is None, name
+    assert access.visitor(said, {}, "::ffff:10.1.2.3") is not None  # the same address, on a socket for both kinds
+    assert access.visitor({**said, "X-Headrace-Secret": "\udcff"}, {}, "10.1.2.3") is None
     nobody = access.visitor({name: said[name] for name in ("X-Headrace-Secret", "X-Forwarded-User")}, {}, "10.1.2.3")
     assert nobody is not None
     assert nobody.rights == {"viewer"}
@@ -198,6 +206,7 @@ def test_roles_are_kept(lake: LakeFolder, tmp_path: Path) -> None:
         hidden, raw = (json.loads(console.ask(place, cookie=None, headers=who).text)["event"]["data"] for who in (viewer, whole))
         assert hidden["value_base64"] == "(raw: for the role privacy)"
         assert raw["value_base64"] != hidden["value_base64"]
+        assert hidden["headers"] == hidden["value_base64"] != raw["headers"]
 
 
 def test_the_token_stands_in_no_page_and_no_header(site: ServedConsole) -> None:
@@ -208,3 +217,40 @@ def test_the_token_stands_in_no_page_and_no_header(site: ServedConsole) -> None:
 
 def test_too_large_a_form_is_not_read(site: ServedConsole) -> None:
     assert site.ask("/do/pause", form={"reason": "x" * 300_000}).status == 413
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/x-www-form-urlencoded; charset=nonsense", b"token=x"),
+        ("application/x-www-form-urlencoded", b"token=\xff"),
+        ("application/x-www-form-urlencoded; charset=utf-7", b"token=+2AA-"),
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=a", b"--a\r\n"),
+    ],
+)
+def test_a_form_that_can_not_be_read_is_refused_in_one_line(
+    site: ServedConsole, kind: str, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in ("/session", "/do/pause"):
+        answer = site.ask(path, body=body, headers={"Content-Type": kind})
+        assert answer.status == 400, answer.text
+        assert "the form can&#39;t be read" in answer.text
+    assert caplog.records == []
+
+
+def test_a_header_or_a_cookie_that_is_no_text_is_nobodys(site: ServedConsole, caplog: pytest.LogCaptureFixture) -> None:
+    for path, cookie in (("/", "headrace-test=1.x.\xff"), ("/assets/console.js", "headrace-test=\xff")):
+        assert site.ask(path, cookie=cookie).status == (401 if path == "/" else 200)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("path", ["//evil.example/x", "/%5Cevil.example/x", "/%2Fevil.example/x", "///evil.example"])
+def test_the_sign_in_page_leads_to_no_other_site(site: ServedConsole, path: str) -> None:
+    answer = site.ask(path, cookie=None)
+    assert answer.status == 401
+    links = [html.unescape(link) for link in re.findall(r'href="([^"]*)"', answer.text)]
+    assert links
+    assert [urljoin(f"{site.address}/session", link.replace("\\", "/")).startswith(site.address) for link in links] == [
+        True
+    ] * len(links)

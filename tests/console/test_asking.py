@@ -152,11 +152,16 @@ def test_a_mute_a_retraction_and_an_erasure_are_events_with_their_words(asking: 
     assert (muted["subject"], muted["reason"], muted["until"]) == (model["open"][0]["subject"], "away", "2030-01-01T00:00:00Z")
 
     for action, name in (("retract", "hostile-1"), ("forget", "somebody")):
-        form = {**form_of(asking.ask(f"/do/{action}?subject={name}").text), "reason": "they asked", "typed": "other"}
+        dialog = asking.ask(f"/do/{action}?subject={name}").text
+        assert ('name="reason"' in dialog) == (action == "retract")  # the event of an erasure keeps no words
+        form = {**form_of(dialog), "typed": "other"} | ({"reason": "they asked"} if action == "retract" else {})
         assert "can&#39;t be undone" in asking.ask(f"/do/{action}", form=form).text
         assert "published; 0 examples" in asking.ask(f"/do/{action}", form={**form, "typed": name}).text
     values = [json.loads(value or b"") for value, _ in asyncio.run(records(settings, "interactions"))]
-    assert sorted(value["type"] for value in values) == ["headrace.interaction.retracted.v1", "headrace.subject.erased.v1"]
+    assert sorted((value["type"], value["source"], value["data"].get("reason")) for value in values) == [
+        ("headrace.interaction.retracted.v1", "console:tester", "they asked"),
+        ("headrace.subject.erased.v1", "console:tester", None),
+    ]
 
 
 @pytest.mark.kafka
@@ -179,6 +184,25 @@ def test_a_redrive_of_letters_publishes_them_once(asking: ServedConsole, setting
     again = {**form, "request_id": "1" * 32}
     assert "were before" in asking.ask("/do/redrive", form=again).text
     assert asyncio.run(records(settings, "interactions")) == first
+
+
+def test_a_form_that_is_sent_again_with_other_words_is_not_answered_as_if_they_counted(
+    site: ServedConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Any] = []
+
+    async def publishes(_: Settings, event: Any) -> None:
+        said.append(event.data)
+
+    monkeypatch.setattr(review, "publish", publishes)
+    form = {**form_of(site.ask("/review").text), "score": "2", "corrected": "", "reason": "first"}
+    for _ in range(2):
+        assert "published; it counts" in site.ask("/do/rate", form=form).text
+    for other in ({"score": "5"}, {"reason": "second"}, {"subject": "hostile-1"}):
+        answer = site.ask("/do/rate", form={**form, **other}).text
+        assert "published; it counts" not in answer
+        assert "this form has been sent before, with other words" in answer
+    assert [each.score for each in said] == [2.0]
 
 
 def test_a_review_is_done_by_keys(chromium: Browser, site: ServedConsole, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,18 +9,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from jinja2 import UndefinedError
 
 from headrace_console import live, reading
+from headrace_console.doctor_watch import DoctorWatch
 from headrace_console.page import ConsolePage, PageRequest
 from headrace_console.reading import QUERIES, LakeBusy, LakeReader
 from headrace_console.rendering import CELL, environment, shown
-from headrace_console.ring_graphic import BAR, pieces_of
+from headrace_console.ring_graphic import BAR, nodes_of, pieces_of
 from headrace_console.status_watch import StatusWatch
-from headrace_lake.manifest import LakeFolder
+from headrace_lake.manifest import ForeignLake, LakeFolder
 from headrace_lake.query import QueryStopped
+from headrace_schemas.topology import TOPOLOGY
 from headrace_streams.settings import Settings
 from support.console import served
 
@@ -82,20 +85,27 @@ def test_errors_of_a_page_are_pages_with_what_to_do(
     def broken(asked: PageRequest) -> Any:
         raise ValueError("secret detail")
 
+    def busy(asked: PageRequest) -> Any:
+        raise LakeBusy("one more")
+
     monkeypatch.setattr(reading, "SECONDS", 0.2)
-    pages_of(slow=lambda asked: asked.lake.run(SLOW), wrong=lambda asked: asked.lake.run("DROP TABLE x"), broken=broken)
+    pages_of(
+        slow=lambda asked: asked.lake.run(SLOW), wrong=lambda asked: asked.lake.run("DROP TABLE x"), broken=broken, busy=busy
+    )
     with served(lake, Settings(data_dir=tmp_path)) as console:
-        for path, status, words in (
-            ("/slow", 503, "stopped after 0.2 s"),
-            ("/wrong", 400, "one SELECT is asked for"),
-            ("/broken", 500, "the console's log says where"),
-            ("/none", 404, "there is no page /none"),
+        for path, status, words, again in (
+            ("/slow", 503, "stopped after 0.2 s: ask for less", False),  # it would be stopped again, at the same cost
+            ("/busy", 503, "one more", True),
+            ("/wrong", 400, "one SELECT is asked for", False),
+            ("/broken", 500, "the console's log says where", False),
+            ("/none", 404, "there is no page /none", False),
         ):
             page, data = console.ask(path), console.ask(f"{path}?format=json")
             assert (page.status, data.status) == (status, status)
             assert words in page.text.replace("&#39;", "'")
             assert words in json.loads(data.text)["error"]
-            assert (page.headers["Retry-After"] is not None) == (status == 503)
+            assert (page.headers["Retry-After"] is not None, "data-retry" in page.text) == (again, again)
+            assert "--seconds" not in page.text
             assert "secret detail" not in page.text
 
 
@@ -114,9 +124,14 @@ def test_an_id_that_does_not_exist_is_a_page_that_says_so(lake: LakeFolder, tmp_
             "/records/signals?partition=-1",
             "/records/signals?before=x,y,z",
             "/records/signals?before=9,9",
+            "/records/signals?partition=%C2%B2",  # a digit of no number
+            "/records/signals?partition=99999999999999999999",
+            "/records/signals?before=%C2%B2,0,0",
             "/find?what=%00%ff",
         )
-        assert [console.ask(path).status for path in strange] == [200] * 4
+        assert [(path, console.ask(path).status) for path in strange] == [(path, 200) for path in strange]
+        for path in (f"/records/signals/{'9' * 30}/0", f"/records/signals/0/{'9' * 5000}", "/examples/none?revision=%C2%B2"):
+            assert console.ask(path).status == 404, path
 
 
 def test_a_text_is_cut_and_whole_when_it_is_asked_for() -> None:
@@ -143,6 +158,18 @@ def test_what_can_not_be_seen_is_shown_by_its_code_point(text: str, page: str) -
     assert rendered("<a title='{{ text }}'>", text=text) == f"<a title='{page}'>"
 
 
+@pytest.mark.parametrize("name", [".", "..", "../../system", "a/../b", "a/."])
+def test_a_name_that_a_browser_would_walk_up_by_is_looked_for(name: str) -> None:
+    link = environment(frozenset({"examples"})).from_string("{{ link('example', v) }}").render(v=name)
+    assert link.startswith(f'<a href="/find?{urlencode({"what": name})}"')
+    assert (
+        environment(frozenset({"examples"}))
+        .from_string("{{ link('example', v) }}")
+        .render(v="a/.b..")
+        .startswith('<a href="/examples/a/.b.."')
+    )
+
+
 def test_values_are_escaped_wherever_they_are_put_and_nothing_undefined_is_shown() -> None:
     calls = (
         "v",
@@ -160,6 +187,13 @@ def test_values_are_escaped_wherever_they_are_put_and_nothing_undefined_is_shown
     with pytest.raises(UndefinedError):
         rendered("{{ nothing }}")
     assert rendered("{{ v }}", v=None) == ""
+
+
+def test_every_stage_has_a_place_of_its_own_on_the_ring() -> None:
+    empty = dict.fromkeys(("records", "lag", "rate", "waited_seconds", "wrong", "accounted"), 0)
+    nodes = nodes_of([{"stage": stage.name, "shares": [], **empty} for stage in TOPOLOGY])
+    assert [node.stage for node in nodes] == [stage.name for stage in TOPOLOGY]
+    assert len({(node.x, node.y) for node in nodes}) == len(nodes)
 
 
 def test_the_bar_of_a_stage_is_as_long_as_all_its_pieces() -> None:
@@ -201,3 +235,29 @@ def test_connections_that_keep_pages_new_are_bounded(lake: LakeFolder, tmp_path:
     with served(lake, Settings(data_dir=tmp_path)) as console:
         answer = console.ask("/live")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+
+
+def test_a_lake_of_another_deployment_is_said_and_not_shown(lake: LakeFolder) -> None:
+    async def read() -> None:
+        reader = LakeReader(lake, "ours")
+        with pytest.raises(ForeignLake, match="the lake of deployment 'memory', and this is 'ours'"):
+            await reader.read(lambda *_: None)
+        reader.close()
+        own = LakeReader(lake, "memory")
+        assert await own.read(lambda *_: 1) == 1
+        own.close()
+
+    asyncio.run(read())
+
+
+def test_a_doctor_that_fails_is_a_finding_and_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> Any:
+        raise OSError("no such broker")
+
+    watch = DoctorWatch(fails)
+    end = time.monotonic() + 20
+    while (seen := watch.look()).asking:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert [(each.what, each.verdict) for each in seen.findings] == [("doctor", "broken")]
+    assert "no such broker" in seen.findings[0].detail

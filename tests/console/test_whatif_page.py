@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,6 +111,7 @@ def test_a_report_holds_no_text_of_anybody(tried: dict[str, Any], console: Serve
         (POLICY, {"since": "yesterday"}, "&#39;yesterday&#39; is no RFC 3339 time"),
         (POLICY, {"reason": " "}, "a reason is asked for"),
         (POLICY, {"lake": "/etc"}, "it is one of"),
+        (POLICY, {"bucket": "sql/\0x"}, "no bucket has a name like that"),
     ],
 )
 def test_what_can_not_be_tried_is_said_in_the_form(
@@ -139,6 +141,14 @@ def test_one_trial_runs_at_a_time_and_one_that_fails_says_why(console: ServedCon
         time.sleep(0.1)
     assert (seen.asked, seen.report) == (wanted, None)
     assert "bucket 'sql/nobody' has no example under either policy" in (seen.error or "")
+
+
+@pytest.mark.parametrize("kept", ["{", "[]", '{"who": 1}', '{"policy": "", "by": "x", "reason": 1}'])
+def test_what_is_kept_of_a_trial_and_can_not_be_read_is_no_trial(kept: str, tmp_path: Path) -> None:
+    run = WhatIfRun(tmp_path)
+    (tmp_path / "asked.json").write_text(kept)
+    (tmp_path / "said.txt").write_text("")
+    assert run.seen().asked is None
 
 
 def test_a_console_that_starts_anew_shows_the_last_trial(tried: dict[str, Any], console: ServedConsole) -> None:

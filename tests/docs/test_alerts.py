@@ -11,6 +11,7 @@ import drawn
 import pytest
 import yaml
 
+from headrace_schemas.topology import TOPOLOGY
 from support.readme import ROOT
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -37,6 +38,11 @@ def test_each_alert_is_tested_to_fire_and_to_be_silent() -> None:
     assert len(set(names)) == len(names)
     assert fires == set(names)
     assert silent >= {alert["alert"] for alert in ALERTS if "for" in alert}
+
+
+def test_every_stage_but_a_trainer_is_asked_for() -> None:
+    (expression,) = [alert["expr"] for alert in ALERTS if alert["alert"] == "HeadraceStageAbsent"]
+    assert re.findall(r'stage="(\w+)"', expression) == [stage.name for stage in TOPOLOGY if stage.name != "train"]
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])

@@ -14,6 +14,7 @@ from msgspec import structs
 from headrace_lake.learning_state import learning_state
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import LakeQuery, opened
+from headrace_lake.read_models import example_view as example_module
 from headrace_lake.read_models.example_list import ExampleFilter, ExampleRow, FilterRefused, example_list
 from headrace_lake.read_models.example_view import example_view
 from headrace_lake.read_models.paging import CursorRefused, PageCursor
@@ -225,6 +226,25 @@ def test_an_example_shows_all_that_is_known_of_it(lake: LakeQuery) -> None:
     assert both.revisions[1].changed[:2] == ["reward", "quality"]
     assert example_view(lake, "both-1", 1) != both
     assert example_view(lake, "no such id") is None
+
+
+def test_of_an_example_with_more_revisions_than_are_shown_the_newest_are(
+    lake: LakeQuery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = example_view(lake, "both-1")
+    assert whole is not None
+    monkeypatch.setattr(example_module, "REVISIONS", 1)
+    view = example_view(lake, "both-1")
+    assert view is not None
+    assert view.revision == whole.revision == 2
+    assert [each.revision for each in view.revisions] == [2]
+
+
+def test_a_twin_is_looked_for_in_the_newest_rejections_alone(lake: LakeQuery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example_module, "TWINNED", 0)
+    views = [view for name in ("same-a-1", "same-b-1") if (view := example_view(lake, name)) is not None and view.rejections]
+    [why] = views[0].rejections
+    assert (why.reason, why.twin, why.note) == ("duplicate", None, "a twin is looked for in the newest rejections alone")
 
 
 def test_an_interaction_of_which_nothing_was_said_has_a_page(ring: MemoryRing, lake: LakeQuery) -> None:

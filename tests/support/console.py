@@ -132,12 +132,16 @@ class ServedConsole:
         path: str,
         *,
         form: Mapping[str, str] | None = None,
+        body: bytes | None = None,
         cookie: str | None = "",
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """GET, or POST of a form, of somebody who is signed in (unless `cookie` says otherwise), as a browser sends it."""
-        sent = {"Cookie": self.cookie if cookie == "" else cookie or "", **({"Origin": self.address} if form is not None else {})}
-        body = None if form is None else urlencode(form).encode()
+        """GET, or POST of a form or a `body`, of somebody signed in (unless `cookie` says otherwise), as a browser does."""
+        sent = {
+            "Cookie": self.cookie if cookie == "" else cookie or "",
+            **({"Origin": self.address} if (form, body) != (None, None) else {}),
+        }
+        body = body if form is None else urlencode(form).encode()
         request = urllib.request.Request(self.address + path, data=body, headers={**sent, **(headers or {})})
         try:
             with _OPENER.open(request, timeout=30) as found:

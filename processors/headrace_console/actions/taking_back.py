@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from headrace_console.action import ActionAnswer, ActionEffect, ActionRefused, ActionRequest, ConsoleAction
 from headrace_console.page import PageMissing, PageRequest
 from headrace_schemas.codec import decode, encode
@@ -60,6 +62,7 @@ async def _forget(settings: Settings, request: ActionRequest) -> ActionAnswer:
 
 async def _published(settings: Settings, kind: type[Any], data: Any, request: ActionRequest) -> None:
     event = requests.request(kind, data, request.request_id)
+    event = structs.replace(event, source=f"console:{request.requested_by}")  # `data` has no place for who asked
     try:
         decode(encode(event))
     except DecodeError as error:
@@ -88,6 +91,13 @@ ACTIONS = [
         final=True,
     ),
     ConsoleAction(
-        name="forget", title="Forget", subject="data subject", right="privacy", effect=_forgetting, perform=_forget, final=True
+        name="forget",
+        title="Forget",
+        subject="data subject",
+        right="privacy",
+        effect=_forgetting,
+        perform=_forget,
+        final=True,
+        reason="",  # words about somebody who is to be forgotten would stay
     ),
 ]

@@ -41,6 +41,8 @@ async def _perform(settings: Settings, request: ActionRequest) -> ActionAnswer:
     given = {name: request.fields.get(name, "").strip() for name in ("since", "bucket")}
     policy = request.fields.get("policy", "").replace("\r\n", "\n")
     _check(policy, given["since"])
+    if not given["bucket"].isprintable():
+        raise ActionRefused(f"{given['bucket']!r}: no bucket has a name like that")
     asked = TrialAsked(policy=policy, by=request.requested_by, reason=request.reason, **given)
     try:
         run_of(settings).start(asked, Path(request.fields["lake"]), settings.deployment)

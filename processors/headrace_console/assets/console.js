@@ -107,6 +107,7 @@ if (!signIn()) {
     document.addEventListener("visibilitychange", () => { follow(); if (!document.hidden) refresh(); });
     follow();
   } else if (document.querySelector("[data-retry]")) {
-    setTimeout(() => location.reload(), RETRY);
+    const retry = () => document.hidden ? document.addEventListener("visibilitychange", retry, { once: true }) : location.reload();
+    setTimeout(retry, RETRY);  // a tab that nobody looks at asks for nothing
   }
 }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
-from headrace_console.page import ConsolePage, PageRequest
+from headrace_console.page import ConsolePage, PageRequest, address_of
 
 
 def contents(asked: PageRequest) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def _address(asked: PageRequest, page: ConsolePage) -> str | None:
     if page.sample is None:
         return page.path
     rows = asked.lake.run(f"SELECT * FROM ({page.sample}) LIMIT 1").rows
-    return page.path[: page.path.rindex("{")] + quote(str(rows[0][0]), safe="/:") if rows else None
+    return address_of(page.path[1 : page.path.rindex("{") - 1], str(rows[0][0])) if rows else None
 
 
 PAGES = [

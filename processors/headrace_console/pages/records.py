@@ -6,14 +6,15 @@ import json
 from datetime import UTC
 from typing import Any
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_console.page import ConsolePage, PageMissing, PageRequest, number_in
 from headrace_lake.manifest import LAKE_TOPICS
 from headrace_lake.segments import IDS
 from headrace_lake.views import KIND, table_of
 from headrace_schemas.topology import TOPOLOGY
 
 ROWS = 50
-RAW = {"dead-letters": "value_base64"}  # raw texts, for the privacy role: nothing is scrubbed in them
+# Raw texts, for the privacy role: nothing is scrubbed in them.
+RAW = {"dead-letters": ("key_base64", "value_base64", "headers")}
 _SHOWN = ", ".join(("topic", "partition", "log_offset", "appended_at", f"{KIND} AS kind", "key", "origin", *IDS))
 _OLDER = "(appended_at, partition, log_offset) < (make_timestamp($at * 1000), $partition, $offset)"
 
@@ -32,18 +33,16 @@ def records(asked: PageRequest) -> dict[str, Any]:
     if "stage" in given:
         conditions.append("starts_with(origin, $stage)")
         values["stage"] = f"{given['stage']}/"
-    if given.get("partition", "").isdigit():
+    if (number := number_in(given.get("partition", ""), 9)) is not None:
         conditions.append("partition = $number")
-        values["number"] = int(given["partition"])
+        values["number"] = number
     if "bucket" in given:
         conditions.append("bucket = $bucket")
         values["bucket"] = given["bucket"]
     narrowed = " AND ".join(conditions)
-    before = asked.query.get("before", "").split(",")
-    older = "true"
-    if len(before) == 3 and all(part.isdigit() and len(part) < 16 for part in before):
-        older = _OLDER
-    page = dict(zip(("at", "partition", "offset"), map(int, before), strict=True)) if older == _OLDER else {}
+    before = [number_in(part, 15) for part in asked.query.get("before", "").split(",")]
+    older = _OLDER if len(before) == 3 and None not in before else "true"
+    page = dict(zip(("at", "partition", "offset"), before, strict=True)) if older == _OLDER else {}
     found = asked.lake.run(
         f"SELECT {_SHOWN} FROM {table_of(topic)} WHERE {narrowed} AND {older} "
         f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {ROWS + 1}",
@@ -68,7 +67,8 @@ def record(asked: PageRequest) -> dict[str, Any]:
     """One record: where it lies, who wrote it from what, and all that it says."""
     topic, _, rest = asked.names["place"].partition("/")
     partition, _, offset = rest.partition("/")
-    found = record_at(asked, topic, int(partition), int(offset))
+    place = number_in(partition, 9), number_in(offset, 18)
+    found = None if place[0] is None or place[1] is None else record_at(asked, topic, place[0], place[1])
     if found is None:
         cut = asked.manifest.cut.get(f"{topic}/{partition}")
         where = f"it has {topic}/{partition} up to {cut}" if cut is not None else f"it has no {topic}/{partition}"
@@ -89,10 +89,9 @@ def record_at(asked: PageRequest, topic: str, partition: int, offset: int) -> di
         return None
     found = rows[0]
     event = _object(found.pop("value"))
-    withheld = RAW.get(topic)
     data = event.get("data") if isinstance(event, dict) else None
-    if withheld and isinstance(data, dict) and withheld in data and not asked.visitor.may("privacy"):
-        data[withheld] = "(raw: for the role privacy)"
+    if isinstance(data, dict) and not asked.visitor.may("privacy"):
+        data |= {name: "(raw: for the role privacy)" for name in RAW.get(topic, ()) if name in data}
     return {"record": found, "made_of": _made_of(found["origin"]), "event": event}
 
 

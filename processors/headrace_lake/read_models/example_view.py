@@ -32,7 +32,8 @@ from headrace_schemas.inputs import Interaction, Message, Text
 from headrace_schemas.plain_chat import answer_text
 from headrace_schemas.splits import split_of
 
-REVISIONS, NOTED = 200, 500
+REVISIONS, NOTED = 200, 500  # records of an example and rejections, the newest, that are shown
+TWINNED = 5  # rejections, the newest, whose twin is looked for: each may read 2,000 revisions
 
 
 class TextBlock(Struct, frozen=True):
@@ -94,7 +95,9 @@ class ExampleView(Struct, frozen=True, kw_only=True):
 
 def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> ExampleView | None:
     """Of an example's or an interaction's id, at one of its revisions or the newest; None where nothing was ever said of it."""
-    told = recorded(lake, "examples", "example_id = $name OR interaction_id = $name", {"name": name}, limit=REVISIONS)
+    told = recorded(
+        lake, "examples", "example_id = $name OR interaction_id = $name", {"name": name}, limit=REVISIONS, newest=True
+    )
     settled = [each for each in told if isinstance(each.event, ExampleSettled)]
     told = [each for each in told if isinstance(each.event, ExampleRewarded | ExampleWithdrawn)]
     rewarded = [each for each in told if isinstance(each.event, ExampleRewarded)]
@@ -105,7 +108,8 @@ def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> Exa
         return None
     shown = _at(rewarded, revision)
     example = None if shown is None else _example(shown)
-    rejected = recorded(lake, "rejections", "interaction_id = $id", {"id": interaction_id}, limit=NOTED)
+    rejected = recorded(lake, "rejections", "interaction_id = $id", {"id": interaction_id}, limit=NOTED, newest=True)
+    rejected = [each for each in rejected if isinstance(each.event, ExampleRejected)]
     state, found = state_and_lineage(lake, interaction_id)
     went = [] if found is None else [one for kind in ("batch", "run", "version", "release") for one in found.of(kind)]
     content = example.content if example is not None else interaction  # None while only others have spoken of it
@@ -130,8 +134,8 @@ def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> Exa
         balance=None if example is None else example.weights.balance,
         revisions=_revisions(told),
         rejections=[
-            rejection_reason(lake, each, _at(rewarded, each.event.data.revision))
-            for each in rejected
+            rejection_reason(lake, each, _at(rewarded, each.event.data.revision), twins=number >= len(rejected) - TWINNED)
+            for number, each in enumerate(rejected)
             if isinstance(each.event, ExampleRejected)
         ],
         timeline=_timeline([*signals, *told, *settled, *rejected]),

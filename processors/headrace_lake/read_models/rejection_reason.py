@@ -54,8 +54,11 @@ class RejectionReason(Struct, frozen=True, kw_only=True):
     note: str | None = None
 
 
-def rejection_reason(lake: LakeQuery, rejected: RecordedEvent, example: RecordedEvent | None) -> RejectionReason:
-    """Of a rejection on the log; `example`: the revision that it is about, where the lake has it."""
+def rejection_reason(
+    lake: LakeQuery, rejected: RecordedEvent, example: RecordedEvent | None, *, twins: bool = True
+) -> RejectionReason:
+    """Of a rejection on the log; `example`: the revision that it is about, where the lake has it. `twins`: what put it out is
+    looked for, too."""
     assert isinstance(rejected.event, ExampleRejected)
     said = rejected.event.data
     known: dict[str, Any] = {
@@ -76,7 +79,9 @@ def rejection_reason(lake: LakeQuery, rejected: RecordedEvent, example: Recorded
     version = rules.activation.version
     figure, value, bound, key = _figure(said, example.event.data, policy, version)
     twin, note = None, None
-    if said.reason in TWIN_REASONS:
+    if said.reason in TWIN_REASONS and not twins:
+        note = "a twin is looked for in the newest rejections alone"
+    elif said.reason in TWIN_REASONS:
         twin = _twin(lake, said, example, source, policy, version)
         if twin is None and said.reason != "overflow":
             note = f"its twin is not among the {TWINS} revisions of the bucket before it"
@@ -142,7 +147,7 @@ def _twin(
         if other is None or not isinstance(other.event, ExampleRewarded):
             return None
         ours, theirs = _appraised([example, other], policy, version)
-        return _made(example, other, _similarity(ours, theirs))
+        return _made(example, other, _similarity(ours, theirs), version)
     if said.reason not in ("duplicate", "near_duplicate"):
         return None
     before = recorded(
@@ -160,7 +165,7 @@ def _twin(
     alike = [(_similarity(looked_at[0], appraised) or 0.0, number) for number, appraised in enumerate(looked_at[1:])]
     least = 1.0 if said.reason == "duplicate" else policy.near_duplicate or 1.0
     best, number = max(alike, default=(0.0, 0))
-    return None if best < least else _made(example, others[number], best)
+    return None if best < least else _made(example, others[number], best, version)
 
 
 def _appraised(records: Sequence[RecordedEvent], policy: CuratePolicy, version: int) -> list[Appraisal]:
@@ -177,10 +182,10 @@ def _similarity(one: Appraisal, other: Appraisal) -> float | None:
     return round(near_duplicates.similarity(one.sketch, other.sketch), 4)
 
 
-def _made(example: RecordedEvent, other: RecordedEvent, similarity: float | None) -> RejectionTwin:
+def _made(example: RecordedEvent, other: RecordedEvent, similarity: float | None, version: int) -> RejectionTwin:
     assert isinstance(example.event, ExampleRewarded)
     assert isinstance(other.event, ExampleRewarded)
-    ours, theirs = (texts_of(3, each.content) for each in (example.event.data, other.event.data))
+    ours, theirs = (texts_of(version, each.content) for each in (example.event.data, other.event.data))
     twin = other.event.data
     return RejectionTwin(
         example_id=twin.example_id,

@@ -130,11 +130,11 @@ def version_view(
     if made is None or not isinstance(made.event, ModelVersionCreated):
         return None
     version = made.event.data
-    evaluated = recorded(lake, "outcomes", f"{event('evaluation.completed')} AND {where}", named, limit=LOOKS)
+    evaluated = recorded(lake, "outcomes", f"{event('evaluation.completed')} AND {where}", named, limit=LOOKS, newest=True)
     evaluation = evaluated[-1] if evaluated else None
     compared = evaluation.event.data if evaluation is not None and isinstance(evaluation.event, EvaluationCompleted) else None
     looks = _looks(lake, version.bucket, version_id)
-    answered = recorded(lake, "releases.history", f"{DECISIONS} AND {where}", named, limit=LOOKS)
+    answered = recorded(lake, "releases.history", f"{DECISIONS} AND {where}", named, limit=LOOKS, newest=True)
     decision = _decision(answered[-1]) if answered else None
     policy = None if evaluation is None else _policy(lake, answered[-1] if answered else None, evaluation)
     summary = _summary(
@@ -241,7 +241,9 @@ def _comparisons(lake: LakeQuery, ids: Sequence[str]) -> dict[str, Comparison]:
 
 
 def _answers(lake: LakeQuery, ids: Sequence[str]) -> dict[str, RecordedEvent]:
-    answered = recorded(lake, "releases.history", f"{DECISIONS} AND list_contains($ids, version_id)", {"ids": list(ids)})
+    answered = recorded(
+        lake, "releases.history", f"{DECISIONS} AND list_contains($ids, version_id)", {"ids": list(ids)}, newest=True
+    )
     return {decision.version_id: each for each in answered if (decision := _decision(each)).version_id is not None}
 
 
@@ -253,6 +255,7 @@ def _looks(lake: LakeQuery, bucket: str, version_id: str) -> list[EvidenceLook]:
         f"{DECISIONS} AND bucket = $bucket AND contains(try(value->>'$.data.evidence'), $id)",
         {"bucket": bucket, "id": version_id},
         limit=LOOKS,
+        newest=True,
     )
     return [
         EvidenceLook(place=str(each.place), appended_ms=each.appended_ms, release_id=_decision(each).release_id, evidence=head)
