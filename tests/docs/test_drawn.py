@@ -93,7 +93,7 @@ def test_every_key_that_people_may_set_says_what_it_means(model: type[BaseModel]
 
 def test_the_page_of_the_lake_names_every_topic_that_it_holds() -> None:
     held = (
-        (README.parent / "docs" / "lake.md")
+        (drawn.ROOT / "docs" / "lake.md")
         .read_text(encoding="utf-8")
         .partition("Every committed record of ")[2]
         .partition(". Not ")[0]
