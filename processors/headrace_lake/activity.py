@@ -2,7 +2,8 @@
 
 What a page shows of all time, or of the last hour, is then read from some rows a minute instead of every record. A file of
 counts belongs to one segment and has its name, so that the counts of a manifest's segments are those of its cut. It may be
-absent: whoever asks counts that segment itself, and the next feeder makes it anew. Knows segments and DuckDB, no cut.
+absent: whoever asks counts that segment itself, and the next feeder makes it anew, as it does one that was damaged. Knows
+segments and DuckDB, no cut.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import duckdb
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 from headrace_lake.manifest import LakeFolder
@@ -53,6 +55,23 @@ def keep_activity(folder: LakeFolder, segments: Iterable[Segment]) -> int:
     return len(absent)
 
 
+def remove_damaged(folder: LakeFolder, segments: Iterable[Segment]) -> int:
+    """Removes counts that can't be read, or that do not add up to the records of their segment; how many. Feeder only."""
+    kept = [(segment, folder.activity_file(segment)) for segment in segments]
+    damaged = [file for segment, file in kept if file.exists() and _counted(file) != segment.records]
+    for file in damaged:
+        file.unlink()
+    return len(damaged)
+
+
+def _counted(file: Path) -> int | None:
+    try:
+        table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
+        return None if table.schema != _SCHEMA else pyarrow.compute.sum(table["records"]).as_py() or 0
+    except (OSError, pyarrow.ArrowException):
+        return None
+
+
 def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, segments: Sequence[Segment]) -> None:
     paths = {str(folder.file(segment)): segment for segment in segments}
     counted: dict[str, list[Sequence[Any]]] = {path: [] for path in paths}
@@ -67,7 +86,9 @@ def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, segments: S
         target = folder.activity_file(segment)
         temporary = target.with_name(f".{os.getpid()}.writing")
         try:
-            pyarrow.parquet.write_table(pyarrow.table(columns, schema=_SCHEMA), temporary, compression="zstd")
+            pyarrow.parquet.write_table(
+                pyarrow.table(columns, schema=_SCHEMA), temporary, compression="zstd", write_page_checksum=True
+            )
             durable_file.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

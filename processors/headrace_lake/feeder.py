@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import NamedTuple
 
-from headrace_lake.activity import keep_activity
+from headrace_lake.activity import keep_activity, remove_damaged
 from headrace_lake.compaction import compacted
 from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest, Place
@@ -67,6 +67,7 @@ class Feeder:
         self._forget(spans, told)
         if thorough:
             self._folder.remove_activity()
+        await asyncio.to_thread(remove_damaged, self._folder, self.manifest.segments)
         await asyncio.to_thread(keep_activity, self._folder, self.manifest.segments)
 
     async def _mend(self, spans: Mapping[Place, Span], thorough: bool, told: Callable[[str], None]) -> None:

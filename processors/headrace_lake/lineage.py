@@ -10,7 +10,8 @@ An edge says that one record was made of another, whichever way it is gone, so b
                                      what was not taken (duplicates, conflicts)
     drawn prompt > signal            the interaction that it was drawn from
     signal  > published record       of `interactions` or `feedback`, that intake made it of; for feedback that came by a foreign
-                                     id through `refs`, by source and id of the event
+                                     id through `refs`, by source and id of the event; for what was derived of feedback on a
+                                     session, by what it says that it was derived of
 
 What a version has from the adapter that it goes on from is told apart (`inherited`). Knows the edges, decides nothing.
 """
@@ -153,29 +154,54 @@ def _said(up: bool) -> str:
     )
 
 
-_DIRECT = "s.origin LIKE 'intake/%/%/%/%'"
-_LINKED = (
-    f"JOIN {table_of('refs')} f ON f.event_id = s.event_id AND f.source = s.source AND f.event_type = s.event_type "
-    "AND f.origin LIKE 'intake/%/%/%/%'"
+_BY_INTAKE = "f.origin LIKE 'intake/%/%/%/%'"
+_OF_SESSION = event("session_feedback.recorded", "session_feedback.retracted")
+# From a signal to what was published: whose origin names that (s the signal's, f a record's that it came by), how f is found, for
+# which signals, and how the edge is called.
+_WAYS = (
+    ("s", "", "s.origin LIKE 'intake/%/%/%/%'", ""),
+    (
+        "f",
+        f"JOIN {table_of('refs')} f ON f.event_id = s.event_id AND f.source = s.source AND f.event_type = s.event_type "
+        f"AND {_BY_INTAKE}",
+        "s.origin LIKE 'link/%'",
+        "by a foreign id",
+    ),
+    (  # credited anew when an interaction turned up, it was still derived of what was said, whatever its origin names
+        "f",
+        f"JOIN {table_of('sessions')} f ON f.key = try(s.value->>'$.data.attributed_from.session_id') AND f.source = s.source "
+        "AND try(f.value->>'$.data.feedback_id') = try(s.value->>'$.data.attributed_from.feedback_id') "
+        f"AND f.{event('session_feedback.recorded')} AND {_BY_INTAKE}",
+        "s.origin LIKE 'attribute/%'",
+        "by its session",
+    ),
+    (  # taken back, it names nothing that it was derived of
+        "f",
+        f"JOIN {table_of('sessions')} f ON (f.partition, f.log_offset) = ({_made_of('s')}) "
+        f"AND f.{event('session_feedback.retracted')} AND {_BY_INTAKE}",
+        "s.origin LIKE 'attribute/sessions/%'",
+        "by its session",
+    ),
 )
 
 
 def _published(lake: LakeQuery, up: bool) -> list[LineageEdge]:
     """Edges of signals to what was published, at the reached places: signals, or (`up`) records `published`."""
-    signals = table_of("signals")
-    if up:
-        at = "JOIN published p ON p.topic = split_part({0}.origin, '/', 2) AND (p.partition, p.log_offset) = ({1})"
-        direct, linked = (at.format(alias, _made_of(alias)) for alias in ("s", "f"))
-    else:
-        direct = linked = _here("s")
-    found = lake.all(
-        f"SELECT {_pair('s')}, split_part(s.origin, '/', 2), {_made_of('s')}, '' FROM {signals} s {direct} WHERE {_DIRECT} UNION "
-        f"SELECT {_pair('s')}, split_part(f.origin, '/', 2), {_made_of('f')}, 'by a foreign id' FROM {signals} s "
-        f"{_LINKED} {linked} WHERE s.origin LIKE 'link/%'"
-    )
+    selects = []
+    for alias, found_by, where, how in _WAYS:
+        at = _here("s")
+        if up:
+            at = (
+                f"JOIN published p ON p.topic = split_part({alias}.origin, '/', 2) "
+                f"AND (p.partition, p.log_offset) = ({_made_of(alias)})"
+            )
+        selects.append(
+            f"SELECT {_pair('s')}, split_part({alias}.origin, '/', 2), {_made_of(alias)}, '{how}' "
+            f"FROM {table_of('signals')} s {found_by} {at} WHERE {where}"
+        )
     return [
         LineageEdge(RecordPlace("signals", *row[:2]), RecordPlace(*row[2:5]), row[5])
-        for row in found
+        for row in lake.all(" UNION ".join(selects))
         if row[2] in PUBLISHED and row[3] is not None and row[4] is not None
     ]
 
@@ -257,7 +283,11 @@ def _inherited(lake: LakeQuery, records: Iterable[LineageRecord], up: bool) -> l
 def published_fate(lake: LakeQuery, place: RecordPlace) -> str:
     """Why nothing came of a published record, as far as a lake knows."""
     prefix = f"intake/{place.topic}/{place.partition}/{place.offset}/"
-    for topic, what in (("dead-letters", "it is a dead letter"), ("refs", "it waits for its foreign id to be linked")):
+    for topic, what in (
+        ("dead-letters", "it is a dead letter"),
+        ("refs", "it waits for its foreign id to be linked"),
+        ("sessions", "no interaction of its session is credited with it"),
+    ):
         found = lake.all(
             "SELECT try(u.value->>'$.data.error.code'), try(u.value->>'$.data.error.message'), u.partition, u.log_offset "
             f"FROM {table_of(topic)} u WHERE starts_with(u.origin, $prefix)",
@@ -272,7 +302,8 @@ def published_fate(lake: LakeQuery, place: RecordPlace) -> str:
 
 def places_of(lake: LakeQuery, name: str) -> tuple[str, list[RecordPlace]]:
     """(kind, records) that an id means: a release's, version's, evaluation's, run's, batch's, example's, an interaction's (its
-    examples, or its signals while there are none), an event's; or `topic/partition/offset`. ("", []) where there is none."""
+    examples, or its signals while there are none), an event's; or `topic/partition/offset`. Feedback on a session, and what waits
+    for a foreign id, is what was published of it. ("", []) where there is none."""
     if (place := _place(name)) is not None:
         if place.topic in PUBLISHED:
             return "published", [place]
@@ -285,10 +316,19 @@ def places_of(lake: LakeQuery, name: str) -> tuple[str, list[RecordPlace]]:
         return "interaction", found
     if found := _found(lake, "signals", "u.interaction_id = $name", name):
         return "interaction", found
-    said = (
-        "u.event_id = $name OR (u.event_type = 'headrace.feedback.recorded.v1' AND try(u.value->>'$.data.feedback_id') = $name)"
+    said = "u.event_id = $name OR (u.{} AND try(u.value->>'$.data.feedback_id') = $name)"
+    if found := _found(lake, "signals", said.format(event("feedback.recorded")), name):
+        return "event", found
+    held = lake.all(
+        " UNION ".join(
+            f"SELECT split_part(u.origin, '/', 2), {_made_of('u')} FROM {table_of(topic)} u "
+            f"WHERE u.origin LIKE 'intake/feedback/%/%/%' AND ({said.format(kind)})"
+            for topic, kind in (("refs", event("feedback.recorded")), ("sessions", _OF_SESSION))
+        )
+        + " ORDER BY ALL",
+        {"name": name},
     )
-    return ("event", found) if (found := _found(lake, "signals", said, name)) else ("", [])
+    return ("published", [RecordPlace(*row) for row in held]) if held else ("", [])
 
 
 def _place(name: str) -> RecordPlace | None:

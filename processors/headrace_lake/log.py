@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from headrace_schemas.derived import PositionSkip, RulesActivation
@@ -48,6 +48,12 @@ class Log(Protocol):
     def records_at(self, topic: str, partition: int, offsets: Sequence[int]) -> AsyncIterator[LogRecord]:
         """Those at `offsets` (ascending) of a partition; where there is none, nothing."""
         ...
+
+
+async def partitions_of(log: Log, topics: Iterable[str]) -> dict[str, int]:
+    """How many partitions each topic has, for whoever folds anew: what newer rules write has a place, though the log was declared
+    before its topic was thought of."""
+    return {topic: await log.partitions(topic) or 1 for topic in topics}
 
 
 async def shown_ahead(runner: FoldRunner, records: AsyncIterator[LogRecord]) -> AsyncGenerator[LogRecord, None]:

@@ -6,7 +6,6 @@ is one SELECT; its memory, its threads, its time and the rows that it gives are 
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from headrace_lake.query_result import QueryRefused as QueryRefused
 from headrace_lake.query_result import QueryResult as QueryResult
 from headrace_lake.query_result import QueryStopped as QueryStopped
 from headrace_lake.segments import SCHEMA
+from headrace_lake.spill import spill_folder
 from headrace_lake.views import COMPOSED, VIEWS, table_of
 from headrace_lake.views import SCHEMA as TABLES
 
@@ -90,8 +90,8 @@ class LakeQuery:
 @contextmanager
 def opened(folder: LakeFolder, *, seconds: float = SECONDS, rows: int = ROWS) -> Iterator[LakeQuery]:
     """A lake to be asked at the cut that it has now, whatever its feeder does meanwhile. LakeError."""
-    with folder.open() as manifest, tempfile.TemporaryDirectory(prefix="headrace-sql-") as spill:
-        connection = connected(folder, manifest, spill)
+    with folder.open() as manifest, spill_folder() as (spill, _):
+        connection = connected(folder, manifest, str(spill))
         try:
             yield LakeQuery(connection, seconds, rows)
         except duckdb.IOException as error:

@@ -1,35 +1,29 @@
 """Somebody's SELECT over a lake, in a process of its own with limits of memory and time. Knows the process, no DuckDB.
 
-Whatever a query does, the worst that happens is that its process is ended. What it spilled goes with it; folders whose owner was
-killed go with the next query.
+Whatever a query does, the worst that happens is that its process is ended. What it spilled goes with it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
 import pickle
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from headrace_lake.manifest import LakeError, LakeFolder
 from headrace_lake.query_result import QueryRefused, QueryResult, QueryStopped
+from headrace_lake.spill import spill_folder
 from headrace_schemas.root_error import FAILED, HeadraceError
 
 STUBBORN_SECONDS = 5.0  # that an interrupted query may take to end
 READY = b"+"  # what a process writes when it has opened the lake; query_child says the same
 START_SECONDS = 60.0  # that a process may take until it can be asked, on a machine that is busy
-_PREFIX = "headrace-query-"  # of folders that are locked while somebody has them
 _ERRORS: dict[str, type[HeadraceError]] = {kind.__name__: kind for kind in (QueryRefused, QueryStopped, LakeError)}
 _TYPES = {("datetime", name) for name in ("date", "time", "datetime", "timedelta")}
 _TYPES |= {("decimal", "Decimal"), ("uuid", "UUID"), ("uuid", "SafeUUID")}
@@ -45,7 +39,7 @@ def ask_apart(folder: LakeFolder, sql: str, *, seconds: float, rows: int) -> Que
     """The answer to one SELECT at the cut that the lake has now. QueryRefused, QueryStopped, LakeError, QueryFailed."""
     folder.load()  # what is wrong with it is said at once
     asked = {"folder": str(folder.path.absolute()), "sql": sql, "seconds": seconds, "rows": rows}
-    with _spill_folder() as (spill, lock):
+    with spill_folder() as (spill, lock):
         child = subprocess.Popen(
             [sys.executable, "-m", "headrace_lake.query_child"],
             stdin=subprocess.PIPE,
@@ -107,39 +101,3 @@ class _Reader(pickle.Unpickler):
         if (module_name, global_name) not in _TYPES:
             raise QueryFailed(f"SQL: the query's process answered with a {module_name}.{global_name}")
         return super().find_class(module_name, global_name)
-
-
-@contextmanager
-def _spill_folder() -> Iterator[tuple[Path, int]]:
-    """A folder for what a query spills, locked by this process and the query's, and removed at the end; and so are those that
-    nobody locks any more."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        _remove_unlocked(left)
-    path, lock = _locked_folder()
-    try:
-        yield path, lock
-    finally:
-        os.close(lock)
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _locked_folder() -> tuple[Path, int]:
-    while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        with suppress(FileNotFoundError):  # taken for one that was left behind, before it was locked
-            lock = os.open(path, os.O_RDONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists():
-                return path, lock
-            os.close(lock)
-
-
-def _remove_unlocked(path: Path) -> None:
-    with suppress(OSError):  # somebody else's, or somebody else removes it now
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.fstat(lock).st_uid == os.getuid():
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path)
-        finally:
-            os.close(lock)

@@ -17,7 +17,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from headrace_lake.keys import sealing_of
-from headrace_lake.log import Log, LogRecord
+from headrace_lake.log import Log, LogRecord, partitions_of
 from headrace_lake.rebuild_spool import FetchedRecord, Position, RebuiltSpool, below
 from headrace_schemas.codec import encode
 from headrace_schemas.times import parse_ns
@@ -72,7 +72,7 @@ async def rebuild(
     Signals of one interaction stay on one partition as they are recorded, so shares are counted as they were live.
     """
     chain = [stage for name in CHAIN for stage in stages if stage.name == name]
-    counts = {topic: await log.partitions(topic) for stage in chain for topic in (*stage.inputs, *stage.outputs, "dead-letters")}
+    counts = await partitions_of(log, [topic for stage in chain for topic in (*stage.inputs, *stage.outputs, "dead-letters")])
     sealing = await sealing_of(log)
     with closing(RebuiltSpool()) as spool:
         await _spool(spool, log, until_ms)

@@ -6,15 +6,15 @@ lock of the folder is held only while somebody reads, so that a feeder can remov
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import duckdb
 
 from headrace_lake.manifest import LakeError, LakeFolder, Manifest
 from headrace_lake.query import ROWS, SECONDS, LakeQuery, connected
+from headrace_lake.spill import spill_folder
 
 
 class _CutDatabase:
@@ -22,16 +22,14 @@ class _CutDatabase:
 
     def __init__(self, folder: LakeFolder, manifest: Manifest) -> None:
         self.manifest, self.readers, self.current = manifest, 0, True
-        self._spill = tempfile.TemporaryDirectory(prefix="headrace-sql-")
-        try:
-            self.connection = connected(folder, manifest, self._spill.name)
-        except BaseException:
-            self._spill.cleanup()
-            raise
+        with ExitStack() as stack:
+            spill, _ = stack.enter_context(spill_folder())
+            self.connection = connected(folder, manifest, str(spill))
+            stack.callback(self.connection.close)
+            self._held = stack.pop_all()
 
     def close(self) -> None:
-        self.connection.close()
-        self._spill.cleanup()
+        self._held.close()
 
 
 class SharedQuery:

@@ -32,7 +32,7 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         "topics": Command("headrace_cli.topics:topics", "", "Declare all topics on a broker, or check them."),
     },
     "What runs": {
-        "worker": Command("headrace_processors.cli:worker", "worker", "Run the stages intake, link, reward, curate and release."),
+        "worker": Command("headrace_processors.cli:worker", "worker", "Run every stage but train."),
         "trainer": Command("headrace_trainer.cli:trainer", "trainer", "Run the train stage."),
     },
     "The log": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 from pydantic import BaseModel, Field
 
+from headrace_lake.manifest import LAKE_TOPICS
 from headrace_schemas.topics import TOPICS
 from headrace_schemas.topology import TOPOLOGY
 from headrace_streams.policy import Policy
@@ -87,3 +89,13 @@ def test_every_key_of_a_policy_is_said_in_words() -> None:
 def test_every_key_that_people_may_set_says_what_it_means(model: type[BaseModel]) -> None:
     assert model.__doc__
     assert [key.name for key in drawn.keys_of(model) if not key.meaning] == []
+
+
+def test_the_page_of_the_lake_names_every_topic_that_it_holds() -> None:
+    held = (
+        (drawn.ROOT / "docs" / "lake.md")
+        .read_text(encoding="utf-8")
+        .partition("Every committed record of ")[2]
+        .partition(". Not ")[0]
+    )
+    assert re.findall(r"`([^`]+)`", held) == list(LAKE_TOPICS)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headrace_lake.activity import keep_activity
+import pytest
+
+from headrace_lake.activity import keep_activity, remove_damaged
 from headrace_lake.compaction import compacted
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import opened
@@ -72,3 +75,26 @@ def test_a_page_that_asks_for_activity_reads_no_segment(tmp_path: Path) -> None:
         for segment in folder.load().segments:
             folder.file(segment).unlink()
         assert lake.run(KEPT).rows == expected
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda raw: b"x" * 99, lambda raw: b"", lambda raw: raw[:-9], lambda raw: raw[:20] + bytes(40) + raw[60:]]
+)
+def test_counts_that_were_damaged_or_are_of_another_segment_are_made_anew(
+    tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    ring = MemoryRing(1)
+    ring.round(20)
+    folder = lake_of(ring.log, tmp_path / "lake", rows=7)
+    segments = folder.load().segments
+    keep_activity(folder, segments)
+    first, second, third = (folder.activity_file(segment) for segment in segments[:3])
+    first.write_bytes(spoil(first.read_bytes()))
+    other = next(one for one in segments if one.records != segments[1].records)
+    second.write_bytes(folder.activity_file(other).read_bytes())
+    kept = third.stat().st_ino
+    assert remove_damaged(folder, segments) == keep_activity(folder, segments) == 2
+    assert third.stat().st_ino == kept
+    assert remove_damaged(folder, segments) == 0
+    found, counted = both(folder)
+    assert found == counted

@@ -17,6 +17,7 @@ from headrace_lake.learning_state import learning_state
 from headrace_lake.lineage import PUBLISHED, LineageEdge, RecordPlace, places_of, published_fate, trace
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import LakeQuery, opened
+from headrace_lake.read_models.lineage_view import lineage_view
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import InteractionExpiry
 from headrace_schemas.events import (
@@ -369,6 +370,71 @@ def test_what_was_compared_on_or_avoided_is_not_called_learnt(ring: MemoryRing, 
     states = [learning_state(lake, interaction[name]) for name in sorted(tests)]
     assert {state.state for state in states} <= {"compared on", "withdrawn"}
     assert not any(state.releases for state in states)
+
+
+def test_what_is_said_of_a_session_is_traced_through_what_was_derived_of_it(tmp_path: Path) -> None:
+    ring = MemoryRing(1, partitions=1)
+    ring.bodies["intake"]["sessions"] = True
+    ring.bodies["attribute"]["credit"] = "all"
+    base = {"agent": {"name": "bot"}, "artifact_type": "sql", "model": "tiny", "prompt": "how many?"}
+
+    def answer(name: str, session: str) -> RecordPlace:
+        data = base | {"interaction_id": name, "output": f"select {name}", "prompt_group": name, "session_id": session}
+        return RecordPlace(*ring.publish("interactions", event("interaction.recorded", data, id=name))[:3])
+
+    def said(about: str, name: str, session: str, **more: Any) -> RecordPlace:
+        data = {"feedback_id": name, "session_id": session, **more}
+        return RecordPlace(*ring.publish("feedback", event(about, data, id=f"e-{name}-{about}"))[:3])
+
+    def turn() -> None:
+        ring._fold("intake", "attribute", "reward", "curate")
+
+    word = {"kind": "success", "score": 100}
+    first = answer("one", "s")
+    good = said("feedback.recorded", "good", "s", **word)
+    undone = said("feedback.recorded", "undone", "s", **word)
+    turn()
+    second = answer("two", "s")  # credit is shared anew
+    taken = said("feedback.retracted", "undone", "s")
+    waits = said("feedback.recorded", "waits", "nobody", **word)
+    turn()
+    with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        for place, name in ((good, "good"), (undone, "e-undone-feedback.recorded"), (taken, "undone")):
+            kind, found = places_of(lake, name)
+            assert (kind, place in found) == ("published", True)
+            above = trace(lake, [place], up=True)
+            assert above.of("signal")
+            assert {edge.how for edge in above.edges if edge.lower == place} == {"by its session"}
+        newest: dict[str, RecordPlace] = {}
+        for place, found_event, _ in events(ring, "examples"):
+            if isinstance(found_event, ExampleRewarded):
+                newest[found_event.data.interaction_id] = place
+        assert set(newest) == {"one", "two"}
+        for name, answered in (("one", first), ("two", second)):
+            down = trace(lake, [newest[name]], up=False)
+            assert {good, answered} <= set(down.records)
+            assert newest[name] in trace(lake, [good], up=True).records
+            assert {edge for edge in down.edges if edge.lower == good} <= set(trace(lake, [good], up=True).edges)
+        for name in ("waits", "e-waits-feedback.recorded", str(waits)):
+            for up in (False, True):
+                shown = lineage_view(lake, name, up=up)
+                assert shown is not None
+                assert "its session" in (shown[0].fate or "")
+        shown = lineage_view(lake, "good", up=False)
+        assert shown is not None
+        assert shown[0].fate is None
+
+
+def test_feedback_that_waits_for_its_foreign_id_is_found_by_its_own(tmp_path: Path) -> None:
+    ring = MemoryRing(1)
+    said = {"kind": "success", "score": 100, "feedback_id": "early", "ref": {"system": "x", "id": "y"}}
+    ring.publish("feedback", event("feedback.recorded", said, id="e-early"))
+    ring.turn()
+    with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        for name in ("early", "e-early"):
+            shown = lineage_view(lake, name, up=True)
+            assert shown is not None
+            assert "waits for its foreign id to be linked" in (shown[0].fate or "")
 
 
 Run = Callable[..., tuple[int, str, str]]

@@ -132,6 +132,29 @@ def test_a_query_ends_with_who_asked_and_the_next_one_clears_up(folder: LakeFold
     assert list(spills.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "held", ["opened(LakeFolder(Path({path!r}))) as lake", "SharedQuery(LakeFolder(Path({path!r}))).at_cut() as (lake, _)"]
+)
+def test_who_asks_without_a_process_and_is_killed_leaves_nothing_for_long(folder: LakeFolder, spills: Path, held: str) -> None:
+    code = (
+        "from pathlib import Path; from headrace_lake.manifest import LakeFolder; from headrace_lake.query import opened\n"
+        "from headrace_lake.shared_query import SharedQuery\n"
+        f"with {held.format(path=str(folder.path))}: print('there', flush=True); input()"
+    )
+    asking = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(spills)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with asking:
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == b"there\n"
+        assert len(list(spills.iterdir())) == 1
+        asking.kill()
+    assert len(list(spills.iterdir())) == 1
+    with opened(folder) as lake:
+        assert lake.run("SELECT 1").rows == [(1,)]
+    assert list(spills.iterdir()) == []
+
+
 def test_nothing_but_plain_values_is_taken_from_a_query_s_process() -> None:
     with pytest.raises(QueryFailed, match=r"answered with a posix\.system"):
         query_process._Reader(io.BytesIO(pickle.dumps(os.system))).load()

@@ -7,6 +7,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from headrace_lake.keys import OpenedLog
 from headrace_lake.lake_log import LakeLog
-from headrace_lake.log import Log
+from headrace_lake.log import Log, LogRecord
 from headrace_lake.whatif.examples import _FATES
+from headrace_lake.whatif.merged import MergedExamples
 from headrace_lake.whatif.report import ExampleSide, WhatIfReport
 from headrace_lake.whatif.sides import NotTried
+from headrace_lake.whatif.spool import Instead, Spool
 from headrace_lake.whatif.trial import WhatIf
 from headrace_processors.curate.state import Status
 from headrace_processors.stages import STAGES
@@ -27,9 +30,13 @@ from headrace_schemas.codec import decode
 from headrace_schemas.derived import Batch, Example, ReleaseDecision
 from headrace_schemas.events import BatchReady, ExampleRejected, ExampleRewarded, ExampleWithdrawn
 from headrace_schemas.topics import DAY_MS
+from headrace_schemas.topology import LATER
+from headrace_streams.runtime.provenance import Provenance, origin
 from headrace_streams.runtime.sealing import owner_of
+from headrace_streams.runtime.step import Produced
 from support.memory_log import MemoryLog
 from support.memory_ring import ORDER, MemoryRing, lake_of
+from support.signals import event as made
 from support.signals import feedback, interaction
 
 ALL = 10**6
@@ -295,6 +302,70 @@ def test_what_is_sealed_is_tried_when_it_is_opened() -> None:
     batches = [event.data for event in events(ring.log, "batches") if isinstance(event, BatchReady)]
     assert sum(trial.before.batches for trial in report.batches) == len(batches)
     assert tried(opened, changed(ring.bodies, curate={"targets": {"haiku/nobody": 5.0}})).flips == 0
+
+
+def produced(name: str) -> Produced:
+    return Produced("examples", 0, b"k", name.encode(), ())
+
+
+def of_signal(offset: int, source: int, signal: int) -> LogRecord:
+    """A recorded example that reward made of a signal."""
+    headers = origin(Provenance("reward", "signals", source, signal, 0))
+    return LogRecord("examples", 0, offset, 1000 + offset, b"k", b"recorded", headers)
+
+
+def test_what_replaces_a_signal_stands_once_however_its_records_lie_between_others() -> None:
+    """Two tasks of reward write into one partition of examples, record by record in turns."""
+    with closing(Spool()) as spool:
+        spool.put(0, Instead(0, 5, 1000, -1, True, [produced("new")]))
+        merged = MergedExamples(spool, 0)
+        records = [of_signal(0, 0, 5), of_signal(1, 1, 7), of_signal(2, 0, 5), of_signal(3, 1, 7), of_signal(4, 0, 6)]
+        found = [[made.value for made in merged.instead_of(record)] for record in records]
+    assert found == [[b"new"], [b"recorded"], [], [b"recorded"], [b"recorded"]]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_where_an_example_ended_is_where_it_was_not_withdrawn(first: bool) -> None:
+    """It moved to another bucket under one policy, and to a third under the other, whose partition may come before or after."""
+    left, stays, other = (
+        ExampleSide(bucket, 1.0, fate=fate) for bucket, fate in (("a", "withdrawn"), ("b", "learnt"), ("c", "learnt"))
+    )
+    with closing(Spool()) as spool:
+        for side in (left, stays) if first else (stays, left):
+            spool.put_half("e", "i" if side is stays else "", "p", side, after=False)
+        spool.put_half("e", "i", "", other, after=True)
+        assert list(spool.joined_halves()) == [("e", "i", "p", stays, other)]
+
+
+def test_a_log_from_before_a_topic_is_tried_as_if_it_were_there(ring: MemoryRing) -> None:
+    """Curate writes `assessments` since rule version 4; a log that was declared before has no such topic."""
+
+    class Older:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ring.log, name)
+
+        async def partitions(self, topic: str) -> int:
+            return 0 if topic in LATER else await ring.log.partitions(topic)
+
+    other = changed(ring.bodies, curate={"train_above": 99.9})
+    assert tried(Older(), other) == tried(ring.log, other)
+
+
+def test_an_answer_that_only_one_policy_gives_is_a_flip(ring: MemoryRing) -> None:
+    """The same request again, when one policy has forgotten that it was answered."""
+    log = MemoryLog(ring.log.count)
+    log.records = {place: list(records) for place, records in ring.log.records.items()}
+    partition, first = next(
+        (partition, records[0]) for (topic, partition), records in sorted(log.records.items()) if topic == "outcomes" and records
+    )
+    log.time = ring.log.time + 50 * DAY_MS
+    bucket = json.loads(first.value or b"")["data"]["bucket"]
+    asked = made("pause.requested", {"bucket": bucket, "requested_by": "ada", "reason": "holidays"}, id="pause")
+    log.append("outcomes", partition, first.key, asked)
+    log.append("outcomes", partition, first.key, first.value, first.headers)
+    report = tried(log, changed(ring.bodies, release={"expire_after_days": 20.0}))
+    assert [(flip.before, flip.after.partition(":")[0]) for flip in report.releases.flipped] == [("no answer", "declined")]
+    assert report.releases.flips + report.releases.unknowable == 1
 
 
 def test_every_status_of_an_example_has_a_name_for_people() -> None:

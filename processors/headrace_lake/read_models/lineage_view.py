@@ -53,7 +53,8 @@ def lineage_view(
     found = trace(lake, places, up=up) if places else None
     if found is None or not (found.edges or found.records):
         return None
-    fate = published_fate(lake, places[0]) if up and kind == "published" and not found.edges else None
+    came_of_it = found if up or kind != "published" else trace(lake, places, up=True)
+    fate = published_fate(lake, places[0]) if kind == "published" and not came_of_it.edges else None
     about = _interaction(lake, found) if kind in _ABOUT else None
     view = LineageView(
         id=name,

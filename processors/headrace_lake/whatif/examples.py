@@ -15,6 +15,7 @@ from headrace_lake.log import LogRecord
 from headrace_lake.whatif.merged import MergedExamples
 from headrace_lake.whatif.report import (
     NO_EXAMPLE,
+    WITHDRAWN,
     BatchCut,
     BucketSide,
     BucketTrial,
@@ -42,9 +43,9 @@ _FATES: Mapping[str, tuple[str, str]] = {  # of an example that is to be learnt,
     "waiting": ("waits for another voice", "waits for another voice"),
     "provisional": ("waits until it is final", "waits until it is final"),
     "past": ("left a full pool", "left a full pool"),
-    "withdrawn": ("withdrawn", "withdrawn"),
-    "retracted": ("withdrawn", "withdrawn"),
-    "erased": ("withdrawn", "withdrawn"),
+    "withdrawn": (WITHDRAWN, WITHDRAWN),
+    "retracted": (WITHDRAWN, WITHDRAWN),
+    "erased": (WITHDRAWN, WITHDRAWN),
 }
 
 

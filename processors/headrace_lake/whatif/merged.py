@@ -21,24 +21,23 @@ class MergedExamples:
         self._rows = {source: spool.rows(partition, source) for source in spool.sources(partition)}
         self._next = {source: row for source, rows in self._rows.items() if (row := next(rows, None)) is not None}
         self._reached: dict[int, int] = {}  # by partition of signals: the last one that a recorded record was made of
-        self._replaced: Instead | None = None  # the row that stands for recorded records at hand
+        self._replaced: dict[int, int] = {}  # by partition of signals: the signal of which a row stands for the recorded records
 
     def instead_of(self, record: LogRecord) -> list[LogRecord]:
         """What comes instead of a recorded record; mostly itself."""
-        if not self._next and self._replaced is None:
+        if not self._next and not self._replaced:
             return [record]
         made_of = provenance_of(record.headers)
         if made_of is None or made_of.stage != "reward":
             return [*self._due(record), record]
         found = self._due(record, made_of)
         self._reached[made_of.partition] = max(made_of.offset, self._reached.get(made_of.partition, -1))
-        done = self._replaced
-        if done is not None and (done.source, done.offset) == (made_of.partition, made_of.offset):
+        if self._replaced.get(made_of.partition) == made_of.offset:  # other tasks' records may lie between those of one signal
             return found
-        self._replaced = None
+        self._replaced.pop(made_of.partition, None)
         row = self._next.get(made_of.partition)
         if row is not None and row.offset == made_of.offset:
-            self._replaced = row
+            self._replaced[row.source] = row.offset
             self._advance(row.source)
             return [*found, *self._records(row, record.offset, record.timestamp)]
         return [*found, record]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Set
 from msgspec import Struct, json
 
 from headrace_lake.log import LogRecord
-from headrace_lake.whatif.report import ReleaseFlip, ReleasesTrial, flows_of
+from headrace_lake.whatif.report import NO_ANSWER, ReleaseFlip, ReleasesTrial, flows_of
 from headrace_lake.whatif.sides import PolicyTrial
 from headrace_streams.runtime.step import Produced
 
@@ -42,6 +42,7 @@ class _Answer(Struct):
 
 
 _ANSWER = json.Decoder(_Answer)
+_SILENT = _Answer(NO_ANSWER, _Decision(reason=NO_ANSWER))
 
 
 class ReleasesTally:
@@ -52,8 +53,10 @@ class ReleasesTally:
         self._top, self._bucket, self._not_cut = top, bucket, not_cut
         self._flows: Counter[tuple[str, str]] = Counter()
 
-    def compare(self, before: _Answer, after: _Answer) -> None:
-        trial, decision = self.trial, before.data
+    def compare(self, before: _Answer | None, after: _Answer | None) -> None:
+        """`before` or `after` is None where a policy has answered the request already, and the other has forgotten that."""
+        before, after = before or _SILENT, after or _SILENT
+        trial, decision = self.trial, before.data if before is not _SILENT else after.data
         if self._bucket not in (None, decision.bucket):
             return
         trial.answers += 1
@@ -61,7 +64,7 @@ class ReleasesTally:
         same = decision.version_id == after.data.version_id or before.kind not in _SERVING
         if before.kind == after.kind and same:
             return
-        unknowable = after.data.reason.startswith("stale") and not decision.reason.startswith("stale")
+        unknowable = after.data.reason.startswith("stale") and not before.data.reason.startswith("stale")
         trial.flips, trial.unknowable = trial.flips + (not unknowable), trial.unknowable + unknowable
         if len(trial.flipped) < self._top:
             flip = ReleaseFlip(
@@ -71,7 +74,7 @@ class ReleasesTally:
                 decision.version_id or after.data.version_id,
                 before.kind,
                 after.kind,
-                decision.reason,
+                before.data.reason,
                 after.data.reason,
                 unknowable,
                 not any(batch_id in self._not_cut for batch_id in decision.batch_ids),
@@ -93,7 +96,7 @@ def run_release(trial: PolicyTrial, tally: ReleasesTally, record: LogRecord) -> 
     list(trial.pass_time(record))
     after = _answer(trial.after.run(record).produced)
     before = _answer(trial.before.run(record).produced)
-    if before is not None and after is not None:
+    if before is not None or after is not None:
         tally.compare(before, after)
 
 

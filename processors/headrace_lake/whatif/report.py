@@ -12,7 +12,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
-NO_EXAMPLE = "no example"
+NO_EXAMPLE, NO_ANSWER = "no example", "no answer"
+WITHDRAWN = "withdrawn"  # the fate of an example that left its bucket
 TEXT = 2000  # characters of a text that are kept of a flip
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import msgpack
 
-from headrace_lake.whatif.report import ExampleSide
+from headrace_lake.whatif.report import WITHDRAWN, ExampleSide
 from headrace_streams.runtime.step import Produced
 
 _TABLES = (
@@ -62,9 +62,11 @@ class Spool:
         return None if found is None else found[0]
 
     def put_half(self, example_id: str, interaction_id: str, place: str, side: ExampleSide, *, after: bool) -> None:
-        """Keeps where an example ended that is in this bucket under one of the policies only."""
+        """Keeps where an example ended that is in this bucket under one of the policies only. One that
+        moved on was withdrawn from all buckets but the last."""
         packed = msgpack.encode((interaction_id, place, side))
-        self._database.execute("INSERT OR REPLACE INTO halves VALUES (?, ?, ?)", (example_id, after, packed))
+        how = "IGNORE" if side.fate == WITHDRAWN else "REPLACE"
+        self._database.execute(f"INSERT OR {how} INTO halves VALUES (?, ?, ?)", (example_id, after, packed))
 
     def joined_halves(self) -> Iterator[tuple[str, str, str, ExampleSide | None, ExampleSide | None]]:
         """(example id, interaction id, place, before, after) of those, by example id."""
@@ -73,7 +75,7 @@ class Spool:
         for example_id, after, packed in self._database.execute(query):
             interaction_id, place, side = _SIDE.decode(packed)
             if held is not None and held[0] == example_id:
-                yield example_id, held[1], held[2] or place, held[3], side
+                yield example_id, held[1] or interaction_id, held[2] or place, held[3], side
                 held = None
                 continue
             if held is not None:

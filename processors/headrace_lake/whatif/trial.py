@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import aclosing, closing
 from typing import Any
 
-from headrace_lake.log import Log, LogRecord, TaskRules, rules_of
+from headrace_lake.log import Log, LogRecord, TaskRules, partitions_of, rules_of
 from headrace_lake.manifest import LAKE_TOPICS
 from headrace_lake.whatif.examples import CurateTask, ExamplesTally
 from headrace_lake.whatif.releases import ReleasesTally, run_release
@@ -126,7 +126,7 @@ class WhatIf:
         """Every task of a stage, with its topic and partition."""
         stage = self._stages[name]
         read = [topic for topic in (*stage.outputs, "dead-letters") if topic in LAKE_TOPICS]
-        counts = dict.fromkeys(stage.outputs, 1) | {topic: await self._log.partitions(topic) for topic in read}
+        counts = dict.fromkeys(stage.outputs, 1) | await partitions_of(self._log, read)
         for topic in stage.inputs:
             for partition in range(await self._log.partitions(topic)):
                 if start := await self._log.start(topic, partition):
