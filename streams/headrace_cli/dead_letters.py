@@ -134,7 +134,7 @@ def _show(row: LetterRow, whole: DeadLetter, record: MarkedRecord) -> None:
 )
 @click.option(
     "--value",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="Another value of the whole record (structured mode), for one letter.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be redriven.")
@@ -166,7 +166,11 @@ def redrive(
         raise CliError(USAGE, "headrace dead-letters redrive: --reason: say why, or --dry-run")
     if value is not None and len(at) != 1:
         raise CliError(USAGE, "headrace dead-letters redrive: --value is of one letter: name it")
-    edit = Edit(fields=dict(map(_change, changes)), value=None if value is None else value.read_bytes())
+    try:
+        whole = None if value is None else value.read_bytes()
+    except OSError as error:
+        raise CliError(USAGE, f"headrace dead-letters redrive: --value {value}: {error.strerror}") from error
+    edit = Edit(fields=dict(map(_change, changes)), value=whole)
     wanted = _filter(settings, at=at, **filters)
     if dry_run:
         report = run(redriving.preview(settings, wanted, edit))

@@ -41,6 +41,7 @@ WRITES = {
     "gateway": INPUTS,
     "worker": {
         "refs",
+        "sessions",
         "signals",
         "examples",
         "rejections",

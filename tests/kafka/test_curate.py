@@ -39,7 +39,7 @@ def test_near_duplicates_are_known_after_a_restart(settings: Settings) -> None:
         await run_until_read(FoldTask(CURATE, body, "examples", 0, settings))
         await assert_exact(settings, CURATE, "examples", [0], body)
         state = await changelog_state(settings, CURATE, "examples", 0)
-        assert {key.partition(":")[0] for key in state} == {"bucket", "example"}
+        assert {key.partition(":")[0] for key in state} == {"assessed", "bucket", "example"}
         rejected = [
             event.data.reason
             for partition in range(settings.partitions)
@@ -62,7 +62,7 @@ def test_what_is_due_is_forgotten_by_a_record_that_names_it_and_replay_forgets_i
         async def forgotten() -> bool:
             assert not running.done(), running.exception()
             state = await changelog_state(settings, CURATE, "examples", 0)
-            return [key.partition(":")[0] for key in sorted(state)] == ["bucket", "example"]  # the one that is open
+            return [key.partition(":")[0] for key in sorted(state)] == ["assessed", "bucket", "example"]  # the one that is open
 
         await until(forgotten)
         running.cancel()

@@ -76,7 +76,7 @@ def test_the_demo_learns_and_what_it_kept_can_be_looked_at(tmp_path: Path) -> No
     try:
         assert (pasted.returncode, "is `headrace worker` running?" in pasted.stdout) == (1, True), pasted.stderr
         (now,) = said(*status, code=1)
-        assert {trouble["kind"] for trouble in now["troubles"]} == {"absent"}
+        assert {"absent"} <= {trouble["kind"] for trouble in now["troubles"]} <= {"absent", "silent"}
         assert all(stage["accounted"] for stage in now["stages"])
         assert {one["bucket"]: one["adapter"] for one in now["served"]} == {
             row["bucket"]: row["adapter"] for row in end["releases"] if row["adapter"]

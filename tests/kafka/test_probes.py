@@ -71,7 +71,7 @@ def test_a_worker_is_there_before_its_topics_and_ready_when_its_tasks_run(broker
         assert figure(metrics, "latency_seconds_count", **of) == 3
         assert figure(metrics, "output_records_total", output="dead-letters", **of) == 3
         assert figure(metrics, "commit_seconds_count", **of) >= 3, "two activations and a batch"
-        assert figure(metrics, "task_running") == figure(metrics, "task_running", deployment=deployment) == 12
+        assert figure(metrics, "task_running") == figure(metrics, "task_running", deployment=deployment) == 14
         assert figure(metrics, "input_partitions", partition="1", **of) == 2
         assert figure(metrics, "task_refused") == 0
 

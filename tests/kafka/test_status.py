@@ -44,7 +44,15 @@ def test_status_is_1_while_nobody_runs_the_stages_and_0_when_all_is_well(
     headrace: Run, settings: Settings, tmp_path: Path
 ) -> None:
     code, found = told(headrace)
-    inputs = ["intake/interactions", "intake/feedback", "link/refs", "reward/signals", "curate/examples", "release/outcomes"]
+    inputs = [
+        "intake/interactions",
+        "intake/feedback",
+        "link/refs",
+        "attribute/sessions",
+        "reward/signals",
+        "curate/examples",
+        "release/outcomes",
+    ]
     assert (code, kinds(found)) == (1, [("absent", name) for name in inputs])
     with command(settings, tmp_path, "worker"):
         code, out, _ = headrace("status", "--wait", "60")

@@ -161,7 +161,7 @@ def test_a_task_refuses_topics_that_somebody_made_otherwise_and_goes_on_once_the
     asyncio.run(somebody_elses(bare, "signals", retention__ms="1000"))
     right = {"message__timestamp__type": "LogAppendTime", "max__message__bytes": "8388608"}
     asyncio.run(somebody_elses(bare, "dead-letters", retention__ms="1000", **right))
-    others = [topic for topic in ALL_TOPICS if topic.name in ("refs", "rules")]
+    others = [topic for topic in ALL_TOPICS if topic.name in ("refs", "rules", "sessions")]
     asyncio.run(admin.declare(bare, others))
     intake = next(stage for stage in STAGES if stage.name == "intake")
     prefix = bare.deployment

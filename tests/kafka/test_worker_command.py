@@ -44,7 +44,7 @@ def test_all_stages_run_and_say_where_they_stand(settings: Settings, tmp_path: P
         assert isinstance(tasks, list)
         slots = sorted((slot["task"]["stage"], slot["topic"], slot["partition"]) for slot in tasks)
         expected = [("intake", "interactions"), ("intake", "feedback"), ("link", "refs"), ("reward", "signals")]
-        expected += [("curate", "examples"), ("release", "outcomes")]
+        expected += [("attribute", "sessions"), ("curate", "examples"), ("release", "outcomes")]
         assert slots == sorted((*source, partition) for source in expected for partition in (0, 1))
         assert {slot["error"] for slot in tasks} == {None}
         process.send_signal(signal.SIGTERM)
