@@ -229,8 +229,9 @@ def test_without_a_broker_the_lake_is_shown_and_the_page_says_what_is_missing(tm
 
     ring = MemoryRing(1)
     ring.round(10)
-    lake_of(ring.log, tmp_path / "lake")
-    process = Process(Settings(bootstrap="127.0.0.1:9", data_dir=tmp_path), "--lake", str(tmp_path / "lake"), "--no-follow")
+    lake = lake_of(ring.log, tmp_path / "lake")
+    settings = Settings(bootstrap="127.0.0.1:9", deployment=lake.load().deployment, data_dir=tmp_path)
+    process = Process(settings, "--lake", str(lake.path), "--no-follow")
     try:
         found = process.until("/?format=json", lambda flow: flow["seen_error"] is not None)
         assert found["stages"] == []
