@@ -21,7 +21,7 @@ from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.status import SlotReport, TaskReport, WorkerReport
 from headrace_streams.settings import Settings
 from headrace_streams.silences import OpenSilence, read_silences
-from support.live import publish, read, run_until_read
+from support.live import ended, publish, read, run_until_read
 from support.signals import event, interaction
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=20), pytest.mark.timeout(180)]
@@ -44,7 +44,9 @@ def observer(settings: Settings, policy: SilencePolicy = SOON, told: WorkerRepor
 async def answered(settings: Settings, *names: str, adapter: str | None = None) -> None:
     def value(name: str) -> bytes:
         tree = json.loads(interaction(name, adapter=adapter))
-        return json.dumps({**tree, "time": rfc3339(time.time_ns() // 1_000_000)}).encode()
+        return json.dumps(
+            {**tree, "time": rfc3339(time.time_ns() // 1_000_000 + 1)}
+        ).encode()  # a release's instant is still before
 
     await publish(settings, "signals", 0, [(name.encode(), value(name)) for name in names])
 
@@ -55,6 +57,7 @@ async def released(settings: Settings) -> None:
 
 
 async def silences(settings: Settings) -> dict[str, OpenSilence]:
+    await ended(settings, "assessments")
     return {each.silence.kind: each for each in await read_silences(Reader(settings))}
 
 

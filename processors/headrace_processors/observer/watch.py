@@ -156,6 +156,8 @@ class SilenceObserver:
             fold_traffic(traffic, record.value, record.timestamp, self._base_of, swap_ms)
 
         try:
+            releases = {place: end for place, end in ends.items() if place[0] == READS[2]}  # first: answers are held against them
+            self._traffic_at = await self._read(self._traffic_at, releases, fold)
             self._traffic_at = await self._read(self._traffic_at, ends, fold)
         except OffsetOutOfRangeError:  # retention has passed it
             self._traffic, self._snapshot = None, None
