@@ -148,7 +148,7 @@ def test_no_file_is_read_but_the_segments(lake: LakeQuery, folder: LakeFolder, t
 def test_a_query_that_would_run_for_ever_is_stopped_and_the_next_one_answered(folder: LakeFolder) -> None:
     with opened(folder, seconds=0.5) as lake:
         began = time.monotonic()
-        with pytest.raises(QueryStopped, match=r"stopped after 0.5 s: ask for less, or give --seconds"):
+        with pytest.raises(QueryStopped, match=r"stopped after 0.5 s: ask for less"):
             lake.run("SELECT count(*) FROM range(1000000000000) a, range(1000000) b")
         assert time.monotonic() - began < 60
         assert lake.run("SELECT 1").rows == [(1,)]

@@ -79,6 +79,9 @@ class FakeJournal:
         self.partitions = COUNTS
         self.flight: asyncio.Task[Mapping[tuple[str, int], int]] | None = None
 
+    def writes_to(self, topics: Iterable[str]) -> None:
+        """This stage reads no topic of keys, and writes none."""
+
     async def open(self) -> None:
         self.state, self.position = dict(self.world.state), self.world.position
 
