@@ -56,7 +56,7 @@ class Processed(NamedTuple):
     changes: Mapping[str, Any]
     dumped: Mapping[str, bytes | None]
     counters: Mapping[str, int]
-    owners: Mapping[str, str] = NO_OWNERS  # of state values that are sealed
+    owners: Mapping[str, str] = NO_OWNERS  # of state values that are sealed, as far as they change
 
     def apply(self, state: dict[str, Any], counters: dict[str, int]) -> None:
         """Takes the step into a driver's own `state` and `counters`."""
@@ -67,18 +67,6 @@ class Processed(NamedTuple):
                 state[key] = value
         for name, count in self.counters.items():
             counters[name] = counters.get(name, 0) + count
-
-
-class _Either(dict[str, str]):
-    """`first`, and for what is not in it `second`, which may be large."""
-
-    def __init__(self, first: Mapping[str, str], second: Mapping[str, str]) -> None:
-        super().__init__(first)
-        self._second = second
-
-    def get(self, key: str, default: Any = None) -> Any:
-        found = super().get(key)
-        return self._second.get(key, default) if found is None else found
 
 
 # A tuple's own constructor: named ones have another around it, in Python, which costs each record 1.5 us in all.
@@ -199,6 +187,11 @@ def seal_state(fold: Fold, sealing: Sealing | None, owner: str, key: str, data: 
     return sealing.sealed_state(owner, key, data, fold.stand_in(key, data))
 
 
+def _owners_of(changes: Mapping[str, Any], new: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """Of the keys that a step changes those with an owner: the `new` one, else the one that is `known`."""
+    return {key: owner for key in changes if (owner := new.get(key) or known.get(key))}
+
+
 def _unread(stage: str, record: Record) -> Step:
     """What becomes of a record that readers give out without its value, whatever the stage and its rule version."""
     assert isinstance(record.value, UnreadValue)
@@ -225,8 +218,8 @@ def process(
         step = _unread(stage, record) if isinstance(record.value, UnreadValue) else fold.step(state, record)
         changes = step.changes
         produced = address(stage, record, step, partitions, headers, sealing)
-        owned = {key: owner for key, owner in step.owners.items() if key in changes} if step.owners else NO_OWNERS
-        dumped = dump(fold, changes, _Either(owned, owners) if owned else owners, sealing) if changes else {}
+        owned = _owners_of(changes, step.owners, owners) if step.owners or owners else NO_OWNERS
+        dumped = dump(fold, changes, owned, sealing) if changes else {}
         return _processed((produced, changes, dumped, {"in": 1, **step.counters}, owned))
     except KeyMissing:
         raise
