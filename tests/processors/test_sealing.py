@@ -18,8 +18,10 @@ from headrace_lake.verify import Verified, verify
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded, RecordRejected
+from headrace_schemas.topics import TOPIC_NAMES
 from headrace_streams.runtime.errors import Refused
-from headrace_streams.runtime.sealing import HEADER, owner_of
+from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.sealing import HEADER, PlainTexts, is_erased, owner_of
 from support.memory_log import MemoryLog
 from support.memory_ring import MemoryRing
 from support.signals import feedback, interaction, interaction_retracted, subject_erased
@@ -155,6 +157,25 @@ def test_after_forgetting_no_key_is_left_and_the_log_still_verifies(told: Sealed
         assert (report.differences, report.not_comparable) == ([], [])
     assert reports["intake"].erased
     assert reports["reward"].erased
+
+
+def test_what_was_opened_by_whoever_read_it_is_shown_ahead_and_neither_kept_nor_counted_twice(told: SealedRing) -> None:
+    told.tell(subject_erased("bob"))
+    told._fold("intake")
+    curate = next(stage for stage in STAGES if stage.name == "curate")
+    runner = FoldRunner(curate, "examples", 0, dict.fromkeys(TOPIC_NAMES, 1), PlainTexts())
+    runner.activate_newest(told.bodies["curate"])
+
+    async def records() -> list[LogRecord]:
+        log = OpenedLog(told.log, told.log)
+        return [record for partition in range(told.log.count) async for record in log.read("examples", partition)]
+
+    opened = asyncio.run(records())
+    runner.look_ahead(opened)
+    for record in opened:
+        runner.run(record)
+    assert runner.erased == sum(map(is_erased, (record.value for record in opened))) > 0
+    assert not runner._opened
 
 
 def test_an_altered_record_of_who_was_erased_is_a_difference(told: SealedRing) -> None:

@@ -139,14 +139,14 @@ class FoldRunner:
 
     def _shown(self, record: StoredRecord) -> bytes | None:
         """The value of a record as the fold will see it, kept until it does; None when it can't be opened."""
-        owner = owner_of(self.topic, record.headers)
-        if owner is None:
+        if isinstance(record.value, Opened) or owner_of(self.topic, record.headers) is None:
             return record.value
         try:
             value, error = self._open(record)
         except KeyMissing:  # told of when it is the record's turn
             return None
-        self._opened[record.offset] = value if isinstance(value, Opened) else error  # type: ignore[assignment]
+        if (kept := value if isinstance(value, Opened) else error) is not None:
+            self._opened[record.offset] = kept
         return value if error is None else None
 
     def _open(self, record: StoredRecord) -> tuple[bytes | None, RecordError | None]:
