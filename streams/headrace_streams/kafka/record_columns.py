@@ -14,15 +14,8 @@ from aiokafka.record.util import decode_varint
 PADDING = bytes(10)  # behind the records: the client's reader of numbers looks as far beyond what it is given
 
 
-class RecordBounds(NamedTuple):
-    """Where a record's parts begin and end; a key or a value that ends before it begins is null."""
-
-    key: int
-    key_end: int
-    value: int
-    value_end: int
-    header: int
-    header_end: int
+# Where a record's key, value and last header's value begin and end; a key or a value that ends before it begins is null.
+RecordBounds = tuple[int, int, int, int, int, int]  # no NamedTuple: a name costs each record 0.3 us
 
 
 class RecordColumns(NamedTuple):
@@ -31,7 +24,7 @@ class RecordColumns(NamedTuple):
     data: bytes
     offsets: list[int]
     times: list[int]
-    bounds: list[tuple[int, int, int, int, int, int]]  # RecordBounds: a name costs each record 0.3 us
+    bounds: list[RecordBounds]
 
     @property
     def offset(self) -> int:
@@ -61,7 +54,7 @@ def columns_of(
     headers, or offsets do not rise: then each is to be looked at by itself."""
     offsets: list[int] = []
     times: list[int] = []
-    bounds: list[tuple[int, int, int, int, int, int]] = []
+    bounds: list[RecordBounds] = []
     size, at, long = len(data) - len(PADDING), 0, len(head)
     try:
         for _ in range(count):
