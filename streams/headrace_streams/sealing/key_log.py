@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable
 from contextlib import aclosing
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from headrace_streams.kafka.clients import BrokerUnavailable
@@ -61,14 +59,6 @@ def apply(ring: Keyring, value: bytes | None, headers: Headers) -> None:
     """One record; what intake has not written is passed over."""
     if value is not None and writer_of(headers) == WRITER and (event := decode_or_none(value, headers)) is not None:
         ring.apply(event)
-
-
-async def keyring_from(records: AsyncIterable[Any]) -> Keyring:
-    """The keyring of all `records` of the topic."""
-    ring = Keyring()
-    async for record in records:
-        apply(ring, record.value, record.headers)
-    return ring
 
 
 _logs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], KeyLog]] = WeakKeyDictionary()
