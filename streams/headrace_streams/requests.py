@@ -35,7 +35,7 @@ from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import watched
 from headrace_schemas.topics import TOPICS
-from headrace_streams.kafka.clients import NotAllowed, TopicMissing
+from headrace_streams.kafka.clients import NotAllowed
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader, event_of
 from headrace_streams.release_log import CHANGES, Decision, adapter_digest, follow, history, served
@@ -155,8 +155,6 @@ async def _sealed_interactions(settings: Settings, data_subject: str) -> set[str
     log = key_log(settings)
     try:
         await log.refresh()
-    except TopicMissing:  # a deployment from before there were keys
-        return set()
     except NotAllowed as error:
         logging.getLogger("headrace").warning("what is sealed is not in the list: %s", error)
         return set()

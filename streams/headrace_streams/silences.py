@@ -18,7 +18,6 @@ from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Silence, SilenceKind, SilenceMute
 from headrace_schemas.events import Event, SilenceEnded, SilenceMuted, SilenceRaised, make
 from headrace_schemas.times import parse_ns
-from headrace_streams.kafka.clients import TopicMissing
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
@@ -71,12 +70,9 @@ class SilenceBook:
 async def read_silences(reader: Reader) -> SilenceBook:
     """All that the topic says, which is kept 90 days. A deployment of before the topic has none."""
     book = SilenceBook()
-    try:
-        async with aclosing(reader.events(TOPIC, containing=b'"headrace.silence.')) as events:
-            async for event in events:
-                book.take(event)
-    except TopicMissing:
-        return SilenceBook()
+    async with aclosing(reader.events(TOPIC, containing=b'"headrace.silence.')) as events:
+        async for event in events:
+            book.take(event)
     return book
 
 

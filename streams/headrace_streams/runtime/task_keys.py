@@ -16,7 +16,7 @@ from headrace_schemas.codec import encode
 from headrace_schemas.events import Event, SubjectErased
 from headrace_schemas.times import parse_ns
 from headrace_schemas.topics import BY_NAME, key_of
-from headrace_streams.kafka.clients import NotAllowed, TopicMissing
+from headrace_streams.kafka.clients import NotAllowed
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import Ends
@@ -66,7 +66,7 @@ class TaskKeys:
             await self._refresh()
 
     async def prepare(self, records: Sequence[ConsumerRecord]) -> None:
-        """Before `records` are folded. Raises as a commit, and Refused where the topic is missing."""
+        """Before `records` are folded. Raises as a commit, and Refused where the topic may not be read."""
         runner, ring = self._runner, self._known.ring
         assert runner.fold is not None
         if runner.fold.opens and self._must_read(records):
@@ -127,8 +127,6 @@ class TaskKeys:
     async def _refresh(self, until: int = 0) -> None:
         try:
             await self._known.refresh(until)
-        except TopicMissing as error:
-            raise Refused(f"{error}: run `headrace topics create`") from error
         except NotAllowed as error:
             raise Refused(str(error)) from error
 
