@@ -109,7 +109,7 @@ async def _published(
         for (letter, record), place in zip(fit, places, strict=True):
             published = Locator(topic=record.topic, partition=place.partition, offset=place.offset)
             event = _event(letter, record, published, reason, requested_by)
-            marks.append(await publisher.send(TOPIC, key_of(TOPIC, event).encode(), encode(event), headers=[STRUCTURED]))
+            marks.append(await publisher.send(TOPIC, key_of(TOPIC, event), encode(event), headers=[STRUCTURED]))
             moved.append((_at(letter), f"{published.topic}/{published.partition}/{published.offset}"))
         await asyncio.gather(*marks)
     return moved

@@ -27,11 +27,23 @@ class Publisher:
     def __init__(self, settings: Settings, producer: Any, counts: dict[str, int]) -> None:
         self._settings, self._producer, self._counts = settings, producer, counts
 
-    async def send(self, topic: str, key: str, value: bytes, *, headers: Sequence[tuple[str, bytes]] = ()) -> asyncio.Future[Any]:
-        """Hands a record to the producer; the future is its acknowledgement."""
-        name, raw = clients.full_name(self._settings, topic), key.encode()
-        sent: asyncio.Future[Any] = await self._producer.send(
-            name, value, key=raw, partition=partition_for(raw, self._counts[topic]), headers=list(headers)
+    async def send(
+        self,
+        topic: str,
+        key: str | bytes | None,
+        value: bytes,
+        *,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        partition: int | None = None,
+    ) -> asyncio.Future[RecordMetadata]:
+        """Hands a record to the producer, for `partition` where the topic has that, else for its key's; without a key for any.
+        The future is its acknowledgement."""
+        raw = key.encode() if isinstance(key, str) else key
+        if partition is None or partition >= self._counts[topic]:
+            partition = None if raw is None else partition_for(raw, self._counts[topic])
+        name = clients.full_name(self._settings, topic)
+        sent: asyncio.Future[RecordMetadata] = await self._producer.send(
+            name, value, key=raw, partition=partition, headers=list(headers)
         )
         return sent
 
@@ -50,11 +62,8 @@ class TransactionFailed(HeadraceError):
     exit_code = FAILED
 
 
-class AtomicPublisher:
+class AtomicPublisher(Publisher):
     """`send` within `transaction`: all of it is on the log, or nothing. Made by `publishing_atomically`."""
-
-    def __init__(self, settings: Settings, producer: Any, counts: dict[str, int]) -> None:
-        self._settings, self._producer, self._counts = settings, producer, counts
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -64,24 +73,6 @@ class AtomicPublisher:
                 yield
         except KafkaError as error:
             raise TransactionFailed(" ".join(f"{type(error).__name__}: {error}".split())) from error
-
-    async def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes,
-        *,
-        headers: Sequence[tuple[str, bytes | None]] = (),
-        partition: int | None = None,
-    ) -> asyncio.Future[RecordMetadata]:
-        """Hands a record to the producer, for `partition` where the topic has that, else for its key's; without a key for any."""
-        if partition is None or partition >= self._counts[topic]:
-            partition = None if key is None else partition_for(key, self._counts[topic])
-        name = clients.full_name(self._settings, topic)
-        sent: asyncio.Future[RecordMetadata] = await self._producer.send(
-            name, value, key=key, partition=partition, headers=list(headers)
-        )
-        return sent
 
 
 @asynccontextmanager
