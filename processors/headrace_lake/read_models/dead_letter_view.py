@@ -21,7 +21,7 @@ from headrace_lake.views import event, table_of
 from headrace_schemas.derived import DeadLetter, Redrive
 from headrace_schemas.events import RecordRedriven, RecordRejected
 from headrace_schemas.times import rfc3339
-from headrace_streams.dead_letters.letters import LetterFilter, LetterRow, groups, marked, row_of
+from headrace_streams.dead_letters.letters import LetterFilter, LetterRow, at_of, groups, marked, row_of
 from headrace_streams.dead_letters.repair import Edit, Unfit, repaired
 from headrace_streams.kafka.reader import decode_or_none
 
@@ -97,7 +97,7 @@ def letter_view(lake: LakeQuery, at: str) -> dict[str, Any] | None:
         "part": shown.part,
         "what": None if shown.span is None else shown.span.what,
         "pieces": [shown.text[:start], shown.text[start:end], shown.text[end:]],
-        "redriven": None if again is None else {**msgspec.to_builtins(again), "published": _published(again)},
+        "redriven": None if again is None else {**msgspec.to_builtins(again), "published": at_of(again.published)},
     }
 
 
@@ -145,13 +145,8 @@ def _listed(row: LetterRow) -> dict[str, Any]:
         "field": row.field,
         "publisher": row.source,
         "message": row.message,
-        "published": None if row.redriven is None else _published(row.redriven),
+        "published": None if row.redriven is None else at_of(row.redriven.published),
     }
-
-
-def _published(redrive: Redrive) -> str:
-    place = redrive.published
-    return f"{place.topic}/{place.partition}/{place.offset}"
 
 
 def _places(lake: LakeQuery, most: int | None) -> list[Place]:
@@ -186,4 +181,4 @@ def _redriven(lake: LakeQuery, at: str | None = None) -> dict[str, Redrive]:
     only, values = ("AND key = $at", {"at": at}) if at is not None else ("", {})
     rows = lake.all(f"SELECT value FROM {_TABLE} WHERE {_REDRIVEN} {only} ORDER BY appended_at DESC", values)
     found = [event for (value,) in rows if isinstance(event := decode_or_none(str(value).encode()), RecordRedriven)]
-    return {f"{each.data.topic}/{each.data.partition}/{each.data.offset}": each.data for each in found}
+    return {at_of(each.data): each.data for each in found}

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from headrace_schemas.derived import DeadLetter, Redrive
+from headrace_schemas.derived import DeadLetter, Locator, Redrive
 from headrace_schemas.events import RecordRedriven, RecordRejected
 from headrace_schemas.json_spans import TextSpan, span_of
 from headrace_schemas.sealed_fields import SEALED, NotSealable
@@ -47,7 +47,7 @@ class LetterRow(Struct, frozen=True, kw_only=True):
 
     @property
     def at(self) -> str:
-        return f"{self.topic}/{self.partition}/{self.offset}"
+        return at_of(self)
 
 
 class LetterFilter(Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ async def rows(settings: Settings, wanted: LetterFilter | None = None) -> list[L
     async with aclosing(_records(settings)) as records:
         async for record, event in records:
             if isinstance(event, RecordRedriven):
-                redriven.setdefault(f"{event.data.topic}/{event.data.partition}/{event.data.offset}", event.data)
+                redriven.setdefault(at_of(event.data), event.data)
             elif isinstance(event, RecordRejected):
                 row = row_of(event.data, record.partition, record.offset)
                 found[row.at] = row
@@ -197,9 +197,19 @@ def marked(letter: DeadLetter) -> MarkedRecord:
     return MarkedRecord(text=text, part=None if span is None else "value", span=span)
 
 
+def at_of(place: DeadLetter | LetterRow | Locator | Redrive) -> str:
+    """topic/partition/offset"""
+    return f"{place.topic}/{place.partition}/{place.offset}"
+
+
 def content(encoded: str | None) -> bytes | None:
     """Bytes that a letter holds in base64."""
     return None if encoded is None else base64.b64decode(encoded)
+
+
+def headers_of(letter: DeadLetter) -> list[tuple[str, Any]]:
+    """Headers of the record that a letter holds."""
+    return [(name, content(text)) for name, text in letter.headers]
 
 
 class LetterReader:
@@ -223,7 +233,7 @@ class LetterReader:
 
     async def _whole(self, letter: DeadLetter) -> DeadLetter:
         """A letter whose record had been sealed before it became one, with that record as it was. ValueError for no base64."""
-        value, headers, _ = content(letter.value_base64), _headers(letter), content(letter.key_base64)
+        value, headers, _ = content(letter.value_base64), headers_of(letter), content(letter.key_base64)
         if value is None or owner_of(letter.topic, headers) is None:
             return letter
         opened = await self._opened(letter.topic, value, headers)
@@ -246,11 +256,7 @@ class LetterReader:
 
 def is_sealed(letter: DeadLetter) -> bool:
     """Whether a letter's record is sealed with a key that is erased, or that may not be read here."""
-    return letter.error.message == SEALED or owner_of(letter.topic, _headers(letter)) is not None
-
-
-def _headers(letter: DeadLetter) -> list[tuple[str, Any]]:
-    return [(name, content(text)) for name, text in letter.headers]
+    return letter.error.message == SEALED or owner_of(letter.topic, headers_of(letter)) is not None
 
 
 Kept = tuple[Any, RecordRejected | RecordRedriven]

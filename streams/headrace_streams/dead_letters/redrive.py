@@ -21,7 +21,7 @@ from headrace_schemas.events import RecordRedriven, RecordRejected, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.root_error import FAILED, HeadraceError
 from headrace_schemas.topics import REDRIVE, key_of
-from headrace_streams.dead_letters.letters import TOPIC, LetterFilter, LetterReader, LetterRow, rows
+from headrace_streams.dead_letters.letters import TOPIC, LetterFilter, LetterReader, LetterRow, at_of, rows
 from headrace_streams.dead_letters.repair import REPAIRABLE, Edit, RepairedRecord, Unfit, repaired
 from headrace_streams.kafka.publisher import AtomicPublisher, TransactionFailed, publishing_atomically
 from headrace_streams.kafka.reader import Reader
@@ -58,7 +58,7 @@ async def preview(settings: Settings, wanted: LetterFilter, edit: Edit) -> Redri
     async with aclosing(_portions(settings, waiting)) as portions:
         async for portion in portions:
             for letter, _ in _fit(portion, edit, report):
-                report.redriven.append((_at(letter), None))
+                report.redriven.append((at_of(letter), None))
     return report
 
 
@@ -110,7 +110,7 @@ async def _published(
             published = Locator(topic=record.topic, partition=place.partition, offset=place.offset)
             event = _event(letter, record, published, reason, requested_by)
             marks.append(await publisher.send(TOPIC, key_of(TOPIC, event), encode(event), headers=[STRUCTURED]))
-            moved.append((_at(letter), f"{published.topic}/{published.partition}/{published.offset}"))
+            moved.append((at_of(letter), at_of(published)))
         await asyncio.gather(*marks)
     return moved
 
@@ -129,7 +129,7 @@ def _event(
             reason=reason,
             requested_by=requested_by,
         ),
-        id=derive_id("redriven", _at(letter)),
+        id=derive_id("redriven", at_of(letter)),
         writer="command",
         time_ms=time.time_ns() // 1_000_000,
     )
@@ -198,10 +198,6 @@ def _fit(
             made = repaired(letter, edit, now_ms)
         if isinstance(made, Unfit):
             report.unfit[made.why] += 1
-            report.examples.setdefault(made.why, f"{_at(letter)}: {made.message}")
+            report.examples.setdefault(made.why, f"{at_of(letter)}: {made.message}")
         elif isinstance(letter, DeadLetter):
             yield letter, made
-
-
-def _at(letter: DeadLetter | LetterRow) -> str:
-    return f"{letter.topic}/{letter.partition}/{letter.offset}"

@@ -23,7 +23,7 @@ from headrace_schemas.published import decode_published
 from headrace_schemas.root_error import USAGE, HeadraceError
 from headrace_schemas.times import rfc3339
 from headrace_schemas.topics import ANYBODY, BY_NAME, key_of
-from headrace_streams.dead_letters.letters import TOPIC, content, is_sealed
+from headrace_streams.dead_letters.letters import TOPIC, at_of, content, headers_of, is_sealed
 from headrace_streams.runtime.provenance import ORIGIN
 from headrace_streams.runtime.writers import UNKNOWN_WRITER
 
@@ -79,7 +79,7 @@ def repaired(letter: DeadLetter, edit: Edit, now_ms: int) -> RepairedRecord | Un
         return Unfit(why=UNKNOWN_WRITER, message=f"nobody of ours wrote it: {letter.error.message}")
     if is_sealed(letter):
         return Unfit(why="sealed", message="its texts are sealed, and their key is erased or may not be read here")
-    value, headers = content(letter.value_base64), [(name, content(text)) for name, text in letter.headers]
+    value, headers = content(letter.value_base64), headers_of(letter)
     if value is None and letter.error.message.endswith("not carried)") and edit.value is None:
         return Unfit(why="not_carried", message=f"the letter does not hold it: {letter.error.message}")
     edited: list[str] = []
@@ -171,8 +171,7 @@ def _timed(value: bytes, headers: Headers, appended_ms: int) -> tuple[bytes, Hea
 
 def _places(letter: DeadLetter, headers: Headers) -> bytes:
     before = next((text for name, text in headers if name == REDRIVEN and text), b"")
-    here = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
-    return b" ".join([here, *before.split()][:PLACES])
+    return b" ".join([at_of(letter).encode(), *before.split()][:PLACES])
 
 
 def _says_mode(name: str) -> bool:
