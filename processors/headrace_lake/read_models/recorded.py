@@ -15,6 +15,7 @@ from headrace_lake.views import event, table_of
 from headrace_processors.stages import STAGES
 from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import Event, RulesActivated
+from headrace_streams import release_log
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.policy import Policy
 from headrace_streams.runtime.stage import FoldStage
@@ -78,6 +79,13 @@ def recorded_at(lake: LakeQuery, topic: str, places: Iterable[RecordPlace]) -> l
         if (decoded := decode_or_none(value)) is not None:
             found.append(RecordedEvent(RecordPlace(topic, partition, offset), appended_ms, decoded, origin, value))
     return found
+
+
+def decision_of(answer: RecordedEvent) -> release_log.Decision:
+    """What an answer of the release stage says."""
+    decision = release_log.decision_of(answer.event)
+    assert decision is not None
+    return decision
 
 
 class TaskPolicy(NamedTuple):

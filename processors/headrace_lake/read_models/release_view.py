@@ -12,19 +12,19 @@ from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.conditions import ConditionNode
 from headrace_lake.read_models.paging import PAGE, PageCursor
-from headrace_lake.read_models.recorded import RecordedEvent, in_force, recorded, recorded_at, rules_of_task
+from headrace_lake.read_models.recorded import RecordedEvent, decision_of, recorded, recorded_at
 from headrace_lake.read_models.release_gate import gate_tree
 from headrace_lake.read_models.release_text import release_text
-from headrace_lake.read_models.version_view import kind_of
+from headrace_lake.read_models.version_view import release_policy
 from headrace_lake.views import DECISIONS, event, table_of
-from headrace_processors.release.policy import ReleasePolicy
 from headrace_schemas.derived import Batch, Evaluation, HarmEvidence, HeadEvidence, ModelVersion, ReleaseDecision, Requirement
 from headrace_schemas.events import BatchReady, EvaluationCompleted, ModelVersionCreated
+from headrace_streams.release_log import CHANGES
 
 TRAFFIC = 5_000  # answers of agents, the newest, that shares are of
 JUDGED = 4_000  # revisions of a bucket, the newest, that success is of
 CHAIN = 50
-SERVING = ("promoted", "rolled_back", "revoked")
+_SERVING = event(*(f"release.{kind}" for kind in CHANGES))
 
 
 class ReleaseRow(Struct, frozen=True, kw_only=True):
@@ -104,13 +104,12 @@ def release_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor |
 
 def served_now(lake: LakeQuery) -> dict[str, ReleaseRow]:
     """By bucket, the answer that says what is served now."""
-    kinds = ", ".join(f"'headrace.release.{kind}.v1'" for kind in SERVING)
     places = lake.all(
-        f"SELECT partition, max(log_offset) FROM {table_of('releases.history')} WHERE {DECISIONS} AND event_type IN ({kinds}) "
+        f"SELECT partition, max(log_offset) FROM {table_of('releases.history')} WHERE {DECISIONS} AND {_SERVING} "
         "GROUP BY partition, bucket"
     )
     answers = recorded_at(lake, "releases.history", [RecordPlace("releases.history", *row) for row in places])
-    return {decision_of(each).bucket: structs.replace(_row(each, {}), serves=True) for each in answers}
+    return {decision_of(each).data.bucket: structs.replace(_row(each, {}), serves=True) for each in answers}
 
 
 def release_view(lake: LakeQuery, release_id: str) -> ReleaseView | None:
@@ -120,18 +119,20 @@ def release_view(lake: LakeQuery, release_id: str) -> ReleaseView | None:
     )
     if answered is None:
         return None
-    decision = decision_of(answered)
+    decision = decision_of(answered).data
     served = served_now(lake)
     row = _row(answered, served)
     version, evaluation, batches = _made_of(lake, decision)
     around = recorded(
         lake, "releases.history", f"{DECISIONS} AND bucket = $bucket", {"bucket": decision.bucket}, limit=CHAIN, newest=True
     )
-    previous = next((each for each in around if decision_of(each).release_id == decision.parent_release_id), None)
+    previous = next((told for told in map(decision_of, around) if told.data.release_id == decision.parent_release_id), None)
     traffic, looked_at = adapter_traffic(lake, decision.bucket)
     by_adapter = {each.adapter: each for each in traffic}
-    before = None if previous is None else _digest(decision_of(previous))
-    serves = row.kind in SERVING
+    judged = evaluation is not None or bool(decision.evidence)
+    policy = release_policy(lake, answered.source) if judged and answered.source is not None else None
+    before = None if previous is None else _digest(previous.data)
+    serves = row.kind in CHANGES
     return ReleaseView(
         row=row,
         text=release_text(
@@ -140,9 +141,9 @@ def release_view(lake: LakeQuery, release_id: str) -> ReleaseView | None:
             version=version,
             batches=batches,
             evaluation=evaluation,
-            previous=None if previous is None else decision_of(previous),
+            previous=None if previous is None else previous.data,
         ),
-        gate=gate_tree(_policy(lake, answered), evaluation, decision) if evaluation is not None or decision.evidence else None,
+        gate=gate_tree(policy, evaluation, decision) if judged else None,
         evidence=decision.evidence or [],
         watch=decision.watch,
         batch_ids=decision.batch_ids,
@@ -180,8 +181,7 @@ def adapter_traffic(lake: LakeQuery, bucket: str) -> tuple[list[AdapterTraffic],
     releases = dict(
         lake.all(
             f"SELECT try(value->>'$.data.adapter.digest'), arg_max(release_id, log_offset) FROM {table_of('releases.history')} "
-            f"WHERE {DECISIONS} AND bucket = $bucket AND event_type IN ('headrace.release.promoted.v1', "
-            "'headrace.release.rolled_back.v1', 'headrace.release.revoked.v1') GROUP BY ALL",
+            f"WHERE {DECISIONS} AND bucket = $bucket AND {_SERVING} GROUP BY ALL",
             {"bucket": bucket},
         )
     )
@@ -224,13 +224,6 @@ def _judged(lake: LakeQuery, bucket: str) -> tuple[Counter[str | None], Counter[
     return judged, right
 
 
-def decision_of(answer: RecordedEvent) -> ReleaseDecision:
-    """What an answer on `releases.history` says."""
-    decision = answer.event.data
-    assert isinstance(decision, ReleaseDecision)
-    return decision
-
-
 def _made_of(lake: LakeQuery, decision: ReleaseDecision) -> tuple[ModelVersion | None, Evaluation | None, list[Batch]]:
     version: ModelVersion | None = None
     evaluation: Evaluation | None = None
@@ -250,28 +243,18 @@ def _made_of(lake: LakeQuery, decision: ReleaseDecision) -> tuple[ModelVersion |
     return version, evaluation, [each.event.data for each in cut if isinstance(each.event, BatchReady)]
 
 
-def _policy(lake: LakeQuery, answer: RecordedEvent) -> ReleasePolicy | None:
-    """Of release, as it was in force when it gave an answer."""
-    source = answer.source
-    if source is None:
-        return None
-    rules = in_force(rules_of_task(lake, "release", source.topic, source.partition), source.offset)
-    policy = None if rules is None else rules.policy
-    return policy if isinstance(policy, ReleasePolicy) else None
-
-
 def _digest(decision: ReleaseDecision) -> str | None:
     return None if decision.adapter is None else decision.adapter.digest
 
 
 def _row(answer: RecordedEvent, served: dict[str, ReleaseRow]) -> ReleaseRow:
-    decision = decision_of(answer)
+    kind, _, decision = decision_of(answer)
     now = served.get(decision.bucket)
     return ReleaseRow(
         release_id=decision.release_id,
         bucket=decision.bucket,
         sequence=decision.sequence,
-        kind=kind_of(answer),
+        kind=kind,
         place=str(answer.place),
         appended_ms=answer.appended_ms,
         adapter=_digest(decision),
