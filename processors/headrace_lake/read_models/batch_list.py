@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from headrace_lake.batches import BatchRow, with_runs
 from headrace_lake.query import LakeQuery
-from headrace_lake.read_models.paging import PAGE, PageCursor
+from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
 from headrace_lake.read_models.recorded import recorded
 from headrace_lake.views import event, table_of
 from headrace_schemas.derived import Batch
@@ -92,16 +92,8 @@ class BatchView(Struct, frozen=True, kw_only=True):
 
 def batch_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor | None = None, *, page: int = PAGE) -> BatchList:
     """The newest batches, of one bucket or of all."""
-    conditions = [event("batch.ready")]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
-    rows = _summaries(lake, " AND ".join(conditions), {"bucket": bucket} if bucket is not None else {}, page + 1)
-    more = rows[page - 1] if len(rows) > page else None
-    further = None
-    if more is not None:
-        _, partition, offset = more.place.split("/")
-        further = str(PageCursor(more.appended_ms, int(partition), int(offset)))
-    return BatchList(bucket=bucket, rows=rows[:page], below=further)
+    rows = _summaries(lake, *page_of(event("batch.ready"), bucket, below), page + 1)
+    return BatchList(bucket=bucket, rows=rows[:page], below=next_page(rows[:page], more=len(rows) > page))
 
 
 def batch_view(lake: LakeQuery, batch_id: str, offset: int = 0) -> BatchView | None:
@@ -138,7 +130,7 @@ def _summaries(lake: LakeQuery, where: str, parameters: dict[str, Any], limit: i
     found = lake.all(
         "SELECT batch_id, bucket, epoch_ms(appended_at), partition, log_offset, coalesce(len(example_ids), 0), "
         f"try(json_extract_string(value, [{paths}])) FROM {table_of('batches')} WHERE {where} "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {int(limit)}",
+        f"{NEWEST_FIRST} LIMIT {int(limit)}",
         parameters,
     )
     rows = {row[0]: BatchRow(batch_id=row[0], bucket=row[1], members=row[5]) for row in found}

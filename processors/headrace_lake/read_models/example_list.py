@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery, QueryRefused
-from headrace_lake.read_models.paging import PAGE, PageCursor
+from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
 from headrace_lake.views import event, table_of
 from headrace_schemas.inputs import Output, Text
 from headrace_schemas.splits import split_of
@@ -171,12 +171,9 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
     places = _window(lake, wanted.bucket, below, most)
     matching = [row for row in _rows(lake, places, wanted.text) if wanted.holds(row)]
     shown = matching[:page]
-    last = matching[page - 1] if len(matching) > page else None
-    further: PageCursor | None = None
-    if last is not None:
-        further = _cursor(last)
-    elif len(places) == most:
-        further = PageCursor(*places[-1])
+    further = next_page(shown, more=len(matching) > page)
+    if further is None and len(places) == most:
+        further = str(PageCursor(*places[-1]))
     _complete(lake, shown)
     return ExampleList(
         filter=wanted,
@@ -184,7 +181,7 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
         looked_through=len(places),
         matching=len(matching),
         facets=_facets(matching),
-        below=None if further is None else str(further),
+        below=further,
         command=wanted.command(),
     )
 
@@ -195,15 +192,13 @@ def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[Examp
 
 
 def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most: int) -> list[tuple[int, int, int]]:
-    conditions = [event("example.rewarded")]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
+    where, parameters = page_of(event("example.rewarded"), bucket, below)
     return [
         (row[0], row[1], row[2])
         for row in lake.all(
-            f"SELECT epoch_ms(appended_at), partition, log_offset FROM {table_of('examples')} WHERE {' AND '.join(conditions)} "
-            f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {int(most)}",
-            {"bucket": bucket} if bucket is not None else {},
+            f"SELECT epoch_ms(appended_at), partition, log_offset FROM {table_of('examples')} WHERE {where} "
+            f"{NEWEST_FIRST} LIMIT {int(most)}",
+            parameters,
         )
     ]
 
@@ -349,11 +344,6 @@ def _facets(rows: Sequence[ExampleRow]) -> dict[str, dict[str, int]]:
             counts["role"][row.role] += 1
         counts["rater"].update(row.principals)
     return {name: dict(counter.most_common(FACET_ROWS)) for name, counter in counts.items()}
-
-
-def _cursor(row: ExampleRow) -> PageCursor:
-    place = _place(row)
-    return PageCursor(row.appended_ms, place.partition, place.offset)
 
 
 def _place(row: ExampleRow) -> RecordPlace:

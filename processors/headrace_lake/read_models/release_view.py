@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.conditions import ConditionNode
-from headrace_lake.read_models.paging import PAGE, PageCursor
+from headrace_lake.read_models.paging import PAGE, PageCursor, next_page, page_of
 from headrace_lake.read_models.recorded import RecordedEvent, decision_of, recorded, recorded_at
 from headrace_lake.read_models.release_gate import gate_tree
 from headrace_lake.read_models.release_text import release_text
@@ -87,19 +87,12 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
 
 def release_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor | None = None, *, page: int = PAGE) -> ReleaseList:
     """The newest answers, of one bucket or of all."""
-    conditions = [DECISIONS]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
-    parameters = {"bucket": bucket} if bucket is not None else {}
-    found = recorded(lake, "releases.history", " AND ".join(conditions), parameters, limit=page + 1, newest=True)[::-1]
+    where, parameters = page_of(DECISIONS, bucket, below)
+    found = recorded(lake, "releases.history", where, parameters, limit=page + 1, newest=True)[::-1]
     served = served_now(lake)
     rows = [_row(each, served) for each in found[:page]]
-    further = None
-    if len(found) > page:
-        last = found[page - 1]
-        further = str(PageCursor(last.appended_ms, last.place.partition, last.place.offset))
     shown = [row for name, row in sorted(served.items()) if bucket in (None, name)]
-    return ReleaseList(bucket=bucket, rows=rows, served=shown, below=further)
+    return ReleaseList(bucket=bucket, rows=rows, served=shown, below=next_page(rows, more=len(found) > page))
 
 
 def served_now(lake: LakeQuery) -> dict[str, ReleaseRow]:

@@ -15,7 +15,7 @@ from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.conditions import ConditionNode
 from headrace_lake.read_models.evaluation_answers import EvaluationAnswers, evaluation_answers
-from headrace_lake.read_models.paging import PAGE, PageCursor
+from headrace_lake.read_models.paging import PAGE, PageCursor, next_page, page_of
 from headrace_lake.read_models.recorded import RecordedEvent, decision_of, in_force, recorded, rules_of_task
 from headrace_lake.read_models.release_gate import gate_tree
 from headrace_lake.views import DECISIONS, event, table_of
@@ -105,21 +105,14 @@ class VersionView(Struct, frozen=True, kw_only=True):
 
 def version_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor | None = None, *, page: int = PAGE) -> VersionList:
     """The newest versions, of one bucket or of all."""
-    conditions = [event("model_version.created")]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
-    parameters = {"bucket": bucket} if bucket is not None else {}
-    made = recorded(lake, "versions", " AND ".join(conditions), parameters, limit=page + 1, newest=True)[::-1]
+    where, parameters = page_of(event("model_version.created"), bucket, below)
+    made = recorded(lake, "versions", where, parameters, limit=page + 1, newest=True)[::-1]
     shown = made[:page]
     ids = [each.event.data.version_id for each in shown if isinstance(each.event, ModelVersionCreated)]
     evaluations = _comparisons(lake, ids)
     answers = _answers(lake, ids)
     rows = [_summary(each, evaluations, answers) for each in shown]
-    further = None
-    if len(made) > page:
-        last = shown[-1]
-        further = str(PageCursor(last.appended_ms, last.place.partition, last.place.offset))
-    return VersionList(rows=rows, below=further)
+    return VersionList(rows=rows, below=next_page(rows, more=len(made) > page))
 
 
 def version_view(
