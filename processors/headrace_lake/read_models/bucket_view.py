@@ -19,7 +19,7 @@ from headrace_lake.read_models.batch_list import BatchSummary, batch_list, histo
 from headrace_lake.read_models.bucket_conditions import BucketConditions, conditions_now, conditions_told
 from headrace_lake.read_models.conditions import ConditionNode
 from headrace_lake.read_models.example_list import ExampleFilter, ExampleRow, newest_rows
-from headrace_lake.read_models.recorded import STAGE, recorded, recorded_at
+from headrace_lake.read_models.recorded import STAGE, places_where, read_at, recorded, recorded_at
 from headrace_lake.read_models.release_view import ReleaseRow, release_list, served_now
 from headrace_lake.views import event, table_of
 from headrace_processors.curate.policy import CuratePolicy
@@ -311,19 +311,13 @@ def _median(known: Mapping[str, CurateBucket], name: str, count: int, now_ms: in
 
 
 def _reasons(lake: LakeQuery, bucket: str) -> tuple[list[ReasonCount], int]:
-    places = lake.all(
-        f"SELECT partition, log_offset FROM {table_of('rejections')} WHERE {event('example.rejected')} AND bucket = $bucket "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {REJECTED}",
-        {"bucket": bucket},
-    )
-    if not places:
-        return [], 0
-    lake.keep("looked", [("rejections", *row) for row in places])
-    rows = lake.all(
-        "SELECT epoch_ms(r.appended_at), try(json_extract_string(r.value, ['$.data.reason', '$.data.rule'])) "
-        f"FROM {table_of('rejections')} r JOIN looked l ON l.partition = r.partition AND l.log_offset = r.log_offset "
-        "WHERE r.log_offset BETWEEN $first AND $last ORDER BY r.appended_at, r.partition, r.log_offset",
-        {"first": min(row[1] for row in places), "last": max(row[1] for row in places)},
+    where = f"{event('example.rejected')} AND bucket = $bucket"
+    rows = read_at(
+        lake,
+        "rejections",
+        places_where(lake, "rejections", where, {"bucket": bucket}, limit=REJECTED),
+        "epoch_ms(t.appended_at), try(json_extract_string(t.value, ['$.data.reason', '$.data.rule']))",
+        "ORDER BY t.appended_at, t.partition, t.log_offset",
     )
     counts: Counter[str] = Counter()
     newest: dict[str, tuple[str, int]] = {}

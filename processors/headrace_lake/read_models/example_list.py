@@ -15,6 +15,7 @@ from msgspec import Struct
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
+from headrace_lake.read_models.recorded import read_at
 from headrace_lake.views import event, table_of
 from headrace_schemas.inputs import Output, Text
 from headrace_schemas.splits import split_of
@@ -205,19 +206,16 @@ def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most:
 
 def _rows(lake: LakeQuery, places: Sequence[tuple[int, int, int]], text: str | None) -> list[ExampleRow]:
     """Rows of revisions, newest first, without their texts."""
-    if not places:
-        return []
-    lake.keep("looked", [("examples", partition, offset) for _, partition, offset in places])
     paths = ", ".join(f"'{path}'" for path in _FIELDS.values())
-    asked = "AND contains(lower(try(e.value->>'$.data.content')), lower($text))" if text else ""
-    offsets = [offset for _, _, offset in places]
-    found = lake.all(
-        "SELECT e.example_id, e.revision, e.interaction_id, e.bucket, epoch_ms(e.appended_at), e.partition, e.log_offset, "
-        f"try(json_extract_string(e.value, [{paths}])) FROM {table_of('examples')} e "
-        "JOIN looked l ON l.partition = e.partition AND l.log_offset = e.log_offset "
-        f"WHERE e.log_offset BETWEEN $first AND $last {asked} "
-        "ORDER BY e.appended_at DESC, e.partition DESC, e.log_offset DESC",
-        {"first": min(offsets), "last": max(offsets)} | ({"text": text} if text else {}),
+    asked = "AND contains(lower(try(t.value->>'$.data.content')), lower($text))" if text else ""
+    found = read_at(
+        lake,
+        "examples",
+        [RecordPlace("examples", partition, offset) for _, partition, offset in places],
+        "t.example_id, t.revision, t.interaction_id, t.bucket, epoch_ms(t.appended_at), t.partition, t.log_offset, "
+        f"try(json_extract_string(t.value, [{paths}]))",
+        f"{asked} ORDER BY t.appended_at DESC, t.partition DESC, t.log_offset DESC",
+        **({"text": text} if text else {}),
     )
     return [row for each in found if (row := _row(each)) is not None]
 
@@ -256,14 +254,8 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
     if not rows:
         return
     places = [_place(row) for row in rows]
-    lake.keep("shown", places)
-    offsets = [place.offset for place in places]
-    texts = lake.all(
-        "SELECT e.partition, e.log_offset, try(json_extract(e.value, ['$.data.content.prompt', '$.data.content.target'])) "
-        f"FROM {table_of('examples')} e JOIN shown s ON s.partition = e.partition AND s.log_offset = e.log_offset "
-        "WHERE e.log_offset BETWEEN $first AND $last",
-        {"first": min(offsets), "last": max(offsets)},
-    )
+    both_texts = "try(json_extract(t.value, ['$.data.content.prompt', '$.data.content.target']))"
+    texts = read_at(lake, "examples", places, f"t.partition, t.log_offset, {both_texts}")
     by_place = {(partition, offset): both or (None, None) for partition, offset, both in texts}
     states = example_states(lake, {row.example_id for row in rows})
     for row, place in zip(rows, places, strict=True):

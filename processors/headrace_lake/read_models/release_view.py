@@ -12,7 +12,7 @@ from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.conditions import ConditionNode
 from headrace_lake.read_models.paging import PAGE, PageCursor, next_page, page_of
-from headrace_lake.read_models.recorded import RecordedEvent, decision_of, recorded, recorded_at
+from headrace_lake.read_models.recorded import RecordedEvent, decision_of, places_where, read_at, recorded, recorded_at
 from headrace_lake.read_models.release_gate import gate_tree
 from headrace_lake.read_models.release_text import release_text
 from headrace_lake.read_models.version_view import release_policy
@@ -156,20 +156,13 @@ def adapter_traffic(lake: LakeQuery, bucket: str) -> tuple[list[AdapterTraffic],
     """With what the newest answers of a bucket's kind of work were given, and how well; how many were looked at. The base's name
     decides nothing here: an agent may call its model as it likes."""
     artifact_type = bucket.partition("/")[0]
-    places = lake.all(
-        f"SELECT partition, log_offset FROM {table_of('signals')} WHERE {event('interaction.recorded')} "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {TRAFFIC}"
+    rows = read_at(
+        lake,
+        "signals",
+        places_where(lake, "signals", event("interaction.recorded"), limit=TRAFFIC),
+        "try(json_extract_string(t.value, ['$.data.artifact_type', '$.data.adapter']))",
     )
-    answers: Counter[str | None] = Counter()
-    if places:
-        lake.keep("looked", [("signals", *row) for row in places])
-        rows = lake.all(
-            "SELECT try(json_extract_string(s.value, ['$.data.artifact_type', '$.data.adapter'])) "
-            f"FROM {table_of('signals')} s JOIN looked l ON l.partition = s.partition AND l.log_offset = s.log_offset "
-            "WHERE s.log_offset BETWEEN $first AND $last",
-            {"first": min(row[1] for row in places), "last": max(row[1] for row in places)},
-        )
-        answers.update(said[1] for (said,) in rows if said is not None and said[0] == artifact_type)
+    answers = Counter[str | None](said[1] for (said,) in rows if said is not None and said[0] == artifact_type)
     judged, right = _judged(lake, bucket)
     releases = dict(
         lake.all(
@@ -195,22 +188,16 @@ def adapter_traffic(lake: LakeQuery, bucket: str) -> tuple[list[AdapterTraffic],
 
 def _judged(lake: LakeQuery, bucket: str) -> tuple[Counter[str | None], Counter[str | None]]:
     """Judged answers of the newest revisions of a bucket, and the good ones among them, by adapter; each example once."""
-    places = lake.all(
-        f"SELECT partition, log_offset FROM {table_of('examples')} WHERE {event('example.rewarded')} AND bucket = $bucket "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {JUDGED}",
-        {"bucket": bucket},
+    where = f"{event('example.rewarded')} AND bucket = $bucket"
+    rows = read_at(
+        lake,
+        "examples",
+        places_where(lake, "examples", where, {"bucket": bucket}, limit=JUDGED),
+        "t.example_id, try(json_extract_string(t.value, ['$.data.adapter', '$.data.quality']))",
+        "ORDER BY t.partition, t.log_offset",
     )
     judged: Counter[str | None] = Counter()
     right: Counter[str | None] = Counter()
-    if not places:
-        return judged, right
-    lake.keep("looked", [("examples", *row) for row in places])
-    rows = lake.all(
-        "SELECT e.example_id, try(json_extract_string(e.value, ['$.data.adapter', '$.data.quality'])) "
-        f"FROM {table_of('examples')} e JOIN looked l ON l.partition = e.partition AND l.log_offset = e.log_offset "
-        "WHERE e.log_offset BETWEEN $first AND $last ORDER BY e.partition, e.log_offset",
-        {"first": min(row[1] for row in places), "last": max(row[1] for row in places)},
-    )
     for adapter, quality in {example_id: said for example_id, said in rows if said is not None}.values():
         judged[adapter] += 1
         right[adapter] += quality is not None and float(quality) > 0
