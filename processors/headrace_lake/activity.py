@@ -96,8 +96,14 @@ def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, segments: S
 
 def activity_sql(folder: LakeFolder, segments: Sequence[Segment]) -> tuple[str, list[Path]]:
     """A SELECT of what all of `segments` say together, and the files of counts that it reads. Those without are counted."""
-    kept = [folder.activity_file(segment).resolve() for segment in segments if folder.activity_file(segment).exists()]
-    absent = [folder.file(segment).resolve() for segment in segments if not folder.activity_file(segment).exists()]
+    kept: list[Path] = []
+    absent: list[Path] = []
+    for segment in segments:
+        counts = folder.activity_file(segment)
+        if counts.exists():
+            kept.append(counts.resolve())
+        else:
+            absent.append(folder.file(segment).resolve())
     parts = [_EMPTY]
     if kept:
         parts.append(f"SELECT * FROM read_parquet({_listed(kept)})")
