@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.segments import Segment
-from headrace_lake.views import KIND, read
+from headrace_lake.views import KIND, literal, read
 from headrace_streams import durable_file
 
 _KEYS = "minute, topic, stage, kind, reason, bucket"
@@ -106,11 +106,7 @@ def activity_sql(folder: LakeFolder, segments: Sequence[Segment]) -> tuple[str, 
             absent.append(folder.file(segment).resolve())
     parts = [_EMPTY]
     if kept:
-        parts.append(f"SELECT * FROM read_parquet({_listed(kept)})")
+        parts.append(f"SELECT * FROM read_parquet({literal(map(str, kept))})")
     if absent:
-        parts.append(f"SELECT {_COUNTED} FROM read_parquet({_listed(absent)}) GROUP BY ALL")
+        parts.append(f"SELECT {_COUNTED} FROM read_parquet({literal(map(str, absent))}) GROUP BY ALL")
     return f"SELECT {_KEYS}, CAST(sum(records) AS BIGINT) AS records FROM ({' UNION ALL '.join(parts)}) GROUP BY ALL", kept
-
-
-def _listed(paths: Iterable[Path]) -> str:
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
