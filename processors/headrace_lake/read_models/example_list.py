@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from headrace_lake.dataset_filter import DatasetFilter, FilterFields
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
@@ -48,19 +49,11 @@ class FilterRefused(QueryRefused):
     """A filter in an address that is none; the message names it."""
 
 
-class ExampleFilter(Struct, frozen=True, kw_only=True):
-    """Every field that is given must hold; all are as in `headrace dataset`, but `bucket` and `text`: what prompt, output or
-    target contain, whatever its case."""
+class ExampleFilter(DatasetFilter, frozen=True, kw_only=True):
+    """Every field that is given must hold. `bucket` and `text`, what prompt, output or target contain, whatever its case, are
+    asked in the query, all others of what a row says."""
 
     bucket: str | None = None
-    agent: str | None = None
-    role: str | None = None
-    rater: str | None = None
-    split: str | None = None
-    min_reward: float | None = None
-    max_reward: float | None = None
-    since: str | None = None
-    before: str | None = None
     text: str | None = None
 
     @classmethod
@@ -99,22 +92,6 @@ class ExampleFilter(Struct, frozen=True, kw_only=True):
 
     def _reads_values(self) -> bool:
         return any(name != "bucket" for name in self.given())
-
-    def holds(self, row: ExampleRow) -> bool:
-        """Of what a row says; `bucket` and `text` are asked in the query."""
-        heard = row.principals
-        since, before = (None if text is None else parse_ns(text) for text in (self.since, self.before))
-        time = parse_ns(row.event_time) if (since is not None or before is not None) else 0
-        return (
-            self.agent in (None, row.agent)
-            and self.role in (None, row.role)
-            and self.split in (None, row.split)
-            and (self.rater is None or any(self.rater in (who, who.partition(":")[2]) for who in heard))
-            and (self.min_reward is None or row.reward >= self.min_reward)
-            and (self.max_reward is None or row.reward <= self.max_reward)
-            and (since is None or time >= since)
-            and (before is None or time < before)
-        )
 
 
 class ExampleState(Struct, frozen=True, kw_only=True):
@@ -170,7 +147,7 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
     """The newest revisions that pass a filter, `page` of them, below a place."""
     most = WINDOW if wanted._reads_values() else FACETS
     places = _window(lake, wanted.bucket, below, most)
-    matching = [row for row in _rows(lake, places, wanted.text) if wanted.holds(row)]
+    matching = wanted.passing(_rows(lake, places, wanted.text), _fields)
     shown = matching[:page]
     further = next_page(shown, more=len(matching) > page)
     if further is None and len(places) == most:
@@ -189,7 +166,11 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
 
 def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[ExampleRow]:
     """The `most` newest revisions of a bucket (or of all) that pass a filter, without their texts and states."""
-    return [row for row in _rows(lake, _window(lake, wanted.bucket, None, most), wanted.text) if wanted.holds(row)]
+    return wanted.passing(_rows(lake, _window(lake, wanted.bucket, None, most), wanted.text), _fields)
+
+
+def _fields(row: ExampleRow) -> FilterFields:
+    return FilterFields(row.agent, row.role, row.split, row.reward, row.principals, row.event_time)
 
 
 def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most: int) -> list[tuple[int, int, int]]:
