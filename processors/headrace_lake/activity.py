@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.segments import Segment
-from headrace_lake.views import KIND, read
+from headrace_lake.views import KIND, literal, read
 from headrace_streams import durable_file
 
 _KEYS = "minute, topic, stage, kind, reason, bucket"
@@ -96,15 +96,17 @@ def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, segments: S
 
 def activity_sql(folder: LakeFolder, segments: Sequence[Segment]) -> tuple[str, list[Path]]:
     """A SELECT of what all of `segments` say together, and the files of counts that it reads. Those without are counted."""
-    kept = [folder.activity_file(segment).resolve() for segment in segments if folder.activity_file(segment).exists()]
-    absent = [folder.file(segment).resolve() for segment in segments if not folder.activity_file(segment).exists()]
+    kept: list[Path] = []
+    absent: list[Path] = []
+    for segment in segments:
+        counts = folder.activity_file(segment)
+        if counts.exists():
+            kept.append(counts.resolve())
+        else:
+            absent.append(folder.file(segment).resolve())
     parts = [_EMPTY]
     if kept:
-        parts.append(f"SELECT * FROM read_parquet({_listed(kept)})")
+        parts.append(f"SELECT * FROM read_parquet({literal(map(str, kept))})")
     if absent:
-        parts.append(f"SELECT {_COUNTED} FROM read_parquet({_listed(absent)}) GROUP BY ALL")
+        parts.append(f"SELECT {_COUNTED} FROM read_parquet({literal(map(str, absent))}) GROUP BY ALL")
     return f"SELECT {_KEYS}, CAST(sum(records) AS BIGINT) AS records FROM ({' UNION ALL '.join(parts)}) GROUP BY ALL", kept
-
-
-def _listed(paths: Iterable[Path]) -> str:
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
 from headrace_lake.dataset import DatasetExample
 from headrace_schemas.times import parse_ns
+
+_Row = TypeVar("_Row")
+
+
+class FilterFields(NamedTuple):
+    """What a filter asks of an example; `heard`: the principals that were."""
+
+    agent: str
+    role: str | None
+    split: str
+    reward: float
+    heard: Sequence[str]
+    event_time: str
 
 
 class DatasetFilter(Struct, frozen=True, kw_only=True):
@@ -29,20 +43,27 @@ class DatasetFilter(Struct, frozen=True, kw_only=True):
         return {name: str(value) for name, value in named if value is not None}
 
     def apply(self, examples: Iterable[DatasetExample]) -> list[DatasetExample]:
-        since, before = (None if text is None else parse_ns(text) for text in (self.since, self.before))
-        return [one for one in examples if self._holds(one, since, before)]
+        return self.passing(examples, _fields)
 
-    def _holds(self, one: DatasetExample, since: int | None, before: int | None) -> bool:
-        example = one.example
-        time = parse_ns(example.event_time) if since is not None or before is not None else 0
-        heard = example.principals or []
+    def passing(self, rows: Iterable[_Row], fields: Callable[[_Row], FilterFields]) -> list[_Row]:
+        """Those of `rows` that it lets pass, by what `fields` says of each."""
+        since, before = (None if text is None else parse_ns(text) for text in (self.since, self.before))
+        return [row for row in rows if self._holds(fields(row), since, before)]
+
+    def _holds(self, said: FilterFields, since: int | None, before: int | None) -> bool:
+        time = parse_ns(said.event_time) if since is not None or before is not None else 0
         return (
-            self.agent in (None, example.agent.name)
-            and self.role in (None, example.agent.role)
-            and self.split in (None, one.member.split)
-            and (self.rater is None or any(self.rater in (who, who.partition(":")[2]) for who in heard))
-            and (self.min_reward is None or example.reward >= self.min_reward)
-            and (self.max_reward is None or example.reward <= self.max_reward)
+            self.agent in (None, said.agent)
+            and self.role in (None, said.role)
+            and self.split in (None, said.split)
+            and (self.rater is None or any(self.rater in (who, who.partition(":")[2]) for who in said.heard))
+            and (self.min_reward is None or said.reward >= self.min_reward)
+            and (self.max_reward is None or said.reward <= self.max_reward)
             and (since is None or time >= since)
             and (before is None or time < before)
         )
+
+
+def _fields(one: DatasetExample) -> FilterFields:
+    said = one.example
+    return FilterFields(said.agent.name, said.agent.role, one.member.split, said.reward, said.principals or [], said.event_time)

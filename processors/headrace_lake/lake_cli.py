@@ -18,6 +18,7 @@ from headrace_lake.manifest import LakeFolder, Manifest, Place
 from headrace_streams.settings import Settings
 
 CELL = 60  # characters of a value in a table
+BAR_SECONDS = 0.2  # between two states of the progress bar on a terminal
 LINE_SECONDS = 5.0  # between lines of progress where no terminal rewrites one
 
 lake_option = click.option(
@@ -103,7 +104,7 @@ class _Shown:
 
     def show(self, step: Any) -> None:
         now = time.monotonic()
-        if now - self._at < (0.2 if self._terminal else LINE_SECONDS):
+        if now - self._at < (BAR_SECONDS if self._terminal else LINE_SECONDS):
             return
         self._at = now
         records, seconds = self._last

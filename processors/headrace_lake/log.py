@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
 from headrace_schemas.derived import PositionSkip, RulesActivation
@@ -56,26 +57,29 @@ async def partitions_of(log: Log, topics: Iterable[str]) -> dict[str, int]:
     return {topic: await log.partitions(topic) or 1 for topic in topics}
 
 
-async def shown_ahead(runner: FoldRunner, records: AsyncIterator[LogRecord]) -> AsyncGenerator[LogRecord, None]:
-    """The records as they come, as many at once as a task shows its fold shown to the one in force before they are given out."""
+async def windows(records: AsyncIterator[LogRecord]) -> AsyncGenerator[list[LogRecord], None]:
+    """Records as they come, as many at once as a task shows its fold."""
     window: list[LogRecord] = []
     size = 0
     async for record in records:
         added = len(record.value or b"")
         if len(window) == AHEAD_RECORDS or (window and size + added > AHEAD_BYTES):
-            for one in _shown(runner, window):
-                yield one
+            yield window
             window, size = [], 0
         window.append(record)
         size += added
-    for one in _shown(runner, window):
-        yield one
+    if window:
+        yield window
 
 
-def _shown(runner: FoldRunner, window: list[LogRecord]) -> list[LogRecord]:
-    if runner.fold is not None:
-        runner.look_ahead(window)
-    return window
+async def shown_ahead(runner: FoldRunner, records: AsyncIterator[LogRecord]) -> AsyncGenerator[LogRecord, None]:
+    """The records as they come, each window of them shown to the fold in force before it is given out."""
+    async with aclosing(windows(records)) as listed:
+        async for window in listed:
+            if runner.fold is not None:
+                runner.look_ahead(window)
+            for record in window:
+                yield record
 
 
 async def changelog_of(log: Log, stage: str, topic: str, partition: int, *, within: str = "") -> dict[str, bytes]:

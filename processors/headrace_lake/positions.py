@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from headrace_lake.keys import sealing_of
-from headrace_lake.log import Log, TaskRules, rules_of, shown_ahead
+from headrace_lake.log import Log, TaskRules, partitions_of, rules_of, shown_ahead
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import PositionSkip
 from headrace_schemas.events import PositionSkipped, make
@@ -57,7 +57,7 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
         position = recorded = journal.position
         task = stage.name, topic, partition
         rules = (await rules_of(log))[task]
-        counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
+        counts = await partitions_of(log, (*stage.outputs, "dead-letters"))
         if position is None:
             written = await _end_of_outputs(log, task, rules, counts)
             end = min(written, (await Reader(settings).spans(topic))[partition].end)  # headers may claim anything

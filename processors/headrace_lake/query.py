@@ -20,7 +20,7 @@ from headrace_lake.query_result import QueryResult as QueryResult
 from headrace_lake.query_result import QueryStopped as QueryStopped
 from headrace_lake.segments import SCHEMA
 from headrace_lake.spill import spill_folder
-from headrace_lake.views import COMPOSED, VIEWS, table_of
+from headrace_lake.views import COMPOSED, VIEWS, literal, table_of
 from headrace_lake.views import SCHEMA as TABLES
 
 MEMORY, THREADS, SPILLED = "512MB", 2, "2GB"
@@ -93,11 +93,19 @@ def opened(folder: LakeFolder, *, seconds: float = SECONDS, rows: int = ROWS) ->
     with folder.open() as manifest, spill_folder() as (spill, _):
         connection = connected(folder, manifest, str(spill))
         try:
-            yield LakeQuery(connection, seconds, rows)
-        except duckdb.IOException as error:
-            raise LakeError(f"{folder.path}: {_line(error)}") from error
+            with readable(folder):
+                yield LakeQuery(connection, seconds, rows)
         finally:
             connection.close()
+
+
+@contextmanager
+def readable(folder: LakeFolder) -> Iterator[None]:
+    """LakeError for a file that DuckDB can't read."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise LakeError(f"{folder.path}: {_line(error)}") from error
 
 
 def connected(folder: LakeFolder, manifest: Manifest, spill: str) -> duckdb.DuckDBPyConnection:
@@ -122,7 +130,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, manifest
         ("autoinstall_known_extensions", False),
         ("enable_external_access", False),
     ):
-        connection.execute(f"SET {setting} = {_literal(value)}")
+        connection.execute(f"SET {setting} = {literal(value)}")
     connection.execute(f"CREATE SCHEMA {TABLES}")
     for topic, names in files.items():
         connection.execute(f"CREATE VIEW {table_of(topic)} AS {_relation(names)}")
@@ -160,17 +168,9 @@ def _size(value: Any) -> int:
 def _relation(files: Sequence[str]) -> str:
     """The rows of segments; of none, no rows of the same columns."""
     if files:
-        return f"SELECT * FROM read_parquet({_literal(files)})"
+        return f"SELECT * FROM read_parquet({literal(files)})"
     columns = ", ".join(f"CAST(NULL AS {_TYPES[str(field.type)]}) AS {field.name}" for field in SCHEMA)
     return f"SELECT {columns} WHERE false"
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return f"[{', '.join(map(_literal, value))}]"
 
 
 def _line(error: BaseException) -> str:

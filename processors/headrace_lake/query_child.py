@@ -21,10 +21,10 @@ from typing import Any
 
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import THREADS, QueryStopped, opened
+from headrace_lake.query_process import READY
 from headrace_schemas.root_error import HeadraceError
 
 ROOM = 1024 * 1024 * 1024  # address space beside what the process has when it begins: DuckDB's 512 MB, and what it makes of them
-READY = b"+"  # the lake is open and the limits hold: written before the answer, and no answer begins so
 _PLAIN = (bool, int, float, str, bytes, decimal.Decimal, uuid.UUID, datetime.date, datetime.time, datetime.timedelta)
 
 

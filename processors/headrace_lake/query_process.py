@@ -22,7 +22,7 @@ from headrace_lake.spill import spill_folder
 from headrace_schemas.root_error import FAILED, HeadraceError
 
 STUBBORN_SECONDS = 5.0  # that an interrupted query may take to end
-READY = b"+"  # what a process writes when it has opened the lake; query_child says the same
+READY = b"+"  # the lake is open and the limits hold: a process writes it before its answer, and no answer begins so
 START_SECONDS = 60.0  # that a process may take until it can be asked, on a machine that is busy
 _ERRORS: dict[str, type[HeadraceError]] = {kind.__name__: kind for kind in (QueryRefused, QueryStopped, LakeError)}
 _TYPES = {("datetime", name) for name in ("date", "time", "datetime", "timedelta")}

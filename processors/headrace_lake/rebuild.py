@@ -88,7 +88,7 @@ def _fold_stage(
     """Every partition of the stage's input, those that were told something since they were folded once more."""
     topic = stage.inputs[0]
     folded: dict[int, bytes] = {}
-    while stale := [number for number in range(counts[topic]) if folded.get(number) != spool.told(topic, number)]:
+    while stale := [one for one in range(counts[topic]) if one not in folded or folded[one] != spool.told(topic, one)]:
         for number in stale:
             folded[number] = spool.told(topic, number)
             spool.forget(topic, number)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
-import duckdb
-
-from headrace_lake.manifest import LakeError, LakeFolder, Manifest
-from headrace_lake.query import ROWS, SECONDS, LakeQuery, connected
+from headrace_lake.manifest import LakeFolder, Manifest
+from headrace_lake.query import ROWS, SECONDS, LakeQuery, connected, readable
 from headrace_lake.spill import spill_folder
 
 
@@ -47,13 +45,8 @@ class SharedQuery:
         with self.folder.open() as manifest:
             database = self._taken(manifest)
             try:
-                cursor = database.connection.cursor()
-                try:
+                with readable(self.folder), closing(database.connection.cursor()) as cursor:
                     yield LakeQuery(cursor, self._seconds, self._rows), manifest
-                finally:
-                    cursor.close()
-            except duckdb.IOException as error:
-                raise LakeError(f"{self.folder.path}: {str(error).strip().partition(chr(10))[0]}") from error
             finally:
                 self._left(database)
 

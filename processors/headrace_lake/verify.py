@@ -18,7 +18,7 @@ from typing import NamedTuple
 from headrace_lake.differences import Difference, json_differences
 from headrace_lake.erased import ErasedOwners
 from headrace_lake.keys import sealing_of
-from headrace_lake.log import Log, LogRecord, TaskRules, changelog_of, rules_of, shown_ahead
+from headrace_lake.log import Log, LogRecord, TaskRules, changelog_of, partitions_of, rules_of, shown_ahead
 from headrace_lake.recorded_outputs import Place, RecordedOutput, RecordedOutputs, Task, entry_print, fingerprint, state_print
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import RulesActivation
@@ -150,7 +150,7 @@ async def _verify_partition(
         reason = f"input before {start} has expired, and with it what the state was made of"
         span = NotComparable(*task, start, position.next_offset, max(0, position.next_offset - start), reason)
         return Verified(tasks=1, not_comparable=[span])
-    counts = {name: await log.partitions(name) for name in (*stage.outputs, "dead-letters")}
+    counts = await partitions_of(log, (*stage.outputs, "dead-letters"))
     runner = FoldRunner(stage, topic, partition, counts, sealing)
     erased = ErasedOwners(stage.topology, sealing.keyring)
     return await _Comparison(log, runner, erased, position, recorded.print, rules, live, limit).run(start)

@@ -6,7 +6,7 @@ stand in columns of their own in the segments, which a search reads alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -55,6 +55,15 @@ def read(path: str, kind: str = TEXT) -> str:
     if kind == TIME:
         return f"CAST(try_cast({text} AS TIMESTAMPTZ) AT TIME ZONE 'UTC' AS TIMESTAMP)"
     return text if kind == TEXT else f"try_cast({text} AS {kind})"
+
+
+def literal(value: bool | str | Iterable[str]) -> str:
+    """A value as SQL has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return f"[{', '.join(map(literal, value))}]"
 
 
 def event(*types: str) -> str:

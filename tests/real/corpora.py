@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from headrace_streams.testing import event
+
 KINDS = {"positive": "explicit_positive", "negative": "explicit_negative", "neutral": "rating"}
+INPUTS = {"interaction": "interactions", "feedback": "feedback"}
 YEAR_2000 = 946_684_800
 
 
@@ -23,6 +26,13 @@ class Said(NamedTuple):
     kind: str  # interaction or feedback
     fields: dict[str, Any]
     time: str | None
+
+
+def published(said: Said, name: str, agent: str = "corpus") -> tuple[str, bytes]:
+    """Topic and value of a line as an agent publishes it, as the event `name`."""
+    data = {"agent": {"name": agent}, **said.fields} if said.kind == "interaction" else said.fields
+    value = event(f"headrace.{said.kind}.recorded.v1", data, id=name, source="agent:corpus", time=said.time)
+    return INPUTS[said.kind], value
 
 
 def corpora(data: Path) -> dict[str, Path]:

@@ -34,14 +34,12 @@ from headrace_processors import policy_file
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import ReleaseDecision
 from headrace_schemas.events import ModelVersionCreated, ReleasePromoted
-from headrace_streams.testing import event
 from real import corpora
 from support import jsonl
 from support.lineage_check import check_rows
 from support.memory_ring import MemoryRing, lake_of
 
 POLICY = '[[reward.bases]]\nbase = "tiny"\n[train.bases.tiny]\nweights = "tiny"\n[release]\nrule = "gate"\n'
-TOPICS = {"interaction": "interactions", "feedback": "feedback"}
 TURNS = 4  # in which a corpus comes: what is trained meanwhile is served to what follows
 ALONGSIDE = 32  # rows that a trainer of TRL gets, the shortest
 TOKENS = 4096  # that it keeps of a row: of a longer prompt it would drop the row
@@ -56,9 +54,7 @@ def ring_of(name: str, path: Path) -> MemoryRing:
         ring.bodies = policy_file.load(Path(policy.name)).bodies()
     said = list(corpora.said(name, path))
     for number, line in enumerate(said):
-        data = {"agent": {"name": name}, **line.fields} if line.kind == "interaction" else line.fields
-        kind = f"headrace.{line.kind}.recorded.v1"
-        ring.publish(TOPICS[line.kind], event(kind, data, id=f"{name}-{number}", source="agent:corpus"))
+        ring.publish(*corpora.published(line._replace(time=None), f"{name}-{number}", agent=name))
         if (number + 1) % (len(said) // TURNS + 1) == 0:
             ring.turn()
     ring.turn()

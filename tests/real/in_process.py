@@ -16,10 +16,8 @@ from headrace_schemas.derived import Batch, Example
 from headrace_schemas.events import ExampleRejected, ExampleRewarded
 from headrace_streams.policy import Policy
 from headrace_streams.runtime.step import Produced
-from headrace_streams.testing import MemoryTask, event
+from headrace_streams.testing import MemoryTask
 from real import corpora
-
-INPUTS = {"interaction": "interactions", "feedback": "feedback"}
 
 
 class Folded(NamedTuple):
@@ -46,9 +44,7 @@ class Chain:
 
     def publish(self, said: corpora.Said, number: int) -> None:
         """One line of a corpus, as an agent publishes it."""
-        data = {"agent": {"name": "corpus"}, **said.fields} if said.kind == "interaction" else said.fields
-        kind = f"headrace.{said.kind}.recorded.v1"
-        self.feed(INPUTS[said.kind], event(kind, data, id=f"e{number}", source="agent:corpus", time=said.time))
+        self.feed(*corpora.published(said, f"e{number}"))
 
     def feed(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Any = ()) -> None:
         for produced in self.tasks[topic].feed(value, key=key, headers=headers).produced:

@@ -24,9 +24,7 @@ from headrace_lake.whatif.report import WhatIfReport
 from headrace_lake.whatif.trial import WhatIf
 from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
-from headrace_streams.testing import event
 from real import corpora
-from real.in_process import INPUTS
 from support.memory_log import MemoryLog
 
 SECOND_MS = 1000
@@ -60,10 +58,9 @@ def recorded(name: str, path: Path, rows: int | None) -> MemoryLog:
     """The log of a corpus under the default policy."""
     log, bodies = MemoryLog(2), bodies_of("")
     for number, said in enumerate(islice(corpora.said(name, path), rows)):
-        data = {"agent": {"name": "corpus"}, **said.fields} if said.kind == "interaction" else said.fields
-        value = event(f"headrace.{said.kind}.recorded.v1", data, id=f"e{number}", source="agent:corpus", time=said.time)
+        topic, value = corpora.published(said, f"e{number}")
         log.time += SECOND_MS
-        log.append(INPUTS[said.kind], number % log.count, None, value)
+        log.append(topic, number % log.count, None, value)
     for stage in STAGES:
         if stage.name != "release":
             log.run(stage, bodies[stage.name])

@@ -10,11 +10,11 @@ from msgspec import Struct
 
 from headrace_lake.batches import BatchRow, with_runs
 from headrace_lake.query import LakeQuery
-from headrace_lake.read_models.paging import PAGE, PageCursor
+from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
 from headrace_lake.read_models.recorded import recorded
 from headrace_lake.views import event, table_of
 from headrace_schemas.derived import Batch
-from headrace_schemas.events import BatchReady, TrainingStarted
+from headrace_schemas.events import BatchReady, Event, TrainingStarted
 
 RUNS, MEMBERS, BINS = 2000, 100, 10
 
@@ -92,28 +92,20 @@ class BatchView(Struct, frozen=True, kw_only=True):
 
 def batch_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor | None = None, *, page: int = PAGE) -> BatchList:
     """The newest batches, of one bucket or of all."""
-    conditions = [event("batch.ready")]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
-    rows = _summaries(lake, " AND ".join(conditions), {"bucket": bucket} if bucket is not None else {}, page + 1)
-    more = rows[page - 1] if len(rows) > page else None
-    further = None
-    if more is not None:
-        _, partition, offset = more.place.split("/")
-        further = str(PageCursor(more.appended_ms, int(partition), int(offset)))
-    return BatchList(bucket=bucket, rows=rows[:page], below=further)
+    rows, _ = _summaries(lake, *page_of(event("batch.ready"), bucket, below), page + 1)
+    return BatchList(bucket=bucket, rows=rows[:page], below=next_page(rows[:page], more=len(rows) > page))
 
 
 def batch_view(lake: LakeQuery, batch_id: str, offset: int = 0) -> BatchView | None:
     """One batch with `MEMBERS` of its rows from `offset` on; None where there is none of that id."""
-    summaries = _summaries(lake, f"{event('batch.ready')} AND batch_id = $id", {"id": batch_id}, 1)
-    cut = next(iter(recorded(lake, "batches", f"{event('batch.ready')} AND batch_id = $id", {"id": batch_id}, limit=1)), None)
+    where, named = f"{event('batch.ready')} AND batch_id = $id", {"id": batch_id}
+    summaries, told = _summaries(lake, where, named, 1)
+    cut = next(iter(recorded(lake, "batches", where, named, limit=1)), None)
     if cut is None or not summaries or not isinstance(cut.event, BatchReady):
         return None
     batch = cut.event.data
     rows = _members(batch)
-    started = recorded(lake, "runs", f"{event('training.started')} AND batch_id = $id", {"id": batch_id}, limit=RUNS)
-    runs = list(dict.fromkeys(each.event.data.run_id for each in started if isinstance(each.event, TrainingStarted)))
+    runs = list(dict.fromkeys(each.data.run_id for each in told if isinstance(each, TrainingStarted)))
     return BatchView(
         summary=summaries[0],
         runs=runs,
@@ -133,12 +125,13 @@ def histogram(values: Sequence[float], bins: int = BINS) -> list[int]:
     return [counts[number] for number in range(bins)]
 
 
-def _summaries(lake: LakeQuery, where: str, parameters: dict[str, Any], limit: int) -> list[BatchSummary]:
+def _summaries(lake: LakeQuery, where: str, parameters: dict[str, Any], limit: int) -> tuple[list[BatchSummary], list[Event]]:
+    """The newest batches, and what their runs said."""
     paths = ", ".join(f"'{path}'" for path in _FIELDS.values())
     found = lake.all(
         "SELECT batch_id, bucket, epoch_ms(appended_at), partition, log_offset, coalesce(len(example_ids), 0), "
         f"try(json_extract_string(value, [{paths}])) FROM {table_of('batches')} WHERE {where} "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {int(limit)}",
+        f"{NEWEST_FIRST} LIMIT {int(limit)}",
         parameters,
     )
     rows = {row[0]: BatchRow(batch_id=row[0], bucket=row[1], members=row[5]) for row in found}
@@ -151,9 +144,9 @@ def _summaries(lake: LakeQuery, where: str, parameters: dict[str, Any], limit: i
         )
     )
     told = event("training.started", "training.completed", "training.failed")
-    runs = recorded(lake, "runs", f"{told} AND list_contains($ids, batch_id)", names, limit=RUNS)
-    with_runs(rows, asked, [each.event for each in runs])
-    return [_summary(rows[row[0]], row) for row in found]
+    runs = [each.event for each in recorded(lake, "runs", f"{told} AND list_contains($ids, batch_id)", names, limit=RUNS)]
+    with_runs(rows, asked, runs)
+    return [_summary(rows[row[0]], row) for row in found], runs
 
 
 def _summary(row: BatchRow, found: tuple[Any, ...]) -> BatchSummary:

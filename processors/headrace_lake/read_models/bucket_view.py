@@ -19,7 +19,7 @@ from headrace_lake.read_models.batch_list import BatchSummary, batch_list, histo
 from headrace_lake.read_models.bucket_conditions import BucketConditions, conditions_now, conditions_told
 from headrace_lake.read_models.conditions import ConditionNode
 from headrace_lake.read_models.example_list import ExampleFilter, ExampleRow, newest_rows
-from headrace_lake.read_models.recorded import STAGE, recorded, recorded_at
+from headrace_lake.read_models.recorded import STAGE, places_where, read_at, recorded, recorded_at
 from headrace_lake.read_models.release_view import ReleaseRow, release_list, served_now
 from headrace_lake.views import event, table_of
 from headrace_processors.curate.policy import CuratePolicy
@@ -55,13 +55,15 @@ class _Told(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What is known of all buckets: curate's state where it was asked, what curate said last, the policy, the cut."""
+    """What is known of all buckets: curate's state where it was asked, what curate said last, the policy, the cut, and by
+    partition how many examples its median bucket got of late."""
 
     state: Mapping[str, CurateBucket]
     told: Mapping[str, _Told]
     policy: CuratePolicy | None
     partitions: int
     now_ms: int
+    medians: Mapping[int, float]
 
 
 class BucketSummary(Struct, frozen=True, kw_only=True):
@@ -207,7 +209,8 @@ def _known(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] | None
     told = {each.event.data.bucket: _Told(each.event.data, each.place) for each in said if isinstance(each.event, BucketAssessed)}
     now_ms = max((segment.last_ms for segment in manifest.of("examples")), default=0)
     partitions = len(manifest.partitions("examples")) or 1
-    return _Known(_recorded(status), told, curate_policy(lake), partitions, now_ms)
+    state = _recorded(status)
+    return _Known(state, told, curate_policy(lake), partitions, now_ms, _medians(state, partitions, now_ms))
 
 
 def _history(lake: LakeQuery, bucket: str) -> list[AssessmentMoment]:
@@ -288,7 +291,7 @@ def _summary(
         }  # fmt: skip
         batches = max(batches, bucket.batches)
         if policy is not None:
-            median = _median(known.state, name, known.partitions, known.now_ms)
+            median = known.medians.get(partition_for(name.encode(), known.partitions), 0.0)
             found = conditions_now(policy, bucket, known.now_ms, median=median, told=None if told is None else told.said)
     elif told is not None:
         found = conditions_told(told.said, str(told.place))
@@ -302,28 +305,23 @@ def _summary(
     return BucketSummary(bucket=name, examples=examples, last_ms=last_ms, batches=batches, served=served, **figures), found
 
 
-def _median(known: Mapping[str, CurateBucket], name: str, count: int, now_ms: int) -> float:
-    """Examples that the median bucket of the same partition got of late, among those that got any."""
-    own, day = partition_for(name.encode(), count), now_ms // DAY_MS
-    beside = [bucket for other, bucket in known.items() if partition_for(other.encode(), count) == own]
-    got = [some for bucket in beside if (some := bucket.admitted_since(day - RECENT_DAYS))]
-    return float(statistics.median(got or [0]))
+def _medians(state: Mapping[str, CurateBucket], count: int, now_ms: int) -> dict[int, float]:
+    """By partition, examples that its median bucket got of late, among those that got any."""
+    got: dict[int, list[int]] = {}
+    for name, bucket in state.items():
+        if some := bucket.admitted_since(now_ms // DAY_MS - RECENT_DAYS):
+            got.setdefault(partition_for(name.encode(), count), []).append(some)
+    return {partition: float(statistics.median(counts)) for partition, counts in got.items()}
 
 
 def _reasons(lake: LakeQuery, bucket: str) -> tuple[list[ReasonCount], int]:
-    places = lake.all(
-        f"SELECT partition, log_offset FROM {table_of('rejections')} WHERE {event('example.rejected')} AND bucket = $bucket "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {REJECTED}",
-        {"bucket": bucket},
-    )
-    if not places:
-        return [], 0
-    lake.keep("looked", [("rejections", *row) for row in places])
-    rows = lake.all(
-        "SELECT epoch_ms(r.appended_at), try(json_extract_string(r.value, ['$.data.reason', '$.data.rule'])) "
-        f"FROM {table_of('rejections')} r JOIN looked l ON l.partition = r.partition AND l.log_offset = r.log_offset "
-        "WHERE r.log_offset BETWEEN $first AND $last ORDER BY r.appended_at, r.partition, r.log_offset",
-        {"first": min(row[1] for row in places), "last": max(row[1] for row in places)},
+    where = f"{event('example.rejected')} AND bucket = $bucket"
+    rows = read_at(
+        lake,
+        "rejections",
+        places_where(lake, "rejections", where, {"bucket": bucket}, limit=REJECTED),
+        "epoch_ms(t.appended_at), try(json_extract_string(t.value, ['$.data.reason', '$.data.rule']))",
+        "ORDER BY t.appended_at, t.partition, t.log_offset",
     )
     counts: Counter[str] = Counter()
     newest: dict[str, tuple[str, int]] = {}

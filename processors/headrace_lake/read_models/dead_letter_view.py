@@ -16,7 +16,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
+from headrace_lake.read_models.recorded import places_where, read_at
 from headrace_lake.views import event, table_of
 from headrace_schemas.derived import DeadLetter, Redrive
 from headrace_schemas.events import RecordRedriven, RecordRejected
@@ -29,9 +31,9 @@ NEWEST = 2_000  # letters that a page is of
 GROUPS, ROWS = 100, 50
 CHUNK = 1_000  # letters that are in memory at once where all are looked at
 FILTERS = ("topic", "code", "field", "source")
-_TABLE, _REJECTED, _REDRIVEN = table_of("dead-letters"), event("record.rejected"), event("record.redriven")
+_LETTERS = "dead-letters"
+_TABLE, _REJECTED, _REDRIVEN = table_of(_LETTERS), event("record.rejected"), event("record.redriven")
 SAMPLE = f"SELECT key FROM {_TABLE} WHERE {_REJECTED} ORDER BY appended_at DESC LIMIT 3"
-Place = tuple[int, int]  # partition and offset of a letter
 
 
 class RedrivePreview(Struct, frozen=True, kw_only=True):
@@ -49,7 +51,11 @@ def letter_groups(lake: LakeQuery, given: Mapping[str, str]) -> dict[str, Any]:
     wanted, filters = wanted_of(given), {name: given[name] for name in FILTERS if name in given}
     total = lake.run(f"SELECT count(*) FROM {_TABLE} WHERE {_REJECTED}").rows[0][0]
     redriven = _redriven(lake)
-    rows = [replace(row, redriven=redriven.get(row.at)) for row, _ in _letters(lake, _places(lake, NEWEST)) if wanted.takes(row)]
+    rows = [
+        replace(row, redriven=redriven.get(row.at))
+        for row, _ in _letters(lake, places_where(lake, _LETTERS, _REJECTED, limit=NEWEST))
+        if wanted.takes(row)
+    ]
     rows.sort(key=lambda row: (row.timestamp, row.at))
     grouped = groups(rows)
     listed = [
@@ -80,7 +86,7 @@ def letter_view(lake: LakeQuery, at: str) -> dict[str, Any] | None:
         "ORDER BY appended_at DESC LIMIT 1",
         {"at": at},
     )
-    found = list(_letters(lake, [(places[0][0], places[0][1])])) if places else []
+    found = list(_letters(lake, [RecordPlace(_LETTERS, *row[:2]) for row in places]))
     if not found:
         return None
     row, letter = found[0]
@@ -89,7 +95,7 @@ def letter_view(lake: LakeQuery, at: str) -> dict[str, Any] | None:
     again = _redriven(lake, at).get(at)
     return {
         "at": at,
-        "letter": {"topic": "dead-letters", "partition": places[0][0], "offset": places[0][1], "appended_ms": places[0][2]},
+        "letter": {"topic": _LETTERS, "partition": places[0][0], "offset": places[0][1], "appended_ms": places[0][2]},
         "error": {"code": letter.error.code, "field": letter.error.field, "message": letter.error.message},
         "publisher": row.source,
         "headers": [[name, "" if value is None else value] for name, value in letter.headers],
@@ -103,10 +109,8 @@ def letter_view(lake: LakeQuery, at: str) -> dict[str, Any] | None:
 
 def preview(lake: LakeQuery, wanted: LetterFilter) -> RedrivePreview:
     """What a redrive would do to the letters that are `wanted`, as they are."""
-    places = _places(lake, None)
-    if wanted.at:
-        listed = lake.all(f"SELECT partition, log_offset FROM {_TABLE} WHERE {_REJECTED} AND key = $at", {"at": wanted.at[0]})
-        places = [(row[0], row[1]) for row in listed]
+    where, values = (f"{_REJECTED} AND key = $at", {"at": wanted.at[0]}) if wanted.at else (_REJECTED, {})
+    places = places_where(lake, _LETTERS, where, values, limit=None)
     redriven, letters, before, fit, unfit = _redriven(lake), 0, 0, 0, Counter[str]()
     now_ms = time.time_ns() // 1_000_000
     for row, letter in _letters(lake, places):
@@ -149,27 +153,10 @@ def _listed(row: LetterRow) -> dict[str, Any]:
     }
 
 
-def _places(lake: LakeQuery, most: int | None) -> list[Place]:
-    """Where letters lie, the newest first; all of them where `most` is None."""
-    limit = "" if most is None else f"LIMIT {int(most)}"
-    rows = lake.all(
-        f"SELECT partition, log_offset FROM {_TABLE} WHERE {_REJECTED} "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC {limit}"
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def _letters(lake: LakeQuery, places: Sequence[Place]) -> Iterator[tuple[LetterRow, DeadLetter]]:
+def _letters(lake: LakeQuery, places: Sequence[RecordPlace]) -> Iterator[tuple[LetterRow, DeadLetter]]:
     """The letters that lie there, some at a time."""
     for start in range(0, len(places), CHUNK):
-        chunk = places[start : start + CHUNK]
-        lake.keep("looked", [("dead-letters", *place) for place in chunk])
-        offsets = [offset for _, offset in chunk]
-        rows = lake.all(
-            f"SELECT d.partition, d.log_offset, d.value FROM {_TABLE} d JOIN looked l ON l.partition = d.partition "
-            "AND l.log_offset = d.log_offset WHERE d.log_offset BETWEEN $first AND $last",
-            {"first": min(offsets), "last": max(offsets)},
-        )
+        rows = read_at(lake, _LETTERS, places[start : start + CHUNK], "t.partition, t.log_offset, t.value")
         for partition, offset, value in rows:
             found = decode_or_none(str(value).encode())
             if isinstance(found, RecordRejected):

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from headrace_lake.dataset_filter import DatasetFilter, FilterFields
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery, QueryRefused
-from headrace_lake.read_models.paging import PAGE, PageCursor
+from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
+from headrace_lake.read_models.recorded import read_at
 from headrace_lake.views import event, table_of
 from headrace_schemas.inputs import Output, Text
 from headrace_schemas.splits import split_of
@@ -47,19 +49,11 @@ class FilterRefused(QueryRefused):
     """A filter in an address that is none; the message names it."""
 
 
-class ExampleFilter(Struct, frozen=True, kw_only=True):
-    """Every field that is given must hold; all are as in `headrace dataset`, but `bucket` and `text`: what prompt, output or
-    target contain, whatever its case."""
+class ExampleFilter(DatasetFilter, frozen=True, kw_only=True):
+    """Every field that is given must hold. `bucket` and `text`, what prompt, output or target contain, whatever its case, are
+    asked in the query, all others of what a row says."""
 
     bucket: str | None = None
-    agent: str | None = None
-    role: str | None = None
-    rater: str | None = None
-    split: str | None = None
-    min_reward: float | None = None
-    max_reward: float | None = None
-    since: str | None = None
-    before: str | None = None
     text: str | None = None
 
     @classmethod
@@ -98,22 +92,6 @@ class ExampleFilter(Struct, frozen=True, kw_only=True):
 
     def _reads_values(self) -> bool:
         return any(name != "bucket" for name in self.given())
-
-    def holds(self, row: ExampleRow) -> bool:
-        """Of what a row says; `bucket` and `text` are asked in the query."""
-        heard = row.principals
-        since, before = (None if text is None else parse_ns(text) for text in (self.since, self.before))
-        time = parse_ns(row.event_time) if (since is not None or before is not None) else 0
-        return (
-            self.agent in (None, row.agent)
-            and self.role in (None, row.role)
-            and self.split in (None, row.split)
-            and (self.rater is None or any(self.rater in (who, who.partition(":")[2]) for who in heard))
-            and (self.min_reward is None or row.reward >= self.min_reward)
-            and (self.max_reward is None or row.reward <= self.max_reward)
-            and (since is None or time >= since)
-            and (before is None or time < before)
-        )
 
 
 class ExampleState(Struct, frozen=True, kw_only=True):
@@ -169,14 +147,11 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
     """The newest revisions that pass a filter, `page` of them, below a place."""
     most = WINDOW if wanted._reads_values() else FACETS
     places = _window(lake, wanted.bucket, below, most)
-    matching = [row for row in _rows(lake, places, wanted.text) if wanted.holds(row)]
+    matching = wanted.passing(_rows(lake, places, wanted.text), _fields)
     shown = matching[:page]
-    last = matching[page - 1] if len(matching) > page else None
-    further: PageCursor | None = None
-    if last is not None:
-        further = _cursor(last)
-    elif len(places) == most:
-        further = PageCursor(*places[-1])
+    further = next_page(shown, more=len(matching) > page)
+    if further is None and len(places) == most:
+        further = str(PageCursor(*places[-1]))
     _complete(lake, shown)
     return ExampleList(
         filter=wanted,
@@ -184,45 +159,44 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
         looked_through=len(places),
         matching=len(matching),
         facets=_facets(matching),
-        below=None if further is None else str(further),
+        below=further,
         command=wanted.command(),
     )
 
 
 def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[ExampleRow]:
     """The `most` newest revisions of a bucket (or of all) that pass a filter, without their texts and states."""
-    return [row for row in _rows(lake, _window(lake, wanted.bucket, None, most), wanted.text) if wanted.holds(row)]
+    return wanted.passing(_rows(lake, _window(lake, wanted.bucket, None, most), wanted.text), _fields)
+
+
+def _fields(row: ExampleRow) -> FilterFields:
+    return FilterFields(row.agent, row.role, row.split, row.reward, row.principals, row.event_time)
 
 
 def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most: int) -> list[tuple[int, int, int]]:
-    conditions = [event("example.rewarded")]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
+    where, parameters = page_of(event("example.rewarded"), bucket, below)
     return [
         (row[0], row[1], row[2])
         for row in lake.all(
-            f"SELECT epoch_ms(appended_at), partition, log_offset FROM {table_of('examples')} WHERE {' AND '.join(conditions)} "
-            f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {int(most)}",
-            {"bucket": bucket} if bucket is not None else {},
+            f"SELECT epoch_ms(appended_at), partition, log_offset FROM {table_of('examples')} WHERE {where} "
+            f"{NEWEST_FIRST} LIMIT {int(most)}",
+            parameters,
         )
     ]
 
 
 def _rows(lake: LakeQuery, places: Sequence[tuple[int, int, int]], text: str | None) -> list[ExampleRow]:
     """Rows of revisions, newest first, without their texts."""
-    if not places:
-        return []
-    lake.keep("looked", [("examples", partition, offset) for _, partition, offset in places])
     paths = ", ".join(f"'{path}'" for path in _FIELDS.values())
-    asked = "AND contains(lower(try(e.value->>'$.data.content')), lower($text))" if text else ""
-    offsets = [offset for _, _, offset in places]
-    found = lake.all(
-        "SELECT e.example_id, e.revision, e.interaction_id, e.bucket, epoch_ms(e.appended_at), e.partition, e.log_offset, "
-        f"try(json_extract_string(e.value, [{paths}])) FROM {table_of('examples')} e "
-        "JOIN looked l ON l.partition = e.partition AND l.log_offset = e.log_offset "
-        f"WHERE e.log_offset BETWEEN $first AND $last {asked} "
-        "ORDER BY e.appended_at DESC, e.partition DESC, e.log_offset DESC",
-        {"first": min(offsets), "last": max(offsets)} | ({"text": text} if text else {}),
+    asked = "AND contains(lower(try(t.value->>'$.data.content')), lower($text))" if text else ""
+    found = read_at(
+        lake,
+        "examples",
+        [RecordPlace("examples", partition, offset) for _, partition, offset in places],
+        "t.example_id, t.revision, t.interaction_id, t.bucket, epoch_ms(t.appended_at), t.partition, t.log_offset, "
+        f"try(json_extract_string(t.value, [{paths}]))",
+        f"{asked} ORDER BY t.appended_at DESC, t.partition DESC, t.log_offset DESC",
+        **({"text": text} if text else {}),
     )
     return [row for each in found if (row := _row(each)) is not None]
 
@@ -261,14 +235,8 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
     if not rows:
         return
     places = [_place(row) for row in rows]
-    lake.keep("shown", places)
-    offsets = [place.offset for place in places]
-    texts = lake.all(
-        "SELECT e.partition, e.log_offset, try(json_extract(e.value, ['$.data.content.prompt', '$.data.content.target'])) "
-        f"FROM {table_of('examples')} e JOIN shown s ON s.partition = e.partition AND s.log_offset = e.log_offset "
-        "WHERE e.log_offset BETWEEN $first AND $last",
-        {"first": min(offsets), "last": max(offsets)},
-    )
+    both_texts = "try(json_extract(t.value, ['$.data.content.prompt', '$.data.content.target']))"
+    texts = read_at(lake, "examples", places, f"t.partition, t.log_offset, {both_texts}")
     by_place = {(partition, offset): both or (None, None) for partition, offset, both in texts}
     states = example_states(lake, {row.example_id for row in rows})
     for row, place in zip(rows, places, strict=True):
@@ -349,11 +317,6 @@ def _facets(rows: Sequence[ExampleRow]) -> dict[str, dict[str, int]]:
             counts["role"][row.role] += 1
         counts["rater"].update(row.principals)
     return {name: dict(counter.most_common(FACET_ROWS)) for name, counter in counts.items()}
-
-
-def _cursor(row: ExampleRow) -> PageCursor:
-    place = _place(row)
-    return PageCursor(row.appended_ms, place.partition, place.offset)
 
 
 def _place(row: ExampleRow) -> RecordPlace:

@@ -5,6 +5,7 @@ went. Knows the other read models of examples, and the lake's lineage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Struct
 from headrace_lake.learning_state import LearningState, state_and_lineage
 from headrace_lake.lineage import LineageRecord
 from headrace_lake.query import LakeQuery
-from headrace_lake.read_models.recorded import RecordedEvent, recorded
+from headrace_lake.read_models.recorded import RecordedEvent, recorded, rules_of_task
 from headrace_lake.read_models.rejection_reason import RejectionReason, rejection_reason
 from headrace_lake.read_models.reward_terms import RewardExplanation, reward_explanation, signals_of
 from headrace_lake.read_models.text_diff import DiffPart, word_diff
@@ -110,6 +111,7 @@ def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> Exa
     example = None if shown is None else _example(shown)
     rejected = recorded(lake, "rejections", "interaction_id = $id", {"id": interaction_id}, limit=NOTED, newest=True)
     rejected = [each for each in rejected if isinstance(each.event, ExampleRejected)]
+    rules_of = cache(partial(rules_of_task, lake, "curate", "examples"))  # most rejections are of one partition
     state, found = state_and_lineage(lake, interaction_id)
     went = [] if found is None else [one for kind in ("batch", "run", "version", "release") for one in found.of(kind)]
     content = example.content if example is not None else interaction  # None while only others have spoken of it
@@ -134,7 +136,9 @@ def example_view(lake: LakeQuery, name: str, revision: int | None = None) -> Exa
         balance=None if example is None else example.weights.balance,
         revisions=_revisions(told),
         rejections=[
-            rejection_reason(lake, each, _at(rewarded, each.event.data.revision), twins=number >= len(rejected) - TWINNED)
+            rejection_reason(
+                lake, each, _at(rewarded, each.event.data.revision), rules_of, twins=number >= len(rejected) - TWINNED
+            )
             for number, each in enumerate(rejected)
             if isinstance(each.event, ExampleRejected)
         ],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from headrace_lake.query import QueryRefused
 
 PAGE = 50  # rows
+NEWEST_FIRST = "ORDER BY appended_at DESC, partition DESC, log_offset DESC"
 
 
 class CursorRefused(QueryRefused):
@@ -36,3 +38,29 @@ class PageCursor(NamedTuple):
     def condition(self) -> str:
         """The records below it, in SQL over columns of segments."""
         return f"(epoch_ms(appended_at), partition, log_offset) < ({self.appended_ms}, {self.partition}, {self.offset})"
+
+
+class ListedRow(Protocol):
+    """A row of a list, which stands for a record."""
+
+    @property
+    def appended_ms(self) -> int: ...
+
+    @property
+    def place(self) -> str: ...
+
+
+def page_of(records: str, bucket: str | None, below: PageCursor | None) -> tuple[str, dict[str, str]]:
+    """The condition for those of `records` that a page is of, in SQL: of one bucket or of all, below a place; its parameters."""
+    conditions = [records]
+    conditions += ["bucket = $bucket"] if bucket is not None else []
+    conditions += [below.condition()] if below is not None else []
+    return " AND ".join(conditions), {"bucket": bucket} if bucket is not None else {}
+
+
+def next_page(rows: Sequence[ListedRow], *, more: bool) -> str | None:
+    """Where the page behind `rows` goes on, if there are `more`."""
+    if not more:
+        return None
+    _, partition, offset = rows[-1].place.split("/")
+    return str(PageCursor(rows[-1].appended_ms, int(partition), int(offset)))

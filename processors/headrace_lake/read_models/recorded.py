@@ -15,6 +15,7 @@ from headrace_lake.views import event, table_of
 from headrace_processors.stages import STAGES
 from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import Event, RulesActivated
+from headrace_streams import release_log
 from headrace_streams.kafka.reader import decode_or_none
 from headrace_streams.policy import Policy
 from headrace_streams.runtime.stage import FoldStage
@@ -50,27 +51,18 @@ def recorded(
     newest: bool = False,
 ) -> list[RecordedEvent]:
     """The first (or the `newest`) `limit` events of a topic for which `where` holds, in the order of the log."""
-    order = "DESC" if newest else "ASC"
-    places = lake.all(
-        f"SELECT partition, log_offset FROM {table_of(topic)} WHERE event_type IS NOT NULL AND ({where}) "
-        f"ORDER BY appended_at {order}, partition {order}, log_offset {order} LIMIT {int(limit)}",
-        parameters,
-    )
-    return recorded_at(lake, topic, [RecordPlace(topic, *row) for row in places])
+    places = places_where(lake, topic, f"event_type IS NOT NULL AND ({where})", parameters, limit=limit, newest=newest)
+    return recorded_at(lake, topic, places)
 
 
 def recorded_at(lake: LakeQuery, topic: str, places: Iterable[RecordPlace]) -> list[RecordedEvent]:
     """The events at `places` of a topic, in the order of the log; what is no event is left out."""
-    wanted = sorted(set(places))
-    if not wanted:
-        return []
-    lake.keep("wanted", wanted)
-    offsets = [place.offset for place in wanted]
-    rows = lake.all(
-        f"SELECT t.partition, t.log_offset, epoch_ms(t.appended_at), coalesce(t.origin, ''), t.value FROM {table_of(topic)} t "
-        "JOIN wanted w ON w.partition = t.partition AND w.log_offset = t.log_offset "
-        "WHERE t.log_offset BETWEEN $first AND $last AND t.value IS NOT NULL ORDER BY t.appended_at, t.partition, t.log_offset",
-        {"first": min(offsets), "last": max(offsets)},
+    rows = read_at(
+        lake,
+        topic,
+        sorted(set(places)),
+        "t.partition, t.log_offset, epoch_ms(t.appended_at), coalesce(t.origin, ''), t.value",
+        "AND t.value IS NOT NULL ORDER BY t.appended_at, t.partition, t.log_offset",
     )
     found: list[RecordedEvent] = []
     for partition, offset, appended_ms, origin, text in rows:
@@ -78,6 +70,48 @@ def recorded_at(lake: LakeQuery, topic: str, places: Iterable[RecordPlace]) -> l
         if (decoded := decode_or_none(value)) is not None:
             found.append(RecordedEvent(RecordPlace(topic, partition, offset), appended_ms, decoded, origin, value))
     return found
+
+
+def places_where(
+    lake: LakeQuery,
+    topic: str,
+    where: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    limit: int | None,
+    newest: bool = True,
+) -> list[RecordPlace]:
+    """Where the newest (or the first) `limit` records of a topic lie for which `where` holds, in that order; all without one."""
+    order = "DESC" if newest else "ASC"
+    rows = lake.all(
+        f"SELECT partition, log_offset FROM {table_of(topic)} WHERE {where} "
+        f"ORDER BY appended_at {order}, partition {order}, log_offset {order}"
+        + ("" if limit is None else f" LIMIT {int(limit)}"),
+        parameters,
+    )
+    return [RecordPlace(topic, *row) for row in rows]
+
+
+def read_at(
+    lake: LakeQuery, topic: str, places: Sequence[RecordPlace], columns: str, ending: str = "", **parameters: Any
+) -> list[tuple[Any, ...]]:
+    """`columns` of the records `t` of a topic that lie at `places`. `ending`: further conditions and the order, in SQL."""
+    if not places:
+        return []
+    lake.keep("wanted", places)
+    offsets = [place.offset for place in places]
+    return lake.all(
+        f"SELECT {columns} FROM {table_of(topic)} t JOIN wanted w ON w.partition = t.partition AND w.log_offset = t.log_offset "
+        f"WHERE t.log_offset BETWEEN $first AND $last {ending}",
+        {"first": min(offsets), "last": max(offsets), **parameters},
+    )
+
+
+def decision_of(answer: RecordedEvent) -> release_log.Decision:
+    """What an answer of the release stage says."""
+    decision = release_log.decision_of(answer.event)
+    assert decision is not None
+    return decision
 
 
 class TaskPolicy(NamedTuple):

@@ -4,14 +4,14 @@ own filters and runs them again; decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
-from headrace_lake.read_models.recorded import RecordedEvent, in_force, recorded, recorded_at, rules_of_task
+from headrace_lake.read_models.recorded import RecordedEvent, TaskPolicy, in_force, recorded, recorded_at
 from headrace_lake.read_models.text_diff import DiffPart, word_diff
 from headrace_lake.views import event
 from headrace_processors.curate import near_duplicates
@@ -55,10 +55,15 @@ class RejectionReason(Struct, frozen=True, kw_only=True):
 
 
 def rejection_reason(
-    lake: LakeQuery, rejected: RecordedEvent, example: RecordedEvent | None, *, twins: bool = True
+    lake: LakeQuery,
+    rejected: RecordedEvent,
+    example: RecordedEvent | None,
+    rules_of: Callable[[int], Sequence[TaskPolicy]],
+    *,
+    twins: bool = True,
 ) -> RejectionReason:
-    """Of a rejection on the log; `example`: the revision that it is about, where the lake has it. `twins`: what put it out is
-    looked for, too."""
+    """Of a rejection on the log; `example`: the revision that it is about, where the lake has it; `rules_of`: curate's over a
+    partition. `twins`: what put it out is looked for, too."""
     assert isinstance(rejected.event, ExampleRejected)
     said = rejected.event.data
     known: dict[str, Any] = {
@@ -71,7 +76,7 @@ def rejection_reason(
     source = rejected.source
     if example is None or not isinstance(example.event, ExampleRewarded) or source is None:
         return RejectionReason(**known, note="the lake does not hold the revision that it is about")
-    rules = in_force(rules_of_task(lake, "curate", "examples", source.partition), source.offset)
+    rules = in_force(rules_of(source.partition), source.offset)
     if rules is None:
         return RejectionReason(**known, note="the lake does not hold the policy that was in force")
     policy = rules.policy

@@ -11,20 +11,20 @@ from msgspec import Struct, structs
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.conditions import ConditionNode
-from headrace_lake.read_models.paging import PAGE, PageCursor
-from headrace_lake.read_models.recorded import RecordedEvent, in_force, recorded, recorded_at, rules_of_task
+from headrace_lake.read_models.paging import PAGE, PageCursor, next_page, page_of
+from headrace_lake.read_models.recorded import RecordedEvent, decision_of, places_where, read_at, recorded, recorded_at
 from headrace_lake.read_models.release_gate import gate_tree
 from headrace_lake.read_models.release_text import release_text
-from headrace_lake.read_models.version_view import kind_of
+from headrace_lake.read_models.version_view import release_policy
 from headrace_lake.views import DECISIONS, event, table_of
-from headrace_processors.release.policy import ReleasePolicy
 from headrace_schemas.derived import Batch, Evaluation, HarmEvidence, HeadEvidence, ModelVersion, ReleaseDecision, Requirement
 from headrace_schemas.events import BatchReady, EvaluationCompleted, ModelVersionCreated
+from headrace_streams.release_log import CHANGES
 
 TRAFFIC = 5_000  # answers of agents, the newest, that shares are of
 JUDGED = 4_000  # revisions of a bucket, the newest, that success is of
 CHAIN = 50
-SERVING = ("promoted", "rolled_back", "revoked")
+_SERVING = event(*(f"release.{kind}" for kind in CHANGES))
 
 
 class ReleaseRow(Struct, frozen=True, kw_only=True):
@@ -87,30 +87,22 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
 
 def release_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor | None = None, *, page: int = PAGE) -> ReleaseList:
     """The newest answers, of one bucket or of all."""
-    conditions = [DECISIONS]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
-    parameters = {"bucket": bucket} if bucket is not None else {}
-    found = recorded(lake, "releases.history", " AND ".join(conditions), parameters, limit=page + 1, newest=True)[::-1]
+    where, parameters = page_of(DECISIONS, bucket, below)
+    found = recorded(lake, "releases.history", where, parameters, limit=page + 1, newest=True)[::-1]
     served = served_now(lake)
     rows = [_row(each, served) for each in found[:page]]
-    further = None
-    if len(found) > page:
-        last = found[page - 1]
-        further = str(PageCursor(last.appended_ms, last.place.partition, last.place.offset))
     shown = [row for name, row in sorted(served.items()) if bucket in (None, name)]
-    return ReleaseList(bucket=bucket, rows=rows, served=shown, below=further)
+    return ReleaseList(bucket=bucket, rows=rows, served=shown, below=next_page(rows, more=len(found) > page))
 
 
 def served_now(lake: LakeQuery) -> dict[str, ReleaseRow]:
     """By bucket, the answer that says what is served now."""
-    kinds = ", ".join(f"'headrace.release.{kind}.v1'" for kind in SERVING)
     places = lake.all(
-        f"SELECT partition, max(log_offset) FROM {table_of('releases.history')} WHERE {DECISIONS} AND event_type IN ({kinds}) "
+        f"SELECT partition, max(log_offset) FROM {table_of('releases.history')} WHERE {DECISIONS} AND {_SERVING} "
         "GROUP BY partition, bucket"
     )
     answers = recorded_at(lake, "releases.history", [RecordPlace("releases.history", *row) for row in places])
-    return {decision_of(each).bucket: structs.replace(_row(each, {}), serves=True) for each in answers}
+    return {decision_of(each).data.bucket: structs.replace(_row(each, {}), serves=True) for each in answers}
 
 
 def release_view(lake: LakeQuery, release_id: str) -> ReleaseView | None:
@@ -120,18 +112,20 @@ def release_view(lake: LakeQuery, release_id: str) -> ReleaseView | None:
     )
     if answered is None:
         return None
-    decision = decision_of(answered)
+    decision = decision_of(answered).data
     served = served_now(lake)
     row = _row(answered, served)
     version, evaluation, batches = _made_of(lake, decision)
     around = recorded(
         lake, "releases.history", f"{DECISIONS} AND bucket = $bucket", {"bucket": decision.bucket}, limit=CHAIN, newest=True
     )
-    previous = next((each for each in around if decision_of(each).release_id == decision.parent_release_id), None)
+    previous = next((told for told in map(decision_of, around) if told.data.release_id == decision.parent_release_id), None)
     traffic, looked_at = adapter_traffic(lake, decision.bucket)
     by_adapter = {each.adapter: each for each in traffic}
-    before = None if previous is None else _digest(decision_of(previous))
-    serves = row.kind in SERVING
+    judged = evaluation is not None or bool(decision.evidence)
+    policy = release_policy(lake, answered.source) if judged and answered.source is not None else None
+    before = None if previous is None else _digest(previous.data)
+    serves = row.kind in CHANGES
     return ReleaseView(
         row=row,
         text=release_text(
@@ -140,9 +134,9 @@ def release_view(lake: LakeQuery, release_id: str) -> ReleaseView | None:
             version=version,
             batches=batches,
             evaluation=evaluation,
-            previous=None if previous is None else decision_of(previous),
+            previous=None if previous is None else previous.data,
         ),
-        gate=gate_tree(_policy(lake, answered), evaluation, decision) if evaluation is not None or decision.evidence else None,
+        gate=gate_tree(policy, evaluation, decision) if judged else None,
         evidence=decision.evidence or [],
         watch=decision.watch,
         batch_ids=decision.batch_ids,
@@ -162,26 +156,18 @@ def adapter_traffic(lake: LakeQuery, bucket: str) -> tuple[list[AdapterTraffic],
     """With what the newest answers of a bucket's kind of work were given, and how well; how many were looked at. The base's name
     decides nothing here: an agent may call its model as it likes."""
     artifact_type = bucket.partition("/")[0]
-    places = lake.all(
-        f"SELECT partition, log_offset FROM {table_of('signals')} WHERE {event('interaction.recorded')} "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {TRAFFIC}"
+    rows = read_at(
+        lake,
+        "signals",
+        places_where(lake, "signals", event("interaction.recorded"), limit=TRAFFIC),
+        "try(json_extract_string(t.value, ['$.data.artifact_type', '$.data.adapter']))",
     )
-    answers: Counter[str | None] = Counter()
-    if places:
-        lake.keep("looked", [("signals", *row) for row in places])
-        rows = lake.all(
-            "SELECT try(json_extract_string(s.value, ['$.data.artifact_type', '$.data.adapter'])) "
-            f"FROM {table_of('signals')} s JOIN looked l ON l.partition = s.partition AND l.log_offset = s.log_offset "
-            "WHERE s.log_offset BETWEEN $first AND $last",
-            {"first": min(row[1] for row in places), "last": max(row[1] for row in places)},
-        )
-        answers.update(said[1] for (said,) in rows if said is not None and said[0] == artifact_type)
+    answers = Counter[str | None](said[1] for (said,) in rows if said is not None and said[0] == artifact_type)
     judged, right = _judged(lake, bucket)
     releases = dict(
         lake.all(
             f"SELECT try(value->>'$.data.adapter.digest'), arg_max(release_id, log_offset) FROM {table_of('releases.history')} "
-            f"WHERE {DECISIONS} AND bucket = $bucket AND event_type IN ('headrace.release.promoted.v1', "
-            "'headrace.release.rolled_back.v1', 'headrace.release.revoked.v1') GROUP BY ALL",
+            f"WHERE {DECISIONS} AND bucket = $bucket AND {_SERVING} GROUP BY ALL",
             {"bucket": bucket},
         )
     )
@@ -202,33 +188,20 @@ def adapter_traffic(lake: LakeQuery, bucket: str) -> tuple[list[AdapterTraffic],
 
 def _judged(lake: LakeQuery, bucket: str) -> tuple[Counter[str | None], Counter[str | None]]:
     """Judged answers of the newest revisions of a bucket, and the good ones among them, by adapter; each example once."""
-    places = lake.all(
-        f"SELECT partition, log_offset FROM {table_of('examples')} WHERE {event('example.rewarded')} AND bucket = $bucket "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {JUDGED}",
-        {"bucket": bucket},
+    where = f"{event('example.rewarded')} AND bucket = $bucket"
+    rows = read_at(
+        lake,
+        "examples",
+        places_where(lake, "examples", where, {"bucket": bucket}, limit=JUDGED),
+        "t.example_id, try(json_extract_string(t.value, ['$.data.adapter', '$.data.quality']))",
+        "ORDER BY t.partition, t.log_offset",
     )
     judged: Counter[str | None] = Counter()
     right: Counter[str | None] = Counter()
-    if not places:
-        return judged, right
-    lake.keep("looked", [("examples", *row) for row in places])
-    rows = lake.all(
-        "SELECT e.example_id, try(json_extract_string(e.value, ['$.data.adapter', '$.data.quality'])) "
-        f"FROM {table_of('examples')} e JOIN looked l ON l.partition = e.partition AND l.log_offset = e.log_offset "
-        "WHERE e.log_offset BETWEEN $first AND $last ORDER BY e.partition, e.log_offset",
-        {"first": min(row[1] for row in places), "last": max(row[1] for row in places)},
-    )
     for adapter, quality in {example_id: said for example_id, said in rows if said is not None}.values():
         judged[adapter] += 1
         right[adapter] += quality is not None and float(quality) > 0
     return judged, right
-
-
-def decision_of(answer: RecordedEvent) -> ReleaseDecision:
-    """What an answer on `releases.history` says."""
-    decision = answer.event.data
-    assert isinstance(decision, ReleaseDecision)
-    return decision
 
 
 def _made_of(lake: LakeQuery, decision: ReleaseDecision) -> tuple[ModelVersion | None, Evaluation | None, list[Batch]]:
@@ -250,28 +223,18 @@ def _made_of(lake: LakeQuery, decision: ReleaseDecision) -> tuple[ModelVersion |
     return version, evaluation, [each.event.data for each in cut if isinstance(each.event, BatchReady)]
 
 
-def _policy(lake: LakeQuery, answer: RecordedEvent) -> ReleasePolicy | None:
-    """Of release, as it was in force when it gave an answer."""
-    source = answer.source
-    if source is None:
-        return None
-    rules = in_force(rules_of_task(lake, "release", source.topic, source.partition), source.offset)
-    policy = None if rules is None else rules.policy
-    return policy if isinstance(policy, ReleasePolicy) else None
-
-
 def _digest(decision: ReleaseDecision) -> str | None:
     return None if decision.adapter is None else decision.adapter.digest
 
 
 def _row(answer: RecordedEvent, served: dict[str, ReleaseRow]) -> ReleaseRow:
-    decision = decision_of(answer)
+    kind, _, decision = decision_of(answer)
     now = served.get(decision.bucket)
     return ReleaseRow(
         release_id=decision.release_id,
         bucket=decision.bucket,
         sequence=decision.sequence,
-        kind=kind_of(answer),
+        kind=kind,
         place=str(answer.place),
         appended_ms=answer.appended_ms,
         adapter=_digest(decision),

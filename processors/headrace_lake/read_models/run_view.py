@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
-from headrace_lake.read_models.paging import PAGE, PageCursor
+from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, page_of
 from headrace_lake.read_models.recorded import RecordedEvent, recorded, recorded_at
 from headrace_lake.views import event, table_of
 from headrace_schemas.derived import TrainingStart
@@ -86,13 +86,11 @@ class RunView(Struct, frozen=True, kw_only=True):
 
 def run_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor | None = None, *, page: int = PAGE) -> RunList:
     """The newest runs, of one bucket or of all."""
-    conditions = [event("training.started")]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
+    where, parameters = page_of(event("training.started"), bucket, below)
     started = lake.all(
-        f"SELECT run_id, epoch_ms(appended_at), partition, log_offset FROM {table_of('runs')} WHERE {' AND '.join(conditions)} "
-        f"ORDER BY appended_at DESC, partition DESC, log_offset DESC LIMIT {page + 1}",
-        {"bucket": bucket} if bucket is not None else {},
+        f"SELECT run_id, epoch_ms(appended_at), partition, log_offset FROM {table_of('runs')} WHERE {where} "
+        f"{NEWEST_FIRST} LIMIT {page + 1}",
+        parameters,
     )
     shown = started[:page]
     told = _told(lake, [row[0] for row in shown])

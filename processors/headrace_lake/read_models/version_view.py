@@ -11,15 +11,16 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.conditions import ConditionNode
 from headrace_lake.read_models.evaluation_answers import EvaluationAnswers, evaluation_answers
-from headrace_lake.read_models.paging import PAGE, PageCursor
-from headrace_lake.read_models.recorded import RecordedEvent, in_force, recorded, rules_of_task
+from headrace_lake.read_models.paging import PAGE, PageCursor, next_page, page_of
+from headrace_lake.read_models.recorded import RecordedEvent, decision_of, in_force, recorded, rules_of_task
 from headrace_lake.read_models.release_gate import gate_tree
 from headrace_lake.views import DECISIONS, event, table_of
 from headrace_processors.release.policy import ReleasePolicy
-from headrace_schemas.derived import Comparison, Evaluation, GroupResult, HeadEvidence, Measure, ReleaseDecision, Requirement
+from headrace_schemas.derived import Comparison, Evaluation, GroupResult, HeadEvidence, Measure, Requirement
 from headrace_schemas.events import EvaluationCompleted, ModelVersionCreated
 from headrace_streams.settings import Settings
 
@@ -104,21 +105,14 @@ class VersionView(Struct, frozen=True, kw_only=True):
 
 def version_list(lake: LakeQuery, bucket: str | None = None, below: PageCursor | None = None, *, page: int = PAGE) -> VersionList:
     """The newest versions, of one bucket or of all."""
-    conditions = [event("model_version.created")]
-    conditions += ["bucket = $bucket"] if bucket is not None else []
-    conditions += [below.condition()] if below is not None else []
-    parameters = {"bucket": bucket} if bucket is not None else {}
-    made = recorded(lake, "versions", " AND ".join(conditions), parameters, limit=page + 1, newest=True)[::-1]
+    where, parameters = page_of(event("model_version.created"), bucket, below)
+    made = recorded(lake, "versions", where, parameters, limit=page + 1, newest=True)[::-1]
     shown = made[:page]
     ids = [each.event.data.version_id for each in shown if isinstance(each.event, ModelVersionCreated)]
     evaluations = _comparisons(lake, ids)
     answers = _answers(lake, ids)
     rows = [_summary(each, evaluations, answers) for each in shown]
-    further = None
-    if len(made) > page:
-        last = shown[-1]
-        further = str(PageCursor(last.appended_ms, last.place.partition, last.place.offset))
-    return VersionList(rows=rows, below=further)
+    return VersionList(rows=rows, below=next_page(rows, more=len(made) > page))
 
 
 def version_view(
@@ -135,8 +129,9 @@ def version_view(
     compared = evaluation.event.data if evaluation is not None and isinstance(evaluation.event, EvaluationCompleted) else None
     looks = _looks(lake, version.bucket, version_id)
     answered = recorded(lake, "releases.history", f"{DECISIONS} AND {where}", named, limit=LOOKS, newest=True)
-    decision = _decision(answered[-1]) if answered else None
-    policy = None if evaluation is None else _policy(lake, answered[-1] if answered else None, evaluation)
+    decision = decision_of(answered[-1]).data if answered else None
+    source = answered[-1].source if answered else None
+    policy = None if evaluation is None else release_policy(lake, source or evaluation.place)
     summary = _summary(
         made,
         {} if compared is None else {version_id: compared.comparison},
@@ -200,7 +195,7 @@ def _summary(made: RecordedEvent, compared: dict[str, Comparison], answers: dict
     assert isinstance(made.event, ModelVersionCreated)
     version = made.event.data
     answer = answers.get(version.version_id)
-    decision = None if answer is None else _decision(answer)
+    answered = None if answer is None else decision_of(answer)
     return VersionSummary(
         version_id=version.version_id,
         bucket=version.bucket,
@@ -213,21 +208,10 @@ def _summary(made: RecordedEvent, compared: dict[str, Comparison], answers: dict
         tokens=version.tokens,
         seconds=version.seconds,
         compared=compared.get(version.version_id),
-        answer=None if answer is None else kind_of(answer),
-        reason=None if decision is None else decision.reason,
-        release_id=None if decision is None else decision.release_id,
+        answer=None if answered is None else answered.kind,
+        reason=None if answered is None else answered.data.reason,
+        release_id=None if answered is None else answered.data.release_id,
     )
-
-
-def kind_of(answer: RecordedEvent) -> str:
-    """promoted, declined, rolled_back …"""
-    return str(type(answer.event).__struct_config__.tag).split(".")[2]
-
-
-def _decision(answer: RecordedEvent) -> ReleaseDecision:
-    decision = answer.event.data
-    assert isinstance(decision, ReleaseDecision)
-    return decision
 
 
 def _comparisons(lake: LakeQuery, ids: Sequence[str]) -> dict[str, Comparison]:
@@ -244,7 +228,7 @@ def _answers(lake: LakeQuery, ids: Sequence[str]) -> dict[str, RecordedEvent]:
     answered = recorded(
         lake, "releases.history", f"{DECISIONS} AND list_contains($ids, version_id)", {"ids": list(ids)}, newest=True
     )
-    return {decision.version_id: each for each in answered if (decision := _decision(each)).version_id is not None}
+    return {version_id: each for each in answered if (version_id := decision_of(each).data.version_id) is not None}
 
 
 def _looks(lake: LakeQuery, bucket: str, version_id: str) -> list[EvidenceLook]:
@@ -258,9 +242,10 @@ def _looks(lake: LakeQuery, bucket: str, version_id: str) -> list[EvidenceLook]:
         newest=True,
     )
     return [
-        EvidenceLook(place=str(each.place), appended_ms=each.appended_ms, release_id=_decision(each).release_id, evidence=head)
+        EvidenceLook(place=str(each.place), appended_ms=each.appended_ms, release_id=decision.release_id, evidence=head)
         for each in answered
-        for head in _decision(each).evidence or []
+        for decision in [decision_of(each).data]
+        for head in decision.evidence or []
         if head.version_id == version_id
     ]
 
@@ -273,9 +258,8 @@ def _metrics(evaluation: Evaluation) -> list[MetricPair]:
     ]
 
 
-def _policy(lake: LakeQuery, answer: RecordedEvent | None, evaluation: RecordedEvent) -> ReleasePolicy | None:
-    """Of release, as it was in force when it answered the evaluation."""
-    source = answer.source if answer is not None and answer.source is not None else evaluation.place
-    rules = in_force(rules_of_task(lake, "release", "outcomes", source.partition), source.offset)
+def release_policy(lake: LakeQuery, source: RecordPlace) -> ReleasePolicy | None:
+    """Of release, as it was in force when it answered what lies at `source`."""
+    rules = in_force(rules_of_task(lake, "release", source.topic, source.partition), source.offset)
     policy = None if rules is None else rules.policy
     return policy if isinstance(policy, ReleasePolicy) else None

@@ -14,7 +14,7 @@ import click
 from headrace_cli.common import CliError, common, emit, progress, run
 from headrace_cli.plain_output import control
 from headrace_lake.dataset_cli import time_ms
-from headrace_lake.lake_cli import bar, folder_of, lake_option
+from headrace_lake.lake_cli import BAR_SECONDS, LINE_SECONDS, bar, folder_of, lake_option
 from headrace_lake.manifest import MANIFEST
 from headrace_lake.whatif.report import BucketSide, ExampleFlip, FateFlow, WhatIfReport
 from headrace_schemas.root_error import NO, USAGE
@@ -23,8 +23,6 @@ from headrace_streams.settings import Settings
 if TYPE_CHECKING:
     from headrace_lake.log import Log
 
-EVERY_SECONDS = 0.2  # between two states of the progress bar on a terminal
-LINE_SECONDS = 5.0  # between lines of progress where no terminal rewrites one
 _CLOCK_RECORDS = 100  # between looks at the clock
 _FIGURE = 40  # characters of a policy's value that are shown
 _READ = ("signals", "examples", "outcomes")
@@ -134,7 +132,7 @@ class _Progress:
     def __init__(self) -> None:
         self.total = 0
         self._began = self._shown = time.monotonic()
-        self._every = EVERY_SECONDS if sys.stderr.isatty() else LINE_SECONDS
+        self._every = BAR_SECONDS if sys.stderr.isatty() else LINE_SECONDS
 
     def told(self, records: int) -> None:
         if records % _CLOCK_RECORDS or (now := time.monotonic()) - self._shown < self._every:

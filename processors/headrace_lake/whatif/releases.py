@@ -14,10 +14,10 @@ from msgspec import Struct, json
 from headrace_lake.log import LogRecord
 from headrace_lake.whatif.report import NO_ANSWER, ReleaseFlip, ReleasesTrial, flows_of
 from headrace_lake.whatif.sides import PolicyTrial
+from headrace_streams.release_log import CHANGES
 from headrace_streams.runtime.step import Produced
 
 _PREFIX, _SUFFIX = "headrace.release.", ".v1"
-_SERVING = ("promoted", "rolled_back", "revoked")  # answers that name what is served after them
 
 
 class _Decision(Struct):
@@ -61,7 +61,7 @@ class ReleasesTally:
             return
         trial.answers += 1
         self._flows[before.kind, after.kind] += 1
-        same = decision.version_id == after.data.version_id or before.kind not in _SERVING
+        same = decision.version_id == after.data.version_id or before.kind not in CHANGES
         if before.kind == after.kind and same:
             return
         unknowable = after.data.reason.startswith("stale") and not before.data.reason.startswith("stale")

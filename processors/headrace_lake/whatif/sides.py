@@ -6,14 +6,14 @@ is then what was recorded, and what differs on the other is the policy's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headrace_lake.log import LogRecord, TaskRules
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import encode
 from headrace_schemas.root_error import NO, HeadraceError
-from headrace_streams.runtime.fold_runner import AHEAD_BYTES, AHEAD_RECORDS, FoldRunner
+from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.sealing import PlainTexts
 from headrace_streams.runtime.stage import FoldStage, InvalidBody, UnknownVersion
@@ -122,18 +122,3 @@ def is_tried(stage: FoldStage, rules: TaskRules, body: Mapping[str, Any], instea
     if instead is not None:
         return digest(instead) != name
     return any(activation.version != stage.version or activation.digest != name for activation in rules.activations)
-
-
-async def windows(records: AsyncIterator[LogRecord]) -> AsyncGenerator[list[LogRecord], None]:
-    """Records as they come, as many at once as a task shows its fold."""
-    window: list[LogRecord] = []
-    size = 0
-    async for record in records:
-        added = len(record.value or b"")
-        if len(window) == AHEAD_RECORDS or (window and size + added > AHEAD_BYTES):
-            yield window
-            window, size = [], 0
-        window.append(record)
-        size += added
-    if window:
-        yield window

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import aclosing, closing
 from typing import Any
 
-from headrace_lake.log import Log, LogRecord, TaskRules, partitions_of, rules_of
+from headrace_lake.log import Log, LogRecord, TaskRules, partitions_of, rules_of, windows
 from headrace_lake.manifest import LAKE_TOPICS
 from headrace_lake.whatif.examples import CurateTask, ExamplesTally
 from headrace_lake.whatif.releases import ReleasesTally, run_release
@@ -25,7 +25,7 @@ from headrace_lake.whatif.report import (
     changed_keys,
 )
 from headrace_lake.whatif.rewards import RewardsTally, RewardTask
-from headrace_lake.whatif.sides import NotTried, PolicyTrial, is_tried, windows
+from headrace_lake.whatif.sides import NotTried, PolicyTrial, is_tried
 from headrace_lake.whatif.spool import Spool
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode
