@@ -62,7 +62,6 @@ class PageRequest(Struct, frozen=True):
     manifest: Manifest
     settings: Settings
     visitor: PageVisitor
-    path: str
     names: Mapping[str, str] = {}
     query: Mapping[str, str] = {}
     seen: StatusSeen = StatusSeen()
