@@ -19,12 +19,12 @@ from typing import IO, Any
 import msgspec
 from msgspec import Struct
 
+from headrace_cli.common import PROGRAM
 from headrace_schemas.root_error import NO, HeadraceError
 from headrace_streams.file_lock import try_lock
 from headrace_streams.process_guard import ProcessGuard
 from headrace_streams.settings import Settings
 
-_RUN = "from headrace_cli.main import main; main()"
 _LAST_BYTES = 4096  # of what it says that are looked at
 
 
@@ -76,7 +76,7 @@ class WhatIfRun:
             options += ["--bucket", asked.bucket] if asked.bucket else []
             with (self._folder / "report.json").open("wb") as out, (self._folder / "said.txt").open("wb") as said:
                 child = subprocess.Popen(
-                    [sys.executable, "-c", _RUN, "whatif", *options],
+                    [sys.executable, "-c", PROGRAM, "whatif", *options],
                     stdin=subprocess.DEVNULL, stdout=out, stderr=said, pass_fds=[lock.fileno()], start_new_session=True,
                 )  # fmt: skip
         threading.Thread(target=_wait, args=[child, ProcessGuard(child.pid)], name="what-if", daemon=True).start()
