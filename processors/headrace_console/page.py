@@ -6,6 +6,7 @@ is given as `model`: one answer with two faces.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from headrace_schemas.root_error import NO, HeadraceError
 from headrace_streams.settings import Settings
 
 Right = Literal["viewer", "operator", "privacy"]
+PLACE = re.compile(r"([a-z.-]+)/([0-9]{1,9})/([0-9]{1,18})")  # of a record: topic, partition, offset
 GROUPS = ("Now", "Data", "Learning", "Serving", "Tools")  # of the navigation, in this order
 
 
