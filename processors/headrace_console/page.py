@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -22,6 +22,7 @@ from headrace_lake.query import LakeQuery
 from headrace_schemas.root_error import NO, HeadraceError
 from headrace_streams.settings import Settings
 
+Found = TypeVar("Found")
 Right = Literal["viewer", "operator", "privacy"]
 PLACE = re.compile(r"([a-z.-]+)/([0-9]{1,9})/([0-9]{1,18})")  # of a record: topic, partition, offset
 GROUPS = ("Now", "Data", "Learning", "Serving", "Tools")  # of the navigation, in this order
@@ -42,6 +43,13 @@ class PageMissing(HeadraceError):
     """What was asked for is not there, at this cut: 404."""
 
     exit_code = NO
+
+
+def there(found: Found | None, what: str, name: str) -> Found:
+    """What was found by its name. PageMissing where nothing was."""
+    if found is None:
+        raise PageMissing(f"there is no {what} {name!r}, at this cut")
+    return found
 
 
 class PageVisitor(Struct, frozen=True):
