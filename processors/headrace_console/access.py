@@ -16,13 +16,13 @@ import stat
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
-from headrace_console.page import PageVisitor
+from headrace_console.page import PageVisitor, Right
 from headrace_schemas.root_error import USAGE, HeadraceError
 
 SESSION_SECONDS = 7 * 24 * 3600
-RIGHTS = ("viewer", "operator", "privacy")
+RIGHTS: tuple[str, ...] = get_args(Right)
 SECRET_HEADER, USER_HEADER, RIGHTS_HEADER = "X-Headrace-Secret", "X-Forwarded-User", "X-Forwarded-Groups"
 _LEAST = 16  # characters of a secret
 

@@ -6,7 +6,6 @@ The console has no power but this: each action publishes what a command would, a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -90,8 +89,3 @@ class ConsoleAction(Struct, frozen=True, kw_only=True):
                 raise ActionRefused(f"{field.label}: it is asked for")
             if field.choices and given not in field.choices:
                 raise ActionRefused(f"{field.label} {given!r}: it is one of {', '.join(field.choices)}")
-
-
-def as_builtins(answer: ActionAnswer) -> dict[str, Any]:
-    """For `?format=json`."""
-    return {"well": answer.well, "pending": answer.pending, "text": answer.text, "refers": [list(each) for each in answer.refers]}

@@ -5,31 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from headrace_cli.doctor import Finding
 
 FRESH_SECONDS = 300.0  # for which findings stand
 
 
 class DoctorSeen(NamedTuple):
-    """Findings (what, verdict, detail), when they were made (ms; None: not yet), and whether newer ones are on their way."""
+    """Findings, when they were made (ms; None: not yet), and whether newer ones are on their way."""
 
-    findings: Sequence[Any] = ()
+    findings: Sequence[Finding] = ()
     at_ms: int | None = None
     asking: bool = False
-
-
-class _Failed(NamedTuple):
-    """That the doctor itself could not look, in the form of a finding."""
-
-    what: str
-    verdict: str
-    detail: str
 
 
 class DoctorWatch:
     """`examine` takes seconds: it runs in a thread, one at a time, when somebody looks and what there is is old."""
 
-    def __init__(self, examine: Callable[[], Iterable[Any]]) -> None:
+    def __init__(self, examine: Callable[[], Iterable[Finding]]) -> None:
         self._examine = examine
         self._lock = threading.Lock()
         self._asked_at: float | None = None
@@ -46,10 +40,9 @@ class DoctorWatch:
             return self._seen
 
     def _ask(self) -> None:
-        findings: list[Any]
         try:
             findings = list(self._examine())
         except Exception as error:  # it is a finding too, and another look is to be had
-            findings = [_Failed("doctor", "broken", " ".join(str(error).split()) or type(error).__name__)]
+            findings = [Finding("doctor", "broken", " ".join(str(error).split()) or type(error).__name__)]
         with self._lock:
             self._seen = DoctorSeen(findings, time.time_ns() // 1_000_000, False)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
+from headrace_cli.common import PROGRAM
 from headrace_lake.manifest import FEEDER_LOCK, LakeFolder
 from headrace_streams.backoff import Backoff
 from headrace_streams.file_lock import try_lock
@@ -22,7 +23,6 @@ from headrace_streams.process_guard import ProcessGuard
 EVERY_SECONDS = 1.0  # between cuts
 PATIENCE_SECONDS = 10.0
 LOOK_SECONDS = 5.0  # whether another feeder has ended
-_RUN = "from headrace_cli.main import main; main()"
 _LONG_SECONDS = 60.0  # a child that ran for so long went well
 
 
@@ -31,7 +31,7 @@ class LakeFollower:
 
     def __init__(self, folder: LakeFolder, arguments: Sequence[str]) -> None:
         self._folder = folder
-        self._command = [sys.executable, "-c", _RUN, "lake", "follow", "--every", str(EVERY_SECONDS), *arguments]
+        self._command = [sys.executable, "-c", PROGRAM, "lake", "follow", "--every", str(EVERY_SECONDS), *arguments]
         self.state = "starting"
 
     async def run(self) -> None:

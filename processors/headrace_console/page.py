@@ -6,10 +6,11 @@ is given as `model`: one answer with two faces.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -21,7 +22,9 @@ from headrace_lake.query import LakeQuery
 from headrace_schemas.root_error import NO, HeadraceError
 from headrace_streams.settings import Settings
 
+Found = TypeVar("Found")
 Right = Literal["viewer", "operator", "privacy"]
+PLACE = re.compile(r"([a-z.-]+)/([0-9]{1,9})/([0-9]{1,18})")  # of a record: topic, partition, offset
 GROUPS = ("Now", "Data", "Learning", "Serving", "Tools")  # of the navigation, in this order
 
 
@@ -40,6 +43,13 @@ class PageMissing(HeadraceError):
     """What was asked for is not there, at this cut: 404."""
 
     exit_code = NO
+
+
+def there(found: Found | None, what: str, name: str) -> Found:
+    """What was found by its name. PageMissing where nothing was."""
+    if found is None:
+        raise PageMissing(f"there is no {what} {name!r}, at this cut")
+    return found
 
 
 class PageVisitor(Struct, frozen=True):
@@ -62,7 +72,6 @@ class PageRequest(Struct, frozen=True):
     manifest: Manifest
     settings: Settings
     visitor: PageVisitor
-    path: str
     names: Mapping[str, str] = {}
     query: Mapping[str, str] = {}
     seen: StatusSeen = StatusSeen()

@@ -50,14 +50,12 @@ def flow_graphic(flows: Sequence[Mapping[str, Any]]) -> FlowColumns:
     total = max(1, sum(before.values()))
     left, right = _column(before, total, LEFT, "end"), _column(after, total, RIGHT, "start")
     starts, ends = {node.name: node.y for node in left}, {node.name: node.y for node in right}
-    colours = {node.name: number % COLOURS + 1 for number, node in enumerate(left)}
-    places = {node.name: number for number, node in enumerate(right)}
-    ordered = sorted(flows, key=lambda flow: ([node.name for node in left].index(flow["before"]), places[flow["after"]]))
+    from_, to = ({name: number for number, name in enumerate(counts)} for counts in (before, after))
     ribbons = []
-    for flow in ordered:
+    for flow in sorted(flows, key=lambda flow: (from_[flow["before"]], to[flow["after"]])):
         name, other, count = flow["before"], flow["after"], flow["examples"]
-        height = SCALE * count / total
-        ribbons.append(FlowRibbon(name, other, count, _path(starts[name], ends[other], height), colours[name], name == other))
+        height, colour = SCALE * count / total, from_[name] % COLOURS + 1
+        ribbons.append(FlowRibbon(name, other, count, _path(starts[name], ends[other], height), colour, name == other))
         starts[name] += height
         ends[other] += height
     bottom = max((node.y + node.height for node in (*left, *right)), default=0.0)

@@ -33,7 +33,6 @@ from headrace_streams.settings import Settings
 
 log = logging.getLogger("headrace.console")
 
-_NOT_ASKED = StatusSeen()
 BODY_BYTES = 256 * 1024  # of what a form may send
 RETRY_SECONDS = 2
 _TITLES = {
@@ -102,32 +101,29 @@ class ConsoleSite:
         """What `read` finds at one cut of the lake (and what `then` makes of it), as a page or as JSON; made in a thread."""
         seen = self._status.newest
 
-        def answer(lake: LakeQuery, manifest: Manifest) -> tuple[Any, PageRequest]:
-            query = _query(request)
+        def answer(lake: LakeQuery, manifest: Manifest) -> tuple[Any, PageRequest, dict[str, Any]]:
             asked = PageRequest(
-                lake, manifest, self._settings, request[VISITOR], request.path, dict(request.match_info), query, seen,
+                lake, manifest, self._settings, request[VISITOR], dict(request.match_info), _query(request), seen,
                 self._look, self._reader.folder.path, self._feeder(),
             )  # fmt: skip
-            model = read(asked)
-            return (model if then is not None else self._body(request, template, model, asked, page)), asked
+            model, cut = read(asked), _cut(manifest, seen)
+            return (model if then is not None else self._body(request, template, model, asked, cut, page)), asked, cut
 
-        found, asked = await self._reader.read(answer)
+        found, asked, cut = await self._reader.read(answer)
         if then is not None:
             model = await then(found)
-            found = await asyncio.to_thread(self._body, request, template, model, asked, page)
+            found = await asyncio.to_thread(self._body, request, template, model, asked, cut, page)
         body, content_type = found
         response = web.Response(body=body, content_type=content_type, charset="utf-8")
-        response.headers["Headrace-Cut"] = _cut(asked.manifest)["digest"]
+        response.headers["Headrace-Cut"] = cut["digest"]
         return response
 
     def _body(
-        self, request: web.Request, template: str, model: Any, asked: PageRequest, page: ConsolePage | None
+        self, request: web.Request, template: str, model: Any, asked: PageRequest, cut: dict[str, Any], page: ConsolePage | None
     ) -> tuple[bytes, str]:
         if asked.query.get("format") == "json":
             return msgspec.json.encode(model, enc_hook=str), "application/json"
-        text = self._rendered(
-            template, request, asked.visitor, page=page, model=model, asked=asked, cut=_cut(asked.manifest, asked.seen)
-        )
+        text = self._rendered(template, request, asked.visitor, page=page, model=model, asked=asked, cut=cut)
         return text.encode(errors="replace"), "text/html"
 
     def _rendered(self, template: str, request: web.Request, visitor: PageVisitor | None, **values: Any) -> str:
@@ -230,7 +226,7 @@ def _listed(visitor: PageVisitor) -> str:
     return ", ".join(sorted(visitor.rights)) or "none"
 
 
-def _cut(manifest: Manifest, seen: StatusSeen = _NOT_ASKED) -> dict[str, Any]:
+def _cut(manifest: Manifest, seen: StatusSeen) -> dict[str, Any]:
     """What the header says of the cut. `behind`: offsets up to where the log ended when it was last asked, None where that is not
     known; `late`: at most so many seconds."""
     newest = max((segment.last_ms for segment in manifest.segments), default=None)

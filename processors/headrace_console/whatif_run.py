@@ -6,7 +6,6 @@ them. The report has no text of an example, so that nothing of somebody who is f
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -15,16 +14,17 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 from msgspec import Struct
 
+from headrace_cli.common import PROGRAM
 from headrace_schemas.root_error import NO, HeadraceError
+from headrace_streams.file_lock import try_lock
 from headrace_streams.process_guard import ProcessGuard
 from headrace_streams.settings import Settings
 
-_RUN = "from headrace_cli.main import main; main()"
 _LAST_BYTES = 4096  # of what it says that are looked at
 
 
@@ -66,24 +66,19 @@ class WhatIfRun:
         lock = self._lock()
         if lock is None:
             raise TrialRunning("a trial is under way: the page What-if says how far it is")
-        try:
+        with lock:  # then only the child has it
             policy = self._folder / "policy.toml"
             policy.write_text(asked.policy, encoding="utf-8")
-            about = {
-                "started_ms": time.time_ns() // 1_000_000,
-                **{name: getattr(asked, name) for name in asked.__struct_fields__},
-            }
+            about = {"started_ms": time.time_ns() // 1_000_000, **msgspec.structs.asdict(asked)}
             (self._folder / "asked.json").write_text(json.dumps(about), encoding="utf-8")
             options = ["--lake", str(lake), "--deployment", deployment, "--policy", str(policy), "--json", "--no-texts"]
             options += ["--top", "20", *(["--since", asked.since] if asked.since else [])]
             options += ["--bucket", asked.bucket] if asked.bucket else []
             with (self._folder / "report.json").open("wb") as out, (self._folder / "said.txt").open("wb") as said:
                 child = subprocess.Popen(
-                    [sys.executable, "-c", _RUN, "whatif", *options],
-                    stdin=subprocess.DEVNULL, stdout=out, stderr=said, pass_fds=[lock], start_new_session=True,
+                    [sys.executable, "-c", PROGRAM, "whatif", *options],
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=said, pass_fds=[lock.fileno()], start_new_session=True,
                 )  # fmt: skip
-        finally:
-            os.close(lock)  # the child has it
         threading.Thread(target=_wait, args=[child, ProcessGuard(child.pid)], name="what-if", daemon=True).start()
 
     def seen(self) -> TrialSeen:
@@ -99,21 +94,19 @@ class WhatIfRun:
         lock = self._lock()
         if lock is None:
             return TrialSeen(asked=asked, started_ms=started, running=last or "it has begun")
-        os.close(lock)
+        lock.close()
         with suppress(OSError, ValueError):
             report = json.loads((self._folder / "report.json").read_bytes())
             return TrialSeen(asked=asked, started_ms=started, report=report)
         return TrialSeen(asked=asked, started_ms=started, error=last or "it ended without a word")
 
-    def _lock(self) -> int | None:
+    def _lock(self) -> IO[bytes] | None:
         """The lock that a running trial holds, if none runs."""
-        lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return None
-        return lock
+        file = os.fdopen(os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR, 0o600), "rb")
+        if try_lock(file):
+            return file
+        file.close()
+        return None
 
 
 def _wait(child: subprocess.Popen[bytes], guard: ProcessGuard) -> None:

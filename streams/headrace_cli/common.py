@@ -30,6 +30,7 @@ __all__ = [
     "INTERRUPTED",
     "NO",
     "OK",
+    "PROGRAM",
     "UNREACHABLE",
     "USAGE",
     "CliError",
@@ -51,6 +52,8 @@ FOREIGN_EXIT_CODES: tuple[tuple[str, str, int], ...] = (
     ("aiokafka.errors", "RequestTimedOutError", UNREACHABLE),
     ("aiokafka.errors", "KafkaError", FAILED),
 )
+
+PROGRAM = "from headrace_cli.main import main; main()"  # a command line of ours in a child process: for `python -c`
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from headrace_cli.common import NO, USAGE, CliError, common, emit, note, progress, run, who
+from headrace_cli.plain_output import visible
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def list_(settings: Settings, as_json: bool, limit: int | None, waiting: bool, *
             emit(_row(row))
             continue
         now = f"  -> {_now(row)}" if row.redriven else ""
-        click.echo(f"{row.at}  {rfc3339(row.timestamp)}  {plain(row.code)}  {plain(row.field or '-')}  {plain(row.message)}{now}")
+        click.echo(
+            f"{row.at}  {rfc3339(row.timestamp)}  {visible(row.code)}  {visible(row.field or '-')}  {visible(row.message)}{now}"
+        )
 
 
 @dead_letters.command("groups")
@@ -79,8 +82,8 @@ def groups(settings: Settings, as_json: bool, waiting: bool, **filters: Any) -> 
             continue
         again = f", {group.redriven} redriven" if group.redriven else ""
         names = [group.topic, group.code, group.field or "-", group.source or "no source"]
-        click.echo(f"{group.letters:>6}{again}  {plain('  '.join(names))}  last {rfc3339(group.last)} {group.newest}")
-        click.echo(f"        {plain(group.message)}")
+        click.echo(f"{group.letters:>6}{again}  {visible('  '.join(names))}  last {rfc3339(group.last)} {group.newest}")
+        click.echo(f"        {visible(group.message)}")
 
 
 @dead_letters.command()
@@ -107,22 +110,22 @@ def show(settings: Settings, as_json: bool, at: str) -> None:
 def _show(row: LetterRow, whole: DeadLetter, record: MarkedRecord) -> None:
     error = whole.error
     for name, value in {"at": row.at, "code": error.code, "field": error.field, "message": error.message}.items():
-        click.echo(f"{name}: {plain(str(value))}")
+        click.echo(f"{name}: {visible(str(value))}")
     click.echo(f"key: {_text(whole.key_base64)}")
     for header, encoded in whole.headers:
-        click.echo(f"header {plain(header)}: {_text(encoded)}")
+        click.echo(f"header {visible(header)}: {_text(encoded)}")
     if row.redriven is not None:
         edited = f", edited {', '.join(row.redriven.edited)}" if row.redriven.edited else ""
-        click.echo(plain(f"redriven: {_now(row)} by {row.redriven.requested_by}: {row.redriven.reason}{edited}"))
+        click.echo(visible(f"redriven: {_now(row)} by {row.redriven.requested_by}: {row.redriven.reason}{edited}"))
     if record.span is not None:
         start, end, what = record.span
         before, behind = record.text[max(0, start - CONTEXT) : start], record.text[end : end + CONTEXT]
         inside = record.text[start:end] if end - start <= 2 * CONTEXT else record.text[start : start + 2 * CONTEXT] + "…"
         said = {"field": "wrong", "missing": "missing in", "broken": "no JSON from here"}[what]
-        click.echo(f"{said}: {plain(f'{before}»{inside}«{behind}')}")
+        click.echo(f"{said}: {visible(f'{before}»{inside}«{behind}')}")
     elif record.part is not None:
         click.echo(f"wrong: {record.part}")
-    click.echo(plain(record.text, lines=True))
+    click.echo(visible(record.text, lines=True))
 
 
 @dead_letters.command()
@@ -197,9 +200,9 @@ def _say(report: RedriveReport, dry_run: bool) -> None:
     if len(report.redriven) > LISTED:
         click.echo(f"… and {len(report.redriven) - LISTED} more")
     for row in report.before[:LISTED]:
-        click.echo(plain(f"{row.at} was redriven before: it is {_now(row)}"))
+        click.echo(visible(f"{row.at} was redriven before: it is {_now(row)}"))
     for why, count in report.unfit.most_common():
-        click.echo(plain(f"{count} not redriven, {why}: {report.examples[why]}"))
+        click.echo(visible(f"{count} not redriven, {why}: {report.examples[why]}"))
     said = "would be redriven" if dry_run else "redriven"
     counts = f"{len(report.before)} were before, {report.unfit.total()} can't be"
     click.echo(f"{len(report.redriven)} of {report.letters} {said}; {counts}")
@@ -288,15 +291,6 @@ def _now(row: LetterRow) -> str:
     return f"{place.topic}/{place.partition}/{place.offset}"
 
 
-def plain(text: str, *, lines: bool = False) -> str:
-    """Text of anybody's for a terminal: nothing in it moves a cursor, colours or hides anything."""
-    kept = "\n\t" if lines else ""
-    return "".join(
-        character if character.isprintable() or character in kept else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
 def _text(encoded: str | None) -> str:
     """Bytes for people: text where it is text, else its Python form."""
     from headrace_streams.dead_letters.letters import content
@@ -305,6 +299,6 @@ def _text(encoded: str | None) -> str:
     if found is None:
         return "null"
     try:
-        return plain(found.decode())
+        return visible(found.decode())
     except UnicodeDecodeError:
         return repr(found)

@@ -24,6 +24,16 @@ def plain(text: str) -> str:
     return _CONTROL.sub(_escaped, text) if not (text.isascii() and text.isprintable()) else text
 
 
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""`text` on one line (on its own with `lines`) with all that can't be seen as escapes, harmless or not: `\n` and `\u200b`
+    too, which `plain` leaves."""
+    kept = "\n\t" if lines else ""
+    return "".join(
+        character if character.isprintable() or character in kept else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def plain_json(encoded: bytes) -> bytes:
     r"""JSON that means the same and is plain too: `\u009b`."""
     text = encoded.decode()

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from headrace_cli.common import NO, USAGE, CliError, common, emit, run, who
-from headrace_cli.dead_letters import plain
+from headrace_cli.plain_output import visible
 from headrace_streams.settings import Settings
 
 HOURS = 24.0
@@ -37,8 +37,8 @@ def list_(settings: Settings, as_json: bool, muted: bool) -> int:
             emit(row)
             continue
         told = f"  muted until {row['mute']['until']}: {row['mute']['reason']}" if row["muted"] else ""
-        click.echo(plain(f"{row['kind']}  {row['subject']}  since {row['since']}{told}"))
-        click.echo(plain(f"    expected {row['expected']}; seen: {row['seen']} ([silence] {row['policy_key']})"))
+        click.echo(visible(f"{row['kind']}  {row['subject']}  since {row['since']}{told}"))
+        click.echo(visible(f"    expected {row['expected']}; seen: {row['seen']} ([silence] {row['policy_key']})"))
     if not shown and not as_json:
         click.echo("nobody is missed")
     return NO if any(not row["muted"] for row in found) else 0
@@ -71,4 +71,4 @@ def mute(settings: Settings, as_json: bool, kind: str, subject: str, until: str 
     event = run(say(settings, found, subject, until, reason, who()))
     if as_json:
         return emit({"id": event.id, "kind": kind, "subject": subject, "until": until})
-    click.echo(plain(f"{kind} {subject} is muted until {until}"))
+    click.echo(visible(f"{kind} {subject} is muted until {until}"))

@@ -66,9 +66,11 @@ class Touched(NamedTuple):
     heads: list[ModelVersion]
 
 
-def request(kind: type[E], data: Any, id: str | None = None) -> E:
-    """An event of ours with the time of now, and a new id unless it repeats an earlier request."""
-    return make(kind, data, id=id or uuid.uuid4().hex, writer="command", time_ms=time.time_ns() // 1_000_000)
+def request(kind: type[E], data: Any, id: str | None = None, source: str | None = None) -> E:
+    """An event of ours with the time of now, and a new id unless it repeats an earlier request. `source`: who asks, where it is
+    not a command."""
+    event = make(kind, data, id=id or uuid.uuid4().hex, writer="command", time_ms=time.time_ns() // 1_000_000)
+    return event if source is None else msgspec.structs.replace(event, source=source)
 
 
 async def ask(settings: Settings, bucket: str, event: Event, timeout: float, *, repeated: bool = False) -> Decision:
@@ -133,17 +135,19 @@ async def evaluation(settings: Settings, evaluation_id: str) -> Evaluation | Non
     return None
 
 
-async def retract(settings: Settings, interaction_id: str, reason: str | None) -> Touched:
+async def retract(
+    settings: Settings, interaction_id: str, reason: str | None, *, id: str | None = None, source: str | None = None
+) -> Touched:
     """Says that an interaction shall not be learnt from; what it has gone into so far. DecodeError for an id that can't be."""
-    event = request(InteractionRetracted, InteractionRetraction(interaction_id=interaction_id, reason=reason))
+    event = request(InteractionRetracted, InteractionRetraction(interaction_id=interaction_id, reason=reason), id, source)
     decode(encode(event))
     await publish(settings, event)
     return await touched(settings, interaction_id=interaction_id)
 
 
-async def forget(settings: Settings, data_subject: str) -> Touched:
+async def forget(settings: Settings, data_subject: str, *, id: str | None = None, source: str | None = None) -> Touched:
     """Asks for a person's data to be erased, and says what it has gone into so far. DecodeError for an id that can't be."""
-    event = request(SubjectErased, SubjectErasure(data_subject=data_subject))
+    event = request(SubjectErased, SubjectErasure(data_subject=data_subject), id, source)
     decode(encode(event))
     sealed = await _sealed_interactions(settings, data_subject)  # afterwards nobody knows any more whose they were
     await publish(settings, event)

@@ -15,7 +15,9 @@ import pytest
 from headrace_console.actions import review
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.read_models.review_view import REVIEW
+from headrace_streams import requests
 from headrace_streams.dead_letters.repair import REDRIVEN
+from headrace_streams.requests import Touched
 from headrace_streams.runtime.provenance import Provenance, origin
 from headrace_streams.settings import Settings
 from support.browser import tab
@@ -101,6 +103,31 @@ def test_taking_back_says_in_numbers_what_it_touches(site: ServedConsole, action
     assert re.search(r"\d+ (examples|interactions|words)", page.text) or "words are said" in page.text
     if action != "forget":
         assert site.ask(f"/do/{action}?subject=nonsense").status == 404
+
+
+def test_forgetting_follows_what_is_sealed_as_the_command_does(site: ServedConsole, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Any] = []
+
+    async def sealed(_: Settings, subject: str) -> set[str]:
+        steps.append(("sealed", subject))
+        return {"i-1"}
+
+    async def publishes(_: Settings, event: Any) -> None:
+        steps.append((event.id, event.source, event.data.data_subject))
+
+    async def touched(_: Settings, **asked: Any) -> Touched:
+        steps.append(asked)
+        return Touched([], [], [], [], [], [], [], [])
+
+    for name, stand_in in (("_sealed_interactions", sealed), ("publish", publishes), ("touched", touched)):
+        monkeypatch.setattr(requests, name, stand_in)
+    form = {**form_of(site.ask("/do/forget?subject=somebody").text), "typed": "somebody"}
+    assert "published; 0 examples" in site.ask("/do/forget", form=form).text
+    assert steps == [
+        ("sealed", "somebody"),
+        (form["request_id"], "console:tester", "somebody"),
+        {"data_subject": "somebody", "interactions": {"i-1"}},
+    ]
 
 
 @pytest.fixture(scope="module")

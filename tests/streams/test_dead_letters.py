@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from headrace_cli.dead_letters import plain
+from headrace_cli.plain_output import visible
 from headrace_processors.intake import fold as intake
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import DeadLetter, KeyErasure, RecordError
@@ -254,7 +254,7 @@ def test_whatever_a_letter_holds_it_can_be_looked_at_and_is_published_only_if_in
     error = RecordError(code="not_json", message="no", field="data.x[1]")
     letter = letter_of(value, "interactions", error)
     row, shown = row_of(letter, 0, 0), marked(letter)
-    assert plain(shown.text, lines=True).replace("\n", "").replace("\t", "").isprintable()
+    assert visible(shown.text, lines=True).replace("\n", "").replace("\t", "").isprintable()
     assert groups([row])[0].letters == 1
     made = repaired(letter, Edit(), LATER_MS)
     if isinstance(made, RepairedRecord):

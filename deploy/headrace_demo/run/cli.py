@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, CliError, common, loaded_settings, program_name, run
+from headrace_cli.common import FAILED, INTERRUPTED, NO, OK, PROGRAM, CliError, common, loaded_settings, program_name, run
 
 if TYPE_CHECKING:
     from headrace_demo.run.children import Children
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from headrace_streams.settings import Settings
 
 LEARNING = ("agent", "trainer")  # children without which nothing new is learnt
-_RUN = "from headrace_cli.main import main; main()"
 
 
 @click.command()
@@ -173,7 +172,7 @@ async def _start_console(children: Children, place: Place) -> str:
     from msgspec.json import decode
 
     arguments = ("console", "--config", str(place.config), "--port", "0", "--json")
-    child = children.start("console", "-c", _RUN, *arguments, environment=_threads("1"), output=subprocess.PIPE)
+    child = children.start("console", "-c", PROGRAM, *arguments, environment=_threads("1"), output=subprocess.PIPE)
     assert child.stdout is not None
     line = await asyncio.to_thread(child.stdout.readline)
     if not line:
@@ -292,7 +291,7 @@ async def _control(children: Children, place: Place, picture: Picture) -> Contro
 
 def _start(children: Children, place: Place, command: str, *arguments: str) -> None:
     """One of our own commands, with the run's settings and nobody else's."""
-    children.start(command, "-c", _RUN, command, "--config", str(place.config), *arguments, environment=_threads("1"))
+    children.start(command, "-c", PROGRAM, command, "--config", str(place.config), *arguments, environment=_threads("1"))
 
 
 def _start_agent(children: Children, place: Place, settings: Settings, corrected: float) -> None:

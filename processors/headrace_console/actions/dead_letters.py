@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from headrace_console.action import ActionAnswer, ActionEffect, ActionField, ActionRefused, ActionRequest, ConsoleAction
-from headrace_console.page import PageMissing, PageRequest
+from headrace_console.page import PLACE, PageMissing, PageRequest
 from headrace_lake.read_models.dead_letter_view import group_of, preview, wanted_of
 from headrace_streams.dead_letters.letters import LetterFilter
 from headrace_streams.dead_letters.redrive import RedriveFailed, redrive
 from headrace_streams.dead_letters.repair import Edit, WrongEdit
 from headrace_streams.settings import Settings
 
-_PLACE = re.compile(r"[a-z.-]+/\d{1,9}/\d{1,18}")
-
 
 def _wanted(subject: str) -> LetterFilter:
     """The letters that a subject means: one record's by its place, or a group's. PageMissing when it is neither."""
-    if _PLACE.fullmatch(subject):
+    if PLACE.fullmatch(subject):
         return LetterFilter(at=(subject,))
     group = group_of(subject)
     if not group:

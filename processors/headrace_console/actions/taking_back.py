@@ -1,19 +1,13 @@
-"""Retract and forget: published as anybody would, with what it has gone into so far. Knows the events and the lake."""
+"""Retract and forget: published as anybody would, with what it has gone into so far. Knows the lake."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from msgspec import structs
+from collections.abc import Awaitable
 
 from headrace_console.action import ActionAnswer, ActionEffect, ActionRefused, ActionRequest, ConsoleAction
 from headrace_console.page import PageMissing, PageRequest
-from headrace_schemas.codec import decode, encode
 from headrace_schemas.errors import DecodeError
-from headrace_schemas.events import InteractionRetracted, SubjectErased
-from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_streams import requests
-from headrace_streams.kafka.publisher import publish
 from headrace_streams.requests import Touched
 from headrace_streams.settings import Settings
 
@@ -50,27 +44,22 @@ def _forgetting(asked: PageRequest, subject: str) -> ActionEffect:
 
 
 async def _retract(settings: Settings, request: ActionRequest) -> ActionAnswer:
-    data = InteractionRetraction(interaction_id=request.subject, reason=request.reason)
-    await _published(settings, InteractionRetracted, data, request)
-    return _answer(await requests.touched(settings, interaction_id=request.subject))
+    return await _answered(requests.retract(settings, request.subject, request.reason, **_asked_by(request)))
 
 
 async def _forget(settings: Settings, request: ActionRequest) -> ActionAnswer:
-    await _published(settings, SubjectErased, SubjectErasure(data_subject=request.subject), request)
-    return _answer(await requests.touched(settings, data_subject=request.subject))
+    return await _answered(requests.forget(settings, request.subject, **_asked_by(request)))
 
 
-async def _published(settings: Settings, kind: type[Any], data: Any, request: ActionRequest) -> None:
-    event = requests.request(kind, data, request.request_id)
-    event = structs.replace(event, source=f"console:{request.requested_by}")  # `data` has no place for who asked
+def _asked_by(request: ActionRequest) -> dict[str, str]:
+    return {"id": request.request_id, "source": f"console:{request.requested_by}"}  # the events have no place for who asked
+
+
+async def _answered(work: Awaitable[Touched]) -> ActionAnswer:
     try:
-        decode(encode(event))
+        touched = await work
     except DecodeError as error:
         raise ActionRefused(error.message) from error
-    await publish(settings, event)
-
-
-def _answer(touched: Touched) -> ActionAnswer:
     decisions = [*touched.releases, *touched.inherited, *touched.possible]
     text = f"published; {len(touched.example_ids)} examples, {len(touched.batch_ids)} batches, {len(decisions)} releases"
     if touched.served:

@@ -1,7 +1,7 @@
 """The console's pages: every module here with a list `PAGES`. A new page is a module and a template; nothing else names it.
 
 A module has a read model, `def things(asked: PageRequest) -> dict[str, Any]`, which asks the lake (`asked.lake.run(sql, {...})`,
-bounded, at the page's one cut) and raises `PageMissing` for an id that is not there, and a `ConsolePage` with its path, title,
+bounded, at the page's one cut) and raises `PageMissing` for an id that is not `there`, and a `ConsolePage` with its path, title,
 template and place in the navigation. A template extends `layout.html` and fills the block `main` with `model`; every text that it
 puts out is escaped, bounded and shown in full sight by itself. It may call `link(kind, id)`, `place(topic, partition, offset)`
 and the filters `number`, `share`, `time`, `duration`, `size`, `short`, `json`. Nothing inline: no style, no script, no handler;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_console.page import ConsolePage, PageRequest, there
 from headrace_lake.read_models.batch_list import BatchList, BatchView, batch_list, batch_view
 from headrace_lake.read_models.paging import PageCursor
 
@@ -12,10 +12,8 @@ def batches(asked: PageRequest) -> BatchList:
 
 
 def batch(asked: PageRequest) -> BatchView:
-    found = batch_view(asked.lake, asked.names["id"], asked.whole_number("from", 0, 0, 10**7))
-    if found is None:
-        raise PageMissing(f"there is no batch {asked.names['id']!r}, at this cut")
-    return found
+    name = asked.names["id"]
+    return there(batch_view(asked.lake, name, asked.whole_number("from", 0, 0, 10**7)), "batch", name)
 
 
 PAGES = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_console.page import ConsolePage, PageRequest, there
 from headrace_lake.read_models.bucket_view import BucketList, BucketView, bucket_list, bucket_view
 
 
@@ -12,10 +12,7 @@ def buckets(asked: PageRequest) -> BucketList:
 
 def bucket(asked: PageRequest) -> BucketView:
     name = asked.names["name"]
-    found = bucket_view(asked.lake, asked.manifest, asked.seen.report, name)
-    if found is None:
-        raise PageMissing(f"there is no bucket {name!r}, at this cut")
-    return found
+    return there(bucket_view(asked.lake, asked.manifest, asked.seen.report, name), "bucket", name)
 
 
 PAGES = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_console.page import ConsolePage, PageRequest, there
 from headrace_lake.read_models.dead_letter_view import SAMPLE, letter_groups, letter_view
 
 
@@ -14,10 +14,7 @@ def dead_letters(asked: PageRequest) -> dict[str, Any]:
 
 
 def dead_letter(asked: PageRequest) -> dict[str, Any]:
-    found = letter_view(asked.lake, asked.names["at"])
-    if found is None:
-        raise PageMissing(f"there is no dead letter {asked.names['at']!r}, at this cut")
-    return found
+    return there(letter_view(asked.lake, asked.names["at"]), "dead letter", asked.names["at"])
 
 
 PAGES = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_console.page import ConsolePage, PageRequest, there
 from headrace_lake.read_models.example_list import ExampleFilter, ExampleList, example_list
 from headrace_lake.read_models.example_view import ExampleView, example_view
 from headrace_lake.read_models.paging import PageCursor
@@ -15,9 +15,7 @@ def examples(asked: PageRequest) -> ExampleList:
 def example(asked: PageRequest) -> ExampleView:
     name = asked.names["id"]
     found = example_view(asked.lake, name, asked.whole_number("revision", 0, 0, 10**9) or None)
-    if found is None:
-        raise PageMissing(f"there is no example and no interaction {name!r}, at this cut")
-    return found
+    return there(found, "example and no interaction", name)
 
 
 PAGES = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from headrace_console.page import ConsolePage, PageRequest
+from headrace_console.page import PLACE, ConsolePage, PageRequest
 from headrace_console.pages.records import record_at
 from headrace_lake.learning_state import learning_state
 from headrace_lake.manifest import LAKE_TOPICS
@@ -13,7 +13,6 @@ from headrace_lake.segments import IDS
 from headrace_lake.views import KIND, table_of
 
 ROWS = 40
-_PLACE = re.compile(r"([a-z.-]+)/(\d{1,9})/(\d{1,18})")
 _NAMED = ("release", "version", "batch", "run", "evaluation", "example", "interaction", "bucket")
 _COLUMNS = ("key", "event_id", *IDS)
 _MANY = ("signals", "examples", "rejections", "refs")
@@ -29,8 +28,8 @@ def find(asked: PageRequest) -> dict[str, Any]:
     found: dict[str, Any] = {"what": what, "record": None, "names": [], "records": [], "state": None, "more": False}
     if not what:
         return found
-    if place := _PLACE.fullmatch(what):
-        return {**found, "record": record_at(asked, place[1], int(place[2]), int(place[3]))}
+    if PLACE.fullmatch(what):
+        return {**found, "record": record_at(asked, what)}
     rows = _by_id(asked, what) or _by_reference(asked, what)
     kinds = [kind for kind in _NAMED if any(row.get(_column(kind)) == what for row in rows)]
     interaction = next((row["interaction_id"] for row in rows if what in (row["interaction_id"], row["example_id"])), None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from headrace_console.page import ConsolePage, PageRequest
 from headrace_lake.views import event, table_of
-from headrace_schemas.topology import DEAD, TOPOLOGY
+from headrace_schemas.topology import DEAD, STAGES_BY_NAME
 
 RELEASES, HAPPENED = 6, 14
 
@@ -48,17 +49,14 @@ def _stage(stage: Any, report: Any, rates: Any) -> dict[str, Any]:
     """A stage of the report, with how fast it reads, for how long its oldest record has waited, and who works at it."""
     tasks = [task for task in report["tasks"] if task["stage"] == stage["stage"]]
     waited = [task["waited_seconds"] for task in tasks if task["waited_seconds"] is not None]
-    topology = next(each for each in TOPOLOGY if each.name == stage["stage"])
-    holders: dict[str, int] = {}
-    for task in tasks:
-        holders[task["worker"] or ""] = holders.get(task["worker"] or "", 0) + 1
+    topology = STAGES_BY_NAME[stage["stage"]]
     return {
         **stage,
         "description": topology.description,
         "inputs": topology.inputs,
         "rate": rates.get(stage["stage"]),
         "waited_seconds": max(waited, default=None),
-        "holders": holders,
+        "holders": dict(Counter(task["worker"] or "" for task in tasks)),
         "partitions": len(tasks),
         "wrong": sum(_of(trouble["what"], stage["stage"]) for trouble in report["troubles"]),
         "shares": [

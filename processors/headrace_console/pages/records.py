@@ -6,7 +6,7 @@ import json
 from datetime import UTC
 from typing import Any
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest, number_in
+from headrace_console.page import PLACE, ConsolePage, PageMissing, PageRequest, number_in
 from headrace_lake.manifest import LAKE_TOPICS
 from headrace_lake.segments import IDS
 from headrace_lake.views import KIND, table_of
@@ -49,7 +49,7 @@ def records(asked: PageRequest) -> dict[str, Any]:
         {**values, **page},
     ).dicts()
     types = asked.lake.run(
-        f"SELECT {KIND} AS kind, count(*) AS records FROM {table_of(topic)} GROUP BY 1 ORDER BY 2 DESC"
+        f"SELECT {KIND} AS kind, count(*) AS records FROM {table_of(topic)} GROUP BY 1 ORDER BY 2 DESC, 1"
     ).dicts()
     last = found[ROWS - 1] if len(found) > ROWS else None
     return {
@@ -65,25 +65,26 @@ def records(asked: PageRequest) -> dict[str, Any]:
 
 def record(asked: PageRequest) -> dict[str, Any]:
     """One record: where it lies, who wrote it from what, and all that it says."""
-    topic, _, rest = asked.names["place"].partition("/")
-    partition, _, offset = rest.partition("/")
-    place = number_in(partition, 9), number_in(offset, 18)
-    found = None if place[0] is None or place[1] is None else record_at(asked, topic, place[0], place[1])
+    place = asked.names["place"]
+    found = record_at(asked, place)
     if found is None:
-        cut = asked.manifest.cut.get(f"{topic}/{partition}")
-        where = f"it has {topic}/{partition} up to {cut}" if cut is not None else f"it has no {topic}/{partition}"
-        raise PageMissing(f"the lake has no record {asked.names['place']}: {where}, and between records lie markers")
+        partition = place.rpartition("/")[0]
+        cut = asked.manifest.cut.get(partition)
+        where = f"it has {partition} up to {cut}" if cut is not None else f"it has no {partition}"
+        raise PageMissing(f"the lake has no record {place}: {where}, and between records lie markers")
     return found
 
 
-def record_at(asked: PageRequest, topic: str, partition: int, offset: int) -> dict[str, Any] | None:
+def record_at(asked: PageRequest, place: str) -> dict[str, Any] | None:
     """A record of the lake by its place; None for one that it does not have."""
-    if topic not in LAKE_TOPICS:
+    named = PLACE.fullmatch(place)
+    if named is None or named[1] not in LAKE_TOPICS:
         return None
+    topic = named[1]
     rows = asked.lake.run(
         f"SELECT {_SHOWN}, event_id, source, value, odd IS NOT NULL AS odd FROM {table_of(topic)} "
         "WHERE partition = $partition AND log_offset = $offset",
-        {"partition": partition, "offset": offset},
+        {"partition": int(named[2]), "offset": int(named[3])},
     ).dicts()
     if not rows:
         return None

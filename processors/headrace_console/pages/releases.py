@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_console.page import ConsolePage, PageRequest, there
 from headrace_lake.read_models.paging import PageCursor
 from headrace_lake.read_models.release_view import ReleaseList, ReleaseView, release_list, release_view
 from headrace_lake.views import DECISIONS, table_of
@@ -13,10 +13,7 @@ def releases(asked: PageRequest) -> ReleaseList:
 
 
 def release(asked: PageRequest) -> ReleaseView:
-    found = release_view(asked.lake, asked.names["id"])
-    if found is None:
-        raise PageMissing(f"there is no release {asked.names['id']!r}, at this cut")
-    return found
+    return there(release_view(asked.lake, asked.names["id"]), "release", asked.names["id"])
 
 
 PAGES = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_console.page import ConsolePage, PageRequest, there
 from headrace_lake.read_models.paging import PageCursor
 from headrace_lake.read_models.run_view import RunList, RunView, run_list, run_view
 
@@ -13,10 +13,7 @@ def runs(asked: PageRequest) -> RunList:
 
 def run(asked: PageRequest) -> RunView:
     others = [name for name in asked.query.get("with", "").split(",") if name]
-    found = run_view(asked.lake, asked.names["id"], others)
-    if found is None:
-        raise PageMissing(f"there is no run {asked.names['id']!r}, at this cut")
-    return found
+    return there(run_view(asked.lake, asked.names["id"], others), "run", asked.names["id"])
 
 
 PAGES = [

@@ -32,7 +32,7 @@ def system(asked: PageRequest) -> dict[str, Any]:
     return {
         "version": version("headrace"),
         "bootstrap": asked.settings.bootstrap,
-        "doctor": [{"what": each.what, "verdict": each.verdict, "detail": each.detail} for each in doctor.findings],
+        "doctor": [each._asdict() for each in doctor.findings],
         "doctor_at": doctor.at_ms,
         "doctor_asking": doctor.asking,
         "lake": {**told_of(manifest), "folder": str(asked.folder), "feeder": asked.feeder, "topics": topics},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace_console.page import ConsolePage, PageMissing, PageRequest
+from headrace_console.page import ConsolePage, PageRequest, there
 from headrace_lake.read_models.paging import PageCursor
 from headrace_lake.read_models.version_view import VersionList, VersionView, version_list, version_view
 
@@ -13,10 +13,7 @@ def versions(asked: PageRequest) -> VersionList:
 
 def version(asked: PageRequest) -> VersionView:
     outcome, offset = asked.query.get("outcome", "win"), asked.whole_number("from", 0, 0, 10**7)
-    found = version_view(asked.lake, asked.settings, asked.names["id"], outcome, offset)
-    if found is None:
-        raise PageMissing(f"there is no version {asked.names['id']!r}, at this cut")
-    return found
+    return there(version_view(asked.lake, asked.settings, asked.names["id"], outcome, offset), "version", asked.names["id"])
 
 
 PAGES = [

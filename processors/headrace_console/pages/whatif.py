@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from headrace_console.page import ConsolePage, PageMissing, PageRequest
-from headrace_console.whatif_run import TrialSeen, run_of
+from headrace_console.whatif_run import run_of
 from headrace_lake.views import table_of
 from headrace_lake.whatif.report import changed_keys
 
@@ -18,12 +18,8 @@ _CHANGES = 200  # of policies that are listed, the newest
 def whatif(asked: PageRequest) -> dict[str, Any]:
     """The last trial: what was tried, how far it is, and its report as `headrace whatif --json` prints it."""
     seen = run_of(asked.settings).seen()
-    report = seen.report
-    return {
-        **_trial(seen),
-        "report": report,
-        "flip": _flip(asked, report, asked.query["flip"]) if asked.query.get("flip") else None,
-    }
+    wanted = asked.query.get("flip")
+    return {**msgspec.to_builtins(seen), "flip": _flip(asked, seen.report, wanted) if wanted else None}
 
 
 def _flip(asked: PageRequest, report: dict[str, Any] | None, wanted: str) -> dict[str, Any]:
@@ -55,12 +51,6 @@ def _content(asked: PageRequest, example_id: str) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] | None = json.loads(rows[0][0]).get("data", {}).get("content")
     return content
-
-
-def _trial(seen: TrialSeen) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(seen)
-    told.pop("report")
-    return told
 
 
 def policies(asked: PageRequest) -> dict[str, Any]:
