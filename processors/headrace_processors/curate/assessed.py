@@ -13,7 +13,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from headrace_processors.curate.bucket import CutAttempt, WorkingBucket
+from headrace_processors.curate.bucket import CutAttempt, WorkingBucket, conditions_of
 from headrace_processors.curate.manifest import Cause
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import AssessedBucket
@@ -46,13 +46,7 @@ def assess(
     early = before is not None and not is_cut and now_ms - before.at_ms < APART_MS
     value = bucket.value
     good = value.good if policy.good_enough_margin > 0 else bucket.is_good
-    met = (
-        value.opened_ms is not None,
-        value.fill >= wanted[0] and value.opened_ms is not None,
-        value.aged or value.test.size >= policy.min_test_pool,
-        not value.satisfied,
-        not good,
-    )
+    met = (*conditions_of(policy, value, wanted[0]), not good)
     if before is None:
         since = tuple(now_ms if each else -now_ms for each in met)
     else:

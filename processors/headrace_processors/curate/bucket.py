@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from math import fsum
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,6 +50,16 @@ class CutAttempt(Struct, frozen=True):
 
 
 NOT_TRIED = CutAttempt()
+
+
+class CutConditions(NamedTuple):
+    """Which of the conditions hold without which nobody looks at the members of a bucket to cut it. One more is that what is
+    served is not good enough yet (`is_good`)."""
+
+    opened: bool
+    fill: bool
+    test_rows: bool
+    requirements: bool
 
 
 class WorkingBucket:
@@ -229,7 +239,7 @@ class WorkingBucket:
         """Fixes its target, if it is not open already. A bucket whose base neither policy nor a release names waits: nobody could
         train it."""
         value = self.value
-        if value.opened_ms is not None or not (self._policy.names(value.base, self.name) or value.release_id is not None):
+        if value.opened_ms is not None or not may_open(self._policy, value):
             return
         due_ms = self._now_ms + round(self._policy.age_limit_days * DAY_MS)
         self._state.add_deadline(due_ms, self.name)
@@ -334,6 +344,21 @@ class WorkingBucket:
         total, squares = floored(sums[0].value, sums[1].value, count, self._policy.decay_floor)
         # To a thousandth: 64 examples of one hour are worth 64, although decay sees them a little apart.
         return round(total**2 / squares, 3) if sums[1].value > 0 else EMPTY
+
+
+def conditions_of(policy: CuratePolicy, value: CurateBucket, wanted: float) -> CutConditions:
+    """`wanted`: the fill at which it is cut now."""
+    return CutConditions(
+        opened=value.opened_ms is not None,
+        fill=value.opened_ms is not None and value.fill >= wanted,
+        test_rows=value.aged or value.test.size >= policy.min_test_pool,
+        requirements=not value.satisfied,
+    )
+
+
+def may_open(policy: CuratePolicy, value: CurateBucket) -> bool:
+    """Whether policy or a release names its base."""
+    return policy.names(value.base, value.name) or value.release_id is not None
 
 
 def wanted(policy: CuratePolicy, value: CurateBucket, is_rare: Callable[[], bool]) -> tuple[float, Cause]:
