@@ -85,10 +85,10 @@ class CurateStep:
         """Says how a bucket stands, where that is due."""
         if self.rules.version < 4:
             return
-        before, attempt = self.state.assessed(bucket.name), bucket.attempt
-        if before is not None and waits(before, self.record.now, attempt):  # as it mostly is
+        before = self.state.assessed(bucket.name)
+        if before is not None and waits(before, self.record.now, bucket.attempt):  # as it mostly is
             return
-        found = assess(self.policy, bucket, before, wanted or bucket.wanted, self.record.now, attempt)
+        found = assess(self.policy, bucket, before, wanted or bucket.wanted, self.record.now)
         if found is not None:
             assessed, said = found
             self.state.put_assessed(bucket.name, assessed)
