@@ -9,11 +9,10 @@ hundred bytes for each twentieth of a batch, beside its examples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from msgspec.structs import replace
 
-from headrace_processors.curate.bucket import CutAttempt, WorkingBucket, conditions_of
+from headrace_processors.curate.bucket import CutAttempt, CutConditions, WorkingBucket, conditions_of
 from headrace_processors.curate.manifest import Cause
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import AssessedBucket
@@ -24,8 +23,7 @@ from headrace_schemas.times import rfc3339
 APART_MS = 60_000
 SHARE = 0.05  # of the wanted fill: by so much it moves before that is said
 
-ConditionName = Literal["opened", "fill", "test_rows", "requirements", "not_good_enough"]
-CONDITIONS: tuple[ConditionName, ...] = ("opened", "fill", "test_rows", "requirements", "not_good_enough")
+CONDITIONS = (*CutConditions._fields, "not_good_enough")  # so the state keeps since when, by place
 
 
 def waits(before: AssessedBucket, now_ms: int, attempt: CutAttempt) -> bool:
@@ -72,11 +70,11 @@ def _said(
     policy: CuratePolicy,
     bucket: WorkingBucket,
     wanted: tuple[float, Cause],
-    since: Mapping[ConditionName, int],
+    since: Mapping[str, int],
 ) -> Assessment:
     value, attempt = bucket.value, bucket.attempt
     rate, evidence = value.success_rate(policy.decay_per_day)
-    figures: dict[ConditionName, tuple[float | None, float | None]] = {
+    figures: dict[str, tuple[float | None, float | None]] = {
         "opened": (float(value.train.size + value.negative.size), 1.0),
         "fill": (value.fill, wanted[0]),
         "test_rows": (float(value.test.size), 0.0 if value.aged else float(policy.min_test_pool)),
