@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from headrace_lake.read_models.conditions import ConditionNode, joined
-from headrace_processors.curate.bucket import conditions_of, is_good, may_open, wanted
+from headrace_processors.curate.bucket import conditions_of, good_from, is_good, may_open, wanted
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import CurateBucket
 from headrace_processors.curate.thresholds import RARE, RECENT_DAYS, is_rare
@@ -76,7 +76,6 @@ def conditions_now(
     met = conditions_of(policy, bucket, fill)
     known = {} if told is None else {one.name: one for one in told.conditions}
     rate, evidence = bucket.success_rate(policy.decay_per_day)
-    least = policy.good_enough - (policy.good_enough_margin if bucket.good else 0.0)
     named = may_open(policy, bucket)
     unnamed = "no policy and no release names its base: its examples are kept, nothing is cut"
 
@@ -109,7 +108,7 @@ def conditions_now(
             "not_good_enough",
             not is_good(policy, bucket),
             value=rate,
-            bound=_bound("not_good_enough", least),
+            bound=_bound("not_good_enough", good_from(policy, bucket)),
             note=f"{evidence:.1f} judged answers of the {policy.good_enough_evidence:g} that it needs",
         ),
     ]

@@ -371,12 +371,17 @@ def wanted(policy: CuratePolicy, value: CurateBucket, is_rare: Callable[[], bool
     return (policy.rarity * value.target, "rarity") if is_rare() else found
 
 
+def good_from(policy: CuratePolicy, value: CurateBucket) -> float:
+    """The success rate from which on what is served is good enough."""
+    return policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
+
+
 def is_good(policy: CuratePolicy, value: CurateBucket) -> bool:
     """`WorkingBucket.is_good` of a bucket as it is stored."""
     successes, trials = value.evidence(policy.decay_per_day)
     if trials < policy.good_enough_evidence:
         return False
-    least = policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
+    least = good_from(policy, value)
     if 0.0 <= successes < (least - 1e-6) * trials:  # whatever rounding does to the rate
         return False
     rate, _ = value.success_rate(policy.decay_per_day)
