@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from headrace_processors.owners import interaction_of_state, interaction_owner
+from headrace_processors.owners import interaction_owner
+from headrace_processors.reward.keys import interaction_of
 from headrace_schemas import sealed_fields
 from headrace_schemas.topology import StageTopology
 from headrace_streams.runtime.provenance import Headers
@@ -47,7 +48,7 @@ class ErasedOwners:
         """Whether a state value is."""
         if not self._ring.has_erased:
             return False
-        interaction_id = interaction_of_state(self._stage.name, key)
+        interaction_id = interaction_of(key) if self._stage.name == "reward" else None
         return interaction_id is not None and self._ring.is_erased(interaction_owner(interaction_id))
 
     def alike(self, expected: bytes, found: bytes | None) -> bool:

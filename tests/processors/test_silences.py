@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from headrace_processors.observer import traffic as traffic_module
 from headrace_processors.observer import watch
 from headrace_processors.observer.policy import SilencePolicy
-from headrace_processors.observer.silences import HOUR_MS, TaskSamples, task_silences, traffic_silences
+from headrace_processors.observer.silences import TaskSamples, task_silences, traffic_silences
 from headrace_processors.observer.traffic import Traffic, fold_traffic
 from headrace_processors.observer.watch import SilenceObserver
 from headrace_schemas.derived import Silence
 from headrace_schemas.events import SilenceEnded, SilenceMuted, SilenceRaised
 from headrace_schemas.times import rfc3339
+from headrace_schemas.topics import HOUR_MS
 from headrace_streams.runtime.status import WorkerReport
 from headrace_streams.settings import Settings
 from headrace_streams.silences import SilenceBook, counts

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from headrace_lake.read_models.conditions import ConditionNode, joined
-from headrace_processors.curate.bucket import is_good, wanted
+from headrace_processors.curate.bucket import conditions_of, good_from, is_good, may_open, wanted
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import CurateBucket
 from headrace_processors.curate.thresholds import RARE, RECENT_DAYS, is_rare
@@ -73,10 +73,10 @@ def conditions_now(
     recent = bucket.admitted_since(now_ms // DAY_MS - RECENT_DAYS)
     rare = median is not None and is_rare(recent, median)
     fill, cause = wanted(policy, bucket, lambda: rare)
+    met = conditions_of(policy, bucket, fill)
     known = {} if told is None else {one.name: one for one in told.conditions}
     rate, evidence = bucket.success_rate(policy.decay_per_day)
-    least = policy.good_enough - (policy.good_enough_margin if bucket.good else 0.0)
-    named = policy.names(bucket.base, bucket.name) or bucket.release_id is not None
+    named = may_open(policy, bucket)
     unnamed = "no policy and no release names its base: its examples are kept, nothing is cut"
 
     def node(name: str, holds: bool | None, **more: Any) -> ConditionNode:
@@ -88,7 +88,7 @@ def conditions_now(
     parts = [
         node(
             "opened",
-            bucket.opened_ms is not None,
+            met.opened,
             value=members,
             note="open members" if named else unnamed,
             policy_key=None if named else "curate.bases",
@@ -96,27 +96,25 @@ def conditions_now(
         ),
         node(
             "fill",
-            bucket.opened_ms is not None and bucket.fill >= fill,
+            met.fill,
             value=bucket.fill,
             bound=fill,
             note="" if cause == "target" else f"lowered by {cause}",
             needs="any",
             parts=_ways(policy, bucket, recent, rare, median),
         ),
-        node("requirements", not bucket.satisfied, note="all are satisfied: nothing is cut" if bucket.satisfied else ""),
+        node("requirements", met.requirements, note="all are satisfied: nothing is cut" if bucket.satisfied else ""),
         node(
             "not_good_enough",
             not is_good(policy, bucket),
             value=rate,
-            bound=_bound("not_good_enough", least),
+            bound=_bound("not_good_enough", good_from(policy, bucket)),
             note=f"{evidence:.1f} judged answers of the {policy.good_enough_evidence:g} that it needs",
         ),
     ]
     if policy.min_test_pool:
         aged = "an aged bucket needs none" if bucket.aged else ""
-        rows = bucket.test.size
-        enough = bucket.aged or rows >= policy.min_test_pool
-        parts.insert(2, node("test_rows", enough, value=rows, bound=policy.min_test_pool, note=aged))
+        parts.insert(2, node("test_rows", met.test_rows, value=bucket.test.size, bound=policy.min_test_pool, note=aged))
     if bucket.batches and policy.fresh_share:
         note = "members that were in no batch yet; they are counted when all else holds"
         parts.append(_node("fresh", None, bound=policy.fresh_share * fill, note=note))

@@ -10,7 +10,6 @@ Counters: joined, credited, waiting, retracted, duplicate, conflict, expired, ti
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +31,7 @@ from headrace_processors.attribute.state import (
     word_key,
 )
 from headrace_processors.expiry import period_ms, touched_of
+from headrace_processors.reward.texts import digest_of
 from headrace_schemas.codec import decode, encode_tree
 from headrace_schemas.derived import RecordError, SessionExpiry
 from headrace_schemas.events import (
@@ -134,12 +134,11 @@ class AttributeStep:
 
     def recorded(self, event: SessionFeedbackRecorded) -> Step:
         data, before = event.data, self._before
-        digest = hashlib.blake2b(_ENCODER.encode(data), digest_size=16).hexdigest()
+        digest = digest_of(_ENCODER.encode(data))
         known = before.word(event.source, data.feedback_id)
         if known is not None and known.received:
             return Step((), {}, {"duplicate" if known.digest == digest else "conflict": 1})
-        full = len(before.words) >= WORDS or self._said_bytes() + len(self._record.value or b"") > WORDS_BYTES
-        if known is None and full:
+        if known is None and self._is_full():
             message = f"data.session_id: {len(before.words)} things are known that were said of session {self._id} already"
             error = RecordError(code="waiting_limit", field="data.session_id", message=message)
             return Step([dead_letter(STAGE, self._record, error)], {}, {"dead": 1})
@@ -153,7 +152,7 @@ class AttributeStep:
             retracted=known is not None,
         )
         if not word.retracted:
-            self._changes[word_key(self._id, word.source, word.feedback_id)] = self._record.value
+            self._changes[self._key_of(word)] = self._record.value
         return self._done(self._with(word), word)
 
     def retracted(self, event: SessionFeedbackRetracted) -> Step:
@@ -163,7 +162,7 @@ class AttributeStep:
         if known is None and len(self._before.words) >= WORDS:
             return Step((), {}, {"retracted": 1})  # of what was never taken nothing stands
         word = known or SessionWord(source=event.source, feedback_id=event.data.feedback_id)
-        key = word_key(self._id, word.source, word.feedback_id)
+        key = self._key_of(word)
         if key in self._state:
             self._changes[key] = None
         word = structs.replace(word, retracted=True)
@@ -175,15 +174,19 @@ class AttributeStep:
         due = None if value is None else deadline(self._key, value)
         if due is None or due > self._record.now:
             return Step((), {}, {"ticks": 1})
-        words = {word_key(self._id, word.source, word.feedback_id) for word in self._before.words}
-        changes = dict.fromkeys((self._key, *(key for key in sorted(words) if key in self._state)))
+        words = sorted(map(self._key_of, self._before.words))
+        changes = dict.fromkeys((self._key, *(key for key in words if key in self._state)))
         waiting = self._before.waiting
         return Step((), changes, {"ticks": 1, **({"waiting": -waiting, "expired": waiting} if waiting else {})})
 
-    def _said_bytes(self) -> int:
-        """Of what was said of the session and stands."""
-        keys = (word_key(self._id, word.source, word.feedback_id) for word in self._before.words)
-        return sum(len(self._state[key]) for key in keys if key in self._state)
+    def _key_of(self, word: SessionWord) -> str:
+        return word_key(self._id, word.source, word.feedback_id)
+
+    def _is_full(self) -> bool:
+        """Whether the record is one too many beside what was said of the session and stands."""
+        words = self._before.words
+        said = sum(len(self._state[key]) for key in map(self._key_of, words) if key in self._state)
+        return len(words) >= WORDS or said + len(self._record.value or b"") > WORDS_BYTES
 
     def _with(self, word: SessionWord) -> SessionState:
         words = {known.identity: known for known in self._before.words}
@@ -219,28 +222,34 @@ class AttributeStep:
         if [(credit.interaction_id, credit.share) for credit in word.credits] == wanted:
             return word
         revision = word.revision + 1
-        credits = []
+        credits: list[SessionCredit] = []
+        said: dict[str, Any] = {}
         for interaction_id, share in wanted:
             credit = standing.pop((interaction_id, share), None)
             if credit is None:
                 named = self._id, word.source, word.feedback_id, interaction_id, revision
                 credit = SessionCredit(interaction_id, share, derive_id("attributed", *named))
-                self._outputs.append(self._derived(word, credit))
+                said = said or self._said(word)
+                self._outputs.append(self._derived(said, word, credit))
             credits.append(credit)
         self._outputs += [self._taken_back(word, credit) for credit in standing.values()]
         return structs.replace(word, revision=revision, credits=tuple(credits))
 
-    def _derived(self, word: SessionWord, credit: SessionCredit) -> Write:
-        """What was said, as said of one interaction: all of it, but its corrected output of the last one only."""
-        key = word_key(self._id, word.source, word.feedback_id)
-        tree = tree_of(self._changes.get(key) or self._state[key])
-        data: dict[str, Any] = {name: value for name, value in tree["data"].items() if name != "session_id"}
+    def _said(self, word: SessionWord) -> dict[str, Any]:
+        """Its event, once for all the interactions that it is credited to."""
+        key = self._key_of(word)
+        tree: dict[str, Any] = tree_of(self._changes.get(key) or self._state[key])
+        return tree
+
+    def _derived(self, said: Mapping[str, Any], word: SessionWord, credit: SessionCredit) -> Write:
+        """What was `said`, as said of one interaction: all of it, but its corrected output of the last one only."""
+        data: dict[str, Any] = {name: value for name, value in said["data"].items() if name != "session_id"}
         data["interaction_id"], data["feedback_id"] = credit.interaction_id, credit.feedback_id
         data["name"] = f"{NAME}:{data['name']}"[:KEY_LIMIT] if data.get("name") else NAME
         attribution = Attribution(session_id=self._id, feedback_id=word.feedback_id, share=credit.share)
         data["attributed_from"] = msgspec.to_builtins(attribution)
         event_id = derive_id("attributed.feedback", credit.feedback_id)
-        return Write("signals", credit.interaction_id, encode_tree({**tree, "type": _FEEDBACK, "id": event_id, "data": data}))
+        return Write("signals", credit.interaction_id, encode_tree({**said, "type": _FEEDBACK, "id": event_id, "data": data}))
 
     def _taken_back(self, word: SessionWord, credit: SessionCredit) -> Write:
         event = FeedbackRetracted(

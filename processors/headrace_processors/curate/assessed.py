@@ -9,11 +9,10 @@ hundred bytes for each twentieth of a batch, beside its examples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from msgspec.structs import replace
 
-from headrace_processors.curate.bucket import CutAttempt, WorkingBucket
+from headrace_processors.curate.bucket import CutAttempt, CutConditions, WorkingBucket, conditions_of
 from headrace_processors.curate.manifest import Cause
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import AssessedBucket
@@ -24,13 +23,16 @@ from headrace_schemas.times import rfc3339
 APART_MS = 60_000
 SHARE = 0.05  # of the wanted fill: by so much it moves before that is said
 
-ConditionName = Literal["opened", "fill", "test_rows", "requirements", "not_good_enough"]
-CONDITIONS: tuple[ConditionName, ...] = ("opened", "fill", "test_rows", "requirements", "not_good_enough")
+CONDITIONS = (*CutConditions._fields, "not_good_enough")  # so the state keeps since when, by place
 
 
 def waits(before: AssessedBucket, now_ms: int, attempt: CutAttempt) -> bool:
     """Whether something is to be said of a bucket, and it is too early for it: then nothing need be looked at."""
-    return before.pending and attempt.batch_id is None and now_ms - before.at_ms < APART_MS
+    return before.pending and _is_early(before, now_ms, attempt)
+
+
+def _is_early(before: AssessedBucket, now_ms: int, attempt: CutAttempt) -> bool:
+    return attempt.batch_id is None and now_ms - before.at_ms < APART_MS
 
 
 def assess(
@@ -39,20 +41,11 @@ def assess(
     before: AssessedBucket | None,
     wanted: tuple[float, Cause],
     now_ms: int,
-    attempt: CutAttempt,
 ) -> tuple[AssessedBucket, Assessment | None] | None:
     """What is to be remembered of a bucket now, and written, unless it is too early for that; None where nothing is new."""
-    is_cut = attempt.batch_id is not None
-    early = before is not None and not is_cut and now_ms - before.at_ms < APART_MS
     value = bucket.value
     good = value.good if policy.good_enough_margin > 0 else bucket.is_good
-    met = (
-        value.opened_ms is not None,
-        value.fill >= wanted[0] and value.opened_ms is not None,
-        value.aged or value.test.size >= policy.min_test_pool,
-        not value.satisfied,
-        not good,
-    )
+    met = (*conditions_of(policy, value, wanted[0]), not good)
     if before is None:
         since = tuple(now_ms if each else -now_ms for each in met)
     else:
@@ -60,11 +53,11 @@ def assess(
             was if (was > 0) == each else now_ms if each else -now_ms for was, each in zip(before.since_ms, met, strict=True)
         )
         moved = value.fill != before.fill and abs(value.fill - before.fill) >= SHARE * wanted[0]
-        if not is_cut and not moved and since == before.since_ms:
+        if bucket.attempt.batch_id is None and not moved and since == before.since_ms:
             return (replace(before, pending=False), None) if before.pending else None
-        if early:
+        if _is_early(before, now_ms, bucket.attempt):
             return replace(before, pending=True), None
-    said = _said(policy, bucket, wanted, dict(zip(CONDITIONS, since, strict=True)), attempt)
+    said = _said(policy, bucket, wanted, dict(zip(CONDITIONS, since, strict=True)))
     return AssessedBucket(now_ms, value.fill, since), said
 
 
@@ -77,12 +70,11 @@ def _said(
     policy: CuratePolicy,
     bucket: WorkingBucket,
     wanted: tuple[float, Cause],
-    since: Mapping[ConditionName, int],
-    attempt: CutAttempt,
+    since: Mapping[str, int],
 ) -> Assessment:
-    value = bucket.value
+    value, attempt = bucket.value, bucket.attempt
     rate, evidence = value.success_rate(policy.decay_per_day)
-    figures: dict[ConditionName, tuple[float | None, float | None]] = {
+    figures: dict[str, tuple[float | None, float | None]] = {
         "opened": (float(value.train.size + value.negative.size), 1.0),
         "fill": (value.fill, wanted[0]),
         "test_rows": (float(value.test.size), 0.0 if value.aged else float(policy.min_test_pool)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from math import fsum
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,6 +50,16 @@ class CutAttempt(Struct, frozen=True):
 
 
 NOT_TRIED = CutAttempt()
+
+
+class CutConditions(NamedTuple):
+    """Which of the conditions hold without which nobody looks at the members of a bucket to cut it. One more is that what is
+    served is not good enough yet (`is_good`)."""
+
+    opened: bool
+    fill: bool
+    test_rows: bool
+    requirements: bool
 
 
 class WorkingBucket:
@@ -229,7 +239,7 @@ class WorkingBucket:
         """Fixes its target, if it is not open already. A bucket whose base neither policy nor a release names waits: nobody could
         train it."""
         value = self.value
-        if value.opened_ms is not None or not (self._policy.names(value.base, self.name) or value.release_id is not None):
+        if value.opened_ms is not None or not may_open(self._policy, value):
             return
         due_ms = self._now_ms + round(self._policy.age_limit_days * DAY_MS)
         self._state.add_deadline(due_ms, self.name)
@@ -336,6 +346,21 @@ class WorkingBucket:
         return round(total**2 / squares, 3) if sums[1].value > 0 else EMPTY
 
 
+def conditions_of(policy: CuratePolicy, value: CurateBucket, wanted: float) -> CutConditions:
+    """`wanted`: the fill at which it is cut now."""
+    return CutConditions(
+        opened=value.opened_ms is not None,
+        fill=value.opened_ms is not None and value.fill >= wanted,
+        test_rows=value.aged or value.test.size >= policy.min_test_pool,
+        requirements=not value.satisfied,
+    )
+
+
+def may_open(policy: CuratePolicy, value: CurateBucket) -> bool:
+    """Whether policy or a release names its base."""
+    return policy.names(value.base, value.name) or value.release_id is not None
+
+
 def wanted(policy: CuratePolicy, value: CurateBucket, is_rare: Callable[[], bool]) -> tuple[float, Cause]:
     """`WorkingBucket.wanted` of a bucket as it is stored; `is_rare` is asked where it would lower the fill."""
     found: tuple[float, Cause] = value.target, "target"
@@ -346,12 +371,17 @@ def wanted(policy: CuratePolicy, value: CurateBucket, is_rare: Callable[[], bool
     return (policy.rarity * value.target, "rarity") if is_rare() else found
 
 
+def good_from(policy: CuratePolicy, value: CurateBucket) -> float:
+    """The success rate from which on what is served is good enough."""
+    return policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
+
+
 def is_good(policy: CuratePolicy, value: CurateBucket) -> bool:
     """`WorkingBucket.is_good` of a bucket as it is stored."""
     successes, trials = value.evidence(policy.decay_per_day)
     if trials < policy.good_enough_evidence:
         return False
-    least = policy.good_enough - (policy.good_enough_margin if value.good else 0.0)
+    least = good_from(policy, value)
     if 0.0 <= successes < (least - 1e-6) * trials:  # whatever rounding does to the rate
         return False
     rate, _ = value.success_rate(policy.decay_per_day)

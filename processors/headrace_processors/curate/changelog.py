@@ -16,6 +16,7 @@ from msgspec.structs import asdict, replace
 
 from headrace_processors.curate.state import (
     ASSESSED,
+    BUCKET,
     MEDIAN,
     AssessedBucket,
     CurateBucket,
@@ -26,7 +27,6 @@ from headrace_processors.curate.state import (
 )
 
 _EXAMPLE = "example:"
-_BUCKET = "bucket:"
 _EXAMPLES = msgpack.Decoder(ExampleRecord)
 _ASSESSED = msgpack.Decoder(AssessedBucket)
 _PACKED = msgpack.Encoder()
@@ -55,7 +55,7 @@ def load(key: str, value: bytes) -> Any:
     """ValueError when the key is none of curate's or the value is not what belongs to it."""
     if key.startswith(_EXAMPLE):
         loaded: ExampleRecord | CurateBucket | AssessedBucket = _EXAMPLES.decode(value)
-    elif key.startswith(_BUCKET):
+    elif key.startswith(BUCKET):
         loaded = bucket_of(value)
     elif key.startswith(ASSESSED):
         loaded = _ASSESSED.decode(value)
@@ -74,10 +74,10 @@ def _not_finite(value: ExampleRecord | CurateBucket | AssessedBucket) -> ValueEr
 def upcast_1(state: Mapping[str, bytes]) -> dict[str, bytes]:
     """A changelog of state version 1, which held slots, contents and all deadlines as values of their own, in version 2."""
     deadlines = json.decode(state.get("deadlines", b"[]"), type=Deadlines)
-    current = {key: value for key, value in state.items() if key.startswith((_EXAMPLE, _BUCKET)) or key == MEDIAN}
+    current = {key: value for key, value in state.items() if key.startswith((_EXAMPLE, BUCKET)) or key == MEDIAN}
     for due_ms, name in deadlines:
-        if (value := current.get(f"{_BUCKET}{name}")) is not None:
-            current[f"{_BUCKET}{name}"] = json.encode(replace(json.decode(value, type=CurateBucket), due_ms=due_ms))
+        if (value := current.get(f"{BUCKET}{name}")) is not None:
+            current[f"{BUCKET}{name}"] = json.encode(replace(json.decode(value, type=CurateBucket), due_ms=due_ms))
     return current
 
 
@@ -87,7 +87,7 @@ def upcast_2(state: Mapping[str, bytes]) -> dict[str, bytes]:
     for key, value in state.items():
         if key.startswith(_EXAMPLE):
             current[key] = _upcast_example(value)
-        elif key.startswith(_BUCKET):
+        elif key.startswith(BUCKET):
             current[key] = _PACKED.encode(bucket_of(value))
     return current
 

@@ -23,7 +23,7 @@ from headrace_processors.curate import assessed, changelog, events, filters
 from headrace_processors.curate import state as curate_state
 from headrace_processors.curate.appraisal import Appraisal, appraise
 from headrace_processors.curate.policy import NEWEST, CuratePolicy
-from headrace_processors.curate.state import ASSESSED, AssessedBucket, CurateBucket, ExampleRecord
+from headrace_processors.curate.state import ASSESSED, BUCKET, AssessedBucket, CurateBucket, ExampleRecord
 from headrace_processors.curate.step import CurateRules, CurateStep
 from headrace_schemas.codec import decode
 from headrace_schemas.events import (
@@ -51,7 +51,7 @@ class _Ahead(Struct):
 class CurateFold(Fold):
     """The fold under one policy, as `stage.Fold` describes it. `examples` in; `rejections` and `batches` out."""
 
-    gauged = "bucket:"
+    gauged = BUCKET
     texts_meet = True  # duplicates, and when a bucket is full
 
     def __init__(self, policy: CuratePolicy, digest: str, *, version: int) -> None:

@@ -225,11 +225,11 @@ class CurateState:
         self.changes[key] = value
 
     def bucket(self, name: str) -> CurateBucket:
-        bucket: CurateBucket | None = self.get(f"bucket:{name}")
+        bucket: CurateBucket | None = self.get(BUCKET + name)
         return CurateBucket(name) if bucket is None else bucket
 
     def has_bucket(self, name: str) -> bool:
-        return self.get(f"bucket:{name}") is not None
+        return self.get(BUCKET + name) is not None
 
     @property
     def buckets(self) -> tuple[str, ...]:
@@ -242,22 +242,22 @@ class CurateState:
             names = list(self.buckets)
             insort(names, bucket.name)
             self.put(BUCKETS, tuple(names))
-        self.changes[f"bucket:{bucket.name}"] = bucket
+        self.changes[BUCKET + bucket.name] = bucket
 
     def assessed(self, name: str) -> AssessedBucket | None:
         """What was last said of a bucket."""
-        assessed: AssessedBucket | None = self.get(f"{ASSESSED}{name}")
+        assessed: AssessedBucket | None = self.get(ASSESSED + name)
         return assessed
 
     def put_assessed(self, name: str, assessed: AssessedBucket) -> None:
-        self.changes[f"{ASSESSED}{name}"] = assessed
+        self.changes[ASSESSED + name] = assessed
 
     def drop_bucket(self, name: str) -> None:
         """Forgets a bucket, if there is one."""
         if self.assessed(name) is not None:
-            self.put(f"{ASSESSED}{name}", None)
+            self.put(ASSESSED + name, None)
         if self.has_bucket(name):
-            self.put(f"bucket:{name}", None)
+            self.put(BUCKET + name, None)
             self.put(BUCKETS, tuple(other for other in self.buckets if other != name) or None)
 
     def median(self, day: int) -> float:

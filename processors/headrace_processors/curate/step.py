@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from headrace_processors.curate import events, manifest, near_duplicates, shares
 from headrace_processors.curate.appraisal import Appraisal, appraise, sha256_of
 from headrace_processors.curate.assessed import assess, waits
-from headrace_processors.curate.bucket import NOT_TRIED, CutAttempt, WorkingBucket
+from headrace_processors.curate.bucket import NOT_TRIED, CutAttempt, WorkingBucket, conditions_of
 from headrace_processors.curate.filters import pool_of
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import (
@@ -85,10 +85,10 @@ class CurateStep:
         """Says how a bucket stands, where that is due."""
         if self.rules.version < 4:
             return
-        before, attempt = self.state.assessed(bucket.name), bucket.attempt
-        if before is not None and waits(before, self.record.now, attempt):  # as it mostly is
+        before = self.state.assessed(bucket.name)
+        if before is not None and waits(before, self.record.now, bucket.attempt):  # as it mostly is
             return
-        found = assess(self.policy, bucket, before, wanted or bucket.wanted, self.record.now, attempt)
+        found = assess(self.policy, bucket, before, wanted or bucket.wanted, self.record.now)
         if found is not None:
             assessed, said = found
             self.state.put_assessed(bucket.name, assessed)
@@ -395,11 +395,9 @@ class CurateStep:
 
     def _cut_if_ready(self, bucket: WorkingBucket) -> None:
         """Cuts the bucket when it is worth it."""
-        value, policy = bucket.value, self.policy
+        policy = self.policy
         wanted, lowered = bucket.wanted
-        judgeable = value.aged or value.test.size >= policy.min_test_pool
-        ready = value.opened_ms is not None and value.fill >= wanted and judgeable
-        if not ready or value.satisfied or bucket.is_good:
+        if not all(conditions_of(policy, bucket.value, wanted)) or bucket.is_good:
             return
         train = dict(bucket.members("train"))
         bucket.recompute_sums(train)  # a running sum may decide when to look, not what is there

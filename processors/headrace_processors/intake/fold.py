@@ -171,11 +171,6 @@ def build(body: Mapping[str, Any], digest: str) -> IntakeFold:
     return IntakeFold(IntakePolicy.model_validate(body))
 
 
-def build_3(body: Mapping[str, Any], digest: str) -> IntakeFold:
-    """The fold of rule version 3, which knew of no sessions: its policy has none."""
-    return build(body, digest)
-
-
 def build_2(body: Mapping[str, Any], digest: str) -> IntakeFold:
     """The fold of rule version 2, which looked for fewer patterns."""
     return IntakeFold(IntakePolicy.model_validate(body), patterns=PATTERNS_2)

@@ -96,24 +96,27 @@ class LinkFold(Fold):
         interaction_id = event.data.interaction_id
         outputs: list[Write] = []
         changes: dict[str, Any] = {}
-        delays: list[int] = []
+        found: list[Decoded] = []
         for number, (key, value) in enumerate(_waiting(state, ref, before)):
             decoded = decode_input(value)
             outputs += _resolved(decoded, interaction_id, ref_owner(ref) if number in before.sealed else "")
             changes[key] = None
-            delays.append(time_ns - parse_ns(decoded.event.time or ""))
+            found.append(decoded)
         changes[head_key(ref)] = msgspec.json.encode(
             ForeignId(touched=record.now, interaction_id=interaction_id, time_ns=time_ns)
         )
         counters = {"resolved": 1 + before.waiting}
         if before.waiting:
             counters["waiting"] = -before.waiting
-            counters |= self._joined(delays)
+            counters |= self._joined(time_ns, found)
         return Step(outputs, changes, counters)
 
-    def _joined(self, delays_ns: Sequence[int]) -> dict[str, int]:
-        """What feedback counts that found its link so long after it was said."""
-        return {FEEDBACK + "joined": len(delays_ns), **delays_of(delays_ns)} if self._version > 2 else {}
+    def _joined(self, linked_ns: int, found: Sequence[Decoded]) -> dict[str, int]:
+        """What feedback counts that found its link, by how long before that it was said."""
+        if self._version < 3:
+            return {}
+        delays = delays_of(linked_ns - parse_ns(decoded.event.time or "") for decoded in found)
+        return {FEEDBACK + "joined": len(found), **delays}
 
     def _referred(self, state: Mapping[str, Any], record: Record, decoded: Decoded, ref: Ref) -> Step:
         key = head_key(ref)
@@ -123,7 +126,7 @@ class LinkFold(Fold):
         if before.interaction_id:
             stale = self._expire_ms and record.now - before.touched > self._expire_ms // TOUCHES
             changes = {key: msgspec.json.encode(structs.replace(before, touched=record.now))} if stale else {}
-            counters = {"resolved": 1, **seen, **self._joined([before.time_ns - parse_ns(decoded.event.time or "")])}
+            counters = {"resolved": 1, **seen, **self._joined(before.time_ns, [decoded])}
             return Step(_resolved(decoded, before.interaction_id, owner), changes, counters)
         event = decoded.passed()
         size = before.size + len(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from typing import Literal
 
 from msgspec import Struct
 
@@ -10,9 +11,9 @@ from headrace_processors.observer.policy import SilencePolicy
 from headrace_processors.observer.traffic import BucketTraffic, Speaker, Traffic
 from headrace_schemas.derived import Silence
 from headrace_schemas.times import rfc3339
+from headrace_schemas.topics import DAY_MS, HOUR_MS
 from headrace_streams.silences import SilenceKey
 
-HOUR_MS = 3_600_000
 BASE = "the base"
 SHRINKS = 0.9  # of what it was ten minutes before: a backlog that was said to grow is said to do so no more
 
@@ -110,7 +111,7 @@ def _bucket_silences(
                 )
     spoken_ms = bucket.first_ms if bucket.spoken_ms is None else bucket.spoken_ms
     missed = now_ms - spoken_ms > policy.feedback_hours * HOUR_MS and bucket.unspoken >= policy.feedback_answers
-    if missed and now_ms - bucket.last_ms < policy.forget_days * 24 * HOUR_MS:
+    if missed and now_ms - bucket.last_ms < policy.forget_days * DAY_MS:
         yield Silence(
             kind="bucket_without_feedback",
             subject=name[:200],
@@ -122,13 +123,15 @@ def _bucket_silences(
         )
 
 
-def _stopped(kind: str, name: str, speaker: Speaker, policy: SilencePolicy, now_ms: int) -> Silence | None:
+def _stopped(
+    kind: Literal["agent_stopped", "rater_stopped"], name: str, speaker: Speaker, policy: SilencePolicy, now_ms: int
+) -> Silence | None:
     silent_ms = now_ms - speaker.last_ms
     most_ms = max(policy.stopped_hours * HOUR_MS, policy.stopped_factor * speaker.pause_ms)
-    if speaker.times < policy.stopped_after or not most_ms < silent_ms < policy.forget_days * 24 * HOUR_MS:
+    if speaker.times < policy.stopped_after or not most_ms < silent_ms < policy.forget_days * DAY_MS:
         return None
     return Silence(
-        kind="agent_stopped" if kind == "agent_stopped" else "rater_stopped",
+        kind=kind,
         subject=name[:200],
         since=rfc3339(speaker.last_ms),
         expected=f"a word within {most_ms / HOUR_MS:.3g} h: its longest pause was {speaker.pause_ms / HOUR_MS:.2g} h",

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace_schemas.times import parse_ns
+from headrace_schemas.topics import HOUR_MS
 
 MOST = 2_000  # agents, raters and buckets that are kept, each
 ADAPTERS = 8  # of a bucket: those that answered last
@@ -162,7 +163,7 @@ def _answered(bucket: BucketTraffic, adapter: str, interaction_id: str, time: st
     served = bucket.served(answered_ms, swap_ms)
     if adapter in served or at_ms - answered_ms > LATE_MS:
         return
-    if at_ms - found.others_since_ms > 3_600_000:
+    if at_ms - found.others_since_ms > HOUR_MS:
         found.others, found.others_since_ms = 0, at_ms
     found.others, found.others_last_ms = found.others + 1, at_ms
     found.expected, found.interaction_id = bucket.served(answered_ms, 0).pop(), interaction_id

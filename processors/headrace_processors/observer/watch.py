@@ -11,23 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from headrace_processors.observer.policy import SilencePolicy
-from headrace_processors.observer.silences import HOUR_MS, TaskSamples, task_silences, traffic_silences
+from headrace_processors.observer.silences import TaskSamples, task_silences, traffic_silences
 from headrace_processors.observer.traffic import Traffic, fold_traffic
 from headrace_schemas.cloudevents import STRUCTURED
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import Silence, SilenceEnd, TrafficSnapshot
 from headrace_schemas.events import Event, SilenceEnded, SilenceRaised, TrafficObserved, make
 from headrace_schemas.ids import derive_id
-from headrace_schemas.topics import OBSERVER, key_of
+from headrace_schemas.topics import DAY_MS, HOUR_MS, OBSERVER, key_of
 from headrace_streams.kafka.publisher import publishing
-from headrace_streams.kafka.reader import OffsetOutOfRangeError, Reader, event_of
+from headrace_streams.kafka.reader import OffsetOutOfRangeError, Reader, Span, event_of
 from headrace_streams.runtime.status import WorkerReport
 from headrace_streams.settings import Settings
 from headrace_streams.silences import TOPIC, SilenceBook, counts
@@ -37,7 +37,7 @@ log = logging.getLogger("headrace.observer")
 LOOK_SECONDS = 60.0
 SNAPSHOT_SECONDS = 600.0
 SNAPSHOT_BYTES = 1_900_000  # what a record of the topic may have, and some
-LOOK_BACK_MS = 24 * HOUR_MS  # of traffic, where nobody has left a table
+LOOK_BACK_MS = DAY_MS  # of traffic, where nobody has left a table
 READS = ("signals", "examples", "releases.history")
 SHARE = 0.1  # of the time that reading may take
 _OF_TASKS = ("lag_grows", "feedback_unjoined")
@@ -89,17 +89,15 @@ class SilenceObserver:
         report, now_ms = self._report(), _now_ms()
         await self._read_book()
         mine = self._sample(report, now_ms)
-        found = {(silence.kind, silence.subject): silence for silence in task_silences(mine, self._policy, self._book)}
+        missed = list(task_silences(mine, self._policy, self._book))
         has_first = any(slot.topic == "signals" and slot.partition == 0 and slot.task is not None for slot in report.tasks)
         if has_first:
             await self._read_traffic(now_ms)
             assert self._traffic is not None
-            found |= {
-                (silence.kind, silence.subject): silence
-                for silence in traffic_silences(self._traffic, self._policy, now_ms, self._book)
-            }
+            missed += traffic_silences(self._traffic, self._policy, now_ms, self._book)
         else:
             self._traffic = None
+        found = {(silence.kind, silence.subject): silence for silence in missed}
         ended = [
             each.silence
             for each in self._book
@@ -131,12 +129,12 @@ class SilenceObserver:
 
     async def _read_book(self) -> None:
         """What was raised, ended, muted and kept since the last look, by whomever."""
-        ends = {place: span.end for place, span in (await self._reader.offsets([TOPIC])).items()}
+        spans = await self._reader.offsets([TOPIC])
         if self._book_at is None:
-            self._book_at = {place: span.begin for place, span in (await self._reader.offsets([TOPIC])).items()}
-        self._book_at = await self._read(self._book_at, ends, self._take)
+            self._book_at = {place: span.begin for place, span in spans.items()}
+        self._book_at = await self._read(self._book_at, {place: span.end for place, span in spans.items()}, self._take)
 
-    def _take(self, record: Any, _topic: str) -> None:
+    def _take(self, record: Any) -> None:
         if record.value is None or b'"headrace.bucket.' in record.value[:200]:
             return
         event = event_of(record)
@@ -146,13 +144,14 @@ class SilenceObserver:
             self._book.take(event)
 
     async def _read_traffic(self, now_ms: int) -> None:
-        ends = {place: span.end for place, span in (await self._reader.offsets(READS)).items()}
+        spans = await self._reader.offsets(READS)
+        ends = {place: span.end for place, span in spans.items()}
         if self._traffic is None:
-            self._traffic, self._traffic_at = await self._begin(now_ms)
+            self._traffic, self._traffic_at = await self._begin(spans, now_ms)
             self._kept_at = time.monotonic()
         traffic, swap_ms = self._traffic, round(self._policy.swap_minutes * 60_000)
 
-        def fold(record: Any, _topic: str) -> None:
+        def fold(record: Any) -> None:
             fold_traffic(traffic, record.value, record.timestamp, self._base_of, swap_ms)
 
         try:
@@ -163,9 +162,8 @@ class SilenceObserver:
             self._traffic, self._snapshot = None, None
             raise TimeoutError("what was to be read is no longer kept; it begins anew") from None
 
-    async def _begin(self, now_ms: int) -> tuple[Traffic, Places]:
+    async def _begin(self, spans: Mapping[tuple[str, int], Span], now_ms: int) -> tuple[Traffic, Places]:
         """The table that was left and where it stands, or an empty one a day ago; of releases all."""
-        spans = await self._reader.offsets(READS)
         if self._snapshot is not None:
             try:
                 traffic = msgspec.convert(self._snapshot.body, Traffic)
@@ -179,7 +177,7 @@ class SilenceObserver:
         places |= {place: span.begin for place, span in spans.items() if place[0] == READS[2]}
         return Traffic(agents={}, raters={}, buckets={}), places
 
-    async def _read(self, starts: Places, ends: Places, take: Callable[[Any, str], None]) -> Places:
+    async def _read(self, starts: Places, ends: Places, take: Callable[[Any], None]) -> Places:
         """Everything from `starts` to `ends`; where it came to."""
         ahead = {place: at for place, at in starts.items() if at < ends.get(place, at)}
         if not ahead:
@@ -189,7 +187,7 @@ class SilenceObserver:
             async for records, positions in fetched:
                 begun = time.perf_counter()
                 for record in records:
-                    take(record, record.topic)
+                    take(record)
                 reached |= positions
                 await asyncio.sleep((time.perf_counter() - begun) * (1 / SHARE - 1))
                 if all(reached[place] >= ends[place] for place in ahead):
@@ -202,15 +200,14 @@ class SilenceObserver:
         data = TrafficSnapshot(subject="traffic", offsets=offsets, body=body)
         return make(TrafficObserved, data, id=derive_id("traffic", _now_ms()), writer=OBSERVER, time_ms=_now_ms())
 
-    async def _say(self, events: Iterable[Event]) -> None:
-        listed = list(events)
-        if not listed:
+    async def _say(self, events: Sequence[Event]) -> None:
+        if not events:
             return
         async with publishing(self._settings, TOPIC) as publisher:
             await asyncio.gather(
-                *[await publisher.send(TOPIC, key_of(TOPIC, event), encode(event), headers=[STRUCTURED]) for event in listed]
+                *[await publisher.send(TOPIC, key_of(TOPIC, event), encode(event), headers=[STRUCTURED]) for event in events]
             )
-        for event in listed:
+        for event in events:
             self._book.take(event)
 
 

@@ -211,6 +211,5 @@ def rewarded(
     owner = interaction_owner(interaction_id) if isinstance(facts, InteractionContent) and facts.sealed else ""
     numbers = (outcome.quality, outcome.reward, parts.validation, parts.feedback, parts.difficulty, parts.multiplier)
     more = parts.correction or 0.0, outcome.score or 0.0, interaction.balance
-    return Write(
-        "examples", interaction.bucket, encode_numbered(event, *numbers, *more), owner=owner
-    )  # raw texts hold no number of ours
+    value = encode_numbered(event, *numbers, *more)  # raw texts hold no number of ours
+    return Write("examples", interaction.bucket, value, owner=owner)

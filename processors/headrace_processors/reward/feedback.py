@@ -115,9 +115,7 @@ def aggregate(
     voices = voices_of(records, bonus, share)
     if not voices:
         return None
-    corrected: Any = None
-    for record in records:
-        corrected = record.corrected if record.counts and record.corrected is not None else corrected
+    corrected = corrected_of(records)
     validations: list[float] = []
     feedbacks: list[float] = []
     scores: list[float] = []
@@ -153,6 +151,11 @@ def _alone(record: S, bonus: Callable[[S], float]) -> FeedbackSummary | None:
         score=None if score is None else score + 0.0,
         corrected=record.corrected,
     )
+
+
+def corrected_of(records: Sequence[Statement]) -> Any:
+    """The latest corrected output that counts, if there is one."""
+    return next((record.corrected for record in reversed(records) if record.counts and record.corrected is not None), None)
 
 
 class VoiceOpinion(NamedTuple, Generic[S]):

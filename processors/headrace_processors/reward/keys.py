@@ -30,6 +30,14 @@ def portion_key(subject: str, number: int) -> str:
     return f"{ERASING}{subject}/{number}"
 
 
+def interaction_of(key: str) -> str | None:
+    """The interaction that a state value is of and that its texts decide; None for other values."""
+    rest = key.partition("/")[2]
+    if key.startswith((INTERACTION, CONTENT)):
+        return rest
+    return rest.rpartition("/")[0] if key.startswith((CORRECTION, OVER)) else None
+
+
 def subject_digest(subject: str) -> str:
     """Of a data subject's handle; of what stands for the handle of one who was erased, the one that it names. Anybody may call a
     subject so: it is a digest, or the handle is one like any other."""

@@ -17,7 +17,6 @@ from headrace_processors.reward.state import InteractionState
 from headrace_schemas.topology import LABELS
 
 SettleTimes = Mapping[str, int]  # by kind of feedback, in ms; of kinds that are not there it is 0
-NO_TIMES: SettleTimes = {}
 _NOTHING: Mapping[str, int] = {}
 PROVISIONAL, FINAL, LATE = LABELS + "provisional", LABELS + "final", LABELS + "late"
 

@@ -19,7 +19,7 @@ from headrace_processors.reward.erasure import matching, portions
 from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary, aggregate, score_of_100
 from headrace_processors.reward.formula import balance_of, bonus_of, count_type
 from headrace_processors.reward.joins import feedback_joins, interaction_joins
-from headrace_processors.reward.maturity import NO_TIMES, SettleTimes, is_due, labels_of, matured, maturity_of, settled
+from headrace_processors.reward.maturity import SettleTimes, is_due, labels_of, matured, maturity_of, settled
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.scoring import group_of, outcome_of, share_of, similarity_of
 from headrace_processors.reward.state import (
@@ -88,7 +88,7 @@ class RewardStep:
         record: Record,
         event: Event,
         version: int,
-        settle: SettleTimes = NO_TIMES,
+        settle: SettleTimes,
     ) -> None:
         self.version, self._settle = version, settle
         self.policy, self.state, self.record, self.event = policy, state, record, event
@@ -337,8 +337,8 @@ class RewardStep:
         if summary is None:
             if after.outcome is not None:
                 content = self._texts.content(interaction_id)
-                none = {"outcome": None, "standing": False, "settles": 0, "final": False}
-                after = structs.replace(after, revision=after.revision + 1, **none)
+                revision = after.revision + 1
+                after = structs.replace(after, revision=revision, outcome=None, standing=False, settles=0, final=False)
                 trace = self.event.traceparent or (None if content is None else content.traceparent)
                 self.outputs.append(events.withdrawn(self.record, interaction_id, after, trace))
         else:

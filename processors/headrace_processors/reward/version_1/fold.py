@@ -14,7 +14,7 @@ import msgspec
 from msgspec import structs
 
 from headrace_processors.reward import events
-from headrace_processors.reward.feedback import PREFERENCE, aggregate
+from headrace_processors.reward.feedback import PREFERENCE, aggregate, corrected_of
 from headrace_processors.reward.formula import balance_of, bonus_of, count_type, difficulty_of, reward_of
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.similarity import similarity
@@ -90,7 +90,7 @@ class RewardFold1(Fold):
         facts = None if case is None else case.facts
         if case is None or facts is None or facts.texts is None or case.ended:
             return None
-        corrected = next((said.corrected for said in reversed(case.feedback) if said.counts and said.corrected is not None), None)
+        corrected = corrected_of(case.feedback)
         correction = None if corrected is None else 1 - similarity_1(self._policy, facts.texts.output, corrected)
         return trace_of(self._policy, facts.artifact_type, facts.prompt_chars, facts.context_chars, case.feedback, correction)
 
