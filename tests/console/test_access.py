@@ -19,7 +19,7 @@ from headrace_console.pages import pages
 from headrace_lake.manifest import LakeFolder
 from headrace_schemas.root_error import USAGE
 from headrace_streams.settings import Settings
-from support.console import TOKEN, Response, ServedConsole, served
+from support.console import TOKEN, ServedConsole, form_of, served
 
 SECRET = "the-proxy-knows-this-secret"
 ELSEWHERE = "https://evil.example"
@@ -161,12 +161,8 @@ def test_it_answers_to_its_own_names_alone(site: ServedConsole) -> None:
     assert site.ask("/", headers={"Host": f"localhost:{port}"}).status == 200
 
 
-def _form(page: Response) -> dict[str, str]:
-    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page.text))
-
-
 def test_a_form_of_another_site_is_refused_however_it_is_sent(site: ServedConsole) -> None:
-    form = {**_form(site.ask("/do/pause?subject=sql/tiny")), "reason": ""}
+    form = {**form_of(site.ask("/do/pause?subject=sql/tiny").text), "reason": ""}
     for headers in (
         {"Origin": ELSEWHERE},
         {"Origin": "null"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import json
 import re
 from collections.abc import Iterator
@@ -21,20 +20,11 @@ from headrace_streams.requests import Touched
 from headrace_streams.runtime.provenance import Provenance, origin
 from headrace_streams.settings import Settings
 from support.browser import tab
-from support.console import HOSTILE, ServedConsole, hostile_ring, lake_apart, served
-from support.live import ended, publish, read
+from support.console import HOSTILE, ServedConsole, form_of, hostile_ring, served
+from support.live import publish, read_ended
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-
-def form_of(page: str) -> dict[str, str]:
-    """The hidden fields of a page's dialog."""
-    (found,) = re.findall(r'<form method="post" class="dialog".*?</form>', page, re.DOTALL)
-    return {
-        html.unescape(name): html.unescape(value)
-        for name, value in re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', found)
-    }
 
 
 def test_dead_letters_are_grouped_and_a_group_leads_to_its_letters(site: ServedConsole) -> None:
@@ -130,24 +120,26 @@ def test_forgetting_follows_what_is_sealed_as_the_command_does(site: ServedConso
     ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> LakeFolder:
-    return lake_apart(hostile_ring(), tmp_path_factory.mktemp("asking") / "lake")
-
-
 @pytest.fixture
-def asking(folder: LakeFolder, settings: Settings) -> Iterator[ServedConsole]:
-    with served(folder, settings) as console:
+def asking(lake: LakeFolder, settings: Settings) -> Iterator[ServedConsole]:
+    with served(lake, settings) as console:
         yield console
 
 
 async def records(settings: Settings, topic: str) -> list[tuple[bytes | None, dict[str, bytes]]]:
-    await ended(settings, topic)
-    return [
-        (record.value, dict(record.headers))
-        for partition in range(settings.partitions)
-        for record in await read(settings, topic, partition)
-    ]
+    return [(record.value, dict(record.headers)) for record in await read_ended(settings, topic)]
+
+
+@pytest.fixture
+def reviewed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a review would have published; nothing is."""
+    said: list[Any] = []
+
+    async def publishes(_: Settings, event: Any) -> None:
+        said.append(event.data)
+
+    monkeypatch.setattr(review, "publish", publishes)
+    return said
 
 
 @pytest.mark.kafka
@@ -194,9 +186,7 @@ def test_a_mute_a_retraction_and_an_erasure_are_events_with_their_words(asking: 
 @pytest.mark.kafka
 def test_a_redrive_of_letters_publishes_them_once(asking: ServedConsole, settings: Settings) -> None:
     """The letters of the lake, on the broker; fixed by a change of the field that is wrong."""
-    log = hostile_ring().log
-    letters = [record for (topic, _), found in log.records.items() if topic == "dead-letters" for record in found]
-    for record in letters:
+    for record in hostile_ring().log.of("dead-letters"):
         source = Provenance("intake", "interactions", 0, record.offset, 0)
         asyncio.run(publish(settings, "dead-letters", 0, [(record.key, record.value)], list(origin(source))))
     subject = "field=data.interaction_id"
@@ -214,14 +204,8 @@ def test_a_redrive_of_letters_publishes_them_once(asking: ServedConsole, setting
 
 
 def test_a_form_that_is_sent_again_with_other_words_is_not_answered_as_if_they_counted(
-    site: ServedConsole, monkeypatch: pytest.MonkeyPatch
+    site: ServedConsole, reviewed: list[Any]
 ) -> None:
-    said: list[Any] = []
-
-    async def publishes(_: Settings, event: Any) -> None:
-        said.append(event.data)
-
-    monkeypatch.setattr(review, "publish", publishes)
     form = {**form_of(site.ask("/review").text), "score": "2", "corrected": "", "reason": "first"}
     for _ in range(2):
         assert "published; it counts" in site.ask("/do/rate", form=form).text
@@ -229,16 +213,10 @@ def test_a_form_that_is_sent_again_with_other_words_is_not_answered_as_if_they_c
         answer = site.ask("/do/rate", form={**form, **other}).text
         assert "published; it counts" not in answer
         assert "this form has been sent before, with other words" in answer
-    assert [each.score for each in said] == [2.0]
+    assert [each.score for each in reviewed] == [2.0]
 
 
-def test_a_review_is_done_by_keys(chromium: Browser, site: ServedConsole, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
-
-    async def publishes(_: Settings, event: Any) -> None:
-        said.append(event.data)
-
-    monkeypatch.setattr(review, "publish", publishes)
+def test_a_review_is_done_by_keys(chromium: Browser, site: ServedConsole, reviewed: list[Any]) -> None:
     with tab(chromium, site) as shown:
         shown.open("/review")
         shown.page.keyboard.press("c")
@@ -250,4 +228,4 @@ def test_a_review_is_done_by_keys(chromium: Browser, site: ServedConsole, monkey
         shown.page.keyboard.press("n")
         shown.page.get_by_role("heading", name="Review").wait_for()
         assert shown.faults == []
-    assert [(each.score, each.corrected_output) for each in said] == [(4.0, "4 is typed, not pressed")]
+    assert [(each.score, each.corrected_output) for each in reviewed] == [(4.0, "4 is typed, not pressed")]

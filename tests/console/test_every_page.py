@@ -80,8 +80,7 @@ def test_chromium_runs_nothing_complains_of_nothing_and_fits_it_in(
             assert shown.faults == []
             assert shown.page.title().endswith("· headrace")  # what is hostile would have changed it
             assert shown.page.locator("main img, main iframe, main script, main object").count() == 0
-            over = shown.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert over <= 0, f"{address} is {over} px wider than {width}"
+            assert shown.over <= 0, f"{address} is {shown.over} px wider than {width}"
             text = shown.page.locator("body").inner_text()
             assert not re.search("[\u200b\u202a-\u202e\u2066-\u2069\u0007]", text), address
             assert not re.search(r"\b1337\b", text), address  # a template in a text was carried out

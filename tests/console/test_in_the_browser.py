@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from headrace_console.access import TokenAccess
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import opened
 from headrace_streams.settings import Settings
@@ -107,10 +108,10 @@ def test_a_page_that_is_looked_at_moves_with_the_cut(
     own_site.report = REPORT
     with tab(chromium, own_site) as shown:
         shown.open("/")
-        before = shown.page.locator("#cut").get_attribute("data-cut")
+        before = shown.cut
         ring.round(20)
         lake_apart(ring, own_site.folder.path)
-        shown.page.wait_for_function("before => document.getElementById('cut').dataset.cut !== before", arg=before)
+        shown.wait_for_another_cut(before)
         assert shown.faults == []
 
 
@@ -122,10 +123,10 @@ def test_what_somebody_types_or_has_opened_stays(
         shown.open("/system")
         shown.page.locator("main details").first.evaluate("each => each.open = true")
         shown.page.get_by_role("searchbox").fill("half a word")
-        before = shown.page.locator("#cut").get_attribute("data-cut")
+        before = shown.cut
         ring.round(20)
         lake_apart(ring, own_site.folder.path)
-        shown.page.wait_for_function("before => document.getElementById('cut').dataset.cut !== before", arg=before)
+        shown.wait_for_another_cut(before)
         assert shown.page.locator("main details").first.evaluate("each => each.open")
         assert shown.page.get_by_role("searchbox").input_value() == "half a word"
 
@@ -139,14 +140,14 @@ def test_an_old_page_lives_on_when_the_console_restarts(chromium: Browser, ring:
     with tab(chromium, first) as shown, tab(chromium, first) as form:
         shown.open("/")
         form.open("/do/pause?subject=sql/tiny")
-        before = shown.page.locator("#cut").get_attribute("data-cut")
+        before = shown.cut
         first.stop()
         shown.page.get_by_text("the console does not answer").wait_for()
         ring.round(20)
         lake_apart(ring, folder.path)
         with served(folder, settings, port=port) as second:
             second.report = REPORT
-            shown.page.wait_for_function("before => document.getElementById('cut').dataset.cut !== before", arg=before)
+            shown.wait_for_another_cut(before)
             form.page.get_by_label("Reason").fill(" ")
             form.page.get_by_role("button", name="Pause").click()
             form.page.get_by_text("a reason is asked for").wait_for()  # the form of before the restart counts
@@ -155,8 +156,6 @@ def test_an_old_page_lives_on_when_the_console_restarts(chromium: Browser, ring:
 def test_a_session_of_another_token_is_told_so_and_nothing_is_lost_from_the_page(
     chromium: Browser, ring: MemoryRing, tmp_path: Path
 ) -> None:
-    from headrace_console.access import TokenAccess
-
     folder, settings = lake_apart(ring, tmp_path / "lake"), Settings(data_dir=tmp_path / "data")
     first = ServedConsole(folder, settings)
     first.start()

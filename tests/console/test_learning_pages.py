@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import json
 import re
@@ -14,17 +13,15 @@ from urllib.parse import quote
 import pytest
 from markupsafe import escape
 
-from headrace_lake.log import changelog_of
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import LakeQuery, opened
 from headrace_lake.read_models.example_list import ExampleFilter, example_list
 from headrace_lake.read_models.lineage_view import lineage_view
 from headrace_lake.read_models.release_view import release_list
-from headrace_processors.curate.state import describe_buckets
 from headrace_streams.settings import Settings
 from support.console import BUCKET, MARKUP, ServedConsole, hostile_ring, served
 from support.learning import GONE, VERSION, add_judged_versions, add_progress
-from support.memory_ring import MemoryRing, lake_of
+from support.memory_ring import MemoryRing, buckets_of, lake_of
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +45,9 @@ def folder(ring: MemoryRing, tmp_path_factory: pytest.TempPathFactory) -> LakeFo
 @pytest.fixture(scope="module")
 def console(ring: MemoryRing, folder: LakeFolder, data_dir: Path) -> Iterator[ServedConsole]:
     """With a status that knows curate's state, as that of a log that is reached does."""
-    states = [asyncio.run(changelog_of(ring.log, "curate", "examples", partition)) for partition in range(ring.log.count)]
     with served(folder, Settings(data_dir=data_dir, store=str(data_dir / "store"))) as console:
         console.report = {
-            "stages": [], "troubles": [], "tasks": [], "served": [], "well": True,
-            "buckets": [bucket for state in states for bucket in describe_buckets(state)],
+            "stages": [], "troubles": [], "tasks": [], "served": [], "well": True, "buckets": buckets_of(ring.log),
         }  # fmt: skip
         yield console
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from headrace_console.whatif_run import TrialAsked, TrialRunning, WhatIfRun, run
 from headrace_lake.manifest import LakeFolder
 from headrace_streams.settings import Settings
 from support.browser import tab
-from support.console import ServedConsole, served
+from support.console import ServedConsole, form_of, served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -48,9 +47,8 @@ def tried(console: ServedConsole) -> dict[str, Any]:
 
 def asked(console: ServedConsole, policy: str, **more: str) -> str:
     """The answer to the form, sent as a browser does."""
-    form = console.ask("/do/whatif?subject=policy").text
-    sent = {name: re.search(f'name="{name}" value="([^"]*)"', form)[1] for name in ("form_token", "request_id")}  # type: ignore[index]
-    fields = {"policy": policy, "reason": "a trial", "lake": str(console.folder.path), "subject": "policy", **sent, **more}
+    sent = form_of(console.ask("/do/whatif?subject=policy").text)
+    fields = {"policy": policy, "reason": "a trial", "lake": str(console.folder.path), **sent, **more}
     return console.ask("/do/whatif", form=fields).text
 
 
@@ -179,8 +177,7 @@ def test_a_trial_is_seen_in_chromium(
         for address in ("/what-if", f"/what-if?flip={flip}", "/policies", "/do/whatif?subject=policy"):
             assert shown.open(address) == 200
             assert shown.faults == []
-            over = shown.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert over <= 0, address
+            assert shown.over <= 0, address
         shown.open("/what-if")
         assert shown.page.locator("main svg path.moves").count() > 0
 

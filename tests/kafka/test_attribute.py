@@ -16,9 +16,8 @@ from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, FeedbackRetracted
 from headrace_schemas.topology import STAGES_BY_NAME
-from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
-from support.live import position_of, until
+from support.live import position_of, read_ended, until
 from support.ring import Ring
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=60), pytest.mark.timeout(400)]
@@ -29,7 +28,7 @@ Shares = dict[str, dict[str, float]]
 async def standing(settings: Settings) -> Shares:
     """What is credited to the interactions of each session, by session."""
     found: dict[tuple[str, str], FeedbackRecorded] = {}
-    async for record in Reader(settings).read_topic("signals"):
+    for record in await read_ended(settings, "signals"):
         event = decode(record.value, tuple(record.headers))
         if isinstance(event, FeedbackRecorded) and event.data.attributed_from is not None:
             key = event.source, event.data.feedback_id or ""
@@ -117,5 +116,5 @@ def test_what_is_said_of_sessions_is_credited_once_however_often_workers_are_kil
 
 async def rewarded(settings: Settings) -> int:
     """Interactions that were an example at some time."""
-    examples = [decode(record.value, tuple(record.headers)) async for record in Reader(settings).read_topic("examples")]
+    examples = [decode(record.value, tuple(record.headers)) for record in await read_ended(settings, "examples")]
     return len({event.data.interaction_id for event in examples if isinstance(event, ExampleRewarded)})

@@ -7,16 +7,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import psutil
@@ -29,6 +26,8 @@ from headrace_streams.background import Background
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
+from support.console import Response, asked, form_of
+from support.memory_ring import MemoryRing, lake_of
 from support.recording import consume
 from support.released import BUCKET
 from support.signals import feedback, interaction
@@ -80,19 +79,9 @@ class Process:
         _, headers, _ = self.ask("/session", {"token": token})
         self.cookie = headers["Set-Cookie"].partition(";")[0]
 
-    def ask(self, path: str, form: dict[str, str] | None = None) -> tuple[int, Any, str]:
-        request = urllib.request.Request(
-            self.address + path,
-            data=None if form is None else urlencode(form).encode(),
-            headers={"Cookie": self.cookie, "Origin": self.address},
-        )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
-        try:
-            with opener.open(request, timeout=DEADLINE) as found:
-                return found.status, found.headers, found.read().decode()
-        except HTTPError as error:
-            with error:
-                return error.code, error.headers, error.read().decode()
+    def ask(self, path: str, form: dict[str, str] | None = None) -> Response:
+        body = None if form is None else urlencode(form).encode()
+        return asked(self.address + path, body, {"Cookie": self.cookie, "Origin": self.address}, DEADLINE)
 
     def data(self, path: str) -> Any:
         return json.loads(self.ask(path)[2])
@@ -123,11 +112,6 @@ class Process:
             assert stream is not None
             stream.close()
         return code
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 @pytest.fixture
@@ -179,7 +163,7 @@ def test_an_action_is_one_request_with_reason_and_identity_however_often_it_is_s
     bucket = console.data("/records/examples?format=json")["records"][0]["bucket"]
     status, _, page = console.ask(f"/do/pause?subject={bucket}")
     assert status == 200
-    form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)) | {"reason": "<b>audit</b> of June"}
+    form = form_of(page) | {"reason": "<b>audit</b> of June"}
     first, second = console.ask("/do/pause", form), console.ask("/do/pause", form)
     assert (first[0], second[0]) == (200, 200)
     for _, _, text in (first, second):
@@ -225,8 +209,6 @@ def test_beside_another_feeder_it_reads_and_says_so(settings: Settings, headrace
 
 
 def test_without_a_broker_the_lake_is_shown_and_the_page_says_what_is_missing(tmp_path: Path) -> None:
-    from support.memory_ring import MemoryRing, lake_of
-
     ring = MemoryRing(1)
     ring.round(10)
     lake = lake_of(ring.log, tmp_path / "lake")

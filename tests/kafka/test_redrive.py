@@ -22,7 +22,7 @@ from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import dead_letter
 from headrace_streams.settings import Settings
-from support.live import ended, publish, read, run_until_read
+from support.live import ended, publish, read_ended, run_until_read
 from support.signals import START_MS, feedback
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow(seconds=20), pytest.mark.timeout(180)]
@@ -42,14 +42,9 @@ async def taken_in(settings: Settings) -> None:
         await run_until_read(FoldTask(INTAKE, IntakePolicy().body(), "feedback", partition, settings))
 
 
-async def records(settings: Settings, topic: str) -> list[Any]:
-    await ended(settings, topic)
-    return [record for partition in range(settings.partitions) for record in await read(settings, topic, partition)]
-
-
 async def redriven(settings: Settings) -> Counter[str]:
     """How often each letter's record is on the log again."""
-    places = [dict(record.headers).get(REDRIVEN) for record in await records(settings, "feedback")]
+    places = [dict(record.headers).get(REDRIVEN) for record in await read_ended(settings, "feedback")]
     return Counter(place.decode() for place in places if place is not None)
 
 
@@ -69,7 +64,7 @@ def test_a_record_comes_back_once_after_a_fix_and_the_log_still_verifies(setting
     assert (code, out.splitlines()[-1]) == (0, "3 of 4 redriven; 0 were before, 1 can't be")
     assert asyncio.run(redriven(settings)) == {"feedback/0/0": 1, "feedback/0/1": 1, "feedback/0/4": 1}
     asyncio.run(taken_in(settings))
-    ids = sorted(json.loads(record.value)["data"]["feedback_id"] for record in asyncio.run(records(settings, "signals")))
+    ids = sorted(json.loads(record.value)["data"]["feedback_id"] for record in asyncio.run(read_ended(settings, "signals")))
     assert ids == ["f1", "f2", "f3", "f4"]
 
     code, out, _ = headrace(*chosen, "--reason", "once more")

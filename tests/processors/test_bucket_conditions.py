@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from headrace_lake.log import LogRecord
 from headrace_lake.read_models.bucket_conditions import BucketConditions, conditions_now, conditions_told
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import CurateBucket, CurateState, QueueBounds
@@ -21,7 +20,7 @@ from headrace_schemas.events import BatchReady, BucketAssessed
 from headrace_schemas.topics import DAY_MS
 from headrace_streams.runtime.fold_runner import FoldRunner
 from support import histories
-from support.histories import FOLDER, Activation, Entry, path_of, unpack
+from support.histories import FOLDER, path_of, unpack
 
 CURATE = next(stage for stage in STAGES if stage.name == "curate")
 FILES = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("curate.v*.jsonl"))]
@@ -34,32 +33,12 @@ def steps(path: Path) -> Iterator[tuple[CuratePolicy, FoldRunner, list[BatchRead
 
 def steps_and_assessments(path: Path) -> Iterator[tuple[CuratePolicy, FoldRunner, list[BatchReady], list[Assessment]]]:
     """After every record of a history: the policy, the runner with its state, what was cut, and what was said of buckets."""
-    history = histories.read(path)
-    runners: dict[int, tuple[FoldRunner, CuratePolicy]] = {}
-    pending: dict[int, list[Any]] = {}
-    for line in history.lines:
-        if isinstance(line, Activation):
-            pending.setdefault(line.rules.partition, []).append(line.rules)
-        if not isinstance(line, Entry):
-            continue
-        runner, policy = runners.get(line.partition) or (
-            FoldRunner(CURATE, line.topic, line.partition, history.head.partitions),
-            CuratePolicy(),
-        )
-        waiting = pending.get(line.partition, [])
-        while waiting and waiting[0].from_offset <= line.offset:
-            rules = waiting.pop(0)
-            runner.activate(rules.version, rules.body, rules.digest)
-            policy = CuratePolicy.model_validate({**CURATE.versions[rules.version].absent, **rules.body})
-        runners[line.partition] = runner, policy
-        headers = tuple((name, unpack(value) or b"") for name, value in line.headers)
-        runner.run(
-            LogRecord(line.topic, line.partition, line.offset, line.timestamp, unpack(line.key), unpack(line.value), headers)
-        )
+    for line, runner in histories.folded(histories.read(path), CURATE):
+        fold: Any = runner.fold
         cut = [decode(unpack(output.value)) for output in line.outputs if output.topic == "batches"]
         said = [decode(unpack(output.value)) for output in line.outputs if output.topic == "assessments"]
         assessments = [each.data for each in said if isinstance(each, BucketAssessed)]
-        yield policy, runner, [each for each in cut if isinstance(each, BatchReady)], assessments
+        yield fold._rules.policy, runner, [each for each in cut if isinstance(each, BatchReady)], assessments
 
 
 def buckets(runner: FoldRunner) -> list[CurateBucket]:

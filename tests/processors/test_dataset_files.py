@@ -70,8 +70,7 @@ def ring() -> MemoryRing:
 
 def events(ring: MemoryRing, topic: str, kind: type[Any]) -> list[Any]:
     """Data of the events of a kind."""
-    records = [record for at in range(ring.log.count) for record in ring.log.records.get((topic, at), [])]
-    return [event.data for event in (decode(record.value) for record in records) if isinstance(event, kind)]
+    return [event.data for event in (decode(record.value) for record in ring.log.of(topic)) if isinstance(event, kind)]
 
 
 def releases(ring: MemoryRing) -> list[str]:

@@ -52,7 +52,7 @@ class Published:
 
 
 def batches_of(log: MemoryLog) -> list[Batch]:
-    decoded = [decode(record.value or b"") for record in log.records.get(("batches", 0), [])]
+    decoded = [decode(record.value or b"") for record in log.of("batches")]
     return [found.data for found in decoded if isinstance(found, BatchReady)]
 
 
@@ -209,7 +209,7 @@ def test_rows_that_leave_a_full_pool_before_any_batch_are_left_out_and_do_not_wa
         said.interaction(f"i{number}", output=f"select {number}", prompt_group=f"g{number}")
         said.feedback(f"i{number}", f"f{number}", "explicit_negative" if number % 3 == 2 else "success")
     found = said.account()
-    rejected = [decode(record.value or b"") for record in said.log.records[("rejections", 0)]]
+    rejected = [decode(record.value or b"") for record in said.log.of("rejections")]
     full = [event for event in rejected if isinstance(event, ExampleRejected) and event.data.reason == "pool_full"]
     assert len(full) > 10
     assert found.feedback["left out", "pool_full"] >= len(full) - 6, "but those that a batch had before"

@@ -32,11 +32,6 @@ def ring() -> MemoryRing:
     return ring
 
 
-@pytest.fixture(scope="module")
-def folder(ring: MemoryRing, tmp_path_factory: pytest.TempPathFactory) -> LakeFolder:
-    return lake_of(ring.log, tmp_path_factory.mktemp("lakes") / "lake")
-
-
 @pytest.fixture
 def lake(folder: LakeFolder) -> Iterator[LakeQuery]:
     with opened(folder, seconds=20) as lake:
@@ -58,7 +53,7 @@ def test_the_example_of_every_view_is_in_the_docs_and_answers(lake: LakeQuery, n
 
 def test_every_event_of_a_topic_is_in_its_view(ring: MemoryRing, lake: LakeQuery) -> None:
     for view in VIEWS:
-        records = [record for (topic, _), records in ring.log.records.items() if topic == view.topic for record in records]
+        records = ring.log.of(view.topic)
         found = lake.run(f"SELECT topic, partition, log_offset FROM {view.name}").rows
         there = {(record.topic, record.partition, record.offset) for record in records}
         assert set(found) <= there

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_lake.log import changelog_of
 from headrace_lake.manifest import LakeFolder, Manifest
-from headrace_lake.query import LakeQuery, opened
+from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.batch_list import batch_list, batch_view, histogram
 from headrace_lake.read_models.bucket_view import bucket_list, bucket_view, trend_of
 from headrace_lake.read_models.conditions import ConditionNode, joined
@@ -26,10 +23,9 @@ from headrace_lake.read_models.requirement_view import requirement_list
 from headrace_lake.read_models.run_view import RunPoint, run_list, run_view, thinned
 from headrace_lake.read_models.version_view import version_list, version_view
 from headrace_lake.views import event
-from headrace_processors.curate.state import describe_buckets
 from headrace_schemas.events import BatchReady, ReleasePromoted
 from headrace_streams.settings import Settings
-from support.memory_ring import BUCKET, MemoryRing, lake_of
+from support.memory_ring import BUCKET, MemoryRing, buckets_of
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +37,6 @@ def ring() -> MemoryRing:
 
 
 @pytest.fixture(scope="module")
-def folder(ring: MemoryRing, tmp_path_factory: pytest.TempPathFactory) -> LakeFolder:
-    return lake_of(ring.log, tmp_path_factory.mktemp("lakes") / "lake")
-
-
-@pytest.fixture(scope="module")
-def lake(folder: LakeFolder) -> Iterator[LakeQuery]:
-    with opened(folder, seconds=120) as lake:
-        yield lake
-
-
-@pytest.fixture(scope="module")
 def manifest(folder: LakeFolder) -> Manifest:
     return folder.load()
 
@@ -59,8 +44,7 @@ def manifest(folder: LakeFolder) -> Manifest:
 @pytest.fixture(scope="module")
 def status(ring: MemoryRing) -> dict[str, Any]:
     """The part of `headrace status --json` that is about buckets."""
-    states = [asyncio.run(changelog_of(ring.log, "curate", "examples", partition)) for partition in range(ring.log.count)]
-    return {"buckets": [bucket for state in states for bucket in describe_buckets(state)]}
+    return {"buckets": buckets_of(ring.log)}
 
 
 def batches(lake: LakeQuery) -> list[BatchReady]:

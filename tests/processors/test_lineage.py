@@ -51,22 +51,10 @@ def ring() -> MemoryRing:
     return ring
 
 
-@pytest.fixture(scope="module")
-def folder(ring: MemoryRing, tmp_path_factory: pytest.TempPathFactory) -> LakeFolder:
-    return lake_of(ring.log, tmp_path_factory.mktemp("lakes") / "lake")
-
-
-@pytest.fixture(scope="module")
-def lake(folder: LakeFolder) -> Iterator[LakeQuery]:
-    with opened(folder, seconds=120) as lake:
-        yield lake
-
-
 def events(ring: MemoryRing, topic: str) -> Iterator[tuple[RecordPlace, Event, Any]]:
     """Place, event and provenance of every event of a topic, straight from the log."""
-    for partition in range(ring.log.count):
-        for record in ring.log.records.get((topic, partition), []):
-            yield RecordPlace(topic, partition, record.offset), decode(record.value), provenance_of(record.headers)
+    for record in ring.log.of(topic):
+        yield RecordPlace(*record[:3]), decode(record.value), provenance_of(record.headers)
 
 
 def expected(ring: MemoryRing) -> set[Edge]:

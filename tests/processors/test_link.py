@@ -18,7 +18,7 @@ from headrace_schemas.events import RecordRejected
 from headrace_streams.runtime.stage import Write
 from headrace_streams.runtime.step import Processed
 from headrace_streams.testing import MemoryTask
-from support.signals import START_MS, StageRun, event, event_of, feedback, tree_of, without_figures
+from support.signals import START_MS, StageRun, accounted, event, event_of, feedback, tree_of, without_figures
 
 [STAGE] = [stage for stage in STAGES if stage.name == "link"]
 JIRA = {"system": "jira", "id": "OPS-7"}
@@ -133,10 +133,6 @@ def fed(run: MemoryTask, *records: bytes, at_ms: int = START_MS) -> list[Process
     return [run.feed(value, at_ms=at_ms) for value in records]
 
 
-def accounted(run: MemoryTask) -> bool:
-    return sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters["in"]
-
-
 def test_what_waits_is_written_once() -> None:
     run = task()
     fed(run, feedback_on_ref("f1", comment="c" * 10_000))
@@ -239,6 +235,6 @@ def test_whatever_expires_when_everything_is_in_one_counter(records: list[tuple[
         state = run.dumped()
         heads = [msgspec.json.decode(state[key], type=ForeignId) for key in state if is_head(key)]
         assert run.counters.get("waiting", 0) == sum(head.waiting for head in heads) == len(state) - len(heads)
-        assert not run.counters or accounted(run)
+        assert not run.counters or accounted(run.counters)
     run.let_pass(now + 60 * DAY_MS)
     assert run.dumped() == {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from headrace_lake.learning_state import learning_state
-from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import LakeQuery, opened
 from headrace_lake.read_models import example_view as example_module
 from headrace_lake.read_models.example_list import ExampleFilter, ExampleRow, FilterRefused, example_list
@@ -59,17 +58,6 @@ def publish_odd(ring: MemoryRing, number: int) -> None:
             ring.publish("feedback", event("feedback.recorded", blame, id=f"g-{interaction_id}"))
     before = f"taken-{number - 1}"  # which is an example by now, if there is one
     ring.publish("interactions", event("interaction.retracted", {"interaction_id": before}, id=f"r-{before}"))
-
-
-@pytest.fixture(scope="module")
-def folder(ring: MemoryRing, tmp_path_factory: pytest.TempPathFactory) -> LakeFolder:
-    return lake_of(ring.log, tmp_path_factory.mktemp("lakes") / "lake")
-
-
-@pytest.fixture(scope="module")
-def lake(folder: LakeFolder) -> Iterator[LakeQuery]:
-    with opened(folder, seconds=120) as lake:
-        yield lake
 
 
 def test_every_reward_of_a_lake_is_explained_by_the_fold_run_again_over_its_signals(lake: LakeQuery) -> None:

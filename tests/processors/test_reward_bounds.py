@@ -21,6 +21,7 @@ from headrace_streams.runtime.step import Processed
 from headrace_streams.testing import MemoryTask
 from support.signals import (
     START_MS,
+    accounted,
     feedback,
     feedback_retracted,
     interaction,
@@ -193,7 +194,7 @@ def test_what_is_kept_of_one_interaction_is_bounded_and_counted_whole(
         assert len(case.feedback) <= VOICE_LIMIT * REPEAT_LIMIT
         named = {keys.correction_key("i1", said.corrected) for said in case.feedback if said.corrected is not None}
         assert texts.keys() == named | {keys.over_key("i1", said.over) for said in case.feedback if said.over is not None}
-    assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get("in", 0)
+    assert accounted(run.counters)
 
 
 def test_a_change_below_rounding_is_no_revision() -> None:
@@ -258,7 +259,7 @@ def test_a_large_erasure_is_ended_by_records_of_its_own(monkeypatch: pytest.Monk
     assert not run.deadlines
     assert sum(b"secret" in value for value in run.dumped().values()) == 3
     assert kinds(run) == {"interaction", "content", "subject"}
-    assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get("in", 0)
+    assert accounted(run.counters)
 
 
 def test_what_an_erasure_has_still_to_come_to_is_as_good_as_erased(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,9 +311,7 @@ def test_an_erasure_in_portions_leaves_what_one_in_a_single_step_does(records: l
             if subject_erased("bob") in records:
                 assert b"secret" not in b"".join(run.dumped().values()) or records[-1] is not subject_erased("bob")
             outcomes.append((set(run.dumped()), left, run.counters.get("waiting", 0)))
-            assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get(
-                "in", 0
-            )
+            assert accounted(run.counters)
     assert outcomes[0] == outcomes[1]
 
 
@@ -352,7 +351,7 @@ def test_an_expiry_that_is_not_true_any_more_changes_nothing() -> None:
     assert run.dumped() == before
     fed(run, value.replace(b'"i1"', b'"nobody"'))
     assert run.dumped() == before
-    assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get("in", 0)
+    assert accounted(run.counters)
 
 
 def test_of_an_expired_example_there_is_left_what_withdraws_it_and_names_what_comes_too_late() -> None:
@@ -458,7 +457,7 @@ def test_whatever_expires_when_everything_is_in_one_counter_and_no_text_is_left_
         state = run.dumped()
         cases = {key.removeprefix(keys.INTERACTION): case_of(run, key[12:]) for key in state if key.startswith(keys.INTERACTION)}
         assert run.counters.get("waiting", 0) == sum(case.waiting for case in cases.values())
-        assert sum(count for name, count in without_figures(run.counters).items() if name != "in") == run.counters.get("in", 0)
+        assert accounted(run.counters)
         for key in state:
             if key.startswith(keys.CONTENT):
                 case = cases[key.removeprefix(keys.CONTENT)]

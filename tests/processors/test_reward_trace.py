@@ -11,16 +11,14 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from headrace_lake.log import LogRecord
 from headrace_processors.reward.trace import RewardTrace
 from headrace_processors.stages import STAGES
 from headrace_schemas.canonical import rounded
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Example
 from headrace_schemas.events import ExampleRewarded
-from headrace_streams.runtime.fold_runner import FoldRunner
 from support import histories
-from support.histories import FOLDER, Activation, Entry, unpack
+from support.histories import FOLDER, unpack
 
 REWARD = next(stage for stage in STAGES if stage.name == "reward")
 FILES = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("reward.v*.jsonl"))]
@@ -39,23 +37,7 @@ def traced(path: Path) -> list[Traced]:
 
 def _traced(path: Path) -> Iterator[Traced]:
     """Every example of a history with the trace of its reward, taken right after the record that led to it."""
-    history = histories.read(path)
-    runners: dict[int, FoldRunner] = {}
-    pending: dict[int, list[Any]] = {}
-    for line in history.lines:
-        if isinstance(line, Activation):
-            pending.setdefault(line.rules.partition, []).append(line.rules)
-        if not isinstance(line, Entry):
-            continue
-        runner = runners.setdefault(line.partition, FoldRunner(REWARD, line.topic, line.partition, history.head.partitions))
-        waiting = pending.get(line.partition, [])
-        while waiting and waiting[0].from_offset <= line.offset:
-            rules = waiting.pop(0)
-            runner.activate(rules.version, rules.body, rules.digest)
-        headers = tuple((name, unpack(value) or b"") for name, value in line.headers)
-        runner.run(
-            LogRecord(line.topic, line.partition, line.offset, line.timestamp, unpack(line.key), unpack(line.value), headers)
-        )
+    for line, runner in histories.folded(histories.read(path), REWARD):
         fold: Any = runner.fold
         for output in line.outputs:
             raw = unpack(output.value)

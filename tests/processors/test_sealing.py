@@ -80,13 +80,8 @@ def with_text(log: MemoryLog, text: str = SECRET) -> Iterator[LogRecord]:
 
 
 def events_on(log: MemoryLog, topic: str, kind: type[Any]) -> list[Any]:
-    found = []
-    for partition in range(log.count):
-        for record in log.records.get((topic, partition), []):
-            event = decode(record.value, record.headers)
-            if isinstance(event, kind):
-                found.append(event)
-    return found
+    decoded = (decode(record.value, record.headers) for record in log.of(topic))
+    return [event for event in decoded if isinstance(event, kind)]
 
 
 @pytest.fixture
@@ -114,10 +109,9 @@ def test_what_is_sealed_is_what_the_folds_have_read(told: SealedRing) -> None:
     plain.fold()
     sealing = asyncio.run(sealing_of(told.log))
     opened = []
-    for partition in range(told.log.count):
-        for record in told.log.records.get(("examples", partition), []):
-            owner = owner_of("examples", record.headers)
-            opened.append(decode(record.value if owner is None else sealing.opened(owner, record.value or b"")))
+    for record in told.log.of("examples"):
+        owner = owner_of("examples", record.headers)
+        opened.append(decode(record.value if owner is None else sealing.opened(owner, record.value or b"")))
     kinds = [event.data for event in opened if isinstance(event, ExampleRewarded)]
     assert sorted(kinds, key=lambda data: (data.example_id, data.revision)) == sorted(
         (event.data for event in events_on(plain.log, "examples", ExampleRewarded)),
@@ -211,7 +205,7 @@ def test_a_dead_letter_whose_subject_can_be_read_is_sealed_and_goes_with_the_key
     ring = SealedRing()
     ring.tell(bobs(1, turn="no number"))
     ring.fold()
-    [letter] = [r for (topic, _), records in ring.log.records.items() if topic == "dead-letters" for r in records]
+    [letter] = ring.log.of("dead-letters")
     assert owner_of("dead-letters", letter.headers) == "interaction/b-1"
     tree = msgspec.json.decode(letter.value or b"")
     assert "value_base64" not in tree["data"]
@@ -229,7 +223,7 @@ def test_an_event_that_costs_too_much_is_a_dead_letter_under_a_key_that_is_there
     costly = "".join(f"a{number}@b.org " for number in range(40_000))[:900_000]
     ring.tell(interaction("i-1", prompt=costly, data_subject="bob" if is_bobs else None))
     ring.fold()
-    [letter] = [r for (topic, _), records in ring.log.records.items() if topic == "dead-letters" for r in records]
+    [letter] = ring.log.of("dead-letters")
     assert owner_of("dead-letters", letter.headers) == ("interaction/i-1" if is_bobs else None)
 
 
@@ -239,7 +233,7 @@ def test_a_dead_letter_in_binary_mode_is_sealed_too() -> None:
     headers = [("ce_specversion", b"1.0"), ("ce_type", b"headrace.interaction.recorded.v1"), ("ce_source", b"x"), ("ce_id", b"1")]
     ring.log.append("interactions", 0, None, data, headers)
     ring.fold()
-    [letter] = [r for (topic, _), records in ring.log.records.items() if topic == "dead-letters" for r in records]
+    [letter] = ring.log.of("dead-letters")
     assert owner_of("dead-letters", letter.headers) == "interaction/b-1"
 
 

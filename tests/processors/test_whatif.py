@@ -55,7 +55,7 @@ def changed(bodies: Bodies, **tables: dict[str, Any]) -> Bodies:
 
 
 def events(log: MemoryLog, topic: str) -> list[Any]:
-    return [decode(record.value) for (name, _), records in sorted(log.records.items()) if name == topic for record in records]
+    return [decode(record.value) for record in log.of(topic)]
 
 
 def standing(log: MemoryLog) -> dict[str, Example]:
@@ -207,9 +207,7 @@ def test_a_policy_that_takes_over_later_changes_nothing_before(ring: MemoryRing)
     bonus = {**ring.bodies["reward"]["bonus"], "success": -2.0}
     other = changed(ring.bodies, reward={"bonus": bonus})
     whole = tried(ring.log, other)
-    signals = sorted(
-        record.timestamp for (topic, _), records in ring.log.records.items() if topic == "signals" for record in records
-    )
+    signals = sorted(record.timestamp for record in ring.log.of("signals"))
     late = tried(ring.log, other, since_ms=signals[len(signals) * 2 // 3])
     assert 0 < late.rewards.flips < whole.rewards.flips
     assert late.rewards.signals == whole.rewards.signals
@@ -292,9 +290,8 @@ def test_what_is_sealed_is_tried_when_it_is_opened() -> None:
     report = tried(opened, changed(ring.bodies, reward={"bonus": bonus}, curate={"min_chars": 2}))
     names = {
         json.loads(record.value or b"")["data"]["interaction_id"]
-        for (topic, _), records in ring.log.records.items()
-        for record in records
-        if topic == "examples" and owner_of(topic, record.headers) is not None
+        for record in ring.log.of("examples")
+        if owner_of("examples", record.headers) is not None
     }
     shown = [flip for flip in report.rewards.largest if flip.interaction_id in names]
     assert shown
@@ -355,14 +352,12 @@ def test_an_answer_that_only_one_policy_gives_is_a_flip(ring: MemoryRing) -> Non
     """The same request again, when one policy has forgotten that it was answered."""
     log = MemoryLog(ring.log.count)
     log.records = {place: list(records) for place, records in ring.log.records.items()}
-    partition, first = next(
-        (partition, records[0]) for (topic, partition), records in sorted(log.records.items()) if topic == "outcomes" and records
-    )
+    first = log.of("outcomes")[0]
     log.time = ring.log.time + 50 * DAY_MS
     bucket = json.loads(first.value or b"")["data"]["bucket"]
     asked = made("pause.requested", {"bucket": bucket, "requested_by": "ada", "reason": "holidays"}, id="pause")
-    log.append("outcomes", partition, first.key, asked)
-    log.append("outcomes", partition, first.key, first.value, first.headers)
+    log.append("outcomes", first.partition, first.key, asked)
+    log.append("outcomes", first.partition, first.key, first.value, first.headers)
     report = tried(log, changed(ring.bodies, release={"expire_after_days": 20.0}))
     assert [(flip.before, flip.after.partition(":")[0]) for flip in report.releases.flipped] == [("no answer", "declined")]
     assert report.releases.flips + report.releases.unknowable == 1
@@ -374,7 +369,7 @@ def test_every_status_of_an_example_has_a_name_for_people() -> None:
 
 def test_a_log_that_names_no_policy_is_refused_in_a_line(ring: MemoryRing) -> None:
     log = MemoryLog(1)
-    for record in ring.log.records["examples", 0] + ring.log.records.get(("examples", 1), []):
+    for record in ring.log.of("examples"):
         log.append("examples", 0, record.key, record.value, record.headers)
     with pytest.raises(NotTried, match=r"^curate over examples/0: the log names no policy[^\n]+$"):
         tried(log, ring.bodies)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from support.console import TOKEN, ServedConsole
+from support.console import ServedConsole
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -28,6 +28,19 @@ class Tab:
         assert answer is not None
         return answer.status
 
+    @property
+    def over(self) -> int:
+        """By how many pixels the page is wider than the tab."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+    @property
+    def cut(self) -> str | None:
+        """The cut that the page says it is at."""
+        return self.page.locator("#cut").get_attribute("data-cut")
+
+    def wait_for_another_cut(self, cut: str | None) -> None:
+        self.page.wait_for_function("cut => document.getElementById('cut').dataset.cut !== cut", arg=cut)
+
 
 @contextmanager
 def tab(browser: Browser, console: ServedConsole, *, width: int = 1280, signed_in: bool = True, **options: Any) -> Iterator[Tab]:
@@ -41,6 +54,3 @@ def tab(browser: Browser, console: ServedConsole, *, width: int = 1280, signed_i
         yield Tab(context.new_page(), console.address)
     finally:
         context.close()
-
-
-__all__ = ["TOKEN", "Tab", "tab"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 import shutil
 import socket
 import threading
@@ -141,14 +143,27 @@ class ServedConsole:
             "Cookie": self.cookie if cookie == "" else cookie or "",
             **({"Origin": self.address} if (form, body) != (None, None) else {}),
         }
-        body = body if form is None else urlencode(form).encode()
-        request = urllib.request.Request(self.address + path, data=body, headers={**sent, **(headers or {})})
-        try:
-            with _OPENER.open(request, timeout=30) as found:
-                return Response(found.status, found.headers, found.read().decode())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Response(error.code, error.headers, error.read().decode())
+        return asked(self.address + path, body if form is None else urlencode(form).encode(), {**sent, **(headers or {})})
+
+
+def asked(address: str, body: bytes | None, headers: Mapping[str, str], seconds: float = 30) -> Response:
+    """What an address answers to a GET, or to a POST of `body`, whatever its status; no redirection is followed."""
+    request = urllib.request.Request(address, data=body, headers=dict(headers))
+    try:
+        with _OPENER.open(request, timeout=seconds) as found:
+            return Response(found.status, found.headers, found.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Response(error.code, error.headers, error.read().decode())
+
+
+def form_of(page: str) -> dict[str, str]:
+    """The hidden fields of a page's dialog."""
+    (found,) = re.findall(r'<form method="post" class="dialog".*?</form>', page, re.DOTALL)
+    return {
+        html.unescape(name): html.unescape(value)
+        for name, value in re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', found)
+    }
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -267,6 +282,8 @@ __all__ = [
     "TOKEN",
     "TURNED",
     "ServedConsole",
+    "asked",
+    "form_of",
     "hostile_lake",
     "hostile_ring",
     "lake_apart",

@@ -152,25 +152,43 @@ def replayed(history: History, stage: FoldStage) -> History:
     """The same records under the same rules, with outputs and ends as today's code makes them. Raises UnknownVersion and
     InvalidBody for rules that the code does not have."""
     lines: list[Line] = []
-    pending: list[RulesActivation] = []
-    task: _Task | None = None
-    for line in history.lines:
+    for line, task in _followed(history, stage):
         match line:
-            case Head():
-                lines.append(line)
-            case Activation(rules):
-                pending.append(rules)
-                lines.append(line)
             case Entry():
-                task = task or _Task(stage, line, history.head.partitions)
-                while pending and pending[0].from_offset <= line.offset:
-                    task.activate(pending.pop(0))
+                assert task is not None
                 lines.append(replace(line, outputs=task.run(line)))
             case End():
                 assert task is not None, f"{history.head.stage} over {line.topic}/{line.partition}: an end without a record"
                 lines.append(replace(line, changelog=task.changelog()))
-                task = None
+            case _:
+                lines.append(line)
     return History(tuple(lines))
+
+
+def folded(history: History, stage: FoldStage) -> Iterator[tuple[Entry, FoldRunner]]:
+    """Each record with the runner of its input partition, which has just folded it."""
+    for line, task in _followed(history, stage):
+        if isinstance(line, Entry):
+            assert task is not None
+            task.run(line)
+            yield line, task.runner
+
+
+def _followed(history: History, stage: FoldStage) -> Iterator[tuple[Line, _Task | None]]:
+    """Each line with the task of its input partition, if it has begun, under the rules that are in force there."""
+    pending: list[RulesActivation] = []
+    task: _Task | None = None
+    for line in history.lines:
+        match line:
+            case Activation(rules):
+                pending.append(rules)
+            case Entry():
+                task = task or _Task(stage, line, history.head.partitions)
+                while pending and pending[0].from_offset <= line.offset:
+                    task.activate(pending.pop(0))
+        yield line, task
+        if isinstance(line, End):
+            task = None
 
 
 class _Task:

@@ -41,9 +41,7 @@ def add_progress(ring: MemoryRing) -> str:
     """Lets the first run say how far it is, step by step; its id."""
     (partition, started), *_ = [
         (record.partition, event.data)
-        for (topic, _), records in ring.log.records.items()
-        if topic == "runs"
-        for record in records
+        for record in ring.log.of("runs")
         if isinstance(event := decode(record.value), TrainingStarted)
     ]
     for step in range(1, STEPS + 1):
@@ -60,13 +58,7 @@ def add_progress(ring: MemoryRing) -> str:
 
 def add_judged_versions(ring: MemoryRing, store: Path) -> None:
     """Two versions, of which one has its samples in `store`, two looks at its evidence, slices and a suite."""
-    example = next(
-        event.data
-        for (topic, _), records in sorted(ring.log.records.items())
-        if topic == "examples"
-        for record in records
-        if isinstance(event := decode(record.value), ExampleRewarded)
-    )
+    example = next(event.data for record in ring.log.of("examples") if isinstance(event := decode(record.value), ExampleRewarded))
     file = store / "samples.parquet"
     store.mkdir(parents=True, exist_ok=True)
     evaluation_samples.write(file, _samples(example.example_id, example.revision), "run-judged")

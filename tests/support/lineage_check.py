@@ -80,8 +80,4 @@ def _bytes_fault(log: MemoryLog, example: RecordPlace, place: RecordPlace) -> st
 
 
 def _events(log: MemoryLog, topic: str) -> list[tuple[RecordPlace, Any]]:
-    return [
-        (RecordPlace(topic, partition, record.offset), decode(record.value))
-        for partition in range(log.count)
-        for record in log.records.get((topic, partition), [])
-    ]
+    return [(RecordPlace(*record[:3]), decode(record.value)) for record in log.of(topic)]

@@ -74,6 +74,12 @@ async def ended(settings: Settings, topic: str) -> None:
     await until(all_ended)
 
 
+async def read_ended(settings: Settings, topic: str) -> list[ConsumerRecord]:
+    """All records of a topic, one partition after the other, once no transaction is open in it."""
+    await ended(settings, topic)
+    return [record async for record in Reader(settings).read_topic(topic)]
+
+
 async def position_of(settings: Settings, stage: str, topic: str, partition: int) -> Position:
     """The newest committed position record of a task."""
     found = [

@@ -49,6 +49,10 @@ class MemoryLog:
             if record.offset in offsets:
                 yield record
 
+    def of(self, topic: str) -> list[LogRecord]:
+        """The records of a topic, one partition after the other."""
+        return [record for partition in range(self.count) for record in self.records.get((topic, partition), ())]
+
     def append(
         self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()
     ) -> LogRecord:

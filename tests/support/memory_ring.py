@@ -14,10 +14,11 @@ from typing import Any
 
 from msgspec import structs
 
-from headrace_lake.log import LogRecord
+from headrace_lake.log import LogRecord, changelog_of
 from headrace_lake.manifest import LAKE_TOPICS, LakeFolder, Manifest
 from headrace_lake.segments import SegmentColumns, write_segment
 from headrace_processors import policy_file
+from headrace_processors.curate.state import describe_buckets
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Batch, Member, ModelVersion, TrainingCompletion, TrainingFailure, TrainingStart
@@ -117,12 +118,11 @@ class MemoryRing:
             self.log.run(stage, self.bodies[name])
 
     def _train(self) -> None:
-        for partition in range(self.log.count):
-            for record in list(self.log.records.get(("batches", partition), ())):
-                batch = decode(record.value)
-                if isinstance(batch, BatchReady) and batch.data.batch_id not in self._trained:
-                    self._trained.add(batch.data.batch_id)
-                    self._train_batch(batch.data, record)
+        for record in self.log.of("batches"):
+            batch = decode(record.value)
+            if isinstance(batch, BatchReady) and batch.data.batch_id not in self._trained:
+                self._trained.add(batch.data.batch_id)
+                self._train_batch(batch.data, record)
 
     def _train_batch(self, batch: Batch, record: LogRecord) -> None:
         run_id = derive_id("run", batch.batch_id)
@@ -162,13 +162,17 @@ class MemoryRing:
 
     def _served(self, bucket: str) -> str | None:
         found: str | None = None
-        for (topic, _), records in self.log.records.items():
-            if topic == "releases.history":
-                for record in records:
-                    answer = decode(record.value)
-                    if isinstance(answer, ReleasePromoted) and answer.data.bucket == bucket:
-                        found = answer.data.release_id
+        for record in self.log.of("releases.history"):
+            answer = decode(record.value)
+            if isinstance(answer, ReleasePromoted) and answer.data.bucket == bucket:
+                found = answer.data.release_id
         return found
+
+
+def buckets_of(log: MemoryLog) -> list[dict[str, Any]]:
+    """How full curate's buckets are, as `headrace status --json` says it."""
+    states = [asyncio.run(changelog_of(log, "curate", "examples", partition)) for partition in range(log.count)]
+    return [bucket for state in states for bucket in describe_buckets(state)]
 
 
 def lake_of(log: MemoryLog, path: Path, *, rows: int = 50, ends: Mapping[tuple[str, int], int] | None = None) -> LakeFolder:

@@ -81,6 +81,11 @@ def without_figures(counters: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counters.items() if not name.startswith(FIGURES)}
 
 
+def accounted(counters: Mapping[str, int]) -> bool:
+    """Whether every record that came in is in one counter."""
+    return sum(count for name, count in without_figures(counters).items() if name != "in") == counters.get("in", 0)
+
+
 class StageRun:
     """One partition of one stage: state, counters and outputs after each record, as a driver would keep them.
 
