@@ -40,7 +40,7 @@ class PageCursor(NamedTuple):
         return f"(epoch_ms(appended_at), partition, log_offset) < ({self.appended_ms}, {self.partition}, {self.offset})"
 
 
-class ListedRow(Protocol):
+class ListRow(Protocol):
     """A row of a list, which stands for a record."""
 
     @property
@@ -58,7 +58,7 @@ def page_of(records: str, bucket: str | None, below: PageCursor | None) -> tuple
     return " AND ".join(conditions), {"bucket": bucket} if bucket is not None else {}
 
 
-def next_page(rows: Sequence[ListedRow], *, more: bool) -> str | None:
+def next_page(rows: Sequence[ListRow], *, more: bool) -> str | None:
     """Where the page behind `rows` goes on, if there are `more`."""
     if not more:
         return None
