@@ -258,6 +258,29 @@ def test_one_call_gives_out_a_portion_whatever_the_number_of_records(rows: list[
     assert offsets == list(range(len(rows)))
 
 
+@all_codecs
+@settings(max_examples=25)
+@given(rows=records, odd=st.booleans(), start=st.integers(0, 25), most=st.integers(1, 8))
+def test_a_partition_fetcher_reads_the_same_records_however_many_it_gives_out(
+    codec: str, rows: list[tuple[Any, Any, Any]], odd: bool, start: int, most: int
+) -> None:
+    made = [record(number, *row) for number, row in enumerate(rows)]
+    if odd:
+        made[len(made) // 2] = record(len(made) // 2, b"k", b"", [(b"h", b"")] * (HEADERS_LIMIT + 1))
+    data = batch_of(codec, made)
+    expected = [told(one) for one in PartitionRecords(TP, Batches(data), [], start, None, None, True, 1)]
+    reader = compat.PartitionRuns(TP, data, [], start)
+    found: list[Any] = []
+    last = False
+    while not last:
+        given_now: list[Any] = []
+        last = reader.portion(given_now, most)
+        assert len(given_now) == most or last
+        found += given_now
+        assert not given_now or reader.position > given_now[-1].offset
+    assert [told(one) for one in found] == expected
+
+
 def test_a_packed_batch_gives_out_what_was_appended_and_leaves_the_library_as_it_was() -> None:
     producer = SimpleNamespace(_message_accumulator=SimpleNamespace(_batch_size=1 << 20))
     built = compat.PackedBatch(producer)

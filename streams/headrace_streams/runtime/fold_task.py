@@ -15,8 +15,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from aiokafka import ConsumerRecord
-
 from headrace_schemas.codec import encode
 from headrace_schemas.topics import may_grow
 from headrace_streams.runtime.fold_runner import FoldRunner
@@ -25,7 +23,7 @@ from headrace_streams.runtime.pace import Pace
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.sealing import KeyMissing, is_sealed_state
 from headrace_streams.runtime.session import Session
-from headrace_streams.runtime.stage import Fold, Stage
+from headrace_streams.runtime.stage import Fold, Stage, StoredRecord
 from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
 from headrace_streams.runtime.step import SURROUNDINGS, Processed, Produced
 from headrace_streams.runtime.task_keys import TaskKeys
@@ -100,7 +98,7 @@ class FoldTask:
         self._keys = TaskKeys(settings, self._runner, self._commit_keys)
         self._session = Session(settings, stage, policy, topic, partition)
         self._tick_seconds = tick_seconds
-        self._backlog: deque[ConsumerRecord] = deque()
+        self._backlog: deque[StoredRecord] = deque()
         self._shown = 0  # records of the backlog that the fold has seen
         self._phase = "starting"
         self._began = self._looked = time.monotonic()
