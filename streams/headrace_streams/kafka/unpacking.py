@@ -97,18 +97,26 @@ def unpack(batch: bytes | memoryview, spent: Callable[[int], None] = lambda size
 
 
 def unpack_runs(batch: bytes | memoryview, spent: Callable[[int], None] = lambda size: None) -> Iterator[Any]:
-    """As `unpack`, but as many records at once as RecordRun as are unpacked at once; others one by one."""
+    """As `unpack`, but as many records at once as RecordRun as are unpacked at once; others one by one, and each as soon as it is
+    read: what comes behind it may be the end of the batch."""
     header = header_of(batch)
-    dense = _is_dense(header)
+    last = None if _is_dense(header) else header.last_offset
 
     def runs() -> Iterator[Iterable[Any]]:
-        for found in _runs(header, batch, spent):
-            records = found if isinstance(found, list) else list(found)
-            offsets = [record.offset for record in records]
-            as_told = offsets and offsets == list(range(offsets[0], offsets[0] + len(offsets)))
-            yield [RecordRun(records)] if as_told and (dense or offsets[-1] <= header.last_offset) else records
+        for records in _runs(header, batch, spent):
+            yield [RecordRun(records)] if isinstance(records, list) and _follow(records, last) else records
 
     return _checked(header, runs(), spent)
+
+
+def _follow(records: Sequence[Any], last: int | None) -> bool:
+    """Whether there are some, and the offset of each follows that of the one before, up to `last` at most."""
+    if not records:
+        return False
+    first = records[0].offset
+    return [record.offset for record in records] == list(range(first, first + len(records))) and (
+        last is None or first + len(records) - 1 <= last
+    )
 
 
 def unpack_columns(batch: bytes | memoryview, head: bytes, spent: Callable[[int], None] = lambda size: None) -> Iterator[Any]:
