@@ -31,6 +31,8 @@ from headrace_streams.settings import Settings
 
 BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
+# While much is waiting, a record waits for those before it and not for its transaction, and each of these costs the same.
+BEHIND_SECONDS = 0.25
 LINGER_SECONDS = 0.005  # between two transactions, the least
 # A step that takes longer than a transaction may would have the one under way given up, and at every new start again.
 AHEAD_SECONDS = 3.0  # after its start a task does not fold ahead
@@ -234,7 +236,8 @@ class FoldTask:
                 self._fold_some(batch)
                 if batch.full or (self._session.flight is not None and self._session.flight.done()):
                     await self._land()
-                if self._session.flight is None and (batch.full or time.monotonic() - batch.began >= BATCH_SECONDS):
+                long = BEHIND_SECONDS if self._behind else BATCH_SECONDS
+                if self._session.flight is None and (batch.full or time.monotonic() - batch.began >= long):
                     return batch
                 await asyncio.sleep(0)
             if batch.records and not self._behind:
