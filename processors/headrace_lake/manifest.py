@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from headrace_lake.segments import Segment
+from headrace_lake.segment import Segment
 from headrace_schemas.canonical import canonical, digest
 from headrace_schemas.root_error import FAILED, NO, USAGE, HeadraceError
 from headrace_schemas.topics import TOPICS
