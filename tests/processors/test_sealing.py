@@ -15,9 +15,11 @@ from headrace_lake.dataset import bucket_examples, rows_of
 from headrace_lake.keys import OpenedLog, sealing_of
 from headrace_lake.log import LogRecord
 from headrace_lake.verify import Verified, verify
+from headrace_processors.owners import feedback_owner
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded, RecordRejected
+from headrace_schemas.inputs import Ref
 from headrace_schemas.topics import TOPIC_NAMES
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_runner import FoldRunner
@@ -52,7 +54,7 @@ class SealedRing(MemoryRing):
 def bobs(number: int = 1, **data: Any) -> bytes:
     texts = {"prompt": f"{SECRET} asks {number}", "output": f"{SECRET} hears {number}", "context": f"{SECRET} file"}
     more = {"attributes": {"note": SECRET}, "mystery": {"deep": SECRET}}
-    return interaction(f"b-{number}", data_subject="bob", **{**texts, **more, **data})
+    return interaction(f"b-{number}", **{"data_subject": "bob", **texts, **more, **data})
 
 
 def corrected(name: str, about: str | None, text: str = SECRET, **data: Any) -> bytes:
@@ -138,7 +140,8 @@ def test_after_forgetting_no_key_is_left_and_the_log_still_verifies(told: Sealed
     told.tell(bobs(4), corrected("f-9", "b-1"), later("b-5"))
     told.fold()
     sealing = asyncio.run(sealing_of(told.log))
-    for owner in ("interaction/b-1", "interaction/b-2", "interaction/b-3", "interaction/b-4", "ref/jira:OPS-B"):
+    linked = feedback_owner(Ref(system="jira", id="OPS-B"), "people:test", "f-2")
+    for owner in ("interaction/b-1", "interaction/b-2", "interaction/b-3", "interaction/b-4", linked):
         assert sealing.keyring.is_erased(owner), owner
         assert sealing.keyring.secret(owner) is None
     assert sealing.keyring.secret("interaction/b-5"), "what came after is no part of it"
@@ -246,6 +249,27 @@ def test_who_may_not_write_stops_nobody_by_a_seal_without_a_key() -> None:
     assert letter.data.error.code == "unknown_writer"
 
 
+def test_the_texts_of_a_second_subject_under_one_interaction_go_with_it(told: SealedRing) -> None:
+    told.tell(bobs(1, data_subject="eve", prompt=f"{SECRET} of eve"), subject_erased("eve"))
+    told.fold()
+    ring = asyncio.run(sealing_of(told.log)).keyring
+    assert ring.is_erased("interaction/b-1")
+    assert ring.secret("interaction/b-2"), "what is bob's alone stays"
+    assert all(not report.differences for report in told.verified().values())
+
+
+def test_what_was_said_of_a_foreign_id_goes_with_the_interaction_that_the_id_meant_and_with_no_other(told: SealedRing) -> None:
+    jira = {"system": "jira", "id": "OPS-B"}
+    told.tell(interaction("e-1", data_subject="eve", prompt="of eve", refs=[jira], minute=1))
+    told.tell(corrected("f-6", None, "after the second link", ref=jira))
+    told.tell(subject_erased("eve"))
+    told.fold()
+    ring = asyncio.run(sealing_of(told.log)).keyring
+    erased = [ring.is_erased(feedback_owner(Ref(**jira), "people:test", name)) for name in ("f-2", "f-6")]
+    assert erased == [False, True]
+    assert all(not report.differences for report in told.verified().values())
+
+
 IDS, REFS = st.integers(1, 4), st.sampled_from(["A", "B"])
 TOLD = st.one_of(
     st.builds(lambda n, m: bobs(n, minute=m), IDS, st.integers(0, 6)),
@@ -259,6 +283,8 @@ TOLD = st.one_of(
     st.builds(lambda m, ref: corrected(f"r-{m}", None, ref={"system": "jira", "id": ref}, minute=m), st.integers(1, 6), REFS),
     st.builds(lambda n: interaction_retracted(f"b-{n}"), IDS),
     st.builds(lambda m: subject_erased("bob", minute=m), st.integers(0, 6)),
+    st.builds(lambda n: bobs(n, data_subject="eve"), IDS),
+    st.just(subject_erased("eve", minute=3)),
 )
 MOVES = st.lists(st.one_of(TOLD, st.sampled_from(BOTH)), max_size=40)
 
@@ -276,7 +302,7 @@ def test_whatever_is_told_in_whatever_order_the_log_verifies_and_forgetting_leav
     ring.fold()
     for report in ring.verified().values():
         assert report.differences == []
-    ring.tell(subject_erased("bob", minute=7))
+    ring.tell(subject_erased("bob", minute=7), subject_erased("eve", minute=7))
     ring.fold()
     reports = ring.verified()
     for report in reports.values():
