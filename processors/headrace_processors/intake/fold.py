@@ -8,6 +8,7 @@ touched: joins and erasure go by them. Counters: signals, dead; and, of places t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from headrace_processors.intake.claims import claim_of_refused, claims_of, owner_of
@@ -34,6 +35,7 @@ from headrace_schemas.topology import SCRUBBED
 from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.stage import Claim, Record, StatelessFold, Step
 
+NEWEST = 5  # rule version
 _ERASED = str(SubjectErased.__struct_config__.tag).encode()
 
 
@@ -43,7 +45,15 @@ class IntakeFold(StatelessFold):
     erases = True
     opens = False  # anybody may write its inputs, and they are plain
 
-    def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT, *, patterns: Sequence[Pattern] = PATTERNS) -> None:
+    def __init__(
+        self,
+        policy: IntakePolicy,
+        work_limit: int = WORK_LIMIT,
+        *,
+        patterns: Sequence[Pattern] = PATTERNS,
+        version: int = NEWEST,
+    ) -> None:
+        self._version = version
         self._sessions = policy.sessions is True
         self._work_limit = work_limit
         self.seals = policy.seal == "subjects"
@@ -166,11 +176,14 @@ def _recogniser(policy: IntakePolicy) -> Any:
     return recogniser(policy.presidio)
 
 
-def build(body: Mapping[str, Any], digest: str) -> IntakeFold:
+def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> IntakeFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    return IntakeFold(IntakePolicy.model_validate(body))
+    return IntakeFold(IntakePolicy.model_validate(body), version=version)
 
 
 def build_2(body: Mapping[str, Any], digest: str) -> IntakeFold:
     """The fold of rule version 2, which looked for fewer patterns."""
-    return IntakeFold(IntakePolicy.model_validate(body), patterns=PATTERNS_2)
+    return IntakeFold(IntakePolicy.model_validate(body), patterns=PATTERNS_2, version=2)
+
+
+build_4 = partial(build, version=4)
