@@ -98,6 +98,31 @@ def told() -> SealedRing:
     return ring
 
 
+@pytest.fixture(scope="module")
+def erased() -> SealedRing:
+    """Bob's interactions, of which a batch was cut, and his corrections; then he is forgotten."""
+    ring = SealedRing(seed=1, partitions=1, target=2.0)
+    jira = {"system": "jira", "id": "OPS-B"}
+    for number in range(12):
+        said = {"prompt": f"{SECRET} {number}", "prompt_group": f"g-{number}", "refs": [jira] if number == 1 else None}
+        ring.tell(bobs(number, **said), feedback(f"s-{number}", f"b-{number}"))
+    ring.fold()
+    for number in range(3):
+        ring.tell(
+            corrected(
+                f"f-{number}",
+                None if number == 2 else "b-1",
+                f"{SECRET} {number}",
+                minute=number,
+                **({"ref": jira} if number == 2 else {}),
+            )
+        )
+        ring.fold()
+    ring.tell(subject_erased("bob", minute=7))
+    ring.fold()
+    return ring
+
+
 def test_no_text_of_a_subject_stands_on_the_log_in_plain(told: SealedRing) -> None:
     assert list(with_text(told.log)) == []
     assert list(with_text(told.log, "plain one")), "others' texts are as they were"
@@ -188,6 +213,72 @@ def test_an_altered_record_of_who_was_erased_is_a_difference(told: SealedRing) -
     record = told.log.records[place][number]
     told.log.records[place][number] = record._replace(value=(record.value or b"").replace(b'"voices":1', b'"voices":9'))
     assert told.verified()["reward"].differences
+
+
+def place_of(log: MemoryLog, topic: str, *parts: bytes) -> tuple[list[LogRecord], int]:
+    """The records of a partition and the number of the last one that holds all `parts`."""
+    for (name, _), records in log.records.items():
+        if name == topic:
+            for number in reversed(range(len(records))):
+                if all(part in (records[number].value or b"") for part in parts):
+                    return records, number
+    raise AssertionError(f"{topic} has nothing with {parts}")
+
+
+def moved(record: LogRecord, **more: Any) -> LogRecord:
+    """A record as if it had been made of another one."""
+    headers = [(name, more.get("origin", value) if name == "headrace-origin" else value) for name, value in record.headers]
+    return record._replace(offset=more.get("offset", record.offset), headers=tuple(headers))
+
+
+def test_what_is_as_it_was_written_is_no_difference_though_texts_decided_about_it(erased: SealedRing) -> None:
+    reports = erased.verified()
+    assert [difference for report in reports.values() for difference in report.differences] == []
+    assert all(reports[stage].erased for stage in ("intake", "reward", "curate"))
+
+
+SIGNAL, EXAMPLE, BATCH = b"interaction.recorded", b"example.rewarded", b"batch.ready"
+
+
+@pytest.mark.parametrize(
+    ("stage", "topic", "parts"),
+    [
+        ("intake", "signals", (SIGNAL, b'"b-1"')),
+        ("link", "signals", (b'"f-2"',)),
+        ("reward", "examples", (EXAMPLE, b'"b-1"')),
+        ("reward", "examples", (b"example.withdrawn", b'"b-1"')),
+        ("curate", "batches", (BATCH,)),
+    ],
+)
+@pytest.mark.parametrize("change", ["doubled", "lost", "forged", "moved"])
+def test_what_is_doubled_lost_or_forged_of_who_was_erased_is_a_difference(
+    erased: SealedRing, stage: str, topic: str, parts: tuple[bytes, ...], change: str
+) -> None:
+    records, number = place_of(erased.log, topic, *parts)
+    record, end = records[number], records[-1].offset + 1
+    kept = list(records)
+    match change:
+        case "doubled":
+            records.append(record._replace(offset=end))
+        case "lost":
+            del records[number]
+        case "forged":  # of a record that says nothing of it
+            source = next(value for name, value in record.headers if name == "headrace-origin").rsplit(b"/", 2)[0]
+            records.append(moved(record, offset=end, origin=source + b"/0/77"))
+        case "moved":
+            records[number] = record._replace(key=b"elsewhere")
+    try:
+        assert erased.verified()[stage].differences
+    finally:
+        records[:] = kept
+
+
+def test_a_batch_that_names_a_row_which_is_not_there_is_a_difference(erased: SealedRing) -> None:
+    records, number = place_of(erased.log, "batches", BATCH)
+    tree = msgspec.json.decode(records[number].value or b"")
+    tree["data"]["members"][0]["sha256"] = "sha256:" + "0" * 64
+    records[number] = records[number]._replace(value=msgspec.json.encode(tree))
+    assert erased.verified()["curate"].differences
 
 
 def test_a_key_that_is_missing_and_was_not_erased_is_refused_and_makes_no_dead_letter(told: SealedRing) -> None:
