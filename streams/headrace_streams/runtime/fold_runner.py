@@ -318,8 +318,13 @@ class FoldRunner:
         assert self.fold is not None
         for key, value in self.state.items():
             if not key.startswith(DERIVED):
-                data, owner = self.fold.dump(key, value), self.owners.get(key)
-                yield key, data if owner is None else seal_state(self.fold, self.sealing, owner, key, data)
+                yield key, self.entry(key, value)
+
+    def entry(self, key: str, value: Any) -> bytes:
+        """A value of the state in changelog form."""
+        assert self.fold is not None
+        data, owner = self.fold.dump(key, value), self.owners.get(key)
+        return data if owner is None else seal_state(self.fold, self.sealing, owner, key, data)
 
     def dumped(self) -> dict[str, bytes]:
         """The whole state in changelog form."""

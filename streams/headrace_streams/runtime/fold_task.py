@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from headrace_schemas.codec import encode
 from headrace_schemas.topics import may_grow
 from headrace_streams.runtime.fold_runner import FoldRunner
@@ -74,7 +76,7 @@ class FoldTask:
         self._written: int | None = 0  # offset behind what was last written into the input; None while that is under way
         self._behind = False  # the last fetch brought much
         self._on_beats = may_grow(topic)  # its input comes from outside
-        self._gauged: dict[str, Any] = {}  # watched state values
+        self._gauged: dict[str, Any] = {}  # watched state values, the one that was written longest ago first
 
     @property
     def label(self) -> str:
@@ -136,10 +138,17 @@ class FoldTask:
             return
         for key in keys:
             if key.startswith(fold.gauged):
-                if (value := self._runner.state.get(key)) is None:
-                    self._gauged.pop(key, None)
-                else:
+                self._gauged.pop(key, None)
+                if (value := self._runner.state.get(key)) is not None:
                     self._gauged[key] = value
+
+    def _written_again(self) -> dict[str, bytes | None]:
+        """The watched value that was written longest ago. So all of them lie within as many transactions as there are values, and
+        whoever wants to know them need not read the changelog whole."""
+        for key, value in self._gauged.items():
+            self._gauged[key] = self._gauged.pop(key)
+            return {key: self._runner.entry(key, value)}
+        return {}
 
     async def _load(self, state: dict[str, Any]) -> None:
         """Takes `state` for its own, which is in changelog form as yet."""
@@ -187,7 +196,10 @@ class FoldTask:
         if self._pressing or time.monotonic() - self._looked >= self._tick_seconds:
             batch.produced += self._overdue(self._runner.now)
         self._note_gauged(batch.changes)
-        self._session.launch(batch.produced, batch.changes, position, batch.append_times)
+        if self._runner.fold is not None and self._runner.fold.gauged:
+            position = msgspec.structs.replace(position, watched=len(self._gauged))
+        changes = batch.changes | self._written_again()
+        self._session.launch(batch.produced, changes, position, batch.append_times)
 
     async def _fold_ahead(self) -> MicroBatch:
         """What there is to fold, for the next transaction, which may begin when this returns. While much is waiting, it is folded

@@ -314,7 +314,7 @@ class Session:
             raise Refused(f"{self.label}: {error}: run `headrace positions rebuild {self.label}`") from error
         changes: dict[str, bytes | None] = {key: value for key, value in upcast.items() if state.get(key) != value}
         changes |= dict.fromkeys(state.keys() - upcast.keys())
-        await self.commit([], changes, self.moved(state_version=self.stage.state_version))
+        await self.commit([], changes, self.moved(state_version=self.stage.state_version, watched=msgspec.UNSET))
         return upcast
 
     def _activation(self) -> Produced:

@@ -85,12 +85,14 @@ class Step(NamedTuple):
 
 class Claim(NamedTuple):
     """What an input record says of owners of texts. `makes_key`: its texts are to be sealed, so `owner` needs a key; `subject`:
-    the digest of whose data it is; `of`: an owner that it belongs to. With `erases` all keys of `subject` are to go."""
+    the digest of whose data it is; `of`: an owner that it belongs to; `under`: the foreign id that it is said of, and whose it is
+    then follows from links. With `erases` all keys of `subject` are to go."""
 
     owner: str
     time_ns: int
     subject: str = ""
     of: str = ""
+    under: str = ""
     makes_key: bool = False
     erases: bool = False
 
