@@ -278,10 +278,12 @@ def test_what_is_derived_anew_has_an_id_of_its_own() -> None:
 
 def test_what_is_known_of_reports_and_turns_is_bounded_and_what_was_seen_in_them_stands_until_they_are_retracted() -> None:
     stage = task()
-    found = run(stage, *told(turn("i1", 1, output=OUTPUT), report("r1", 2, OUTPUT, of="first")))
+    kept = told(turn("i1", 1, output=OUTPUT), report("r1", 2, OUTPUT, of="first"), turn("i2", 2.5, context=OUTPUT))
+    found = run(stage, *kept)
     found.take(*map(stage.feed, told(*(report(f"x{number}", 3 + number, OTHER, of=f"f{number}") for number in range(40)))))
     found.take(*map(stage.feed, told(*(turn(f"t{number}", 50 + number) for number in range(80)))))
     assert found.signs == {"kept": {"i1"}}
+    assert len(found.standing) == 1  # seen in something else as well, it would be said twice
     assert sum('"people:test"' in key for key in stage.dumped()) == REPORTS
     assert len(stage.dumped()) == REPORTS + 64 + 1
     found.take(stage.feed(left("i1")))

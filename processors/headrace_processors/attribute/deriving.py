@@ -50,10 +50,11 @@ def derived(
     standing = {record.identity: record for record in session.findings}
     kept = [record for identity, record in standing.items() if identity in wanted or stays(record)]
     gone = [record for identity, record in standing.items() if identity not in wanted and not stays(record)]
+    seen = {(record.kind, record.interaction_id) for record in kept if record.identity not in wanted}  # and need not be again
     new: list[tuple[FindingRecord, Finding]] = []
     found = session.found
     for (kind, derivation, interaction_id, causes), finding in wanted.items():
-        if (kind, derivation, interaction_id, causes) not in standing:
+        if (kind, derivation, interaction_id, causes) not in standing and (kind, interaction_id) not in seen:
             found += 1
             feedback_id = derive_id("derived", session_id, kind, derivation, interaction_id, found)
             new.append((FindingRecord(kind, derivation, interaction_id, causes, feedback_id), finding))
