@@ -75,7 +75,7 @@ def terms_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, 
     `correction_full` it earns its part of the bonus only. With a correction the reward is that of the target, whatever was
     said of the output: a wrong answer that somebody corrected is a good lesson."""
     opinion = summary.validation + summary.feedback
-    quality = math.tanh(opinion)
+    quality = math.tanh(opinion if summary.direct is None else summary.direct)
     multiplier = 1 + policy.difficulty_slope * difficulty
     if correction is None:
         earned = opinion

@@ -33,6 +33,7 @@ from headrace_processors.reward.state import (
     without_text,
 )
 from headrace_processors.reward.texts import InteractionTexts, digest_of, has_texts
+from headrace_processors.reward.weighing import weighed, weighing_of
 from headrace_schemas.chat import context_text
 from headrace_schemas.derived import Content
 from headrace_schemas.events import (
@@ -111,7 +112,8 @@ class RewardStep:
             return self._known(interaction_id, before, before.digest, digest)
         time_ns, counter = _time_ns(event), ""
         subject = "" if data.data_subject is None else keys.subject_digest(data.data_subject)
-        after = structs.replace(before, digest=digest, subject=subject)
+        session = data.session_id if self.version > 4 and self.policy.sessions and data.session_id is not None else ""
+        after = structs.replace(before, digest=digest, subject=subject, session=session)
         erased: ErasedSubject | None = self.state.get(keys.SUBJECT + subject) if subject else None
         if erased is not None and time_ns <= erased.time_ns:
             after = after.tombstone("erased")
@@ -203,6 +205,8 @@ class RewardStep:
         if data.attributed_from is not None and self.version > 3:
             share = AttributedShare(event.source, feedback_id, data.attributed_from.share)
             before = structs.replace(before, attributed=(*before.attributed, share))
+            if self.version > 4 and data.attributed_from.derived_by is not None:
+                before = structs.replace(before, derived=(*before.derived, (event.source, feedback_id)))
         self._texts.add(interaction_id, feedback, corrected, over)
         if self._owner is not None and feedback.corrected is not None:
             self.owners[keys.correction_key(interaction_id, feedback.corrected)] = self._owner
@@ -333,7 +337,7 @@ class RewardStep:
     ) -> None:
         """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
         scored = after.digest and after.feedback and not after.ended
-        summary = aggregate(after.feedback, partial(bonus_of, self.policy), share_of(after)) if scored else None
+        summary = self._summary(after) if scored else None
         if summary is None:
             if after.outcome is not None:
                 content = self._texts.content(interaction_id)
@@ -351,7 +355,7 @@ class RewardStep:
             self._texts.keep(interaction_id, stored if added is None else (*stored, added), after.feedback)
         if after.ended:
             self._texts.drop_content(interaction_id)
-            after = self._prompt_withdrawn(interaction_id, after)
+            after = self._left(interaction_id, self._prompt_withdrawn(interaction_id, after))
         if after.touched != self.record.now:
             after = structs.replace(after, touched=self.record.now)
         self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(after)
@@ -361,6 +365,21 @@ class RewardStep:
             self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
         if self.version > 3:
             self._tally(labels_of(before, after, self.record.now))
+
+    def _summary(self, case: InteractionState) -> FeedbackSummary | None:
+        if self.version < 5:
+            return aggregate(case.feedback, partial(bonus_of, self.policy), share_of(case))
+        weighing = weighing_of(self.policy, case)
+        if weighing is None:
+            return aggregate(case.feedback, partial(bonus_of, self.policy))
+        return weighed(case.feedback, weighing)
+
+    def _left(self, interaction_id: str, after: InteractionState) -> InteractionState:
+        """The session of an interaction that has ended hears of it, once."""
+        if not after.session:
+            return after
+        self.outputs.append(events.left_session(self.record, interaction_id, after.session, self.event.traceparent))
+        return structs.replace(after, session="")
 
     def _tally(self, counts: Mapping[str, int]) -> None:
         if not self.tallies:
@@ -410,6 +429,7 @@ class RewardStep:
                 content.finish_reason,
                 after.principals,
                 maturity_of(after),
+                summary.derived or None,
             )
         )
         return after
@@ -447,7 +467,7 @@ class RewardStep:
         if before.standing:
             after = structs.replace(after, revision=after.revision + 1)
             self.outputs.append(events.withdrawn(self.record, interaction_id, after, self.event.traceparent))
-        after = self._prompt_withdrawn(interaction_id, after)
+        after = self._left(interaction_id, self._prompt_withdrawn(interaction_id, after))
         self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(after)
         self.counters = {"applied": 1}
 
