@@ -109,7 +109,7 @@ class ConsoleSite:
             model, cut = read(asked), _cut(manifest, seen)
             return (model if then is not None else self._body(request, template, model, asked, cut, page)), asked, cut
 
-        found, asked, cut = await self._reader.read(answer)
+        found, asked, cut = await self._reader.read(answer, request[VISITOR].name)
         if then is not None:
             model = await then(found)
             found = await asyncio.to_thread(self._body, request, template, model, asked, cut, page)

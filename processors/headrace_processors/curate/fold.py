@@ -172,3 +172,4 @@ def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> Curate
 build_1 = partial(build, version=1)
 build_2 = partial(build, version=2)
 build_3 = partial(build, version=3)
+build_4 = partial(build, version=4)
