@@ -116,13 +116,18 @@ async def position_of(log: Log, stage: str, topic: str, partition: int, start: i
 async def events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[Event, None]:
     """The events of a topic, or of the partition of `key`; what somebody else put there is skipped, and what nobody can open any
     more, where sealed records are opened."""
+    async for event, erased in told_events_of(log, topic, key=key):
+        if not erased:
+            yield event
+
+
+async def told_events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[tuple[Event, bool], None]:
+    """As `events_of`, with those that nobody can open any more, and whether it is one."""
     count = await log.partitions(topic)
     for partition in range(count) if key is None else [partition_for(key.encode(), count)]:
         async for record in log.read(topic, partition):
-            if is_erased(record.value):
-                continue
             if (event := decode_or_none(record.value, record.headers)) is not None:
-                yield event
+                yield event, is_erased(record.value)
 
 
 class TaskRules(NamedTuple):
