@@ -113,7 +113,7 @@ class ConsoleSite:
             return (model if then is not None else self._body(request, template, model, asked, cut, page)), asked, cut
 
         opener = None if self._keys is None or not request[VISITOR].may("privacy") else await self._keys.opener()
-        found, asked, cut = await self._reader.read(answer, opener)
+        found, asked, cut = await self._reader.read(answer, request[VISITOR].name, opener)
         if then is not None:
             model = await then(found)
             found = await asyncio.to_thread(self._body, request, template, model, asked, cut, page)

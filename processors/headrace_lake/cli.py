@@ -85,7 +85,7 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
     from headrace_lake.feedback_status import feedback_status
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of
-    from headrace_lake.status import stage_status, states_of, task_statuses
+    from headrace_lake.status import stage_status, task_statuses, watched_values
     from headrace_lake.troubles import batch_troubles, failed_batches, group_of, silence_troubles, stage_troubles, task_troubles
     from headrace_processors.curate.state import BUCKET, describe_buckets
     from headrace_schemas.events import BatchRetryRequested, TrainingCompleted, TrainingFailed
@@ -102,9 +102,10 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
     views = {name: await group_view(settings, name) for name in dict.fromkeys(names.values())}
     groups = {stage: views[name] for stage, name in names.items()}
     # Manifests and progress are what these topics are large by, and nothing is asked of them here.
-    runs = [event async for event in events_of(log, "runs") if isinstance(event, TrainingCompleted | TrainingFailed)]
-    retries = [event async for event in events_of(log, "batches") if isinstance(event, BatchRetryRequested)]
-    failed = failed_batches(runs, retries)
+    runs = [event async for event in events_of(log, "runs", kinds=(TrainingCompleted, TrainingFailed))]
+    failed = failed_batches(runs, [])
+    if failed:
+        failed = failed_batches(runs, [event async for event in events_of(log, "batches", kinds=(BatchRetryRequested,))])
     now_ms = time.time_ns() // 1_000_000
     silences = list(await read_silences(log))
     troubles = [
@@ -136,7 +137,7 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
         "ungraded": await newest_ungraded(log),
         "silences": [described(each, now_ms) for each in silences],
         "failed_batches": [msgspec.structs.asdict(failure) for failure in failed.values()],
-        "buckets": [bucket async for state in states_of(log, "curate", "examples", BUCKET) for bucket in describe_buckets(state)],
+        "buckets": [bucket async for state in watched_values(log, tasks, "curate", BUCKET) for bucket in describe_buckets(state)],
         "served": [
             {
                 "bucket": bucket,

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from headrace_lake.query import LakeQuery
-from headrace_lake.views import DECISIONS, KIND, MEMBERS, event, table_of
+from headrace_lake.views import DECISIONS, KIND, MEMBERS, event, says, table_of
 from headrace_schemas.events import RecordRejected
 from headrace_streams.kafka.reader import decode_or_none
 
@@ -318,19 +318,23 @@ def places_of(lake: LakeQuery, name: str) -> tuple[str, list[RecordPlace]]:
         return "interaction", found
     if found := _found(lake, "signals", "u.interaction_id = $name", name):
         return "interaction", found
-    said = "u.event_id = $name OR (u.{} AND try(u.value->>'$.data.feedback_id') = $name)"
-    if found := _found(lake, "signals", said.format(event("feedback.recorded")), name):
-        return "event", found
-    held = lake.all(
-        " UNION ".join(
-            f"SELECT split_part(u.origin, '/', 2), {_made_of('u')} FROM {table_of(topic)} u "
-            f"WHERE u.origin LIKE 'intake/feedback/%/%/%' AND ({said.format(kind)})"
-            for topic, kind in (("refs", event("feedback.recorded")), ("sessions", _OF_SESSION))
+    waits = ("refs", event("feedback.recorded")), ("sessions", _OF_SESSION)
+    for by_id in (True, False):  # one by the event's id is found without reading what it says
+        said = "event_id = $name" if by_id else f"{{}} AND {says('data.feedback_id', 'name')}"
+        if found := _found(lake, "signals", said.format(event("feedback.recorded")), name):
+            return "event", found
+        held = lake.all(
+            " UNION ".join(
+                f"SELECT split_part(u.origin, '/', 2), {_made_of('u')} FROM {table_of(topic)} u "
+                f"WHERE u.origin LIKE 'intake/feedback/%/%/%' AND {said.format(kind)}"
+                for topic, kind in waits
+            )
+            + " ORDER BY ALL",
+            {"name": name},
         )
-        + " ORDER BY ALL",
-        {"name": name},
-    )
-    return ("published", [RecordPlace(*row) for row in held]) if held else ("", [])
+        if held:
+            return "published", [RecordPlace(*row) for row in held]
+    return "", []
 
 
 def _place(name: str) -> RecordPlace | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace_console.page import PLACE, ConsolePage, PageMissing, PageRequest, number_in
 from headrace_lake.manifest import LAKE_TOPICS
-from headrace_lake.segments import IDS
+from headrace_lake.segment import IDS
 from headrace_lake.views import KIND, table_of
 from headrace_schemas.topology import TOPOLOGY
 

@@ -81,7 +81,7 @@ def reward_explanation(
     said = [each for each in said if each.place.partition == source.partition and each.place.offset <= source.offset]
     if not any(each.place == source for each in said):
         return RewardExplanation(agrees=False, differs=f"the lake does not hold {source}, the signal that led to it")
-    rules = rules_of_task(lake, "reward", "signals", source.partition)
+    rules = rules_of_task(lake, "reward", "signals", source.partition, source.offset)
     last = in_force(rules, source.offset)
     if last is None:
         return RewardExplanation(agrees=False, differs="the lake does not hold the policy that was in force")
