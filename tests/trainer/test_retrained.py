@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
-from tests.streams.test_retraining import CHAIN
 
-from headrace_schemas.derived import BaseIdentity, BatchRetryRequest
+from headrace_schemas.derived import BaseIdentity, BatchRetryRequest, ModelVersion
 from headrace_streams import release_log
 from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
@@ -30,6 +28,14 @@ BATCHES = [
     training_data.batch([row.member for row in ROWS[first : first + 2]], name=f"b-v{number}")
     for number, first in ((1, 0), (2, 2), (3, 4))
 ]
+CHAIN = [
+    ModelVersion(
+        version_id=name, run_id=f"r-{name}", batch_id=batch.batch_id, bucket=batch.bucket, artifact_type="sums", base="tiny",
+        adapter=adapter(name), parent_adapter=parent and digest(parent), method="lora", hyperparameters={}, rows=1, tokens=1,
+        seconds=1.0,
+    )
+    for name, parent, batch in zip(("v1", "v2", "v3"), (None, "v1", "v2"), BATCHES, strict=True)
+]  # fmt: skip
 TAKEN_BACK = [ROWS[2].member.example_id, ROWS[4].member.example_id]
 
 
@@ -53,10 +59,9 @@ def test_a_run_without_what_was_taken_back(
     async def answers(found: Any) -> Any:
         return found
 
-    made = [structs.replace(each, batch_id=batch.batch_id) for each, batch in zip(CHAIN, BATCHES, strict=True)]
     standing = LearnerStanding(adapter=digest("v3"), served=digest("v2"), batches=(BATCHES[1].batch_id,))
     monkeypatch.setattr(catalogue, "standing_of", lambda *_: answers(standing))
-    monkeypatch.setattr(catalogue, "versions_of", lambda *_: answers(made))
+    monkeypatch.setattr(catalogue, "versions_of", lambda *_: answers(CHAIN))
     monkeypatch.setattr(catalogue, "values_of", lambda *_: answers(training_data.values(*ROWS)))
     served = {training_data.BUCKET: released.release(1, adapter("v2"), training_data.BUCKET)}
     monkeypatch.setattr(release_log, "served", lambda *_: answers(served))

@@ -33,6 +33,7 @@ from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.rehearsal import rehearsal_rows
+from headrace_trainer.stage.run_folders import RunFolders
 from headrace_trainer.stage.taken_back import VersionOrigin, retrained
 from headrace_trainer.suites import Suite
 
@@ -65,6 +66,7 @@ class TrainerContext:
         self._suites = suites.read_all(policy.suites)
         self.folder = settings.data_dir / "trainer" / settings.deployment
         self._cache = self.folder / "cache"
+        self.run_folders = RunFolders(self.folder)
 
     def weights_of(self, base: str) -> str | None:
         """Where the base's weights are, or None: then nothing can be trained for it."""

@@ -151,6 +151,9 @@ class TrainTask:
         self._append_ms = None
         if not records:
             await self._session.settle()
+            kept = [run.start.run_id for run in self._runs.values()]
+            if gone := await asyncio.to_thread(self._context.run_folders.sweep, self.label, kept):
+                log.info("%s: folders of runs were removed that nobody goes on with: %s", self.label, ", ".join(gone))
 
     async def _handle_batch(self, record: Record) -> None:
         """One record of `batches`, to its end."""
