@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 from headrace_lake.query import LakeQuery
 from headrace_lake.views import DECISIONS, KIND, MEMBERS, event, says, table_of
+from headrace_schemas.events import RecordRejected
+from headrace_streams.kafka.reader import decode_or_none
 
 PUBLISHED = ("interactions", "feedback")  # raw, so not in a lake: here the way ends
 
@@ -289,13 +291,13 @@ def published_fate(lake: LakeQuery, place: RecordPlace) -> str:
         ("sessions", "no interaction of its session is credited with it"),
     ):
         found = lake.all(
-            "SELECT try(u.value->>'$.data.error.code'), try(u.value->>'$.data.error.message'), u.partition, u.log_offset "
-            f"FROM {table_of(topic)} u WHERE starts_with(u.origin, $prefix)",
+            f"SELECT u.value, u.odd, u.partition, u.log_offset FROM {table_of(topic)} u WHERE starts_with(u.origin, $prefix)",
             {"prefix": prefix},
         )
         if found:
-            code, message, partition, offset = found[0]
-            why = f": {code}: {message}" if code else ""
+            value, odd, partition, offset = found[0]
+            letter = decode_or_none(lake.opener.opened(str(value), odd).encode())
+            why = f": {letter.data.error.code}: {letter.data.error.message}" if isinstance(letter, RecordRejected) else ""
             return f"{place}: {what}{why} ({RecordPlace(topic, partition, offset)})"
     return f"{place}: nothing in the lake came of it: is it up to date?"
 

@@ -701,12 +701,23 @@ class Evaluation(Value, frozen=True, kw_only=True):
 
 
 class BatchRetryRequest(Value, frozen=True, kw_only=True):
-    """Somebody wants a batch trained once more."""
+    """Somebody wants a batch trained once more: its training failed, or (`without`) what was learnt was taken back."""
 
     bucket: RequestedBucket
-    batch_id: Annotated[Key, doc("The batch, whose training failed.")]
+    batch_id: Annotated[Key, doc("The batch.")]
     reason: Because = None
     requested_by: RequestedBy = None
+    begins: Annotated[
+        str | None,
+        doc("Of a run without what was taken back: digest of the adapter at which it begins; absent: the base."),
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        doc(
+            "Ids of examples that were taken back: none of them is learnt, whether or not it is withdrawn by then. Present: the "
+            "run begins at `begins`, and learns all batches behind that anew."
+        ),
+    ] = None
 
 
 class PromoteRequest(Value, frozen=True, kw_only=True):
