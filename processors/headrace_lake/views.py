@@ -65,13 +65,13 @@ def says(path: str, parameter: str) -> str:
     return f"({found}) AND {read(path)} = ${parameter}"
 
 
-def literal(value: bool | str | Iterable[str]) -> str:
-    """A value as SQL has it."""
+def literal(value: bool | str | Iterable[str], around: str = "[]") -> str:
+    """A value as SQL has it; several with brackets around them."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
-    return f"[{', '.join(map(literal, value))}]"
+    return f"{around[0]}{', '.join(map(literal, value))}{around[1]}"
 
 
 def event(*types: str) -> str:
