@@ -18,7 +18,7 @@ _EMPTY = (
 
 
 def counted(topic: str) -> str:
-    """The columns of counts over segments of a topic. Values, most of a segment, are read only where there are reasons in them."""
+    """The columns of counts over segments of a topic. Values, most of a segment, are read only where reasons stand in them."""
     reason = read(_REASONS[topic]) if topic in _REASONS else "CAST(NULL AS VARCHAR)"
     return (
         "date_trunc('minute', appended_at) AS minute, topic, split_part(split_part(origin, '/', 1), '.', 1) AS stage, "

@@ -59,10 +59,14 @@ def read(path: str, kind: str = TEXT) -> str:
 
 
 def says(path: str, parameter: str) -> str:
-    """The condition that a text stands at `path` in a record's event. To look for it among the bytes first costs a tenth of
-    reading each record's JSON; a text that JSON writes otherwise (quotes, control characters) is not among them."""
-    found = f"contains(value, ${parameter}) OR regexp_matches(${parameter}, '[\"\\\\[:cntrl:]]')"
-    return f"({found}) AND {read(path)} = ${parameter}"
+    """The condition that a text stands at `path` in a record's event."""
+    return f"{mentions(parameter)} AND {read(path)} = ${parameter}"
+
+
+def mentions(parameter: str, value: str = "value") -> str:
+    """The condition that a text may stand in a record's event: to look for it among the bytes first costs a tenth of reading the
+    JSON. One that JSON writes otherwise (quotes, control characters) may stand in all."""
+    return f"(contains({value}, ${parameter}) OR regexp_matches(${parameter}, '[\"\\\\[:cntrl:]]'))"
 
 
 def literal(value: bool | str | Iterable[str], around: str = "[]") -> str:
