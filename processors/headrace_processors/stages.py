@@ -43,8 +43,9 @@ STAGES: tuple[FoldStage, ...] = (
         versions={
             1: RuleVersion(intake_1.build, provenance=six_headers),
             2: RuleVersion(intake.build_2, absent=INTAKE_3),
-            3: RuleVersion(intake.build, absent=INTAKE_3),  # it knew of no sessions: its policy has none
-            4: RuleVersion(intake.build),
+            3: RuleVersion(intake.build_3, absent=INTAKE_3),  # it knew of no sessions: its policy has none
+            4: RuleVersion(intake.build_4),
+            5: RuleVersion(intake.build),
         },  # anybody may write its input
     ),
     FoldStage(
@@ -61,7 +62,10 @@ STAGES: tuple[FoldStage, ...] = (
     FoldStage(
         topology=STAGES_BY_NAME["attribute"],
         policy=AttributePolicy,
-        versions={1: RuleVersion(attribute.build, checks_writers=True)},
+        versions={
+            1: RuleVersion(attribute.build_1, checks_writers=True),
+            2: RuleVersion(attribute.build, checks_writers=True),
+        },
     ),
     FoldStage(
         topology=STAGES_BY_NAME["reward"],
@@ -70,7 +74,8 @@ STAGES: tuple[FoldStage, ...] = (
             1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
             2: RuleVersion(reward.build_2, absent=REWARD_3, checks_writers=True, later_writers=("attribute",)),
             3: RuleVersion(reward.build_3, absent=REWARD_3, checks_writers=True, later_writers=("attribute",)),
-            4: RuleVersion(reward.build, checks_writers=True),
+            4: RuleVersion(reward.build_4, checks_writers=True),
+            5: RuleVersion(reward.build, checks_writers=True),
         },
         state_version=2,
         state_upcasts={1: reward_upcast.upcast},
@@ -82,7 +87,8 @@ STAGES: tuple[FoldStage, ...] = (
             1: RuleVersion(curate.build_1, absent=curate_policy.VERSION_1, provenance=six_headers),
             2: RuleVersion(curate.build_2, absent=curate_policy.VERSION_2, checks_writers=True),
             3: RuleVersion(curate.build_3, absent=curate_policy.VERSION_3, checks_writers=True),
-            4: RuleVersion(curate.build, checks_writers=True),
+            4: RuleVersion(curate.build_4, checks_writers=True),
+            5: RuleVersion(curate.build, checks_writers=True),
         },
         state_version=3,
         state_upcasts={1: curate_changelog.upcast_1, 2: curate_changelog.upcast_2},

@@ -948,17 +948,26 @@ class KeyIssue(Value, frozen=True, kw_only=True):
     """A key that the texts of one owner are sealed with. Of several keys of an owner the first one on the log is used."""
 
     key_id: Annotated[str, doc("Names this key alone; the record's key.")]
-    owner: Annotated[str, doc("Whose texts it seals: interaction/ and an id, or ref/ and a foreign id.")]
+    owner: Annotated[
+        str, doc("Whose texts it seals: interaction/ and an id, or feedback/ and a digest; of before: ref/ and a foreign id.")
+    ]
     time: Annotated[str, doc("Event time of what it was made for, RFC 3339.")]
     secret_base64: Annotated[str, doc("The key: 32 bytes for AES-SIV, in base64.")]
     subject: Annotated[str | None, doc("Digest of the handle of whose data it is; absent: not known yet.")] = None
+    under: Annotated[
+        str | None,
+        doc(
+            "Of feedback that names a foreign id only: foreign/ and that id. It belongs to the "
+            "interaction that the id means then, or else to the first that it comes to mean."
+        ),
+    ] = None
 
 
 class KeyBelonging(Value, frozen=True, kw_only=True):
     """Whose the texts of an owner are: learnt after its key was made, or by a link."""
 
     key_id: Annotated[str, doc("Names this record alone; the record's key.")]
-    owner: Annotated[str, doc("The owner.")]
+    owner: Annotated[str, doc("The owner; foreign/ and a foreign id: what it means from here on, unless a later link is known.")]
     time: Annotated[str, doc("Event time of what says so, RFC 3339.")]
     subject: Annotated[str | None, doc("Digest of the handle of whose data it is.")] = None
     of: Annotated[str | None, doc("Another owner that it belongs to: a foreign id to an interaction.")] = None

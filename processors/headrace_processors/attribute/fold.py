@@ -11,6 +11,7 @@ Counters: joined, credited, waiting, retracted, duplicate, conflict, expired, ti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -52,6 +53,7 @@ from headrace_streams.runtime.stage import Fold, Record, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
 STAGE = "attribute"
+NEWEST = 2  # rule version
 NAME = "session"  # the check that derived feedback is a voice of: it is no second thought about a word on the interaction itself
 
 _SESSION = msgspec.json.Decoder(SessionState)
@@ -65,8 +67,8 @@ class AttributeFold(Fold):
 
     as_bytes = ("",)
 
-    def __init__(self, policy: AttributePolicy) -> None:
-        self._policy = policy
+    def __init__(self, policy: AttributePolicy, *, version: int = NEWEST) -> None:
+        self._policy, self._version = policy, version
         self._expire_ms = period_ms(policy.expire_after_days)
 
     def load(self, key: str, value: bytes) -> Any:
@@ -269,6 +271,9 @@ def _time_ns(event: Event) -> int:
     return parse_ns(event.time)
 
 
-def build(body: Mapping[str, Any], digest: str) -> AttributeFold:
+def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> AttributeFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    return AttributeFold(AttributePolicy.model_validate(body))
+    return AttributeFold(AttributePolicy.model_validate(body), version=version)
+
+
+build_1 = partial(build, version=1)

@@ -12,7 +12,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 TargetRule = Literal["echo", "truncated", "generic"]
 EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
-NEWEST = 4  # rule version of curate
+NEWEST = 5  # rule version of curate
 VERSION_3: dict[str, Any] = {"provisional": "take"}  # what rule version 3 did without this key
 VERSION_2: dict[str, Any] = VERSION_3 | {  # likewise rule version 2
     "decay_floor": 0.0,

@@ -5,7 +5,7 @@ known. A revision is written only when the outcome changed, an example only once
 with one identity wins; the others are counted as duplicate or conflict and named on `rejections`. Counters: applied, duplicate,
 conflict, waiting, expired; what waited moves to applied when its other half comes, and to expired when it never does.
 
-These are rule versions 2 to 4; version_1 is what came before.
+These are rule versions 2 to 5; version_1 is what came before.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from headrace_schemas.signals import decode_signal
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 
-NEWEST = 4  # rule version
+NEWEST = 5  # rule version
 _INTERACTION, _ERASING = keys.INTERACTION, keys.ERASING
 _AS_VALUES: dict[str, msgspec.json.Decoder[Any]] = {
     keys.SUBJECT: msgspec.json.Decoder(ErasedSubject),
@@ -205,3 +205,4 @@ def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> Reward
 
 build_2 = partial(build, version=2)
 build_3 = partial(build, version=3)
+build_4 = partial(build, version=4)

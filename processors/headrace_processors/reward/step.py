@@ -1,4 +1,4 @@
-"""One step of the reward stage under rule versions 2 to 4: what one record does to state, outputs and counters. Reads no clock.
+"""One step of the reward stage under rule versions 2 to 5: what one record does to state, outputs and counters. Reads no clock.
 
 State is touched as little as a record needs: a feedback decodes and writes the case, reads the content only when a revision may
 follow, and no record rewrites a text.
