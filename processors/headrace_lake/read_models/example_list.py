@@ -17,7 +17,7 @@ from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
 from headrace_lake.read_models.recorded import read_at
-from headrace_lake.views import event, table_of
+from headrace_lake.views import event, mentions, table_of
 from headrace_schemas.events import ExampleRewarded
 from headrace_schemas.inputs import Output, Text
 from headrace_schemas.splits import split_of
@@ -25,7 +25,8 @@ from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
 from headrace_streams.kafka.reader import decode_or_none
 
-WINDOW = 10_000  # revisions that are looked through for one page, with a filter
+WINDOW = 10_000  # revisions that are looked through for one page, with a filter,
+PORTION = 2_500  # so many at a time, until there are enough
 FACETS = 1_000  # the same without one: what the facets are of
 PREVIEW = 200  # characters of a text in a list
 FACET_ROWS = 12
@@ -148,8 +149,12 @@ class ExampleList(Struct, kw_only=True):
 def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | None = None, *, page: int = PAGE) -> ExampleList:
     """The newest revisions that pass a filter, `page` of them, below a place."""
     most = WINDOW if wanted._reads_values() else FACETS
-    places = _window(lake, wanted.bucket, below, most)
-    matching = wanted.passing(_rows(lake, places, wanted.text), _fields)
+    window, places = _window(lake, wanted.bucket, below, most), list[tuple[int, int, int]]()
+    matching: list[ExampleRow] = []
+    while len(places) < len(window) and len(matching) <= page:
+        portion = window[len(places) : len(places) + PORTION]
+        places += portion
+        matching += wanted.passing(_rows(lake, portion, wanted), _fields)
     shown = matching[:page]
     further = next_page(shown, more=len(matching) > page)
     if further is None and len(places) == most:
@@ -168,7 +173,7 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
 
 def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[ExampleRow]:
     """The `most` newest revisions of a bucket (or of all) that pass a filter, without their texts and states."""
-    return wanted.passing(_rows(lake, _window(lake, wanted.bucket, None, most), wanted.text), _fields)
+    return wanted.passing(_rows(lake, _window(lake, wanted.bucket, None, most), wanted), _fields)
 
 
 def _fields(row: ExampleRow) -> FilterFields:
@@ -187,18 +192,23 @@ def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most:
     ]
 
 
-def _rows(lake: LakeQuery, places: Sequence[tuple[int, int, int]], text: str | None) -> list[ExampleRow]:
-    """Rows of revisions, newest first, without their texts."""
+def _rows(lake: LakeQuery, places: Sequence[tuple[int, int, int]], wanted: ExampleFilter) -> list[ExampleRow]:
+    """Rows of revisions, newest first, without their texts. Those that do not even have the words of the filter are left out
+    before their JSON is read."""
+    words = {name: value for name in ("agent", "role", "rater") if (value := getattr(wanted, name)) is not None}
+    conditions = [f"AND {mentions(name, 't.value')}" for name in words]
+    if wanted.text:
+        words["text"] = wanted.text
+        conditions.append("AND contains(lower(try(t.value->>'$.data.content')), lower($text))")
     paths = ", ".join(f"'{path}'" for path in _FIELDS.values())
-    asked = "AND contains(lower(try(t.value->>'$.data.content')), lower($text))" if text else ""
     found = read_at(
         lake,
         "examples",
         [RecordPlace("examples", partition, offset) for _, partition, offset in places],
         "t.example_id, t.revision, t.interaction_id, t.bucket, epoch_ms(t.appended_at), t.partition, t.log_offset, "
         f"try(json_extract_string(t.value, [{paths}]))",
-        f"{asked} ORDER BY t.appended_at DESC, t.partition DESC, t.log_offset DESC",
-        **({"text": text} if text else {}),
+        f"{' '.join(conditions)} ORDER BY t.appended_at DESC, t.partition DESC, t.log_offset DESC",
+        **words,
     )
     return [row for each in found if (row := _row(each)) is not None]
 
