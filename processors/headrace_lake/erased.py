@@ -70,7 +70,7 @@ class ErasedOwners:
         final beside it or with it, and whether a prompt is drawn."""
         data, kind = tree["data"], tree.get("type")
         if kind == _WITHDRAWN:
-            return data.get("example_id") == derive_id("prompt", str(data.get("interaction_id")))
+            return bool(data.get("example_id") == derive_id("prompt", str(data.get("interaction_id"))))
         return kind in (_REWARDED, _SETTLED, _DRAWN)
 
     def comparable(self, counters: Mapping[str, int]) -> dict[str, int]:

@@ -75,7 +75,8 @@ def watching(*changes: dict[str, bytes | None], filler: int, watched: int | None
 
 @pytest.mark.parametrize("filler", [1, 100, 2000])
 def test_watched_values_are_the_newest_of_each_whether_or_not_they_lie_near_the_end(filler: int) -> None:
-    changes = {"bucket:a": b"1", "bucket:b": b"1", "bucket:c": b"1"}, {"bucket:b": None}, {"bucket:a": b"2"}, {"bucket:c": b"2"}
+    changes: list[dict[str, bytes | None]] = [dict.fromkeys(("bucket:a", "bucket:b", "bucket:c"), b"1")]
+    changes += [{"bucket:b": None}, {"bucket:a": b"2"}, {"bucket:c": b"2"}]
     log, position, end = watching(*changes, {}, {}, filler=filler, watched=2)
     found = asyncio.run(watched_of(log, "reward", "signals", 0, "bucket:", position, 0, end))
     assert found == {"bucket:a": b"2", "bucket:c": b"2"}

@@ -161,7 +161,7 @@ def test_a_key_that_is_none_counts_as_not_there(altered: str) -> None:
 def test_a_time_that_is_none_stops_nobody() -> None:
     ring = Keyring()
     for event in issued(Keyring(), [needs("interaction/1", "bob"), links("foreign/a", "interaction/1")], NOW):
-        ring.apply(msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, time="tomorrow")))  # type: ignore[attr-defined]
+        ring.apply(msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, time="tomorrow")))
     assert (ring.has_keys, ring.passed_over) == (False, 2)
 
 

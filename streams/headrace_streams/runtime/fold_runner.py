@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from headrace_schemas.canonical import digest
 from headrace_schemas.derived import RecordError
@@ -18,7 +18,7 @@ from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.deadlines import Deadlines
 from headrace_streams.runtime.provenance import HeaderForm, origin
 from headrace_streams.runtime.sealing import KeyMissing, Opened, Sealing, is_sealed_state, owner_of
-from headrace_streams.runtime.stage import DERIVED, Fold, Headers, Record, Stage, Write
+from headrace_streams.runtime.stage import DERIVED, Fold, Headers, Record, Stage, StoredRecord, Write
 from headrace_streams.runtime.step import Processed, process, refused, seal_state
 from headrace_streams.runtime.writers import refusal
 from headrace_streams.sealing.cipher import NotOpened
@@ -27,21 +27,6 @@ AHEAD_RECORDS = 64  # that a fold is shown at once: some 2 ms of its work
 AHEAD_BYTES = 256 * 1024  # and no more of them than that, but for one
 
 _record: Callable[[tuple[Any, ...]], Record] = partial(tuple.__new__, Record)  # as in step.py
-
-
-class StoredRecord(Protocol):
-    """What a runner reads of a record, wherever it comes from. `timestamp` is the append time in ms."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Headers: ...
 
 
 class FoldRunner:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from aiokafka import ConsumerRecord
 
 from headrace_schemas.codec import encode
 from headrace_schemas.topics import may_grow
@@ -26,7 +25,7 @@ from headrace_streams.runtime.pace import Pace
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.sealing import KeyMissing, is_sealed_state
 from headrace_streams.runtime.session import Session
-from headrace_streams.runtime.stage import Fold, Stage
+from headrace_streams.runtime.stage import Fold, Stage, StoredRecord
 from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
 from headrace_streams.runtime.step import SURROUNDINGS, Processed, Produced
 from headrace_streams.runtime.task_keys import TaskKeys
@@ -34,6 +33,8 @@ from headrace_streams.settings import Settings
 
 BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
+# While much is waiting, a record waits for those before it and not for its transaction, and each of these costs the same.
+BEHIND_SECONDS = 0.25
 LINGER_SECONDS = 0.005  # between two transactions, the least
 # A step that takes longer than a transaction may would have the one under way given up, and at every new start again.
 AHEAD_SECONDS = 3.0  # after its start a task does not fold ahead
@@ -101,7 +102,7 @@ class FoldTask:
         self._keys = TaskKeys(settings, self._runner, self._commit_keys)
         self._session = Session(settings, stage, policy, topic, partition)
         self._tick_seconds = tick_seconds
-        self._backlog: deque[ConsumerRecord] = deque()
+        self._backlog: deque[StoredRecord] = deque()
         self._shown = 0  # records of the backlog that the fold has seen
         self._phase = "starting"
         self._began = self._looked = time.monotonic()
@@ -247,7 +248,8 @@ class FoldTask:
                 self._fold_some(batch)
                 if batch.full or (self._session.flight is not None and self._session.flight.done()):
                     await self._land()
-                if self._session.flight is None and (batch.full or time.monotonic() - batch.began >= BATCH_SECONDS):
+                long = BEHIND_SECONDS if self._behind else BATCH_SECONDS
+                if self._session.flight is None and (batch.full or time.monotonic() - batch.began >= long):
                     return batch
                 await asyncio.sleep(0)
             if batch.records and not self._behind:

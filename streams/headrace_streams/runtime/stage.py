@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -45,6 +45,21 @@ class Record(NamedTuple):
     def coordinates(self) -> str:
         """topic/partition/offset"""
         return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+class StoredRecord(Protocol):
+    """What is read of a record, wherever it comes from. `timestamp` is the append time in ms."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
 
 
 class Write(NamedTuple):

@@ -139,7 +139,7 @@ class TrainTask:
             await self._handle_batch(
                 Record(
                     "batches",
-                    message.partition,
+                    self._session.partition,
                     message.offset,
                     message.timestamp,
                     now,
