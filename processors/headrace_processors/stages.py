@@ -46,7 +46,7 @@ STAGES: tuple[FoldStage, ...] = (
         versions={
             1: RuleVersion(intake_1.build, provenance=six_headers),
             2: RuleVersion(intake.build_2, absent=INTAKE_3),
-            3: RuleVersion(intake.build_4, absent=INTAKE_3),  # it knew of no sessions: its policy has none
+            3: RuleVersion(intake.build_3, absent=INTAKE_3),  # it knew of no sessions: its policy has none
             4: RuleVersion(intake.build_4, absent=INTAKE_4),
             5: RuleVersion(intake.build),
         },  # anybody may write its input
