@@ -58,6 +58,9 @@ class FilterResult(NamedTuple):
     reason: str | None
 
 
+_TRAIN, _NEGATIVE = FilterResult("train", None), FilterResult("negative", None)
+
+
 def rules(policy: CuratePolicy, version: int = NEWEST) -> dict[str, str]:
     """The table as a rule version has it, with the figures of `policy`."""
     figures = {**policy.model_dump(), "truncated": " or ".join(policy.truncated)}
@@ -75,7 +78,7 @@ def judge(policy: CuratePolicy, version: int, example: Example, texts: ExampleTe
     if found.role == "train" or pool_of(version, split) is None:
         return found
     if split == "test" and policy.keeps_prompts(example.artifact_type) and found.reason not in UNASKED:
-        return FilterResult("negative", None)
+        return _NEGATIVE
     return FilterResult(None, "held_out") if found.role == "negative" else found
 
 
@@ -107,8 +110,8 @@ def role_of(policy: CuratePolicy, example: Example) -> FilterResult:
     score = example.score
     good = example.components.correction is not None or score is None or score > policy.train_above
     if example.reward > 0:
-        return FilterResult("train", None) if good else FilterResult(None, "low_score")
-    return FilterResult("negative", None) if example.reward < 0 else FilterResult(None, "no_reward")
+        return _TRAIN if good else FilterResult(None, "low_score")
+    return _NEGATIVE if example.reward < 0 else FilterResult(None, "no_reward")
 
 
 def _lost(policy: CuratePolicy, version: int, example: Example, texts: ExampleTexts) -> str | None:

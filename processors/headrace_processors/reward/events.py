@@ -223,4 +223,4 @@ def rewarded(
     numbers = (outcome.quality, outcome.reward, parts.validation, parts.feedback, parts.difficulty, parts.multiplier)
     more = parts.correction or 0.0, outcome.score or 0.0, interaction.balance
     value = encode_numbered(event, *numbers, *more)  # raw texts hold no number of ours
-    return Write("examples", interaction.bucket, value, owner=owner)
+    return Write("examples", interaction.bucket, value, False, owner)

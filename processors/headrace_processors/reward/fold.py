@@ -98,6 +98,9 @@ class RewardFold(Fold):
 
     def deadline(self, key: str, value: Any) -> int | None:
         if key.startswith(_INTERACTION):
+            touched = plainly_touched(value)
+            if touched is not None:  # as of nearly every case: not expired, not provisional. 0.5 us instead of 2, for each record
+                return touched + self._expire_ms if self._expire_ms else None
             expires, settles = self._expiry(value), settles_of(value)
             return settles if settles and (expires is None or settles < expires) else expires
         return 0 if key.startswith(_ERASING) else None

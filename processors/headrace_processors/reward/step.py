@@ -408,21 +408,28 @@ class RewardStep:
         outcome = outcome_of(self.policy, content, summary, alike)
         if after.outcome is not None and outcome.says(after.outcome):
             return after if alike == after.similarity else structs.replace(after, similarity=alike)
-        fixed = {} if after.bucket else self._first_revision(content)
-        now, revision = self.record.now, after.revision + 1
-        after = structs.replace(after, touched=now, revision=revision, outcome=outcome, similarity=alike, **fixed)
+        bucket, balance, group = (after.bucket, after.balance, after.group) if after.bucket else self._first_revision(content)
+        after = structs.replace(
+            after,
+            touched=self.record.now,
+            revision=after.revision + 1,
+            outcome=outcome,
+            bucket=bucket,
+            balance=balance,
+            group=group,
+            similarity=alike,
+        )
         context = None if content.context is NOTHING else content.context
         tools = None if content.tools is NOTHING else content.tools
         texts: Any = _CONTENT(prompt=content.prompt, output=content.output, target=target, context=context, tools=tools)
         trace = self.event.traceparent or content.traceparent
-        group = after.group if content.prompt_group is None else content.prompt_group
         self.outputs.append(
             events.rewarded(
                 self.record,
                 interaction_id,
                 after,
                 content,
-                group,
+                group if content.prompt_group is None else content.prompt_group,
                 outcome,
                 texts,
                 trace,
@@ -434,13 +441,13 @@ class RewardStep:
         )
         return after
 
-    def _first_revision(self, content: InteractionContent) -> dict[str, Any]:
-        """What is fixed at revision 1, bucket, balance and group; the counts of artifact types take this one in."""
+    def _first_revision(self, content: InteractionContent) -> tuple[str, float, str]:
+        """What is fixed at revision 1: bucket, balance and group. The counts of artifact types take this one in."""
         counts = self.state.get(keys.TYPE_COUNTS, TypeCounts({})).by_type
         time_ns = min(content.time_ns, self.record.now * 1_000_000)  # seen from a time ahead, all other counts would be nothing
         self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, time_ns))
         balance = balance_of(self.policy, counts, content.artifact_type)
-        return {"bucket": self._bucket_of(content), "balance": balance, "group": group_of(content, self.version)}
+        return self._bucket_of(content), balance, group_of(content, self.version)
 
     def _bucket_of(self, content: InteractionContent) -> str:
         return f"{content.artifact_type}/{self.policy.base_of(content.artifact_type, content.model, content.agent.role)}"
