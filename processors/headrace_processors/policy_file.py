@@ -20,7 +20,7 @@ from pydantic import Field
 
 from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.intake.policy import IntakePolicy
+from headrace_processors.intake.policy import NOT_BOTH, IntakePolicy
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.observer.policy import SilencePolicy
 from headrace_processors.release.policy import ReleasePolicy
@@ -60,6 +60,11 @@ def load(path: Path | str | None) -> Policies:
         curate = curate.model_copy(update={"graded": graded})
     intake = policies.intake
     if intake.sessions is None and policies.attribute.credit != "off":  # where nobody credits, nobody need know of sessions
+        if intake.seal != "none":
+            raise PolicyError(
+                f"policy file {path}: attribute.credit = {policies.attribute.credit!r}: {NOT_BOTH}; with intake.seal = "
+                f"{intake.seal!r} it must be off"
+            )
         intake = parse_policy(
             IntakePolicy, {**intake.body(), "sessions": True}, f"policy file {path}", "attribute.credit, intake."
         )
