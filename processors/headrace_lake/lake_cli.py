@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from headrace_lake.opening import TextOpener
 
 CELL = 60  # characters of a value in a table
+COLLECT = 50_000, 10, 20  # objects more than before, and so on: records make no cycles, and looking for them was 5 % of a feeder
 BAR_SECONDS = 0.2  # between two states of the progress bar on a terminal
 LINE_SECONDS = 5.0  # between lines of progress where no terminal rewrites one
 
@@ -83,6 +85,9 @@ async def _follow(
     from headrace_lake.feeder import Feeder
     from headrace_lake.kafka_log import KafkaLog
 
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
     log = KafkaLog(settings)
     feeder = Feeder(log, place, place.bound(settings.deployment, await log.cluster_id()), every=every)
     await feeder.prepare(thorough=thorough, told=note)

@@ -87,6 +87,10 @@ class LakeQuery:
             {"topics": list(topics), "partitions": list(partitions), "offsets": list(offsets)},
         )
 
+    def keep_texts(self, name: str, texts: Sequence[str]) -> None:
+        """Makes texts a relation of one column, `text`."""
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT unnest($texts) AS text", {"texts": list(texts)})
+
 
 @contextmanager
 def opened(folder: LakeFolder, *, seconds: float = SECONDS, rows: int = ROWS) -> Iterator[LakeQuery]:

@@ -106,6 +106,10 @@ class Example(Value, frozen=True, kw_only=True):
             "final. Absent: the policy names no such time."
         ),
     ] = None
+    derived: Annotated[
+        int | None,
+        doc("How many of the voices are derivations, which nobody gave: weak, and not heard in quality. Absent: none."),
+    ] = None
 
 
 class ExampleSettlement(Value, frozen=True, kw_only=True):
@@ -160,8 +164,26 @@ class InteractionExpiry(Value, frozen=True, kw_only=True):
     last_heard: Annotated[str, doc("Fold time of the last record about it, RFC 3339.")]
 
 
+class InteractionSketch(Value, frozen=True, kw_only=True):
+    """What derivations compare of an interaction, without its texts: a sketch is the smallest hashes of its pieces, in base64."""
+
+    agent: Annotated[Key | None, doc("Name of the agent.")] = None
+    latency_ms: Annotated[float | None, doc("From question to complete output, in ms.")] = None
+    question: Annotated[str | None, doc("Sketch of the last message of the user.")] = None
+    output: Annotated[str | None, doc("Sketch of the output.")] = None
+    context: Annotated[str | None, doc("Sketch of what was retrieved or attached.")] = None
+
+
 class SessionJoin(Value, frozen=True, kw_only=True):
-    """An interaction of a session, by its ids alone."""
+    """An interaction of a session, by its ids alone, and by sketches where policy derives feedback."""
+
+    session_id: Annotated[Key, doc("The session.")]
+    interaction_id: Annotated[Key, doc("The interaction.")]
+    sketch: Annotated[InteractionSketch | None, doc("What derivations compare of it; absent: nothing is derived.")] = None
+
+
+class SessionLeave(Value, frozen=True, kw_only=True):
+    """An interaction of a session was retracted or erased: what was derived from it is to be taken back."""
 
     session_id: Annotated[Key, doc("The session.")]
     interaction_id: Annotated[Key, doc("The interaction.")]
@@ -180,6 +202,7 @@ class SessionFeedback(Value, frozen=True, kw_only=True):
     corrected_output: Annotated[Output | None, doc("What the last output should have been.")] = None
     comment: Annotated[str | None, doc("In words.")] = None
     principal: Annotated[Principal | None, doc("Who says so.")] = None
+    content_sketch: Annotated[str | None, doc("Sketch of the content that was reported, which itself is not kept.")] = None
 
 
 class SessionFeedbackRetraction(Value, frozen=True, kw_only=True):

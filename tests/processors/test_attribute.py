@@ -348,7 +348,7 @@ def test_intake_hears_of_it_by_the_same_file(tmp_path: Any) -> None:
 def test_what_is_said_of_sessions_is_not_sealed_and_a_policy_that_wants_both_is_refused(tmp_path: Any) -> None:
     file = tmp_path / "policy.toml"
     file.write_text('[attribute]\ncredit = "all"\n[intake]\nseal = "subjects"\n')
-    with pytest.raises(PolicyError, match=r"attribute.credit = 'all': .*; with intake.seal = 'subjects' it must be off$"):
+    with pytest.raises(PolicyError, match=r"attribute.credit: .*; with intake.seal = 'subjects' it must be off$"):
         load(file)
     file.write_text('[intake]\nseal = "subjects"\nsessions = true\n')
     with pytest.raises(PolicyError, match=r"several people, .* and seal is 'subjects': leave one off"):
@@ -383,7 +383,7 @@ def test_a_word_on_the_interaction_itself_stands_beside_the_same_persons_word_on
     who: dict[str, Any] = {"principal": {"id": "ada", "kind": "human"}}
     found = reward(interaction(), feedback("f1", "i1", "explicit_negative", **who), attributed(0.25, minute=5, **who))
     assert found[-1]["voices"] == 2
-    assert found[-1]["components"]["feedback"] == pytest.approx((-1.0 + 0.25 * 0.4) / 2)
+    assert found[-1]["components"]["feedback"] == pytest.approx((-1.0 + 0.25 * 0.4) / 1.25)
 
 
 def test_shares_of_feedback_that_falls_out_go_with_it() -> None:

@@ -17,6 +17,8 @@ from headrace_schemas.derived import Requirement
 from headrace_streams.policy import Policy, PolicyError, parse_policy, read_policy_file
 from headrace_streams.settings import first_fault
 
+SHIPPED_SUITES = Path(__file__).parent / "suites"  # those that come with the package: `NAME.toml`
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 LayerName = Annotated[str, Field(min_length=1, pattern=r"^[\w.]+$")]
 
@@ -201,7 +203,10 @@ class RequirementPolicy(Policy):
 class SuitePolicy(Policy):
     """A suite of tasks that versions are asked beside the rows of feedback."""
 
-    file: str = Field(min_length=1, description="a TOML file (relative to the policy file): its name, its tasks")
+    file: str = Field(
+        min_length=1,
+        description="a TOML file (relative to the policy file): its name, its tasks; or the name of one of the package's",
+    )
     bucket: str = Field("*", description="glob over the names of buckets that are asked it")
 
 
@@ -281,7 +286,7 @@ def load(path: Path | None) -> TrainerPolicy:
         name: grader.model_copy(update={"folders": tuple(_beside(path.parent, folder) for folder in grader.folders)})
         for name, grader in policy.graders.items()
     }
-    suites = tuple(suite.model_copy(update={"file": _beside(path.parent, suite.file)}) for suite in policy.suites)
+    suites = tuple(suite.model_copy(update={"file": _suite_file(suite.file, path.parent)}) for suite in policy.suites)
     return policy.model_copy(update={"bases": bases, "graders": graders, "suites": suites})
 
 
@@ -289,6 +294,12 @@ def _absolute(weights: str, folder: Path) -> str:
     """A folder beside the policy wins over a hub name of the same spelling."""
     candidate = _beside(folder, weights)
     return candidate if Path(candidate).is_dir() else weights
+
+
+def _suite_file(named: str, folder: Path) -> str:
+    """A file beside the policy wins over a suite of the package of the same name."""
+    beside, ours = _beside(folder, named), SHIPPED_SUITES / f"{named}.toml"
+    return str(ours) if not Path(beside).exists() and ours.parent == SHIPPED_SUITES and ours.is_file() else beside
 
 
 def _beside(folder: Path, path: str) -> str:

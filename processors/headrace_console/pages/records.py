@@ -49,7 +49,8 @@ def records(asked: PageRequest) -> dict[str, Any]:
         {**values, **page},
     ).dicts()
     types = asked.lake.run(
-        f"SELECT {KIND} AS kind, count(*) AS records FROM {table_of(topic)} GROUP BY 1 ORDER BY 2 DESC, 1"
+        "SELECT kind, CAST(sum(records) AS BIGINT) AS records FROM activity WHERE topic = $topic GROUP BY 1 ORDER BY 2 DESC, 1",
+        {"topic": topic},
     ).dicts()
     last = found[ROWS - 1] if len(found) > ROWS else None
     return {
