@@ -21,7 +21,7 @@ from pydantic import Field
 
 from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.intake.policy import IntakePolicy
+from headrace_processors.intake.policy import NOT_BOTH, IntakePolicy
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.observer.policy import SilencePolicy
 from headrace_processors.release.policy import ReleasePolicy
@@ -64,6 +64,8 @@ def load(path: Path | str | None) -> Policies:
     told = {key: True for key, told in wanted.items() if told and getattr(intake, key) is None}  # else nobody need know
     if told:
         who = "attribute.derive" if derives else "attribute.credit"
+        if intake.seal != "none":
+            raise PolicyError(f"policy file {path}: {who}: {NOT_BOTH}; with intake.seal = {intake.seal!r} it must be off")
         intake = parse_policy(IntakePolicy, {**intake.body(), **told}, f"policy file {path}", f"{who}, intake.")
     if derives and reward.sessions is None:
         reward = reward.model_copy(update={"sessions": True})
