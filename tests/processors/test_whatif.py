@@ -289,6 +289,18 @@ def test_a_deadline_that_both_had_passes_by_itself_once_the_recorded_policy_has_
     assert (report.rewards.before, report.rewards.after, report.rewards.lost) == (1, 0, 1)
 
 
+def test_the_worth_of_what_derivations_saw_can_be_tried() -> None:
+    ring = MemoryRing(5, partitions=1)
+    ring.bodies["intake"] |= {"sessions": True, "sketches": True}
+    ring.bodies["attribute"]["derive"] = {"rephrased": {}}
+    for number, prompt in enumerate(("total sales by region", "total sales by region please")):
+        ring.publish("interactions", interaction(f"i-{number}", prompt=prompt, session_id="s", minute=number))
+    ring._fold("intake", "attribute", *[name for name in ORDER if name not in ("intake", "attribute")])
+    for worth, lower, lost in (({"weight": 1.0, "bonus": -0.4}, 1, 0), ({"weight": 0.0}, 0, 1), ({"bonus": -0.4}, 0, 0)):
+        report = tried(ring.log, changed(ring.bodies, reward={"derived": {"rephrased": worth}}))
+        assert (report.rewards.before, report.rewards.lower, report.rewards.lost) == (1, lower, lost)
+
+
 def test_what_is_compared_with_is_the_policy_of_every_task_not_of_the_last_alone() -> None:
     """A task that had nothing to do since the policy was changed still runs under the one before."""
     ring = MemoryRing(5, partitions=2)
