@@ -67,6 +67,9 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         ),
     },
     "The store": {
+        "export": Command(
+            "headrace_trainer.artifacts.cli:export", "trainer", "A release as files: adapter, merged, GGUF, Ollama."
+        ),
         "store": Command("headrace_trainer.store_cli:store", "trainer", "The store of adapters: what nothing needs any more."),
     },
     "Releases": {
