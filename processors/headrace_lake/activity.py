@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from headrace_lake.activity_view import COUNTED
+from headrace_lake.activity_view import counted
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.segment import Segment
 from headrace_streams import durable_file
@@ -40,8 +40,10 @@ def keep_activity(folder: LakeFolder, segments: Iterable[Segment]) -> int:
     if absent:
         folder.activity.mkdir(exist_ok=True)
         with duckdb.connect(config={"memory_limit": "256MB", "threads": 1, "autoload_known_extensions": False}) as connection:
-            for first in range(0, len(absent), _MANY):
-                _keep(connection, folder, absent[first : first + _MANY])
+            for topic in dict.fromkeys(segment.topic for segment in absent):
+                own = [segment for segment in absent if segment.topic == topic]
+                for first in range(0, len(own), _MANY):
+                    _keep(connection, folder, topic, own[first : first + _MANY])
     return len(absent)
 
 
@@ -62,16 +64,16 @@ def _counted(file: Path) -> int | None:
         return None
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, segments: Sequence[Segment]) -> None:
+def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, topic: str, segments: Sequence[Segment]) -> None:
     paths = {str(folder.file(segment)): segment for segment in segments}
-    counted: dict[str, list[Sequence[Any]]] = {path: [] for path in paths}
+    counts: dict[str, list[Sequence[Any]]] = {path: [] for path in paths}
     for path, *row in connection.execute(
-        f"SELECT filename, {COUNTED} FROM read_parquet($files, filename = true) GROUP BY ALL", {"files": list(paths)}
+        f"SELECT filename, {counted(topic)} FROM read_parquet($files, filename = true) GROUP BY ALL", {"files": list(paths)}
     ).fetchall():
-        counted[path].append(row)
+        counts[path].append(row)
     for path, segment in paths.items():
         columns = [
-            pyarrow.array(values, field.type) for values, field in zip(zip(*counted[path], strict=True), _SCHEMA, strict=True)
+            pyarrow.array(values, field.type) for values, field in zip(zip(*counts[path], strict=True), _SCHEMA, strict=True)
         ]
         target = folder.activity_file(segment)
         temporary = target.with_name(f".{os.getpid()}.writing")

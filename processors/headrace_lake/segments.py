@@ -39,6 +39,8 @@ HEAD = headers_head(STRUCTURED, last=ORIGIN)  # how the headers begin of what st
 # Sought one at a time, and almost another in each record: a row group says by a filter that it has not the one that is asked for.
 # A key is one of them, or a bucket, where it is not a foreign id, a session or a place.
 _SOUGHT = ("event_id", "interaction_id", "example_id", "data_subject")
+_RARE = "event_type"  # of some types, such as what people ask for, there are few, and most row groups have none
+_KINDS = 32
 _KEYED = ("refs", "sessions", "dead-letters")
 _FALSE = 0.03  # of the row groups that have it not, those that are read all the same
 _REPEATED = ["topic", "origin", "event_type", "source", "bucket", "batch_id", "run_id", "version_id"]
@@ -284,6 +286,7 @@ def _writer(path: Path, topic: str, first: pyarrow.Table, rows: int) -> pyarrow.
     """For tables such as the `first`, of which a row group has about so many `rows`."""
     sought = [*_SOUGHT, *(("key",) if topic in _KEYED else ())]
     filters = {name: {"ndv": rows, "fpp": _FALSE} for name in sought if first[name].null_count < len(first)}
+    filters[_RARE] = {"ndv": _KINDS, "fpp": _FALSE}
     return pyarrow.parquet.ParquetWriter(
         path, SCHEMA, compression="zstd", use_dictionary=_REPEATED, write_page_checksum=True, bloom_filter_options=filters
     )

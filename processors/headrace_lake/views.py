@@ -59,19 +59,23 @@ def read(path: str, kind: str = TEXT) -> str:
 
 
 def says(path: str, parameter: str) -> str:
-    """The condition that a text stands at `path` in a record's event. To look for it among the bytes first costs a tenth of
-    reading each record's JSON; a text that JSON writes otherwise (quotes, control characters) is not among them."""
-    found = f"contains(value, ${parameter}) OR regexp_matches(${parameter}, '[\"\\\\[:cntrl:]]')"
-    return f"({found}) AND {read(path)} = ${parameter}"
+    """The condition that a text stands at `path` in a record's event."""
+    return f"{mentions(parameter)} AND {read(path)} = ${parameter}"
 
 
-def literal(value: bool | str | Iterable[str]) -> str:
-    """A value as SQL has it."""
+def mentions(parameter: str, value: str = "value") -> str:
+    """The condition that a text may stand in a record's event: to look for it among the bytes first costs a tenth of reading the
+    JSON. One that JSON writes otherwise (quotes, control characters) may stand in all."""
+    return f"(contains({value}, ${parameter}) OR regexp_matches(${parameter}, '[\"\\\\[:cntrl:]]'))"
+
+
+def literal(value: bool | str | Iterable[str], around: str = "[]") -> str:
+    """A value as SQL has it; several with brackets around them."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
-    return f"[{', '.join(map(literal, value))}]"
+    return f"{around[0]}{', '.join(map(literal, value))}{around[1]}"
 
 
 def event(*types: str) -> str:
@@ -142,6 +146,7 @@ VIEWS: tuple[LakeView, ...] = (
             "scale_high": ("data.scale[1]", NUMBER),
             "principal": ("data.principal.id", TEXT),
             "principal_kind": ("data.principal.kind", TEXT),
+            "derived_by": ("data.attributed_from.derived_by", TEXT),
         },
         example=(
             "Which raters say most, and how do they score?",
@@ -171,7 +176,7 @@ VIEWS: tuple[LakeView, ...] = (
             "agent": ("data.agent.name", TEXT),
             "role": ("data.agent.role", TEXT),
             **_data(artifact_type=TEXT, model=TEXT, adapter=TEXT, prompt_group=TEXT, quality=NUMBER, reward=NUMBER, score=NUMBER),
-            **_data(contradicted=FLAG, voices=WHOLE, train=FLAG, finish_reason=TEXT, principals=JSON),
+            **_data(contradicted=FLAG, voices=WHOLE, derived=WHOLE, train=FLAG, finish_reason=TEXT, principals=JSON),
             **_data(maturity=TEXT),
             "validation": ("data.components.validation", NUMBER),
             "feedback": ("data.components.feedback", NUMBER),

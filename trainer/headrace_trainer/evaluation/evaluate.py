@@ -144,6 +144,17 @@ def evaluate(
     )  # fmt: skip
 
 
+def without_loss_gains(report: EvaluationReport) -> EvaluationReport:
+    """For an objective that makes good answers likelier than bad ones, not likelier: whoever held their loss against it would
+    take learning for harm."""
+
+    def cleared(groups: Sequence[GroupResult]) -> list[GroupResult]:
+        return [replace(group, loss_gain=None) for group in groups]
+
+    heads = tuple(replace(head, groups=cleared(head.groups)) for head in report.heads)
+    return replace(report, heads=heads, watched=None if report.watched is None else tuple(cleared(report.watched)))
+
+
 def _losses(
     model: Any, adapter: str | None, asked: Sequence[AskedRows], base: Base, batch_tokens: int, precision: Precision
 ) -> list[RowMeasures]:
