@@ -24,6 +24,7 @@ from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.intake.policy import NOT_BOTH, IntakePolicy
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.observer.policy import SilencePolicy
+from headrace_processors.quality_policy import QualityPolicy
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_streams.policy import Policy, PolicyError, parse_policy, read_policy_file
@@ -32,7 +33,8 @@ __all__ = ["Policies", "PolicyError", "load"]
 
 
 class Policies(Policy):
-    """All policies of a deployment. `train` is raw: the trainer's package knows what may stand in it. `silence` is no stage's."""
+    """All policies of a deployment. `train` is raw: the trainer's package knows what may stand in it. `silence` and `quality` are
+    no stage's."""
 
     intake: IntakePolicy = IntakePolicy()
     link: LinkPolicy = LinkPolicy()
@@ -41,6 +43,7 @@ class Policies(Policy):
     curate: CuratePolicy = CuratePolicy()
     release: ReleasePolicy = ReleasePolicy()
     silence: SilencePolicy = SilencePolicy()
+    quality: QualityPolicy = QualityPolicy()
     train: dict[str, Any] = Field(default_factory=dict)
 
     def bodies(self) -> dict[str, dict[str, Any]]:
