@@ -36,6 +36,7 @@ from headrace_trainer.job.ranks import learn_in_ranks
 from headrace_trainer.learning.loop import OnProgress
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base, within_positions
+from headrace_trainer.model.methods import METHODS
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
 from headrace_trainer.model.sharding import ALONE, Ranks, shard
 from headrace_trainer.model.stops import stop_ids, stop_troubles
@@ -113,6 +114,8 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     if ranks.first:
         shutil.rmtree(adapter_folder(spec), ignore_errors=True)  # left of a kill: the store takes no half files
     lora.save(model, adapter_folder(spec), _public_name(spec), writes=ranks.first)
+    if hyper.dora or METHODS[hyper.method].whole:
+        lessons.notes.append(f"{'dora' if hyper.dora else hyper.method}: what serves this has to merge it into the base")
     return TrainingOutcome(
         sum(len(part.rows) for part in parts),
         warm_started,
