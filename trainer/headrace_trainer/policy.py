@@ -19,6 +19,8 @@ from headrace_streams.settings import first_fault
 from headrace_trainer.model.methods import METHODS
 from headrace_trainer.objectives.table import OBJECTIVES
 
+SHIPPED_SUITES = Path(__file__).parent / "suites"  # those that come with the package: `NAME.toml`
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 LayerName = Annotated[str, Field(min_length=1, pattern=r"^[\w.]+$")]
 
@@ -258,7 +260,10 @@ class RequirementPolicy(Policy):
 class SuitePolicy(Policy):
     """A suite of tasks that versions are asked beside the rows of feedback."""
 
-    file: str = Field(min_length=1, description="a TOML file (relative to the policy file): its name, its tasks")
+    file: str = Field(
+        min_length=1,
+        description="a TOML file (relative to the policy file): its name, its tasks; or the name of one of the package's",
+    )
     bucket: str = Field("*", description="glob over the names of buckets that are asked it")
 
 
@@ -288,6 +293,11 @@ class TrainerPolicy(Policy):
         None, ge=1, description="threads of torch in a job, or in each of its processes; absent: torch decides"
     )
     seed: int = Field(0, description="a run's seed follows from its batch and this")
+    retrain_taken_back: bool = Field(
+        False,
+        description="when `headrace forget` or `retract` takes back what a served release has learnt, its bucket is trained once"
+        " more without it",
+    )
 
     @classmethod
     def from_recorded(cls, body: Mapping[str, Any]) -> TrainerPolicy:
@@ -339,7 +349,7 @@ def load(path: Path | None) -> TrainerPolicy:
         name: grader.model_copy(update={"folders": tuple(_beside(path.parent, folder) for folder in grader.folders)})
         for name, grader in policy.graders.items()
     }
-    suites = tuple(suite.model_copy(update={"file": _beside(path.parent, suite.file)}) for suite in policy.suites)
+    suites = tuple(suite.model_copy(update={"file": _suite_file(suite.file, path.parent)}) for suite in policy.suites)
     return policy.model_copy(update={"bases": bases, "graders": graders, "suites": suites})
 
 
@@ -362,6 +372,12 @@ def _absolute(weights: str, folder: Path) -> str:
     """A folder beside the policy wins over a hub name of the same spelling."""
     candidate = _beside(folder, weights)
     return candidate if Path(candidate).is_dir() else weights
+
+
+def _suite_file(named: str, folder: Path) -> str:
+    """A file beside the policy wins over a suite of the package of the same name."""
+    beside, ours = _beside(folder, named), SHIPPED_SUITES / f"{named}.toml"
+    return str(ours) if not Path(beside).exists() and ours.parent == SHIPPED_SUITES and ours.is_file() else beside
 
 
 def _beside(folder: Path, path: str) -> str:

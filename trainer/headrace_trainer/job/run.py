@@ -28,6 +28,7 @@ from headrace_streams.file_lock import locked
 from headrace_trainer.data.members import key_of, verify
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenisedMembers, UnfitExample
 from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
+from headrace_trainer.evaluation.checks import CHECKS
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate, without_loss_gains
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
@@ -285,13 +286,15 @@ def _evaluate(
     watched = None if spec.start.watched is None else WATCHED if spec.watched is not None else ""
     heads = AskedHeads(spec.batch.base, spec.start.parent_adapter, earlier, watched)
     grades: AbstractContextManager[Grader | None] = nullcontext() if spec.grader is None else Grader(spec.grader)
+    checked = any(suite.has_checks for suite in spec.suites)
+    checks: AbstractContextManager[Grader | None] = Grader(CHECKS) if checked else nullcontext()
     by_loss = "loss" in OBJECTIVES[hyper.objective].judged_by
     policy = spec.evaluation if by_loss else spec.evaluation.model_copy(update={"without_grader": "margin"})
-    with grades as grader:
+    with grades as grader, checks as checker:
         report = evaluate(
             model, base, pool, policy=policy, heads=heads, requirements=spec.requirements, grader=grader,
-            precision=precision, batch_tokens=hyper.batch_tokens, seed=spec.start.seed, suites=lessons.suites(base),
-            window=lessons.window(base),
+            checker=checker, precision=precision, batch_tokens=hyper.batch_tokens, seed=spec.start.seed,
+            suites=lessons.suites(base), window=lessons.window(base),
             self_graded=None if spec.grader is None else self_graded(spec.grader, _learnt(spec)),
         )  # fmt: skip
         report = report if by_loss else without_loss_gains(report)
