@@ -32,7 +32,7 @@ from headrace_trainer.evaluation.checks import CHECKS
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate, without_loss_gains
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
-from headrace_trainer.job.parts import Part, train_parts
+from headrace_trainer.job.parts import ObjectivePart, train_parts
 from headrace_trainer.job.ranks import learn_in_ranks
 from headrace_trainer.learning.loop import OnProgress
 from headrace_trainer.model import lora
@@ -174,12 +174,12 @@ class JobRows:
                 log.warning(trouble)
         return made.examples
 
-    def parts(self, base: Base, examples: Sequence[TokenisedExample], watched: Sequence[TokenisedExample]) -> list[Part]:
+    def parts(self, base: Base, examples: Sequence[TokenisedExample], watched: Sequence[TokenisedExample]) -> list[ObjectivePart]:
         """What the objective makes of the examples that are learnt from and watched; counts what it can't use. A part that has
         nothing is left out where another has something. RowsMissing when none has."""
         objective = OBJECTIVES[self._hyper.objective]
         parts = [
-            Part(loss, self._units("training", loss, base, examples), self._units("validation", loss, base, watched))
+            ObjectivePart(loss, self._units("training", loss, base, examples), self._units("validation", loss, base, watched))
             for loss in objective.losses()
         ]
         able = [part for part in parts if part.rows]
