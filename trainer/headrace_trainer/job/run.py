@@ -88,7 +88,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
         folder, learnt.rows if learnt else 0, learnt is not None and learnt.warm_started, seconds,
         msgspec.structs.replace(report, samples=()), training, surroundings_of(spec.device, processes=spec.processes),
         lessons.left_out or None, lessons.shortened or None, lessons.notes, samples,
-        optimiser_folder(spec) if learnt and optimiser_folder(spec).exists() else None, lessons.left_out_examples or None,
+        optimiser_folder(spec) if learnt and _carries(hyper) else None, lessons.left_out_examples or None,
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     if ranks.size > 1:
         shard(model, ranks, spec.device)
         base = replace(base, device=spec.device)
-    carries = hyper.carry_optimiser and not OBJECTIVES[hyper.objective].parts
+    carries = _carries(hyper)
     training = train_parts(
         model, base, parts, hyper, seed=spec.start.seed, precision=precision, folder=spec.folder, run=_checkpoint_key(spec),
         checkpoint_seconds=spec.checkpoint_seconds, optimiser_from=spec.optimiser if warm_started and carries else None,
@@ -126,6 +126,11 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
         tuple(lessons.notes),
         lessons.left_out_examples,
     )
+
+
+def _carries(hyper: Hyperparameters) -> bool:
+    """Whether runs go on with the optimiser of the one before: of an objective in parts each begins with its own."""
+    return hyper.carry_optimiser and not OBJECTIVES[hyper.objective].parts
 
 
 def settled(spec: JobSpec) -> tuple[Hyperparameters, Precision]:
