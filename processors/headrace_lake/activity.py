@@ -18,17 +18,11 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
+from headrace_lake.activity_view import counted
 from headrace_lake.manifest import LakeFolder
-from headrace_lake.segments import Segment
-from headrace_lake.views import KIND, literal, read
+from headrace_lake.segment import Segment
 from headrace_streams import durable_file
 
-_KEYS = "minute, topic, stage, kind, reason, bucket"
-_COUNTED = (
-    "date_trunc('minute', appended_at) AS minute, topic, split_part(split_part(origin, '/', 1), '.', 1) AS stage, "
-    f"{KIND} AS kind, CASE topic WHEN 'rejections' THEN {read('data.reason')} WHEN 'dead-letters' THEN {read('data.error.code')} "
-    "END AS reason, bucket, count(*) AS records"
-)
 _text = pyarrow.string()
 _SCHEMA = pyarrow.schema(
     [
@@ -38,10 +32,6 @@ _SCHEMA = pyarrow.schema(
     ]
 )
 _MANY = 50  # segments that are counted by one query
-_EMPTY = (
-    "SELECT NULL::TIMESTAMP AS minute, NULL::VARCHAR AS topic, NULL::VARCHAR AS stage, NULL::VARCHAR AS kind, "
-    "NULL::VARCHAR AS reason, NULL::VARCHAR AS bucket, NULL::BIGINT AS records WHERE false"
-)
 
 
 def keep_activity(folder: LakeFolder, segments: Iterable[Segment]) -> int:
@@ -50,8 +40,10 @@ def keep_activity(folder: LakeFolder, segments: Iterable[Segment]) -> int:
     if absent:
         folder.activity.mkdir(exist_ok=True)
         with duckdb.connect(config={"memory_limit": "256MB", "threads": 1, "autoload_known_extensions": False}) as connection:
-            for first in range(0, len(absent), _MANY):
-                _keep(connection, folder, absent[first : first + _MANY])
+            for topic in dict.fromkeys(segment.topic for segment in absent):
+                own = [segment for segment in absent if segment.topic == topic]
+                for first in range(0, len(own), _MANY):
+                    _keep(connection, folder, topic, own[first : first + _MANY])
     return len(absent)
 
 
@@ -72,16 +64,16 @@ def _counted(file: Path) -> int | None:
         return None
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, segments: Sequence[Segment]) -> None:
+def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, topic: str, segments: Sequence[Segment]) -> None:
     paths = {str(folder.file(segment)): segment for segment in segments}
-    counted: dict[str, list[Sequence[Any]]] = {path: [] for path in paths}
+    counts: dict[str, list[Sequence[Any]]] = {path: [] for path in paths}
     for path, *row in connection.execute(
-        f"SELECT filename, {_COUNTED} FROM read_parquet($files, filename = true) GROUP BY ALL", {"files": list(paths)}
+        f"SELECT filename, {counted(topic)} FROM read_parquet($files, filename = true) GROUP BY ALL", {"files": list(paths)}
     ).fetchall():
-        counted[path].append(row)
+        counts[path].append(row)
     for path, segment in paths.items():
         columns = [
-            pyarrow.array(values, field.type) for values, field in zip(zip(*counted[path], strict=True), _SCHEMA, strict=True)
+            pyarrow.array(values, field.type) for values, field in zip(zip(*counts[path], strict=True), _SCHEMA, strict=True)
         ]
         target = folder.activity_file(segment)
         temporary = target.with_name(f".{os.getpid()}.writing")
@@ -92,21 +84,3 @@ def _keep(connection: duckdb.DuckDBPyConnection, folder: LakeFolder, segments: S
             durable_file.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def activity_sql(folder: LakeFolder, segments: Sequence[Segment]) -> tuple[str, list[Path]]:
-    """A SELECT of what all of `segments` say together, and the files of counts that it reads. Those without are counted."""
-    kept: list[Path] = []
-    absent: list[Path] = []
-    for segment in segments:
-        counts = folder.activity_file(segment)
-        if counts.exists():
-            kept.append(counts.resolve())
-        else:
-            absent.append(folder.file(segment).resolve())
-    parts = [_EMPTY]
-    if kept:
-        parts.append(f"SELECT * FROM read_parquet({literal(map(str, kept))})")
-    if absent:
-        parts.append(f"SELECT {_COUNTED} FROM read_parquet({literal(map(str, absent))}) GROUP BY ALL")
-    return f"SELECT {_KEYS}, CAST(sum(records) AS BIGINT) AS records FROM ({' UNION ALL '.join(parts)}) GROUP BY ALL", kept

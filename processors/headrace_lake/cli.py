@@ -62,6 +62,11 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
     for bucket in found["buckets"]:
         full = f"{bucket['fill']:.1f} of {bucket['target']:.0f}"
         click.echo(f"  {bucket['bucket']:30} {full:16} batches {bucket['batches']:<4} {bucket['note']}")
+    for run_ in found["retrains"]:
+        click.echo(
+            f"\n{run_['bucket']} waits to be trained from {run_['begins'] or 'the base'}, without {run_['examples']} examples "
+            "that were taken back"
+        )
     if found["left_out"]:
         click.echo("\nleft out of the last run")
     for name, counts in found["left_out"].items():
@@ -81,11 +86,11 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
 
 async def status_report(settings: Settings, behind_seconds: float) -> dict[str, Any]:
     """What `headrace status --json` prints: stages, tasks, buckets, what is served, and what is wrong."""
-    from headrace_lake.batches import newest_counts, newest_ungraded
+    from headrace_lake.batches import newest_counts, newest_ungraded, waiting_retrains
     from headrace_lake.feedback_status import feedback_status
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of
-    from headrace_lake.status import stage_status, states_of, task_statuses
+    from headrace_lake.status import stage_status, task_statuses, watched_values
     from headrace_lake.troubles import batch_troubles, failed_batches, group_of, silence_troubles, stage_troubles, task_troubles
     from headrace_processors.curate.state import BUCKET, describe_buckets
     from headrace_schemas.events import BatchRetryRequested, TrainingCompleted, TrainingFailed
@@ -102,9 +107,10 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
     views = {name: await group_view(settings, name) for name in dict.fromkeys(names.values())}
     groups = {stage: views[name] for stage, name in names.items()}
     # Manifests and progress are what these topics are large by, and nothing is asked of them here.
-    runs = [event async for event in events_of(log, "runs") if isinstance(event, TrainingCompleted | TrainingFailed)]
-    retries = [event async for event in events_of(log, "batches") if isinstance(event, BatchRetryRequested)]
-    failed = failed_batches(runs, retries)
+    runs = [event async for event in events_of(log, "runs", kinds=(TrainingCompleted, TrainingFailed))]
+    failed = failed_batches(runs, [])
+    if failed:
+        failed = failed_batches(runs, [event async for event in events_of(log, "batches", kinds=(BatchRetryRequested,))])
     now_ms = time.time_ns() // 1_000_000
     silences = list(await read_silences(log))
     troubles = [
@@ -132,11 +138,17 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
             }
             for task in tasks
         ],
+        "retrains": [
+            {"bucket": run.bucket, "batch_id": run.batch_id, "begins": run.begins, "examples": len(run.without or ())}
+            for run in await waiting_retrains(
+                log, {task.partition: task.next_offset or 0 for task in tasks if task.stage == "train"}
+            )
+        ],
         "left_out": newest_counts(runs),
         "ungraded": await newest_ungraded(log),
         "silences": [described(each, now_ms) for each in silences],
         "failed_batches": [msgspec.structs.asdict(failure) for failure in failed.values()],
-        "buckets": [bucket async for state in states_of(log, "curate", "examples", BUCKET) for bucket in describe_buckets(state)],
+        "buckets": [bucket async for state in watched_values(log, tasks, "curate", BUCKET) for bucket in describe_buckets(state)],
         "served": [
             {
                 "bucket": bucket,

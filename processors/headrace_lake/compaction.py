@@ -14,7 +14,8 @@ from pathlib import Path
 import pyarrow
 
 from headrace_lake.manifest import LakeError, LakeFolder, Manifest
-from headrace_lake.segments import GROUP_BYTES, Segment, tables_of, write_segment
+from headrace_lake.segment import Segment
+from headrace_lake.segments import GROUP_BYTES, tables_of, write_segment
 from headrace_schemas.topics import BY_NAME
 
 FAN = 8  # neighbours that become one

@@ -1,8 +1,7 @@
 """What verify can still compare of owners whose texts nobody can open any more. Knows shapes of events and names of state keys.
 
 What was decided by such a text can't be decided again. An output of the owner is compared in all that does not come from its
-texts; a state value of the owner is not compared; where decisions on one owner's texts show in those on others
-(`Fold.texts_meet`), what follows is equal, or counted.
+texts; a state value of the owner is not compared.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import msgspec
 from headrace_processors.owners import interaction_owner
 from headrace_processors.reward.keys import interaction_of
 from headrace_schemas import sealed_fields
+from headrace_schemas.ids import derive_id
 from headrace_schemas.topology import StageTopology
 from headrace_streams.runtime.provenance import Headers
 from headrace_streams.runtime.sealing import owner_of
@@ -23,6 +23,11 @@ from headrace_streams.sealing.keyring import Keyring
 
 # What a text decides of an event of its owner: a score, so whether there is another revision, which names it.
 _BY_TEXTS = ("revision", "prompt_group", "quality", "reward", "components")
+_ALIKE = {"duplicate": "again", "conflict": "again"}  # reasons that a text tells apart
+_REWARDED, _SETTLED, _WITHDRAWN, _DRAWN = (f"headrace.{name}.v1" for name in (
+    "example.rewarded", "example.settled", "example.withdrawn", "prompt.drawn",
+))  # fmt: skip
+_BATCH = "headrace.batch.ready.v1"
 
 
 class ErasedOwners:
@@ -41,7 +46,7 @@ class ErasedOwners:
         owner = owner_of(topic, headers)
         if owner is not None:
             return self._ring.is_erased(owner)
-        tree = _tree(value)
+        tree = tree_of(value)
         return tree is not None and self._names(tree)
 
     def owns_state(self, key: str) -> bool:
@@ -52,16 +57,21 @@ class ErasedOwners:
         return interaction_id is not None and self._ring.is_erased(interaction_owner(interaction_id))
 
     def alike(self, expected: bytes, found: bytes | None) -> bool:
-        """Whether two events of owners who were erased are equal in all that comes from no text. Two of different owners who were
-        erased are: of a step that ends several, some may have had an output more."""
-        one, other = _tree(sealed_fields.masked(expected)), _tree(sealed_fields.masked(found or b""))
+        """Whether two events of one owner who was erased are equal in all that comes from no text."""
+        one, other = tree_of(sealed_fields.masked(expected)), tree_of(sealed_fields.masked(found or b""))
         if one is None or other is None:
             return False
-        if (one.get("type"), one["data"].get("interaction_id")) != (other.get("type"), other["data"].get("interaction_id")):
-            return self._stage.name == "reward"
         if self._stage.name == "reward":
             one, other = _without(one), _without(other)
         return one == other
+
+    def by_texts(self, tree: Mapping[str, Any]) -> bool:
+        """Whether texts decide that reward writes such an event at all: another revision when the score moves, that a label is
+        final beside it or with it, and whether a prompt is drawn."""
+        data, kind = tree["data"], tree.get("type")
+        if kind == _WITHDRAWN:
+            return bool(data.get("example_id") == derive_id("prompt", str(data.get("interaction_id"))))
+        return kind in (_REWARDED, _SETTLED, _DRAWN)
 
     def comparable(self, counters: Mapping[str, int]) -> dict[str, int]:
         """Counters as far as no text decides them: the same identity again is a duplicate or a conflict by its texts, and tallies
@@ -80,14 +90,32 @@ class ErasedOwners:
         return isinstance(ref, dict) and self._ring.is_erased(f"ref/{ref.get('system')}:{ref.get('id')}")
 
 
-def _tree(value: bytes | None) -> dict[str, Any] | None:
+def identity_of(topic: str, key: bytes | None, tree: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What an output is about: of the outputs of one record no two have the same."""
+    data = tree["data"]
+    about = data.get("example_id") or data.get("prompt_id") or data.get("batch_id") or data.get("interaction_id")
+    if tree.get("type") == _BATCH:
+        about = data.get("bucket")
+    return topic, key, tree.get("type"), about, data.get("event_id"), data.get("feedback_id")
+
+
+def tree_of(value: bytes | None) -> dict[str, Any] | None:
+    """An event as JSON; None where it is none."""
+    tree = tree_or_none(value or b"")
+    return tree if tree is not None and isinstance(tree.get("data"), dict) else None
+
+
+def tree_or_none(value: bytes) -> dict[str, Any] | None:
+    """A JSON object."""
     try:
-        tree = msgspec.json.decode(value or b"")
+        tree = msgspec.json.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return tree if isinstance(tree, dict) and isinstance(tree.get("data"), dict) else None
+    return tree if isinstance(tree, dict) else None
 
 
 def _without(tree: dict[str, Any]) -> dict[str, Any]:
     data = {name: value for name, value in tree["data"].items() if name not in _BY_TEXTS}
+    if (reason := data.get("reason")) in _ALIKE:
+        data["reason"] = _ALIKE[reason]
     return {name: value for name, value in tree.items() if name not in ("id", "data")} | {"data": data}

@@ -18,7 +18,8 @@ from headrace_lake.activity import keep_activity, remove_damaged
 from headrace_lake.compaction import compacted
 from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest, Place
-from headrace_lake.segments import HEAD, Segment, SegmentColumns, write_segment
+from headrace_lake.segment import Segment
+from headrace_lake.segments import HEAD, SegmentColumns, write_segment
 from headrace_streams.kafka.clients import full_name
 from headrace_streams.kafka.compat import PartitionColumns
 from headrace_streams.kafka.reader import Fetched, OffsetOutOfRangeError, Span

@@ -80,7 +80,7 @@ def state_and_lineage(lake: LakeQuery, interaction_id: str) -> tuple[LearningSta
     if used := _use(found):
         return state(*used, **known)
     for rejected in _rejections(lake, interaction_id, newest):
-        reason = f"{rejected['reason']}: {rejected['rule']}"
+        reason = f"{rejected['reason']} (the rule: {rejected['rule']})"
         return state("rejected", reason, _place("rejections", rejected), **known)
     open_ = f"{newest['bucket']} has not been cut with it yet"
     if newest["maturity"] == "provisional" and (newest["example_id"], newest["revision"]) not in settled:

@@ -18,13 +18,16 @@ What a version has from the adapter that it goes on from is told apart (`inherit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from headrace_lake.query import LakeQuery
-from headrace_lake.views import DECISIONS, KIND, MEMBERS, event, table_of
+from headrace_lake.views import DECISIONS, KIND, MEMBERS, event, literal, says, table_of
+from headrace_schemas.events import RecordRejected
+from headrace_streams.kafka.reader import decode_or_none
 
 PUBLISHED = ("interactions", "feedback")  # raw, so not in a lake: here the way ends
+FEW = 40  # ids that a query names: of more than that most segments have some
 
 
 class RecordPlace(NamedTuple):
@@ -117,14 +120,13 @@ def _ids(upper: str, lower: str, name: str, up: bool) -> str:
     )
 
 
-def _members(topic: str, up: bool) -> str:
+def _members(lake: LakeQuery, topic: str, up: bool) -> str:
     """Edges of batches or runs to the revisions that they name, where they say that these lie."""
-    ids = f"(SELECT list(x.example_id) FROM {_rows('examples')} x {_here('x')})"
-    some = (
-        f"list_has_any(u.example_ids, {ids})"
-        if up
-        else "(u.partition, u.log_offset) IN (SELECT (partition, log_offset) FROM reached)"
-    )
+    some = "(u.partition, u.log_offset) IN (SELECT (partition, log_offset) FROM reached)"
+    if up:
+        ids = _ids_of(lake, "examples", "example_id")
+        one_by_one = " OR ".join(f"list_contains(u.example_ids, {literal(name)})" for name in ids[:FEW])
+        some = f"({one_by_one or 'false'})" if len(ids) <= FEW else f"list_has_any(u.example_ids, {literal(ids)})"
     pools = {
         "batches": (("members", ""), ("test_pool", "compared on"), ("validation_pool", ""), ("prompts", "asked")),
         "runs": (("rehearsal", "repeated"),),
@@ -142,16 +144,27 @@ def _members(topic: str, up: bool) -> str:
     )
 
 
-def _said(up: bool) -> str:
-    """Edges of examples to what was said of their interaction until then, and of drawn prompts to the interaction alone."""
-    refused = f"SELECT ({_made_of('x')}) FROM {table_of('rejections')} x WHERE x.{event('signal.rejected')}"
-    made = f"SELECT *, ({_made_of('e')}) AS last FROM {_rows('examples')} e WHERE e.origin LIKE 'reward/signals/%'"
+def _said(lake: LakeQuery, up: bool) -> str:
+    """Edges of examples to what was said of their interaction until then, and of drawn prompts to the interaction alone. Each of
+    the three is asked for those interactions alone: of a few ids segments say whether they have them."""
+    ids = _ids_of(lake, "signals" if up else "examples", "interaction_id")
+    lake.keep_texts("about", ids)
+    some = f"interaction_id IN {literal(ids, '()')}" if 0 < len(ids) <= FEW else "interaction_id IN (SELECT text FROM about)"
+    refused = f"SELECT ({_made_of('x')}) FROM {table_of('rejections')} x WHERE x.{event('signal.rejected')} AND x.{some}"
+    made = f"SELECT *, ({_made_of('e')}) AS last FROM {_rows('examples')} e WHERE e.origin LIKE 'reward/signals/%' AND e.{some}"
+    signals = f"(SELECT * FROM {_rows('signals')} s WHERE s.{some})"
     return (
-        f"SELECT {_pair('u')}, {_pair('l')}, '' FROM ({made}) u JOIN {_rows('signals')} l ON l.interaction_id = u.interaction_id "
+        f"SELECT {_pair('u')}, {_pair('l')}, '' FROM ({made}) u JOIN {signals} l ON l.interaction_id = u.interaction_id "
         f"AND l.partition = u.last[1] AND l.log_offset <= u.last[2] {_here('l' if up else 'u')} "
         "WHERE (u.revision IS NOT NULL OR l.log_offset = u.last[2]) AND (l.partition, l.log_offset) NOT IN "
         f"(SELECT x FROM ({refused}) AS t(x) WHERE x[1] IS NOT NULL AND x[2] IS NOT NULL)"
     )
+
+
+def _ids_of(lake: LakeQuery, topic: str, column: str) -> list[str]:
+    """Of the reached records."""
+    found = lake.all(f"SELECT DISTINCT u.{column} FROM {_rows(topic)} u {_here('u')} WHERE u.{column} IS NOT NULL ORDER BY 1")
+    return [name for (name,) in found]
 
 
 _BY_INTAKE = "f.origin LIKE 'intake/%/%/%/%'"
@@ -185,12 +198,16 @@ _WAYS = (
 )
 
 
-def _published(lake: LakeQuery, up: bool) -> list[LineageEdge]:
-    """Edges of signals to what was published, at the reached places: signals, or (`up`) records `published`."""
+def _published(lake: LakeQuery, places: Sequence[RecordPlace], up: bool) -> list[LineageEdge]:
+    """Edges of signals to what was published, at the reached `places`: signals, or (`up`) records `published`."""
     selects = []
     for alias, found_by, where, how in _WAYS:
         at = _here("s")
-        if up:
+        if up and len(places) <= FEW:  # what begins with `a/` lies from `a/` on and before `a0`
+            starts = (f"intake/{place}" for place in places)
+            begins = " OR ".join(f"({alias}.origin >= '{start}/' AND {alias}.origin < '{start}0')" for start in starts)
+            at, where = "", f"({begins}) AND {where}"
+        elif up:
             at = (
                 f"JOIN published p ON p.topic = split_part({alias}.origin, '/', 2) "
                 f"AND (p.partition, p.log_offset) = ({_made_of(alias)})"
@@ -222,28 +239,29 @@ def trace(lake: LakeQuery, subjects: Iterable[RecordPlace], *, up: bool) -> Line
 
     if up and (published := [place for topic in PUBLISHED for place in reached.get(topic, ())]):
         lake.keep("published", published)
-        take(_published(lake, up))
-    for upper, lower, sql in _way(up):
+        take(_published(lake, published, up))
+    for upper, lower, edges_of in _way(up):
         if start := reached.get(lower if up else upper):
             lake.keep("reached", start)
-            take(LineageEdge(RecordPlace(upper, *row[:2]), RecordPlace(lower, *row[2:4]), row[4] or "") for row in lake.all(sql))
+            rows = lake.all(edges_of(lake))
+            take(LineageEdge(RecordPlace(upper, *row[:2]), RecordPlace(lower, *row[2:4]), row[4] or "") for row in rows)
     if not up and reached.get("signals"):
         lake.keep("reached", reached["signals"])
-        take(_published(lake, up))
+        take(_published(lake, sorted(reached["signals"]), up))
     records = {record.place: record for topic in reached for record in _described(lake, topic, reached[topic])}
     return Lineage(subjects, records, sorted(edges), _inherited(lake, records.values(), up))
 
 
-def _way(up: bool) -> list[tuple[str, str, str]]:
-    """(upper topic, lower topic, the edges between them at the reached places), in the order of the way down, or up."""
-    down = [
-        ("releases.history", "versions", _ids("releases.history", "versions", "version_id", up)),
-        ("releases.history", "outcomes", _ids("releases.history", "outcomes", "evaluation_id", up)),
-        ("versions", "batches", _ids("versions", "batches", "batch_id", up)),
-        ("versions", "runs", _ids("versions", "runs", "run_id", up)),
-        ("batches", "examples", _members("batches", up)),
-        ("runs", "examples", _members("runs", up)),
-        ("examples", "signals", _said(up)),
+def _way(up: bool) -> list[tuple[str, str, Callable[[LakeQuery], str]]]:
+    """(upper topic, lower topic, the query for edges between them at the reached places), in the order of the way down, or up."""
+    down: list[tuple[str, str, Callable[[LakeQuery], str]]] = [
+        ("releases.history", "versions", lambda _: _ids("releases.history", "versions", "version_id", up)),
+        ("releases.history", "outcomes", lambda _: _ids("releases.history", "outcomes", "evaluation_id", up)),
+        ("versions", "batches", lambda _: _ids("versions", "batches", "batch_id", up)),
+        ("versions", "runs", lambda _: _ids("versions", "runs", "run_id", up)),
+        ("batches", "examples", lambda lake: _members(lake, "batches", up)),
+        ("runs", "examples", lambda lake: _members(lake, "runs", up)),
+        ("examples", "signals", lambda lake: _said(lake, up)),
     ]
     return down[::-1] if up else down
 
@@ -259,6 +277,8 @@ def _described(lake: LakeQuery, topic: str, places: Iterable[RecordPlace]) -> li
 
 def _inherited(lake: LakeQuery, records: Iterable[LineageRecord], up: bool) -> list[LineageRecord]:
     known = {record.id for record in records if record.kind == "version"}
+    if not known:
+        return []
     versions = lake.all(
         "SELECT v.partition, v.log_offset, v.version_id, (v.bucket, try(v.value->>'$.data.adapter.digest')), "
         f"(v.bucket, try(v.value->>'$.data.parent_adapter')) FROM {_rows('versions')} v ORDER BY v.partition, v.log_offset"
@@ -289,13 +309,13 @@ def published_fate(lake: LakeQuery, place: RecordPlace) -> str:
         ("sessions", "no interaction of its session is credited with it"),
     ):
         found = lake.all(
-            "SELECT try(u.value->>'$.data.error.code'), try(u.value->>'$.data.error.message'), u.partition, u.log_offset "
-            f"FROM {table_of(topic)} u WHERE starts_with(u.origin, $prefix)",
+            f"SELECT u.value, u.odd, u.partition, u.log_offset FROM {table_of(topic)} u WHERE starts_with(u.origin, $prefix)",
             {"prefix": prefix},
         )
         if found:
-            code, message, partition, offset = found[0]
-            why = f": {code}: {message}" if code else ""
+            value, odd, partition, offset = found[0]
+            letter = decode_or_none(lake.opener.opened(str(value), odd).encode())
+            why = f": {letter.data.error.code}: {letter.data.error.message}" if isinstance(letter, RecordRejected) else ""
             return f"{place}: {what}{why} ({RecordPlace(topic, partition, offset)})"
     return f"{place}: nothing in the lake came of it: is it up to date?"
 
@@ -316,19 +336,23 @@ def places_of(lake: LakeQuery, name: str) -> tuple[str, list[RecordPlace]]:
         return "interaction", found
     if found := _found(lake, "signals", "u.interaction_id = $name", name):
         return "interaction", found
-    said = "u.event_id = $name OR (u.{} AND try(u.value->>'$.data.feedback_id') = $name)"
-    if found := _found(lake, "signals", said.format(event("feedback.recorded")), name):
-        return "event", found
-    held = lake.all(
-        " UNION ".join(
-            f"SELECT split_part(u.origin, '/', 2), {_made_of('u')} FROM {table_of(topic)} u "
-            f"WHERE u.origin LIKE 'intake/feedback/%/%/%' AND ({said.format(kind)})"
-            for topic, kind in (("refs", event("feedback.recorded")), ("sessions", _OF_SESSION))
+    waits = ("refs", event("feedback.recorded")), ("sessions", _OF_SESSION)
+    for by_id in (True, False):  # one by the event's id is found without reading what it says
+        said = "event_id = $name" if by_id else f"{{}} AND {says('data.feedback_id', 'name')}"
+        if found := _found(lake, "signals", said.format(event("feedback.recorded")), name):
+            return "event", found
+        held = lake.all(
+            " UNION ".join(
+                f"SELECT split_part(u.origin, '/', 2), {_made_of('u')} FROM {table_of(topic)} u "
+                f"WHERE u.origin LIKE 'intake/feedback/%/%/%' AND {said.format(kind)}"
+                for topic, kind in waits
+            )
+            + " ORDER BY ALL",
+            {"name": name},
         )
-        + " ORDER BY ALL",
-        {"name": name},
-    )
-    return ("published", [RecordPlace(*row) for row in held]) if held else ("", [])
+        if held:
+            return "published", [RecordPlace(*row) for row in held]
+    return "", []
 
 
 def _place(name: str) -> RecordPlace | None:

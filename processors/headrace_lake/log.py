@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
+from msgspec import UNSET
+
 from headrace_schemas.derived import PositionSkip, RulesActivation
 from headrace_schemas.events import Event, PositionSkipped, RulesActivated
 from headrace_schemas.topology import changelog
@@ -21,6 +23,7 @@ from headrace_streams.runtime.sealing import is_erased
 from headrace_streams.runtime.stage import Headers
 
 POSITION_WITHIN = 500  # offsets before the end of a changelog where a position is looked for first: some transactions' worth
+FARTHER = 8  # times as many are looked through next
 
 
 class LogRecord(NamedTuple):
@@ -84,45 +87,82 @@ async def shown_ahead(runner: FoldRunner, records: AsyncIterator[LogRecord]) -> 
 
 async def changelog_of(log: Log, stage: str, topic: str, partition: int, *, within: str = "") -> dict[str, bytes]:
     """The newest value of each state key of a task, its position record included; of those that begin with `within`."""
-    newest: dict[str, bytes] = {}
-    prefix = within.encode()
-    async for record in log.read(changelog(stage, topic).name, partition):
-        if not (record.key or b"").startswith(prefix):
-            continue
-        key = (record.key or b"").decode(errors="surrogateescape")
-        if record.value is None:
-            newest.pop(key, None)
-        else:
-            newest[key] = record.value
-    return newest
+    newest = await _newest(log, changelog(stage, topic).name, partition, within)
+    return {key: value for key, value in newest.items() if value is not None}
+
+
+async def watched_of(
+    log: Log, stage: str, topic: str, partition: int, within: str, position: Position | None, start: int, end: int
+) -> dict[str, bytes]:
+    """The state values that a task's fold watches, whose keys begin with `within`. A task writes each again in its turn and says
+    in its position how many there are: its changelog, of offsets [start, end), is read back until they are found; whole, where
+    the position was written before tasks did so."""
+    wanted = None if position is None or position.watched is UNSET else position.watched
+    newest: dict[str, bytes | None] = {}
+    async with aclosing(_from_the_end(log, changelog(stage, topic).name, partition, within, start, end)) as portions:
+        async for portion in portions:
+            newest = portion | newest
+            if sum(value is not None for value in newest.values()) == wanted:
+                break
+    return {key: value for key, value in newest.items() if value is not None}
 
 
 async def position_of(log: Log, stage: str, topic: str, partition: int, start: int, end: int) -> Position | None:
     """A task's position record; None where there is none. Every transaction writes it, so it lies near the end of its changelog,
     which holds offsets [start, end): it is read from there back, until it is found."""
-    name, count = changelog(stage, topic).name, POSITION_WITHIN
-    while start < end:
-        first = max(start, end - count)
-        found: bytes | None = None
-        async for record in log.read(name, partition, first, end):
-            if record.key == POSITION_KEY.encode():
-                found = record.value
-        if found is not None:
-            return decode_position(found)
-        end, count = first, count * 8
+    async with aclosing(_from_the_end(log, changelog(stage, topic).name, partition, POSITION_KEY, start, end)) as portions:
+        async for newest in portions:
+            if (found := newest.get(POSITION_KEY)) is not None:
+                return decode_position(found)
     return None
 
 
-async def events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[Event, None]:
-    """The events of a topic, or of the partition of `key`; what somebody else put there is skipped, and what nobody can open any
-    more, where sealed records are opened."""
+async def _from_the_end(
+    log: Log, name: str, partition: int, within: str, start: int, end: int
+) -> AsyncGenerator[dict[str, bytes | None], None]:
+    """The newest value (None: deleted) of each key that begins with `within`, portion by portion, the last first; each portion is
+    larger than the one behind it."""
+    count = POSITION_WITHIN
+    while start < end:
+        first = max(start, end - count)
+        yield await _newest(log, name, partition, within, first, end)
+        end, count = first, count * FARTHER
+
+
+async def _newest(
+    log: Log, name: str, partition: int, within: str, start: int = 0, end: int | None = None
+) -> dict[str, bytes | None]:
+    """Of offsets [start, end) of a changelog."""
+    newest: dict[str, bytes | None] = {}
+    prefix = within.encode()
+    async for record in log.read(name, partition, start, end):
+        if (record.key or b"").startswith(prefix):
+            newest[(record.key or b"").decode(errors="surrogateescape")] = record.value
+    return newest
+
+
+async def events_of(
+    log: Log, topic: str, *, key: str | None = None, kinds: Sequence[type[Event]] = ()
+) -> AsyncGenerator[Event, None]:
+    """The events of a topic, or of the partition of `key`, all or those of some `kinds`, of which alone records are decoded that
+    may be one; what somebody else put there is skipped, and what nobody can open any more, where sealed records are opened."""
+    tags = [str(kind.__struct_config__.tag).encode() for kind in kinds]
     count = await log.partitions(topic)
     for partition in range(count) if key is None else [partition_for(key.encode(), count)]:
         async for record in log.read(topic, partition):
-            if is_erased(record.value):
+            if is_erased(record.value) or (tags and not any(tag in (record.value or b"") for tag in tags)):
                 continue
             if (event := decode_or_none(record.value, record.headers)) is not None:
                 yield event
+
+
+async def told_events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[tuple[Event, bool], None]:
+    """As `events_of`, with those that nobody can open any more, and whether it is one."""
+    count = await log.partitions(topic)
+    for partition in range(count) if key is None else [partition_for(key.encode(), count)]:
+        async for record in log.read(topic, partition):
+            if (event := decode_or_none(record.value, record.headers)) is not None:
+                yield event, is_erased(record.value)
 
 
 class TaskRules(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from headrace_lake.segments import Segment
+from headrace_lake.segment import Segment
 from headrace_schemas.canonical import canonical, digest
 from headrace_schemas.root_error import FAILED, NO, USAGE, HeadraceError
 from headrace_schemas.topics import TOPICS
@@ -87,6 +87,7 @@ class LakeFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.segments, self.activity = path, path / SEGMENTS, path / ACTIVITY
+        self._read: tuple[tuple[int, int, int], Manifest] | None = None  # the manifest that was read last, and its file
 
     def file(self, segment: Segment) -> Path:
         return self.segments / segment.file
@@ -96,10 +97,16 @@ class LakeFolder:
         return self.activity / segment.file
 
     def load(self) -> Manifest:
-        """What the manifest says now. LakeError when there is none, or one that can't be right."""
+        """What the manifest says now. LakeError when there is none, or one that can't be right. A file that was read is not read
+        again: to look whether it was altered takes as long as a small query."""
         path = self.path / MANIFEST
         try:
-            raw = path.read_bytes()
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                read = status.st_ino, status.st_size, status.st_mtime_ns
+                if self._read is not None and self._read[0] == read:
+                    return self._read[1]
+                raw = file.read()
         except FileNotFoundError:
             raise LakeError(f"{self.path}: there is no lake: `headrace lake follow` makes one") from None
         try:
@@ -112,7 +119,9 @@ class LakeFolder:
                 raise ForeignLake(f"{path}: format {version} is of a newer Headrace, this one knows {FORMAT}")
             if written != digest(tree):
                 raise ValueError("its digest is not that of what it says")
-            return msgspec.convert(tree, Manifest)
+            manifest = msgspec.convert(tree, Manifest)
+            self._read = read, manifest
+            return manifest
         except (msgspec.DecodeError, ValueError) as error:
             raise LakeError(
                 f"{path}: the manifest was altered ({error}): remove the folder, `headrace lake follow` makes it anew"

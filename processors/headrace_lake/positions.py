@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from headrace_lake.keys import sealing_of
@@ -70,7 +71,7 @@ async def rebuild_state(settings: Settings, log: Log, stage: FoldStage, topic: s
         changes: dict[str, bytes | None] = {key: value for key, value in state.items() if journal.state.get(key) != value}
         removed = journal.state.keys() - state.keys()
         changes |= dict.fromkeys(removed)
-        await _replace(journal, changes, position, runner.state_version)
+        await _replace(journal, changes, replace(position, watched=UNSET), runner.state_version)
         return Rebuilt(records, len(state), len(changes) - len(removed), len(removed))
     finally:
         await journal.close()

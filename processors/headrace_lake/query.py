@@ -13,12 +13,13 @@ from typing import Any
 
 import duckdb
 
-from headrace_lake.activity import activity_sql
+from headrace_lake.activity_view import activity_sql
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest
+from headrace_lake.opening import TextOpener
 from headrace_lake.query_result import QueryRefused as QueryRefused
 from headrace_lake.query_result import QueryResult as QueryResult
 from headrace_lake.query_result import QueryStopped as QueryStopped
-from headrace_lake.segments import SCHEMA
+from headrace_lake.segment import COLUMNS
 from headrace_lake.spill import spill_folder
 from headrace_lake.views import COMPOSED, VIEWS, literal, table_of
 from headrace_lake.views import SCHEMA as TABLES
@@ -27,15 +28,15 @@ MEMORY, THREADS, SPILLED = "512MB", 2, "2GB"
 SECONDS, ROWS, BYTES = 30.0, 5000, 64 * 1024 * 1024
 _WHOLE = 10_000_000  # rows of a query of our own
 _PORTION = 64  # rows that are taken at once: a text of the log has up to 1 MiB
-_TYPES = {"int32": "INTEGER", "int64": "BIGINT", "timestamp[ms]": "TIMESTAMP_MS", "binary": "BLOB", "string": "VARCHAR"}
-_TYPES["list<element: string>"] = _TYPES["list<item: string>"] = "VARCHAR[]"
 
 
 class LakeQuery:
-    """A connection. One query at a time; not to be shared by threads. `seconds` and `rows` bound each query."""
+    """A connection. One query at a time; not to be shared by threads. `seconds` and `rows` bound each query. `opener` opens the
+    sealed texts of what is read, for whom it may."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, seconds: float = SECONDS, rows: int = ROWS) -> None:
         self._connection, self._seconds, self._most = connection, seconds, rows
+        self.opener = TextOpener()
 
     def run(self, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> QueryResult:
         """The answer to one SELECT. QueryRefused, or QueryStopped."""
@@ -85,6 +86,10 @@ class LakeQuery:
             "unnest($offsets) AS log_offset",
             {"topics": list(topics), "partitions": list(partitions), "offsets": list(offsets)},
         )
+
+    def keep_texts(self, name: str, texts: Sequence[str]) -> None:
+        """Makes texts a relation of one column, `text`."""
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT unnest($texts) AS text", {"texts": list(texts)})
 
 
 @contextmanager
@@ -169,7 +174,7 @@ def _relation(files: Sequence[str]) -> str:
     """The rows of segments; of none, no rows of the same columns."""
     if files:
         return f"SELECT * FROM read_parquet({literal(files)})"
-    columns = ", ".join(f"CAST(NULL AS {_TYPES[str(field.type)]}) AS {field.name}" for field in SCHEMA)
+    columns = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in COLUMNS.items())
     return f"SELECT {columns} WHERE false"
 
 

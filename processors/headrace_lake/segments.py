@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow
 import pyarrow.parquet
 
 from headrace_lake.log import LogRecord
+from headrace_lake.segment import COLUMNS, IDS, Segment
 from headrace_schemas.cloudevents import STRUCTURED, structured
 from headrace_schemas.errors import DecodeError
 from headrace_streams import durable_file
@@ -29,38 +31,18 @@ from headrace_streams.runtime.provenance import ORIGIN, Headers, provenance_of
 GROUP_BYTES = 4 * 1024 * 1024  # of values in one row group: what a reader holds of a file at once
 _RECORD_BYTES = 400  # of a record in columns, beside its key and value
 
-IDS = (
-    "interaction_id",
-    "example_id",
-    "batch_id",
-    "run_id",
-    "version_id",
-    "evaluation_id",
-    "release_id",
-    "bucket",
-    "data_subject",
-)
+_ARROW = {"VARCHAR": pyarrow.string(), "INTEGER": pyarrow.int32(), "BIGINT": pyarrow.int64(), "BLOB": pyarrow.binary()}
+_ARROW |= {"TIMESTAMP_MS": pyarrow.timestamp("ms"), "VARCHAR[]": pyarrow.list_(pyarrow.string())}
 _text, _int = pyarrow.string(), pyarrow.int64()
-SCHEMA = pyarrow.schema(
-    [
-        ("topic", _text),
-        ("partition", pyarrow.int32()),
-        ("log_offset", _int),
-        ("appended_at", pyarrow.timestamp("ms")),
-        ("key", _text),
-        ("value", _text),
-        ("origin", _text),
-        ("event_type", _text),
-        ("event_id", _text),
-        ("source", _text),
-        ("event_time", _text),
-        ("revision", _int),
-        *((name, _text) for name in IDS),
-        ("example_ids", pyarrow.list_(_text)),
-        ("odd", pyarrow.binary()),
-    ]
-)
+SCHEMA = pyarrow.schema([(name, _ARROW[kind]) for name, kind in COLUMNS.items()])
 HEAD = headers_head(STRUCTURED, last=ORIGIN)  # how the headers begin of what stages write
+# Sought one at a time, and almost another in each record: a row group says by a filter that it has not the one that is asked for.
+# A key is one of them, or a bucket, where it is not a foreign id, a session or a place.
+_SOUGHT = ("event_id", "interaction_id", "example_id", "data_subject")
+_RARE = "event_type"  # of some types, such as what people ask for, there are few, and most row groups have none
+_KINDS = 32
+_KEYED = ("refs", "sessions", "dead-letters")
+_FALSE = 0.03  # of the row groups that have it not, those that are read all the same
 _REPEATED = ["topic", "origin", "event_type", "source", "bucket", "batch_id", "run_id", "version_id"]
 
 
@@ -98,28 +80,6 @@ class _Event(msgspec.Struct, gc=False):
 _POOLS = ("members", "test_pool", "validation_pool", "rehearsal", "prompts")
 _DECODER = msgspec.json.Decoder(_Event)
 _NOTHING = _Event(type=None, id=None, source=None, data=_Data())
-
-
-class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of the lake: offsets [start, end) of a partition, of which `records` are records (the others are markers).
-    `first_ms` and `last_ms` are append times; `raw_bytes` of keys and values; `sha256` of the file."""
-
-    topic: str
-    partition: int
-    start: int
-    end: int
-    records: int
-    raw_bytes: int
-    size_bytes: int
-    first_ms: int
-    last_ms: int
-    sha256: str
-    modified_ns: int
-
-    @property
-    def file(self) -> str:
-        """Its name: what it holds, and the beginning of its digest, so that another one of the same offsets has another."""
-        return f"{self.topic}-{self.partition}-{self.start}-{self.end}-{self.sha256[7:23]}.parquet"
 
 
 class SegmentColumns:
@@ -290,17 +250,18 @@ def write_segment(folder: Path, tables: Iterable[pyarrow.Table], start: int, end
     first_ms = last_ms = 0
     topic, partition = "", 0
     try:
-        with pyarrow.parquet.ParquetWriter(
-            temporary, SCHEMA, compression="zstd", use_dictionary=_REPEATED, write_page_checksum=True
-        ) as writer:
+        with ExitStack() as stack:
+            writer: Any = None
             for table in tables:
-                if not records:
+                size = _raw_bytes(table)
+                rows = max(1, len(table) * GROUP_BYTES // max(size, GROUP_BYTES))
+                if writer is None:
                     topic, partition = table["topic"][0].as_py(), table["partition"][0].as_py()
                     first_ms = table["appended_at"][0].cast(_int).as_py()
+                    writer = stack.enter_context(_writer(temporary, topic, table, rows))
                 last_ms = table["appended_at"][-1].cast(_int).as_py()
-                size = _raw_bytes(table)
                 records, raw = records + len(table), raw + size
-                writer.write_table(table, row_group_size=max(1, len(table) * GROUP_BYTES // max(size, GROUP_BYTES)))
+                writer.write_table(table, row_group_size=rows)
         found, status = file_sha256(temporary), temporary.stat()
         segment = Segment(
             topic=topic,
@@ -319,6 +280,16 @@ def write_segment(folder: Path, tables: Iterable[pyarrow.Table], start: int, end
         return segment
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _writer(path: Path, topic: str, first: pyarrow.Table, rows: int) -> pyarrow.parquet.ParquetWriter:
+    """For tables such as the `first`, of which a row group has about so many `rows`."""
+    sought = [*_SOUGHT, *(("key",) if topic in _KEYED else ())]
+    filters = {name: {"ndv": rows, "fpp": _FALSE} for name in sought if first[name].null_count < len(first)}
+    filters[_RARE] = {"ndv": _KINDS, "fpp": _FALSE}
+    return pyarrow.parquet.ParquetWriter(
+        path, SCHEMA, compression="zstd", use_dictionary=_REPEATED, write_page_checksum=True, bloom_filter_options=filters
+    )
 
 
 def _raw_bytes(table: pyarrow.Table) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from headrace_lake.query import LakeQuery
-from headrace_streams.release_log import CHANGES
+from headrace_lake.views import SERVING
 
 SWAP_MINUTES = 10  # after a release an answer may still be by what was served before: [silence] swap_minutes by default
 _ANSWER = (
@@ -17,7 +17,7 @@ _ANSWER = (
 _BUCKET = "SELECT bucket FROM examples WHERE interaction_id = $id LIMIT 1"
 _SERVED = (
     "SELECT release_id, adapter, appended_at >= $at - to_minutes($swap) AS fresh FROM releases WHERE bucket = $bucket "
-    f"AND kind IN {CHANGES} AND appended_at <= $at ORDER BY sequence DESC LIMIT 2"
+    f"AND kind IN {SERVING} AND appended_at <= $at ORDER BY sequence DESC LIMIT 2"
 )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
 from msgspec import Struct
 
 from headrace_lake.kafka_log import KafkaLog
-from headrace_lake.log import Log, changelog_of, position_of
+from headrace_lake.log import Log, position_of, watched_of
 from headrace_schemas.topology import DEAD, RECORDS, StageTopology, changelog
 from headrace_streams.runtime.journal import Position
 
@@ -18,7 +18,7 @@ EXACT_LAG = 100  # up to here the records behind a lag are counted one by one
 class TaskStatus(Struct, frozen=True):
     """One partition of a stage's input. `lag` is the committed records to come: exact when few, else counted in offsets, among
     which are transaction markers. `waited_seconds`: for how long the first of them has been there, None without a lag. `position`
-    None: it never ran."""
+    None: it never ran. `kept`: the offsets of its changelog."""
 
     stage: str
     topic: str
@@ -27,6 +27,7 @@ class TaskStatus(Struct, frozen=True):
     lag: int
     waited_seconds: float | None
     position: Position | None
+    kept: tuple[int, int] = (0, 0)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -64,15 +65,18 @@ async def task_statuses(log: KafkaLog, stages: Sequence[StageTopology], now_ms: 
                 elif lag:
                     first = await _first(log, topic, partition, next_offset)
                 waited = None if first is None else max(0, now_ms - first) / 1000
-                statuses.append(TaskStatus(stage.name, topic, partition, next_offset, lag, waited, position))
+                statuses.append(TaskStatus(stage.name, topic, partition, next_offset, lag, waited, position, (begin, end)))
     return statuses
 
 
-async def states_of(log: Log, stage: str, topic: str, within: str) -> AsyncGenerator[dict[str, bytes], None]:
-    """The state of each task of a stage over `topic` in changelog form, one after the other, and of it the keys that begin with
-    `within`: a task's may be large."""
-    for partition in range(await log.partitions(topic)):
-        yield await changelog_of(log, stage, topic, partition, within=within)
+async def watched_values(
+    log: Log, tasks: Iterable[TaskStatus], stage: str, within: str
+) -> AsyncGenerator[dict[str, bytes], None]:
+    """Of each task of a stage the state values that its fold watches, as of when the task was asked where it stands, one task
+    after the other. `within`: how their keys begin."""
+    for task in tasks:
+        if task.stage == stage:
+            yield await watched_of(log, stage, task.topic, task.partition, within, task.position, *task.kept)
 
 
 async def _first(log: KafkaLog, topic: str, partition: int, start: int) -> int | None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from headrace_lake.differences import Difference, json_differences
 from headrace_lake.erased import ErasedOwners
+from headrace_lake.erased_steps import ErasedSteps, erased_ends
 from headrace_lake.keys import sealing_of
 from headrace_lake.log import Log, LogRecord, TaskRules, changelog_of, partitions_of, rules_of, shown_ahead
 from headrace_lake.recorded_outputs import Place, RecordedOutput, RecordedOutputs, Task, entry_print, fingerprint, state_print
@@ -177,6 +178,13 @@ class _Outputs:
         assert head is not None
         return head
 
+    def of(self, source: int) -> list[RecordedOutput]:
+        """Takes what claims to have been made of record `source`, as far as it stands in its order."""
+        taken: list[RecordedOutput] = []
+        while self.head is not None and self.head.source == source and (not taken or self.head.ordinal > taken[-1].ordinal):
+            taken.append(self.pop())
+        return taken
+
     def before(self, source: int, ordinal: int) -> Iterator[RecordedOutput]:
         """Takes what claims to have been made before output `ordinal` of record `source`."""
         while self.head is not None and (self.head.source, self.head.ordinal) < (source, ordinal):
@@ -199,6 +207,7 @@ class _Comparison:
     ) -> None:
         self.log, self.runner, self.position, self.state, self.limit = log, runner, position, state, limit
         self.owners, self.erased = erased, 0
+        self.steps: ErasedSteps | None = None
         self.task: Task = (runner.stage.name, runner.topic, runner.partition)
         self.live = {place: _Outputs(outputs) for place, outputs in live.of(self.task).items()}
         self.strangers, self.refused = live.strangers, 0
@@ -236,8 +245,11 @@ class _Comparison:
                 self._differ(record.offset, "rules", "an activation before this record", "none")
                 break
             processed = self.runner.run(record)
-            for ordinal, produced in enumerate(processed.produced):
-                await self._compare(produced, record.offset, ordinal)
+            if self.runner.erased and self.steps is not None:
+                await self._compare_erased(self.steps, record, processed.produced)
+            else:
+                for ordinal, produced in enumerate(processed.produced):
+                    await self._compare(produced, record.offset, ordinal)
             self.records += 1
             if processed.counters.get(DEAD) and self.strangers.pop((record.topic, record.partition, record.offset), None):
                 self.refused += 1
@@ -272,6 +284,10 @@ class _Comparison:
         self.new_span = True
         try:
             self.runner.activate(rules.version, rules.body, rules.digest)
+            if self.owners and self.steps is None:
+                assert self.runner.fold is not None
+                meet = self.runner.fold.texts_meet
+                self.steps = ErasedSteps(self.log, self.owners, self.runner.stage.name, texts_meet=meet)
         except (UnknownVersion, InvalidBody) as error:
             self.blocked = str(error)
         else:
@@ -305,8 +321,6 @@ class _Comparison:
                 self.absent[offset, ordinal] = produced
             elif await self._may_have_expired(produced):
                 self.expired += 1
-            elif self._all_open or self.owners.owns(produced.topic, produced.value, produced.headers):
-                self.erased += 1
             else:
                 self._differ(offset, "missing", _brief(produced.topic, produced.key, produced.value), "nothing")
             return
@@ -314,8 +328,39 @@ class _Comparison:
         found = outputs.pop()
         if found.print == fingerprint(produced.key, produced.value, produced.headers):
             self.equal += 1
+            self._note(produced, offset)
         else:
             await self._explain(produced, found.offset, offset)
+
+    def _note(self, produced: Produced, offset: int) -> None:
+        """What is on the log as the fold made it: where texts are erased, what came before it need not be."""
+        if self.steps is not None:
+            finding = self.steps.note(produced.topic, produced.value, produced.headers, first=True)
+            if finding is not None:
+                self._differ(offset, *finding)
+
+    async def _compare_erased(self, steps: ErasedSteps, record: LogRecord, produced: Sequence[Produced]) -> None:
+        """The outputs of one record behind the first whose texts are erased: another one may have been made, or one less."""
+        places = dict.fromkeys((each.topic, each.partition) for each in produced)
+        for place in (*places, *(known for known in self.live if known not in places)):
+            outputs = self.live.setdefault(place, _Outputs(iter(())))
+            await self._unexpected(place, outputs, record.offset, 0)
+            made = [each for each in produced if (each.topic, each.partition) == place]
+            found = outputs.of(record.offset)
+            if [each.print for each in found] == [fingerprint(each.key, each.value, each.headers) for each in made]:
+                self.equal += len(made)
+                for each in made:
+                    self._note(each, record.offset)
+            elif not found and made and await self._may_have_expired(made[0]):
+                self.expired += len(made)
+            else:
+                there = [each async for each in self.log.records_at(*place, [each.offset for each in found])]
+                compared = await steps.compare(record, made, there)
+                self.equal += compared.equal
+                self.erased += compared.erased
+                for finding in compared.findings:
+                    self._differ(record.offset, *finding)
+            outputs.begun = outputs.begun or bool(found)
 
     @property
     def _all_open(self) -> bool:
@@ -326,18 +371,8 @@ class _Comparison:
         """Live records that claim to come from before (`source`, `ordinal`), and that the fold did not make there: another one
         that was made already, one out of its order, one that was never made."""
         for found in outputs.before(source, ordinal):
-            if found.source < self.start:
-                continue
-            if self.owners and (self._all_open or await self._owns(place, found.offset)):
-                self.erased += 1
-            else:
+            if found.source >= self.start:
                 self._differ(found.source, "unexpected", "nothing", f"{place[0]}/{place[1]}@{found.offset}")
-
-    async def _owns(self, place: Place, offset: int) -> bool:
-        """Whether a record is about an owner who was erased."""
-        async for record in self.log.read(*place, offset, offset + 1):
-            return self.owners.owns(record.topic, record.value, record.headers)
-        return False
 
     async def _may_have_expired(self, produced: Produced) -> bool:
         """A task writes in the order of its input and retention takes the oldest: nothing after a record that is still there."""
@@ -346,7 +381,7 @@ class _Comparison:
 
     async def _explain(self, produced: Produced, found_at: int, offset: int) -> None:
         async for record in self.log.read(produced.topic, produced.partition, found_at, found_at + 1):
-            if self._all_open or self._alike(produced, record):
+            if self._alike(produced, record):
                 self.erased += 1
                 return
             if record.key != produced.key:
@@ -358,7 +393,9 @@ class _Comparison:
                 self._differ(offset, "headers", str(produced.headers), str(headers))
 
     def _alike(self, produced: Produced, record: LogRecord) -> bool:
-        """Whether two outputs of owners who were erased differ in nothing but what comes from their texts."""
+        """Whether two outputs of an owner who was erased differ in nothing but what comes from its texts."""
+        if record.key != produced.key or tuple(without_signature(record.topic, record.headers)) != produced.headers:
+            return False
         if not self.owners.owns(produced.topic, produced.value, produced.headers):
             return False
         return self.owners.owns(record.topic, record.value, record.headers) and self.owners.alike(produced.value, record.value)
@@ -378,16 +415,18 @@ class _Comparison:
             self._differ(None, "counters", str(dict(sorted(counters.items()))), str(dict(sorted(recorded.items()))))
         if self.position.now != self.runner.now:
             self._differ(None, "now", str(self.runner.now), str(self.position.now))
-        if self._all_open:
-            return  # the state is what was decided
         same_form = self.position.state_version == self.runner.state_version
         if same_form and state_print(self.runner.entries()) == self.state:
-            return
+            return self._compare_erased_ends(self.runner.dumped())
         changelog = await changelog_of(self.log, *self.task)  # whole, as only now it has to be shown
         if changelog.pop(POSITION_KEY, None) != encode_position(self.position) and same_form:
             if not self.owners:  # else it may be that one, but for values of who was erased, and is gone
                 self._differ(None, "state", "the one that the fold made", "another one (the task has gone on since)")
             return
+        if same_form:
+            self._compare_erased_ends(changelog)
+        if self._all_open:
+            return  # the state is what was decided
         try:
             stage = self.runner.stage
             form = max(self.runner.state_version, min(self.position.state_version, stage.state_version))
@@ -399,6 +438,10 @@ class _Comparison:
         for key in sorted(expected.keys() | state.keys()):
             if expected.get(key) != state.get(key) and not self.owners.owns_state(key):
                 self._differ(None, f"state {key}", repr(expected.get(key))[:200], repr(state.get(key))[:200])
+
+    def _compare_erased_ends(self, changelog: Mapping[str, bytes]) -> None:
+        for finding in () if self.steps is None else erased_ends(self.steps, self.owners, changelog):
+            self._differ(None, *finding)
 
     def _comparable(self, counters: Mapping[str, int]) -> dict[str, int]:
         if self._all_open:

@@ -106,6 +106,10 @@ class Example(Value, frozen=True, kw_only=True):
             "final. Absent: the policy names no such time."
         ),
     ] = None
+    derived: Annotated[
+        int | None,
+        doc("How many of the voices are derivations, which nobody gave: weak, and not heard in quality. Absent: none."),
+    ] = None
 
 
 class ExampleSettlement(Value, frozen=True, kw_only=True):
@@ -160,8 +164,26 @@ class InteractionExpiry(Value, frozen=True, kw_only=True):
     last_heard: Annotated[str, doc("Fold time of the last record about it, RFC 3339.")]
 
 
+class InteractionSketch(Value, frozen=True, kw_only=True):
+    """What derivations compare of an interaction, without its texts: a sketch is the smallest hashes of its pieces, in base64."""
+
+    agent: Annotated[Key | None, doc("Name of the agent.")] = None
+    latency_ms: Annotated[float | None, doc("From question to complete output, in ms.")] = None
+    question: Annotated[str | None, doc("Sketch of the last message of the user.")] = None
+    output: Annotated[str | None, doc("Sketch of the output.")] = None
+    context: Annotated[str | None, doc("Sketch of what was retrieved or attached.")] = None
+
+
 class SessionJoin(Value, frozen=True, kw_only=True):
-    """An interaction of a session, by its ids alone."""
+    """An interaction of a session, by its ids alone, and by sketches where policy derives feedback."""
+
+    session_id: Annotated[Key, doc("The session.")]
+    interaction_id: Annotated[Key, doc("The interaction.")]
+    sketch: Annotated[InteractionSketch | None, doc("What derivations compare of it; absent: nothing is derived.")] = None
+
+
+class SessionLeave(Value, frozen=True, kw_only=True):
+    """An interaction of a session was retracted or erased: what was derived from it is to be taken back."""
 
     session_id: Annotated[Key, doc("The session.")]
     interaction_id: Annotated[Key, doc("The interaction.")]
@@ -180,6 +202,7 @@ class SessionFeedback(Value, frozen=True, kw_only=True):
     corrected_output: Annotated[Output | None, doc("What the last output should have been.")] = None
     comment: Annotated[str | None, doc("In words.")] = None
     principal: Annotated[Principal | None, doc("Who says so.")] = None
+    content_sketch: Annotated[str | None, doc("Sketch of the content that was reported, which itself is not kept.")] = None
 
 
 class SessionFeedbackRetraction(Value, frozen=True, kw_only=True):
@@ -678,12 +701,23 @@ class Evaluation(Value, frozen=True, kw_only=True):
 
 
 class BatchRetryRequest(Value, frozen=True, kw_only=True):
-    """Somebody wants a batch trained once more."""
+    """Somebody wants a batch trained once more: its training failed, or (`without`) what was learnt was taken back."""
 
     bucket: RequestedBucket
-    batch_id: Annotated[Key, doc("The batch, whose training failed.")]
+    batch_id: Annotated[Key, doc("The batch.")]
     reason: Because = None
     requested_by: RequestedBy = None
+    begins: Annotated[
+        str | None,
+        doc("Of a run without what was taken back: digest of the adapter at which it begins; absent: the base."),
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        doc(
+            "Ids of examples that were taken back: none of them is learnt, whether or not it is withdrawn by then. Present: the "
+            "run begins at `begins`, and learns all batches behind that anew."
+        ),
+    ] = None
 
 
 class PromoteRequest(Value, frozen=True, kw_only=True):
@@ -948,17 +982,26 @@ class KeyIssue(Value, frozen=True, kw_only=True):
     """A key that the texts of one owner are sealed with. Of several keys of an owner the first one on the log is used."""
 
     key_id: Annotated[str, doc("Names this key alone; the record's key.")]
-    owner: Annotated[str, doc("Whose texts it seals: interaction/ and an id, or ref/ and a foreign id.")]
+    owner: Annotated[
+        str, doc("Whose texts it seals: interaction/ and an id, or feedback/ and a digest; of before: ref/ and a foreign id.")
+    ]
     time: Annotated[str, doc("Event time of what it was made for, RFC 3339.")]
     secret_base64: Annotated[str, doc("The key: 32 bytes for AES-SIV, in base64.")]
     subject: Annotated[str | None, doc("Digest of the handle of whose data it is; absent: not known yet.")] = None
+    under: Annotated[
+        str | None,
+        doc(
+            "Of feedback that names a foreign id only: foreign/ and that id. It belongs to the "
+            "interaction that the id means then, or else to the first that it comes to mean."
+        ),
+    ] = None
 
 
 class KeyBelonging(Value, frozen=True, kw_only=True):
     """Whose the texts of an owner are: learnt after its key was made, or by a link."""
 
     key_id: Annotated[str, doc("Names this record alone; the record's key.")]
-    owner: Annotated[str, doc("The owner.")]
+    owner: Annotated[str, doc("The owner; foreign/ and a foreign id: what it means from here on, unless a later link is known.")]
     time: Annotated[str, doc("Event time of what says so, RFC 3339.")]
     subject: Annotated[str | None, doc("Digest of the handle of whose data it is.")] = None
     of: Annotated[str | None, doc("Another owner that it belongs to: a foreign id to an interaction.")] = None

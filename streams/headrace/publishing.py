@@ -199,7 +199,7 @@ class EventFactory:
             event["traceparent"] = traceparent
         event["data"] = data
         value = written(event, now // 1_000_000)
-        check_published(value, now // 1_000_000)
+        check_published(value, now // 1_000_000, feedback=topic == "feedback")
         return OutgoingEvent(topic, key.encode(), value, identity)
 
 

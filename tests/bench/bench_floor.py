@@ -19,6 +19,7 @@ from aiokafka import TopicPartition
 
 from bench import common, floor, load
 from bench.bench_stages import load_average, staged
+from headrace_processors.worker import spare_collector
 from headrace_streams.kafka import admin, clients
 from headrace_streams.local_kafka.process import LocalKafka
 from headrace_streams.runtime.journal import BATCH_BYTES
@@ -97,6 +98,7 @@ async def once(bootstrap: str, number: int, count: int) -> tuple[dict[str, float
 
 def main() -> None:
     runs, count = common.arguments(__doc__, count=10_000)
+    spare_collector()  # as a worker does, and so for the bare loops too
     with tempfile.TemporaryDirectory() as folder, LocalKafka(Path(folder)) as kafka:
         done = [asyncio.run(once(kafka.bootstrap, number, count)) for number in range(runs)]
     print(f"CPU per record: {count} interactions, {count} feedback; median [least .. most] of {runs} runs; {load_average()}")

@@ -29,6 +29,7 @@ from aiokafka.consumer import fetcher
 from bench import common, load
 from headrace_processors import policy_file
 from headrace_processors.stages import STAGES
+from headrace_processors.worker import spare_collector
 from headrace_streams.kafka import admin, clients, compat
 from headrace_streams.kafka.direct_transaction import DirectTransaction
 from headrace_streams.local_kafka.process import LocalKafka
@@ -147,6 +148,7 @@ async def once(bootstrap: str, number: int, count: int) -> tuple[dict[str, Stage
 
 def main() -> None:
     runs, count = common.arguments(__doc__, count=10_000)
+    spare_collector()  # as a worker does, and so for the bare loops too
     with tempfile.TemporaryDirectory() as folder, LocalKafka(Path(folder)) as kafka:
         done = [asyncio.run(once(kafka.bootstrap, number, count)) for number in range(runs)]
     print(f"CPU per event: {count} interactions, {count} feedback; median [least .. most] of {runs} runs; {load_average()}")

@@ -17,7 +17,7 @@ from jinja2 import UndefinedError
 from headrace_console import live, reading
 from headrace_console.doctor_watch import DoctorWatch
 from headrace_console.page import ConsolePage, PageRequest
-from headrace_console.reading import QUERIES, LakeBusy, LakeReader
+from headrace_console.reading import EACH, QUERIES, LakeBusy, LakeReader
 from headrace_console.rendering import CELL, environment, shown
 from headrace_console.ring_graphic import BAR, nodes_of, pieces_of
 from headrace_console.status_watch import StatusWatch
@@ -40,10 +40,15 @@ def test_a_fifth_page_waits_a_moment_and_is_then_told_to_come_back(lake: LakeFol
 
     async def read() -> None:
         reader = LakeReader(lake)
-        reads = [asyncio.create_task(reader.read(lambda *_: free.wait(20))) for _ in range(QUERIES)]
+        reads = [asyncio.create_task(reader.read(lambda *_: free.wait(20), "somebody")) for _ in range(EACH)]
+        await asyncio.sleep(0)
+        with pytest.raises(LakeBusy, match=f"{EACH} pages of yours are read already"):
+            await reader.read(lambda *_: None, "somebody")
+        assert await reader.read(lambda query, _: query.run("SELECT 1").rows, "another") == [(1,)]
+        reads.append(asyncio.create_task(reader.read(lambda *_: free.wait(20), "another")))
         await asyncio.sleep(0)
         with pytest.raises(LakeBusy, match=f"{QUERIES} pages are read already"):
-            await reader.read(lambda *_: None)
+            await reader.read(lambda *_: None, "a third")
         free.set()
         assert await asyncio.gather(*reads) == [True] * QUERIES
         assert await reader.read(lambda query, _: query.run("SELECT 1").rows) == [(1,)]

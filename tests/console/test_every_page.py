@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 BYTES = 100 * 1024
+WIDE, NARROW = 1280, 390  # pixels: a desk's screen, a telephone's
 SAMPLES = 6  # of a page that has a name in its path
 PAGES = {page.path: page for page in pages()}
 EACH = pytest.mark.parametrize("path", PAGES)
@@ -70,20 +71,22 @@ def test_nothing_on_it_is_inline_or_from_elsewhere(site: ServedConsole, lake: La
 
 @BROWSER
 @EACH
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_chromium_runs_nothing_complains_of_nothing_and_fits_it_in(
-    chromium: Browser, site: ServedConsole, lake: LakeFolder, path: str, width: int, scheme: str
+    chromium: Browser, site: ServedConsole, lake: LakeFolder, path: str
 ) -> None:
-    with tab(chromium, site, width=width, color_scheme=scheme) as shown:
+    with tab(chromium, site) as shown:
         for address in _addresses(lake, PAGES[path]):
+            shown.look(width=WIDE, color_scheme="light")
             assert shown.open(address) == 200
-            assert shown.faults == []
             assert shown.page.title().endswith("· headrace")  # what is hostile would have changed it
             assert shown.page.locator("main img, main iframe, main script, main object").count() == 0
-            assert shown.over <= 0, f"{address} is {shown.over} px wider than {width}"
             text = shown.page.locator("body").inner_text()
             assert not re.search("[\u200b\u202a-\u202e\u2066-\u2069\u0007]", text), address
             assert not re.search(r"\b1337\b", text), address  # a template in a text was carried out
+            assert shown.over <= 0, f"{address} is {shown.over} px wider than {WIDE}"
+            shown.look(width=NARROW, color_scheme="dark")
+            assert shown.over <= 0, f"{address} is {shown.over} px wider than {NARROW}"
+            assert shown.faults == [], address
 
 
 @BROWSER

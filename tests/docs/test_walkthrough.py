@@ -177,8 +177,9 @@ def test_step_by_step_from_a_clone(shell: Shell) -> None:
             assert shell.folder == clone / "mine"
             shutil.copytree(tiny.build(clone / "built"), shell.folder / "models" / "tiny-sql")
             (shell.folder / "policy.toml").write_text(readme.block("# policy.toml", "toml"))
-        said[line] = shell.line(line)
-    assert said["headrace publish events.jsonl"] == "1 interactions, 1 feedback\n"
+        said[line] = shell.line(line.replace("headrace console", "headrace console --port 0"))  # of several tests at once
+    assert said["headrace publish events.jsonl"] == "2 interactions, 2 feedback\n"
+    wait_for_a_reason(shell, "i-2", "rejected: duplicate")
     assert "outputs equal" in said["headrace replay --verify"]
     assert shutil.which("headrace", path=shell.environment["PATH"]) == str(clone / ".venv" / "bin" / "headrace")
 
@@ -195,6 +196,14 @@ def test_step_by_step_from_a_clone(shell: Shell) -> None:
     rows = [json.loads(row) for row in written.read_text().splitlines()]
     assert len(rows) >= 32
     assert all(row["bucket"] == "sql/tiny-sql" for row in rows)
+
+
+def wait_for_a_reason(shell: Shell, interaction: str, expected: str) -> None:
+    """Until what the console feeds says what became of an interaction, and that is what a reader is promised."""
+    deadline = time.monotonic() + DEADLINE
+    while expected not in (said := shell.line(f"headrace explain {interaction} || true")):
+        assert time.monotonic() < deadline, said + shell.log()
+        time.sleep(1)
 
 
 def wait_for_an_answer(shell: Shell) -> None:

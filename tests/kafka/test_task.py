@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from headrace_lake.kafka_log import KafkaLog
+from headrace_lake.log import position_of as position_near_the_end
+from headrace_lake.log import watched_of
 from headrace_lake.positions import Rebuilt, rebuild_state
 from headrace_schemas.canonical import digest
 from headrace_schemas.codec import decode
@@ -328,6 +330,49 @@ def stage_named(name: str, fold: type[CountingFold]) -> FoldStage:
 
 
 TICKING = stage_named("ticking", TickingFold)
+
+
+class WatchedFold(CountingFold):
+    """Keys that begin with `w` are watched."""
+
+    gauged = "w"
+
+    def gauges(self, key: str, value: Any) -> tuple[str, Mapping[str, float]]:
+        return key, {"count": value}
+
+
+WATCHED = stage_named("watched", WatchedFold)
+
+
+def test_watched_values_stay_near_the_end_of_a_long_changelog_though_their_records_do_not_come_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace_streams.runtime.fold_task.BATCH_RECORDS", 500)
+    name, counted = changelog("watched", "signals").name, 0
+
+    class CountedLog(KafkaLog):
+        async def read_partition(self, *given: Any) -> AsyncGenerator[Any, None]:
+            nonlocal counted
+            async for record in super().read_partition(*given):
+                counted += 1
+                yield record
+
+    async def main() -> None:
+        nonlocal counted
+        await declare(settings, WATCHED)
+        idle = [(f"w{number}".encode(), b"x") for number in range(3)]
+        await publish(settings, "signals", 0, [*idle, *((f"k{number}".encode(), b"x") for number in range(12_000))])
+        await run_until_read(FoldTask(WATCHED, BODY, "signals", 0, settings))
+        log = CountedLog(settings)
+        begin, end = (await log.offsets([name]))[name, 0]
+        position = await position_near_the_end(log, "watched", "signals", 0, begin, end)
+        assert position is not None
+        found = await watched_of(log, "watched", "signals", 0, "w", position, begin, end)
+        assert (found, position.watched) == ({"w0": b"1", "w1": b"1", "w2": b"1"}, 3)
+        assert counted < (end - begin) / 2
+        await assert_exact(settings, WATCHED, "signals", [0], BODY)
+
+    asyncio.run(main())
 
 
 def test_idle_partition_is_told_of_passed_deadlines_once_each_and_never_before(

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from headrace_processors.intake import fold as intake
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.intake.scrub.scrubber import WORK_LIMIT, RecordScrubber, Scrubber, Work, WorkExceeded
+from headrace_processors.owners import feedback_owner
 from headrace_schemas import published
+from headrace_schemas.codec import decode
 from headrace_schemas.events import FeedbackRecorded, InteractionLinked, RecordRejected
-from headrace_schemas.inputs import COMMENT_LIMIT
+from headrace_schemas.inputs import COMMENT_LIMIT, Ref
 from headrace_schemas.strict import decode_strictly
 from headrace_streams.runtime.stage import Record, Write
 from support.signals import (
@@ -260,6 +262,20 @@ def test_a_record_that_costs_too_much_is_a_dead_letter_that_names_the_field() ->
 MUCH = "a@x.org " * 200  # more than a record may cost below
 
 
+@pytest.mark.parametrize(("version", "topic"), [(4, "dead-letters"), (intake.NEWEST, "signals")])
+def test_an_erasure_is_passed_on_whatever_else_it_says_and_costs(version: int, topic: str) -> None:
+    """Its keys are gone by then."""
+    fold = intake.IntakeFold(IntakePolicy(seal="subjects"), work_limit=1000, version=version)
+    value = event("subject.erased", {"data_subject": "bob", "mystery": MUCH}, subject=MUCH)
+    [write] = fold.step({}, Record("interactions", 0, 0, START_MS, START_MS, b"k", value, ())).outputs
+    assert write.topic == topic
+    assert version == 4 or event_of(write) == msgspec.structs.replace(decode(value), subject=None)
+    assert len(fold.claims(Record("interactions", 0, 0, START_MS, START_MS, b"k", value, ()))) == 1
+
+
+OF_F1 = feedback_owner(Ref(system="jira", id="A"), "people:test", "f1")
+
+
 @pytest.mark.parametrize(
     ("topic", "value", "owner"),
     [
@@ -268,7 +284,7 @@ MUCH = "a@x.org " * 200  # more than a record may cost below
         ("interactions", interaction(prompt=MUCH, turn="no number"), "interaction/i1"),
         ("feedback", interaction(prompt=MUCH), "interaction/i1"),
         ("feedback", feedback("f1", "i1", comment=MUCH), "interaction/i1"),
-        ("feedback", feedback("f1", None, ref={"system": "jira", "id": "A"}, comment=MUCH), "ref/jira:A"),
+        ("feedback", feedback("f1", None, ref={"system": "jira", "id": "A"}, comment=MUCH), OF_F1),
         ("interactions", event("interaction.retracted", {"interaction_id": "i1", "mystery": MUCH}), ""),
     ],
 )

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,8 @@ from headrace_lake.lake_log import LakeLog
 from headrace_lake.log import LogRecord
 from headrace_lake.manifest import LAKE_TOPICS, MANIFEST, ForeignLake, LakeError, LakeFolder, Manifest
 from headrace_lake.segments import HEAD, SegmentColumns, records_of, write_segment
+from headrace_lake.views import says
+from headrace_schemas.canonical import digest
 from headrace_schemas.root_error import USAGE
 from headrace_streams.kafka.record_columns import RecordColumns
 from headrace_streams.kafka.unpacking import unpack_columns
@@ -101,6 +104,31 @@ def test_what_comes_as_columns_makes_the_segment_that_records_make(values: list[
         one_by_one.add(number, 7, *value)
     assert whole.table().to_pylist() == one_by_one.table().to_pylist()
     assert (whole.raw_bytes, len(whole)) == (one_by_one.raw_bytes, len(values))
+
+
+def test_a_segment_says_of_an_id_that_it_does_not_have_it_without_being_read(tmp_path: Path) -> None:
+    ids = [digest(number) for number in range(300)]
+    values = [(EVENT.replace(b'"i"', f'"{name}"'.encode()).replace(b'"e"', f'"e{name}"'.encode())) for name in ids]
+    columns = columns_of([LogRecord("signals", 1, at, 0, b"k", value, origin(SOURCE)) for at, value in enumerate(values)])
+    segment = write_segment(tmp_path, [columns.table()], 0, 300)
+    with duckdb.connect() as connection:
+        for column, known in (("interaction_id", ids), ("event_id", [f"e{name}" for name in ids])):
+            probed = f"parquet_bloom_probe('{tmp_path / segment.file}', '{column}', $id)"
+            probe = f"SELECT count(*) FROM {probed} WHERE bloom_filter_excludes"
+            excluded = [connection.execute(probe, {"id": name}).fetchall() for name in known]
+            assert excluded == [[(0,)]] * 300
+            assert sum(connection.execute(probe, {"id": f"x{name}"}).fetchall() == [(1,)] for name in ids) > 250
+
+
+@pytest.mark.parametrize("name", ["f-1", "ä", 'said "so"', "back\\slash", "a\nb", "nobody"])
+def test_a_text_is_found_where_it_stands_however_json_writes_it(name: str) -> None:
+    value = json.dumps({"data": {"feedback_id": name, "comment": "nobody"}}, ensure_ascii=False)
+    with duckdb.connect() as connection:
+        sought = f"SELECT {says('data.feedback_id', 'name')} FROM (SELECT $value AS value)"
+        assert connection.execute(sought, {"name": name, "value": value}).fetchall() == [(True,)]
+        assert connection.execute(sought, {"name": "nobody ", "value": value}).fetchall() == [(False,)]
+        if name != "nobody":
+            assert connection.execute(sought, {"name": "nobody", "value": value}).fetchall() == [(False,)]
 
 
 def test_a_lake_reads_as_the_log_that_it_was_made_of(tmp_path: Path) -> None:

@@ -10,22 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_lake.manifest import LakeFolder, Manifest
-from headrace_lake.query import LakeQuery
+from headrace_lake.query import LakeQuery, opened
 from headrace_lake.read_models.batch_list import batch_list, batch_view, histogram
 from headrace_lake.read_models.bucket_view import bucket_list, bucket_view, trend_of
 from headrace_lake.read_models.conditions import ConditionNode, joined
 from headrace_lake.read_models.example_list import ExampleFilter, newest_rows
 from headrace_lake.read_models.lineage_view import lineage_view
 from headrace_lake.read_models.paging import PageCursor
-from headrace_lake.read_models.recorded import recorded
+from headrace_lake.read_models.recorded import recorded, rules_of_task
 from headrace_lake.read_models.release_view import release_list, release_view
 from headrace_lake.read_models.requirement_view import requirement_list
 from headrace_lake.read_models.run_view import RunPoint, run_list, run_view, thinned
 from headrace_lake.read_models.version_view import version_list, version_view
 from headrace_lake.views import event
-from headrace_schemas.events import BatchReady, ReleasePromoted
+from headrace_processors.curate.policy import CuratePolicy
+from headrace_schemas.canonical import digest
+from headrace_schemas.codec import encode
+from headrace_schemas.derived import RulesActivation
+from headrace_schemas.events import BatchReady, ReleasePromoted, RulesActivated
+from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.settings import Settings
-from support.memory_ring import BUCKET, MemoryRing, buckets_of
+from support.memory_ring import BUCKET, MemoryRing, buckets_of, lake_of
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +180,45 @@ def test_a_bucket_says_why_it_is_not_cut_yet(lake: LakeQuery, manifest: Manifest
     assert sum(share.revisions for share in view.agents) == view.looked_at
     assert sum(reason.times for reason in view.rejections) == view.rejected
     assert bucket_view(lake, manifest, status, "sql/none") is None
+
+
+def test_many_buckets_are_listed_page_by_page(lake: LakeQuery, manifest: Manifest, status: dict[str, Any]) -> None:
+    others = [
+        {**bucket, "bucket": f"sql/other-{number}", "recorded": {**bucket["recorded"], "name": f"sql/other-{number}"}}
+        for bucket in status["buckets"]
+        for number in range(3)
+    ]
+    many = {"buckets": [*status["buckets"], *others]}
+    shown, start = [], 0
+    while True:
+        page = bucket_list(lake, manifest, many, start, page=2)
+        assert page.total == 4
+        shown += [row.bucket for row in page.rows]
+        if page.further is None:
+            break
+        start = page.further
+    assert shown == [BUCKET, "sql/other-0", "sql/other-1", "sql/other-2"]
+    every = requirement_list(lake)
+    assert (every.further, every.total) == (None, len(every.buckets))
+    assert [each.bucket for each in requirement_list(lake, page=1).buckets] == [each.bucket for each in every.buckets[:1]]
+    assert requirement_list(lake, every.total).buckets == []
+
+
+def test_rules_of_a_task_are_the_last_before_what_they_decided(tmp_path: Path) -> None:
+    ring = MemoryRing(5)
+    for version, offset in enumerate((0, 4, 9)):
+        body = {**CuratePolicy().body(), "target_effective_size": 20.0 + version}
+        data = RulesActivation(
+            stage="curate", topic="examples", partition=0, from_offset=offset, version=1, digest=digest(body), body=body
+        )
+        told = RulesActivated(specversion="1.0", id=f"rules-{offset}", source="headrace:curate", data=data)
+        ring.log.append("rules", 0, b"curate/examples/0", encode(told), origin_without_input("curate.rules"))
+    with opened(lake_of(ring.log, tmp_path / "lake")) as lake:
+        for offset, expected in ((0, [0]), (8, [0, 4]), (9, [0, 4, 9])):
+            found = rules_of_task(lake, "curate", "examples", 0, offset)
+            assert [each.activation.from_offset for each in found] == expected
+        (last,) = rules_of_task(lake, "curate", "examples", 0, 8, most=1)
+        assert last.activation.from_offset == 4
 
 
 def test_a_bucket_is_shown_where_its_state_is_not_known(lake: LakeQuery, manifest: Manifest) -> None:

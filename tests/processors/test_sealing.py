@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,18 +13,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_lake.dataset import bucket_examples, rows_of
+from headrace_lake.dataset_card import DatasetCard, card
 from headrace_lake.keys import OpenedLog, sealing_of
+from headrace_lake.lineage import RecordPlace, published_fate
 from headrace_lake.log import LogRecord
+from headrace_lake.opening import TextOpener
+from headrace_lake.query import opened
+from headrace_lake.read_models.dead_letter_view import letter_view
+from headrace_lake.read_models.example_list import ExampleFilter, example_list
+from headrace_lake.read_models.example_view import example_view
+from headrace_lake.read_models.reward_terms import RewardExplanation
 from headrace_lake.verify import Verified, verify
+from headrace_processors.owners import feedback_owner
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded, RecordRejected
+from headrace_schemas.ids import derive_id
+from headrace_schemas.inputs import Ref
 from headrace_schemas.topics import TOPIC_NAMES
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.sealing import HEADER, PlainTexts, is_erased, owner_of
 from support.memory_log import MemoryLog
-from support.memory_ring import MemoryRing
+from support.memory_ring import MemoryRing, lake_of
 from support.signals import feedback, interaction, interaction_retracted, subject_erased
 
 SECRET = "marked-text-of-bob"
@@ -52,7 +64,7 @@ class SealedRing(MemoryRing):
 def bobs(number: int = 1, **data: Any) -> bytes:
     texts = {"prompt": f"{SECRET} asks {number}", "output": f"{SECRET} hears {number}", "context": f"{SECRET} file"}
     more = {"attributes": {"note": SECRET}, "mystery": {"deep": SECRET}}
-    return interaction(f"b-{number}", data_subject="bob", **{**texts, **more, **data})
+    return interaction(f"b-{number}", **{"data_subject": "bob", **texts, **more, **data})
 
 
 def corrected(name: str, about: str | None, text: str = SECRET, **data: Any) -> bytes:
@@ -92,6 +104,31 @@ def told() -> SealedRing:
     ring.tell(corrected("f-1", "b-1"), corrected("f-2", None, ref={"system": "jira", "id": "OPS-B"}, principal={"id": "ann"}))
     ring.tell(corrected("f-3", None, ref={"system": "jira", "id": "later"}), interaction("other", prompt="plain one"))
     ring.tell(feedback("f-4", "b-3"), feedback("f-5", "other"))
+    ring.fold()
+    return ring
+
+
+@pytest.fixture(scope="module")
+def erased() -> SealedRing:
+    """Bob's interactions, of which a batch was cut, and his corrections; then he is forgotten."""
+    ring = SealedRing(seed=1, partitions=1, target=2.0)
+    jira = {"system": "jira", "id": "OPS-B"}
+    for number in range(12):
+        said = {"prompt": f"{SECRET} {number}", "prompt_group": f"g-{number}", "refs": [jira] if number == 1 else None}
+        ring.tell(bobs(number, **said), feedback(f"s-{number}", f"b-{number}"))
+    ring.fold()
+    for number in range(3):
+        ring.tell(
+            corrected(
+                f"f-{number}",
+                None if number == 2 else "b-1",
+                f"{SECRET} {number}",
+                minute=number,
+                **({"ref": jira} if number == 2 else {}),
+            )
+        )
+        ring.fold()
+    ring.tell(subject_erased("bob", minute=7))
     ring.fold()
     return ring
 
@@ -138,7 +175,8 @@ def test_after_forgetting_no_key_is_left_and_the_log_still_verifies(told: Sealed
     told.tell(bobs(4), corrected("f-9", "b-1"), later("b-5"))
     told.fold()
     sealing = asyncio.run(sealing_of(told.log))
-    for owner in ("interaction/b-1", "interaction/b-2", "interaction/b-3", "interaction/b-4", "ref/jira:OPS-B"):
+    linked = feedback_owner(Ref(system="jira", id="OPS-B"), "people:test", "f-2")
+    for owner in ("interaction/b-1", "interaction/b-2", "interaction/b-3", "interaction/b-4", linked):
         assert sealing.keyring.is_erased(owner), owner
         assert sealing.keyring.secret(owner) is None
     assert sealing.keyring.secret("interaction/b-5"), "what came after is no part of it"
@@ -185,6 +223,72 @@ def test_an_altered_record_of_who_was_erased_is_a_difference(told: SealedRing) -
     record = told.log.records[place][number]
     told.log.records[place][number] = record._replace(value=(record.value or b"").replace(b'"voices":1', b'"voices":9'))
     assert told.verified()["reward"].differences
+
+
+def place_of(log: MemoryLog, topic: str, *parts: bytes) -> tuple[list[LogRecord], int]:
+    """The records of a partition and the number of the last one that holds all `parts`."""
+    for (name, _), records in log.records.items():
+        if name == topic:
+            for number in reversed(range(len(records))):
+                if all(part in (records[number].value or b"") for part in parts):
+                    return records, number
+    raise AssertionError(f"{topic} has nothing with {parts}")
+
+
+def moved(record: LogRecord, **more: Any) -> LogRecord:
+    """A record as if it had been made of another one."""
+    headers = [(name, more.get("origin", value) if name == "headrace-origin" else value) for name, value in record.headers]
+    return record._replace(offset=more.get("offset", record.offset), headers=tuple(headers))
+
+
+def test_what_is_as_it_was_written_is_no_difference_though_texts_decided_about_it(erased: SealedRing) -> None:
+    reports = erased.verified()
+    assert [difference for report in reports.values() for difference in report.differences] == []
+    assert all(reports[stage].erased for stage in ("intake", "reward", "curate"))
+
+
+SIGNAL, EXAMPLE, BATCH = b"interaction.recorded", b"example.rewarded", b"batch.ready"
+
+
+@pytest.mark.parametrize(
+    ("stage", "topic", "parts"),
+    [
+        ("intake", "signals", (SIGNAL, b'"b-1"')),
+        ("link", "signals", (b'"f-2"',)),
+        ("reward", "examples", (EXAMPLE, b'"b-1"')),
+        ("reward", "examples", (b"example.withdrawn", b'"b-1"')),
+        ("curate", "batches", (BATCH,)),
+    ],
+)
+@pytest.mark.parametrize("change", ["doubled", "lost", "forged", "moved"])
+def test_what_is_doubled_lost_or_forged_of_who_was_erased_is_a_difference(
+    erased: SealedRing, stage: str, topic: str, parts: tuple[bytes, ...], change: str
+) -> None:
+    records, number = place_of(erased.log, topic, *parts)
+    record, end = records[number], records[-1].offset + 1
+    kept = list(records)
+    match change:
+        case "doubled":
+            records.append(record._replace(offset=end))
+        case "lost":
+            del records[number]
+        case "forged":  # of a record that says nothing of it
+            source = next(value for name, value in record.headers if name == "headrace-origin").rsplit(b"/", 2)[0]
+            records.append(moved(record, offset=end, origin=source + b"/0/77"))
+        case "moved":
+            records[number] = record._replace(key=b"elsewhere")
+    try:
+        assert erased.verified()[stage].differences
+    finally:
+        records[:] = kept
+
+
+def test_a_batch_that_names_a_row_which_is_not_there_is_a_difference(erased: SealedRing) -> None:
+    records, number = place_of(erased.log, "batches", BATCH)
+    tree = msgspec.json.decode(records[number].value or b"")
+    tree["data"]["members"][0]["sha256"] = "sha256:" + "0" * 64
+    records[number] = records[number]._replace(value=msgspec.json.encode(tree))
+    assert erased.verified()["curate"].differences
 
 
 def test_a_key_that_is_missing_and_was_not_erased_is_refused_and_makes_no_dead_letter(told: SealedRing) -> None:
@@ -246,6 +350,27 @@ def test_who_may_not_write_stops_nobody_by_a_seal_without_a_key() -> None:
     assert letter.data.error.code == "unknown_writer"
 
 
+def test_the_texts_of_a_second_subject_under_one_interaction_go_with_it(told: SealedRing) -> None:
+    told.tell(bobs(1, data_subject="eve", prompt=f"{SECRET} of eve"), subject_erased("eve"))
+    told.fold()
+    ring = asyncio.run(sealing_of(told.log)).keyring
+    assert ring.is_erased("interaction/b-1")
+    assert ring.secret("interaction/b-2"), "what is bob's alone stays"
+    assert all(not report.differences for report in told.verified().values())
+
+
+def test_what_was_said_of_a_foreign_id_goes_with_the_interaction_that_the_id_meant_and_with_no_other(told: SealedRing) -> None:
+    jira = {"system": "jira", "id": "OPS-B"}
+    told.tell(interaction("e-1", data_subject="eve", prompt="of eve", refs=[jira], minute=1))
+    told.tell(corrected("f-6", None, "after the second link", ref=jira))
+    told.tell(subject_erased("eve"))
+    told.fold()
+    ring = asyncio.run(sealing_of(told.log)).keyring
+    erased = [ring.is_erased(feedback_owner(Ref(**jira), "people:test", name)) for name in ("f-2", "f-6")]
+    assert erased == [False, True]
+    assert all(not report.differences for report in told.verified().values())
+
+
 IDS, REFS = st.integers(1, 4), st.sampled_from(["A", "B"])
 TOLD = st.one_of(
     st.builds(lambda n, m: bobs(n, minute=m), IDS, st.integers(0, 6)),
@@ -259,6 +384,8 @@ TOLD = st.one_of(
     st.builds(lambda m, ref: corrected(f"r-{m}", None, ref={"system": "jira", "id": ref}, minute=m), st.integers(1, 6), REFS),
     st.builds(lambda n: interaction_retracted(f"b-{n}"), IDS),
     st.builds(lambda m: subject_erased("bob", minute=m), st.integers(0, 6)),
+    st.builds(lambda n: bobs(n, data_subject="eve"), IDS),
+    st.just(subject_erased("eve", minute=3)),
 )
 MOVES = st.lists(st.one_of(TOLD, st.sampled_from(BOTH)), max_size=40)
 
@@ -276,7 +403,7 @@ def test_whatever_is_told_in_whatever_order_the_log_verifies_and_forgetting_leav
     ring.fold()
     for report in ring.verified().values():
         assert report.differences == []
-    ring.tell(subject_erased("bob", minute=7))
+    ring.tell(subject_erased("bob", minute=7), subject_erased("eve", minute=7))
     ring.fold()
     reports = ring.verified()
     for report in reports.values():
@@ -286,6 +413,39 @@ def test_whatever_is_told_in_whatever_order_the_log_verifies_and_forgetting_leav
     assert not keyring.leftovers
     recorded = {event.data.interaction_id for event in events_on(ring.log, "signals", InteractionRecorded)}
     assert all(keyring.is_erased(f"interaction/{name}") for name in recorded if name.startswith("b-"))
+
+
+def test_what_a_lake_holds_sealed_is_opened_for_who_has_keys_and_told_to_be_erased_when_they_are_gone(tmp_path: Path) -> None:
+    ring = SealedRing(seed=1, partitions=1)
+    ring.tell(bobs(1), corrected("f-1", "b-1"), bobs(2, turn="no number"))
+    ring.fold()
+    folder = lake_of(ring.log, tmp_path)
+    example_id = derive_id("example", "b-1")
+
+    def shown(opener: TextOpener) -> tuple[list[str], RewardExplanation]:
+        with opened(folder) as lake:
+            lake.opener = opener
+            listed = example_list(lake, ExampleFilter(bucket="sql/tiny")).rows[0]
+            view, letter = example_view(lake, example_id), letter_view(lake, "interactions/0/1")
+            assert view is not None
+            assert view.reward is not None
+            assert letter is not None
+            fate = published_fate(lake, RecordPlace("interactions", 0, 1))
+            return [listed.target, view.prompt[0].text, letter["error"]["message"], fate], view.reward
+
+    texts, reward = shown(TextOpener())
+    assert all("[sealed]" in text and SECRET not in text for text in texts)
+    assert reward.differs == "its texts are sealed: for who may read topic keys"
+    texts, reward = shown(TextOpener(asyncio.run(sealing_of(ring.log))))
+    assert texts[:2] == [f"{SECRET} corrects", f"{SECRET} asks 1"]
+    assert texts[2] in texts[3]
+    assert "turn" in texts[2]
+    assert (reward.agrees, reward.differs) == (True, None)
+    ring.tell(subject_erased("bob"))
+    ring.fold()
+    texts, reward = shown(TextOpener(asyncio.run(sealing_of(ring.log))))
+    assert all("[erased]" in text for text in texts)
+    assert reward.differs == "its texts are erased"
 
 
 def test_a_data_set_has_the_texts_until_their_keys_are_erased() -> None:
@@ -302,4 +462,10 @@ def test_a_data_set_has_the_texts_until_their_keys_are_erased() -> None:
     assert not any(SECRET in str(row.messages) for row in sealed), "who has no keys sees that there is something"
     ring.tell(subject_erased("bob"))
     ring._fold("intake")  # the keys are gone; nothing is withdrawn yet
-    assert asyncio.run(bucket_examples(OpenedLog(ring.log, ring.log), "sql/tiny")).learnt == []
+    for withdrawn in (False, True):
+        if withdrawn:
+            ring.fold()
+        selected = asyncio.run(bucket_examples(OpenedLog(ring.log, ring.log), "sql/tiny"))
+        assert (selected.learnt, selected.withdrawn, selected.erased) == ([], 0, len(rows))
+        about = DatasetCard(deployment="d", bucket="sql/tiny", form="chat", rows=0, digest="-", rule=2, source="the log")
+        assert f"- erased (the keys of their texts are gone): {len(rows)}" in card(about, selected, [])

@@ -32,6 +32,7 @@ KINDS = tuple(
 )
 GOLDENS = Path(__file__).parents[1] / "goldens"
 OWNERS, SUBJECTS, REFS = ("interaction/1", "interaction/2"), ("bob", "eve"), ("ref/a", "ref/b")
+FOREIGN, FEEDBACK = ("foreign/a", "foreign/b"), ("feedback/1", "feedback/2")
 
 
 def needs(owner: str, subject: str = "", second: int = 0) -> Claim:
@@ -40,6 +41,10 @@ def needs(owner: str, subject: str = "", second: int = 0) -> Claim:
 
 def forgets(subject: str, second: int) -> Claim:
     return Claim("", second * SECOND, subject=subject, erases=True)
+
+
+def says(feedback: str, foreign: str, second: int = 0) -> Claim:
+    return Claim(feedback, second * SECOND, makes_key=True, under=foreign)
 
 
 def links(ref: str, owner: str, second: int = 0) -> Claim:
@@ -93,11 +98,71 @@ def test_a_key_that_is_made_while_its_subject_is_forgotten_does_not_escape() -> 
 def test_what_belongs_to_an_owner_goes_with_it_in_whatever_order_that_is_learnt() -> None:
     topic = KeyTopic()
     topic.write([needs("ref/a"), links("ref/a", "interaction/1"), needs("interaction/1"), needs("interaction/1", "bob", 1)])
-    topic.write([forgets("bob", 9)])
-    topic.write([needs("ref/b"), links("ref/b", "interaction/1")])
+    topic.write([needs("ref/b"), forgets("bob", 9)])
+    topic.write([links("ref/b", "interaction/1")])
     assert [owner for owner in (*OWNERS, *REFS) if topic.ring.is_erased(owner)] == ["interaction/1", "ref/a", "ref/b"]
     assert all(b"secret" not in value for value in remaining(topic))
     assert topic.ring.all_owners("bob"), "whose they were is known to who may read the keys, or a redelivery would be news"
+
+
+@pytest.mark.parametrize("first", SUBJECTS)
+def test_an_interaction_that_two_subjects_name_goes_with_whichever_is_erased(first: str) -> None:
+    topic = KeyTopic()
+    topic.write([needs("interaction/1", "bob")])
+    topic.write([needs("interaction/1", "eve", 1), needs("interaction/1", "eve", 1)])
+    assert len(topic.events) == 2
+    topic.write([forgets(first, 9)])
+    assert topic.ring.is_erased("interaction/1")
+    assert topic.ring.erased_subject("interaction/1") == "bob", "whose it is to the folds, which take the first"
+    assert all(b"secret" not in value for value in remaining(topic))
+
+
+def test_two_subjects_in_one_fetch_are_both_told_of() -> None:
+    topic = KeyTopic()
+    topic.write([needs("interaction/1", "bob"), needs("interaction/1", "eve", 1), forgets("eve", 9)])
+    assert topic.ring.is_erased("interaction/1")
+
+
+def test_who_links_a_foreign_id_of_somebody_else_destroys_nothing_that_was_said_before() -> None:
+    """A ticket that is about two people's interactions, or a publisher who names what is not theirs."""
+    topic = KeyTopic()
+    topic.write([needs("interaction/1", "bob"), links("foreign/a", "interaction/1", 1), says("feedback/1", "foreign/a", 2)])
+    topic.write([needs("interaction/2", "eve", 3), links("foreign/a", "interaction/2", 3), says("feedback/2", "foreign/a", 4)])
+    topic.write([forgets("eve", 9)])
+    assert topic.ring.is_erased("feedback/2"), "it was said of the interaction that the id meant then"
+    assert topic.ring.secret("feedback/1"), "and this of another"
+    topic.write([forgets("bob", 9)])
+    assert topic.ring.is_erased("feedback/1")
+    topic.write([links("foreign/a", "interaction/1", 10), says("feedback/3", "foreign/a", 11)])
+    assert topic.ring.is_erased("feedback/3"), "of who was erased before"
+
+
+def test_a_link_of_before_changes_nothing_and_what_waits_belongs_to_the_first_link() -> None:
+    topic = KeyTopic()
+    topic.write([says("feedback/1", "foreign/a"), links("foreign/a", "interaction/1", 5), links("foreign/a", "interaction/2", 4)])
+    topic.write([says("feedback/2", "foreign/a"), needs("interaction/1", "bob"), needs("interaction/2", "eve")])
+    topic.write([forgets("eve", 9)])
+    assert [topic.ring.is_erased(owner) for owner in FEEDBACK] == [False, False]
+    topic.write([forgets("bob", 9)])
+    assert [topic.ring.is_erased(owner) for owner in FEEDBACK] == [True, True]
+
+
+@pytest.mark.parametrize("altered", ["bm8=", "no base64!", "", base64.b64encode(b"x" * 64).decode()])
+def test_a_key_that_is_none_counts_as_not_there(altered: str) -> None:
+    [event] = issued(Keyring(), [needs("interaction/1", "bob")], NOW)
+    assert isinstance(event, KeyIssued)
+    ring = Keyring()
+    ring.apply(msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, secret_base64=altered)))
+    assert (ring.is_known("interaction/1"), ring.passed_over) == (False, 1)
+    ring.apply(event)
+    assert ring.secret("interaction/1") == base64.b64decode(event.data.secret_base64)
+
+
+def test_a_time_that_is_none_stops_nobody() -> None:
+    ring = Keyring()
+    for event in issued(Keyring(), [needs("interaction/1", "bob"), links("foreign/a", "interaction/1")], NOW):
+        ring.apply(msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, time="tomorrow")))
+    assert (ring.has_keys, ring.passed_over) == (False, 2)
 
 
 def remaining(topic: KeyTopic) -> list[bytes]:
@@ -108,7 +173,8 @@ def remaining(topic: KeyTopic) -> list[bytes]:
 CLAIMS = st.one_of(
     st.builds(needs, st.sampled_from(OWNERS), st.sampled_from(["", *SUBJECTS]), st.integers(0, 9)),
     st.builds(needs, st.sampled_from(REFS)),
-    st.builds(links, st.sampled_from(REFS), st.sampled_from(OWNERS)),
+    st.builds(links, st.sampled_from((*REFS, *FOREIGN)), st.sampled_from(OWNERS), st.integers(0, 9)),
+    st.builds(says, st.sampled_from(FEEDBACK), st.sampled_from(FOREIGN)),
     st.builds(forgets, st.sampled_from(SUBJECTS), st.integers(0, 9)),
 )
 
@@ -122,8 +188,9 @@ def test_compaction_changes_nothing_and_what_is_erased_is_nowhere(steps: list[tu
     ring, compacted = topic.ring, topic.compacted(until)
     assert not ring.leftovers
     assert not compacted.leftovers
-    for owner in (*OWNERS, *REFS):
+    for owner in (*OWNERS, *REFS, *FEEDBACK):
         assert (ring.secret(owner), ring.is_erased(owner)) == (compacted.secret(owner), compacted.is_erased(owner))
+        assert ring.erased_subject(owner) == compacted.erased_subject(owner)
         if ring.is_erased(owner):
             assert not [value for value in remaining(topic) if b"secret" in value and owner.encode() in value]
 

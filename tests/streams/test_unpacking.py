@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka import compat
-from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES
+from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES, UNPACKED_BYTES
 from headrace_streams.kafka.compat import Batches, DamagedBatch
 from headrace_streams.kafka.unpacking import UnreadValue, header_of, unpack
 from support.batches import CODECS, batch, batch_of, packed, record, varint
@@ -256,6 +256,38 @@ def test_one_call_gives_out_a_portion_whatever_the_number_of_records(rows: list[
         assert assignment.position == (offsets[-1] + 1)
     assert max(sizes) <= most
     assert offsets == list(range(len(rows)))
+
+
+@all_codecs
+@settings(max_examples=25)
+@given(rows=records, odd=st.booleans(), start=st.integers(0, 25), most=st.integers(1, 8))
+def test_a_partition_fetcher_reads_the_same_records_however_many_it_gives_out(
+    codec: str, rows: list[tuple[Any, Any, Any]], odd: bool, start: int, most: int
+) -> None:
+    made = [record(number, *row) for number, row in enumerate(rows)]
+    if odd:
+        made[len(made) // 2] = record(len(made) // 2, b"k", b"", [(b"h", b"")] * (HEADERS_LIMIT + 1))
+    data = batch_of(codec, made)
+    expected = [told(one) for one in PartitionRecords(TP, Batches(data), [], start, None, None, True, 1)]
+    reader = compat.PartitionRuns(TP, data, [], start)
+    found: list[Any] = []
+    last = False
+    while not last:
+        given_now: list[Any] = []
+        last = reader.portion(given_now, most)
+        assert len(given_now) == most or last
+        found += given_now
+        assert not given_now or reader.position > given_now[-1].offset
+    assert [told(one) for one in found] == expected
+
+
+def test_a_partition_fetcher_is_told_of_a_bomb_what_everybody_is_told() -> None:
+    data = batch_of("zstd", [record(0, b"k", b"a"), record(1, None, bytes(UNPACKED_BYTES + MIB)), record(2, b"k", b"b")])
+    expected = [told(one) for one in fetched(data)]
+    found: list[Any] = []
+    assert compat.PartitionRuns(TP, data, [], 0).portion(found, 10)
+    assert [told(one) for one in found] == expected
+    assert expected[1][3] != expected[2][3]
 
 
 def test_a_packed_batch_gives_out_what_was_appended_and_leaves_the_library_as_it_was() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from support.console import ServedConsole
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+
+HEIGHT = 900  # pixels
 
 
 class Tab:
@@ -28,6 +31,11 @@ class Tab:
         assert answer is not None
         return answer.status
 
+    def look(self, *, width: int, color_scheme: Literal["light", "dark"]) -> None:
+        """Goes on with the tab that wide and in that scheme; what is shown stays."""
+        self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        self.page.emulate_media(color_scheme=color_scheme)
+
     @property
     def over(self) -> int:
         """By how many pixels the page is wider than the tab."""
@@ -45,7 +53,7 @@ class Tab:
 @contextmanager
 def tab(browser: Browser, console: ServedConsole, *, width: int = 1280, signed_in: bool = True, **options: Any) -> Iterator[Tab]:
     """A tab in a context of its own; `options` are playwright's, e.g. color_scheme="dark", java_script_enabled=False."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    context = browser.new_context(viewport={"width": width, "height": HEIGHT}, **options)
     context.set_default_timeout(15_000)
     if signed_in:
         name, _, value = console.cookie.partition("=")

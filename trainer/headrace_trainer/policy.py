@@ -231,6 +231,11 @@ class TrainerPolicy(Policy):
         None, ge=1, description="threads of torch in a job, or in each of its processes; absent: torch decides"
     )
     seed: int = Field(0, description="a run's seed follows from its batch and this")
+    retrain_taken_back: bool = Field(
+        False,
+        description="when `headrace forget` or `retract` takes back what a served release has learnt, its bucket is trained once"
+        " more without it",
+    )
 
     @classmethod
     def from_recorded(cls, body: Mapping[str, Any]) -> TrainerPolicy:

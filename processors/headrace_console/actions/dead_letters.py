@@ -26,10 +26,14 @@ def _wanted(subject: str) -> LetterFilter:
 def _effect(asked: PageRequest, subject: str) -> ActionEffect:
     wanted = _wanted(subject)
     found = preview(asked.lake, wanted)
-    if not found.letters:
+    if not found.letters and not found.older:
         raise PageMissing(f"there is no dead letter {subject!r}, at this cut")
     lines = [f"{found.letters:,} letters are meant; {found.before:,} were redriven before, and nothing is done to them."]
     lines.append(f"As they are, {found.fit:,} records would be taken by intake and published once more.")
+    if found.older:
+        lines.append(
+            f"That is of the newest letters; {found.older:,} are older, and those of them that are meant are redriven too."
+        )
     lines += [f"{count:,} would be refused again and are not sent: {why}." for why, count in sorted(found.unfit.items())]
     lines.append("A record goes back where it came from, marked; without a time of its own it gets the one at which it came.")
     field = ActionField("changes", "Change fields first, one a line, such as data.scale=[0,10] (null removes)", long=True)

@@ -7,7 +7,7 @@ from headrace_lake.read_models.bucket_view import BucketList, BucketView, bucket
 
 
 def buckets(asked: PageRequest) -> BucketList:
-    return bucket_list(asked.lake, asked.manifest, asked.seen.report)
+    return bucket_list(asked.lake, asked.manifest, asked.seen.report, asked.whole_number("start", 0, 0, 10**6))
 
 
 def bucket(asked: PageRequest) -> BucketView:

@@ -9,15 +9,20 @@ from headrace_console.page import PLACE, ConsolePage, PageRequest
 from headrace_console.pages.records import record_at
 from headrace_lake.learning_state import learning_state
 from headrace_lake.manifest import LAKE_TOPICS
-from headrace_lake.segments import IDS
-from headrace_lake.views import KIND, table_of
+from headrace_lake.segment import IDS
+from headrace_lake.views import KIND, says, table_of
 
 ROWS = 40
 _NAMED = ("release", "version", "batch", "run", "evaluation", "example", "interaction", "bucket")
 _COLUMNS = ("key", "event_id", *IDS)
 _MANY = ("signals", "examples", "rejections", "refs")
 _FEW: tuple[str, ...] = tuple(topic for topic in LAKE_TOPICS if topic not in _MANY)
-_SEARCHES = ((_FEW, _COLUMNS), (_MANY, ("interaction_id", "example_id")), (_MANY, ("event_id", "data_subject", "key")))
+_SEARCHES = (
+    (_FEW, _COLUMNS),
+    (_MANY, ("interaction_id", "example_id")),
+    (_MANY, ("event_id", "data_subject")),
+    (("refs",), ("key",)),
+)
 _SHOWN = f"topic, partition, log_offset, appended_at, {KIND} AS kind, " + ", ".join(IDS)
 
 
@@ -47,10 +52,11 @@ def _column(kind: str) -> str:
 
 
 def _by_id(asked: PageRequest, what: str) -> list[dict[str, Any]]:
-    """Records that have it as an id, or as their key. Where there are many records, first the columns that people mostly ask for:
-    each one more is as much again to read."""
+    """Records that have it as an id, or as their key. Where there are many records, first the columns that people mostly ask for,
+    and each by itself: segments say of one value whether they may have it, of this or that they don't."""
     for topics, columns in _SEARCHES:
-        if found := _inside(asked, topics, " OR ".join(f"{name} = $what" for name in columns), what):
+        conditions = [f"{name} = $what" for name in columns]
+        if found := _inside(asked, topics, [" OR ".join(conditions)] if topics is _FEW else conditions, what):
             return found
     return []
 
@@ -60,16 +66,17 @@ def _by_reference(asked: PageRequest, what: str) -> list[dict[str, Any]]:
     digest = what.removeprefix("sha256:")
     if re.fullmatch(r"[0-9a-f]{6,64}", digest):
         topics, path, value = ("versions", "releases.history"), "$.data.adapter.digest", f"sha256:{digest}"
-        rows = _inside(asked, topics, f"starts_with(try(value->>'{path}'), $what)", value)
+        rows = _inside(asked, topics, [f"starts_with(try(value->>'{path}'), $what)"], value)
         if rows:
             return rows
-    rows = _inside(asked, ("signals",), "try(value->>'$.data.feedback_id') = $what", what)
-    return rows or _inside(asked, ("refs",), "(key = $what OR try(value->>'$.data.ref.id') = $what)", what)
+    rows = _inside(asked, ("signals",), [says("data.feedback_id", "what")], what)
+    return rows or _inside(asked, ("refs",), [says("data.ref.id", "what")], what)
 
 
-def _inside(asked: PageRequest, topics: tuple[str, ...], condition: str, what: str) -> list[dict[str, Any]]:
-    union = " UNION ALL ".join(f"SELECT {_SHOWN} FROM {table_of(topic)} WHERE {condition}" for topic in topics)
-    return asked.lake.run(f"{union} ORDER BY appended_at DESC LIMIT {ROWS + 1}", {"what": what}).dicts()
+def _inside(asked: PageRequest, topics: tuple[str, ...], conditions: list[str], what: str) -> list[dict[str, Any]]:
+    """Records for which one of the conditions holds."""
+    selects = [f"SELECT {_SHOWN} FROM {table_of(topic)} WHERE {condition}" for topic in topics for condition in conditions]
+    return asked.lake.run(f"{' UNION '.join(selects)} ORDER BY appended_at DESC LIMIT {ROWS + 1}", {"what": what}).dicts()
 
 
 PAGES = [

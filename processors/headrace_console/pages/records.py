@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace_console.page import PLACE, ConsolePage, PageMissing, PageRequest, number_in
 from headrace_lake.manifest import LAKE_TOPICS
-from headrace_lake.segments import IDS
+from headrace_lake.segment import IDS
 from headrace_lake.views import KIND, table_of
 from headrace_schemas.topology import TOPOLOGY
 
@@ -49,7 +49,8 @@ def records(asked: PageRequest) -> dict[str, Any]:
         {**values, **page},
     ).dicts()
     types = asked.lake.run(
-        f"SELECT {KIND} AS kind, count(*) AS records FROM {table_of(topic)} GROUP BY 1 ORDER BY 2 DESC, 1"
+        "SELECT kind, CAST(sum(records) AS BIGINT) AS records FROM activity WHERE topic = $topic GROUP BY 1 ORDER BY 2 DESC, 1",
+        {"topic": topic},
     ).dicts()
     last = found[ROWS - 1] if len(found) > ROWS else None
     return {
@@ -82,14 +83,16 @@ def record_at(asked: PageRequest, place: str) -> dict[str, Any] | None:
         return None
     topic = named[1]
     rows = asked.lake.run(
-        f"SELECT {_SHOWN}, event_id, source, value, odd IS NOT NULL AS odd FROM {table_of(topic)} "
+        f"SELECT {_SHOWN}, event_id, source, value, odd FROM {table_of(topic)} "
         "WHERE partition = $partition AND log_offset = $offset",
         {"partition": int(named[2]), "offset": int(named[3])},
     ).dicts()
     if not rows:
         return None
     found = rows[0]
-    event = _object(found.pop("value"))
+    value, odd = found.pop("value"), found.pop("odd")
+    found["odd"] = odd is not None
+    event = _object(value if value is None else asked.lake.opener.opened(value, odd))
     data = event.get("data") if isinstance(event, dict) else None
     if isinstance(data, dict) and not asked.visitor.may("privacy"):
         data |= {name: "(raw: for the role privacy)" for name in RAW.get(topic, ()) if name in data}

@@ -7,7 +7,7 @@ from headrace_lake.read_models.requirement_view import RequirementList, requirem
 
 
 def requirements(asked: PageRequest) -> RequirementList:
-    return requirement_list(asked.lake)
+    return requirement_list(asked.lake, asked.whole_number("start", 0, 0, 10**6))
 
 
 PAGES = [

@@ -30,6 +30,7 @@ from headrace_schemas.events import BucketAssessed, RulesActivated
 from headrace_schemas.topics import DAY_MS
 from headrace_streams.kafka.partitioner import partition_for
 
+BUCKETS = 100  # of a page
 NEWEST = 1_000  # revisions of a bucket, that trends and shares are of
 REJECTED = 5_000  # rejections of a bucket, the newest, that are counted
 TREND = 40  # points of a trend
@@ -89,10 +90,14 @@ class BucketSummary(Struct, frozen=True, kw_only=True):
 
 
 class BucketList(Struct, frozen=True, kw_only=True):
-    """Every bucket that an example ever came to. `state_known`: fills are there; else `headrace status` could not be asked."""
+    """One page of the `total` buckets that an example ever came to. `state_known`: fills are there; else `headrace status` could
+    not be asked. `start`: how many come before; `further`: where the next page starts, None at the end."""
 
     rows: list[BucketSummary]
     state_known: bool
+    total: int
+    start: int
+    further: int | None
 
 
 class TrendPoint(Struct, frozen=True, kw_only=True):
@@ -141,9 +146,10 @@ class BucketView(Struct, frozen=True, kw_only=True):
     releases: list[ReleaseRow]
 
 
-def bucket_list(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] | None) -> BucketList:
-    """All buckets, those with the newest examples first."""
-    known = _known(lake, manifest, status)
+def bucket_list(
+    lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] | None, start: int = 0, *, page: int = BUCKETS
+) -> BucketList:
+    """Buckets, those with the newest examples first, `page` of them behind the first `start`."""
     served = served_now(lake)
     batches = dict(lake.all(f"SELECT bucket, count(*) FROM {table_of('batches')} WHERE {event('batch.ready')} GROUP BY bucket"))
     came = lake.all(
@@ -151,16 +157,22 @@ def bucket_list(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] |
         "GROUP BY bucket ORDER BY 3 DESC, 1"
     )
     there = {name: (count, last) for name, count, last in came if name is not None}
-    there |= {name: (0, None) for name in sorted(known.state.keys() - there.keys())}
-    rows = [
-        _summary(name, count, last, batches.get(name, 0), served.get(name), known)[0] for name, (count, last) in there.items()
-    ]
-    return BucketList(rows=rows, state_known=bool(known.state))
+    state = _recorded(status)
+    there |= {name: (0, None) for name in sorted(state.keys() - there.keys())}
+    shown = list(there.items())[start : start + page]
+    known = _known(lake, manifest, state, [name for name, _ in shown])
+    return BucketList(
+        rows=[_summary(name, count, last, batches.get(name, 0), served.get(name), known)[0] for name, (count, last) in shown],
+        state_known=bool(state),
+        total=len(there),
+        start=start,
+        further=start + page if start + page < len(there) else None,
+    )
 
 
 def bucket_view(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] | None, name: str) -> BucketView | None:
     """One bucket; None where nothing is known of it."""
-    known = _known(lake, manifest, status, name)
+    known = _known(lake, manifest, _recorded(status), [name])
     [(count, last)] = lake.all(
         f"SELECT count(*), epoch_ms(max(appended_at)) FROM {table_of('examples')} WHERE {event('example.rewarded')} "
         "AND bucket = $bucket",
@@ -197,19 +209,17 @@ def bucket_view(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] |
     )
 
 
-def _known(lake: LakeQuery, manifest: Manifest, status: Mapping[str, Any] | None, bucket: str | None = None) -> _Known:
-    """Of all buckets; what was said last is looked up for one, or for all."""
-    named = "" if bucket is None else " AND bucket = $bucket"
+def _known(lake: LakeQuery, manifest: Manifest, state: Mapping[str, CurateBucket], names: Sequence[str]) -> _Known:
+    """What was said last is looked up for the buckets of these names."""
     places = lake.all(
-        f"SELECT partition, max(log_offset) FROM {table_of('assessments')} WHERE {event('bucket.assessed')}{named} "
-        "GROUP BY partition, bucket",
-        {} if bucket is None else {"bucket": bucket},
+        f"SELECT partition, max(log_offset) FROM {table_of('assessments')} WHERE {event('bucket.assessed')} "
+        "AND list_contains($names, bucket) GROUP BY partition, bucket",
+        {"names": list(names)},
     )
     said = recorded_at(lake, "assessments", [RecordPlace("assessments", *row) for row in places])
     told = {each.event.data.bucket: _Told(each.event.data, each.place) for each in said if isinstance(each.event, BucketAssessed)}
     now_ms = max((segment.last_ms for segment in manifest.of("examples")), default=0)
     partitions = len(manifest.partitions("examples")) or 1
-    state = _recorded(status)
     return _Known(state, told, curate_policy(lake), partitions, now_ms, _medians(state, partitions, now_ms))
 
 

@@ -17,13 +17,16 @@ from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
 from headrace_lake.read_models.recorded import read_at
-from headrace_lake.views import event, table_of
+from headrace_lake.views import event, mentions, table_of
+from headrace_schemas.events import ExampleRewarded
 from headrace_schemas.inputs import Output, Text
 from headrace_schemas.splits import split_of
 from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
+from headrace_streams.kafka.reader import decode_or_none
 
-WINDOW = 10_000  # revisions that are looked through for one page, with a filter
+WINDOW = 10_000  # revisions that are looked through for one page, with a filter,
+PORTION = 2_500  # so many at a time, until there are enough
 FACETS = 1_000  # the same without one: what the facets are of
 PREVIEW = 200  # characters of a text in a list
 FACET_ROWS = 12
@@ -146,8 +149,12 @@ class ExampleList(Struct, kw_only=True):
 def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | None = None, *, page: int = PAGE) -> ExampleList:
     """The newest revisions that pass a filter, `page` of them, below a place."""
     most = WINDOW if wanted._reads_values() else FACETS
-    places = _window(lake, wanted.bucket, below, most)
-    matching = wanted.passing(_rows(lake, places, wanted.text), _fields)
+    window, places = _window(lake, wanted.bucket, below, most), list[tuple[int, int, int]]()
+    matching: list[ExampleRow] = []
+    while len(places) < len(window) and len(matching) <= page:
+        portion = window[len(places) : len(places) + PORTION]
+        places += portion
+        matching += wanted.passing(_rows(lake, portion, wanted), _fields)
     shown = matching[:page]
     further = next_page(shown, more=len(matching) > page)
     if further is None and len(places) == most:
@@ -166,7 +173,7 @@ def example_list(lake: LakeQuery, wanted: ExampleFilter, below: PageCursor | Non
 
 def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[ExampleRow]:
     """The `most` newest revisions of a bucket (or of all) that pass a filter, without their texts and states."""
-    return wanted.passing(_rows(lake, _window(lake, wanted.bucket, None, most), wanted.text), _fields)
+    return wanted.passing(_rows(lake, _window(lake, wanted.bucket, None, most), wanted), _fields)
 
 
 def _fields(row: ExampleRow) -> FilterFields:
@@ -185,18 +192,23 @@ def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most:
     ]
 
 
-def _rows(lake: LakeQuery, places: Sequence[tuple[int, int, int]], text: str | None) -> list[ExampleRow]:
-    """Rows of revisions, newest first, without their texts."""
+def _rows(lake: LakeQuery, places: Sequence[tuple[int, int, int]], wanted: ExampleFilter) -> list[ExampleRow]:
+    """Rows of revisions, newest first, without their texts. Those that do not even have the words of the filter are left out
+    before their JSON is read."""
+    words = {name: value for name in ("agent", "role", "rater") if (value := getattr(wanted, name)) is not None}
+    conditions = [f"AND {mentions(name, 't.value')}" for name in words]
+    if wanted.text:
+        words["text"] = wanted.text
+        conditions.append("AND contains(lower(try(t.value->>'$.data.content')), lower($text))")
     paths = ", ".join(f"'{path}'" for path in _FIELDS.values())
-    asked = "AND contains(lower(try(t.value->>'$.data.content')), lower($text))" if text else ""
     found = read_at(
         lake,
         "examples",
         [RecordPlace("examples", partition, offset) for _, partition, offset in places],
         "t.example_id, t.revision, t.interaction_id, t.bucket, epoch_ms(t.appended_at), t.partition, t.log_offset, "
         f"try(json_extract_string(t.value, [{paths}]))",
-        f"{asked} ORDER BY t.appended_at DESC, t.partition DESC, t.log_offset DESC",
-        **({"text": text} if text else {}),
+        f"{' '.join(conditions)} ORDER BY t.appended_at DESC, t.partition DESC, t.log_offset DESC",
+        **words,
     )
     return [row for each in found if (row := _row(each)) is not None]
 
@@ -236,8 +248,12 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
         return
     places = [_place(row) for row in rows]
     both_texts = "try(json_extract(t.value, ['$.data.content.prompt', '$.data.content.target']))"
-    texts = read_at(lake, "examples", places, f"t.partition, t.log_offset, {both_texts}")
-    by_place = {(partition, offset): both or (None, None) for partition, offset, both in texts}
+    sealed = "CASE WHEN try(t.value->>'$.data.sealed') IS NOT NULL THEN t.value END, t.odd"
+    texts = read_at(lake, "examples", places, f"t.partition, t.log_offset, {both_texts}, {sealed}")
+    by_place = {
+        (partition, offset): (both or (None, None)) if value is None else _opened(lake, value, odd)
+        for partition, offset, both, value, odd in texts
+    }
     states = example_states(lake, {row.example_id for row in rows})
     for row, place in zip(rows, places, strict=True):
         prompt, target = by_place.get((place.partition, place.offset), (None, None))
@@ -249,6 +265,15 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
                 state="superseded", reason=f"by revision {newest}", newest_revision=newest, batches=state.batches
             )
         row.state = state
+
+
+def _opened(lake: LakeQuery, value: str, odd: bytes | None) -> tuple[str | None, str | None]:
+    """Prompt and target of a sealed example, in JSON form, for whom they may be opened."""
+    example = decode_or_none(lake.opener.opened(value, odd).encode())
+    if not isinstance(example, ExampleRewarded):
+        return None, None
+    content = example.data.content
+    return msgspec.json.encode(content.prompt).decode(), msgspec.json.encode(content.target).decode()
 
 
 def _preview(raw: str | None) -> str:

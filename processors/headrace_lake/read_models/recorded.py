@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery
-from headrace_lake.views import event, table_of
+from headrace_lake.views import event, read, table_of
 from headrace_processors.stages import STAGES
 from headrace_schemas.derived import RulesActivation
 from headrace_schemas.events import Event, RulesActivated
@@ -61,12 +61,12 @@ def recorded_at(lake: LakeQuery, topic: str, places: Iterable[RecordPlace]) -> l
         lake,
         topic,
         sorted(set(places)),
-        "t.partition, t.log_offset, epoch_ms(t.appended_at), coalesce(t.origin, ''), t.value",
+        "t.partition, t.log_offset, epoch_ms(t.appended_at), coalesce(t.origin, ''), t.value, t.odd",
         "AND t.value IS NOT NULL ORDER BY t.appended_at, t.partition, t.log_offset",
     )
     found: list[RecordedEvent] = []
-    for partition, offset, appended_ms, origin, text in rows:
-        value = text.encode()
+    for partition, offset, appended_ms, origin, text, odd in rows:
+        value = lake.opener.opened(text, odd).encode()
         if (decoded := decode_or_none(value)) is not None:
             found.append(RecordedEvent(RecordPlace(topic, partition, offset), appended_ms, decoded, origin, value))
     return found
@@ -128,9 +128,13 @@ class TaskPolicy(NamedTuple):
         return self.stage.policy.model_validate({**rules.absent, **self.activation.body})
 
 
-def rules_of_task(lake: LakeQuery, stage: str, topic: str, partition: int) -> list[TaskPolicy]:
-    """All rules that were ever in force for a task, in the order of their offsets."""
-    found = recorded(lake, "rules", f"{event('rules.activated')} AND key = $key", {"key": f"{stage}/{topic}/{partition}"})
+def rules_of_task(
+    lake: LakeQuery, stage: str, topic: str, partition: int, upto: int | None = None, *, most: int = 1000
+) -> list[TaskPolicy]:
+    """The last rules that were in force for a task up to an input offset, or ever, in the order of their offsets."""
+    before = "" if upto is None else f"AND try_cast({read('data.from_offset')} AS BIGINT) <= {int(upto)}"
+    where, task = f"{event('rules.activated')} AND key = $key {before}", {"key": f"{stage}/{topic}/{partition}"}
+    found = recorded(lake, "rules", where, task, limit=most, newest=True)
     rules = [TaskPolicy(STAGE[stage], each.event.data, each.place) for each in found if isinstance(each.event, RulesActivated)]
     return sorted(rules, key=lambda each: (each.activation.from_offset, each.place))
 

@@ -10,11 +10,11 @@ from msgspec import Struct
 
 from headrace_lake.query import LakeQuery
 from headrace_lake.read_models.recorded import RecordedEvent, recorded
-from headrace_lake.views import event
+from headrace_lake.views import event, table_of
 from headrace_schemas.derived import Requirement, Tracking
 from headrace_schemas.events import RequirementsTracked
 
-TRACKED = 2000
+TRACKED, BUCKETS = 2000, 50  # answers that a page is of, at most, and buckets
 
 
 class RequirementMoment(Struct, frozen=True, kw_only=True):
@@ -55,19 +55,31 @@ class RequirementBucket(Struct, frozen=True, kw_only=True):
 
 
 class RequirementList(Struct, frozen=True, kw_only=True):
-    """Every bucket of which something is served."""
+    """One page of the `total` buckets of which something was served, by name. `further`: where the next page starts."""
 
     buckets: list[RequirementBucket]
+    total: int
+    start: int
+    further: int | None
 
 
-def requirement_list(lake: LakeQuery) -> RequirementList:
-    """Requirements of all buckets at the lake's cut."""
-    told = recorded(lake, "examples", event("requirements.tracked"), limit=TRACKED, newest=True)
+def requirement_list(lake: LakeQuery, start: int = 0, *, page: int = BUCKETS) -> RequirementList:
+    """Requirements of buckets at the lake's cut, `page` of them behind the first `start`."""
+    tracked = event("requirements.tracked")
+    rows = lake.all(f"SELECT DISTINCT bucket FROM {table_of('examples')} WHERE {tracked} AND bucket IS NOT NULL ORDER BY bucket")
+    names = [name for (name,) in rows][start : start + page]
+    where = f"{tracked} AND list_contains($names, bucket)"
+    told = recorded(lake, "examples", where, {"names": names}, limit=TRACKED, newest=True) if names else []
     by_bucket: dict[str, list[RecordedEvent]] = {}
     for each in told:
         if isinstance(each.event, RequirementsTracked):
             by_bucket.setdefault(each.event.data.bucket, []).append(each)
-    return RequirementList(buckets=[_bucket(name, events) for name, events in sorted(by_bucket.items())])
+    return RequirementList(
+        buckets=[_bucket(name, events) for name, events in sorted(by_bucket.items())],
+        total=len(rows),
+        start=start,
+        further=start + page if start + page < len(rows) else None,
+    )
 
 
 def _tracking(record: RecordedEvent) -> Tracking:

@@ -260,6 +260,6 @@ def _metrics(evaluation: Evaluation) -> list[MetricPair]:
 
 def release_policy(lake: LakeQuery, source: RecordPlace) -> ReleasePolicy | None:
     """Of release, as it was in force when it answered what lies at `source`."""
-    rules = in_force(rules_of_task(lake, "release", source.topic, source.partition), source.offset)
+    rules = in_force(rules_of_task(lake, "release", source.topic, source.partition, source.offset), source.offset)
     policy = None if rules is None else rules.policy
     return policy if isinstance(policy, ReleasePolicy) else None

@@ -16,7 +16,7 @@ from headrace_processors.curate.filters import Role
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.texts import texts_of
 from headrace_schemas.derived import Example
-from headrace_schemas.ids import derive_id
+from headrace_schemas.ids import derived
 from headrace_schemas.splits import split_of
 from headrace_schemas.text import normalise
 from headrace_schemas.times import parse_ns
@@ -47,7 +47,7 @@ def appraise(policy: CuratePolicy, version: int, examples: Sequence[tuple[Exampl
     for example, value in examples:
         read = texts_of(version, example.content)
         prompt, context, normalised = normalise(read.prompt), normalise(read.context), normalise(read.target)
-        name = bytes.fromhex(derive_id("content", example.bucket, prompt, context, normalised))
+        name = derived("content", example.bucket, prompt, context, normalised)
         split = split_of(example.bucket, example.prompt_group)
         time_ns = parse_ns(example.event_time)
         role, reason = filters.judge(policy, version, example, read, split)

@@ -25,7 +25,6 @@ from headrace_processors.curate.appraisal import Appraisal, appraise
 from headrace_processors.curate.policy import NEWEST, CuratePolicy
 from headrace_processors.curate.state import ASSESSED, BUCKET, AssessedBucket, CurateBucket, ExampleRecord
 from headrace_processors.curate.step import CurateRules, CurateStep
-from headrace_schemas.codec import decode
 from headrace_schemas.events import (
     ClockTicked,
     ExampleRewarded,
@@ -34,6 +33,7 @@ from headrace_schemas.events import (
     PromptDrawn,
     RequirementsTracked,
 )
+from headrace_schemas.examples import decode_example
 from headrace_schemas.topics import DAY_MS
 from headrace_streams.runtime.sealing import owner_of as sealed_with
 from headrace_streams.runtime.stage import Fold, Headers, Record, Step, Write
@@ -68,7 +68,7 @@ class CurateFold(Fold):
         examples: list[_Ahead] = []
         for value, headers in records:
             with suppress(Exception):
-                event = decode(value, headers)
+                event = decode_example(value, headers)
                 self._ahead[id(value)] = ahead = _Ahead(value, headers, event)
                 if isinstance(event, ExampleRewarded):
                     examples.append(ahead)
@@ -81,7 +81,7 @@ class CurateFold(Fold):
         ahead = self._ahead.pop(id(record.value), None)
         if ahead is not None and ahead.headers != record.headers:
             ahead = None
-        event = decode(record.value, record.headers) if ahead is None else ahead.event
+        event = decode_example(record.value, record.headers) if ahead is None else ahead.event
         step = CurateStep(self._rules, state, record, getattr(event, "traceparent", None))
         match event:
             case ExampleRewarded(data=example):
@@ -172,3 +172,4 @@ def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> Curate
 build_1 = partial(build, version=1)
 build_2 = partial(build, version=2)
 build_3 = partial(build, version=3)
+build_4 = partial(build, version=4)

@@ -8,7 +8,10 @@ touched: joins and erasure go by them. Counters: signals, dead; and, of places t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
+
+from msgspec import structs
 
 from headrace_processors.intake.claims import claim_of_refused, claims_of, owner_of
 from headrace_processors.intake.policy import IntakePolicy
@@ -23,9 +26,9 @@ from headrace_processors.intake.scrub.scrubber import (
     Work,
     WorkExceeded,
 )
-from headrace_processors.intake.sessions import session_joined, session_routed
+from headrace_processors.intake.sessions import check_report, session_joined, session_routed
 from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
-from headrace_schemas.codec import DecodeError, encode_tree
+from headrace_schemas.codec import DecodeError, encode, encode_tree
 from headrace_schemas.events import SubjectErased
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import COMMENT_LIMIT
@@ -34,6 +37,8 @@ from headrace_schemas.topology import SCRUBBED
 from headrace_streams.kafka.unpacking import UnreadValue
 from headrace_streams.runtime.stage import Claim, Record, StatelessFold, Step
 
+NEWEST = 5  # rule version
+ERASES_ALWAYS = 5  # the first under which no erasure becomes a dead letter for what else it says
 _ERASED = str(SubjectErased.__struct_config__.tag).encode()
 
 
@@ -43,8 +48,17 @@ class IntakeFold(StatelessFold):
     erases = True
     opens = False  # anybody may write its inputs, and they are plain
 
-    def __init__(self, policy: IntakePolicy, work_limit: int = WORK_LIMIT, *, patterns: Sequence[Pattern] = PATTERNS) -> None:
+    def __init__(
+        self,
+        policy: IntakePolicy,
+        work_limit: int = WORK_LIMIT,
+        *,
+        patterns: Sequence[Pattern] = PATTERNS,
+        version: int = NEWEST,
+    ) -> None:
+        self._version = version
         self._sessions = policy.sessions is True
+        self._sketches = policy.sketches is True if version > 4 else None
         self._work_limit = work_limit
         self.seals = policy.seal == "subjects"
         self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy), patterns=patterns)
@@ -56,16 +70,20 @@ class IntakeFold(StatelessFold):
             strayed = misplaced(record, published.event)
             if strayed is not None:
                 return self._dead(record, None, strayed)
+            if self._sketches is not None:
+                check_report(published)
             value, counts = self._scrubbed(published)
-            writes = session_routed(published.event, value) if published.on_session else routed(published.event, value)
+            writes = (
+                session_routed(published.event, value, self._sketches) if published.on_session else routed(published.event, value)
+            )
         except DecodeError as error:
             return self._dead(record, published, dead(record, error.code, error.field, error.message))
         counters = {"signals": 1}
         if counts:
             counters.update((SCRUBBED + kind, count) for kind, count in counts.items())
-        if self.seals and (owner := owner_of(published.event, value)):
+        if self.seals and (owner := owner_of(published.event, value, self._version)):
             writes[0] = writes[0]._replace(owner=owner)  # what follows from it (links, copies) has no texts
-        if self._sessions and (joined := session_joined(published.event, value)) is not None:
+        if self._sessions and (joined := session_joined(published.event, value, self._sketches)) is not None:
             writes.append(joined)
         return Step(writes, {}, counters)
 
@@ -76,13 +94,13 @@ class IntakeFold(StatelessFold):
         try:
             published = decode_published(record.value, record.headers, append_time_ms=record.timestamp)
             if misplaced(record, published.event) is None:
-                claims = claims_of(published.event, published.written())
+                claims = claims_of(published.event, published.written(), self._version)
                 return claims if self.seals else [claim for claim in claims if claim.erases]
         except DecodeError:
             pass
         if not self.seals:
             return ()
-        claim = claim_of_refused(record.value, record.headers, record.timestamp * 1_000_000)
+        claim = claim_of_refused(record.value, record.headers, record.timestamp * 1_000_000, self._version)
         return () if claim is None else [claim]
 
     def _dead(self, record: Record, published: Published | None, step: Step) -> Step:
@@ -91,14 +109,24 @@ class IntakeFold(StatelessFold):
         if not self.seals or record.value is None:
             return step
         if published is not None:
-            owner = owner_of(published.event, published.written())
+            owner = owner_of(published.event, published.written(), self._version)
         else:
-            claim = claim_of_refused(record.value, record.headers, 0)
+            claim = claim_of_refused(record.value, record.headers, 0, self._version)
             owner = "" if claim is None else claim.owner
         return step._replace(outputs=[write._replace(owner=owner) for write in step.outputs]) if owner else step
 
     def _scrubbed(self, published: Published) -> tuple[bytes, dict[str, int]]:
-        """The event as it is passed on, and how many places got a placeholder, by kind. DecodeError when it costs too much."""
+        """The event as it is passed on, and how many places got a placeholder, by kind. DecodeError when it costs too much; an
+        erasure then says only whom it erases: its keys go in any case."""
+        try:
+            return self._scrubbed_within_limit(published)
+        except DecodeError:
+            if self._version < ERASES_ALWAYS or not isinstance(published.event, SubjectErased):
+                raise
+        event = structs.replace(published.event, subject=None, dataschema=None, datacontenttype=None)
+        return encode(event), {}
+
+    def _scrubbed_within_limit(self, published: Published) -> tuple[bytes, dict[str, int]]:
         if published.strict and not self._scrubber.may_find("\n".join(common_texts(published.event))):
             return published.written(), {}
         tree = published.tree()
@@ -166,11 +194,10 @@ def _recogniser(policy: IntakePolicy) -> Any:
     return recogniser(policy.presidio)
 
 
-def build(body: Mapping[str, Any], digest: str) -> IntakeFold:
+def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> IntakeFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    return IntakeFold(IntakePolicy.model_validate(body))
+    patterns = PATTERNS_2 if version == 2 else PATTERNS  # fewer
+    return IntakeFold(IntakePolicy.model_validate(body), patterns=patterns, version=version)
 
 
-def build_2(body: Mapping[str, Any], digest: str) -> IntakeFold:
-    """The fold of rule version 2, which looked for fewer patterns."""
-    return IntakeFold(IntakePolicy.model_validate(body), patterns=PATTERNS_2)
+build_2, build_3, build_4 = (partial(build, version=version) for version in (2, 3, 4))

@@ -20,7 +20,7 @@ from headrace_processors.expiry import period_ms, touched_of
 from headrace_processors.intake.preference import fan_out
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.link.state import ForeignId, event_key, head_key, is_head, ref_of
-from headrace_processors.owners import ref_owner
+from headrace_processors.owners import feedback_owner, ref_owner
 from headrace_schemas.codec import Decoded, decode, decode_input
 from headrace_schemas.delays import delays_of
 from headrace_schemas.derived import RecordError, RefExpiry
@@ -99,7 +99,7 @@ class LinkFold(Fold):
         found: list[Decoded] = []
         for number, (key, value) in enumerate(_waiting(state, ref, before)):
             decoded = decode_input(value)
-            outputs += _resolved(decoded, interaction_id, ref_owner(ref) if number in before.sealed else "")
+            outputs += _resolved(decoded, interaction_id, _owner(decoded, ref, number, before))
             changes[key] = None
             found.append(decoded)
         changes[head_key(ref)] = msgspec.json.encode(
@@ -135,7 +135,8 @@ class LinkFold(Fold):
             error = RecordError(code="waiting_limit", field="data.ref", message=message)
             return Step([dead_letter(STAGE, record, error)], {}, {"dead": 1, **seen})
         sealed = (*before.sealed, before.waiting) if owner else before.sealed
-        after = ForeignId(touched=record.now, waiting=before.waiting + 1, size=size, sealed=sealed)
+        own = (*before.own_keys, before.waiting) if owner and owner != ref_owner(ref) else before.own_keys
+        after = ForeignId(touched=record.now, waiting=before.waiting + 1, size=size, sealed=sealed, own_keys=own)
         return Step((), {key: msgspec.json.encode(after), event_key(ref, before.waiting): event}, {"waiting": 1, **seen})
 
     def _expire(self, state: Mapping[str, Any], record: Record, ref: Ref) -> Step:
@@ -172,6 +173,17 @@ def _waiting(state: Mapping[str, Any], ref: Ref, head: ForeignId) -> Iterator[tu
     for number in range(head.waiting):
         key = event_key(ref, number)
         yield key, state[key]
+
+
+def _owner(decoded: Decoded, ref: Ref, number: int, head: ForeignId) -> str:
+    """Whose key seals what waited, as it came."""
+    if number not in head.sealed:
+        return ""
+    event = decoded.event
+    assert isinstance(event, FeedbackRecorded)  # nothing else waits
+    if number not in head.own_keys:
+        return ref_owner(ref)
+    return feedback_owner(ref, event.source, event.data.feedback_id or event.id)
 
 
 def _resolved(decoded: Decoded, interaction_id: str, owner: str) -> list[Write]:

@@ -24,6 +24,7 @@ class ForeignId(Struct, frozen=True, kw_only=True, omit_defaults=True):
     waiting: int = 0  # events
     size: int = 0  # bytes of the events
     sealed: tuple[int, ...] = ()  # numbers of the events that are sealed, as they came
+    own_keys: tuple[int, ...] = ()  # those of them with a key of their own: intake has written such since its rule version 5
 
 
 def head_key(ref: Ref) -> str:

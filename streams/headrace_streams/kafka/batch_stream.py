@@ -42,19 +42,20 @@ def nullable(body: bytes, position: int) -> tuple[bytes | None, int]:
 
 
 def stands_out(buffer: bytes | bytearray, position: int, length: int) -> bool:
-    """Whether a record has too many headers, or is none."""
+    """Whether a record may have too many headers, or is none. Each takes two bytes, so most can't by their length."""
     end = position + length
-    safe = len(buffer) - 10  # up to here the client's reader of numbers may be used
+    # up to here the client's reader of numbers, which looks beyond the end, may be used
+    number = decode_varint if end <= len(buffer) - 10 else varint
     try:
-        position += 1
-        for _ in ("time", "offset"):
-            position = (decode_varint if position <= safe else varint)(buffer, position)[1]
-        for _ in ("key", "value"):
-            size, position = (decode_varint if position <= safe else varint)(buffer, position)
-            position += max(size, 0)
-            if position > end:
-                return True
-        return (decode_varint if position <= safe else varint)(buffer, position)[0] > HEADERS_LIMIT
+        _, position = number(buffer, position + 1)  # time
+        _, position = number(buffer, position)  # offset
+        size, position = number(buffer, position)  # key
+        position += max(size, 0)
+        if position > end:
+            return True
+        size, position = number(buffer, position)  # value
+        position += max(size, 0)
+        return position > end or (end - position > 2 * HEADERS_LIMIT and number(buffer, position)[0] > HEADERS_LIMIT)
     except (IndexError, ValueError, BatchFault):
         return True
 
@@ -62,7 +63,7 @@ def stands_out(buffer: bytes | bytearray, position: int, length: int) -> bool:
 class BatchStream:
     """Unpacked bytes in order, of which only what is looked at is kept. `position` counts all that were taken."""
 
-    def __init__(self, source: Iterator[bytes]) -> None:
+    def __init__(self, source: Iterator[bytes | memoryview]) -> None:
         self._portions = source
         self._buffer = bytearray()
         self._at = 0
@@ -79,13 +80,15 @@ class BatchStream:
             return False
         return self._more()
 
-    def run(self, most: int, padding: bytes = b"") -> tuple[bytes, int]:
-        """The whole ordinary records that are here, at most `most`, with `padding` behind them, and their number."""
+    def run(self, most: int, head: bytes = b"", padding: bytes = b"") -> tuple[bytes, int]:
+        """The whole ordinary records that are here, at most `most`, with `padding` behind them, and their number. They are a
+        batch where its header up to their number, `head`, is given: so they are copied once only."""
         buffer, start = self._buffer, self._at
         at, count, size = start, 0, len(buffer)
+        safe = size - 10
         while count < most:
             try:  # the client's reader of numbers is four times as fast, and looks beyond the end
-                length, position = decode_varint(buffer, at) if at <= size - 10 else varint(buffer, at)
+                length, position = decode_varint(buffer, at) if at <= safe else varint(buffer, at)
             except (IndexError, ValueError, BatchFault):
                 break
             if length < 0 or length > RECORD_BYTES or position + length > size:
@@ -96,7 +99,8 @@ class BatchStream:
             count += 1
         self._at = at
         self.position += at - start
-        return b"".join((memoryview(buffer)[start:at], padding)), count
+        number = count.to_bytes(4, "big") if head else b""
+        return b"".join((head, number, memoryview(buffer)[start:at], padding)), count
 
     def number(self) -> int:
         while True:

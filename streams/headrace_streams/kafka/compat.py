@@ -37,7 +37,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.record_columns import RecordColumns
-from headrace_streams.kafka.unpacking import header_of, unpack, unpack_columns, unread
+from headrace_streams.kafka.unpacking import RecordRun, header_of, unpack, unpack_columns, unpack_runs, unread
 
 GIVEN_BYTES = 2 * MIB  # unpacked, of a partition, that one fetch gives out, and at most one record more
 _HEADER_BYTES = 96  # of a header as an object
@@ -52,9 +52,10 @@ class DamagedBatch(HeadraceError, CorruptRecordException):  # type: ignore[misc]
 
 class Batches:
     """What the fetcher asks of a partition's bytes. `given` counts the unpacked bytes of what was handed out; `head`: records are
-    wanted as columns (`unpack_columns`)."""
+    wanted as columns (`unpack_columns`); `in_runs`: as RecordRun (`unpack_runs`)."""
 
     head: bytes | None = None
+    in_runs = False
 
     def __init__(self, data: bytes) -> None:
         self._data, self._start = data, 0
@@ -115,11 +116,51 @@ class _Batch:
         if not self._wrong and self._batches.head is not None:
             return unpack_columns(self._raw, self._batches.head, self._batches.spent)
         if not self._wrong:
-            return unpack(self._raw, self._batches.spent)
+            return (unpack_runs if self._batches.in_runs else unpack)(self._raw, self._batches.spent)
         header = header_of(self._raw)
         whole = header.last_offset - header.base_offset + 1 == header.records
         offsets = range(header.base_offset, (header.last_offset if whole else header.base_offset) + 1)
         return unread(header, offsets, "corrupt", "batch: its checksum is wrong (not carried)")
+
+
+class PartitionRuns(fetcher.PartitionRecords):  # type: ignore[misc]
+    """Committed records of an answer of which nothing was given out yet, as the reader of a batch made them: the client makes
+    an object more of each, and hands it on one by one, which is half of what reading a small record costs."""
+
+    def __init__(self, partition: TopicPartition, data: bytes, aborted: Any, offset: int) -> None:
+        batches = Batches(data)
+        batches.in_runs = True
+        self.empty = not batches.has_next()
+        super().__init__(partition, batches, aborted, offset, None, None, True, fetcher.READ_COMMITTED)
+        self._rest: Sequence[Any] = ()
+        self._from = offset
+
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> Any:
+        return record
+
+    @property
+    def position(self) -> int:
+        """Of the next record to be given out, or behind the markers that follow the last."""
+        return int(self._rest[0].offset) if self._rest else int(self.next_fetch_offset)
+
+    def portion(self, given: list[Any], most: int) -> bool:
+        """As the function of that name."""
+        batches = self._records
+        end = batches.given + GIVEN_BYTES
+        while True:
+            if not self._rest:
+                read: Any = next(self, None)
+                if read is None:
+                    return True
+                records: Sequence[Any] = read.records if type(read) is RecordRun else (read,)
+                behind = records[0].offset >= self._from
+                self._rest = records if behind else [one for one in records if one.offset >= self._from]
+                batches.given += _HEADER_BYTES * sum([len(one.headers) for one in records])
+            room = most - len(given)
+            given += self._rest[:room]
+            self._rest = self._rest[room:]
+            if len(given) >= most or batches.given >= end:
+                return False
 
 
 def portion(partition_records: Any, given: list[Any], max_records: int | None) -> bool:

@@ -67,12 +67,12 @@ _FRAMED: dict[int, Callable[[], Any]] = {
 }
 
 
-def portions(codec: int, packed: memoryview) -> Iterator[bytes]:
+def portions(codec: int, packed: memoryview) -> Iterator[bytes | memoryview]:
     """What `packed` unpacks to, in portions that are small however well it is packed. BatchFault when it can't be unpacked."""
     try:
         if codec == _NONE:
             for start in range(0, len(packed), PORTION):
-                yield bytes(packed[start : start + PORTION])
+                yield packed[start : start + PORTION]
         elif codec == _SNAPPY:
             yield from map(_snappy, _snappy_blocks(bytes(packed)))
         elif codec in _FRAMED:

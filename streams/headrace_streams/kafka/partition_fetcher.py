@@ -12,8 +12,8 @@ import asyncio
 import time
 from typing import Any
 
-from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import (
     KafkaError,
     KafkaProtocolError,
@@ -60,9 +60,9 @@ class PartitionFetcher:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
-    async def fetch(self, timeout_ms: int, max_records: int) -> list[ConsumerRecord]:
-        """The next records, none if none come in time; 0 ms: those that are there. Raises OffsetOutOfRangeError, or another
-        KafkaError that does not pass by itself."""
+    async def fetch(self, timeout_ms: int, max_records: int) -> list[Any]:
+        """The next records, none if none come in time; 0 ms: those that are there. They are what a batch's reader made: offset,
+        timestamp, key, value and headers. Raises OffsetOutOfRangeError, or another KafkaError that does not pass by itself."""
         until = time.monotonic() + timeout_ms / 1000
         while True:
             if self._asking is not None:
@@ -73,17 +73,17 @@ class PartitionFetcher:
             if (given := self._given(max_records)) or time.monotonic() >= until:
                 return given
 
-    def _given(self, max_records: int) -> list[ConsumerRecord]:
+    def _given(self, max_records: int) -> list[Any]:
         records = self._left
         if records is None:
             return []
-        given: list[ConsumerRecord] = []
+        given: list[Any] = []
         try:
-            if compat.portion(records, given, max_records):
+            if records.portion(given, max_records):
                 self._left = None
         except compat.DamagedBatch:
             self._left = None  # it is read again
-        self.position = records.next_fetch_offset
+        self.position = records.position
         return given
 
     async def _ask(self, wait_ms: int) -> None:
@@ -121,6 +121,6 @@ class PartitionFetcher:
         """`there`: last stable offset, aborted transactions and records, in the place that a version gives them."""
         self.end = there[0]
         aborted = there[2] if version >= 11 else there[-2]
-        batches = compat.Batches(there[-1])
-        if batches.has_next():
-            self._left = PartitionRecords(self._partition, batches, aborted, self.position, None, None, True, READ_COMMITTED)
+        answer = compat.PartitionRuns(self._partition, there[-1], aborted, self.position)
+        if not answer.empty:
+            self._left = answer

@@ -41,6 +41,17 @@ class UnreadValue(bytes):
         return made
 
 
+class RecordRun(NamedTuple):
+    """Records that follow each other, in the place of a record."""
+
+    records: Sequence[Any]
+
+    @property
+    def offset(self) -> int:
+        """Of the last."""
+        return int(self.records[-1].offset)
+
+
 class BatchHeader(NamedTuple):
     """What a batch says of itself."""
 
@@ -85,6 +96,29 @@ def unpack(batch: bytes | memoryview, spent: Callable[[int], None] = lambda size
     return _checked(header, _runs(header, batch, spent), spent)
 
 
+def unpack_runs(batch: bytes | memoryview, spent: Callable[[int], None] = lambda size: None) -> Iterator[Any]:
+    """As `unpack`, but as many records at once as RecordRun as are unpacked at once; others one by one, and each as soon as it is
+    read: what comes behind it may be the end of the batch."""
+    header = header_of(batch)
+    last = None if _is_dense(header) else header.last_offset
+
+    def runs() -> Iterator[Iterable[Any]]:
+        for records in _runs(header, batch, spent):
+            yield [RecordRun(records)] if isinstance(records, list) and _follow(records, last) else records
+
+    return _checked(header, runs(), spent)
+
+
+def _follow(records: Sequence[Any], last: int | None) -> bool:
+    """Whether there are some, and the offset of each follows that of the one before, up to `last` at most."""
+    if not records:
+        return False
+    first = records[0].offset
+    return [record.offset for record in records] == list(range(first, first + len(records))) and (
+        last is None or first + len(records) - 1 <= last
+    )
+
+
 def unpack_columns(batch: bytes | memoryview, head: bytes, spent: Callable[[int], None] = lambda size: None) -> Iterator[Any]:
     """As `unpack`, but many records at once as RecordColumns, whose headers begin with `head`; others one by one."""
     header = header_of(batch)
@@ -98,7 +132,10 @@ def _checked(header: BatchHeader, runs: Iterator[Iterable[Any]], spent: Callable
     try:
         for records in runs:
             for record in records:
-                offset = record.offsets[0] if type(record) is RecordColumns else record.offset
+                if type(record) is RecordRun:
+                    offset = record.records[0].offset
+                else:
+                    offset = record.offsets[0] if type(record) is RecordColumns else record.offset
                 if offset != expected and (dense or not expected < offset <= last):
                     raise BatchFault("corrupt", f"batch: offset {offset} stands where {expected} should")
                 yield record
@@ -123,8 +160,8 @@ def _runs(header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int],
             yield records
             return
     template = _template(batch)
-    for run, count in _stream(header, batch, spent):
-        yield from _read(header, template, run, count) if count else [run]
+    for run, count in _stream(header, batch, spent, head=bytes(template[:_COUNT_AT])):
+        yield from _read(header, run, count) if count else [run]
 
 
 def _column_runs(
@@ -133,14 +170,15 @@ def _column_runs(
     """The same as columns."""
     template, dense = _template(batch), _is_dense(header)
     times = header.first_timestamp, header.max_timestamp if header.log_append_time else None
-    for run, count in _stream(header, batch, spent, PADDING):
+    for run, count in _stream(header, batch, spent, padding=PADDING):
         columns = columns_of(run, count, head, header.base_offset, *times) if count else None
         if columns is not None and (
             columns.offset - columns.offsets[0] == count - 1 if dense else columns.offset <= header.last_offset
         ):
             yield [columns]
         elif count:
-            yield from _read(header, template, run[: -len(PADDING)], count)
+            head = bytes(template[:_COUNT_AT]) + count.to_bytes(4, "big")
+            yield from _read(header, head + run[: -len(PADDING)], count)
         else:
             yield run
 
@@ -153,13 +191,14 @@ def _template(batch: bytes | memoryview) -> bytearray:
 
 
 def _stream(
-    header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int], None], padding: bytes = b""
+    header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int], None], head: bytes = b"", padding: bytes = b""
 ) -> Iterator[tuple[Any, int]]:
-    """The bytes of ordinary records that follow each other and their number, and, with 0, each record that stands out."""
+    """The bytes of ordinary records that follow each other, as `BatchStream.run` gives them, and their number; and, with 0, each
+    record that stands out."""
     stream = BatchStream(portions(header.codec, memoryview(batch)[_HEADER.size :]))
     ahead = header.records
     while ahead > 0:
-        run, count = stream.run(ahead, padding)
+        run, count = stream.run(ahead, head, padding)
         if count:
             spent(len(run))
             yield run, count
@@ -169,10 +208,8 @@ def _stream(
             ahead -= 1
 
 
-def _read(header: BatchHeader, template: bytearray, run: bytes, count: int) -> Iterator[Iterable[Any]]:
-    """`count` records of known lengths: by the fast reader, from where it fails on by ours."""
-    template[_COUNT_AT : _COUNT_AT + 4] = count.to_bytes(4, "big")
-    data = bytes(template) + run
+def _read(header: BatchHeader, data: bytes, count: int) -> Iterator[Iterable[Any]]:
+    """The `count` records of a batch that is not packed: by the fast reader, from where it fails on by ours."""
     made: list[Any] = []
     try:
         made.extend(DefaultRecordBatch(data))

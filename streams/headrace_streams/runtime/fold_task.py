@@ -15,29 +15,30 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from aiokafka import ConsumerRecord
+import msgspec
 
 from headrace_schemas.codec import encode
 from headrace_schemas.topics import may_grow
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import Ends
+from headrace_streams.runtime.micro_batch import BATCH_RECORDS, MicroBatch
 from headrace_streams.runtime.pace import Pace
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.sealing import KeyMissing, is_sealed_state
 from headrace_streams.runtime.session import Session
-from headrace_streams.runtime.stage import Fold, Stage
+from headrace_streams.runtime.stage import Fold, Stage, StoredRecord
 from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
-from headrace_streams.runtime.step import SURROUNDINGS, Processed, Produced
+from headrace_streams.runtime.step import SURROUNDINGS, Produced
 from headrace_streams.runtime.task_keys import TaskKeys
 from headrace_streams.settings import Settings
 
-BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
+# While much is waiting, a record waits for those before it and not for its transaction, and each of these costs the same.
+BEHIND_SECONDS = 0.25
 LINGER_SECONDS = 0.005  # between two transactions, the least
 # A step that takes longer than a transaction may would have the one under way given up, and at every new start again.
 AHEAD_SECONDS = 3.0  # after its start a task does not fold ahead
 FOLD_SECONDS = 0.01  # of folding before other tasks get a turn: batches folded in slices take turns, and all are late
-BATCH_BYTES = 4 * 1024 * 1024  # of outputs and state, before a transaction is closed early
 BEHIND_RECORDS = 500  # of one fetch: there will be more
 POLL_MS = 500
 TICK_SECONDS = 60.0
@@ -46,39 +47,6 @@ OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
 FROZEN_VALUES = 10_000
 LOAD_CHUNK = 2000  # state values decoded before other tasks get a turn
 _pace = Pace(time.time)  # of this process
-
-
-class MicroBatch:
-    """What records that were folded and are not committed write: outputs, and changed state in changelog form."""
-
-    def __init__(self) -> None:
-        self.produced: list[Produced] = []
-        self.changes: dict[str, bytes | None] = {}
-        self.append_times: list[int] = []  # in ms, of the records
-        self.records = self.size = 0
-        self.began = time.monotonic()
-
-    def add(self, append_ms: int, processed: Processed) -> None:
-        """One record's doing."""
-        self.append_times.append(append_ms)
-        if not self.records:
-            self.began = time.monotonic()
-        self.records += 1
-        produced, dumped, size = processed.produced, processed.dumped, self.size
-        if produced:
-            self.produced += produced
-            for item in produced:
-                size += len(item.value)
-        if dumped:
-            self.changes.update(dumped)
-            for data in dumped.values():
-                if data is not None:
-                    size += len(data)
-        self.size = size
-
-    @property
-    def full(self) -> bool:
-        return self.records >= BATCH_RECORDS or self.size >= BATCH_BYTES
 
 
 class FoldTask:
@@ -100,7 +68,7 @@ class FoldTask:
         self._keys = TaskKeys(settings, self._runner, self._commit_keys)
         self._session = Session(settings, stage, policy, topic, partition)
         self._tick_seconds = tick_seconds
-        self._backlog: deque[ConsumerRecord] = deque()
+        self._backlog: deque[StoredRecord] = deque()
         self._shown = 0  # records of the backlog that the fold has seen
         self._phase = "starting"
         self._began = self._looked = time.monotonic()
@@ -108,7 +76,7 @@ class FoldTask:
         self._written: int | None = 0  # offset behind what was last written into the input; None while that is under way
         self._behind = False  # the last fetch brought much
         self._on_beats = may_grow(topic)  # its input comes from outside
-        self._gauged: dict[str, Any] = {}  # watched state values
+        self._gauged: dict[str, Any] = {}  # watched state values, the one that was written longest ago first
 
     @property
     def label(self) -> str:
@@ -170,10 +138,17 @@ class FoldTask:
             return
         for key in keys:
             if key.startswith(fold.gauged):
-                if (value := self._runner.state.get(key)) is None:
-                    self._gauged.pop(key, None)
-                else:
+                self._gauged.pop(key, None)
+                if (value := self._runner.state.get(key)) is not None:
                     self._gauged[key] = value
+
+    def _written_again(self) -> dict[str, bytes | None]:
+        """The watched value that was written longest ago. So all of them lie within as many transactions as there are values, and
+        whoever wants to know them need not read the changelog whole."""
+        for key, value in self._gauged.items():
+            self._gauged[key] = self._gauged.pop(key)
+            return {key: self._runner.entry(key, value)}
+        return {}
 
     async def _load(self, state: dict[str, Any]) -> None:
         """Takes `state` for its own, which is in changelog form as yet."""
@@ -221,7 +196,10 @@ class FoldTask:
         if self._pressing or time.monotonic() - self._looked >= self._tick_seconds:
             batch.produced += self._overdue(self._runner.now)
         self._note_gauged(batch.changes)
-        self._session.launch(batch.produced, batch.changes, position, batch.append_times)
+        if self._runner.fold is not None and self._runner.fold.gauged:
+            position = msgspec.structs.replace(position, watched=len(self._gauged))
+        changes = batch.changes | self._written_again()
+        self._session.launch(batch.produced, changes, position, batch.append_times)
 
     async def _fold_ahead(self) -> MicroBatch:
         """What there is to fold, for the next transaction, which may begin when this returns. While much is waiting, it is folded
@@ -236,7 +214,8 @@ class FoldTask:
                 self._fold_some(batch)
                 if batch.full or (self._session.flight is not None and self._session.flight.done()):
                     await self._land()
-                if self._session.flight is None and (batch.full or time.monotonic() - batch.began >= BATCH_SECONDS):
+                long = BEHIND_SECONDS if self._behind else BATCH_SECONDS
+                if self._session.flight is None and (batch.full or time.monotonic() - batch.began >= long):
                     return batch
                 await asyncio.sleep(0)
             if batch.records and not self._behind:
@@ -278,14 +257,10 @@ class FoldTask:
     def _fold_some(self, batch: MicroBatch) -> None:
         """Folds until others should have a turn."""
         until = time.monotonic() + FOLD_SECONDS
-        while self._backlog and not batch.full:
+        while self._backlog and not batch.full and time.monotonic() < until:
             if not self._shown:
                 self._shown = self._runner.look_ahead(self._backlog)
-            self._shown -= 1
-            record = self._backlog.popleft()
-            batch.add(record.timestamp, self._runner.run(record))
-            if time.monotonic() >= until:
-                break
+            self._shown -= self._runner.fold_into(batch, self._backlog, self._shown, until)
 
     async def _land(self) -> None:
         """Waits for the transaction under way, if there is one."""

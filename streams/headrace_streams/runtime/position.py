@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from aiokafka import TopicPartition
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from headrace_schemas.root_error import HeadraceError
 from headrace_streams.kafka.transactions import ProducerState
@@ -47,6 +47,7 @@ class Position(Struct, frozen=True, kw_only=True):
     rules: Rules | None = None
     state_version: int = 1  # of the state beside it: what its values mean
     stamp: Stamp | None = None  # of the transaction that wrote it
+    watched: int | UnsetType = UNSET  # values that the fold watches; each is written again in its turn, so all lie near the end
 
 
 def encode_position(position: Position) -> bytes:

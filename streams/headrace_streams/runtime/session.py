@@ -17,7 +17,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import msgspec
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from headrace_schemas import derived
@@ -37,7 +37,7 @@ from headrace_streams.runtime import meters
 from headrace_streams.runtime.journal import Ends, Journal, Position, Refused, Rules, Transport, stop
 from headrace_streams.runtime.provenance import origin_without_input, writer_of
 from headrace_streams.runtime.sealing import is_sealed_state
-from headrace_streams.runtime.stage import Stage, UnknownVersion
+from headrace_streams.runtime.stage import Stage, StoredRecord, UnknownVersion
 from headrace_streams.runtime.status import RestoreReport
 from headrace_streams.runtime.step import Produced
 from headrace_streams.settings import Settings, SettingsError
@@ -140,7 +140,7 @@ class Session:
         if self.restore is not None:
             self.restore = msgspec.structs.replace(self.restore, seconds=time.monotonic() - self._opened)
 
-    async def fetch(self, timeout_ms: int, max_records: int) -> list[ConsumerRecord]:
+    async def fetch(self, timeout_ms: int, max_records: int) -> list[StoredRecord]:
         """The next committed records, if any come in time: at most `max_records`, and about GIVEN_BYTES."""
         assert self._fetcher is not None
         return await self._fetcher.fetch(timeout_ms, max_records)
@@ -314,7 +314,7 @@ class Session:
             raise Refused(f"{self.label}: {error}: run `headrace positions rebuild {self.label}`") from error
         changes: dict[str, bytes | None] = {key: value for key, value in upcast.items() if state.get(key) != value}
         changes |= dict.fromkeys(state.keys() - upcast.keys())
-        await self.commit([], changes, self.moved(state_version=self.stage.state_version))
+        await self.commit([], changes, self.moved(state_version=self.stage.state_version, watched=msgspec.UNSET))
         return upcast
 
     def _activation(self) -> Produced:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -47,6 +47,21 @@ class Record(NamedTuple):
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
+class StoredRecord(Protocol):
+    """What is read of a record, wherever it comes from. `timestamp` is the append time in ms."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
+
+
 class Write(NamedTuple):
     """One event to write. `value` is an event, or bytes that are one already (pass-through). `everywhere`: to each partition.
     `owner`: whose key its texts are sealed with; empty: they are not."""
@@ -70,12 +85,14 @@ class Step(NamedTuple):
 
 class Claim(NamedTuple):
     """What an input record says of owners of texts. `makes_key`: its texts are to be sealed, so `owner` needs a key; `subject`:
-    the digest of whose data it is; `of`: an owner that it belongs to. With `erases` all keys of `subject` are to go."""
+    the digest of whose data it is; `of`: an owner that it belongs to; `under`: the foreign id that it is said of, and whose it is
+    then follows from links. With `erases` all keys of `subject` are to go."""
 
     owner: str
     time_ns: int
     subject: str = ""
     of: str = ""
+    under: str = ""
     makes_key: bool = False
     erases: bool = False
 

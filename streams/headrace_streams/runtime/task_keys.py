@@ -10,8 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
-from aiokafka import ConsumerRecord
-
 from headrace_schemas.codec import encode
 from headrace_schemas.events import Event, SubjectErased
 from headrace_schemas.times import parse_ns
@@ -22,7 +20,7 @@ from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import Ends
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.sealing import Sealing, is_sealed_state, owners_in
-from headrace_streams.runtime.stage import Record
+from headrace_streams.runtime.stage import Record, StoredRecord
 from headrace_streams.runtime.step import Produced
 from headrace_streams.sealing.issuing import WRITER, erasures, issued
 from headrace_streams.sealing.key_log import TOPIC, KeyLog, key_log
@@ -65,7 +63,7 @@ class TaskKeys:
         if self._writes or any(map(is_sealed_state, state.values())):
             await self._refresh()
 
-    async def prepare(self, records: Sequence[ConsumerRecord]) -> None:
+    async def prepare(self, records: Sequence[StoredRecord]) -> None:
         """Before `records` are folded. Raises as a commit, and Refused where the topic may not be read."""
         runner, ring = self._runner, self._known.ring
         assert runner.fold is not None
@@ -108,14 +106,14 @@ class TaskKeys:
         assert self._log is not None
         return self._log
 
-    def _must_read(self, records: Sequence[ConsumerRecord]) -> bool:
+    def _must_read(self, records: Sequence[StoredRecord]) -> bool:
         """Whether some are sealed with keys that are not known yet, or tell that keys are no more."""
         topic, ring = self._runner.topic, self._known.ring
         if any(not ring.is_known(owner) for owner in owners_in(topic, records)):
             return True
         return topic == "signals" and ring.has_keys and any(_ERASED in (record.value or b"") for record in records)
 
-    def _record(self, record: ConsumerRecord) -> Record:
+    def _record(self, record: StoredRecord) -> Record:
         topic, partition, at = self._runner.topic, self._runner.partition, record.timestamp
         return Record(topic, partition, record.offset, at, at, record.key, record.value, record.headers)
 

@@ -10,9 +10,9 @@ import os
 from typing import Any
 
 from headrace_schemas.root_error import HeadraceError
+from headrace_streams.sealing.keyring import KEY_BYTES
 from headrace_streams.settings import SettingsError
 
-KEY_BYTES = 32  # two AES-128 keys, as RFC 5297 has it
 _CONTEXT = b"headrace sealed 1"
 
 

@@ -15,7 +15,7 @@ from headrace_schemas.ids import derive_id
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Claim
 from headrace_streams.sealing import cipher
-from headrace_streams.sealing.keyring import Keyring
+from headrace_streams.sealing.keyring import FOREIGN_OWNER, Keyring
 
 WRITER = "intake.keys"
 MILLISECOND = 1_000_000  # ns
@@ -24,7 +24,7 @@ MILLISECOND = 1_000_000  # ns
 def issued(ring: Keyring, claims: Iterable[Claim], now_ms: int, new_key: Callable[[], bytes] = cipher.new_key) -> list[Event]:
     """The events that `claims` ask for, in their order: nothing for what the keyring says already."""
     written: list[Event] = []
-    told: set[tuple[str, str]] = set()
+    told: set[tuple[str, ...]] = set()  # what belongs to whom
     subjects: dict[str, str] = {}  # of keys that are issued here
 
     def write(kind: type[Event], data: object, name: str) -> None:
@@ -34,7 +34,7 @@ def issued(ring: Keyring, claims: Iterable[Claim], now_ms: int, new_key: Callabl
         owner, subject, time_ns = claim.owner, claim.subject, claim.time_ns // MILLISECOND * MILLISECOND  # as it is written
         time = rfc3339(time_ns // MILLISECOND)
         if claim.erases:
-            if time_ns > ring.mark(subject) or ring.owners(subject) or subject in subjects.values():
+            if time_ns > ring.mark(subject) or ring.owners(subject) or any(subject == known[1] for known in told):
                 time = rfc3339(max(time_ns, ring.mark(subject)) // MILLISECOND)  # compaction keeps the last one only
                 write(SubjectKeysErased, SubjectKeysErasure(subject=subject, time=time), derive_id("keys.erased", subject, time))
             continue
@@ -43,21 +43,33 @@ def issued(ring: Keyring, claims: Iterable[Claim], now_ms: int, new_key: Callabl
         if claim.makes_key and not ring.is_known(owner) and owner not in subjects:
             key_id = uuid.uuid4().hex
             subjects[owner] = subject
+            told.add((owner, subject))
             if subject and time_ns <= ring.mark(subject):
                 write(KeyErased, KeyErasure(key_id=key_id, owner=owner, subject=subject), key_id)
                 continue
             secret = base64.b64encode(new_key()).decode()
-            data = KeyIssue(key_id=key_id, owner=owner, time=time, secret_base64=secret, subject=subject or None)
+            data = KeyIssue(
+                key_id=key_id, owner=owner, time=time, secret_base64=secret, subject=subject or None, under=claim.under or None
+            )
             write(KeyIssued, data, key_id)
-        elif subject and ring.subject_of(owner) is None and not subjects.get(owner):
-            subjects[owner] = subject
+        elif subject and not ring.is_of(owner, subject) and (owner, subject) not in told:
+            told.add((owner, subject))
             key_id = derive_id("key.belongs", owner, subject)
             write(KeyBelongs, KeyBelonging(key_id=key_id, owner=owner, time=time, subject=subject), key_id)
-        if claim.of and not ring.belongs(owner, claim.of) and (owner, claim.of) not in told:
-            told.add((owner, claim.of))
-            key_id = derive_id("key.belongs", owner, claim.of)
+        if claim.of and (owner, claim.of, time) not in told and _is_news(ring, owner, claim.of, time_ns, owner in subjects):
+            told.add((owner, claim.of, time))
+            key_id = derive_id("key.belongs", owner, claim.of, *((time,) if owner.startswith(FOREIGN_OWNER) else ()))
             write(KeyBelongs, KeyBelonging(key_id=key_id, owner=owner, time=time, of=claim.of), key_id)
     return written
+
+
+def _is_news(ring: Keyring, owner: str, of: str, time_ns: int, is_new: bool) -> bool:
+    """Whether it is to be written that `owner` belongs to another. A foreign id means what the latest link says; what owned its
+    texts before each feedback had a key belongs to all that were named."""
+    if not owner.startswith(FOREIGN_OWNER):
+        return (is_new or ring.is_known(owner)) and not ring.belongs(owner, of)
+    known = ring.meaning(owner)
+    return known is None or time_ns > known.time_ns or (time_ns == known.time_ns and of != known.owner)
 
 
 def erasures(ring: Keyring, now_ms: int, most: int) -> list[Event]:

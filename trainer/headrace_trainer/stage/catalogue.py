@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 
@@ -130,9 +130,10 @@ class Catalogue:
         found = ((member, self._groups.get(member.example_id, ())) for member in training_members(batch.members))
         return [member for member, groups in found if groups and not seen & set(groups)]
 
-    def withdrawn_of(self, batch: Batch) -> list[str]:
-        """Members, rows of the pools and prompts of a batch that were withdrawn since it was cut."""
-        return self._latest.withdrawn((*watched(batch), *batch.test_pool, *(batch.prompts or ())))
+    def withdrawn_of(self, batch: Batch, without: Collection[str] = ()) -> list[str]:
+        """Members, rows of the pools and prompts of a batch that were withdrawn since it was cut, or are among `without`."""
+        rows = (*watched(batch), *batch.test_pool, *(batch.prompts or ()))
+        return sorted({*self._latest.withdrawn(rows), *(row.example_id for row in rows if row.example_id in without)})
 
     async def chain(self, bucket: str, newest: Mapping[str, VersionOrigin] = MappingProxyType({})) -> LearnerVersions:
         """Versions of the bucket, `newest` with them, and what their runs learnt; looked up only where something of its batches

@@ -33,7 +33,8 @@ from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.rehearsal import rehearsal_rows
-from headrace_trainer.stage.taken_back import VersionOrigin
+from headrace_trainer.stage.run_folders import RunFolders
+from headrace_trainer.stage.taken_back import VersionOrigin, retrained
 from headrace_trainer.suites import Suite
 
 log = logging.getLogger("headrace")
@@ -65,6 +66,7 @@ class TrainerContext:
         self._suites = suites.read_all(policy.suites)
         self.folder = settings.data_dir / "trainer" / settings.deployment
         self._cache = self.folder / "cache"
+        self.run_folders = RunFolders(self.folder)
 
     def weights_of(self, base: str) -> str | None:
         """Where the base's weights are, or None: then nothing can be trained for it."""
@@ -212,29 +214,36 @@ class TrainerContext:
         batch would fail all later ones. JobFailed, StoreError."""
         batch = origin.batch
         hyper = self.policy.hyperparameters(batch.bucket)
-        planned = await self._plan(batch, base, hyper)
+        planned, retrain = await self._plan(batch, base, hyper), origin.retrain
         await known.refresh(batch.bucket)
         stands = await catalogue.standing_of(self.reader, batch.bucket)
         learner, left = (await known.chain(batch.bucket)).clean(stands)
-        if learner.adapter != stands.adapter:
+        if retrain is not None:
+            made = await catalogue.versions_of(self.reader, batch.bucket)
+            learner = retrained(stands, retrain.begins, made)
+            if learner.adapter is None:
+                planned |= {"warm_start": False}
+        elif learner.adapter != stands.adapter:
             log.warning(
                 "%s: examples were taken back: the learner goes on from %s", batch.bucket, learner.adapter or "what is served"
             )
         if learner.restarted:  # what the chain learnt since is not in what the run begins from
             since = known.batches_after(batch.bucket, learner.batches, origin.record.offset)
             untrained = tuple(dict.fromkeys((*untrained, *since)))
-        rows = rehearsal_rows(
-            batch, known.earlier_members(batch.bucket, origin.record.offset), hyper.rehearsal, known.members_of(untrained)
-        )
+        without = frozenset(() if retrain is None else retrain.without or ())
+        earlier, whole = known.earlier_members(batch.bucket, origin.record.offset), known.members_of(untrained)
+        if without:
+            earlier, whole = ([member for member in rows if member.example_id not in without] for rows in (earlier, whole))
+        rows = rehearsal_rows(batch, earlier, hyper.rehearsal, whole)
         values = await catalogue.values_of(self.reader, rows)
         served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
         begins = learner.adapter or release_log.adapter_digest(served)
-        carries = begins is not None and hyper.warm_start and hyper.carry_optimiser
+        carries = begins is not None and hyper.warm_start and hyper.carry_optimiser and retrain is None
         start = events.pins(
             origin, self.policy, self.precision_of(hyper), planned=planned, parent_adapter=release_log.adapter_digest(served),
             optimiser=await self.optimiser_of(batch.bucket, begins) if begins and carries else None,
             parent_release_id=served.release_id if served else None,
-            rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
+            rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch, without),
             base_identity=base.identity, surroundings=self.hardware.surroundings, learner=learner,
             suites=self.suites_of(batch.bucket), taken_back=left,
         )  # fmt: skip

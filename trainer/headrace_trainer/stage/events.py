@@ -14,6 +14,7 @@ from headrace_schemas.derived import (
     Adapter,
     BaseIdentity,
     Batch,
+    BatchRetryRequest,
     Evaluation,
     HeadReference,
     HeadResult,
@@ -69,6 +70,7 @@ class Origin(NamedTuple):
     batch: Batch
     traceparent: str | None = None
     request_id: str | None = None
+    retrain: BatchRetryRequest | None = None  # of a run without what was taken back
 
     @property
     def run_id(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from headrace_schemas.derived import Batch, TrainingStart
+from headrace_schemas.derived import Batch, BatchRetryRequest, TrainingStart
 from headrace_schemas.events import BatchReady, BatchRetryRequested, Event
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import RECORDS, STAGES_BY_NAME
@@ -139,7 +139,7 @@ class TrainTask:
             await self._handle_batch(
                 Record(
                     "batches",
-                    message.partition,
+                    self._session.partition,
                     message.offset,
                     message.timestamp,
                     now,
@@ -151,14 +151,19 @@ class TrainTask:
         self._append_ms = None
         if not records:
             await self._session.settle()
+            kept = [run.start.run_id for run in self._runs.values()]
+            if gone := await asyncio.to_thread(self._context.run_folders.sweep, self.label, kept):
+                log.info("%s: folders of runs were removed that nobody goes on with: %s", self.label, ", ".join(gone))
 
     async def _handle_batch(self, record: Record) -> None:
         """One record of `batches`, to its end."""
         foreign = refusal("batches", record.value, record.headers)
         event = None if foreign is not None else decode_or_none(record.value, record.headers)
         request_id: str | None = None
+        retrain: BatchRetryRequest | None = None
         if isinstance(event, BatchRetryRequested):
             request_id, wanted = event.id, event.data.batch_id
+            retrain = None if event.data.without is None else event.data
             event = await catalogue.batch_of(self._context.reader, record.partition, wanted, record.offset)
             if event is None:
                 log.warning("%s: batch %s is asked for again, and was never cut here", self.label, wanted)
@@ -167,7 +172,7 @@ class TrainTask:
             log.warning("%s: the record at offset %d is %s", self.label, record.offset, reason)
             await self._session.commit([], {}, self._after(record, "strange"))
             return
-        origin = Origin(record, event.data, event.traceparent, request_id)
+        origin = Origin(record, event.data, event.traceparent, request_id, retrain)
         bucket = self._buckets.get(event.data.bucket, TrainBucket())
         if self._context.weights_of(event.data.base) is None:
             return await self._keep(origin, bucket, f"no_weights: no weights are mapped to base {event.data.base!r}")
