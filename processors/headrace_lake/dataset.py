@@ -186,15 +186,17 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
             f"release {release_id!r} was trained on {named}, and what its batch and its run name is {found}: the log is not what "
             "it was (`headrace replay --verify` says where)"
         )
-    negatives = [member for member in watched(without_withdrawn(batch, start.withdrawn)) if is_negative(member)]
-    left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (members, negatives))
+    learnt = [member for member in members if not is_negative(member)]
+    named_rows = (*watched(without_withdrawn(batch, start.withdrawn)), *start.rehearsal)
+    negatives = [member for member in named_rows if is_negative(member)]
+    left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (learnt, negatives))
     values, erased = await _exact(log, [*left, *avoided])
     gone = sum(member.sha256 in erased for member in left)
     left, avoided = ([member for member in listed if member.sha256 not in erased] for listed in (left, avoided))
     return Selected(
         [DatasetExample(values[member.sha256], member) for member in left],
         [DatasetExample(values[member.sha256], member) for member in avoided],
-        len(members) - len(left) - gone,
+        len(learnt) - len(left) - gone,
         [batch.policy_digests],
         found,
         gone,

@@ -55,6 +55,7 @@ def card(about: DatasetCard, selected: Selected, written: Sequence[DatasetExampl
         "role": Counter(example.agent.role or "-" for example in examples),
         "answered by": Counter(example.model for example in examples),
         "corrected": Counter(_yes(example.content.target != example.content.output) for example in examples),
+        "derived alone": Counter(_yes(0 < example.voices <= (example.derived or 0)) for example in examples),
         "heard": Counter(who.partition(":")[0] for example in examples for who in example.principals or ["nobody by name:"]),
     }
     for name, counts in counted.items():

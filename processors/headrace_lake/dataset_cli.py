@@ -31,6 +31,11 @@ from headrace_streams.settings import Settings
 @click.option("--max-reward", type=float, help="Largest reward.")
 @click.option("--since", metavar="TIME", help="Only events of this RFC 3339 time or later.")
 @click.option("--before", metavar="TIME", help="Only events before this one.")
+@click.option(
+    "--derived",
+    type=click.Choice(["without", "only"]),
+    help="Without, or only, that of which derivations alone speak, and nobody.",
+)
 @common
 def dataset(
     settings: Settings,

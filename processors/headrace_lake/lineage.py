@@ -188,6 +188,15 @@ _WAYS = (
         "s.origin LIKE 'attribute/%'",
         "by its session",
     ),
+    (  # what a derivation saw: in interactions of the session, and in what was reported of it
+        "f",
+        f"JOIN {table_of('sessions')} f ON f.key = try(s.value->>'$.data.attributed_from.session_id') "
+        "AND list_contains(try(CAST(s.value->'$.data.attributed_from.causes' AS VARCHAR[])), "
+        "coalesce(try(f.value->>'$.data.feedback_id'), try(f.value->>'$.data.interaction_id'))) "
+        f"AND (f.{event('session.joined')} OR f.{event('session_feedback.recorded')}) AND {_BY_INTAKE}",
+        "s.origin LIKE 'attribute/%'",
+        "seen by a derivation",
+    ),
     (  # taken back, it names nothing that it was derived of
         "f",
         f"JOIN {table_of('sessions')} f ON (f.partition, f.log_offset) = ({_made_of('s')}) "

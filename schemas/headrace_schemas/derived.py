@@ -28,7 +28,8 @@ LeftOut = Annotated[
     doc(
         "Rows that were left out, by side (training, rehearsal, validation, test, prompts) and reason (template_refused, "
         "message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long, "
-        "erased; of prompts also no_grader, needs_reference, not_generated). Absent: none."
+        "erased; of prompts also no_grader, needs_reference, not_generated; where the objective can't use them, in training and "
+        "validation: equal_texts, small_gap, over_cap, no_counterpart, one_kind, no_words). Absent: none."
     ),
 ]
 Shortened = Annotated[
@@ -462,6 +463,10 @@ class TrainingStart(Value, frozen=True, kw_only=True):
         list[HeadReference] | None,
         doc("Heads that it neither goes on from nor compares: they have learnt what was taken back since. Absent: none."),
     ] = None
+    avoids: Annotated[
+        bool | None, doc("Whether it learns from negative members, too, as answers to be avoided. Absent: it does not.")
+    ] = None
+    teacher: Annotated[BaseIdentity | None, doc("The base that teaches it, by the digests of its files. Absent: none.")] = None
 
 
 class TrainingProgress(Value, frozen=True, kw_only=True):

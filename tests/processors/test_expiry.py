@@ -57,7 +57,7 @@ def test_a_case_is_due_when_what_it_says_is(
     """However few of its bytes are looked at."""
     feedback = (FeedbackRecord(source="s", feedback_id="f", time_ns=0),) if spoken_of else ()
     case = InteractionState(touched=touched, expired=expired, settles=settles, digest=digest, feedback=feedback)
-    policy = RewardPolicy(**body)  # type: ignore[arg-type]
+    policy = RewardPolicy(**body)
     period = period_ms(policy.forget_after_days if expired else policy.expire_after_days)
     due = [at for at in (touched + period if period else 0, settles) if at]
     fold = build(policy.model_dump(mode="json"), "")

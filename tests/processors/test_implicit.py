@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_processors.attribute.derivation import Derivation, DerivationOptions, Finding, SessionReport, SessionTurn
+from headrace_processors.attribute.derivation import Derivation, DerivationOptions, SessionReport, SessionSign, SessionTurn
 from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.attribute.state import REPORTS
 from headrace_processors.curate.policy import CuratePolicy
@@ -311,9 +311,9 @@ def test_what_is_not_derived_any_more_is_taken_back_as_the_session_goes_on() -> 
 # a team's own
 
 
-def long_talk(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> list[Finding]:
+def long_talk(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> list[SessionSign]:
     most = int(options.options.get("turns", 2))
-    return [Finding(turns[-1].interaction_id, turns[-1].time_ns, (turns[-1].interaction_id,))] if len(turns) > most else []
+    return [SessionSign(turns[-1].interaction_id, turns[-1].time_ns, (turns[-1].interaction_id,))] if len(turns) > most else []
 
 
 LONG_TALK = Derivation("long_talk", 3, long_talk)

@@ -45,6 +45,7 @@ _FIELDS = {
     "correction": "$.data.components.correction",
     "adapter": "$.data.adapter",
     "difficulty": "$.data.components.difficulty",
+    "derived": "$.data.derived",
 }
 
 
@@ -75,6 +76,8 @@ class ExampleFilter(DatasetFilter, frozen=True, kw_only=True):
                     parse_ns(given[name])
                 except ValueError as error:
                     raise FilterRefused(f"{name}: {error}") from None
+        if given.get("derived") not in (None, "without", "only"):
+            raise FilterRefused(f"derived={given['derived']!r}: without, or only")
         return cls(**given)
 
     def given(self) -> dict[str, str]:
@@ -128,6 +131,7 @@ class ExampleRow(Struct, kw_only=True):
     place: str
     adapter: str | None = None
     principals: list[str] = []
+    derived: int = 0  # of the voices
     prompt: str = ""
     target: str = ""
     state: ExampleState | None = None
@@ -177,7 +181,8 @@ def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[Examp
 
 
 def _fields(row: ExampleRow) -> FilterFields:
-    return FilterFields(row.agent, row.role, row.split, row.reward, row.principals, row.event_time)
+    derived = 0 < row.voices <= row.derived
+    return FilterFields(row.agent, row.role, row.split, row.reward, row.principals, row.event_time, derived)
 
 
 def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most: int) -> list[tuple[int, int, int]]:
@@ -239,6 +244,7 @@ def _row(found: tuple[Any, ...]) -> ExampleRow | None:
         place=f"examples/{partition}/{offset}",
         adapter=said["adapter"],
         principals=_strings(listed),
+        derived=int(said["derived"] or 0),
     )
 
 

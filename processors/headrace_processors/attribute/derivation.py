@@ -44,7 +44,7 @@ class SessionReport(NamedTuple):
     content: str | None = None  # sketch
 
 
-class Finding(NamedTuple):
+class SessionSign(NamedTuple):
     """What is seen of one interaction. `time_ns`: since when; `causes`: ids of the turns and reports that it is seen in."""
 
     interaction_id: str
@@ -63,7 +63,7 @@ class DerivationOptions(Protocol):
     def options(self) -> Mapping[str, Scalar]: ...
 
 
-Find = Callable[[Sequence[SessionTurn], Sequence[SessionReport], DerivationOptions], Iterable[Finding]]
+Find = Callable[[Sequence[SessionTurn], Sequence[SessionReport], DerivationOptions], Iterable[SessionSign]]
 
 
 class Derivation(NamedTuple):

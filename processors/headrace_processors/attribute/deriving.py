@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace_processors.attribute.derivation import Derivation, Finding, SessionReport, SessionTurn
+from headrace_processors.attribute.derivation import Derivation, SessionReport, SessionSign, SessionTurn
 from headrace_processors.attribute.policy import DerivationPolicy
 from headrace_processors.attribute.state import (
-    FINDINGS,
-    FindingRecord,
+    SIGNS,
     ReportContent,
     SessionState,
+    SignRecord,
     member_key,
     word_key,
 )
@@ -28,10 +28,10 @@ _REPORT = msgspec.json.Decoder(ReportContent)
 class Derived(NamedTuple):
     """What stands after a record, and of it what is `new`, with what was seen; `gone`: what stood and does not any more."""
 
-    findings: tuple[FindingRecord, ...]
+    signs: tuple[SignRecord, ...]
     found: int
-    new: Sequence[tuple[FindingRecord, Finding]]
-    gone: Sequence[FindingRecord]
+    new: Sequence[tuple[SignRecord, SessionSign]]
+    gone: Sequence[SignRecord]
 
 
 def derived(
@@ -43,22 +43,22 @@ def derived(
     wanted = _wanted(derivations, turns, reports)
     known = {turn.interaction_id for turn in turns} | {report.report_id for report in reports}
 
-    def stays(record: FindingRecord) -> bool:
+    def stays(record: SignRecord) -> bool:
         parts = {record.interaction_id, *record.causes}
         return not parts & taken_back and not parts <= known
 
-    standing = {record.identity: record for record in session.findings}
+    standing = {record.identity: record for record in session.signs}
     kept = [record for identity, record in standing.items() if identity in wanted or stays(record)]
     gone = [record for identity, record in standing.items() if identity not in wanted and not stays(record)]
     seen = {(record.kind, record.interaction_id) for record in kept if record.identity not in wanted}  # and need not be again
-    new: list[tuple[FindingRecord, Finding]] = []
+    new: list[tuple[SignRecord, SessionSign]] = []
     found = session.found
-    for (kind, derivation, interaction_id, causes), finding in wanted.items():
+    for (kind, derivation, interaction_id, causes), sign in wanted.items():
         if (kind, derivation, interaction_id, causes) not in standing and (kind, interaction_id) not in seen:
             found += 1
             feedback_id = derive_id("derived", session_id, kind, derivation, interaction_id, found)
-            new.append((FindingRecord(kind, derivation, interaction_id, causes, feedback_id), finding))
-    return Derived((*kept, *(record for record, _ in new))[-FINDINGS:], found, new, gone)
+            new.append((SignRecord(kind, derivation, interaction_id, causes, feedback_id), sign))
+    return Derived((*kept, *(record for record, _ in new))[-SIGNS:], found, new, gone)
 
 
 Identity = tuple[str, str, str, tuple[str, ...]]
@@ -66,12 +66,12 @@ Identity = tuple[str, str, str, tuple[str, ...]]
 
 def _wanted(
     derivations: Derivations, turns: Sequence[SessionTurn], reports: Sequence[SessionReport]
-) -> Mapping[Identity, Finding]:
+) -> Mapping[Identity, SessionSign]:
     """By identity, in an order that does not depend on that of arrival."""
     found = {
-        (kind, f"{derivation.name}@{derivation.version}", finding.interaction_id, tuple(finding.causes)): finding
+        (kind, f"{derivation.name}@{derivation.version}", sign.interaction_id, tuple(sign.causes)): sign
         for kind, derivation, row in derivations
-        for finding in derivation.find(turns, reports, row)
+        for sign in derivation.find(turns, reports, row)
     }
     return dict(sorted(found.items()))
 

@@ -21,22 +21,21 @@ import msgspec
 from msgspec import structs
 
 from headrace_processors.attribute.credit import credits_of
-from headrace_processors.attribute.derivation import Finding
+from headrace_processors.attribute.derivation import SessionSign
 from headrace_processors.attribute.deriving import Derivations, derived
-from headrace_processors.attribute.implicit import CONTENT
 from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.attribute.state import (
     MEMBERS,
     REPORTS,
     WORDS,
     WORDS_BYTES,
-    FindingRecord,
     ReportContent,
     ReportRecord,
     SessionCredit,
     SessionMember,
     SessionState,
     SessionWord,
+    SignRecord,
     member_key,
     session_key,
     session_of,
@@ -60,6 +59,7 @@ from headrace_schemas.events import (
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import KEY_LIMIT, Attribution, Feedback, FeedbackRetraction
 from headrace_schemas.json_limits import tree_of
+from headrace_schemas.session_feedback import CONTENT
 from headrace_schemas.times import parse_ns, rfc3339
 from headrace_schemas.topology import DERIVED
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
@@ -241,7 +241,8 @@ class AttributeStep:
         due = None if value is None else deadline(self._key, value)
         if due is None or due > self._record.now:
             return Step((), {}, {"ticks": 1})
-        words = sorted([*map(self._key_of, self._before.words), *map(self._key_of, self._before.reports)])
+        said: list[SessionWord | ReportRecord] = [*self._before.words, *self._before.reports]
+        words = sorted(map(self._key_of, said))
         compared = [member_key(self._id, member.interaction_id) for member in self._before.members]
         changes = dict.fromkeys((self._key, *(key for key in (*words, *compared) if key in self._state)))
         waiting = self._before.waiting
@@ -294,20 +295,20 @@ class AttributeStep:
 
     def _seen(self, after: SessionState, taken_back: Set[str], counters: dict[str, int]) -> SessionState:
         """With what derivations see; writes what is new, and then takes back what is no more."""
-        if not self._derivations and not after.findings:
+        if not self._derivations and not after.signs:
             return after
 
         def get(key: str) -> Any:
             return self._changes[key] if key in self._changes else self._state.get(key)
 
         found = derived(self._derivations or (), self._id, after, get, taken_back)
-        for record, finding in found.new:
-            self._outputs.append(self._derived_feedback(record, finding))
+        for record, sign in found.new:
+            self._outputs.append(self._derived_feedback(record, sign))
             counters[DERIVED + record.kind] = counters.get(DERIVED + record.kind, 0) + 1
         for record in found.gone:
             self._outputs.append(self._derived_retraction(record))
             counters[DERIVED + record.kind] = counters.get(DERIVED + record.kind, 0) - 1
-        return structs.replace(after, findings=found.findings, found=found.found)
+        return structs.replace(after, signs=found.signs, found=found.found)
 
     def _credited(self, session: SessionState, word: SessionWord) -> SessionWord:
         known = {member.interaction_id for member in session.members}
@@ -361,7 +362,7 @@ class AttributeStep:
         )
         return Write("signals", interaction_id, event)
 
-    def _derived_feedback(self, record: FindingRecord, finding: Finding) -> Write:
+    def _derived_feedback(self, record: SignRecord, sign: SessionSign) -> Write:
         """Nobody's word: without a principal, of a time that does not depend on when it was seen."""
         source = Attribution(
             session_id=self._id,
@@ -381,12 +382,12 @@ class AttributeStep:
             ),
             id=derive_id("attributed.feedback", record.feedback_id),
             writer=STAGE,
-            time_ms=finding.time_ns // 1_000_000,
+            time_ms=sign.time_ns // 1_000_000,
             traceparent=self._event.traceparent,
         )
         return Write("signals", record.interaction_id, event)
 
-    def _derived_retraction(self, record: FindingRecord) -> Write:
+    def _derived_retraction(self, record: SignRecord) -> Write:
         return self._retraction(f"headrace:{STAGE}", record.feedback_id, record.interaction_id)
 
 

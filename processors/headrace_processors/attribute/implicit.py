@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from headrace_processors.attribute.derivation import Derivation, DerivationOptions, Finding, SessionReport, SessionTurn
+from headrace_processors.attribute.derivation import Derivation, DerivationOptions, SessionReport, SessionSign, SessionTurn
 from headrace_processors.sketches import containment, overlap
+from headrace_schemas.session_feedback import CONTENT
 
-CONTENT = "content_reported"  # kind of feedback on a session: what something holds now
-UNDONE = "undone"  # likewise: what was made last was taken back
+UNDONE = "undone"  # kind of feedback on a session: what was made last was taken back
 STANDS = 0.5  # of an output from which on it is taken to stand in a content, where the question is whether it was taken out
 DAY = 24 * 60.0
 
 
-def rephrased(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> Iterator[Finding]:
+def rephrased(
+    turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions
+) -> Iterator[SessionSign]:
     """Of an answer after which the same agent was asked nearly the same at once. What was asked before it was there, as of
     several samples, is no second try."""
     for agent in dict.fromkeys(turn.agent for turn in turns):
@@ -26,34 +28,34 @@ def rephrased(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], op
             if not 0 <= after.asked_ns - before.time_ns <= options.within_ns:
                 continue
             if overlap(before.question, after.question) >= options.least:
-                yield Finding(before.interaction_id, after.time_ns, (before.interaction_id, after.interaction_id))
+                yield SessionSign(before.interaction_id, after.time_ns, (before.interaction_id, after.interaction_id))
 
 
-def kept(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> Iterator[Finding]:
+def kept(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> Iterator[SessionSign]:
     """Of an output that stands in what was last reported of something, and did not before, or in the context of a later turn."""
     for turn in turns:
         for report in _last_after(turn, reports, options.within_ns):
             before = _before(turn, report.name, reports)
             was = 0.0 if before is None else containment(turn.output, before.content)
             if was < STANDS and containment(turn.output, report.content) >= options.least:
-                yield Finding(turn.interaction_id, report.time_ns, (turn.interaction_id, report.report_id))
+                yield SessionSign(turn.interaction_id, report.time_ns, (turn.interaction_id, report.report_id))
                 break
         else:
             for later in turns:
                 if not 0 < later.time_ns - turn.time_ns <= options.within_ns:
                     continue
                 if containment(turn.output, later.context) >= options.least:
-                    yield Finding(turn.interaction_id, later.time_ns, (turn.interaction_id, later.interaction_id))
+                    yield SessionSign(turn.interaction_id, later.time_ns, (turn.interaction_id, later.interaction_id))
                     break
 
 
-def undone(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> Iterator[Finding]:
+def undone(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> Iterator[SessionSign]:
     """Of an output that an agent says was taken back: the one that it names, or the last before; and of one that stood in
     something for a while, which now is as it was before."""
     for turn in turns:
         for report in reports:
             if report.kind == UNDONE and _is_meant(report, turn, turns, options.within_ns):
-                yield Finding(turn.interaction_id, report.time_ns, (turn.interaction_id, report.report_id))
+                yield SessionSign(turn.interaction_id, report.time_ns, (turn.interaction_id, report.report_id))
                 break
         else:
             for report in _last_after(turn, reports, options.within_ns):
@@ -63,7 +65,7 @@ def undone(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], optio
                 there = next((each for each in _between(turn, report, reports) if _stands(turn, each)), None)
                 if there is not None and overlap(before.content, report.content) >= options.least:
                     causes = (turn.interaction_id, before.report_id, there.report_id, report.report_id)
-                    yield Finding(turn.interaction_id, report.time_ns, causes)
+                    yield SessionSign(turn.interaction_id, report.time_ns, causes)
                     break
 
 

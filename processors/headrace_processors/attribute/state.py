@@ -16,7 +16,7 @@ WORDS_BYTES = 2 * 1024 * 1024  # of their events: all of it may be derived anew 
 
 
 REPORTS = 16  # of a session are known, the last ones
-FINDINGS = 256  # of a session are known, the last ones: of one before, that it is taken back
+SIGNS = 256  # of a session are known, the last ones: of one before, that it is taken back
 
 
 class SessionMember(Struct, frozen=True, order=True, array_like=True):
@@ -89,7 +89,7 @@ class ReportContent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     content: str | None = None  # sketch
 
 
-class FindingRecord(Struct, frozen=True, array_like=True):
+class SignRecord(Struct, frozen=True, array_like=True):
     """What a derivation saw, as the feedback that it became and that stands. `derivation`: kind, then name@version."""
 
     kind: str
@@ -111,8 +111,8 @@ class SessionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     members: tuple[SessionMember, ...] = ()
     words: tuple[SessionWord, ...] = ()
     reports: tuple[ReportRecord, ...] = ()
-    findings: tuple[FindingRecord, ...] = ()
-    found: int = 0  # how many findings there ever were: numbers their feedback
+    signs: tuple[SignRecord, ...] = ()
+    found: int = 0  # how many signs there ever were: numbers their feedback
 
     @property
     def waiting(self) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from headrace_processors.attribute.implicit import CONTENT
 from headrace_processors.sketches import sketch_of
 from headrace_schemas.codec import encode_tree
 from headrace_schemas.derived import InteractionSketch, SessionJoin
@@ -30,7 +29,7 @@ from headrace_schemas.inputs import Agent, Context, Output, Text
 from headrace_schemas.json_limits import tree_of
 from headrace_schemas.plain_chat import answer_text
 from headrace_schemas.published import Published
-from headrace_schemas.session_feedback import STAND_IN
+from headrace_schemas.session_feedback import CONTENT, STAND_IN
 from headrace_streams.runtime.stage import Write
 
 STAGE = "intake"
