@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
-from headrace_trainer.model.fused_lora import FusedLinear, fuse
+from headrace_trainer.model.fused_lora import FusedLinear, fuse, separate
 from headrace_trainer.policy import Hyperparameters
 
 
@@ -20,7 +20,7 @@ def adapted(*, fused: bool, dropout: float = 0.0, frozen: torch.dtype = torch.fl
     """Two layers with biases and adapters that change something."""
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(24, 40), nn.SiLU(), nn.Linear(40, 12)).to(frozen).requires_grad_(False)
-    wrapped = get_peft_model(layers, LoraConfig(r=4, lora_alpha=6, lora_dropout=dropout, target_modules=["0", "2"], **config))  # type: ignore[arg-type]
+    wrapped = get_peft_model(layers, LoraConfig(r=4, lora_alpha=6, lora_dropout=dropout, target_modules=["0", "2"], **config))
     for name, value in wrapped.named_parameters():
         if "lora_" in name:
             value.data = torch.randn(value.shape) * 0.3
@@ -87,5 +87,7 @@ def test_what_is_trained_is_fused_and_what_is_judged_is_the_librarys(tiny_base: 
     hyper = Hyperparameters(r=4, dropout=0.0)
     wrapped, _ = lora.attach(load_base(str(tiny_base)).model, hyper, 1)
     assert any(isinstance(module, FusedLinear) for module in wrapped.modules())
+    separate(wrapped)
+    assert not any(isinstance(module, FusedLinear) for module in wrapped.modules())
     judged = lora.load(load_base(str(tiny_base)).model, lora.save(wrapped, tmp_path / "adapter"))
     assert not any(isinstance(module, FusedLinear) for module in judged.modules())

@@ -28,6 +28,13 @@ def fuse(wrapped: Any) -> int:
     return len(found)
 
 
+def separate(wrapped: Any) -> None:
+    """Gives every layer the library's forward back."""
+    for module in wrapped.modules():
+        if type(module) is FusedLinear:
+            module.__class__ = Linear
+
+
 class FusedLinear(Linear):  # type: ignore[misc, unused-ignore]
     """The library's layer, computed in one step where that computes the same."""
 
@@ -35,11 +42,11 @@ class FusedLinear(Linear):  # type: ignore[misc, unused-ignore]
         """As the library's."""
         computed = None if args or kwargs else self._format(x)
         if computed is None:
-            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            return super().forward(x, *args, **kwargs)
         (name,), layer = self.active_adapters, self.base_layer
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
         dropped = self.lora_dropout[name](x)
-        return _Product.apply(x, dropped, layer.weight, layer.bias, down, up, self.scaling[name], computed)  # type: ignore[no-any-return, no-untyped-call]
+        return _Product.apply(x, dropped, layer.weight, layer.bias, down, up, self.scaling[name], computed)  # type: ignore[no-any-return]
 
     def _format(self, x: Tensor) -> torch.dtype | None:
         """In which the product is computed, None where it is another one: adapters off, merged or several, or formats mixed."""
