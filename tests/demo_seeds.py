@@ -1,8 +1,9 @@
 """Runs the demo for some seeds, one after the other, and prints what docs/demo.md shows of them. Knows the demo's JSON, no stage.
 
-    python tests/demo_seeds.py --seeds 41 42 43 --results demo-seeds.jsonl --data-dir /tmp/demo-seeds -- --minutes 20
+    python tests/demo_seeds.py --seeds 41 42 43 --results demo-seeds.jsonl --data-dir /tmp/demo-seeds -- --minutes 25
 
-A second run goes on from the results file; what stands behind `--` goes to the demo.
+Nobody need watch: a seed that fails, or takes longer than `--most-minutes`, is told and the others run (exit 1). A second run
+goes on from the results file, with the seeds that are not in it; what stands behind `--` goes to the demo.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +23,22 @@ from support import jsonl
 COMMAND = (sys.executable, "-c", "from headrace_cli.main import main; main()", "demo", "--json")
 
 
-def demo(seed: int, data_dir: Path, arguments: Sequence[str]) -> dict[str, Any]:
+def demo(seed: int, data_dir: Path, arguments: Sequence[str], most_minutes: float) -> dict[str, Any]:
     """The demo's last object, with the seed and the machine's load before and after. CalledProcessError when it fails otherwise
-    than for want of releases."""
+    than for want of releases, also when it was stopped since it took too long."""
     before = os.getloadavg()[0]
     command = [*COMMAND, "--seed", str(seed), "--data-dir", str(data_dir), *arguments]
     end: dict[str, Any] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        limit = threading.Timer(most_minutes * 60, process.terminate)  # it then ends what it started
+        limit.start()
         for line in process.stdout:
             end = json.loads(line)
             if "note" in end:
                 print(f"seed {seed} {end['seconds']:7.1f} s  {end['note']}", file=sys.stderr, flush=True)
-    if process.returncode not in (0, 1):
+        limit.cancel()
+    if process.returncode not in (0, 1) or "releases" not in end:
         raise subprocess.CalledProcessError(process.returncode, command)
     return {"seed": seed, **end, "load": [round(load, 1) for load in (before, os.getloadavg()[0])]}
 
@@ -60,15 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[41, 42, 43])
     parser.add_argument("--results", type=Path, default=Path("demo-seeds.jsonl"))
     parser.add_argument("--data-dir", type=Path, required=True, help="base models in it are kept from run to run")
+    parser.add_argument("--most-minutes", type=float, default=60.0, help="of a seed, with its base model and control arm")
     parser.add_argument("demo", nargs="*", help="arguments for the demo, behind --")
     given = parser.parse_args(arguments)
     done = jsonl.read(given.results)
     for seed in given.seeds:
         if all(result["seed"] != seed for result in done):
-            done.append(demo(seed, given.data_dir, given.demo))
+            try:
+                done.append(demo(seed, given.data_dir, given.demo, given.most_minutes))
+            except (subprocess.CalledProcessError, ValueError) as error:
+                print(f"seed {seed} failed, the next run tries it again: {error}", file=sys.stderr, flush=True)
+                continue
             jsonl.add(given.results, done[-1])
-    print("\n".join(lines([result for result in done if result["seed"] in given.seeds])))
-    return 0
+    there = [result for result in done if result["seed"] in given.seeds]
+    print("\n".join(lines(there)))
+    return 0 if len(there) == len(set(given.seeds)) else 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def test_a_seed_that_is_in_the_results_is_not_run_again(
 ) -> None:
     ran: list[int] = []
 
-    def demo(seed: int, data_dir: Path, arguments: list[str]) -> dict[str, Any]:
-        assert (data_dir, arguments) == (tmp_path, ["--minutes", "20"])
+    def demo(seed: int, data_dir: Path, arguments: list[str], most_minutes: float) -> dict[str, Any]:
+        assert (data_dir, arguments, most_minutes) == (tmp_path, ["--minutes", "20"], 60.0)
         ran.append(seed)
         return end(seed)
 
@@ -47,3 +48,25 @@ def test_a_seed_that_is_in_the_results_is_not_run_again(
     assert "| 41 | sql/tiny-sql | control |  | 1.0% | 0.5% |  |" in shown
     assert "| 41 | docs/tiny-sql | base |  |  |  | 25.0% |" in shown
     assert "Seed 42: 5.0 minutes in all, not done; load of the machine 1.0 before and 2.5 after." in shown
+
+
+def test_a_seed_that_fails_is_told_the_others_run_and_the_next_run_tries_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One demo breaks, one has no end."""
+    broken = [sys.executable, "-c", "raise SystemExit(3)"]
+    endless = [sys.executable, "-c", "print('{}', flush=True); import time; time.sleep(600)"]
+    told = {key: value for key, value in end(43).items() if key != "seed"}
+    whole = [sys.executable, "-c", f"print({json.dumps(json.dumps(told))})"]
+    results = tmp_path / "results.jsonl"
+    given = ["--results", str(results), "--data-dir", str(tmp_path)]
+    for seed, command, minutes in ((41, broken, "1"), (42, endless, "0.01"), (43, whole, "1")):
+        monkeypatch.setattr(demo_seeds, "COMMAND", (*command,))
+        code = demo_seeds.main(["--seeds", str(seed), "--most-minutes", minutes, *given])
+        assert code == (0 if seed == 43 else 1)
+    shown = capsys.readouterr().err
+    assert "seed 41 failed, the next run tries it again" in shown
+    assert "seed 42 failed" in shown
+    monkeypatch.setattr(demo_seeds, "COMMAND", (*whole,))
+    assert demo_seeds.main(["--seeds", "41", "43", *given]) == 0
+    assert [json.loads(line)["seed"] for line in results.read_text().splitlines()] == [43, 41]

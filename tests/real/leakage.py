@@ -1,10 +1,11 @@
 """How many tested tasks are also learnt from, by what agents do to a prompt between one attempt at a task and the next.
 
-    python tests/real/leakage.py --data FOLDER [--corpus NAME] [--tasks 400]
+    python tests/real/leakage.py --data FOLDER [--only NAME …] [--tasks 3000]
 
-Each task is a prompt of the corpus that is asked four times, without a prompt group of its own; every answer, taken from the
-corpus, is right. What the folds cut and put into the test pool is compared by task. Writes nothing; exits 1 when more than 2 % of
-the tested tasks of a situation are trained on.
+Each task is a prompt of the corpora that is asked three times, without a prompt group of its own, and where they have too few,
+the same prompt of another part of a system; every answer, taken from the corpora, is right. What the folds cut and put into the
+test pool is compared by task: a tenth of them is tested. Writes nothing; exits 1 when more than 2 % of the tested tasks of a
+situation are trained on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from real.corpora import Said
 from real.in_process import folded
 
 MOST = 0.02
-ATTEMPTS = 4
+ATTEMPTS = 3
+LONGEST = 400  # characters of a question
 ERRORS = ("NameError: name 'x' is not defined", "AssertionError: expected 3", "TypeError: 'int' object is not callable")
 Fields = dict[str, Any]
 
@@ -80,25 +82,29 @@ SITUATIONS = {
     "today's date": dated,
     "case, blanks, punctuation": respelt,
 }
+PARTS = ("", "billing", "search", "shipping", "reports", "accounts")
 WORDS = ("index", "table", "column", "join", "query", "order", "value", "error", "page", "total", "city", "price", "item")
 
 
-def leakage(lines: list[Fields], situation: Callable[..., Fields], tasks: int) -> tuple[int, int, int]:
+def tasks_of(lines: Iterable[Fields], wanted: int) -> list[str]:
+    """Different questions of the corpora, then the same about another part."""
+    questions = list(dict.fromkeys(str(line["prompt"])[:LONGEST] for line in lines))
+    return [f"About {part}: {each}" if part else each for part in PARTS for each in questions][:wanted]
+
+
+def leakage(questions: Sequence[str], answers: Sequence[str], situation: Callable[..., Fields]) -> tuple[int, int, int]:
     """Tasks that are tested, those of them that are learnt from too, and tasks that are learnt from."""
     pick = random.Random(1)
-    questions = {str(line["prompt_group"]): str(line["prompt"]) for line in lines}
-    answers = list(dict.fromkeys(str(line["output"]) for line in lines))
-    pick.shuffle(answers)
     said: list[Said] = []
-    of_task: dict[str, str] = {}
-    names = list(questions)[:tasks]
+    of_task: dict[str, int] = {}
     for attempt in range(ATTEMPTS):
-        for number, task in enumerate(names):
+        for number, question in enumerate(questions):
             identity = f"{number}:{attempt}"
-            of_task[identity] = task
-            answer = answers[(number * ATTEMPTS + attempt) % len(answers)]
+            of_task[identity] = number
+            # No answer comes twice: a target that is learnt from leaves the test side.
+            answer = f"{answers[(number * ATTEMPTS + attempt) % len(answers)]}\n{pick.getrandbits(64):x}"
             fields = {"artifact_type": "code", "model": "another", "output": answer, "interaction_id": identity}
-            fields |= situation(questions[task], attempt, pick, str(number))
+            fields |= situation(question, attempt, pick, str(number))
             said.append(Said("interaction", fields, None))
             said.append(Said("feedback", {"interaction_id": identity, "kind": "success", "score": 100}, None))
     # The base itself did not answer: what is right in 95 of 100 cases is not cut.
@@ -112,15 +118,19 @@ def leakage(lines: list[Fields], situation: Callable[..., Fields], tasks: int) -
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with *.jsonl.gz")
-    parser.add_argument("--corpus", default="code_reflexion")
-    parser.add_argument("--tasks", type=int, default=400)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these corpora (without .jsonl.gz)")
+    parser.add_argument("--tasks", type=int, default=3000)
     parser.add_argument("--json", action="store_true", help="one JSON object a situation")
     given = parser.parse_args()
-    path = corpora.corpora(given.data)[given.corpus]
-    lines = [line.fields for line in corpora.said(given.corpus, path) if line.kind == "interaction"]
+    files = corpora.corpora(given.data)
+    said = (line for name in given.only or files for line in corpora.said(name, files[name]))
+    lines = [line.fields for line in said if line.kind == "interaction"]
+    questions = tasks_of(lines, given.tasks)
+    answers = list(dict.fromkeys(str(line["output"])[:LONGEST] for line in lines))
+    random.Random(1).shuffle(answers)
     bad = 0
     for name, situation in SITUATIONS.items():
-        tested, both, learnt = leakage(lines, situation, given.tasks)
+        tested, both, learnt = leakage(questions, answers, situation)
         share = both / max(1, tested)
         bad += share > MOST and "no rule" not in name
         row = {"situation": name, "tested": tested, "learnt": learnt, "both": both, "share": round(share, 4)}

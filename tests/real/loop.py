@@ -1,13 +1,13 @@
 """The loop against one offline run: the same rows, base, method, rate and optimiser steps, judged on the same newest test rows.
 
-    python tests/real/loop.py --data FOLDER --results FILE [--only NAME …] [--seeds 1 2 3] [--rates 3e-3 …] [--small]
+    python tests/real/loop.py --data FOLDER --results FILE [--only NAME …] [--seeds 1 2 3] [--rates 3e-3 …] [--small | --short]
 
 Batches are cut by the folds of the stages in this process, by their defaults but without decay. The loop trains each as the
 train stage does: its rows and rehearsal, on from the weights (and the optimiser) of the batch before, whatever would have been
 served. The offline run has the rows of all batches from the start, and as many steps as the loop took, with one rise and fall of
 the rate. Each result is a line of the results file as soon as it is there; what is in it is not run again. `--small`: a base of
 64 instead of 160, and rows cut to the last 48 tokens of their question and the first 64 of their answer, for a machine without
-time.
+time. `--short`: rows cut so for the base of 160.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "newest_twice": {"rehearsal": 2 / 3, "times_new": 2},  # as many rows, of which the batch's own stand twice
     "restarts": {"rehearsal": 0.25, "epochs": 3.0, "min_steps": 1, "final_rate": 0.0, "carry_optimiser": False},  # as it was
 }
-QUESTION, ANSWER = 48, 64  # tokens of a row with --small
+QUESTION, ANSWER = 48, 64  # tokens of a row with --small and --short
 
 
 class Rows(NamedTuple):
@@ -61,10 +61,10 @@ class Rows(NamedTuple):
 class Corpus:
     """The batches of one corpus as rows for one base."""
 
-    def __init__(self, found: Folded, weights: Path, *, small: bool) -> None:
-        self.weights, self.small = weights, small
+    def __init__(self, found: Folded, weights: Path, *, short: bool) -> None:
+        self.weights, self._short = weights, short
         base = load_base(str(weights))
-        self._tokeniser = RowTokeniser(base.tokenizer, 1024 if small else 512, stop_ids(base.tokenizer, base.model))
+        self._tokeniser = RowTokeniser(base.tokenizer, 1024 if short else 512, stop_ids(base.tokenizer, base.model))
         self._found = found
         self.batches = [(batch, self._rows(batch)) for batch in found.batches]
 
@@ -79,7 +79,7 @@ class Corpus:
 
     def _tokenised(self, members: Sequence[Member]) -> list[TokenRow]:
         rows = [made.row for made in self._tokeniser.members(members, self._found.values).examples]
-        if not self.small:
+        if not self._short:
             return rows
         return [row._replace(prompt=row.prompt[-QUESTION:], completion=row.completion[:ANSWER]) for row in rows]
 
@@ -142,7 +142,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--rates", nargs="+", type=float, default=[3e-3])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
-    parser.add_argument("--small", action="store_true")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--small", action="store_true")
+    size.add_argument("--short", action="store_true")
     parser.add_argument("--bases", type=Path, default=Path(tempfile.gettempdir()) / "headrace-real-bases")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -151,12 +153,12 @@ def main() -> None:
     files = corpora.corpora(given.data)
     for name in given.only or files:
         wanted = [(seed, rate, recipe) for seed in given.seeds for rate in given.rates for recipe in given.recipes]
-        keys = [Key(name, seed, rate, recipe, given.small) for seed, rate, recipe in wanted]
+        keys = [Key(name, seed, rate, recipe, given.small, given.short) for seed, rate, recipe in wanted]
         if all(results.has(key) for key in keys):
             continue
         weights = taught(teacher_of(name, files), given.data, given.bases, small=given.small)
         policies: dict[str, dict[str, Any]] = {"reward": {"bases": [{"base": BASE}]}, "curate": {"decay_per_day": 1.0}}
-        corpus = Corpus(folded(corpora.said(name, files[name]), policies), weights, small=given.small)
+        corpus = Corpus(folded(corpora.said(name, files[name]), policies), weights, short=given.small or given.short)
         if not corpus.batches or not corpus.test:
             print(f"{name}: {len(corpus.batches)} batches and nothing to judge on")
             continue
@@ -173,6 +175,7 @@ class Key(NamedTuple):
     rate: float
     recipe: str
     small: bool
+    short: bool = False
 
 
 class Results:
@@ -180,7 +183,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._keys = {Key(*(row[name] for name in Key._fields)) for row in jsonl.read(path)}
+        self._keys = {Key(**{name: row[name] for name in Key._fields if name in row}) for row in jsonl.read(path)}
 
     def has(self, key: Key) -> bool:
         return key in self._keys

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,24 @@ def test_micro_batches_hold_the_budget(lengths: list[int], budget: int) -> None:
     batches = split_by_tokens(rows, budget)
     assert sorted(row.example_id for batch in batches for row in batch) == sorted(row.example_id for row in rows)
     assert all(len(batch) == 1 or len(batch) * max(row.length for row in batch) <= budget for batch in batches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 200), st.integers(0, 60))
+def test_no_other_micro_batches_have_fewer_padded_tokens_and_passes(lengths: list[int], budget: int, per_pass: int) -> None:
+    rows = sorted((TokenRow(str(index), (1,), (2,) * length) for index, length in enumerate(lengths)), key=lambda row: row.length)
+
+    def cost(batches: list[list[TokenRow]]) -> int:
+        return sum(len(batch) * batch[-1].length + per_pass for batch in batches)
+
+    def ways(left: list[TokenRow]) -> Iterator[list[list[TokenRow]]]:
+        if not left:
+            yield []
+        for count in range(1, len(left) + 1):
+            if count == 1 or count * left[count - 1].length <= budget:
+                yield from ([left[:count], *rest] for rest in ways(left[count:]))
+
+    assert cost(split_by_tokens(rows, budget, per_pass)) == min(cost(way) for way in ways(rows))
 
 
 def test_the_rate_rises_and_falls() -> None:

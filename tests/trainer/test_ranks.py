@@ -18,7 +18,7 @@ from headrace_trainer.job.run import run
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.model.sharding import Ranks
-from headrace_trainer.objectives.loss import passes_of, split_by_tokens
+from headrace_trainer.objectives.loss import PASS_TOKENS, passes_of, split_by_tokens
 from headrace_trainer.spec import JobSpec
 from support import architectures, training_data
 from support.training import in_process
@@ -114,4 +114,4 @@ def test_every_row_is_one_process_s_and_all_go_through_as_often(size: int, budge
         real = [row for own in passes for micro in own for row in micro if row.weight]
         assert sorted(real) == sorted(rows[:count])
         assert all(len(micro) == 1 or sum(row.length for row in micro) <= budget for own in passes for micro in own)
-    assert passes_of(rows, budget, Ranks()) == split_by_tokens(rows, budget)
+    assert passes_of(rows, budget, Ranks()) == split_by_tokens(rows, budget, PASS_TOKENS["cpu"])

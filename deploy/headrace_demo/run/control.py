@@ -114,7 +114,7 @@ async def control(config: Path, database: Path, seed: int, folder: Path, version
         assert before.training is not None
         rows, steps = rows + before.rows, steps + before.training.steps
     assert before is not None
-    right, asked = _examined(Model(Path(policy.bases[batch.base].weights), before.folder), database, ExamPaper(seed))
+    right, asked = examined(Model(Path(policy.bases[batch.base].weights), before.folder), database, ExamPaper(seed))
     return ControlResult(len(chain), rows, steps, round(time.process_time() - began, 1), right, asked)
 
 
@@ -129,7 +129,8 @@ def job_of(
     )  # fmt: skip
 
 
-def _examined(model: Model, database: Path, paper: ExamPaper) -> tuple[dict[str, int], dict[str, int]]:
+def examined(model: Model, database: Path, paper: ExamPaper) -> tuple[dict[str, int], dict[str, int]]:
+    """Right and asked, by heading of the exam in SQL."""
     asked, headings, referee = paper.questions(SQL), paper.columns(SQL), Referee(database)
     answers = model.answers([question.text for question in asked])
     right = Counter(dict.fromkeys(headings.values(), 0))

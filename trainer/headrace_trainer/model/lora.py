@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from headrace_trainer.model import targets
+from headrace_trainer.model import fused_lora, targets
 from headrace_trainer.model.methods import METHODS
 from headrace_trainer.model.sharding import whole
 from headrace_trainer.model.targets import AdapterInvalid as AdapterInvalid
@@ -63,6 +63,7 @@ def attach(model: Any, hyper: Hyperparameters, seed: int, parent: Path | None = 
         wrapped = get_peft_model(model, config)
     except (ValueError, NotImplementedError) as error:  # layers that the library knows not to work
         raise AdapterInvalid(f"no adapter fits this base: {one_line(error)}") from error
+    fused_lora.fuse(wrapped)
     for value in wrapped.parameters():
         if value.requires_grad:
             value.data = value.data.float()  # layers trained whole come in the base's format
