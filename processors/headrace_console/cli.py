@@ -125,9 +125,11 @@ async def _serve(
     from headrace_console.access import TokenAccess
     from headrace_console.doctor_watch import DoctorWatch
     from headrace_console.follower import LakeFollower
+    from headrace_console.key_watch import KeyWatch
     from headrace_console.reading import LakeReader
     from headrace_console.server import ConsoleSite
     from headrace_console.status_watch import StatusWatch
+    from headrace_lake.opening import opener_if_allowed
 
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -148,6 +150,7 @@ async def _serve(
         [*own, *names],
         status,
         doctor=DoctorWatch(lambda: examine(settings)),
+        keys=KeyWatch(lambda: opener_if_allowed(settings)),
         feeder=lambda: "not fed by this console" if follower is None else follower.state,
     )
     runner = web.AppRunner(site.app, access_log=None, shutdown_timeout=1.0)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from headrace_lake.manifest import ForeignLake, LakeFolder, Manifest
+from headrace_lake.opening import TextOpener
 from headrace_lake.query import LakeQuery
 from headrace_lake.shared_query import SharedQuery
 from headrace_schemas.root_error import NO, HeadraceError
@@ -39,10 +40,13 @@ class LakeReader:
         self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by visitor, while they read
         self._threads = ThreadPoolExecutor(QUERIES, "page")
 
-    async def read(self, work: Callable[[LakeQuery, Manifest], Read], visitor: str = "") -> Read:
-        """What `work` makes of the lake at the cut that it has now. LakeBusy, LakeError, and what `work` raises."""
+    async def read(
+        self, work: Callable[[LakeQuery, Manifest], Read], visitor: str = "", opener: TextOpener | None = None
+    ) -> Read:
+        """What `work` makes of the lake at the cut that it has now; `opener` opens sealed texts for it. LakeBusy, LakeError, and
+        what `work` raises."""
         async with self._slot(visitor):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, work, opener or TextOpener())
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
@@ -61,8 +65,9 @@ class LakeReader:
                 raise LakeBusy(f"{whose} are read already: this one is tried again in a moment") from None
             yield
 
-    def _read(self, work: Callable[[LakeQuery, Manifest], Read]) -> Read:
+    def _read(self, work: Callable[[LakeQuery, Manifest], Read], opener: TextOpener) -> Read:
         with self._lake.at_cut() as (lake, manifest):
+            lake.opener = opener
             if self._deployment not in (None, manifest.deployment):
                 where = (
                     f"{self.folder.path}: it is the lake of deployment {manifest.deployment!r}, and this is {self._deployment!r}"

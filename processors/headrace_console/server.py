@@ -21,6 +21,7 @@ from headrace_console.actions import actions
 from headrace_console.asking import ActionDesk
 from headrace_console.doctor_watch import DoctorSeen, DoctorWatch
 from headrace_console.guard import FORM_TOKEN, VISITOR, Handler, form_of, guard, hardened
+from headrace_console.key_watch import KeyWatch
 from headrace_console.live import LiveFeed
 from headrace_console.page import GROUPS, ConsolePage, PageMissing, PageRequest, PageVisitor
 from headrace_console.pages import pages
@@ -54,7 +55,9 @@ class ConsoleSite:
         *,
         doctor: DoctorWatch | None = None,
         feeder: Callable[[], str] = str,
+        keys: KeyWatch | None = None,
     ) -> None:
+        self._keys = keys
         self._settings, self._reader, self._access, self._status = settings, reader, access, status
         self._look, self._feeder = (DoctorSeen if doctor is None else doctor.look), feeder
         self._pages, known = pages(), actions()
@@ -109,7 +112,8 @@ class ConsoleSite:
             model, cut = read(asked), _cut(manifest, seen)
             return (model if then is not None else self._body(request, template, model, asked, cut, page)), asked, cut
 
-        found, asked, cut = await self._reader.read(answer, request[VISITOR].name)
+        opener = None if self._keys is None or not request[VISITOR].may("privacy") else await self._keys.opener()
+        found, asked, cut = await self._reader.read(answer, request[VISITOR].name, opener)
         if then is not None:
             model = await then(found)
             found = await asyncio.to_thread(self._body, request, template, model, asked, cut, page)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from headrace_cli.common import NO, CliError, common, emit, run, who
 from headrace_lake.log import Log, LogRecord
-from headrace_schemas.derived import Batch
+from headrace_schemas.derived import Batch, BatchRetryRequest
 from headrace_schemas.events import (
     BatchReady,
     BatchRetryRequested,
@@ -80,9 +80,22 @@ def with_runs(rows: dict[str, BatchRow], asked: Mapping[str, int], runs: Iterabl
         if not isinstance(event, TrainingStarted):
             ended[row.batch_id] = ended.get(row.batch_id, 0) + 1
     for batch_id, row in rows.items():
-        if row.state in ("failed", "held") and asked.get(batch_id, 0) >= ended[batch_id]:
+        if row.state in ("failed", "held", "trained") and asked.get(batch_id, 0) >= ended[batch_id]:  # trained: without what
+            # was taken back, once more
             row.state = "waits"
     return list(rows.values())
+
+
+async def waiting_retrains(log: Log, trained: Mapping[int, int]) -> list[BatchRetryRequest]:
+    """Runs without what was taken back that were asked for and have not ended. `trained`: by partition of `batches`, the offset
+    up to which the trainer has answered: what lies behind that is all that is read."""
+    waiting = []
+    for partition, offset in trained.items():
+        async for record in log.read("batches", partition, offset):
+            event = decode_or_none(record.value, record.headers)
+            if isinstance(event, BatchRetryRequested) and event.data.without is not None:
+                waiting.append(event.data)
+    return waiting
 
 
 def newest_counts(runs: Iterable[Event]) -> dict[str, Counts]:

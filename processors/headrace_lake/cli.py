@@ -62,6 +62,11 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
     for bucket in found["buckets"]:
         full = f"{bucket['fill']:.1f} of {bucket['target']:.0f}"
         click.echo(f"  {bucket['bucket']:30} {full:16} batches {bucket['batches']:<4} {bucket['note']}")
+    for run_ in found["retrains"]:
+        click.echo(
+            f"\n{run_['bucket']} waits to be trained from {run_['begins'] or 'the base'}, without {run_['examples']} examples "
+            "that were taken back"
+        )
     if found["left_out"]:
         click.echo("\nleft out of the last run")
     for name, counts in found["left_out"].items():
@@ -81,7 +86,7 @@ def status(settings: Settings, as_json: bool, behind: float, wait: float) -> int
 
 async def status_report(settings: Settings, behind_seconds: float) -> dict[str, Any]:
     """What `headrace status --json` prints: stages, tasks, buckets, what is served, and what is wrong."""
-    from headrace_lake.batches import newest_counts, newest_ungraded
+    from headrace_lake.batches import newest_counts, newest_ungraded, waiting_retrains
     from headrace_lake.feedback_status import feedback_status
     from headrace_lake.kafka_log import KafkaLog
     from headrace_lake.log import events_of
@@ -132,6 +137,12 @@ async def status_report(settings: Settings, behind_seconds: float) -> dict[str, 
                 "note": msgspec.to_builtins(decode_note(groups[task.stage].metadata.get((task.topic, task.partition), ""))),
             }
             for task in tasks
+        ],
+        "retrains": [
+            {"bucket": run.bucket, "batch_id": run.batch_id, "begins": run.begins, "examples": len(run.without or ())}
+            for run in await waiting_retrains(
+                log, {task.partition: task.next_offset or 0 for task in tasks if task.stage == "train"}
+            )
         ],
         "left_out": newest_counts(runs),
         "ungraded": await newest_ungraded(log),

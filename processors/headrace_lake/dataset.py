@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from headrace_lake.dataset_rule_1 import messages_by_rule_1
-from headrace_lake.log import Log, events_of
+from headrace_lake.log import Log, events_of, told_events_of
 from headrace_schemas.canonical import digest, sha256
 from headrace_schemas.chat import answer_dict, messages_of, tool_dicts
 from headrace_schemas.derived import Batch, Example, Member, ReleaseDecision, TrainingStart
@@ -94,14 +94,16 @@ class DatasetExample(NamedTuple):
 
 class Selected(NamedTuple):
     """What a data set is made of: `learnt` is what a run learns from or watches, in its order; `avoided` are the negatives that
-    were cut with it. `withdrawn`: how many rows are left out because they were retracted or erased; `policies`: digests of the
-    policies of the batches; `members`: the digest of what trained a release, by `selection.members_digest`."""
+    were cut with it. `withdrawn`: how many rows are left out because they were retracted or erased; `erased`: and because the
+    keys of their texts are gone; `policies`: digests of the policies of the batches; `members`: the digest of what trained a
+    release, by `selection.members_digest`."""
 
     learnt: list[DatasetExample]
     avoided: list[DatasetExample]
     withdrawn: int = 0
     policies: list[dict[str, str]] = []  # noqa: RUF012 - never changed
     members: str | None = None
+    erased: int = 0
 
 
 def rows_of(examples: Iterable[DatasetExample], rule: Rule = 2) -> list[DatasetRow]:
@@ -123,8 +125,13 @@ async def bucket_examples(log: Log, bucket: str) -> Selected:
                 policies.append(event.data.policy_digests)
     newest: dict[str, Example] = {}
     withdrawn: set[str] = set()
-    async for event in events_of(log, "examples", key=bucket):
+    erased: set[str] = set()
+    async for event, gone in told_events_of(log, "examples", key=bucket):
         if isinstance(event, ExampleRewarded) and (event.data.example_id in members or event.data.example_id in avoided):
+            if gone:
+                erased.add(event.data.example_id)
+                newest.pop(event.data.example_id, None)
+                continue
             newest[event.data.example_id] = event.data
             withdrawn.discard(event.data.example_id)
         elif isinstance(event, ExampleWithdrawn) and newest.pop(event.data.example_id, None) is not None:
@@ -135,6 +142,7 @@ async def bucket_examples(log: Log, bucket: str) -> Selected:
         [DatasetExample(newest[name], avoided[name]) for name in allowed if name in avoided and newest[name].reward < 0],
         len(withdrawn & members.keys()),
         policies,
+        erased=len(erased & members.keys()),
     )
 
 
@@ -178,16 +186,20 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
             f"release {release_id!r} was trained on {named}, and what its batch and its run name is {found}: the log is not what "
             "it was (`headrace replay --verify` says where)"
         )
-    negatives = [member for member in watched(without_withdrawn(batch, start.withdrawn)) if is_negative(member)]
-    left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (members, negatives))
+    learnt = [member for member in members if not is_negative(member)]
+    named_rows = (*watched(without_withdrawn(batch, start.withdrawn)), *start.rehearsal)
+    negatives = [member for member in named_rows if is_negative(member)]
+    left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (learnt, negatives))
     values, erased = await _exact(log, [*left, *avoided])
+    gone = sum(member.sha256 in erased for member in left)
     left, avoided = ([member for member in listed if member.sha256 not in erased] for listed in (left, avoided))
     return Selected(
         [DatasetExample(values[member.sha256], member) for member in left],
         [DatasetExample(values[member.sha256], member) for member in avoided],
-        len(members) - len(left),
+        len(learnt) - len(left) - gone,
         [batch.policy_digests],
         found,
+        gone,
     )
 
 

@@ -55,12 +55,17 @@ def card(about: DatasetCard, selected: Selected, written: Sequence[DatasetExampl
         "role": Counter(example.agent.role or "-" for example in examples),
         "answered by": Counter(example.model for example in examples),
         "corrected": Counter(_yes(example.content.target != example.content.output) for example in examples),
+        "derived alone": Counter(_yes(0 < example.voices <= (example.derived or 0)) for example in examples),
         "heard": Counter(who.partition(":")[0] for example in examples for who in example.principals or ["nobody by name:"]),
     }
     for name, counts in counted.items():
         lines.append(f"- {name}: " + (", ".join(f"{what} {count}" for what, count in counts.most_common(12)) or "-"))
     lines += ["", "## Left out", ""]
-    left_out = {"withdrawn since (retracted, erased)": selected.withdrawn, **about.left_out}
+    left_out = {
+        "withdrawn since (retracted, erased)": selected.withdrawn,
+        "erased (the keys of their texts are gone)": selected.erased,
+        **about.left_out,
+    }
     lines += [f"- {what}: {count}" for what, count in left_out.items() if count] or ["- nothing"]
     models = ", ".join(sorted({example.model for example in examples})) or "-"
     subjects = sum(example.data_subject is not None for example in examples)
@@ -68,7 +73,8 @@ def card(about: DatasetCard, selected: Selected, written: Sequence[DatasetExampl
         "",
         "## Erasure",
         "",
-        f"{subjects} of {len(examples)} examples name a data subject. What was retracted or erased up to the cut is not in the "
+        f"{subjects} of {len(examples)} examples name a data subject, and {selected.erased} rows that were cut are erased. What "
+        "was retracted or erased up to the cut is not in the "
         "file; what is erased later still is, until the data set is made anew.",
         "",
         "## Licence",

@@ -31,6 +31,11 @@ from headrace_streams.settings import Settings
 @click.option("--max-reward", type=float, help="Largest reward.")
 @click.option("--since", metavar="TIME", help="Only events of this RFC 3339 time or later.")
 @click.option("--before", metavar="TIME", help="Only events before this one.")
+@click.option(
+    "--derived",
+    type=click.Choice(["without", "only"]),
+    help="Without, or only, that of which derivations alone speak, and nobody.",
+)
 @common
 def dataset(
     settings: Settings,
@@ -69,11 +74,11 @@ def dataset(
         selected, read_from = run(_selected(settings, bucket, release, time_ms("as-of", as_of), source, folder))
     except DatasetError as error:
         raise CliError(FAILED, str(error)) from error
-    if selected.withdrawn and release is not None:
-        note(f"headrace: {selected.withdrawn} rows that trained release {release} were withdrawn since and are left out")
+    if (gone := selected.withdrawn + selected.erased) and release is not None:
+        note(f"headrace: {gone} rows that trained release {release} were withdrawn or erased since and are left out")
     learnt, avoided = filters.apply(selected.learnt), filters.apply(selected.avoided)
     if not learnt and not (avoided and form in ("dpo", "kto")):
-        none = "nothing is left of it" if selected.withdrawn else "has no batch yet: `headrace status` lists the buckets"
+        none = "nothing is left of it" if gone else "has no batch yet: `headrace status` lists the buckets"
         raise CliError(NO, f"bucket {bucket!r} {'has no row that the filters let pass' if selected.learnt else none}")
     rows, examples = rows_of(learnt, written), learnt
     if form == "alpaca":

@@ -1,4 +1,4 @@
-"""Which examples of a data set are wanted: by agent, role, reward, time, rater and side. Pure."""
+"""Which examples of a data set are wanted: by agent, role, reward, time, rater, side and who spoke. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _Row = TypeVar("_Row")
 
 
 class FilterFields(NamedTuple):
-    """What a filter asks of an example; `heard`: the principals that were."""
+    """What a filter asks of an example; `heard`: the principals that were; `derived`: nobody said anything of it, and what speaks
+    is derivations alone."""
 
     agent: str
     role: str | None
@@ -22,11 +23,13 @@ class FilterFields(NamedTuple):
     reward: float
     heard: Sequence[str]
     event_time: str
+    derived: bool = False
 
 
 class DatasetFilter(Struct, frozen=True, kw_only=True):
     """Every field that is given must hold. Times are RFC 3339 and of the event: `since` counts in, `before` does not. `rater`: a
-    principal that was heard, as its id or as kind:id."""
+    principal that was heard, as its id or as kind:id. `derived`: `without` those of which derivations alone speak, or `only`
+    them."""
 
     agent: str | None = None
     role: str | None = None
@@ -36,6 +39,7 @@ class DatasetFilter(Struct, frozen=True, kw_only=True):
     max_reward: float | None = None
     since: str | None = None
     before: str | None = None
+    derived: str | None = None
 
     def given(self) -> dict[str, str]:
         """Name and value of what is asked for."""
@@ -61,9 +65,12 @@ class DatasetFilter(Struct, frozen=True, kw_only=True):
             and (self.max_reward is None or said.reward <= self.max_reward)
             and (since is None or time >= since)
             and (before is None or time < before)
+            and (self.derived is None or said.derived is (self.derived == "only"))
         )
 
 
 def _fields(one: DatasetExample) -> FilterFields:
     said = one.example
-    return FilterFields(said.agent.name, said.agent.role, one.member.split, said.reward, said.principals or [], said.event_time)
+    derived = 0 < said.voices <= (said.derived or 0)
+    heard = said.principals or []
+    return FilterFields(said.agent.name, said.agent.role, one.member.split, said.reward, heard, said.event_time, derived)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from headrace_cli.common import NO, USAGE, CliError, common, emit, note, progres
 from headrace_cli.plain_output import control
 from headrace_lake.manifest import LakeFolder, Manifest, Place
 from headrace_streams.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace_lake.opening import TextOpener
 
 CELL = 60  # characters of a value in a table
 COLLECT = (
@@ -33,6 +36,18 @@ lake_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="The lake's folder; in the data folder unless given.",
 )
+
+
+open_option = click.option("--open", "opening", is_flag=True, help="Open sealed texts: for who may read topic keys.")
+
+
+def text_opener(settings: Settings) -> TextOpener:
+    """What --open opens with. CliError for who may not read `keys`, and without the library."""
+    from headrace_lake.opening import opener_of
+    from headrace_streams.sealing import cipher
+
+    cipher.load()
+    return run(opener_of(settings))
 
 
 def folder_of(settings: Settings, folder: Path | None) -> LakeFolder:
@@ -237,14 +252,19 @@ def compact(settings: Settings, as_json: bool, folder: Path | None) -> None:
     "--seconds", type=click.FloatRange(0.1, 3600), default=30.0, show_default=True, help="A query that takes longer is stopped."
 )
 @click.option("--rows", type=click.IntRange(1, 100_000), default=5000, show_default=True, help="Rows that are shown at most.")
+@open_option
 @common
-def sql(settings: Settings, as_json: bool, folder: Path | None, query: str, seconds: float, rows: int) -> None:
-    """Answer one SELECT over the lake's views, at the cut that it has now. Needs no broker.
+def sql(settings: Settings, as_json: bool, folder: Path | None, query: str, seconds: float, rows: int, opening: bool) -> None:
+    """Answer one SELECT over the lake's views, at the cut that it has now. Needs no broker, but for keys of sealed texts: with
+    --open whole records (`SELECT value …`) are shown opened, and `[erased]` where their key is gone.
 
     `SHOW TABLES` lists the views and `DESCRIBE examples` the columns of one; the docs say what they hold, with a query each."""
     from headrace_lake.query_process import ask_apart
 
     found = ask_apart(folder_of(settings, folder), query, seconds=seconds, rows=rows)
+    if opening:
+        opened = text_opener(settings).opened
+        found = found._replace(rows=[tuple(opened(one) if isinstance(one, str) else one for one in row) for row in found.rows])
     if as_json:
         for row in found.dicts():
             emit(row)

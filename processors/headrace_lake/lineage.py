@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 from headrace_lake.query import LakeQuery
 from headrace_lake.views import DECISIONS, KIND, MEMBERS, event, literal, says, table_of
+from headrace_schemas.events import RecordRejected
+from headrace_streams.kafka.reader import decode_or_none
 
 PUBLISHED = ("interactions", "feedback")  # raw, so not in a lake: here the way ends
 FEW = 40  # ids that a query names: of more than that most segments have some
@@ -186,6 +188,15 @@ _WAYS = (
         "s.origin LIKE 'attribute/%'",
         "by its session",
     ),
+    (  # what a derivation saw: in interactions of the session, and in what was reported of it
+        "f",
+        f"JOIN {table_of('sessions')} f ON f.key = try(s.value->>'$.data.attributed_from.session_id') "
+        "AND list_contains(try(CAST(s.value->'$.data.attributed_from.causes' AS VARCHAR[])), "
+        "coalesce(try(f.value->>'$.data.feedback_id'), try(f.value->>'$.data.interaction_id'))) "
+        f"AND (f.{event('session.joined')} OR f.{event('session_feedback.recorded')}) AND {_BY_INTAKE}",
+        "s.origin LIKE 'attribute/%'",
+        "seen by a derivation",
+    ),
     (  # taken back, it names nothing that it was derived of
         "f",
         f"JOIN {table_of('sessions')} f ON (f.partition, f.log_offset) = ({_made_of('s')}) "
@@ -307,13 +318,13 @@ def published_fate(lake: LakeQuery, place: RecordPlace) -> str:
         ("sessions", "no interaction of its session is credited with it"),
     ):
         found = lake.all(
-            "SELECT try(u.value->>'$.data.error.code'), try(u.value->>'$.data.error.message'), u.partition, u.log_offset "
-            f"FROM {table_of(topic)} u WHERE starts_with(u.origin, $prefix)",
+            f"SELECT u.value, u.odd, u.partition, u.log_offset FROM {table_of(topic)} u WHERE starts_with(u.origin, $prefix)",
             {"prefix": prefix},
         )
         if found:
-            code, message, partition, offset = found[0]
-            why = f": {code}: {message}" if code else ""
+            value, odd, partition, offset = found[0]
+            letter = decode_or_none(lake.opener.opened(str(value), odd).encode())
+            why = f": {letter.data.error.code}: {letter.data.error.message}" if isinstance(letter, RecordRejected) else ""
             return f"{place}: {what}{why} ({RecordPlace(topic, partition, offset)})"
     return f"{place}: nothing in the lake came of it: is it up to date?"
 

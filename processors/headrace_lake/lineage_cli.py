@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from headrace_cli.common import NO, CliError, common, emit, note
-from headrace_lake.lake_cli import folder_of, lake_option
+from headrace_lake.lake_cli import folder_of, lake_option, open_option, text_opener
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,35 +25,39 @@ SECONDS = 120.0
 @lake_option
 @click.argument("name", metavar="ID")
 @click.option("--all", "whole", is_flag=True, help="Show every record, not the first few below each.")
+@open_option
 @common
-def explain(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool) -> None:
+def explain(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool, opening: bool) -> None:
     """What a release, version, batch, example or interaction is made of, down to the records that were published.
 
     ID is one of theirs, or TOPIC/PARTITION/OFFSET. Of an interaction and an example it also says what became of it, and why: it
     waits for feedback, was rejected, lies in an open bucket, in a batch, was learnt, was withdrawn. Reads the lake alone; exit 1
     for an id that it does not have."""
-    _show(settings, as_json, folder, name, whole, up=False)
+    _show(settings, as_json, folder, name, whole, up=False, opening=opening)
 
 
 @click.command()
 @lake_option
 @click.argument("name", metavar="EVENT")
 @click.option("--all", "whole", is_flag=True, help="Show every record, not the first few above each.")
+@open_option
 @common
-def impact(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool) -> None:
+def impact(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool, opening: bool) -> None:
     """What came of an event, up to the releases that have learnt from it, and those that go on from their adapters.
 
     EVENT is its id, an interaction's, a feedback's or an example's, or TOPIC/PARTITION/OFFSET of what was published. Reads the
     lake alone; exit 1 for one that it does not have."""
-    _show(settings, as_json, folder, name, whole, up=True)
+    _show(settings, as_json, folder, name, whole, up=True, opening=opening)
 
 
-def _show(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool, *, up: bool) -> None:
+def _show(settings: Settings, as_json: bool, folder: Path | None, name: str, whole: bool, *, up: bool, opening: bool) -> None:
     from headrace_lake.query import opened
     from headrace_lake.read_models.lineage_view import lineage_view
 
     place = folder_of(settings, folder)
+    opener = text_opener(settings) if opening else None
     with opened(place, seconds=SECONDS) as lake:
+        lake.opener = opener or lake.opener
         both = lineage_view(lake, name, up=up)
     if both is None:
         raise CliError(NO, f"{name!r}: {place.path} has no such release, batch, example, interaction or event")

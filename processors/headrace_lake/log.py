@@ -156,6 +156,15 @@ async def events_of(
                 yield event
 
 
+async def told_events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[tuple[Event, bool], None]:
+    """As `events_of`, with those that nobody can open any more, and whether it is one."""
+    count = await log.partitions(topic)
+    for partition in range(count) if key is None else [partition_for(key.encode(), count)]:
+        async for record in log.read(topic, partition):
+            if (event := decode_or_none(record.value, record.headers)) is not None:
+                yield event, is_erased(record.value)
+
+
 class TaskRules(NamedTuple):
     """What stands on `rules` of a task: policies that were in force, by first offset, and what people told it to leave out."""
 

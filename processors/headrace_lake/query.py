@@ -15,6 +15,7 @@ import duckdb
 
 from headrace_lake.activity_view import activity_sql
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest
+from headrace_lake.opening import TextOpener
 from headrace_lake.query_result import QueryRefused as QueryRefused
 from headrace_lake.query_result import QueryResult as QueryResult
 from headrace_lake.query_result import QueryStopped as QueryStopped
@@ -30,10 +31,12 @@ _PORTION = 64  # rows that are taken at once: a text of the log has up to 1 MiB
 
 
 class LakeQuery:
-    """A connection. One query at a time; not to be shared by threads. `seconds` and `rows` bound each query."""
+    """A connection. One query at a time; not to be shared by threads. `seconds` and `rows` bound each query. `opener` opens the
+    sealed texts of what is read, for whom it may."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, seconds: float = SECONDS, rows: int = ROWS) -> None:
         self._connection, self._seconds, self._most = connection, seconds, rows
+        self.opener = TextOpener()
 
     def run(self, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> QueryResult:
         """The answer to one SELECT. QueryRefused, or QueryStopped."""

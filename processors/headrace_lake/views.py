@@ -146,6 +146,7 @@ VIEWS: tuple[LakeView, ...] = (
             "scale_high": ("data.scale[1]", NUMBER),
             "principal": ("data.principal.id", TEXT),
             "principal_kind": ("data.principal.kind", TEXT),
+            "derived_by": ("data.attributed_from.derived_by", TEXT),
         },
         example=(
             "Which raters say most, and how do they score?",
@@ -175,7 +176,7 @@ VIEWS: tuple[LakeView, ...] = (
             "agent": ("data.agent.name", TEXT),
             "role": ("data.agent.role", TEXT),
             **_data(artifact_type=TEXT, model=TEXT, adapter=TEXT, prompt_group=TEXT, quality=NUMBER, reward=NUMBER, score=NUMBER),
-            **_data(contradicted=FLAG, voices=WHOLE, train=FLAG, finish_reason=TEXT, principals=JSON),
+            **_data(contradicted=FLAG, voices=WHOLE, derived=WHOLE, train=FLAG, finish_reason=TEXT, principals=JSON),
             **_data(maturity=TEXT),
             "validation": ("data.components.validation", NUMBER),
             "feedback": ("data.components.feedback", NUMBER),

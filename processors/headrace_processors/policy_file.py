@@ -7,8 +7,9 @@
 
 A table or key that is not there keeps its default. `[train]` is passed on as it is: the trainer types it. Of it only this is
 read here: whose answers are graded without a reference, for `[reward.draw] artifact_types` and `[curate] graded` where they say
-nothing. And where `[intake] sessions` says nothing it is whether `[attribute]` credits anything. What a stage is given, and what
-the log says that it was given, is the list: a fold knows no trainer.
+nothing. And where `[intake] sessions` says nothing it is whether `[attribute]` credits or derives anything; `[intake] sketches`
+and `[reward] sessions`: whether it derives. What a stage is given, and what the log says that it was given, is the list: a fold
+knows no trainer.
 """
 
 from __future__ import annotations
@@ -58,11 +59,14 @@ def load(path: Path | str | None) -> Policies:
         reward = reward.model_copy(update={"draw": draw})
     if graded and curate.graded is None:
         curate = curate.model_copy(update={"graded": graded})
-    intake = policies.intake
-    if intake.sessions is None and policies.attribute.credit != "off":  # where nobody credits, nobody need know of sessions
-        intake = parse_policy(
-            IntakePolicy, {**intake.body(), "sessions": True}, f"policy file {path}", "attribute.credit, intake."
-        )
+    intake, derives = policies.intake, bool(policies.attribute.derivations)
+    wanted = {"sessions": derives or policies.attribute.credit != "off", "sketches": derives}
+    told = {key: True for key, told in wanted.items() if told and getattr(intake, key) is None}  # else nobody need know
+    if told:
+        who = "attribute.derive" if derives else "attribute.credit"
+        intake = parse_policy(IntakePolicy, {**intake.body(), **told}, f"policy file {path}", f"{who}, intake.")
+    if derives and reward.sessions is None:
+        reward = reward.model_copy(update={"sessions": True})
     return policies.model_copy(update={"intake": intake, "reward": reward, "curate": curate})
 
 

@@ -7,6 +7,7 @@ wrote still verify, and a recorded history of each version is in tests/histories
 from __future__ import annotations
 
 from headrace_processors.attribute import fold as attribute
+from headrace_processors.attribute.policy import VERSION_1 as ATTRIBUTE_1
 from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.curate import changelog as curate_changelog
 from headrace_processors.curate import fold as curate
@@ -14,6 +15,7 @@ from headrace_processors.curate import policy as curate_policy
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.intake import fold as intake
 from headrace_processors.intake.policy import VERSION_3 as INTAKE_3
+from headrace_processors.intake.policy import VERSION_4 as INTAKE_4
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.intake.version_1 import fold as intake_1
 from headrace_processors.link import fold as link
@@ -30,6 +32,7 @@ from headrace_processors.reward import fold as reward
 from headrace_processors.reward import upcast as reward_upcast
 from headrace_processors.reward.policy import VERSION_1 as REWARD_1
 from headrace_processors.reward.policy import VERSION_3 as REWARD_3
+from headrace_processors.reward.policy import VERSION_4 as REWARD_4
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.version_1 import fold as reward_1
 from headrace_schemas.topology import STAGES_BY_NAME
@@ -44,7 +47,7 @@ STAGES: tuple[FoldStage, ...] = (
             1: RuleVersion(intake_1.build, provenance=six_headers),
             2: RuleVersion(intake.build_2, absent=INTAKE_3),
             3: RuleVersion(intake.build_3, absent=INTAKE_3),  # it knew of no sessions: its policy has none
-            4: RuleVersion(intake.build_4),
+            4: RuleVersion(intake.build_4, absent=INTAKE_4),
             5: RuleVersion(intake.build),
         },  # anybody may write its input
     ),
@@ -63,7 +66,7 @@ STAGES: tuple[FoldStage, ...] = (
         topology=STAGES_BY_NAME["attribute"],
         policy=AttributePolicy,
         versions={
-            1: RuleVersion(attribute.build_1, checks_writers=True),
+            1: RuleVersion(attribute.build_1, absent=ATTRIBUTE_1, checks_writers=True, later_writers=("reward",)),
             2: RuleVersion(attribute.build, checks_writers=True),
         },
     ),
@@ -74,7 +77,7 @@ STAGES: tuple[FoldStage, ...] = (
             1: RuleVersion(reward_1.build, absent=REWARD_1, provenance=six_headers, state_version=1),
             2: RuleVersion(reward.build_2, absent=REWARD_3, checks_writers=True, later_writers=("attribute",)),
             3: RuleVersion(reward.build_3, absent=REWARD_3, checks_writers=True, later_writers=("attribute",)),
-            4: RuleVersion(reward.build_4, checks_writers=True),
+            4: RuleVersion(reward.build_4, absent=REWARD_4, checks_writers=True),
             5: RuleVersion(reward.build, checks_writers=True),
         },
         state_version=2,
@@ -87,7 +90,7 @@ STAGES: tuple[FoldStage, ...] = (
             1: RuleVersion(curate.build_1, absent=curate_policy.VERSION_1, provenance=six_headers),
             2: RuleVersion(curate.build_2, absent=curate_policy.VERSION_2, checks_writers=True),
             3: RuleVersion(curate.build_3, absent=curate_policy.VERSION_3, checks_writers=True),
-            4: RuleVersion(curate.build_4, checks_writers=True),
+            4: RuleVersion(curate.build_4, absent=curate_policy.VERSION_4, checks_writers=True),
             5: RuleVersion(curate.build, checks_writers=True),
         },
         state_version=3,

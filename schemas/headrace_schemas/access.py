@@ -60,8 +60,8 @@ ROLES: dict[str, Role] = {
         Role(name="reader", description="looks: status, verify, data sets", looks=True),
         Role(
             name="privacy",
-            description="looks, opens what is sealed, forgets",
-            writes=_INPUTS,
+            description="looks, opens what is sealed, forgets, asks for a run without what was forgotten",
+            writes=(*_INPUTS, "batches"),
             reads=tuple(topic.name for topic in TOPICS if topic.secret),
             looks=True,
         ),

@@ -49,6 +49,13 @@ def delays_of(delays_ns: Iterable[int]) -> dict[str, int]:
     return counted
 
 
+def delay_of(delay_ns: int) -> dict[str, int]:
+    """What a single delay counts as."""
+    delay_ms = max(0, delay_ns // 1_000_000)
+    name = _NAMES[bisect_left(_BOUNDS_MS, delay_ms)]
+    return {name: 1, SUM_MS: delay_ms} if delay_ms else {name: 1}
+
+
 def histogram_of(counters: Mapping[str, int]) -> list[tuple[float, int]]:
     """(upper bound in s, how many are at most that long and longer than the bound before), the last inf."""
     return [(bound, counters.get(name, 0)) for bound, name in zip((*BOUNDS, inf), _NAMES, strict=True)]

@@ -28,7 +28,8 @@ LeftOut = Annotated[
     doc(
         "Rows that were left out, by side (training, rehearsal, validation, test, prompts) and reason (template_refused, "
         "message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long, "
-        "erased; of prompts also no_grader, needs_reference, not_generated). Absent: none."
+        "erased; of prompts also no_grader, needs_reference, not_generated; where the objective can't use them, in training and "
+        "validation: equal_texts, small_gap, over_cap, no_counterpart, one_kind, no_words). Absent: none."
     ),
 ]
 Shortened = Annotated[
@@ -106,6 +107,10 @@ class Example(Value, frozen=True, kw_only=True):
             "final. Absent: the policy names no such time."
         ),
     ] = None
+    derived: Annotated[
+        int | None,
+        doc("How many of the voices are derivations, which nobody gave: weak, and not heard in quality. Absent: none."),
+    ] = None
 
 
 class ExampleSettlement(Value, frozen=True, kw_only=True):
@@ -160,8 +165,26 @@ class InteractionExpiry(Value, frozen=True, kw_only=True):
     last_heard: Annotated[str, doc("Fold time of the last record about it, RFC 3339.")]
 
 
+class InteractionSketch(Value, frozen=True, kw_only=True):
+    """What derivations compare of an interaction, without its texts: a sketch is the smallest hashes of its pieces, in base64."""
+
+    agent: Annotated[Key | None, doc("Name of the agent.")] = None
+    latency_ms: Annotated[float | None, doc("From question to complete output, in ms.")] = None
+    question: Annotated[str | None, doc("Sketch of the last message of the user.")] = None
+    output: Annotated[str | None, doc("Sketch of the output.")] = None
+    context: Annotated[str | None, doc("Sketch of what was retrieved or attached.")] = None
+
+
 class SessionJoin(Value, frozen=True, kw_only=True):
-    """An interaction of a session, by its ids alone."""
+    """An interaction of a session, by its ids alone, and by sketches where policy derives feedback."""
+
+    session_id: Annotated[Key, doc("The session.")]
+    interaction_id: Annotated[Key, doc("The interaction.")]
+    sketch: Annotated[InteractionSketch | None, doc("What derivations compare of it; absent: nothing is derived.")] = None
+
+
+class SessionLeave(Value, frozen=True, kw_only=True):
+    """An interaction of a session was retracted or erased: what was derived from it is to be taken back."""
 
     session_id: Annotated[Key, doc("The session.")]
     interaction_id: Annotated[Key, doc("The interaction.")]
@@ -180,6 +203,7 @@ class SessionFeedback(Value, frozen=True, kw_only=True):
     corrected_output: Annotated[Output | None, doc("What the last output should have been.")] = None
     comment: Annotated[str | None, doc("In words.")] = None
     principal: Annotated[Principal | None, doc("Who says so.")] = None
+    content_sketch: Annotated[str | None, doc("Sketch of the content that was reported, which itself is not kept.")] = None
 
 
 class SessionFeedbackRetraction(Value, frozen=True, kw_only=True):
@@ -439,6 +463,10 @@ class TrainingStart(Value, frozen=True, kw_only=True):
         list[HeadReference] | None,
         doc("Heads that it neither goes on from nor compares: they have learnt what was taken back since. Absent: none."),
     ] = None
+    avoids: Annotated[
+        bool | None, doc("Whether it learns from negative members, too, as answers to be avoided. Absent: it does not.")
+    ] = None
+    teacher: Annotated[BaseIdentity | None, doc("The base that teaches it, by the digests of its files. Absent: none.")] = None
 
 
 class TrainingProgress(Value, frozen=True, kw_only=True):
@@ -678,12 +706,23 @@ class Evaluation(Value, frozen=True, kw_only=True):
 
 
 class BatchRetryRequest(Value, frozen=True, kw_only=True):
-    """Somebody wants a batch trained once more."""
+    """Somebody wants a batch trained once more: its training failed, or (`without`) what was learnt was taken back."""
 
     bucket: RequestedBucket
-    batch_id: Annotated[Key, doc("The batch, whose training failed.")]
+    batch_id: Annotated[Key, doc("The batch.")]
     reason: Because = None
     requested_by: RequestedBy = None
+    begins: Annotated[
+        str | None,
+        doc("Of a run without what was taken back: digest of the adapter at which it begins; absent: the base."),
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        doc(
+            "Ids of examples that were taken back: none of them is learnt, whether or not it is withdrawn by then. Present: the "
+            "run begins at `begins`, and learns all batches behind that anew."
+        ),
+    ] = None
 
 
 class PromoteRequest(Value, frozen=True, kw_only=True):

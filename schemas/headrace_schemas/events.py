@@ -39,6 +39,7 @@ from headrace_schemas.derived import (
     SessionFeedback,
     SessionFeedbackRetraction,
     SessionJoin,
+    SessionLeave,
     SignalRejection,
     Silence,
     SilenceEnd,
@@ -159,6 +160,12 @@ class SessionJoined(Envelope, frozen=True, kw_only=True, tag="headrace.session.j
     """An interaction of a session was recorded."""
 
     data: SessionJoin
+
+
+class SessionLeft(Envelope, frozen=True, kw_only=True, tag="headrace.session.left.v1"):
+    """An interaction of a session was retracted or erased."""
+
+    data: SessionLeave
 
 
 class SessionFeedbackRecorded(Envelope, frozen=True, kw_only=True, tag="headrace.session_feedback.recorded.v1"):
@@ -439,6 +446,7 @@ Event = (
     | ErasureContinued
     | RefExpired
     | SessionJoined
+    | SessionLeft
     | SessionFeedbackRecorded
     | SessionFeedbackRetracted
     | SessionExpired

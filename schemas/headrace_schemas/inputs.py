@@ -201,11 +201,19 @@ class SubjectErasure(Value, frozen=True, kw_only=True):
 
 
 class Attribution(Value, frozen=True, kw_only=True):
-    """What feedback was derived from that was said of a session."""
+    """What feedback was derived from: what was said of a session, or what a derivation saw in it."""
 
     session_id: Annotated[Key, doc("The session.")]
-    feedback_id: Annotated[Key, doc("What was said of it, by its id at the same source.")]
+    feedback_id: Annotated[
+        Key, doc("What was said of it, by its id at the same source; of what a derivation saw the feedback itself.")
+    ]
     share: Annotated[float, Meta(ge=0, le=1), doc("How much of it this interaction is credited with; the shares add up to 1.")]
+    derived_by: Annotated[
+        Key | None, doc("On feedback that nobody gave: the derivation that saw it in the session, as name@version.")
+    ] = None
+    causes: Annotated[
+        list[Key] | None, doc("What that was seen in: ids of interactions, and of what was reported of the session.")
+    ] = None
 
 
 class Feedback(Value, frozen=True, kw_only=True):

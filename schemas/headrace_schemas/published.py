@@ -42,9 +42,10 @@ def decode_published(value: bytes | None, headers: Headers = (), *, append_time_
     return published
 
 
-def check_published(value: bytes, append_time_ms: int) -> None:
-    """DecodeError when `decode_published` would raise one, where sessions are credited."""
-    _checked(value, append_time_ms, sessions=True)
+def check_published(value: bytes, append_time_ms: int, *, feedback: bool = True) -> None:
+    """DecodeError when `decode_published` would raise one, where sessions are credited. `feedback` False: it is known to be
+    none, so nobody need look whether it is on a session (1.7 of 4.3 us)."""
+    _checked(value, append_time_ms, sessions=feedback)
 
 
 def _checked(raw: bytes, append_time_ms: int, sessions: bool) -> tuple[bytes, InputEvent, bool, bool]:

@@ -16,6 +16,7 @@ from headrace_schemas.derived import DrawnPrompt, Example
 from headrace_schemas.root_error import HeadraceError
 
 SEALED = "[sealed]"  # what stands in the place of a text that has to be there
+ERASED = "[erased]"  # and what a reader is shown there whose keys are gone
 FIELD = "sealed"  # of `data`: base64 of the encrypted rest
 
 
@@ -104,6 +105,18 @@ def without_texts(value: bytes, data_subject: str | None = None) -> bytes:
     if data_subject is not None and kind == "headrace.interaction.recorded.v1":
         said["data_subject"] = data_subject
     return _ENCODER.encode({**envelope, "data": said})
+
+
+def erased(value: bytes) -> bytes:
+    """A sealed event as it is shown when nobody can open it any more: ERASED where a text has to be. Others as they are."""
+    try:
+        envelope, data, kind = _parts(value)
+    except NotSealable:
+        return value
+    data.pop(FIELD, None)
+    for name in data.keys() & _STAND_INS[kind].keys():
+        data[name] = Raw(bytes(data[name]).replace(SEALED.encode(), ERASED.encode()))
+    return _ENCODER.encode({**envelope, "data": data})
 
 
 def masked(value: bytes) -> bytes:

@@ -19,7 +19,7 @@ M = TypeVar("M", Member, PromptMember)
 class RunMembers(NamedTuple):
     """The members of a run, each list in the order of its manifest; those that were withdrawn before it began are in none."""
 
-    training: list[Member]  # the batch's own that are learnt from
+    training: list[Member]  # the batch's own that are learnt from, bad answers among them where the run learns from those
     rehearsal: list[Member]  # of earlier batches, learnt from again
     validation: list[Member]  # what early stopping looks at
     test: list[Member]  # what candidate and incumbent are compared on
@@ -40,14 +40,19 @@ def counts_text(counts: Mapping[str, Mapping[str, int]] | None) -> str:
 def run_members(batch: Batch, start: TrainingStart) -> RunMembers:
     """What the run with the pins `start` uses of `batch`."""
     used = without_withdrawn(batch, start.withdrawn)
-    learnt, seen = training_members(used.members), validation_members(watched(used))
+    learnt = learnt_members(used.members, bool(start.avoids))
+    seen = [member for member in watched(used) if is_validation(member) or (start.avoids and is_watched_negative(member))]
     return RunMembers(learnt, start.rehearsal, seen, used.test_pool, used.prompts or [])
 
 
 def dataset_members(batch: Batch, start: TrainingStart) -> list[Member]:
     """What a data set of the run holds, in the order of the manifest and then of the pins: all that it learnt from or watched."""
     used = without_withdrawn(batch, start.withdrawn)
-    return [member for member in (*watched(used), *start.rehearsal) if is_training(member) or is_validation(member)]
+    return [
+        member
+        for member in (*watched(used), *start.rehearsal)
+        if is_training(member) or is_validation(member) or (start.avoids and is_negative(member))
+    ]
 
 
 def members_digest(members: Iterable[Member]) -> str:
@@ -74,6 +79,20 @@ def is_validation(member: Member) -> bool:
 def is_negative(member: Member) -> bool:
     """Its output is to be avoided: the rejected side of pairs. Never of the test side."""
     return member.role == "negative" and member.split != "test"
+
+
+def is_avoided(member: Member) -> bool:
+    """An objective that learns from bad answers learns from it: a negative, split train, a weight above zero."""
+    return member.role == "negative" and member.split == "train" and member.weight > 0
+
+
+def is_watched_negative(member: Member) -> bool:
+    return member.role == "negative" and member.split == "validation"
+
+
+def learnt_members(members: Iterable[Member], avoids: bool) -> list[Member]:
+    """What a run learns from: what is to be learnt, and what is to be avoided, if its objective `avoids`."""
+    return [member for member in members if is_training(member) or (avoids and is_avoided(member))]
 
 
 def training_members(members: Iterable[Member]) -> list[Member]:

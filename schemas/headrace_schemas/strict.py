@@ -35,6 +35,7 @@ _DEEP = 40  # levels of a free value that are surely allowed, wherever it stands
 _SLACK = 5  # bytes: no second value of a name fits into fewer, with its quotes, colon and comma
 _SHORTEST = 3  # bytes of the shortest number with an exponent
 _CONSTRAINTS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
+_MAY_NOT_HOLD, _MAY_SAVE = frozenset({int, dict, list}), frozenset({float, dict, list})  # kinds of values in free ones
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -116,7 +117,7 @@ def _holds(value: Any, depth: int = 0) -> bool:
     if depth >= _DEEP:
         return False
     for item in value.values() if kind is dict else value:
-        if type(item) is not str and not _holds(item, depth + 1):
+        if type(item) in _MAY_NOT_HOLD and not _holds(item, depth + 1):
             return False
     return True
 
@@ -127,7 +128,7 @@ def _slack(event: InputEvent) -> int:
     if isinstance(event, InteractionRecorded):
         data = event.data
         for number in (data.latency_ms, data.ttft_ms, data.cost_usd):
-            if type(number) is float:
+            if type(number) is float and (number < 0.01 or number.is_integer()):
                 saved += _saved(number)
         if data.experiment is not None:
             saved += _saved(data.experiment.propensity)
@@ -147,7 +148,7 @@ def _saved_in(value: Any) -> int:
     kind = type(value)
     if kind is dict or kind is list:
         values = value.values() if kind is dict else value
-        return sum([_saved_in(item) for item in values if type(item) is not str and item is not None])
+        return sum([_saved_in(item) for item in values if type(item) in _MAY_SAVE])
     return _saved(value) if kind is float else 0
 
 

@@ -13,8 +13,6 @@ from headrace_schemas.canonical import canonical
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Context, ContextItem, Message, Output, RefPart, Text, TextPart, ToolCall
 
-_WHITE = ("  ", *"\n\t\r\v\f\x1c\x1d\x1e\x1f")  # in ASCII, beside single spaces
-
 
 def render(value: Text | Output | Context) -> str:
     """One text. Messages as `role: text`, context items as their content, each on its own lines; None is the empty text."""
@@ -43,9 +41,11 @@ def normalise(text: str) -> str:
     """Unicode NFC, runs of white space as one space, none at the ends."""
     if not text.isascii():
         return " ".join(unicodedata.normalize("NFC", text).split())
-    for white in _WHITE:  # a search each is five times as fast as `isprintable`, which looks every character up
-        if white in text:
-            return " ".join(text.split())
+    # A search each is five times as fast as `isprintable`, which looks every character up; without a loop 0.3 us faster.
+    if "\n" in text or "  " in text or "\t" in text or "\r" in text or "\v" in text or "\f" in text:
+        return " ".join(text.split())
+    if "\x1c" in text or "\x1d" in text or "\x1e" in text or "\x1f" in text:
+        return " ".join(text.split())
     return text.strip(" ")
 
 

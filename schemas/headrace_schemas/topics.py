@@ -116,11 +116,12 @@ TOPICS: tuple[Topic, ...] = (
         description="which interactions a session has, and what is said of it, where policy credits that to them",
         events=(
             events.SessionJoined,
+            events.SessionLeft,
             events.SessionFeedbackRecorded,
             events.SessionFeedbackRetracted,
             events.SessionExpired,
         ),
-        writers=("intake", "attribute"),
+        writers=("intake", "attribute", "reward"),
         max_bytes=4 * MIB,
         packed=True,
         later=True,

@@ -34,6 +34,7 @@ SCRUBBED = "scrubbed_"  # and a kind of private text: how many places of it got 
 PROMPTS = "prompt_"  # and what became of an interaction that could be drawn: drawn, or why it was not
 INTERACTIONS = "interactions_"  # and seen, or joined: how many came, and of how many something was said
 FEEDBACK = "feedback_"  # and seen, or joined: how much came, and how much met what it is about
+DERIVED = "derived_"  # and a derivation: how much of what it saw stands
 LABELS = "label_"  # and provisional, final or late: examples of which more may be said, is not expected, was said nevertheless
 
 TOPOLOGY: tuple[StageTopology, ...] = (
@@ -55,16 +56,17 @@ TOPOLOGY: tuple[StageTopology, ...] = (
     ),
     StageTopology(
         name="attribute",
-        description="what is said of a session is credited to its interactions",
+        description="what is said of a session, and seen in it, becomes feedback on its interactions",
         inputs=("sessions",),
         outputs=("signals",),
-        counters=("joined", "credited", "waiting", "retracted", "duplicate", "conflict", "expired", "ticks"),
+        counters=("joined", "left", "reported", "credited", "waiting", "retracted", "duplicate", "conflict", "expired", "ticks"),
+        tallies=(DERIVED,),
     ),
     StageTopology(
         name="reward",
         description="an interaction and all that is said of it become an example",
         inputs=("signals",),
-        outputs=("examples", "rejections", "signals"),
+        outputs=("examples", "rejections", "signals", "sessions"),
         counters=("applied", "duplicate", "conflict", "waiting", "expired"),
         lookups=("keys",),
         tallies=(PROMPTS, INTERACTIONS, FEEDBACK, DELAY, LABELS),

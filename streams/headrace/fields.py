@@ -129,6 +129,7 @@ class FeedbackFields(TypedDict, total=False):
     interaction_id: str | None
     ref: Ref | None
     session_id: str | None  # instead of them, or beside the interaction_id: credited by policy
+    content: str | None  # of the kind content_reported, on a session: what something, called `name`, holds now
     kind: Required[str]
     score: float | None
     scale: Sequence[float] | None

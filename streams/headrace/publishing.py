@@ -22,6 +22,7 @@ from headrace_schemas.events import InteractionRecorded
 from headrace_schemas.groups import question_group, session_group
 from headrace_schemas.provider_messages import finish_reason_of, prompt_of, response_of, tools_of, usage_of
 from headrace_schemas.published import check_published
+from headrace_schemas.session_feedback import CONTENT
 
 InvalidEvent = DecodeError
 """What was given breaks the contract and was not accepted: the error (code, field, message) that the other end would raise."""
@@ -128,6 +129,9 @@ class EventFactory:
             raise InvalidEvent("bad_value", "data.session_id", "feedback: give session_id alone or with interaction_id, not ref")
         if session is None and (target is None) == (ref is None):
             raise InvalidEvent("bad_value", "data.interaction_id", "feedback: give exactly one of interaction_id and ref")
+        if data.get("kind") == CONTENT and (session is None or not isinstance(data.get("content"), str)):
+            field = "data.session_id" if session is None else "data.content"
+            raise InvalidEvent("missing", field, f"feedback: {CONTENT} needs a session_id, and as content the text that is there")
         if session is not None:
             key = session
             if target is not None:
@@ -199,7 +203,7 @@ class EventFactory:
             event["traceparent"] = traceparent
         event["data"] = data
         value = written(event, now // 1_000_000)
-        check_published(value, now // 1_000_000)
+        check_published(value, now // 1_000_000, feedback=topic == "feedback")
         return OutgoingEvent(topic, key.encode(), value, identity)
 
 

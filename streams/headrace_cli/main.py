@@ -59,7 +59,7 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
     "Training by hand": {
         "batches": Command("headrace_lake.batches:batches", "worker", "Batches: list, show, and have one trained again."),
         "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
-        "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version in the foreground."),
+        "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version, or ask any model a suite."),
         "evaluations": Command(
             "headrace_cli.evaluations:evaluations",
             "worker",

@@ -236,6 +236,7 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
                 "inherited": [_touched_row(decision, touched) for decision in touched.inherited],
                 "possible": [_touched_row(decision, touched) for decision in touched.possible],
                 "samples": removed,
+                "retrains": [{"bucket": run.bucket, "batch": run.batch_id, "begins": run.begins} for run in touched.retrains],
                 "heads": [
                     {"version_id": head.version_id, "bucket": head.bucket, "adapter": head.adapter.digest}
                     for head in touched.heads
@@ -253,6 +254,8 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
             click.echo(f"{'*' if decision.data.release_id in touched.served else ' '} {_line(decision)}  ({how})")
     for head in touched.heads:
         click.echo(f"  {head.bucket}  {head.version_id}  {head.adapter.digest}  (never released; nothing goes on from it)")
+    for run_ in touched.retrains:
+        click.echo(f"  {run_.bucket}  waits to be trained without it, from {run_.begins or 'the base'}")
     if touched.served:
         note("those with * are served now; `headrace revoke DIGEST` takes an adapter out of service")
     return code

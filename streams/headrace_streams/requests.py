@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from headrace_schemas.codec import decode, encode
-from headrace_schemas.derived import Evaluation, ModelVersion
+from headrace_schemas.derived import BatchRetryRequest, Evaluation, ModelVersion
 from headrace_schemas.events import (
     BatchReady,
     E,
@@ -35,6 +35,7 @@ from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.selection import watched
 from headrace_schemas.topics import TOPICS
+from headrace_streams import retraining
 from headrace_streams.kafka.clients import NotAllowed
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader, event_of
@@ -54,7 +55,8 @@ class Touched(NamedTuple):
     """What an interaction or a person's data went into. `inherited`: not trained on it, but on top of an adapter that was.
     `possible`: cut behind it in its bucket, by a run that is no longer kept, so that nobody knows what was rehearsed.
     `heads`: versions of all three kinds that were never released; the learner's next run goes on from none of them.
-    `samples`: digests of samples of evaluations that hold answers to it."""
+    `samples`: digests of samples of evaluations that hold answers to it. `retrains`: runs without it that were asked for now,
+    as policy says, of the buckets that serve it."""
 
     example_ids: list[str]
     batch_ids: list[str]
@@ -64,6 +66,7 @@ class Touched(NamedTuple):
     served: list[str]  # release ids among them that are served now
     samples: list[str]
     heads: list[ModelVersion]
+    retrains: list[BatchRetryRequest] = []  # noqa: RUF012 - never changed
 
 
 def request(kind: type[E], data: Any, id: str | None = None, source: str | None = None) -> E:
@@ -142,7 +145,7 @@ async def retract(
     event = request(InteractionRetracted, InteractionRetraction(interaction_id=interaction_id, reason=reason), id, source)
     decode(encode(event))
     await publish(settings, event)
-    return await touched(settings, interaction_id=interaction_id)
+    return await _with_retrains(settings, await touched(settings, interaction_id=interaction_id))
 
 
 async def forget(settings: Settings, data_subject: str, *, id: str | None = None, source: str | None = None) -> Touched:
@@ -151,7 +154,16 @@ async def forget(settings: Settings, data_subject: str, *, id: str | None = None
     decode(encode(event))
     sealed = await _sealed_interactions(settings, data_subject)  # afterwards nobody knows any more whose they were
     await publish(settings, event)
-    return await touched(settings, data_subject=data_subject, interactions=sealed)
+    return await _with_retrains(settings, await touched(settings, data_subject=data_subject, interactions=sealed))
+
+
+async def _with_retrains(settings: Settings, found: Touched) -> Touched:
+    """Asks for the runs of `found`, where policy says so: those that were asked for now."""
+    try:
+        return found._replace(retrains=await retraining.queue(settings, found.retrains))
+    except (NotAllowed, retraining.RetrainRefused) as error:
+        logging.getLogger("headrace").warning("nothing is trained once more without it: %s", error)
+        return found._replace(retrains=[])
 
 
 async def _sealed_interactions(settings: Settings, data_subject: str) -> set[str]:
@@ -196,10 +208,12 @@ async def touched(
     concerned: set[str] = set()  # buckets
     runs: set[str] = set()
     asked: set[str] = set()  # batches whose test rows they are among
+    learnt: dict[str, set[str]] = {}  # examples among them, by bucket
     for topic in ("batches", "runs") if examples or prompts else ():
         async for event in reader.events(topic):
-            if isinstance(event, BatchReady | TrainingStarted) and examples & set(_rows(event)):
+            if isinstance(event, BatchReady | TrainingStarted) and (found := examples & set(_rows(event))):
                 batches.add(event.data.batch_id)
+                learnt.setdefault(event.data.bucket, set()).update(found)
                 concerned.add(event.data.bucket)
             elif isinstance(event, BatchReady) and event.data.bucket in concerned:
                 behind.add(event.data.batch_id)
@@ -225,13 +239,16 @@ async def touched(
         async for each in evaluations(settings):
             if each.samples is not None and each.samples.batch_id in asked:
                 samples.add(each.samples.sha256)
-    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still, sorted(samples), heads)
+    serving = [decision for decision in (*trained, *later, *perhaps) if decision.data.release_id in now]
+    again = retraining.retrains(serving, made, direct | inherited | possible, learnt)
+    return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still, sorted(samples), heads, again)
 
 
 def _descendants(made: Collection[ModelVersion], adapters: Collection[str]) -> set[str]:
     """Adapters whose training began from one of `adapters`, or from one that did; without `adapters` themselves."""
     known = set(adapters)
-    while new := {version.adapter.digest for version in made if version.parent_adapter in known} - known:
+    going_on = [version for version in made if retraining.goes_on(version)]
+    while new := {version.adapter.digest for version in going_on if version.parent_adapter in known} - known:
         known |= new
     return known - set(adapters)
 

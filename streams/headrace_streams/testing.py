@@ -75,6 +75,11 @@ class MemoryTask:
         runner.activate_newest(self._body)
         return runner
 
+    def activate(self, policy: Policy) -> None:
+        """What is fed from now on is folded under another policy, with the state that there is."""
+        self._body = policy.body()
+        self._runner.activate_newest(self._body)
+
     @property
     def records(self) -> int:
         """How many were fed."""

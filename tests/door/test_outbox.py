@@ -38,6 +38,23 @@ def test_entries_come_back_in_order_until_they_are_delivered(outbox: Outbox) -> 
     assert fill(outbox, 1)[0] > seqs[-1], "a seq is never used again"
 
 
+def test_no_byte_of_what_was_delivered_stays_in_the_file(tmp_path: Path) -> None:
+    outbox, held = Outbox(tmp_path / "outbox.db"), "marked-text"
+
+    def files_with_it() -> list[str]:
+        return [path.name for path in tmp_path.iterdir() if held.encode() in path.read_bytes()]
+
+    for number in range(40):
+        outbox.append("feedback", b"k", f"{held} {number}".encode() * 200)
+    assert files_with_it()
+    outbox.delivered(outbox.waiting())
+    assert files_with_it() == [], "while it is open"
+    outbox.append("feedback", b"k", held.encode())
+    outbox.delivered(outbox.waiting())
+    outbox.close()
+    assert files_with_it() == []
+
+
 def test_a_window_is_limited_by_size_but_never_empty(outbox: Outbox) -> None:
     for _ in range(4):
         outbox.append("feedback", b"", b"x" * 1000)

@@ -97,7 +97,7 @@ def test_the_door_takes_what_the_structs_have(struct: type[Struct]) -> None:
     if struct is inputs.Interaction:  # and what is passed on without being read
         expected |= {name: (kind, required) for name, kind, required in described(captured.CapturedFields)}
     if struct is inputs.Feedback:  # which may be on a session instead
-        expected |= {"session_id": (str | None, False)}
+        expected |= {"session_id": (str | None, False), "content": (str | None, False)}
     assert set(hints) == set(expected)
     for name, (kind, required) in expected.items():
         assert hints[name] == kind, name

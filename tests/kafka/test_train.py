@@ -378,7 +378,7 @@ def test_a_bucket_goes_on_without_an_optimiser_that_is_not_in_the_store_any_more
                 ),
             )  # fmt: skip
             await train_log.write("versions", training_data.BUCKET, encode(event))
-        found = [await context.optimiser_of(training_data.BUCKET, f"sha256:{number}") for number in (1, 2, 3)]
+        found = [await context.optimiser_of(training_data.BUCKET, f"sha256:{number}", "sft") for number in (1, 2, 3)]
         assert found == [kept.digest, None, None]
 
     asyncio.run(scenario())

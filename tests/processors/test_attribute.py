@@ -380,7 +380,7 @@ def test_a_word_on_the_interaction_itself_stands_beside_the_same_persons_word_on
     who: dict[str, Any] = {"principal": {"id": "ada", "kind": "human"}}
     found = reward(interaction(), feedback("f1", "i1", "explicit_negative", **who), attributed(0.25, minute=5, **who))
     assert found[-1]["voices"] == 2
-    assert found[-1]["components"]["feedback"] == pytest.approx((-1.0 + 0.25 * 0.4) / 2)
+    assert found[-1]["components"]["feedback"] == pytest.approx((-1.0 + 0.25 * 0.4) / 1.25)
 
 
 def test_shares_of_feedback_that_falls_out_go_with_it() -> None:

@@ -46,6 +46,8 @@ OTHER: dict[str, Any] = {
     "attribute.credit": "last",
     "intake.rules": [{"name": "order", "pattern": "orders?"}],
     "intake.sessions": False,
+    "intake.sketches": False,
+    "attribute.derive": {},
     "attribute.decay": 0.75,
     "attribute.window": 1,
     "reward.bonus": {"success": 0.31, "explicit_negative": -0.7, "validation_failure": -0.5, "thumbs_up": 0.5},
@@ -56,6 +58,9 @@ OTHER: dict[str, Any] = {
     "reward.balance_high": 1.01,
     "reward.bases": [{"base": "other", "artifact_type": "code"}],
     "reward.draw": {"artifact_types": []},
+    "reward.derived_in_quality": True,
+    "reward.sessions": False,
+    "reward.derived": {"rephrased": {"bonus": 0.9, "weight": 0.5}, "kept": {"bonus": 0.1, "weight": 0.25}},
     "reward.settle_after_days": {},
     "curate.graded": [],
     "curate.targets": {"sql/tiny": 4.0},
@@ -92,6 +97,7 @@ CHOICES = {
     "reward.overlap": {"chrf", "bleu"},
     "curate.threshold": {"effective", "tiered"},
     "curate.provisional": {"take", "wait"},
+    "curate.implicit": {"learn", "judge"},
     "release.mode": {"auto", "manual"},
 }
 WITHOUT_CHOICE = {
@@ -213,6 +219,8 @@ def test_attribute_credited_by_every_policy_and_took_back() -> None:
     shares = {event["data"]["attributed_from"]["share"] for event in events if "attributed_from" in event["data"]}
     assert {1.0, 0.5} < shares
     assert len(shares) > 5
+    derived = {event["data"]["attributed_from"].get("derived_by") for event in events if "attributed_from" in event["data"]}
+    assert derived == {None, "rephrased@1", "kept@1", "undone@1"}
     bodies = [rules.body for history in histories_of("attribute") for rules in history.activations]
     assert {body["credit"] for body in bodies} == {"off", "last", "all", "decay"}
 
@@ -229,6 +237,7 @@ def test_reward_rejected_and_withdrew_for_every_reason() -> None:
     assert {"correction" in example["components"] for example in examples} == {True, False}
     assert {"score" in example for example in examples} == {True, False}
     assert {example.get("maturity") for example in examples} == {None, "provisional", "final"}
+    assert {example.get("derived") for example in examples} >= {None, 1, 2}
     assert any(event["type"] == "headrace.example.settled.v1" for event in events)
     assert max(example["revision"] for example in examples) > 3
     assert {example["reward"] > 0 for example in examples} == {True, False}

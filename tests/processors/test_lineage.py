@@ -17,6 +17,7 @@ from headrace_lake.learning_state import learning_state
 from headrace_lake.lineage import PUBLISHED, LineageEdge, RecordPlace, places_of, published_fate, trace
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import LakeQuery, opened
+from headrace_lake.read_models.example_list import ExampleFilter, newest_rows
 from headrace_lake.read_models.lineage_view import lineage_view
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import InteractionExpiry
@@ -24,6 +25,7 @@ from headrace_schemas.events import (
     BatchReady,
     Event,
     ExampleRewarded,
+    ExampleWithdrawn,
     InteractionExpired,
     ModelVersionCreated,
     PromptDrawn,
@@ -456,3 +458,37 @@ def test_the_commands_print_a_tree_or_json_and_refuse_what_is_not_there_in_a_lin
         code, out, error = headrace(command, "no-such-thing")
         assert (code, out, error.count("\n")) == (1, "", 1)
         assert "has no such release, batch, example, interaction or event" in error
+
+
+def test_what_a_derivation_saw_is_traced_to_both_turns_shown_as_derived_and_filtered_and_goes_with_either(tmp_path: Path) -> None:
+    ring = MemoryRing(1, partitions=1)
+    ring.bodies["intake"] |= {"sessions": True, "sketches": True}
+    ring.bodies["attribute"]["derive"] = {"rephrased": {}}
+    ring.bodies["reward"]["sessions"] = True
+    base = {"agent": {"name": "bot"}, "artifact_type": "sql", "model": "tiny", "session_id": "s"}
+
+    def turn(name: str, prompt: str) -> RecordPlace:
+        data = base | {"interaction_id": name, "prompt": prompt, "output": f"select {name}", "prompt_group": name}
+        return RecordPlace(*ring.publish("interactions", event("interaction.recorded", data, id=name))[:3])
+
+    first, second = turn("one", "total sales by region"), turn("two", "total sales by region please")
+    ring.publish("feedback", event("feedback.recorded", {"interaction_id": "two", "feedback_id": "f", "kind": "success"}, id="f"))
+    ring._fold("intake", "attribute", "reward", "curate")
+    with opened(lake_of(ring.log, tmp_path / "lake"), seconds=120) as lake:
+        rows = {row.interaction_id: row for row in newest_rows(lake, ExampleFilter(), 10)}
+        assert {name: (row.voices, row.derived) for name, row in rows.items()} == {"one": (1, 1), "two": (1, 0)}
+        for wanted, names in (("only", {"one"}), ("without", {"two"})):
+            assert {row.interaction_id for row in newest_rows(lake, ExampleFilter(derived=wanted), 10)} == names
+        [example] = [at for at, said, _ in events(ring, "examples") if isinstance(said, ExampleRewarded) and said.data.derived]
+        down = trace(lake, [example], up=False)
+        assert {first, second} <= set(down.records)
+        assert "seen by a derivation" in {edge.how for edge in down.edges if edge.lower == second}
+        assert example in trace(lake, [second], up=True).records
+        assert lake.all("SELECT interaction_id, derived_by FROM feedback WHERE derived_by IS NOT NULL") == [
+            ("one", "rephrased@1")
+        ]
+    ring.publish("interactions", event("interaction.retracted", {"interaction_id": "two"}, id="gone"))
+    for _ in range(2):  # reward tells the session, which takes back what was seen
+        ring._fold("intake", "attribute", "reward", "curate")
+    gone = [said.data for _, said, _ in events(ring, "examples") if isinstance(said, ExampleWithdrawn)]
+    assert {each.interaction_id: each.reason for each in gone} == {"two": "retracted", "one": "feedback_retracted"}

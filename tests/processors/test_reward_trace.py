@@ -79,8 +79,10 @@ def test_validation_and_feedback_are_means_over_the_voices_that_speak(path: Path
     for published, _, trace in traced(path):
         assert trace is not None
         speaking = [voice for voice in trace.voices if voice.speaks]
-        for name in ("validation", "feedback"):
-            mean = math.fsum(getattr(voice, name) for voice in speaking) / len(speaking) if speaking else 0.0
+        for number, name in enumerate(("validation", "feedback")):
+            weights = [voice.weights[number] for voice in speaking]  # 1 under rule versions before 5
+            said = math.fsum(weight * getattr(voice, name) for weight, voice in zip(weights, speaking, strict=True))
+            mean = said / max(1.0, math.fsum(weights))
             assert rounded(mean) == getattr(published.components, name)
 
 

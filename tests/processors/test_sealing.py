@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,20 +13,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_lake.dataset import bucket_examples, rows_of
+from headrace_lake.dataset_card import DatasetCard, card
 from headrace_lake.keys import OpenedLog, sealing_of
+from headrace_lake.lineage import RecordPlace, published_fate
 from headrace_lake.log import LogRecord
+from headrace_lake.opening import TextOpener
+from headrace_lake.query import opened
+from headrace_lake.read_models.dead_letter_view import letter_view
+from headrace_lake.read_models.example_list import ExampleFilter, example_list
+from headrace_lake.read_models.example_view import example_view
+from headrace_lake.read_models.reward_terms import RewardExplanation
 from headrace_lake.verify import Verified, verify
 from headrace_processors.owners import feedback_owner
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, InteractionRecorded, RecordRejected
+from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Ref
 from headrace_schemas.topics import TOPIC_NAMES
 from headrace_streams.runtime.errors import Refused
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.sealing import HEADER, PlainTexts, is_erased, owner_of
 from support.memory_log import MemoryLog
-from support.memory_ring import MemoryRing
+from support.memory_ring import MemoryRing, lake_of
 from support.signals import feedback, interaction, interaction_retracted, subject_erased
 
 SECRET = "marked-text-of-bob"
@@ -405,6 +415,39 @@ def test_whatever_is_told_in_whatever_order_the_log_verifies_and_forgetting_leav
     assert all(keyring.is_erased(f"interaction/{name}") for name in recorded if name.startswith("b-"))
 
 
+def test_what_a_lake_holds_sealed_is_opened_for_who_has_keys_and_told_to_be_erased_when_they_are_gone(tmp_path: Path) -> None:
+    ring = SealedRing(seed=1, partitions=1)
+    ring.tell(bobs(1), corrected("f-1", "b-1"), bobs(2, turn="no number"))
+    ring.fold()
+    folder = lake_of(ring.log, tmp_path)
+    example_id = derive_id("example", "b-1")
+
+    def shown(opener: TextOpener) -> tuple[list[str], RewardExplanation]:
+        with opened(folder) as lake:
+            lake.opener = opener
+            listed = example_list(lake, ExampleFilter(bucket="sql/tiny")).rows[0]
+            view, letter = example_view(lake, example_id), letter_view(lake, "interactions/0/1")
+            assert view is not None
+            assert view.reward is not None
+            assert letter is not None
+            fate = published_fate(lake, RecordPlace("interactions", 0, 1))
+            return [listed.target, view.prompt[0].text, letter["error"]["message"], fate], view.reward
+
+    texts, reward = shown(TextOpener())
+    assert all("[sealed]" in text and SECRET not in text for text in texts)
+    assert reward.differs == "its texts are sealed: for who may read topic keys"
+    texts, reward = shown(TextOpener(asyncio.run(sealing_of(ring.log))))
+    assert texts[:2] == [f"{SECRET} corrects", f"{SECRET} asks 1"]
+    assert texts[2] in texts[3]
+    assert "turn" in texts[2]
+    assert (reward.agrees, reward.differs) == (True, None)
+    ring.tell(subject_erased("bob"))
+    ring.fold()
+    texts, reward = shown(TextOpener(asyncio.run(sealing_of(ring.log))))
+    assert all("[erased]" in text for text in texts)
+    assert reward.differs == "its texts are erased"
+
+
 def test_a_data_set_has_the_texts_until_their_keys_are_erased() -> None:
     ring = SealedRing(seed=1, target=2.0)
     for number in range(12):
@@ -419,4 +462,10 @@ def test_a_data_set_has_the_texts_until_their_keys_are_erased() -> None:
     assert not any(SECRET in str(row.messages) for row in sealed), "who has no keys sees that there is something"
     ring.tell(subject_erased("bob"))
     ring._fold("intake")  # the keys are gone; nothing is withdrawn yet
-    assert asyncio.run(bucket_examples(OpenedLog(ring.log, ring.log), "sql/tiny")).learnt == []
+    for withdrawn in (False, True):
+        if withdrawn:
+            ring.fold()
+        selected = asyncio.run(bucket_examples(OpenedLog(ring.log, ring.log), "sql/tiny"))
+        assert (selected.learnt, selected.withdrawn, selected.erased) == ([], 0, len(rows))
+        about = DatasetCard(deployment="d", bucket="sql/tiny", form="chat", rows=0, digest="-", rule=2, source="the log")
+        assert f"- erased (the keys of their texts are gone): {len(rows)}" in card(about, selected, [])

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace_processors.attribute.state import SessionState
+from headrace_processors.attribute.state import ReportContent, SessionState
 from headrace_processors.link.state import ForeignId
 from headrace_processors.reward.state import InteractionContent, InteractionState
 from headrace_processors.stages import STAGES
+from headrace_schemas.derived import InteractionSketch
 from headrace_streams.runtime.stage import Fold, FoldStage
 from support.state_goldens import GOLDENS, read
 
@@ -33,6 +34,9 @@ AS_BYTES: dict[str, type[msgspec.Struct]] = {
     '["jira","OPS:8"]': ForeignId,
     '["jira","OPS-10"]': ForeignId,
     '["s-1"]': SessionState,
+    '["s-3"]': SessionState,
+    '["s-3","people:test","r1"]': ReportContent,
+    '["s-3","i1"]': InteractionSketch,
 }
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import math
 import tracemalloc
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -17,9 +20,11 @@ from headrace_schemas.events import ExampleRewarded, RecordRejected
 from headrace_schemas.topics import MIB
 from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.kafka.unpacking import UnreadValue
+from headrace_streams.runtime import micro_batch
 from headrace_streams.runtime.fold_runner import FoldRunner
+from headrace_streams.runtime.micro_batch import MicroBatch
 from headrace_streams.runtime.provenance import Provenance, provenance_of
-from headrace_streams.runtime.stage import Fold, Headers, Record, RuleVersion, Step, Write
+from headrace_streams.runtime.stage import Fold, Headers, Record, RuleVersion, Step, StoredRecord, Write
 from headrace_streams.runtime.step import DERIVED_LIMIT, STATE_LIMIT, SurroundingsFailed, process
 from support.counting import COUNTING, CountingFold
 from support.examples import example
@@ -221,3 +226,84 @@ def looked_ahead(values: Sequence[Any]) -> tuple[int, list[bytes]]:
     runner = FoldRunner(replace(COUNTING, versions={1: RuleVersion(Watching)}), "signals", 1, COUNTS)
     runner.activate_newest({"step": 1})
     return runner.look_ahead([record(value) for value in values]), shown
+
+
+OURS = (("content-type", b"application/cloudevents+json"), ("headrace-origin", b"intake/interactions/0/3/0"))
+FOREIGN = (("content-type", b"application/cloudevents+json"), ("headrace-origin", b"somebody"))
+STEPS: dict[bytes, Step | Exception] = {
+    b"nothing": Step(),
+    b"two": Step([Write("rejections", "a", b"1"), Write("rejections", "b", b"2")], {"a": 1, "~derived": 2}, {"counted": 2}),
+    b"gone": Step(changes={"a": None, "never": None}),
+    b"everywhere": Step([Write("rejections", "k", b"a"), Write("rejections", "k", b"b", everywhere=True)], {"b": 3}),
+    b"event": Step([Write("rejections", "k", weighed(0.5))]),
+    b"too large": Step([Write("rejections", "k", bytes(DERIVED_LIMIT + 1))], {"a": 9}, {"counted": 1}),
+    b"large state": Step(changes={"a": bytes(STATE_LIMIT + 1)}),
+    b"not finite": Step(changes={"c": Sums(math.inf, [])}),
+    b"nowhere": Step([Write("there is none", "k", b"1")]),
+    b"raises": RuntimeError("told to"),
+}
+
+
+class Told(CountingFold):
+    """Does what a record's value says."""
+
+    def step(self, state: Mapping[str, Any], record: Record) -> Step:
+        said = STEPS[record.value or b"nothing"]
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def dump(self, key: str, value: Any) -> bytes:
+        return value if isinstance(value, bytes) else Fold.dump(self, key, value)
+
+    def deadline(self, key: str, value: Any) -> int | None:
+        return value if isinstance(value, int) else None
+
+
+TOLD = replace(COUNTING, versions={1: RuleVersion(Told, checks_writers=True)})
+stored = st.builds(
+    Record,
+    st.just("signals"),
+    st.just(1),
+    st.integers(0, 10**6),
+    st.integers(0, 99),
+    st.just(0),
+    st.none() | st.just(b"k"),
+    st.none() | st.sampled_from(sorted(STEPS)) | st.just(UnreadValue("corrupt", "batch: its checksum is wrong (not carried)")),
+    st.sampled_from([OURS, OURS, OURS, FOREIGN, (), (*OURS, ("x", b"y"))]),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(stored, max_size=12), st.integers(1, 5))
+def test_records_in_a_row_do_what_each_does_by_itself(records: list[Record], most: int) -> None:
+    def runner() -> FoldRunner:
+        made = FoldRunner(TOLD, "signals", 1, COUNTS)
+        made.activate_newest({"step": 1})
+        made.watch(60_000)
+        return made
+
+    alone, together, one, many = runner(), runner(), MicroBatch(), MicroBatch()
+    for each in records:
+        one.add(each.timestamp, alone.run(each))
+    backlog: deque[StoredRecord] = deque(records)
+    while backlog:
+        before = len(backlog)
+        assert together.fold_into(many, backlog, most, math.inf) == before - len(backlog) == min(most, before)
+    assert {**vars(one), "began": 0} == {**vars(many), "began": 0}
+    for name in ("state", "counters", "now"):
+        assert getattr(alone, name) == getattr(together, name)
+    assert list(alone.counters) == list(together.counters)
+    assert alone.deadlines is not None
+    assert together.deadlines is not None
+    assert alone.deadlines.earliest == together.deadlines.earliest
+
+
+def test_folding_in_a_row_ends_in_time_and_with_a_full_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = FoldRunner(COUNTING, "signals", 1, COUNTS)
+    runner.activate_newest({"step": 1})
+    backlog: deque[StoredRecord] = deque(record(b"x", offset=offset) for offset in range(9))
+    assert runner.fold_into(MicroBatch(), backlog, 9, -math.inf) == 1
+    monkeypatch.setattr(micro_batch, "BATCH_RECORDS", 3)
+    assert runner.fold_into(MicroBatch(), backlog, 9, math.inf) == 3
+    assert len(backlog) == 5

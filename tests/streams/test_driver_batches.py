@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from headrace_streams.kafka import clients
-from headrace_streams.runtime import fold_runner, fold_task, session
+from headrace_streams.runtime import fold_runner, fold_task, micro_batch, session
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.runtime.journal import Position, Refused, Transport
 from headrace_streams.runtime.stage import Headers, Record, RuleVersion, Step
@@ -249,6 +249,7 @@ def test_borders_and_deaths_do_not_show(
         world.stands_in(patch)
         patch.setattr(fold_task, "BEHIND_RECORDS", behind)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
+        patch.setattr(micro_batch, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)
         patch.setattr(fold_task, "AHEAD_SECONDS", 0)
         asyncio.run(run())
@@ -284,6 +285,7 @@ def test_a_fold_is_shown_each_record_once_before_its_turn(
         world.stands_in(patch)
         patch.setattr(fold_runner, "AHEAD_RECORDS", ahead)
         patch.setattr(fold_task, "BATCH_RECORDS", batch)
+        patch.setattr(micro_batch, "BATCH_RECORDS", batch)
         patch.setattr(fold_task, "LINGER_SECONDS", 0)
         with pytest.raises(Died):
             asyncio.run(FoldTask(stage, {"step": 1}, "signals", 0, Settings()).run())

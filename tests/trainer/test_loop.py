@@ -23,7 +23,9 @@ from headrace_trainer.model import lora
 from headrace_trainer.model import precision as precision_module
 from headrace_trainer.model.base import Base, BaseMissing, load_base
 from headrace_trainer.model.precision import precision_for
-from headrace_trainer.objectives.sft import accumulate, collate, plan_total, row_losses, split_by_tokens, token_losses
+from headrace_trainer.objectives.loss import Computing, accumulate, plan_total, split_by_tokens
+from headrace_trainer.objectives.sft import LOSS as SFT
+from headrace_trainer.objectives.sft import collate, row_losses, token_losses
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress
 
@@ -68,9 +70,9 @@ def test_accumulation_changes_nothing(base: Base) -> None:
     model = with_adapter(base)
     rows = rows_of(8)
     total = plan_total(rows, 1)
-    at_once = accumulate(model, rows, base, 10**6, "fp32", total)
+    at_once = accumulate(SFT, Computing(model, base, HYPER, "fp32", 10**6), rows, total)
     whole = gradients(model)
-    row_by_row = accumulate(model, rows, base, 1, "fp32", total)
+    row_by_row = accumulate(SFT, Computing(model, base, HYPER, "fp32", 1), rows, total)
     parts = gradients(model)
     assert row_by_row == pytest.approx(at_once, rel=1e-6)
     assert whole
@@ -82,11 +84,11 @@ def test_accumulation_changes_nothing(base: Base) -> None:
 def test_weights_are_relative(base: Base) -> None:
     rows = rows_of(6)
     model = with_adapter(base)
-    accumulate(model, rows, base, 500, "fp32", plan_total(rows, 2))
+    accumulate(SFT, Computing(model, base, HYPER, "fp32", 500), rows, plan_total(rows, 2))
     expected = gradients(model)
     for factor in (7.0, 1e-60, 1e60):  # far below and above what float32 holds: a bucket of old rows only
         others = [row._replace(weight=row.weight * factor) for row in rows]
-        accumulate(model, others, base, 500, "fp32", plan_total(others, 2))
+        accumulate(SFT, Computing(model, base, HYPER, "fp32", 500), others, plan_total(others, 2))
         for name, value in gradients(model).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-7)
 
@@ -96,9 +98,9 @@ def test_a_row_pulls_by_its_weight_in_whatever_step_it_comes(base: Base) -> None
     heavy, light = rows_of(2)
     heavy, light = heavy._replace(weight=1.0), light._replace(weight=1e-6)
     model, total = with_adapter(base), plan_total([heavy, light], 2)
-    accumulate(model, [light], base, 500, "fp32", total)
+    accumulate(SFT, Computing(model, base, HYPER, "fp32", 500), [light], total)
     alone = gradients(model)
-    accumulate(model, [light._replace(weight=1.0)], base, 500, "fp32", total)
+    accumulate(SFT, Computing(model, base, HYPER, "fp32", 500), [light._replace(weight=1.0)], total)
     for name, value in gradients(model).items():
         torch.testing.assert_close(alone[name] * 1e6, value, rtol=1e-3, atol=1e-9)
 
@@ -107,7 +109,7 @@ def test_the_loss_of_equal_weights_is_that_of_every_library(base: Base) -> None:
     """Mean cross-entropy over the completion tokens of a step, as transformers computes it from labels, and its gradient."""
     rows = [row._replace(weight=3.0) for row in rows_of(6)]
     model = with_adapter(base)
-    ours = accumulate(model, rows, base, 80, "fp32", plan_total(rows, 1))
+    ours = accumulate(SFT, Computing(model, base, HYPER, "fp32", 80), rows, plan_total(rows, 1))
     gradient = gradients(model)
     width = max(row.length for row in rows)
     inputs, labels, mask = (torch.full((len(rows), width), fill) for fill in (base.pad, -100, 0))
@@ -129,7 +131,7 @@ def test_the_loss_is_the_formula_of_the_docs(base: Base) -> None:
     means = row_losses(base.model, rows, base, 500, "fp32")
     wanted = sum(row.weight * len(row.completion) * mean for row, mean in zip(rows, means, strict=True))
     model = lora.attach(base.model, HYPER.model_copy(update={"dropout": 0.0}), 1)[0]
-    shown = accumulate(model, rows, base, 500, "fp32", total)
+    shown = accumulate(SFT, Computing(model, base, HYPER, "fp32", 500), rows, total)
     assert shown == pytest.approx(wanted / sum(row.weight * len(row.completion) for row in rows), rel=1e-5)
 
 

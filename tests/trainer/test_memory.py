@@ -17,7 +17,8 @@ from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.model.lora import AdapterInvalid
 from headrace_trainer.model.memory import available_bytes, make_activations_twice, measure, plan
-from headrace_trainer.objectives.sft import accumulate
+from headrace_trainer.objectives.loss import Computing, accumulate
+from headrace_trainer.objectives.sft import LOSS as SFT
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import MemoryPlan
 from support import architectures
@@ -50,12 +51,12 @@ def test_activations_are_really_made_twice(tiny_base: Path) -> None:
     base = load_base(str(tiny_base))
     model, _ = lora.attach(base.model, HYPER, 3)
     model.train()
-    accumulate(model, ROWS[:2], base, 400, "fp32", 100.0)  # the first also finds out how logits are made
+    accumulate(SFT, Computing(model, base, HYPER, "fp32", 400), ROWS[:2], 100.0)  # the first also finds out how logits are made
     passes: list[int] = []
     base.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
-    accumulate(model, ROWS[:2], base, 400, "fp32", 100.0)
+    accumulate(SFT, Computing(model, base, HYPER, "fp32", 400), ROWS[:2], 100.0)
     make_activations_twice(model)
-    accumulate(model, ROWS[:2], base, 400, "fp32", 100.0)
+    accumulate(SFT, Computing(model, base, HYPER, "fp32", 400), ROWS[:2], 100.0)
     assert len(passes) == 3
 
 
@@ -71,12 +72,12 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, holds: int, error: Exception) 
     sizes: list[int] = []
     whole = accumulate
 
-    def narrow(model: Any, rows: Any, base: Any, budget: int, precision: Any, total: float, ranks: Any) -> float:
-        sizes.append(budget)
-        if budget > holds:
-            whole(model, rows[: len(rows) // 2], base, budget, precision, total)  # gradients of half a step, random numbers used
+    def narrow(loss: Any, computing: Computing, rows: Any, total: float) -> float:
+        sizes.append(computing.budget)
+        if computing.budget > holds:
+            whole(loss, computing, rows[: len(rows) // 2], total)  # gradients of half a step, random numbers used
             raise error
-        return whole(model, rows, base, budget, precision, total)
+        return whole(loss, computing, rows, total)
 
     monkeypatch.setattr(loop, "accumulate", narrow)
     return sizes

@@ -20,7 +20,9 @@ from headrace_trainer.model import lora, quantisation
 from headrace_trainer.model.base import Base, BaseMissing, load_base, load_config
 from headrace_trainer.model.identity import FileNotes, changes, identify
 from headrace_trainer.model.memory import measure
-from headrace_trainer.objectives.sft import accumulate, row_losses
+from headrace_trainer.objectives.loss import Computing, accumulate
+from headrace_trainer.objectives.sft import LOSS as SFT
+from headrace_trainer.objectives.sft import row_losses
 from headrace_trainer.policy import EvaluationPolicy, Hyperparameters, load
 from support import architectures
 
@@ -44,7 +46,7 @@ def quantised(folder: Path) -> Base:
 def gradients(model: Any, base: Base) -> dict[str, torch.Tensor]:
     model.zero_grad()
     model.train()
-    accumulate(model, ROWS, base, 200, "fp32", 100.0)
+    accumulate(SFT, Computing(model, base, HYPER, "fp32", 200), ROWS, 100.0)
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
 

@@ -18,7 +18,7 @@ from headrace_trainer.job.run import run
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
 from headrace_trainer.model.sharding import Ranks
-from headrace_trainer.objectives.sft import passes_of, split_by_tokens
+from headrace_trainer.objectives.loss import passes_of, split_by_tokens
 from headrace_trainer.spec import JobSpec
 from support import architectures, training_data
 from support.training import in_process

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from headrace_trainer.stage.bases import CheckedBase
     from headrace_trainer.stage.by_hand import JobSummary
 
+_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
 
@@ -144,12 +146,32 @@ def train(settings: Settings, as_json: bool, batch: str, device: str) -> int:
 
 
 @click.command()
-@click.argument("version")
+@click.argument("version", required=False)
 @_device
 @click.option("--publish", is_flag=True, help="Publish the evaluation, so that the release stage answers it.")
+@click.option("--suite", metavar="NAME|FILE", help="Instead: ask this suite, of the package or a file.")
+@click.option("--release", metavar="R", help="With --suite: the model of this release.")
+@click.option("--adapter", type=_folder, help="With --suite: an adapter in a folder.")
+@click.option("--base", metavar="NAME", help="With --suite: a base of the policy, a folder or a hub name.")
+@click.option("--embedding-model", type=_folder, help="With --suite: an encoder whose cosine is measured, too.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="With --suite: most tokens of an answer.")
+@click.option("--min-success", type=click.FloatRange(0, 1), help="With --suite: exit 1 below this share of passed checks.")
 @common
-def evaluate(settings: Settings, as_json: bool, version: str, device: str, publish: bool) -> int:
-    """Compare a model version with what its bucket serves now, on the newest test pool of the bucket."""
+def evaluate(
+    settings: Settings, as_json: bool, version: str | None, device: str, publish: bool, suite: str | None, **options: Any
+) -> int:
+    """Compare a model VERSION with what its bucket serves now, on the newest test pool of the bucket. With --suite: ask a model
+    the tasks of a suite, and print a table of metrics per role, artifact type, language and level."""
+    if suite is not None:
+        from headrace_trainer.suite_cli import SuiteOptions, evaluate_suite
+
+        if version is not None or publish:
+            raise CliError(USAGE, "--suite goes with --release, --adapter or --base; no VERSION, no --publish")
+        return evaluate_suite(settings, as_json, suite, SuiteOptions(device=device, **options))
+    if given := [name for name, value in options.items() if value is not None]:
+        raise CliError(USAGE, f"--{given[0].replace('_', '-')} goes with --suite")
+    if version is None:
+        raise CliError(USAGE, "which VERSION? or give --suite")
     from headrace_trainer.stage.by_hand import evaluate_version
 
     summary = run(evaluate_version(settings, version, device, progress, publish=publish))

@@ -11,11 +11,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from headrace_schemas.derived import Requirement
 from headrace_streams.policy import Policy, PolicyError, parse_policy, read_policy_file
 from headrace_streams.settings import first_fault
+from headrace_trainer.objectives.table import OBJECTIVES
+
+SHIPPED_SUITES = Path(__file__).parent / "suites"  # those that come with the package: `NAME.toml`
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 LayerName = Annotated[str, Field(min_length=1, pattern=r"^[\w.]+$")]
@@ -43,9 +46,41 @@ class Hyperparameters(Policy):
     """How an adapter is trained. Lengths are in tokens."""
 
     method: Literal["lora"] = Field("lora", description="what is trained: a LoRA adapter")
+    objective: str = Field("sft", description=f"what is minimised: {', '.join(OBJECTIVES)}")
+    beta: float = Field(0.1, gt=0, description="dpo, kto: how dear it is to move away from the model as the run begins")
+    margin: float = Field(
+        0.5, ge=0, description="dpo: by so much more a pair of 100 points between its answers is pushed apart than one of none"
+    )
+    least_gap: float = Field(
+        10.0, ge=0, lt=100, description="dpo: points (0-100) that must be more than this between the answers of a pair"
+    )
+    pairs_per_group: int = Field(4, ge=1, description="dpo: most pairs of one prompt group, the widest")
+    chosen_loss: float = Field(
+        0.0, ge=0, description="dpo: how much the loss of the better answer counts beside the preference, in nats a token"
+    )
+    undesirable_weight: float | None = Field(
+        None,
+        gt=0,
+        description="kto: by how much bad answers weigh more than good ones; absent: as much as makes both weigh the same in "
+        "all, within 1/4 and 4",
+    )
+    teacher: str | None = Field(None, description="distillation: the base in [train.bases] that teaches, of the same vocabulary")
+    teacher_share: float = Field(
+        0.5, ge=0, le=1, description="distillation: how much counts what the teacher would have said, beside what is to be said"
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="distillation: by what teacher and model are softened when they are compared"
+    )
+    teacher_tokens: int = Field(
+        64, ge=1, description="distillation: likeliest tokens that are kept of a teacher; the rest is one"
+    )
     r: int = Field(8, ge=1, description="rank of the adapter")
     alpha: int = Field(32, ge=1, description="scale of the adapter; its output is multiplied by alpha / r")
-    dropout: Share = Field(0.1, description="share of the adapter's inputs that is dropped in training")
+    dropout: Share = Field(
+        0.1,
+        description="share of the adapter's inputs that is dropped in training; none for objectives that compare with the model "
+        "as the run begins",
+    )
     target_modules: Literal["all-linear"] | tuple[LayerName, ...] = Field(
         "all-linear",
         description="layers that get an adapter: all linear ones but the output head and the experts of a mixture, or names such "
@@ -87,6 +122,13 @@ class Hyperparameters(Policy):
     patience: int = Field(3, ge=0, description="validations without a better loss before it stops; 0: never stops early")
     validation_rows: int = Field(8, ge=1, description="with fewer validation rows the loss is too uncertain to stop by")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="number format; auto: bf16 where it is faster")
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in OBJECTIVES:
+            raise ValueError(f"there is no such objective; there are {', '.join(OBJECTIVES)}")
+        return value
 
     def to_wire(self) -> dict[str, Any]:
         """As `TrainingStarted` and `ModelVersionCreated` carry them: by their names on the log."""
@@ -201,7 +243,10 @@ class RequirementPolicy(Policy):
 class SuitePolicy(Policy):
     """A suite of tasks that versions are asked beside the rows of feedback."""
 
-    file: str = Field(min_length=1, description="a TOML file (relative to the policy file): its name, its tasks")
+    file: str = Field(
+        min_length=1,
+        description="a TOML file (relative to the policy file): its name, its tasks; or the name of one of the package's",
+    )
     bucket: str = Field("*", description="glob over the names of buckets that are asked it")
 
 
@@ -231,6 +276,11 @@ class TrainerPolicy(Policy):
         None, ge=1, description="threads of torch in a job, or in each of its processes; absent: torch decides"
     )
     seed: int = Field(0, description="a run's seed follows from its batch and this")
+    retrain_taken_back: bool = Field(
+        False,
+        description="when `headrace forget` or `retract` takes back what a served release has learnt, its bucket is trained once"
+        " more without it",
+    )
 
     @classmethod
     def from_recorded(cls, body: Mapping[str, Any]) -> TrainerPolicy:
@@ -242,7 +292,8 @@ class TrainerPolicy(Policy):
 
     def hyperparameters(self, bucket: str) -> Hyperparameters:
         """pydantic's ValidationError when an override names no hyperparameter or a wrong value."""
-        return Hyperparameters.model_validate({**self.defaults.model_dump(), **self.buckets.get(bucket, {})})
+        hyper = Hyperparameters.model_validate({**self.defaults.model_dump(), **self.buckets.get(bucket, {})})
+        return hyper.model_copy(update={"dropout": 0.0}) if OBJECTIVES[hyper.objective].compares else hyper
 
     def requirements_of(self, bucket: str) -> list[RequirementPolicy]:
         return [requirement for requirement in self.requirements if fnmatchcase(bucket, requirement.bucket)]
@@ -259,9 +310,11 @@ def load(path: Path | None) -> TrainerPolicy:
     policy = parse_policy(TrainerPolicy, read_policy_file(path).get("train", {}), f"policy file {path}", "train.")
     for bucket in policy.buckets:
         try:
-            policy.hyperparameters(bucket)
+            hyper = policy.hyperparameters(bucket)
         except ValidationError as error:
             raise PolicyError(f"policy file {path}: train.buckets.{bucket}.{first_fault(error)}") from error
+        _check_teacher(policy, hyper, f"policy file {path}: train.buckets.{bucket}")
+    _check_teacher(policy, policy.defaults, f"policy file {path}: train.defaults")
     bases = {
         name: base.model_copy(update={"weights": _absolute(base.weights, path.parent)}) for name, base in policy.bases.items()
     }
@@ -276,14 +329,26 @@ def load(path: Path | None) -> TrainerPolicy:
         name: grader.model_copy(update={"folders": tuple(_beside(path.parent, folder) for folder in grader.folders)})
         for name, grader in policy.graders.items()
     }
-    suites = tuple(suite.model_copy(update={"file": _beside(path.parent, suite.file)}) for suite in policy.suites)
+    suites = tuple(suite.model_copy(update={"file": _suite_file(suite.file, path.parent)}) for suite in policy.suites)
     return policy.model_copy(update={"bases": bases, "graders": graders, "suites": suites})
+
+
+def _check_teacher(policy: TrainerPolicy, hyper: Hyperparameters, where: str) -> None:
+    if OBJECTIVES[hyper.objective].taught and hyper.teacher not in policy.bases:
+        known = ", ".join(policy.bases) or "none"
+        raise PolicyError(f"{where}.teacher = {hyper.teacher!r}: {hyper.objective} needs a base that teaches; there are {known}")
 
 
 def _absolute(weights: str, folder: Path) -> str:
     """A folder beside the policy wins over a hub name of the same spelling."""
     candidate = _beside(folder, weights)
     return candidate if Path(candidate).is_dir() else weights
+
+
+def _suite_file(named: str, folder: Path) -> str:
+    """A file beside the policy wins over a suite of the package of the same name."""
+    beside, ours = _beside(folder, named), SHIPPED_SUITES / f"{named}.toml"
+    return str(ours) if not Path(beside).exists() and ours.parent == SHIPPED_SUITES and ours.is_file() else beside
 
 
 def _beside(folder: Path, path: str) -> str:

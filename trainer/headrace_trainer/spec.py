@@ -98,6 +98,15 @@ class EvaluationReport(Struct, frozen=True):
     samples: tuple[EvaluationSample, ...] = ()
 
 
+class TeacherSpec(NamedTuple):
+    """Another base, as policy says it is loaded."""
+
+    weights: str
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    quantisation: str | None = None
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """`values`: record values by (example id, revision) of every member the job uses; `parent`: folder of the adapter that is
@@ -108,7 +117,8 @@ class JobSpec:
     `learner`: folder of the adapter that training goes on from, None for `parent`; `heads`: folders of earlier heads that are
     compared too, by version; `watched`: that of what was served before (None for the base), if `start` has it compared.
     `window`: rows of the batch that no earlier head can know; `suites`: asked of all of them beside the test rows; `processes`:
-    how many train together; `optimiser`: folder of the optimiser's state that training goes on with."""
+    how many train together; `optimiser`: folder of the optimiser's state that training goes on with; `teacher`: the base that
+    teaches."""
 
     start: TrainingStart
     batch: Batch
@@ -136,6 +146,7 @@ class JobSpec:
     processes: int = 1
     quantisation: str | None = None
     optimiser: Path | None = None
+    teacher: TeacherSpec | None = None
 
 
 class SamplesFile(NamedTuple):

@@ -64,6 +64,8 @@ async def _answered(work: Awaitable[Touched]) -> ActionAnswer:
     text = f"published; {len(touched.example_ids)} examples, {len(touched.batch_ids)} batches, {len(decisions)} releases"
     if touched.served:
         text += f", {len(touched.served)} of them served now: revoke those that must go"
+    if touched.retrains:
+        text += f"; {len(touched.retrains)} buckets wait to be trained without it"
     if touched.samples:
         text += f"; {len(touched.samples)} files of samples hold answers to it: `headrace evaluations remove`"
     return ActionAnswer(well=True, text=text, refers=[("release", decision.data.release_id) for decision in decisions[:10]])

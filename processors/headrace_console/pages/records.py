@@ -83,14 +83,16 @@ def record_at(asked: PageRequest, place: str) -> dict[str, Any] | None:
         return None
     topic = named[1]
     rows = asked.lake.run(
-        f"SELECT {_SHOWN}, event_id, source, value, odd IS NOT NULL AS odd FROM {table_of(topic)} "
+        f"SELECT {_SHOWN}, event_id, source, value, odd FROM {table_of(topic)} "
         "WHERE partition = $partition AND log_offset = $offset",
         {"partition": int(named[2]), "offset": int(named[3])},
     ).dicts()
     if not rows:
         return None
     found = rows[0]
-    event = _object(found.pop("value"))
+    value, odd = found.pop("value"), found.pop("odd")
+    found["odd"] = odd is not None
+    event = _object(value if value is None else asked.lake.opener.opened(value, odd))
     data = event.get("data") if isinstance(event, dict) else None
     if isinstance(data, dict) and not asked.visitor.may("privacy"):
         data |= {name: "(raw: for the role privacy)" for name in RAW.get(topic, ()) if name in data}

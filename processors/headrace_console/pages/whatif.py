@@ -43,13 +43,13 @@ def _flip(asked: PageRequest, report: dict[str, Any] | None, wanted: str) -> dic
 
 def _content(asked: PageRequest, example_id: str) -> dict[str, Any] | None:
     rows = asked.lake.run(
-        f"SELECT value FROM {table_of('examples')} WHERE example_id = $example AND event_type = 'headrace.example.rewarded.v1' "
-        "ORDER BY log_offset DESC LIMIT 1",
+        f"SELECT value, odd FROM {table_of('examples')} WHERE example_id = $example "
+        "AND event_type = 'headrace.example.rewarded.v1' ORDER BY log_offset DESC LIMIT 1",
         {"example": example_id},
     ).rows
     if not rows or rows[0][0] is None:
         return None
-    content: dict[str, Any] | None = json.loads(rows[0][0]).get("data", {}).get("content")
+    content: dict[str, Any] | None = json.loads(asked.lake.opener.opened(*rows[0])).get("data", {}).get("content")
     return content
 
 

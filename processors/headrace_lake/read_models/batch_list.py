@@ -138,7 +138,7 @@ def _summaries(lake: LakeQuery, where: str, parameters: dict[str, Any], limit: i
     names = {"ids": list(rows)}
     asked = dict(
         lake.all(
-            f"SELECT batch_id, count(*) FROM {table_of('batches')} WHERE {event('batch.retry_requested')} "
+            f"SELECT batch_id, count(*) FROM {table_of('batches')} WHERE {event('batch.retry.requested')} "
             "AND list_contains($ids, batch_id) GROUP BY batch_id",
             names,
         )

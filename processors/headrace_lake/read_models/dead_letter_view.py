@@ -159,9 +159,9 @@ def _listed(row: LetterRow) -> dict[str, Any]:
 def _letters(lake: LakeQuery, places: Sequence[RecordPlace]) -> Iterator[tuple[LetterRow, DeadLetter]]:
     """The letters that lie there, some at a time."""
     for start in range(0, len(places), CHUNK):
-        rows = read_at(lake, _LETTERS, places[start : start + CHUNK], "t.partition, t.log_offset, t.value")
-        for partition, offset, value in rows:
-            found = decode_or_none(str(value).encode())
+        rows = read_at(lake, _LETTERS, places[start : start + CHUNK], "t.partition, t.log_offset, t.value, t.odd")
+        for partition, offset, value, odd in rows:
+            found = decode_or_none(lake.opener.opened(str(value), odd).encode())
             if isinstance(found, RecordRejected):
                 yield row_of(found.data, partition, offset), found.data
 

@@ -18,10 +18,12 @@ from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
 from headrace_lake.read_models.recorded import read_at
 from headrace_lake.views import event, mentions, table_of
+from headrace_schemas.events import ExampleRewarded
 from headrace_schemas.inputs import Output, Text
 from headrace_schemas.splits import split_of
 from headrace_schemas.text import render
 from headrace_schemas.times import parse_ns
+from headrace_streams.kafka.reader import decode_or_none
 
 WINDOW = 10_000  # revisions that are looked through for one page, with a filter,
 PORTION = 2_500  # so many at a time, until there are enough
@@ -43,6 +45,7 @@ _FIELDS = {
     "correction": "$.data.components.correction",
     "adapter": "$.data.adapter",
     "difficulty": "$.data.components.difficulty",
+    "derived": "$.data.derived",
 }
 
 
@@ -73,6 +76,8 @@ class ExampleFilter(DatasetFilter, frozen=True, kw_only=True):
                     parse_ns(given[name])
                 except ValueError as error:
                     raise FilterRefused(f"{name}: {error}") from None
+        if given.get("derived") not in (None, "without", "only"):
+            raise FilterRefused(f"derived={given['derived']!r}: without, or only")
         return cls(**given)
 
     def given(self) -> dict[str, str]:
@@ -126,6 +131,7 @@ class ExampleRow(Struct, kw_only=True):
     place: str
     adapter: str | None = None
     principals: list[str] = []
+    derived: int = 0  # of the voices
     prompt: str = ""
     target: str = ""
     state: ExampleState | None = None
@@ -175,7 +181,8 @@ def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[Examp
 
 
 def _fields(row: ExampleRow) -> FilterFields:
-    return FilterFields(row.agent, row.role, row.split, row.reward, row.principals, row.event_time)
+    derived = 0 < row.voices <= row.derived
+    return FilterFields(row.agent, row.role, row.split, row.reward, row.principals, row.event_time, derived)
 
 
 def _window(lake: LakeQuery, bucket: str | None, below: PageCursor | None, most: int) -> list[tuple[int, int, int]]:
@@ -237,6 +244,7 @@ def _row(found: tuple[Any, ...]) -> ExampleRow | None:
         place=f"examples/{partition}/{offset}",
         adapter=said["adapter"],
         principals=_strings(listed),
+        derived=int(said["derived"] or 0),
     )
 
 
@@ -246,8 +254,12 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
         return
     places = [_place(row) for row in rows]
     both_texts = "try(json_extract(t.value, ['$.data.content.prompt', '$.data.content.target']))"
-    texts = read_at(lake, "examples", places, f"t.partition, t.log_offset, {both_texts}")
-    by_place = {(partition, offset): both or (None, None) for partition, offset, both in texts}
+    sealed = "CASE WHEN try(t.value->>'$.data.sealed') IS NOT NULL THEN t.value END, t.odd"
+    texts = read_at(lake, "examples", places, f"t.partition, t.log_offset, {both_texts}, {sealed}")
+    by_place = {
+        (partition, offset): (both or (None, None)) if value is None else _opened(lake, value, odd)
+        for partition, offset, both, value, odd in texts
+    }
     states = example_states(lake, {row.example_id for row in rows})
     for row, place in zip(rows, places, strict=True):
         prompt, target = by_place.get((place.partition, place.offset), (None, None))
@@ -259,6 +271,15 @@ def _complete(lake: LakeQuery, rows: Sequence[ExampleRow]) -> None:
                 state="superseded", reason=f"by revision {newest}", newest_revision=newest, batches=state.batches
             )
         row.state = state
+
+
+def _opened(lake: LakeQuery, value: str, odd: bytes | None) -> tuple[str | None, str | None]:
+    """Prompt and target of a sealed example, in JSON form, for whom they may be opened."""
+    example = decode_or_none(lake.opener.opened(value, odd).encode())
+    if not isinstance(example, ExampleRewarded):
+        return None, None
+    content = example.data.content
+    return msgspec.json.encode(content.prompt).decode(), msgspec.json.encode(content.target).decode()
 
 
 def _preview(raw: str | None) -> str:

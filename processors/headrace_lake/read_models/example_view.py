@@ -224,7 +224,7 @@ def _revisions(told: Sequence[RecordedEvent]) -> list[ExampleRevision]:
 
 
 def _changed(before: Example, after: Example) -> list[str]:
-    names = ("reward", "quality", "score", "voices", "contradicted", "principals", "components")
+    names = ("reward", "quality", "score", "voices", "derived", "contradicted", "principals", "components")
     changed = [name for name in names if getattr(before, name) != getattr(after, name)]
     return [*changed, *(["target"] if before.content.target != after.content.target else [])]
 
@@ -246,6 +246,9 @@ def _note(record: RecordedEvent) -> str:
     match record.event:
         case FeedbackRecorded(data=said):
             who = f" by {said.principal.kind}:{said.principal.id}" if said.principal else ""
+            source = said.attributed_from
+            if source is not None and source.derived_by is not None:
+                who = f" derived by {source.derived_by} from {', '.join(source.causes or ())}"
             score = f" {said.score:g}" if said.score is not None else ""
             check = f" ({said.name})" if said.name else ""
             return f"{said.kind}{score}{check}{who}" + (f": {said.comment}" if said.comment else "")

@@ -61,12 +61,12 @@ def recorded_at(lake: LakeQuery, topic: str, places: Iterable[RecordPlace]) -> l
         lake,
         topic,
         sorted(set(places)),
-        "t.partition, t.log_offset, epoch_ms(t.appended_at), coalesce(t.origin, ''), t.value",
+        "t.partition, t.log_offset, epoch_ms(t.appended_at), coalesce(t.origin, ''), t.value, t.odd",
         "AND t.value IS NOT NULL ORDER BY t.appended_at, t.partition, t.log_offset",
     )
     found: list[RecordedEvent] = []
-    for partition, offset, appended_ms, origin, text in rows:
-        value = text.encode()
+    for partition, offset, appended_ms, origin, text, odd in rows:
+        value = lake.opener.opened(text, odd).encode()
         if (decoded := decode_or_none(value)) is not None:
             found.append(RecordedEvent(RecordPlace(topic, partition, offset), appended_ms, decoded, origin, value))
     return found

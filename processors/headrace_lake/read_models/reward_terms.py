@@ -18,7 +18,7 @@ from headrace_processors.reward.trace import RewardTrace, VoiceTrace
 from headrace_schemas.codec import decode
 from headrace_schemas.derived import Example, Weights
 from headrace_schemas.events import ExampleRewarded, FeedbackRecorded
-from headrace_schemas.sealed_fields import SEALED
+from headrace_schemas.sealed_fields import ERASED, SEALED
 from headrace_schemas.topology import STAGES_BY_NAME
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.provenance import origin_without_input
@@ -73,8 +73,10 @@ def reward_explanation(
     example, source = published.event.data, published.source
     if source is None or source.topic != "signals":
         return RewardExplanation(agrees=False, differs="it does not say which signal led to it")
+    if example.content.prompt == ERASED:
+        return RewardExplanation(agrees=False, differs="its texts are erased")
     if example.content.prompt == SEALED:
-        return RewardExplanation(agrees=False, differs="its texts are sealed, and a lake has no keys")
+        return RewardExplanation(agrees=False, differs="its texts are sealed: for who may read topic keys")
     said = signals_of(lake, example.interaction_id) if signals is None else signals
     said = [each for each in said if each.place.partition == source.partition and each.place.offset <= source.offset]
     if not any(each.place == source for each in said):

@@ -1,16 +1,19 @@
-"""The attribute stage: what is said of a session becomes feedback on its interactions. Pure fold over sessions.
+"""The attribute stage: what is said of a session, and seen in it, becomes feedback on its interactions. Pure fold over sessions.
 
 Which interactions, and how much each, is for policy (credit.py); the shares add up to 1. What it derives is feedback like any
 other, under an id of its own, and says what it was made of (`attributed_from`). When another interaction turns up that should
 have been credited, what was derived is replaced; when the feedback is retracted, all of it is. So the order of arrival does not
 matter for what stands in the end, in a session of up to MEMBERS interactions; in a longer one who was credited stays so. An
 interaction that is retracted keeps its share: the others did no more for it.
-Counters: joined, credited, waiting, retracted, duplicate, conflict, expired, ticks, dead.
+
+What derivations see (derivation.py) is feedback of a marked origin, `attributed_from.derived_by`, and is looked for anew with
+each record about the session: what is seen no more, or in something that was retracted, is taken back. Version 1 saw nothing.
+Counters: joined, left, reported, credited, waiting, retracted, duplicate, conflict, expired, ticks, dead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -18,15 +21,22 @@ import msgspec
 from msgspec import structs
 
 from headrace_processors.attribute.credit import credits_of
+from headrace_processors.attribute.derivation import SessionSign
+from headrace_processors.attribute.deriving import Derivations, derived
 from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.attribute.state import (
     MEMBERS,
+    REPORTS,
     WORDS,
     WORDS_BYTES,
+    ReportContent,
+    ReportRecord,
     SessionCredit,
     SessionMember,
     SessionState,
     SessionWord,
+    SignRecord,
+    member_key,
     session_key,
     session_of,
     word_key,
@@ -43,18 +53,22 @@ from headrace_schemas.events import (
     SessionFeedbackRecorded,
     SessionFeedbackRetracted,
     SessionJoined,
+    SessionLeft,
     make,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.inputs import KEY_LIMIT, Attribution, FeedbackRetraction
+from headrace_schemas.inputs import KEY_LIMIT, Attribution, Feedback, FeedbackRetraction
 from headrace_schemas.json_limits import tree_of
+from headrace_schemas.session_feedback import CONTENT
 from headrace_schemas.times import parse_ns, rfc3339
+from headrace_schemas.topology import DERIVED
 from headrace_streams.runtime.stage import Fold, Record, Step, Write
 from headrace_streams.runtime.step import dead_letter
 
 STAGE = "attribute"
 NEWEST = 2  # rule version
 NAME = "session"  # the check that derived feedback is a voice of: it is no second thought about a word on the interaction itself
+DERIVED_NAME = "derived"  # begins the check that what derivations see is a voice of
 
 _SESSION = msgspec.json.Decoder(SessionState)
 _WORD = msgspec.json.Decoder(msgspec.Raw)
@@ -68,7 +82,8 @@ class AttributeFold(Fold):
     as_bytes = ("",)
 
     def __init__(self, policy: AttributePolicy, *, version: int = NEWEST) -> None:
-        self._policy, self._version = policy, version
+        self._policy = policy
+        self._derivations = policy.derivations if version > 1 else None
         self._expire_ms = period_ms(policy.expire_after_days)
 
     def load(self, key: str, value: bytes) -> Any:
@@ -91,12 +106,16 @@ class AttributeFold(Fold):
 
     def step(self, state: Mapping[str, Any], record: Record) -> Step:
         event = decode(record.value, record.headers)
-        if not isinstance(event, SessionJoined | SessionFeedbackRecorded | SessionFeedbackRetracted | SessionExpired):
+        if not isinstance(
+            event, SessionJoined | SessionLeft | SessionFeedbackRecorded | SessionFeedbackRetracted | SessionExpired
+        ):
             raise ValueError(f"type: {type(event).__name__} is about no session")
-        step = AttributeStep(self._policy, state, record, event, event.data.session_id)
+        step = AttributeStep(self._policy, state, record, event, event.data.session_id, self._derivations)
         match event:
             case SessionJoined():
                 return step.joined(event)
+            case SessionLeft():
+                return step.left(event)
             case SessionFeedbackRecorded():
                 return step.recorded(event)
             case SessionFeedbackRetracted():
@@ -118,7 +137,16 @@ class AttributeFold(Fold):
 class AttributeStep:
     """One step in the making: what one record does to its session."""
 
-    def __init__(self, policy: AttributePolicy, state: Mapping[str, Any], record: Record, event: Event, session_id: str) -> None:
+    def __init__(
+        self,
+        policy: AttributePolicy,
+        state: Mapping[str, Any],
+        record: Record,
+        event: Event,
+        session_id: str,
+        derivations: Derivations | None,
+    ) -> None:
+        self._derivations = derivations  # None: rule version 1, which knew of none
         self._policy, self._state, self._record, self._event, self._id = policy, state, record, event, session_id
         self._key = session_key(session_id)
         value = state.get(self._key)
@@ -131,15 +159,30 @@ class AttributeStep:
         interaction_id = event.data.interaction_id
         if any(member.interaction_id == interaction_id for member in before.members):
             return Step((), {}, {"duplicate": 1})
-        members = sorted((*before.members, SessionMember(_time_ns(event), interaction_id)))[-MEMBERS:]
-        return self._done(structs.replace(before, members=tuple(members)), None)
+        members = sorted((*before.members, SessionMember(_time_ns(event), interaction_id)))
+        if self._derivations is not None:
+            if event.data.sketch is not None:
+                self._changes[member_key(self._id, interaction_id)] = _ENCODER.encode(event.data.sketch)
+            for member in members[:-MEMBERS]:
+                self._drop(member_key(self._id, member.interaction_id))
+        return self._done(structs.replace(before, members=tuple(members[-MEMBERS:])), None)
+
+    def left(self, event: SessionLeft) -> Step:
+        """An interaction that was retracted keeps its share of what was said of the session, and is seen in nothing any more."""
+        interaction_id = event.data.interaction_id
+        self._drop(member_key(self._id, interaction_id))
+        return self._done(self._before, None, "left", {interaction_id})
 
     def recorded(self, event: SessionFeedbackRecorded) -> Step:
         data, before = event.data, self._before
         digest = digest_of(_ENCODER.encode(data))
         known = before.word(event.source, data.feedback_id)
-        if known is not None and known.received:
-            return Step((), {}, {"duplicate" if known.digest == digest else "conflict": 1})
+        reported = before.report(event.source, data.feedback_id)
+        if reported is not None or (known is not None and known.received):
+            same = digest in {each.digest for each in (known, reported) if each is not None}
+            return Step((), {}, {"duplicate" if same else "conflict": 1})
+        if known is None and self._derivations is not None and data.kind in self._reports():
+            return self._reported(event, digest)
         if known is None and self._is_full():
             message = f"data.session_id: {len(before.words)} things are known that were said of session {self._id} already"
             error = RecordError(code="waiting_limit", field="data.session_id", message=message)
@@ -159,8 +202,11 @@ class AttributeStep:
 
     def retracted(self, event: SessionFeedbackRetracted) -> Step:
         known = self._before.word(event.source, event.data.feedback_id)
-        if known is not None and known.retracted:
+        reported = self._before.report(event.source, event.data.feedback_id)
+        if (known is not None and known.retracted) or (reported is not None and reported.retracted):
             return Step((), {}, {"duplicate": 1})
+        if reported is not None:
+            return self._unreported(reported)
         if known is None and len(self._before.words) >= WORDS:
             return Step((), {}, {"retracted": 1})  # of what was never taken nothing stands
         word = known or SessionWord(source=event.source, feedback_id=event.data.feedback_id)
@@ -168,7 +214,26 @@ class AttributeStep:
         if key in self._state:
             self._changes[key] = None
         word = structs.replace(word, retracted=True)
-        return self._done(self._with(word), word)
+        return self._done(self._with(word), word, taken_back={event.data.feedback_id})
+
+    def _reports(self) -> set[str]:
+        """Kinds of feedback that are no outcome, but a report for derivations to look at."""
+        return {CONTENT, *(kind for _, derivation, _ in self._derivations or () for kind in derivation.reads)}
+
+    def _reported(self, event: SessionFeedbackRecorded, digest: str) -> Step:
+        data = event.data
+        record = ReportRecord(_time_ns(event), event.source, data.feedback_id, digest)
+        said = ReportContent(kind=data.kind, name=data.name or "", about=data.interaction_id or "", content=data.content_sketch)
+        self._changes[self._key_of(record)] = _ENCODER.encode(said)
+        reports = sorted((*self._before.reports, record))
+        for oldest in reports[:-REPORTS]:
+            self._drop(self._key_of(oldest))
+        return self._done(structs.replace(self._before, reports=tuple(reports[-REPORTS:])), None, "reported")
+
+    def _unreported(self, known: ReportRecord) -> Step:
+        self._drop(self._key_of(known))
+        reports = (structs.replace(each, retracted=True) if each == known else each for each in self._before.reports)
+        return self._done(structs.replace(self._before, reports=tuple(reports)), None, "retracted", {known.feedback_id})
 
     def expired(self, deadline: Any) -> Step:
         """True by the fold's own time and policy, or nothing: something may have been heard since it was written."""
@@ -176,13 +241,21 @@ class AttributeStep:
         due = None if value is None else deadline(self._key, value)
         if due is None or due > self._record.now:
             return Step((), {}, {"ticks": 1})
-        words = sorted(map(self._key_of, self._before.words))
-        changes = dict.fromkeys((self._key, *(key for key in words if key in self._state)))
+        said: list[SessionWord | ReportRecord] = [*self._before.words, *self._before.reports]
+        words = sorted(map(self._key_of, said))
+        compared = [member_key(self._id, member.interaction_id) for member in self._before.members]
+        changes = dict.fromkeys((self._key, *(key for key in (*words, *compared) if key in self._state)))
         waiting = self._before.waiting
         return Step((), changes, {"ticks": 1, **({"waiting": -waiting, "expired": waiting} if waiting else {})})
 
-    def _key_of(self, word: SessionWord) -> str:
+    def _key_of(self, word: SessionWord | ReportRecord) -> str:
         return word_key(self._id, word.source, word.feedback_id)
+
+    def _drop(self, key: str) -> None:
+        """Takes a value away that may not be there."""
+        self._changes.pop(key, None)
+        if key in self._state:
+            self._changes[key] = None
 
     def _is_full(self) -> bool:
         """Whether the record is one too many beside what was said of the session and stands."""
@@ -195,11 +268,16 @@ class AttributeStep:
         words[word.identity] = word
         return structs.replace(self._before, words=tuple(words.values()))
 
-    def _done(self, after: SessionState, own: SessionWord | None) -> Step:
-        """Credits anew what is credited otherwise by now. `own`: the word that the record is about, as it was changed by it."""
+    def _done(
+        self, after: SessionState, own: SessionWord | None, counter: str = "joined", taken_back: Set[str] = frozenset()
+    ) -> Step:
+        """Credits anew what is credited otherwise by now, and looks for what derivations see. `own`: the word that the record is
+        about, as it was changed by it, else `counter`; `taken_back`: ids of what was retracted by it."""
         after = structs.replace(after, touched=self._record.now, words=tuple(self._credited(after, word) for word in after.words))
-        self._changes[self._key] = _ENCODER.encode(after)
         counters: dict[str, int] = {}
+        if self._derivations is not None:
+            after = self._seen(after, taken_back, counters)
+        self._changes[self._key] = _ENCODER.encode(after)
 
         def count(counter: str, by: int = 1) -> None:
             counters[counter] = counters.get(counter, 0) + by
@@ -212,8 +290,25 @@ class AttributeStep:
                 count("waiting", -1)
                 count(word.effect)
         if own is None:
-            count("joined")
+            count(counter)
         return Step(self._outputs, self._changes, {name: by for name, by in counters.items() if by})
+
+    def _seen(self, after: SessionState, taken_back: Set[str], counters: dict[str, int]) -> SessionState:
+        """With what derivations see; writes what is new, and then takes back what is no more."""
+        if not self._derivations and not after.signs:
+            return after
+
+        def get(key: str) -> Any:
+            return self._changes[key] if key in self._changes else self._state.get(key)
+
+        found = derived(self._derivations or (), self._id, after, get, taken_back)
+        for record, sign in found.new:
+            self._outputs.append(self._derived_feedback(record, sign))
+            counters[DERIVED + record.kind] = counters.get(DERIVED + record.kind, 0) + 1
+        for record in found.gone:
+            self._outputs.append(self._derived_retraction(record))
+            counters[DERIVED + record.kind] = counters.get(DERIVED + record.kind, 0) - 1
+        return structs.replace(after, signs=found.signs, found=found.found)
 
     def _credited(self, session: SessionState, word: SessionWord) -> SessionWord:
         known = {member.interaction_id for member in session.members}
@@ -254,15 +349,46 @@ class AttributeStep:
         return Write("signals", credit.interaction_id, encode_tree({**said, "type": _FEEDBACK, "id": event_id, "data": data}))
 
     def _taken_back(self, word: SessionWord, credit: SessionCredit) -> Write:
+        return self._retraction(word.source, credit.feedback_id, credit.interaction_id)
+
+    def _retraction(self, source: str, feedback_id: str, interaction_id: str) -> Write:
         event = FeedbackRetracted(
             specversion="1.0",
-            id=derive_id("attributed.retraction", credit.feedback_id),
-            source=word.source,
+            id=derive_id("attributed.retraction", feedback_id),
+            source=source,
             time=self._event.time,
             traceparent=self._event.traceparent,
-            data=FeedbackRetraction(feedback_id=credit.feedback_id, interaction_id=credit.interaction_id),
+            data=FeedbackRetraction(feedback_id=feedback_id, interaction_id=interaction_id),
         )
-        return Write("signals", credit.interaction_id, event)
+        return Write("signals", interaction_id, event)
+
+    def _derived_feedback(self, record: SignRecord, sign: SessionSign) -> Write:
+        """Nobody's word: without a principal, of a time that does not depend on when it was seen."""
+        source = Attribution(
+            session_id=self._id,
+            feedback_id=record.feedback_id,
+            share=1.0,
+            derived_by=record.derivation,
+            causes=list(record.causes),
+        )
+        event = make(
+            FeedbackRecorded,
+            Feedback(
+                feedback_id=record.feedback_id,
+                interaction_id=record.interaction_id,
+                kind=record.kind,
+                name=f"{DERIVED_NAME}:{record.kind}",
+                attributed_from=source,
+            ),
+            id=derive_id("attributed.feedback", record.feedback_id),
+            writer=STAGE,
+            time_ms=sign.time_ns // 1_000_000,
+            traceparent=self._event.traceparent,
+        )
+        return Write("signals", record.interaction_id, event)
+
+    def _derived_retraction(self, record: SignRecord) -> Write:
+        return self._retraction(f"headrace:{STAGE}", record.feedback_id, record.interaction_id)
 
 
 def _time_ns(event: Event) -> int:

@@ -6,7 +6,6 @@ The bucket is loaded once, changed by these methods, and stored once, at the end
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from math import fsum
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from headrace_processors.curate.manifest import Cause
 from headrace_processors.curate.near_duplicates import bands
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import (
+    BUCKET,
     EMPTY,
     FILLING,
     POOLS,
@@ -67,13 +67,18 @@ class WorkingBucket:
 
     def __init__(self, policy: CuratePolicy, state: CurateState, name: str, now_ms: int) -> None:
         self.name = name
-        self.value: CurateBucket = copy(state.bucket(name))
+        stored: CurateBucket | None = state.get(BUCKET + name)
+        self._is_new = stored is None
+        self.value = CurateBucket(name) if stored is None else replace(stored)
         self.attempt = NOT_TRIED
         self.bands = b"", b""  # a sketch, and its bands, where they are known
         self._policy, self._state, self._now_ms = policy, state, now_ms
 
     def store(self) -> None:
-        self._state.put_bucket(self.value)
+        if self._is_new:
+            self._state.put_bucket(self.value)
+        else:
+            self._state.changes[BUCKET + self.name] = self.value
 
     def members(self, queue: Queue) -> Iterator[tuple[str, ExampleRecord]]:
         """Oldest first. Only for cuts, drops and removals: it costs what the queue holds."""
@@ -348,12 +353,9 @@ class WorkingBucket:
 
 def conditions_of(policy: CuratePolicy, value: CurateBucket, wanted: float) -> CutConditions:
     """`wanted`: the fill at which it is cut now."""
-    return CutConditions(
-        opened=value.opened_ms is not None,
-        fill=value.opened_ms is not None and value.fill >= wanted,
-        test_rows=value.aged or value.test.size >= policy.min_test_pool,
-        requirements=not value.satisfied,
-    )
+    opened = value.opened_ms is not None
+    test_rows = value.aged or value.test.size >= policy.min_test_pool
+    return CutConditions(opened, opened and value.fill >= wanted, test_rows, not value.satisfied)
 
 
 def may_open(policy: CuratePolicy, value: CurateBucket) -> bool:

@@ -33,6 +33,7 @@ REJECTIONS: dict[str, str] = {
     "low_score": "a target that nobody corrected has a score above {train_above:g}",
     "no_reward": "there is a reward, above or below 0",
     "held_out": "a negative example is on the train side",
+    "implicit": "on the test and validation side somebody said something of it, where derived feedback may not judge",
     "duplicate": "no other example of the bucket has the same prompt, context and target",
     "near_duplicate": "no other open example of its role and outcome that is worth as much is {near_duplicate} alike to it",
     "target_learnt": "no example that is learnt from has the target of {one_side_chars} characters of a test or validation row",
@@ -57,6 +58,9 @@ class FilterResult(NamedTuple):
     reason: str | None
 
 
+_TRAIN, _NEGATIVE = FilterResult("train", None), FilterResult("negative", None)
+
+
 def rules(policy: CuratePolicy, version: int = NEWEST) -> dict[str, str]:
     """The table as a rule version has it, with the figures of `policy`."""
     figures = {**policy.model_dump(), "truncated": " or ".join(policy.truncated)}
@@ -69,11 +73,18 @@ def judge(policy: CuratePolicy, version: int, example: Example, texts: ExampleTe
     if not example.train:
         return FilterResult(None, "not_for_training")
     found = _judged(policy, version, example, texts)
+    if found.role is not None and not may_judge(policy, example) and pool_of(version, split) is not None:
+        found = FilterResult(None, "implicit")
     if found.role == "train" or pool_of(version, split) is None:
         return found
     if split == "test" and policy.keeps_prompts(example.artifact_type) and found.reason not in UNASKED:
-        return FilterResult("negative", None)
+        return _NEGATIVE
     return FilterResult(None, "held_out") if found.role == "negative" else found
+
+
+def may_judge(policy: CuratePolicy, example: Example) -> bool:
+    """Whether it may be a test row and count in a success rate: not by what nobody said, unless policy says so."""
+    return policy.implicit == "judge" or example.voices > (example.derived or 0)
 
 
 def pool_of(version: int, split: str) -> Literal["test", "validation"] | None:
@@ -99,8 +110,8 @@ def role_of(policy: CuratePolicy, example: Example) -> FilterResult:
     score = example.score
     good = example.components.correction is not None or score is None or score > policy.train_above
     if example.reward > 0:
-        return FilterResult("train", None) if good else FilterResult(None, "low_score")
-    return FilterResult("negative", None) if example.reward < 0 else FilterResult(None, "no_reward")
+        return _TRAIN if good else FilterResult(None, "low_score")
+    return _NEGATIVE if example.reward < 0 else FilterResult(None, "no_reward")
 
 
 def _lost(policy: CuratePolicy, version: int, example: Example, texts: ExampleTexts) -> str | None:

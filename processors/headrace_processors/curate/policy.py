@@ -13,7 +13,8 @@ TargetRule = Literal["echo", "truncated", "generic"]
 EXEMPT: dict[str, tuple[TargetRule, ...]] = {"edit": ("echo",), "edits": ("echo",)}
 
 NEWEST = 5  # rule version of curate
-VERSION_3: dict[str, Any] = {"provisional": "take"}  # what rule version 3 did without this key
+VERSION_4: dict[str, Any] = {"implicit": "judge"}  # what rule version 4 did without this key
+VERSION_3: dict[str, Any] = VERSION_4 | {"provisional": "take"}  # likewise rule version 3
 VERSION_2: dict[str, Any] = VERSION_3 | {  # likewise rule version 2
     "decay_floor": 0.0,
     "one_side_chars": None,
@@ -168,6 +169,11 @@ class CuratePolicy(Policy):
     )
     settle_after_days: Annotated[float, Field(gt=0, le=3650)] = Field(
         1.0, description="days of fold time since the last record about it, after which a contradicted example waits no more"
+    )
+    implicit: Literal["learn", "judge"] = Field(
+        "learn",
+        description="what an example may do of which nobody said anything, and derived feedback alone speaks: learn: be learnt "
+        "from; judge: be a test or validation row and count in the success rate, too",
     )
     provisional: Literal["take", "wait"] = Field(
         "take",

@@ -16,7 +16,7 @@ from headrace_processors.curate import events, manifest, near_duplicates, shares
 from headrace_processors.curate.appraisal import Appraisal, appraise, sha256_of
 from headrace_processors.curate.assessed import assess, waits
 from headrace_processors.curate.bucket import NOT_TRIED, CutAttempt, WorkingBucket, conditions_of
-from headrace_processors.curate.filters import pool_of
+from headrace_processors.curate.filters import may_judge, pool_of
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.curate.state import (
     CONTENT,
@@ -239,6 +239,7 @@ class CurateStep:
     ) -> ExampleRecord:
         """What is remembered of an example that is taken."""
         own = example.model == bucket.base and example.voices > 0 and (example.train or self.rules.version < 3)
+        own = own and may_judge(self.policy, example)
         shared = self.policy.principal_share is not None
         status, counter = self._taken(appraisal.split, old)
         return ExampleRecord(

@@ -26,7 +26,7 @@ from headrace_processors.intake.scrub.scrubber import (
     Work,
     WorkExceeded,
 )
-from headrace_processors.intake.sessions import session_joined, session_routed
+from headrace_processors.intake.sessions import check_report, session_joined, session_routed
 from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
 from headrace_schemas.codec import DecodeError, encode, encode_tree
 from headrace_schemas.events import SubjectErased
@@ -58,6 +58,7 @@ class IntakeFold(StatelessFold):
     ) -> None:
         self._version = version
         self._sessions = policy.sessions is True
+        self._sketches = policy.sketches is True if version > 4 else None
         self._work_limit = work_limit
         self.seals = policy.seal == "subjects"
         self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy), patterns=patterns)
@@ -69,8 +70,12 @@ class IntakeFold(StatelessFold):
             strayed = misplaced(record, published.event)
             if strayed is not None:
                 return self._dead(record, None, strayed)
+            if self._sketches is not None:
+                check_report(published)
             value, counts = self._scrubbed(published)
-            writes = session_routed(published.event, value) if published.on_session else routed(published.event, value)
+            writes = (
+                session_routed(published.event, value, self._sketches) if published.on_session else routed(published.event, value)
+            )
         except DecodeError as error:
             return self._dead(record, published, dead(record, error.code, error.field, error.message))
         counters = {"signals": 1}
@@ -78,7 +83,7 @@ class IntakeFold(StatelessFold):
             counters.update((SCRUBBED + kind, count) for kind, count in counts.items())
         if self.seals and (owner := owner_of(published.event, value, self._version)):
             writes[0] = writes[0]._replace(owner=owner)  # what follows from it (links, copies) has no texts
-        if self._sessions and (joined := session_joined(published.event, value)) is not None:
+        if self._sessions and (joined := session_joined(published.event, value, self._sketches)) is not None:
             writes.append(joined)
         return Step(writes, {}, counters)
 

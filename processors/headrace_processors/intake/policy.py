@@ -12,7 +12,8 @@ from headrace_streams.policy import Policy
 Kind = Literal["email", "phone", "ip", "iban", "card", "national_id", "secret"]
 
 
-VERSION_3: dict[str, Any] = {"sessions": False, "seal": "none"}  # what rule version 3 and those before did without these keys
+VERSION_4: dict[str, Any] = {"sketches": False}  # what rule version 4 did without this key
+VERSION_3: dict[str, Any] = VERSION_4 | {"sessions": False, "seal": "none"}  # likewise rule version 3 and those before
 
 
 class IntakePolicy(Policy):
@@ -41,6 +42,12 @@ class IntakePolicy(Policy):
     sessions: bool | None = Field(
         None,
         description="whether the stage attribute hears of sessions; absent: where `[attribute]` of the same file credits",
+    )
+
+    sketches: bool | None = Field(
+        None,
+        description="whether it is told what derivations compare of interactions, by sketches; absent: where "
+        "`[attribute.derive]` of the same file derives",
     )
 
     @model_validator(mode="after")

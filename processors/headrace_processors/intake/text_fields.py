@@ -157,7 +157,9 @@ def _free_lines(name: str, value: Any, lines: list[str]) -> None:
     elif kind is dict:
         for key, item in value.items():
             lines.append(key)
-            if item is not None and item is not True and item is not False:  # the next level would say nothing of them
+            if type(item) is str and key != "value":
+                lines.append(f'{key}: "{item}"' if key else item)
+            elif item is not None and item is not True and item is not False:  # the next level would say nothing of them
                 _free_lines(_named(value, key) if key == "value" else key, item, lines)
     elif kind is list:
         for item in value:

@@ -21,6 +21,7 @@ from headrace_schemas.derived import (
     Example,
     ExampleSettlement,
     PromptContent,
+    SessionLeave,
     SignalRejection,
     Weights,
     Withdrawal,
@@ -32,6 +33,7 @@ from headrace_schemas.events import (
     ExampleWithdrawn,
     FeedbackRetracted,
     PromptDrawn,
+    SessionLeft,
     SignalRejected,
     make,
 )
@@ -150,6 +152,13 @@ def prompt_drawn(
     return Write("examples", bucket, encode_numbered(event), owner=interaction_owner(interaction_id) if facts.sealed else "")
 
 
+def left_session(record: Record, interaction_id: str, session_id: str, traceparent: str | None) -> Write:
+    left = SessionLeave(session_id=session_id, interaction_id=interaction_id)
+    event_id = derive_id("session.left", session_id, interaction_id)
+    event = make(SessionLeft, left, id=event_id, writer=STAGE, time_ms=record.now, traceparent=traceparent)
+    return Write("sessions", session_id, event)
+
+
 def prompt_withdrawn(
     record: Record, interaction_id: str, bucket: str, reason: Literal["retracted", "erased"], traceparent: str | None
 ) -> Write:
@@ -172,6 +181,7 @@ def rewarded(
     finish_reason: str | None = None,
     principals: list[str] | None = None,
     maturity: Literal["provisional", "final"] | None = None,
+    derived: int | None = None,
 ) -> Write:
     parts = outcome.components
     event = make(
@@ -200,6 +210,7 @@ def rewarded(
             finish_reason=finish_reason,
             principals=principals,
             maturity=maturity,
+            derived=derived,
         ),
         id=derive_id("example.rewarded", interaction_id, interaction.revision),
         writer=STAGE,
@@ -212,4 +223,4 @@ def rewarded(
     numbers = (outcome.quality, outcome.reward, parts.validation, parts.feedback, parts.difficulty, parts.multiplier)
     more = parts.correction or 0.0, outcome.score or 0.0, interaction.balance
     value = encode_numbered(event, *numbers, *more)  # raw texts hold no number of ours
-    return Write("examples", interaction.bucket, value, owner=owner)
+    return Write("examples", interaction.bucket, value, False, owner)

@@ -91,6 +91,8 @@ class FeedbackSummary(Struct, frozen=True, kw_only=True):
     contradicted: bool
     score: float | None = None  # mean of the voices' scores, 0-100
     corrected: Any = None  # as the statement says it, None when nobody corrected
+    derived: int = 0  # of the voices those that nobody gave
+    direct: float | None = None  # validation + feedback of the others, where quality hears only them
 
 
 def score_of_100(feedback: Feedback) -> float | None:

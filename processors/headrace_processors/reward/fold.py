@@ -33,6 +33,7 @@ from headrace_processors.reward.state import (
 from headrace_processors.reward.step import STAGE, RewardStep
 from headrace_processors.reward.texts import SEALED_TEXT, content_stand_in
 from headrace_processors.reward.trace import RewardTrace, trace_of
+from headrace_processors.reward.weighing import weighing_of
 from headrace_schemas.derived import ErasureContinuation, InteractionExpiry, InteractionSettlement
 from headrace_schemas.events import (
     ErasureContinued,
@@ -97,6 +98,9 @@ class RewardFold(Fold):
 
     def deadline(self, key: str, value: Any) -> int | None:
         if key.startswith(_INTERACTION):
+            touched = plainly_touched(value)
+            if touched is not None:  # as of nearly every case: not expired, not provisional. 0.5 us instead of 2, for each record
+                return touched + self._expire_ms if self._expire_ms else None
             expires, settles = self._expiry(value), settles_of(value)
             return settles if settles and (expires is None or settles < expires) else expires
         return 0 if key.startswith(_ERASING) else None
@@ -161,7 +165,14 @@ class RewardFold(Fold):
         said: InteractionContent = _AS_BYTES[keys.CONTENT].decode(content)
         correction = None if case.similarity is None else 1 - case.similarity.value
         return trace_of(
-            self._policy, said.artifact_type, said.prompt_chars, said.context_chars, case.feedback, correction, share_of(case)
+            self._policy,
+            said.artifact_type,
+            said.prompt_chars,
+            said.context_chars,
+            case.feedback,
+            correction,
+            share_of(case) if self._version < 5 else None,
+            weighing_of(self._policy, case) if self._version > 4 else None,
         )
 
     def _passed(self, state: Mapping[str, Any], key: str, now: int) -> Write:

@@ -57,17 +57,23 @@ def bonus_of(policy: RewardPolicy, feedback: Statement) -> float:
 
 def difficulty_of(policy: RewardPolicy, artifact_type: str, prompt_chars: int, context_chars: int) -> float:
     """In [0, 1]: the weighted sum of complexity and of the lengths of prompt and context, both saturating."""
-    parts = difficulty_parts(policy, artifact_type, prompt_chars, context_chars)
-    return parts.complexity + parts.prompt + parts.context
+    complexity, prompt, context = _difficulty_parts(policy, artifact_type, prompt_chars, context_chars)
+    return complexity + prompt + context
 
 
 def difficulty_parts(policy: RewardPolicy, artifact_type: str, prompt_chars: int, context_chars: int) -> DifficultyParts:
     """The addends of a difficulty."""
+    return DifficultyParts(*_difficulty_parts(policy, artifact_type, prompt_chars, context_chars))
+
+
+def _difficulty_parts(
+    policy: RewardPolicy, artifact_type: str, prompt_chars: int, context_chars: int
+) -> tuple[float, float, float]:
     complexity = policy.complexity.get(artifact_type, policy.complexity_default)
     prompt = min(1.0, prompt_chars / policy.prompt_full_chars)
     context = min(1.0, context_chars / policy.context_full_chars)
     weights = policy.difficulty_weights
-    return DifficultyParts(weights.complexity * complexity, weights.prompt * prompt, weights.context * context)
+    return weights.complexity * complexity, weights.prompt * prompt, weights.context * context
 
 
 def terms_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, correction: float | None) -> RewardSums:
@@ -75,7 +81,7 @@ def terms_of(policy: RewardPolicy, summary: FeedbackSummary, difficulty: float, 
     `correction_full` it earns its part of the bonus only. With a correction the reward is that of the target, whatever was
     said of the output: a wrong answer that somebody corrected is a good lesson."""
     opinion = summary.validation + summary.feedback
-    quality = math.tanh(opinion)
+    quality = math.tanh(opinion if summary.direct is None else summary.direct)
     multiplier = 1 + policy.difficulty_slope * difficulty
     if correction is None:
         earned = opinion
@@ -119,15 +125,14 @@ def balance_of(policy: RewardPolicy, counts: CountByType, artifact_type: str) ->
     named = policy.share_target
     target = named.get(artifact_type)
     if target is None:
-        unnamed = len(counts) + (artifact_type not in counts) - sum([name in counts for name in named])
-        target = max(0.0, 1.0 - math.fsum(named.values())) / max(1, unnamed)
+        unnamed, left = len(counts) + (artifact_type not in counts), 1.0
+        if named:
+            unnamed -= sum([name in counts for name in named])
+            left = max(0.0, 1.0 - math.fsum(named.values()))
+        target = left / max(1, unnamed)
     newest, per_day = max([count.newest_ns for count in counts.values()], default=0), policy.decay_per_day
-    own, seen = 0.0, []
-    for name, count in counts.items():
-        value = count.at(newest, per_day)
-        seen.append(value)
-        if name == artifact_type:
-            own = value
+    seen = [count.value if count.newest_ns == newest else count.at(newest, per_day) for count in counts.values()]
+    own = counts[artifact_type].at(newest, per_day) if artifact_type in counts else 0.0
     share = (own + policy.share_prior * target) / (math.fsum(seen) + policy.share_prior)
     if not target:
         return policy.balance_low

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from headrace_processors.reward.feedback import FeedbackRecord
 from headrace_processors.reward.state import InteractionState
-from headrace_schemas.delays import delays_of
+from headrace_schemas.delays import delay_of, delays_of
 from headrace_schemas.topology import FEEDBACK, INTERACTIONS
 
 _SEEN, _JOINED = FEEDBACK + "seen", FEEDBACK + "joined"
@@ -33,7 +33,7 @@ def feedback_joins(before: InteractionState, delay_ns: int | None) -> Mapping[st
     if delay_ns is None:
         return {_SEEN: 1}
     first = _FIRST if not before.feedback or not _direct(before) else {}
-    return {_SEEN: 1, **first, _JOINED: 1, **delays_of((delay_ns,))}
+    return {_SEEN: 1, **first, _JOINED: 1, **delay_of(delay_ns)}
 
 
 def _direct(case: InteractionState) -> list[FeedbackRecord]:

@@ -29,7 +29,9 @@ BONUS = {
 }
 COMPLEXITY = {"code": 0.8, "architecture": 0.7, "workflows": 0.6, "api_docs": 0.5, "erd": 0.3}
 
-VERSION_3: Mapping[str, Any] = {  # what rule versions 2 and 3 did without these keys
+VERSION_4: Mapping[str, Any] = {"derived_in_quality": True, "sessions": False}  # what rule version 4 did without these keys
+VERSION_3: Mapping[str, Any] = {  # likewise rule versions 2 and 3
+    **VERSION_4,
     "settle_after_days": {},
     "forget_prompts_after_days": 0.0,
 }
@@ -105,6 +107,16 @@ class DrawPolicy(Policy):
     )
 
 
+class DerivedWorth(Policy):
+    """What feedback that a derivation made is worth."""
+
+    bonus: Bonus = Field(0.0, description="as of a kind of feedback")
+    weight: Fraction = Field(0.25, description="of a whole voice; 0: it is not heard")
+
+
+DERIVED = {"rephrased": DerivedWorth(bonus=-0.4), "kept": DerivedWorth(bonus=0.3), "undone": DerivedWorth(bonus=-0.6)}
+
+
 class RewardPolicy(Policy):
     """Constants and weights of the reward (formula.py has the formulas)."""
 
@@ -152,6 +164,18 @@ class RewardPolicy(Policy):
         (), description="which base learns from whom; without a row that matches, it is the model that answered"
     )
 
+    derived: dict[str, DerivedWorth] = Field(
+        default_factory=lambda: dict(DERIVED),
+        description="worth and weight of what `[attribute.derive]` derives, by its kind; of others: bonus 0, weight 0.25",
+    )
+    derived_in_quality: bool = Field(
+        False, description="whether quality and scores hear what was derived; else only what somebody said"
+    )
+    sessions: bool | None = Field(
+        None,
+        description="whether the stage attribute hears of interactions that were retracted or erased; absent: where "
+        "`[attribute.derive]` of the same file derives",
+    )
     draw: DrawPolicy = Field(DrawPolicy(), description="which prompts are drawn from interactions")
 
     expire_after_days: Days = Field(
@@ -190,6 +214,11 @@ class RewardPolicy(Policy):
     @classmethod
     def _bonus_over_defaults(cls, given: Any) -> Any:
         return {**BONUS, **given} if isinstance(given, Mapping) else given
+
+    @field_validator("derived", mode="before")
+    @classmethod
+    def _derived_over_defaults(cls, given: Any) -> Any:
+        return {**DERIVED, **given} if isinstance(given, Mapping) else given
 
     @field_validator("complexity", mode="before")
     @classmethod

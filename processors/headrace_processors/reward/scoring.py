@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from headrace_processors.reward.feedback import FeedbackRecord, FeedbackSummary
-from headrace_processors.reward.formula import difficulty_of, reward_of
+from headrace_processors.reward.formula import difficulty_of, terms_of
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.similarity import similarity
 from headrace_processors.reward.state import NOTHING, InteractionContent, InteractionState, RewardOutcome, Similarity
@@ -28,16 +28,16 @@ def outcome_of(
 ) -> RewardOutcome:
     """What an interaction is worth; `alike` is of its output and the corrected one, None without one."""
     difficulty = difficulty_of(policy, content.artifact_type, content.prompt_chars, content.context_chars)
-    result = reward_of(policy, summary, difficulty, None if alike is None else 1 - alike.value)
-    parts = result.components
-    return RewardOutcome(
-        quality=result.quality,
-        reward=result.reward,
-        validation=parts.validation,
-        feedback=parts.feedback,
-        difficulty=parts.difficulty,
-        multiplier=parts.multiplier,
-        correction=parts.correction,
+    correction = None if alike is None else 1 - alike.value
+    terms = terms_of(policy, summary, difficulty, correction)
+    return RewardOutcome(  # what `result_of` has, without two structs on the way: 1 us
+        quality=rounded(terms.quality),
+        reward=rounded(terms.reward),
+        validation=rounded(summary.validation),
+        feedback=rounded(summary.feedback),
+        difficulty=rounded(difficulty),
+        multiplier=rounded(terms.multiplier),
+        correction=None if correction is None else rounded(correction),
         score=None if summary.score is None else rounded(summary.score),
         contradicted=summary.contradicted,
         voices=summary.voices,

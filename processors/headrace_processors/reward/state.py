@@ -148,7 +148,9 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     similarity: Similarity | None = None
     drawn: str = ""  # the bucket of the prompt that was drawn from it, as long as that was not withdrawn
     final: bool = False  # its label is final, where policy says when: what is said now is late
-    attributed: tuple[AttributedShare, ...] = ()  # of its feedback, what was derived from words on its session
+    attributed: tuple[AttributedShare, ...] = ()  # of its feedback, what was derived from words on its session, or seen in it
+    derived: tuple[tuple[str, str], ...] = ()  # identities of what was seen in it
+    session: str = ""  # where the stage attribute is to hear when it ends
 
     @property
     def recorded(self) -> bool:
@@ -182,10 +184,10 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {(each.source, each.feedback_id): each.share for each in self.attributed}
 
     def with_shares_of_its_feedback(self) -> InteractionState:
-        """Without shares of what fell out."""
+        """Without shares and marks of what fell out."""
         left = {record.identity for record in self.feedback}
         attributed = tuple(each for each in self.attributed if (each.source, each.feedback_id) in left)
-        return structs.replace(self, attributed=attributed)
+        return structs.replace(self, attributed=attributed, derived=tuple(each for each in self.derived if each in left))
 
     def find_feedback(self, source: str, feedback_id: str) -> FeedbackRecord | None:
         for record in self.feedback:
@@ -224,6 +226,7 @@ class InteractionState(Struct, frozen=True, kw_only=True, omit_defaults=True):
             standing=self.outcome is not None,
             bucket=self.bucket,
             drawn=self.drawn,
+            session=self.session,
         )
 
 

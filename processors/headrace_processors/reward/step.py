@@ -33,6 +33,7 @@ from headrace_processors.reward.state import (
     without_text,
 )
 from headrace_processors.reward.texts import InteractionTexts, digest_of, has_texts
+from headrace_processors.reward.weighing import weighed, weighing_of
 from headrace_schemas.chat import context_text
 from headrace_schemas.derived import Content
 from headrace_schemas.events import (
@@ -111,7 +112,8 @@ class RewardStep:
             return self._known(interaction_id, before, before.digest, digest)
         time_ns, counter = _time_ns(event), ""
         subject = "" if data.data_subject is None else keys.subject_digest(data.data_subject)
-        after = structs.replace(before, digest=digest, subject=subject)
+        session = data.session_id if self.version > 4 and self.policy.sessions and data.session_id is not None else ""
+        after = structs.replace(before, digest=digest, subject=subject, session=session)
         erased: ErasedSubject | None = self.state.get(keys.SUBJECT + subject) if subject else None
         if erased is not None and time_ns <= erased.time_ns:
             after = after.tombstone("erased")
@@ -203,6 +205,8 @@ class RewardStep:
         if data.attributed_from is not None and self.version > 3:
             share = AttributedShare(event.source, feedback_id, data.attributed_from.share)
             before = structs.replace(before, attributed=(*before.attributed, share))
+            if self.version > 4 and data.attributed_from.derived_by is not None:
+                before = structs.replace(before, derived=(*before.derived, (event.source, feedback_id)))
         self._texts.add(interaction_id, feedback, corrected, over)
         if self._owner is not None and feedback.corrected is not None:
             self.owners[keys.correction_key(interaction_id, feedback.corrected)] = self._owner
@@ -333,7 +337,7 @@ class RewardStep:
     ) -> None:
         """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
         scored = after.digest and after.feedback and not after.ended
-        summary = aggregate(after.feedback, partial(bonus_of, self.policy), share_of(after)) if scored else None
+        summary = self._summary(after) if scored else None
         if summary is None:
             if after.outcome is not None:
                 content = self._texts.content(interaction_id)
@@ -351,7 +355,7 @@ class RewardStep:
             self._texts.keep(interaction_id, stored if added is None else (*stored, added), after.feedback)
         if after.ended:
             self._texts.drop_content(interaction_id)
-            after = self._prompt_withdrawn(interaction_id, after)
+            after = self._left(interaction_id, self._prompt_withdrawn(interaction_id, after))
         if after.touched != self.record.now:
             after = structs.replace(after, touched=self.record.now)
         self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(after)
@@ -361,6 +365,21 @@ class RewardStep:
             self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
         if self.version > 3:
             self._tally(labels_of(before, after, self.record.now))
+
+    def _summary(self, case: InteractionState) -> FeedbackSummary | None:
+        if self.version < 5:
+            return aggregate(case.feedback, partial(bonus_of, self.policy), share_of(case))
+        weighing = weighing_of(self.policy, case)
+        if weighing is None:
+            return aggregate(case.feedback, partial(bonus_of, self.policy))
+        return weighed(case.feedback, weighing)
+
+    def _left(self, interaction_id: str, after: InteractionState) -> InteractionState:
+        """The session of an interaction that has ended hears of it, once."""
+        if not after.session:
+            return after
+        self.outputs.append(events.left_session(self.record, interaction_id, after.session, self.event.traceparent))
+        return structs.replace(after, session="")
 
     def _tally(self, counts: Mapping[str, int]) -> None:
         if not self.tallies:
@@ -389,38 +408,46 @@ class RewardStep:
         outcome = outcome_of(self.policy, content, summary, alike)
         if after.outcome is not None and outcome.says(after.outcome):
             return after if alike == after.similarity else structs.replace(after, similarity=alike)
-        fixed = {} if after.bucket else self._first_revision(content)
-        now, revision = self.record.now, after.revision + 1
-        after = structs.replace(after, touched=now, revision=revision, outcome=outcome, similarity=alike, **fixed)
+        bucket, balance, group = (after.bucket, after.balance, after.group) if after.bucket else self._first_revision(content)
+        after = structs.replace(
+            after,
+            touched=self.record.now,
+            revision=after.revision + 1,
+            outcome=outcome,
+            bucket=bucket,
+            balance=balance,
+            group=group,
+            similarity=alike,
+        )
         context = None if content.context is NOTHING else content.context
         tools = None if content.tools is NOTHING else content.tools
         texts: Any = _CONTENT(prompt=content.prompt, output=content.output, target=target, context=context, tools=tools)
         trace = self.event.traceparent or content.traceparent
-        group = after.group if content.prompt_group is None else content.prompt_group
         self.outputs.append(
             events.rewarded(
                 self.record,
                 interaction_id,
                 after,
                 content,
-                group,
+                group if content.prompt_group is None else content.prompt_group,
                 outcome,
                 texts,
                 trace,
                 content.finish_reason,
                 after.principals,
                 maturity_of(after),
+                summary.derived or None,
             )
         )
         return after
 
-    def _first_revision(self, content: InteractionContent) -> dict[str, Any]:
-        """What is fixed at revision 1, bucket, balance and group; the counts of artifact types take this one in."""
+    def _first_revision(self, content: InteractionContent) -> tuple[str, float, str]:
+        """What is fixed at revision 1: bucket, balance and group. The counts of artifact types take this one in."""
         counts = self.state.get(keys.TYPE_COUNTS, TypeCounts({})).by_type
         time_ns = min(content.time_ns, self.record.now * 1_000_000)  # seen from a time ahead, all other counts would be nothing
         self.changes[keys.TYPE_COUNTS] = TypeCounts(count_type(self.policy, counts, content.artifact_type, time_ns))
         balance = balance_of(self.policy, counts, content.artifact_type)
-        return {"bucket": self._bucket_of(content), "balance": balance, "group": group_of(content, self.version)}
+        return self._bucket_of(content), balance, group_of(content, self.version)
 
     def _bucket_of(self, content: InteractionContent) -> str:
         return f"{content.artifact_type}/{self.policy.base_of(content.artifact_type, content.model, content.agent.role)}"
@@ -447,7 +474,7 @@ class RewardStep:
         if before.standing:
             after = structs.replace(after, revision=after.revision + 1)
             self.outputs.append(events.withdrawn(self.record, interaction_id, after, self.event.traceparent))
-        after = self._prompt_withdrawn(interaction_id, after)
+        after = self._left(interaction_id, self._prompt_withdrawn(interaction_id, after))
         self.changes[keys.INTERACTION + interaction_id] = _ENCODER.encode(after)
         self.counters = {"applied": 1}
 

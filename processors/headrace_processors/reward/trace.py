@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ from headrace_processors.reward.formula import (
     terms_of,
 )
 from headrace_processors.reward.policy import RewardPolicy
+from headrace_processors.reward.weighing import UNKNOWN, Weighing, heard_of, weighed, weights_of
 
 
 class RewardTerm(Struct, frozen=True, kw_only=True):
@@ -47,6 +48,8 @@ class VoiceTrace(Struct, frozen=True, kw_only=True):
     speaks: bool
     said: list[tuple[str, str]]
     policy: Mapping[str, Any] = {}
+    weights: tuple[float, float] = (1.0, 1.0)  # of its score and of its kind, beside a whole voice
+    derived: bool = False  # nobody said it
 
 
 class RewardTrace(Struct, frozen=True, kw_only=True):
@@ -69,11 +72,17 @@ def trace_of(
     feedback: Sequence[Statement],
     correction: float | None,
     share: Callable[[Any], float] | None = None,
+    weighing: Weighing | None = None,
 ) -> RewardTrace | None:
     """How `feedback` and its correction become a reward; None when nothing counts. `correction` as of `terms_of`, of the latest
-    corrected output; not asked for without one. `share`: as of `aggregate`."""
-    bonus = partial(bonus_of, policy)
-    summary = aggregate(feedback, bonus, share)
+    corrected output; not asked for without one. `share`: as of `aggregate`;
+    `weighing`: as of `weighed`, since rule version 5."""
+    if weighing is None:
+        bonus: Callable[[Any], float] = partial(bonus_of, policy)
+        summary = aggregate(feedback, bonus, share)
+    else:
+        bonus, feedback = weighing.bonus, heard_of(cast(Any, feedback), weighing)
+        summary = weighed(cast(Any, feedback), weighing)
     if summary is None:
         return None
     correction = None if summary.corrected is None else correction
@@ -81,12 +90,12 @@ def trace_of(
     hard = _difficulty(policy, artifact_type, prompt_chars, context_chars)
     difficulty = hard[-1].total
     terms = terms_of(policy, summary, difficulty, correction)
-    opinion = _opinion(policy, summary, voices)
+    opinion = _opinion(policy, summary, voices, weighing)
     return RewardTrace(
         terms=_reward(policy, opinion, terms, difficulty, correction),
-        quality=_quality(opinion, terms, correction),
+        quality=_quality(opinion, summary, terms, correction),
         difficulty=hard,
-        voices=[_voice(policy, voice) for voice in voices],
+        voices=[_voice(policy, voice, weighing) for voice in voices],
         result=result_of(terms, summary, difficulty, correction),
         summary=summary,
     )
@@ -125,7 +134,9 @@ def _difficulty(policy: RewardPolicy, artifact_type: str, prompt_chars: int, con
     return found
 
 
-def _opinion(policy: RewardPolicy, summary: FeedbackSummary, voices: Sequence[VoiceOpinion[Any]]) -> list[RewardTerm]:
+def _opinion(
+    policy: RewardPolicy, summary: FeedbackSummary, voices: Sequence[VoiceOpinion[Any]], weighing: Weighing | None
+) -> list[RewardTerm]:
     speaking = [voice for voice in voices if voice.speaks]
     count = len(speaking)
     scores = ", ".join("no score" if voice.score is None else f"{voice.score:g}" for voice in speaking[:8])
@@ -133,20 +144,27 @@ def _opinion(policy: RewardPolicy, summary: FeedbackSummary, voices: Sequence[Vo
     more = " …" if count > 8 else ""
     worth: dict[str, Any] = {}
     for voice in speaking:
-        worth |= _worth(policy, voice)
+        worth |= _worth(policy, voice, weighing)
+    mean, over = "mean", f" / {count}"
+    if weighing is not None:
+        weights = [weights_of(voice, weighing)[1] for voice in speaking]
+        bonuses = " + ".join(f"{weight:.4g} × {voice.feedback:g}" for voice, weight in zip(speaking[:8], weights, strict=False))
+        mean, over = "weighed mean", f" / max(1, {math.fsum(weights):.4g})"
     return [
         RewardTerm(
             name="validation",
             adds=summary.validation,
             total=summary.validation,
-            formula=f"mean over {_voices(count)} of tanh((score − 50) / 50): {scores}{more}" if count else "nobody gave a score",
+            formula=f"{mean} over {_voices(count)} of tanh((score − 50) / 50): {scores}{more}"
+            if count
+            else "nobody gave a score",
             policy={},
         ),
         RewardTerm(
             name="feedback",
             adds=summary.feedback,
             total=summary.validation + summary.feedback,
-            formula=f"mean over {_voices(count)} of what a kind is worth: ({bonuses}{more}) / {count}" if count else "no kind",
+            formula=f"{mean} over {_voices(count)} of what a kind is worth: ({bonuses}{more}){over}" if count else "no kind",
             policy=worth,
         ),
     ]
@@ -183,12 +201,16 @@ def _reward(
     return found
 
 
-def _quality(opinion: list[RewardTerm], terms: RewardSums, correction: float | None) -> list[RewardTerm]:
-    squashed = math.tanh(terms.opinion)
-    found = [
-        *opinion,
-        RewardTerm(name="squash", adds=squashed - terms.opinion, total=squashed, formula=f"tanh({terms.opinion:.6g})", policy={}),
-    ]
+def _quality(
+    opinion: list[RewardTerm], summary: FeedbackSummary, terms: RewardSums, correction: float | None
+) -> list[RewardTerm]:
+    heard, found = terms.opinion, list(opinion)
+    if summary.direct is not None:
+        heard = summary.direct
+        formula, line = "of those alone who said something: what was derived is not heard", {"derived_in_quality": False}
+        found.append(RewardTerm(name="derived", adds=heard - terms.opinion, total=heard, formula=formula, policy=line))
+    squashed = math.tanh(heard)
+    found.append(RewardTerm(name="squash", adds=squashed - heard, total=squashed, formula=f"tanh({heard:.6g})", policy={}))
     if correction is not None:
         formula = f"no better than −{correction:.6g}: 1 − similarity of output and corrected output"
         found.append(
@@ -197,7 +219,7 @@ def _quality(opinion: list[RewardTerm], terms: RewardSums, correction: float | N
     return found
 
 
-def _voice(policy: RewardPolicy, voice: VoiceOpinion[Any]) -> VoiceTrace:
+def _voice(policy: RewardPolicy, voice: VoiceOpinion[Any], weighing: Weighing | None) -> VoiceTrace:
     last = voice.records[-1]
     return VoiceTrace(
         principal=last.principal,
@@ -208,15 +230,20 @@ def _voice(policy: RewardPolicy, voice: VoiceOpinion[Any]) -> VoiceTrace:
         feedback=voice.feedback,
         speaks=voice.speaks,
         said=[(record.source, record.feedback_id) for record in voice.records],
-        policy=_worth(policy, voice),
+        policy=_worth(policy, voice, weighing),
+        weights=(1.0, 1.0) if weighing is None or not voice.speaks else weights_of(voice, weighing),
+        derived=weighing is not None and weighing.is_derived(last),
     )
 
 
-def _worth(policy: RewardPolicy, voice: VoiceOpinion[Any]) -> dict[str, Any]:
+def _worth(policy: RewardPolicy, voice: VoiceOpinion[Any], weighing: Weighing | None) -> dict[str, Any]:
     """The line of the policy that says what the kind of a voice is worth."""
     said = voice.kind
     if said is None:
         return {}
+    if weighing is not None and weighing.is_derived(said):
+        row = policy.derived.get(said.kind, UNKNOWN)
+        return {f"derived.{said.kind}.bonus": row.bonus, f"derived.{said.kind}.weight": row.weight}
     if said.kind == PREFERENCE and (said.over or said.under):
         return {"preference": policy.preference}
     return {f"bonus.{said.kind}": policy.bonus.get(said.kind, 0.0)}

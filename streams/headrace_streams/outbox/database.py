@@ -121,7 +121,7 @@ class Database:
             )
             if tables and application != _APPLICATION:
                 raise OutboxError(f"outbox {self.name} is another kind of database")
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=1"):
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=1", "secure_delete=ON"):
                 db.execute(f"PRAGMA {pragma}").fetchall()
             if not tables:
                 db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_FIRST}COMMIT;")
@@ -163,6 +163,12 @@ class Database:
         if ticket.error is not None:
             raise ticket.error
         return ticket.result
+
+    def clear_log(self) -> None:
+        """Lets go of what the write-ahead log still holds of entries that are gone; in the file itself `secure_delete` does that.
+        Where somebody else reads it stays until the next time. Not within a transaction."""
+        with self.lock, contextlib.suppress(sqlite3.Error):
+            self._cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _run(self, group: list[_Ticket]) -> None:
         if self.replaced:

@@ -10,6 +10,7 @@ What waits is for one deployment on one broker, and nobody sends it elsewhere by
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["MAX_BYTES", "MAX_ROWS", "Destination", "Entry", "Outbox", "OutboxErr
 
 MAX_BYTES = 1 << 30
 MAX_ROWS = 1_000_000
+CLEAR_SECONDS = 60.0
 
 
 class Destination(NamedTuple):
@@ -80,6 +82,7 @@ class Outbox:
         self._destination = destination
         self._bound_to: str | None = None  # what the file says, as long as that is us
         self._closed = False
+        self._clears_at = 0.0  # by the monotonic clock
         self._database = join(self.path, self)
         try:
             self._bind(rebind)
@@ -164,11 +167,15 @@ class Outbox:
 
     def delivered(self, entries: Iterable[Entry] = ()) -> None:
         """Forgets what the broker has acknowledged. OutboxError: the file still has it; this process won't send it again, and
-        the next commit that succeeds, or a call without entries, removes it."""
+        the next commit that succeeds, or a call without entries, removes it. When nothing waits, no byte of what was there stays
+        in the file; this is seen to once in CLEAR_SECONDS, and when it is closed."""
         with self._reading() as database:
             database.acknowledged |= {entry.seq: entry.size for entry in entries}
         while database.acknowledged:
             self._commit(lambda: None)
+        if not database.entries and time.monotonic() >= self._clears_at:
+            self._clears_at = time.monotonic() + CLEAR_SECONDS
+            database.clear_log()
 
     @property
     def unwritten(self) -> int:

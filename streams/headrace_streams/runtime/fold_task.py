@@ -21,17 +21,17 @@ from headrace_schemas.codec import encode
 from headrace_schemas.topics import may_grow
 from headrace_streams.runtime.fold_runner import FoldRunner
 from headrace_streams.runtime.journal import Ends
+from headrace_streams.runtime.micro_batch import BATCH_RECORDS, MicroBatch
 from headrace_streams.runtime.pace import Pace
 from headrace_streams.runtime.provenance import origin_without_input
 from headrace_streams.runtime.sealing import KeyMissing, is_sealed_state
 from headrace_streams.runtime.session import Session
 from headrace_streams.runtime.stage import Fold, Stage, StoredRecord
 from headrace_streams.runtime.status import GAUGED_BUCKETS, TaskReport
-from headrace_streams.runtime.step import SURROUNDINGS, Processed, Produced
+from headrace_streams.runtime.step import SURROUNDINGS, Produced
 from headrace_streams.runtime.task_keys import TaskKeys
 from headrace_streams.settings import Settings
 
-BATCH_RECORDS = 2000
 BATCH_SECONDS = 0.05
 # While much is waiting, a record waits for those before it and not for its transaction, and each of these costs the same.
 BEHIND_SECONDS = 0.25
@@ -39,7 +39,6 @@ LINGER_SECONDS = 0.005  # between two transactions, the least
 # A step that takes longer than a transaction may would have the one under way given up, and at every new start again.
 AHEAD_SECONDS = 3.0  # after its start a task does not fold ahead
 FOLD_SECONDS = 0.01  # of folding before other tasks get a turn: batches folded in slices take turns, and all are late
-BATCH_BYTES = 4 * 1024 * 1024  # of outputs and state, before a transaction is closed early
 BEHIND_RECORDS = 500  # of one fetch: there will be more
 POLL_MS = 500
 TICK_SECONDS = 60.0
@@ -48,39 +47,6 @@ OVERDUE_KEYS = 1000  # whose deadlines have passed, in one go
 FROZEN_VALUES = 10_000
 LOAD_CHUNK = 2000  # state values decoded before other tasks get a turn
 _pace = Pace(time.time)  # of this process
-
-
-class MicroBatch:
-    """What records that were folded and are not committed write: outputs, and changed state in changelog form."""
-
-    def __init__(self) -> None:
-        self.produced: list[Produced] = []
-        self.changes: dict[str, bytes | None] = {}
-        self.append_times: list[int] = []  # in ms, of the records
-        self.records = self.size = 0
-        self.began = time.monotonic()
-
-    def add(self, append_ms: int, processed: Processed) -> None:
-        """One record's doing."""
-        self.append_times.append(append_ms)
-        if not self.records:
-            self.began = time.monotonic()
-        self.records += 1
-        produced, dumped, size = processed.produced, processed.dumped, self.size
-        if produced:
-            self.produced += produced
-            for item in produced:
-                size += len(item.value)
-        if dumped:
-            self.changes.update(dumped)
-            for data in dumped.values():
-                if data is not None:
-                    size += len(data)
-        self.size = size
-
-    @property
-    def full(self) -> bool:
-        return self.records >= BATCH_RECORDS or self.size >= BATCH_BYTES
 
 
 class FoldTask:
@@ -291,14 +257,10 @@ class FoldTask:
     def _fold_some(self, batch: MicroBatch) -> None:
         """Folds until others should have a turn."""
         until = time.monotonic() + FOLD_SECONDS
-        while self._backlog and not batch.full:
+        while self._backlog and not batch.full and time.monotonic() < until:
             if not self._shown:
                 self._shown = self._runner.look_ahead(self._backlog)
-            self._shown -= 1
-            record = self._backlog.popleft()
-            batch.add(record.timestamp, self._runner.run(record))
-            if time.monotonic() >= until:
-                break
+            self._shown -= self._runner.fold_into(batch, self._backlog, self._shown, until)
 
     async def _land(self) -> None:
         """Waits for the transaction under way, if there is one."""

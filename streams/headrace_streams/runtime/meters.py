@@ -53,7 +53,7 @@ class StageMeter:
     def committed(self, seconds: float, produced: Iterable[Produced]) -> None:
         """A transaction that took effect."""
         self.commits.observe(seconds)
-        for topic, count in Counter(item.topic for item in produced).items():
+        for topic, count in Counter([item.topic for item in produced]).items():
             self.outputs[topic] += count
             if topic == "dead-letters":
                 for item in produced:

@@ -29,7 +29,7 @@ _ROOM = 64 * 1024  # that the broker's own limit leaves for key and headers
 DERIVED_LIMIT = 8 * MIB - _ROOM  # bytes of a value that we write, where the topic takes it
 STATE_LIMIT = DERIVED_LIMIT
 CARRIED_SURELY = MIB  # bytes of a record that fit into a dead letter in any case, headers written as JSON and all
-_LIMITS = {topic.name: min(DERIVED_LIMIT, topic.max_bytes - _ROOM) for topic in TOPICS}
+LIMITS = {topic.name: min(DERIVED_LIMIT, topic.max_bytes - _ROOM) for topic in TOPICS}
 
 
 SURROUNDINGS = (OSError, MemoryError, ImportError)
@@ -70,7 +70,7 @@ class Processed(NamedTuple):
 
 
 # A tuple's own constructor: named ones have another around it, in Python, which costs each record 1.5 us in all.
-_produced: Callable[[tuple[Any, ...]], Produced] = partial(tuple.__new__, Produced)
+made: Callable[[tuple[Any, ...]], Produced] = partial(tuple.__new__, Produced)
 _processed: Callable[[tuple[Any, ...]], Processed] = partial(tuple.__new__, Processed)
 _provenance: Callable[[tuple[Any, ...]], Provenance] = partial(tuple.__new__, Provenance)
 
@@ -82,7 +82,7 @@ def dead_letter(stage: str, record: Record, error: RecordError) -> Write:
     # A header costs what is around it too: a million empty ones are a few bytes for a publisher and ten million as JSON.
     headers = sum(2 + len(name.encode()) + len(value or b"") for name, value in record.headers)
     size = len(record.key or b"") + len(record.value or b"") + headers
-    if size > CARRIED_SURELY and _letter_bytes(stage, record, error) > _LIMITS["dead-letters"]:
+    if size > CARRIED_SURELY and _letter_bytes(stage, record, error) > LIMITS["dead-letters"]:
         message = f"{error.message} (record of {size} bytes not carried)"
         record, error = bare, RecordError(code=error.code, message=message, field=error.field)
     elif isinstance(record.value, UnreadValue):
@@ -138,7 +138,7 @@ def address(
         value = said if isinstance(said, bytes) else encode(said)
         if owner:
             value = _seal(sealing, owner, value)
-        limit = _LIMITS.get(topic, DERIVED_LIMIT)
+        limit = LIMITS.get(topic, DERIVED_LIMIT)
         if len(value) > limit:
             raise ValueError(f"output to {topic} has {len(value)} bytes, more than {limit}")
         key = name.encode()
@@ -146,7 +146,7 @@ def address(
         for partition in range(count) if everywhere else (partition_for(key, count),):
             source = _provenance((stage, record.topic, record.partition, record.offset, len(produced)))
             written = headers(source)
-            produced.append(_produced((topic, partition, key, value, (*written, sealed_header(owner)) if owner else written)))
+            produced.append(made((topic, partition, key, value, (*written, sealed_header(owner)) if owner else written)))
     return produced
 
 
@@ -208,28 +208,38 @@ def process(
     headers: HeaderForm = origin,
     sealing: Sealing | None = None,
     owners: Mapping[str, str] = NO_OWNERS,
+    said: Step | None = None,
 ) -> Processed:
-    """Runs `fold` on one record. An exception of the fold, or an output or state value over its limit, becomes a dead letter
-    (`stage_error`) with state unchanged: nothing bad stops the stream. What the surroundings lack (memory, descriptors, disk, a
-    module) is no record's fault and would be another verdict in a replay: SurroundingsFailed; nor is a key that
-    it needs, and that is not there: KeyMissing. `partitions`: short topic name -> count; `owners`: of state values that are
-    sealed already."""
+    """Runs `fold` on one record, or takes what it has `said` of it. An exception of the fold, or an output or state value over
+    its limit, becomes a dead letter (`stage_error`) with state unchanged: nothing bad stops the stream. What the surroundings
+    lack (memory, descriptors, disk, a module) is no record's fault and would be another verdict in a replay: SurroundingsFailed;
+    nor is a key that it needs, and that is not there: KeyMissing. `partitions`: short topic name -> count; `owners`: of state
+    values that are sealed already."""
     try:
-        step = _unread(stage, record) if isinstance(record.value, UnreadValue) else fold.step(state, record)
+        if said is not None:
+            step = said
+        else:
+            step = _unread(stage, record) if isinstance(record.value, UnreadValue) else fold.step(state, record)
         changes = step.changes
         produced = address(stage, record, step, partitions, headers, sealing)
         owned = _owners_of(changes, step.owners, owners) if step.owners or owners else NO_OWNERS
         dumped = dump(fold, changes, owned, sealing) if changes else {}
         return _processed((produced, changes, dumped, {"in": 1, **step.counters}, owned))
-    except KeyMissing:
-        raise
-    except SURROUNDINGS as error:
-        raise SurroundingsFailed(f"{stage} at {record.coordinates}: {type(error).__name__}: {error}") from error
     except Exception as error:  # the whole point: whatever one record does to a fold, the next one must not notice
-        quoted = "(a sealed record: what it says is not told)" if isinstance(record.value, Opened) else error
-        message = f"{type(error).__name__}: {quoted}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
-        reason = RecordError(code="stage_error", message=message)
-        return refused(stage, record, reason, partitions, headers)
+        return failed(stage, record, error, partitions, headers)
+
+
+def failed(
+    stage: str, record: Record, error: Exception, partitions: Mapping[str, int], headers: HeaderForm = origin
+) -> Processed:
+    """What becomes of a record at which a fold, or what it wrote, came to `error`. Raises as `process`."""
+    if isinstance(error, KeyMissing):
+        raise error
+    if isinstance(error, SURROUNDINGS):
+        raise SurroundingsFailed(f"{stage} at {record.coordinates}: {type(error).__name__}: {error}") from error
+    quoted = "(a sealed record: what it says is not told)" if isinstance(record.value, Opened) else error
+    message = f"{type(error).__name__}: {quoted}"[:2000].encode(errors="replace").decode()  # whatever it quotes, it is text
+    return refused(stage, record, RecordError(code="stage_error", message=message), partitions, headers)
 
 
 def refused(

@@ -7,6 +7,7 @@ they claim is checked by verify, and who may write at all by the broker (`headra
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from headrace_schemas.derived import RecordError
 from headrace_schemas.topics import ANYBODY, BY_NAME, TOPICS, Topic
@@ -24,7 +25,19 @@ def _common(topic: Topic) -> re.Pattern[bytes]:
     return re.compile(rb"(?:%b)/[^/\x80-\xff]*/%b/%b/%b" % (stages, _NUMBER, _NUMBER, _NUMBER))
 
 
-_COMMON = {topic.name: _common(topic).fullmatch for topic in TOPICS if ANYBODY not in topic.writers}
+_COMMON: dict[str, Callable[[bytes], object]] = {
+    topic.name: _common(topic).fullmatch for topic in TOPICS if ANYBODY not in topic.writers
+}
+
+
+def anybody_may_write(topic: str) -> bool:
+    """Whether `refusal` never says anything."""
+    return topic not in _COMMON
+
+
+def is_common(topic: str, later: tuple[str, ...] = ()) -> Callable[[bytes], object] | None:
+    """Says of the origin in a record's headers whether it is as nearly all of `topic` are, and no reason for a `refusal`."""
+    return None if later else _COMMON.get(topic)
 
 
 def refusal(topic: str, value: bytes | None, headers: Headers, later: tuple[str, ...] = ()) -> RecordError | None:

@@ -87,6 +87,10 @@ class Keyring:
     def belongs(self, owner: str, of: str) -> bool:
         return owner in self._belonging.get(of, ())
 
+    def belonging(self, of: str) -> list[str]:
+        """Owners that belong to an owner."""
+        return list(self._belonging.get(of, ()))
+
     def mark(self, subject: str) -> int:
         """Event time in ns up to which a subject is erased; -1: it never was."""
         return self._marks.get(subject, -1)

@@ -50,6 +50,16 @@ class TokenRow(NamedTuple):
     def length(self) -> int:
         return len(self.prompt) + len(self.completion)
 
+    @property
+    def padded(self) -> int:
+        """Its tokens, as it is the only row."""
+        return self.length
+
+    @property
+    def size(self) -> int:
+        """What it counts in a loss, beside its weight: its completion tokens."""
+        return len(self.completion)
+
 
 class TokenisedExample(NamedTuple):
     """A row together with the example it was made from. `shortened`: what did not fit, the head of the prompt (`prompt`) or the

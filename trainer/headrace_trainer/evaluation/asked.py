@@ -10,6 +10,7 @@ from msgspec import structs
 
 from headrace_trainer.data.rows import RowTokeniser, RowUnfit, TokenisedExample, UnfitExample
 from headrace_trainer.suites import Suite
+from headrace_trainer.suites.check import Check
 
 
 class AskedRows(NamedTuple):
@@ -28,6 +29,10 @@ class AskedRows(NamedTuple):
         drawn = {row.example.prompt_group for row in self.rows if row.drawn}
         return [number for number, row in enumerate(self.rows) if row.drawn or row.example.prompt_group not in drawn]
 
+    def check_of(self, number: int) -> Check | None:
+        """How the answer to a row is checked, if it is a task that says so itself."""
+        return None if self.suite is None else self.suite.task_of(self.rows[number].example).check
+
 
 def suite_rows(suite: Suite, bucket: str, tokeniser: RowTokeniser, *, needs_reference: bool = False) -> AskedRows:
     """The tasks of a suite for the base of `bucket`; one without a reference is asked, and has no loss, unless who grades
@@ -35,7 +40,7 @@ def suite_rows(suite: Suite, bucket: str, tokeniser: RowTokeniser, *, needs_refe
     rows: list[TokenisedExample] = []
     unfit: list[UnfitExample] = []
     for task, example in zip(suite.tasks, suite.examples(bucket), strict=True):
-        if task.reference is None and needs_reference:
+        if task.reference is None and task.check is None and needs_reference:
             unfit.append(UnfitExample(example, "needs_reference"))
             continue
         try:

@@ -57,6 +57,7 @@ def evaluate(
     heads: AskedHeads = AskedHeads(),
     requirements: Sequence[RequirementPolicy] = (),
     grader: Grader | None = None,
+    checker: Grader | None = None,
     precision: Precision = "fp32",
     batch_tokens: int = 8192,
     seed: int = 0,
@@ -66,7 +67,8 @@ def evaluate(
 ) -> EvaluationReport:
     """`model` is a PeftModel with the candidate as adapter `default` and, unless the base is served, `incumbent`, and with those
     that `heads` names. `pool`: the test rows, those that the base can't be asked, for the samples, and wrong answers to their
-    prompts, for margins, where grades don't count. `suites`: asked beside the test rows, and no part of the comparison.
+    prompts, for margins, where grades don't count. `suites`: asked beside the test rows, and no part of the comparison;
+    `checker`: who grades those of their tasks that have checks of their own.
     `self_graded`: why grades say nothing about the candidate. `window`: rows of the train side that neither the earlier heads nor
     what is served can know: where losses count they are evidence for those heads, and for nobody else.
 
@@ -92,10 +94,10 @@ def evaluate(
         gain = bootstrap(np.subtract(found[INCUMBENT], found[CANDIDATE]).tolist(), policy.resamples, seed, groups)
     comparison = Comparison(loss_gain=Gain(value=gain.value, low=gain.low, high=gain.high), n=len(groups))
     generates = policy.generate == "always" or (policy.generate == "passable" and gain.low > 0)
-    if grader is not None and generates:
+    if generates and not (grader is None and checker is None):
         for side, adapter in adapters.items():  # the alarm after a promotion hears losses only
-            scores[side] = _graded(model, adapter, asked, scores[side], base, policy, precision, seed, grader)
-        if tests:
+            scores[side] = _graded(model, adapter, asked, scores[side], base, policy, precision, seed, (grader, checker))
+        if tests and grader is not None:
             comparison = _with_wins(comparison, scores[CANDIDATE][0].given, scores[INCUMBENT][0].given)
     pass_mark = grader.policy.pass_mark if grader is not None else 100.0
     measured = {side: _measures(asked, scores[side], pass_mark, policy, seed) for side in (CANDIDATE, INCUMBENT)}
@@ -142,6 +144,17 @@ def evaluate(
     )  # fmt: skip
 
 
+def without_loss_gains(report: EvaluationReport) -> EvaluationReport:
+    """For an objective that makes good answers likelier than bad ones, not likelier: whoever held their loss against it would
+    take learning for harm."""
+
+    def cleared(groups: Sequence[GroupResult]) -> list[GroupResult]:
+        return [replace(group, loss_gain=None) for group in groups]
+
+    heads = tuple(replace(head, groups=cleared(head.groups)) for head in report.heads)
+    return replace(report, heads=heads, watched=None if report.watched is None else tuple(cleared(report.watched)))
+
+
 def _losses(
     model: Any, adapter: str | None, asked: Sequence[AskedRows], base: Base, batch_tokens: int, precision: Precision
 ) -> list[RowMeasures]:
@@ -168,22 +181,37 @@ def _graded(
     policy: EvaluationPolicy,
     precision: Precision,
     seed: int,
-    grader: Grader,
+    graders: tuple[Grader | None, Grader | None],
 ) -> list[RowMeasures]:
-    """The same with the answers that the model gives now, and their grades."""
+    """The same with the answers that the model gives now, and their grades: by the first of `graders`, or by the second where a
+    task has a check of its own. What nobody grades is not asked."""
     if not any(each.rows for each in asked):
         return list(scores)
+    judged = [{n: who for n in each.graded if (who := _who(each, n, *graders)) is not None} for each in asked]
     with serving(model, adapter):
-        made = [generate(model, [each.rows[n].row for n in each.graded], base, policy, precision, seed) for each in asked]
+        made = [
+            generate(model, [each.rows[n].row for n in numbers], base, policy, precision, seed) if numbers else []
+            for each, numbers in zip(asked, judged, strict=True)
+        ]
     graded = []
-    for each, given, known in zip(asked, made, scores, strict=True):
-        answers = dict(zip(each.graded, given, strict=True))
-        grades = {number: grader.grade(answer, each.rows[number].example) for number, answer in answers.items()}
+    for each, judges, given, known in zip(asked, judged, made, scores, strict=True):
+        if not judges:
+            graded.append(known)
+            continue
+        answers = dict(zip(judges, given, strict=True))
+        grades = {
+            number: judges[number].grade(answer, each.rows[number].example, each.check_of(number))
+            for number, answer in answers.items()
+        }
         numbers = range(len(each.rows))
         values = [grades[n].value if n in grades else None for n in numbers]
         reasons = [grades[n].reason if n in grades else None for n in numbers]
         graded.append(known._replace(grades=values, answers=[answers.get(n) for n in numbers], ungraded=reasons))
     return graded
+
+
+def _who(asked: AskedRows, number: int, grader: Grader | None, checker: Grader | None) -> Grader | None:
+    return grader if asked.check_of(number) is None else checker
 
 
 def _finite(loss: float) -> float:
@@ -196,7 +224,7 @@ def _measures(
     """Metrics of a side; those of a suite with its name before them."""
     measured: dict[str, Measure] = {}
     for each, found in zip(asked, scores, strict=True):
-        groups = [each.rows[number].example.prompt_group for number in each.graded]
+        groups = [each.rows[number].example.prompt_group for number in found.answered]
         scored = [test.example.prompt_group for test in each.rows if test.scored]
         prefix = "" if each.suite is None else f"{each.suite.name}."
         if scored:

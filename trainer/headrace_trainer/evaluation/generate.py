@@ -49,12 +49,19 @@ def _adapted(model: Any) -> list[tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def generate(
-    model: Any, rows: Sequence[TokenRow], base: Base, policy: EvaluationPolicy, precision: Precision, seed: int = 0
+    model: Any,
+    rows: Sequence[TokenRow],
+    base: Base,
+    policy: EvaluationPolicy,
+    precision: Precision,
+    seed: int = 0,
+    streamer: Any = None,
 ) -> list[str]:
     """Answers to the prompts of `rows`, in their order, without special tokens, by the settings of `policy` alone: each has its
-    room, whatever the references are, as far as the model reaches."""
+    room, whatever the references are, as far as the model reaches. `model`: with adapters or a base; `streamer`: is told each
+    token of a single row."""
     model.eval()
-    causal = model.get_base_model()
+    causal = getattr(model, "get_base_model", lambda: model)()
     stops = sorted(stop_ids(base.tokenizer, causal))
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].prompt))
     texts: dict[int, str] = {}
@@ -65,7 +72,7 @@ def generate(
         while start < len(order):
             chosen = order[start : start + size]
             try:
-                made = _answers(causal, [rows[index] for index in chosen], base, policy, precision, stops)
+                made = _answers(causal, [rows[index] for index in chosen], base, policy, precision, stops, streamer)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if size == 1 or not out_of_memory(error):
                     raise
@@ -87,7 +94,13 @@ def _settings(causal: Any) -> Iterator[None]:
 
 
 def _answers(
-    causal: Any, rows: Sequence[TokenRow], base: Base, policy: EvaluationPolicy, precision: Precision, stops: Sequence[int]
+    causal: Any,
+    rows: Sequence[TokenRow],
+    base: Base,
+    policy: EvaluationPolicy,
+    precision: Precision,
+    stops: Sequence[int],
+    streamer: Any = None,
 ) -> list[str]:
     width = max(len(row.prompt) for row in rows)
     room = policy.max_new_tokens if base.positions is None else max(1, min(policy.max_new_tokens, base.positions - width))
@@ -101,5 +114,5 @@ def _answers(
     mask = [[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows]
     inputs = {"input_ids": torch.tensor(padded, device=base.device), "attention_mask": torch.tensor(mask, device=base.device)}
     with autocast(base.device, precision):
-        outputs = causal.generate(**inputs, generation_config=config)
+        outputs = causal.generate(**inputs, generation_config=config, streamer=streamer)
     return list(base.tokenizer.batch_decode(outputs[:, width:], skip_special_tokens=True))

@@ -26,6 +26,7 @@ import orjson
 from headrace_schemas.derived import Example
 from headrace_schemas.root_error import USAGE, HeadraceError
 from headrace_trainer.policy import GraderPolicy
+from headrace_trainer.suites.check import Check
 
 GROUP = "headrace.graders"
 CHILD = ("-m", "headrace_trainer.evaluation.grader_child")
@@ -78,11 +79,13 @@ class Grader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def grade(self, output: str, example: Example) -> Grade:
-        """GraderMissing only when the grader cannot even be loaded, or not be isolated where the policy requires it."""
+    def grade(self, output: str, example: Example, check: Check | None = None) -> Grade:
+        """GraderMissing only when the grader cannot even be loaded, or not be isolated where the policy requires it. `check`: of
+        a suite's task, which the grader of checks is told instead of the example."""
         if self._child is None:
             self._start()
-        request = {"prompt": example.content.prompt, "output": output, "example": example}
+        told: Any = example if check is None else {"check": check.model_dump(mode="json", exclude_none=True)}
+        request = {"prompt": example.content.prompt, "output": output, "example": told}
         answer = self._ask(msgspec.json.encode(request) + b"\n", self.policy.seconds + _ROW_SECONDS)
         if answer is None:
             return self._failed("lost", self._stop(f"no answer within {self.policy.seconds:g} s"))

@@ -31,6 +31,11 @@ class RowMeasures(NamedTuple):
         return [loss for loss in self.losses if loss is not None]
 
     @property
+    def answered(self) -> list[int]:
+        """Numbers of the rows whose answers were graded."""
+        return [number for number, grade in enumerate(self.grades or ()) if grade is not None]
+
+    @property
     def given(self) -> list[float]:
         """The grades of the answers that were asked for."""
         return [grade for grade in self.grades or () if grade is not None]

@@ -15,7 +15,7 @@ from headrace_streams.adapter_files import StoreError
 
 Cause = Literal["batch", "surroundings", "unknown"]
 
-_BATCH = ("MemberRefused", "AdapterInvalid")  # the pins of a run name its layers and its parent
+_BATCH = ("MemberRefused", "AdapterInvalid", "RowsMissing", "TeacherRefused")  # the pins of a run name its layers and its parent
 _SURROUNDINGS = ("BaseMissing", "GraderMissing", "OutOfMemoryError", "AcceleratorError")
 # What torch and the drivers under it raise as a plain RuntimeError.
 _WORDS = ("out of memory", "can't allocate memory", "cuda error", "cudnn error", "cublas", "nccl", "no space left on device")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,20 @@ from headrace_streams.file_lock import locked
 from headrace_trainer.data.members import key_of, verify
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenisedMembers, UnfitExample
 from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
-from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate
+from headrace_trainer.evaluation.checks import CHECKS
+from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate, without_loss_gains
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
+from headrace_trainer.job.parts import Part, train_parts
 from headrace_trainer.job.ranks import learn_in_ranks
-from headrace_trainer.learning.loop import OnProgress, train
+from headrace_trainer.learning.loop import OnProgress
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base, within_positions
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
 from headrace_trainer.model.sharding import ALONE, Ranks, shard
 from headrace_trainer.model.stops import stop_ids, stop_troubles
+from headrace_trainer.objectives.loss import Loss
+from headrace_trainer.objectives.table import OBJECTIVES
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import (
     Counts,
@@ -46,6 +51,7 @@ from headrace_trainer.spec import (
     JobResult,
     JobSpec,
     SamplesFile,
+    TeacherSpec,
     TrainingOutcome,
     TrainingResult,
 )
@@ -81,7 +87,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
         folder, learnt.rows if learnt else 0, learnt is not None and learnt.warm_started, seconds,
         msgspec.structs.replace(report, samples=()), training, surroundings_of(spec.device, processes=spec.processes),
         lessons.left_out or None, lessons.shortened or None, lessons.notes, samples,
-        optimiser_folder(spec) if learnt and hyper.carry_optimiser else None, lessons.left_out_examples or None,
+        optimiser_folder(spec) if learnt and optimiser_folder(spec).exists() else None, lessons.left_out_examples or None,
     )  # fmt: skip
 
 
@@ -91,25 +97,31 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     lessons = JobRows(spec, hyper)
     base = load(spec, precision) if ranks.size == 1 else load(replace(spec, device="cpu"), precision, spec.device)
     members = run_members(spec.batch, spec.start)
-    rows = [*lessons.tokenised("training", base, members.training), *lessons.tokenised("rehearsal", base, members.rehearsal)]
-    if not rows:
-        raise RowsMissing(f"no row is left to learn from: {counts_text(lessons.left_out) or 'all were withdrawn'}")
-    validated = lessons.tokenised("validation", base, members.validation)
+    examples = [*lessons.tokenised("training", base, members.training), *lessons.tokenised("rehearsal", base, members.rehearsal)]
+    watched = lessons.tokenised("validation", base, members.validation)
+    parts = lessons.parts(base, examples, watched)
     model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.learner or spec.parent)
     if ranks.size > 1:
         shard(model, ranks, spec.device)
         base = replace(base, device=spec.device)
-    training = train(
-        model, base, [example.row for example in rows], [example.row for example in validated], hyper, seed=spec.start.seed,
-        precision=precision, folder=spec.folder, run=_checkpoint_key(spec), checkpoint_seconds=spec.checkpoint_seconds,
-        optimiser_from=spec.optimiser if warm_started and hyper.carry_optimiser else None,
-        optimiser_to=optimiser_folder(spec) if hyper.carry_optimiser else None, on_progress=on_progress, ranks=ranks,
+    carries = hyper.carry_optimiser and not OBJECTIVES[hyper.objective].parts
+    training = train_parts(
+        model, base, parts, hyper, seed=spec.start.seed, precision=precision, folder=spec.folder, run=_checkpoint_key(spec),
+        checkpoint_seconds=spec.checkpoint_seconds, optimiser_from=spec.optimiser if warm_started and carries else None,
+        optimiser_to=optimiser_folder(spec) if carries else None, on_progress=on_progress, ranks=ranks,
+        teacher=None if spec.teacher is None else partial(_load_teacher, spec.teacher, spec.device, precision),
     )  # fmt: skip
     if ranks.first:
         shutil.rmtree(adapter_folder(spec), ignore_errors=True)  # left of a kill: the store takes no half files
     lora.save(model, adapter_folder(spec), _public_name(spec), writes=ranks.first)
     return TrainingOutcome(
-        len(rows), warm_started, training, lessons.left_out, lessons.shortened, tuple(lessons.notes), lessons.left_out_examples
+        sum(len(part.rows) for part in parts),
+        warm_started,
+        training,
+        lessons.left_out,
+        lessons.shortened,
+        tuple(lessons.notes),
+        lessons.left_out_examples,
     )
 
 
@@ -158,6 +170,32 @@ class JobRows:
                 self.notes.append(trouble)
                 log.warning(trouble)
         return made.examples
+
+    def parts(self, base: Base, examples: Sequence[TokenisedExample], watched: Sequence[TokenisedExample]) -> list[Part]:
+        """What the objective makes of the examples that are learnt from and watched; counts what it can't use. A part that has
+        nothing is left out where another has something. RowsMissing when none has."""
+        objective = OBJECTIVES[self._hyper.objective]
+        parts = [
+            Part(loss, self._units("training", loss, base, examples), self._units("validation", loss, base, watched))
+            for loss in objective.losses()
+        ]
+        able = [part for part in parts if part.rows]
+        if not able:
+            needs = "" if objective.name == "sft" else f" ({objective.name} needs {objective.needs})"
+            raise RowsMissing(f"no row is left to learn from: {counts_text(self.left_out) or 'all were withdrawn'}{needs}")
+        if len(able) < len(parts):
+            missing = [name for name, part in zip(objective.parts, parts, strict=True) if not part.rows]
+            self.notes.append(f"{objective.name}: nothing for {', '.join(missing)} ({counts_text(self.left_out)})")
+            log.warning(self.notes[-1])
+        return able
+
+    def _units(self, side: str, loss: Loss, base: Base, examples: Sequence[TokenisedExample]) -> Sequence[Any]:
+        made = loss.units(examples, self._tokeniser(base, judged=False), self._hyper)
+        for reason, ids in made.left_out.items():
+            counts = self.left_out.setdefault(side, {})
+            counts[reason] = counts.get(reason, 0) + len(ids)
+            self.left_out_examples.setdefault(side, {}).setdefault(reason, []).extend(ids)
+        return made.units
 
     def pool(self, base: Base) -> AskedRows:
         """What the candidate is tested on: the test rows and the prompts, and wrong answers to them. MemberRefused."""
@@ -215,6 +253,13 @@ def load(spec: JobSpec, precision: Precision, computes_on: str | None = None) ->
     )  # fmt: skip
 
 
+def _load_teacher(spec: TeacherSpec, device: str, precision: Precision) -> Base:
+    return load_base(
+        spec.weights, device=device, precision=precision, attn_implementation=spec.attn_implementation,
+        trust_remote_code=spec.trust_remote_code, quantisation=spec.quantisation,
+    )  # fmt: skip
+
+
 def _evaluate(
     model: Any,
     base: Base,
@@ -238,13 +283,18 @@ def _evaluate(
     watched = None if spec.start.watched is None else WATCHED if spec.watched is not None else ""
     heads = AskedHeads(spec.batch.base, spec.start.parent_adapter, earlier, watched)
     grades: AbstractContextManager[Grader | None] = nullcontext() if spec.grader is None else Grader(spec.grader)
-    with grades as grader:
+    checked = any(suite.has_checks for suite in spec.suites)
+    checks: AbstractContextManager[Grader | None] = Grader(CHECKS) if checked else nullcontext()
+    by_loss = "loss" in OBJECTIVES[hyper.objective].judged_by
+    policy = spec.evaluation if by_loss else spec.evaluation.model_copy(update={"without_grader": "margin"})
+    with grades as grader, checks as checker:
         report = evaluate(
-            model, base, pool, policy=spec.evaluation, heads=heads, requirements=spec.requirements, grader=grader,
-            precision=precision, batch_tokens=hyper.batch_tokens, seed=spec.start.seed, suites=lessons.suites(base),
-            window=lessons.window(base),
+            model, base, pool, policy=policy, heads=heads, requirements=spec.requirements, grader=grader,
+            checker=checker, precision=precision, batch_tokens=hyper.batch_tokens, seed=spec.start.seed,
+            suites=lessons.suites(base), window=lessons.window(base),
             self_graded=None if spec.grader is None else self_graded(spec.grader, _learnt(spec)),
         )  # fmt: skip
+        report = report if by_loss else without_loss_gains(report)
         return report if grader is None else msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)
 
 

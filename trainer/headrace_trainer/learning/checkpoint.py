@@ -16,6 +16,7 @@ from torch import Tensor
 from headrace_streams import durable_file
 
 NAME = "checkpoint.safetensors"
+PREPARED = "prepared.safetensors"  # what is computed once: it is not written anew with each checkpoint
 
 
 class Checkpoint(NamedTuple):
@@ -23,17 +24,17 @@ class Checkpoint(NamedTuple):
     notes: dict[str, Any]  # JSON-able
 
 
-def write(folder: Path, checkpoint: Checkpoint) -> None:
+def write(folder: Path, checkpoint: Checkpoint, name: str = NAME) -> None:
     """Replaces the checkpoint of `folder`; it is on disk before the old one is gone."""
-    temporary = folder / f"{NAME}.tmp"
+    temporary = folder / f"{name}.tmp"
     save_file(checkpoint.tensors, temporary, metadata={"notes": orjson.dumps(checkpoint.notes).decode()})
-    durable_file.replace(temporary, folder / NAME)
+    durable_file.replace(temporary, folder / name)
 
 
-def read(folder: Path, run: str) -> Checkpoint | None:
+def read(folder: Path, run: str, name: str = NAME) -> Checkpoint | None:
     """The checkpoint in `folder` if there is a whole one whose note `run` is this run's, else None: begin at the beginning."""
     try:
-        with safe_open(folder / NAME, framework="pt") as file:
+        with safe_open(folder / name, framework="pt") as file:
             notes = orjson.loads((file.metadata() or {}).get("notes", "{}"))
             if notes.get("run") != run:
                 return None

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace_trainer.data.rows import TokenRow
 from headrace_trainer.job.failures import out_of_memory
 from headrace_trainer.learning import checkpoint, optimiser_state
 from headrace_trainer.learning.checkpoint import Checkpoint
@@ -26,7 +25,8 @@ from headrace_trainer.model.base import Base
 from headrace_trainer.model.memory import make_activations_twice
 from headrace_trainer.model.precision import Precision
 from headrace_trainer.model.sharding import ALONE, Ranks, as_part_of, for_file, whole
-from headrace_trainer.objectives.sft import accumulate, plan_total, row_losses
+from headrace_trainer.objectives.loss import Computing, Loss, Unit, accumulate, plan_total, unit_losses
+from headrace_trainer.objectives.sft import LOSS as SFT
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress, TrainingResult
 
@@ -142,10 +142,12 @@ class _RunState:
 def train(
     model: Any,
     base: Base,
-    rows: Sequence[TokenRow],
-    validation: Sequence[TokenRow],
+    rows: Sequence[Unit],
+    validation: Sequence[Unit],
     hyper: Hyperparameters,
     *,
+    loss: Loss = SFT,
+    teacher: Callable[[], Base] | None = None,
     seed: int,
     precision: Precision,
     folder: Path | None = None,
@@ -166,6 +168,8 @@ def train(
     """
     if not rows:
         raise ValueError("no rows to train on")
+    computing = Computing(model, base, hyper, precision, hyper.batch_tokens, ranks, teacher)
+    rows, validation = _prepared(loss, computing, rows, validation, folder, run)
     planned = plan_steps([row.length for row in rows], hyper, seed)
     total = plan_total(rows, steps_of_pass(len(rows), hyper.rows_per_step))
     validate_every = max(1, len(planned) // hyper.validations_per_run)
@@ -187,10 +191,9 @@ def train(
     seconds_before, tokens_before = state.seconds, state.tokens
     while state.step < len(planned) and not (validates and hyper.patience and state.stale >= hyper.patience):
         chosen = [rows[index] for index in planned[state.step]]
-        model.train()
         for group in state.optimiser.param_groups:
             group["lr"] = hyper.learning_rate * learning_rate_share(state.step, len(planned), warmup, hyper.final_rate)
-        state.loss = _accumulated(model, chosen, base, state, precision, total)
+        state.loss = _accumulated(loss, computing, chosen, state, total)
         _finite("loss", state.loss, state.step + 1, hyper)
         norm = float(whole(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.max_grad_norm)))
         _finite("gradient norm", norm, state.step + 1, hyper)  # clipping would make NaN of infinity
@@ -204,7 +207,7 @@ def train(
         of_step = {"learning_rate": state.optimiser.param_groups[0]["lr"], "gradient_norm": norm}
         on_progress(JobProgress(state.step, len(planned), state.loss, pace, **of_step))
         if validates and (state.step % validate_every == 0 or state.step == len(planned)):
-            validation_loss = float(np.mean(row_losses(model, validation, base, state.batch_tokens, precision, ranks)))
+            validation_loss = float(np.mean(unit_losses(loss, computing._replace(budget=state.batch_tokens), validation)))
             _finite("validation loss", validation_loss, state.step, hyper)
             state.add_validation(validation_loss)
             on_progress(JobProgress(state.step, len(planned), state.best_loss, pace, "validation", validation_loss, **of_step))
@@ -224,22 +227,38 @@ def train(
     return TrainingResult(state.step, state.loss, best_loss, best_step, state.tokens, state.seconds, state.batch_tokens)
 
 
-def _accumulated(model: Any, rows: Sequence[TokenRow], base: Base, state: _RunState, precision: Precision, total: float) -> float:
+def _prepared(
+    loss: Loss, computing: Computing, rows: Sequence[Unit], validation: Sequence[Unit], folder: Path | None, run: str
+) -> tuple[Sequence[Unit], Sequence[Unit]]:
+    """Rows with what is computed once for a run: by the model as it begins, before any checkpoint is loaded into it."""
+    if loss.prepare is None or loss.with_prepared is None:
+        return rows, validation
+    together = [*rows, *validation]
+    kept = checkpoint.read(folder, run, checkpoint.PREPARED) if folder else None
+    if not computing.ranks.agree(kept is not None) or kept is None:
+        kept = Checkpoint(loss.prepare(computing, together), {"run": run})
+        if folder and computing.ranks.first:
+            checkpoint.write(folder, kept, checkpoint.PREPARED)
+    made = loss.with_prepared(together, kept.tensors)
+    return made[: len(rows)], made[len(rows) :]
+
+
+def _accumulated(loss: Loss, computing: Computing, rows: Sequence[Unit], state: _RunState, total: float) -> float:
     """The gradient of a step. When memory runs out the step is made anew in micro-batches of half as many tokens, and so are all
     later ones, until a row goes alone. One of several processes can't: the others wait for it in the middle of theirs, so the
     run ends."""
     random = state.random()
     while True:
         try:
-            return accumulate(model, rows, base, state.batch_tokens, precision, total, state.ranks)
+            return accumulate(loss, computing._replace(budget=state.batch_tokens), rows, total)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            longest = max(row.length for row in rows)
+            longest = max(row.padded for row in rows)
             if not out_of_memory(error) or state.batch_tokens <= longest or state.ranks.size > 1:
                 raise
             state.batch_tokens = max(longest, min(state.batch_tokens, longest * len(rows)) // 2)
             log.warning("memory ran out at step %d: micro-batches of %d tokens from here on", state.step + 1, state.batch_tokens)
         state.optimiser.zero_grad()  # outside of the handler, whose traceback holds the activations
-        if base.device.startswith("cuda"):
+        if computing.base.device.startswith("cuda"):
             torch.cuda.empty_cache()
         state.restore_random(random)
 

@@ -6,7 +6,7 @@ and their gradient as much again. Of a piece they are made, used and dropped, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 PIECE = 32_000_000  # logits of a piece: 128 MB in float32
 Head = Callable[[Tensor], Tensor]  # [tokens, hidden] -> [tokens, vocabulary]
+OfLogits = Callable[..., Tensor]  # float32 [tokens, vocabulary], and what else is known of each token -> of each token something
 
 
 def token_losses(model: Any, inputs: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
@@ -33,13 +34,18 @@ def token_losses(model: Any, inputs: Tensor, positions: Tensor, targets: Tensor)
 
 def losses_of(model: Any, inputs: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
     """`token_losses` of a model whose weights are here."""
+    return of_logits(model, inputs, positions, _cross_entropy, targets)
+
+
+def of_logits(model: Any, inputs: Tensor, positions: Tensor, compute: OfLogits, *of_tokens: Tensor) -> Tensor:
+    """What `compute` makes of the logits at `positions` of the flattened `inputs`, and of what `of_tokens` say of these."""
     causal = causal_of(model)
     head = find_way(causal)
     if head is None:
         logits = causal(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
-        return _in_pieces(lambda at: logits[at], positions, targets, _vocabulary(causal))
+        return _in_pieces(lambda at: logits[at], positions, compute, of_tokens, vocabulary(causal))
     hidden = _body(causal)(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)[positions]
-    return _in_pieces(head, hidden, targets, _vocabulary(causal))
+    return _in_pieces(head, hidden, compute, of_tokens, vocabulary(causal))
 
 
 def causal_of(model: Any) -> Any:
@@ -47,25 +53,30 @@ def causal_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _in_pieces(head: Head, source: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
-    size = max(1, PIECE // vocabulary)
-    if len(targets) <= size:
-        return _losses(head, source, targets)
+def _in_pieces(head: Head, source: Tensor, compute: OfLogits, of_tokens: Sequence[Tensor], width: int) -> Tensor:
+    size = max(1, PIECE // width)
+    if len(source) <= size:
+        return _computed(head, source, compute, *of_tokens)
     pieces = []
-    for start in range(0, len(targets), size):
-        piece, wanted = source[start : start + size], targets[start : start + size]
+    for start in range(0, len(source), size):
+        piece, known = source[start : start + size], [each[start : start + size] for each in of_tokens]
         if torch.is_grad_enabled():
-            pieces.append(checkpoint(_losses, head, piece, wanted, use_reentrant=False))
+            pieces.append(checkpoint(_computed, head, piece, compute, *known, use_reentrant=False))
         else:
-            pieces.append(_losses(head, piece, wanted))
+            pieces.append(_computed(head, piece, compute, *known))
     return torch.cat(pieces)
 
 
-def _losses(head: Head, source: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(head(source).float(), targets, reduction="none")
+def _computed(head: Head, source: Tensor, compute: OfLogits, *of_tokens: Tensor) -> Tensor:
+    return compute(head(source).float(), *of_tokens)
 
 
-def _vocabulary(causal: Any) -> int:
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def vocabulary(causal: Any) -> int:
+    """Logits of a token."""
     return int(causal.config.get_text_config().vocab_size)
 
 
@@ -142,7 +153,7 @@ def _is_exact(causal: Any, head: Callable[[Any, Tensor], Tensor]) -> bool:
     causal.eval()
     try:
         with torch.autocast(causal.device.type, enabled=False):
-            probe = torch.arange(1, 9, device=causal.device)[None] % _vocabulary(causal)
+            probe = torch.arange(1, 9, device=causal.device)[None] % vocabulary(causal)
             ours = head(causal, body(input_ids=probe, use_cache=False).last_hidden_state[0])
             whole = causal(input_ids=probe, use_cache=False).logits[0]
             return ours.shape == whole.shape and torch.allclose(ours, whole, rtol=1e-3, atol=1e-4)

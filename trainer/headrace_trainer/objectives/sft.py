@@ -1,22 +1,23 @@
-"""Supervised fine-tuning: the weighted loss over completion tokens, in micro-batches of like length. Knows a model, no steps.
+"""Supervised fine-tuning: the weighted loss over the completion tokens of good answers. Knows rows and a model, no steps.
 
 Rows are right-padded and go through without an attention mask: attention is causal, so nothing real sees the padding.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from headrace_trainer.data.rows import TokenRow
+from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenRow
 from headrace_trainer.model import head
 from headrace_trainer.model.base import Base
-from headrace_trainer.model.precision import Precision, autocast
+from headrace_trainer.model.precision import Precision
 from headrace_trainer.model.sharding import ALONE, Ranks
+from headrace_trainer.objectives.loss import Computing, Loss, Terms, Units, unit_losses
+from headrace_trainer.policy import Hyperparameters
 
 
 class CollatedBatch(NamedTuple):
@@ -54,70 +55,36 @@ def token_losses(model: Any, batch: CollatedBatch) -> Tensor:
     return head.token_losses(model, batch.inputs, batch.positions, batch.targets)
 
 
-def split_by_tokens(rows: Sequence[TokenRow], budget: int) -> list[list[TokenRow]]:
-    """Micro-batches of neighbours in length, each at most `budget` padded tokens (a longer row goes alone)."""
-    batches: list[list[TokenRow]] = []
-    for row in sorted(rows, key=lambda row: row.length):
-        if batches and (len(batches[-1]) + 1) * row.length <= budget:  # the newest is the longest
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+def units(examples: Sequence[TokenisedExample], tokeniser: RowTokeniser, hyper: Hyperparameters) -> Units:
+    """The rows of good answers."""
+    return Units([example.row for example in examples if example.scored])
 
 
-def passes_of(rows: Sequence[TokenRow], budget: int, ranks: Ranks) -> list[list[TokenRow]]:
-    """The micro-batches of this process. Each has as many as the others: where it has no rows left it goes through with the
-    shortest, which counts for nothing."""
-    ordered = sorted(rows, key=lambda row: row.length)
-    shares = [split_by_tokens(ordered[rank :: ranks.size], budget) for rank in range(ranks.size)]
-    idle = [[ordered[0]._replace(weight=0.0)]] * (max(map(len, shares)) - len(shares[ranks.rank]))
-    return shares[ranks.rank] + idle
+def terms(computing: Computing, rows: Sequence[TokenRow], constant: float) -> Terms:
+    """`nllᵢₜ` of each completion token t of each row i; a row's size is its completion tokens."""
+    batch = collate(rows, computing.base.pad, computing.base.device)
+    return Terms(token_losses(computing.model, batch), batch.rows)
 
 
-def plan_total(rows: Sequence[TokenRow], steps: int) -> float:
-    """What every step's loss is divided by, the same for the whole plan: the mean over the `steps` of a pass of `Σ wᵢ·nᵢ`, nᵢ
-    completion tokens of row i. In float64: weights of old rows are far below what float32 holds. ArithmeticError when they add
-    up to nothing."""
-    total = math.fsum(row.weight * len(row.completion) for row in rows) / steps
-    if not (math.isfinite(total) and total > 0):
-        raise ArithmeticError(f"the weights of {len(rows)} rows add up to {total}: there is nothing to learn from")
-    return total
+LOSS = Loss(units=units, terms=terms)
 
 
-def accumulate(
-    model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision, total: float, ranks: Ranks = ALONE
-) -> float:
-    """Adds the gradient of one optimiser step's loss: `Σ wᵢ·nllᵢₜ / total` over all completion tokens t of all rows i, with
-    `total` of `plan_total` (docs/algorithms.md, Training), however many micro-batches and processes it takes. Returns the
-    weighted mean loss of the step in nats per completion token, for people."""
-    loss = 0.0
-    for micro in passes_of(rows, budget, ranks):
-        batch = collate(micro, base.pad, base.device)
-        weights = torch.tensor([row.weight / total for row in micro], dtype=torch.float32, device=base.device)[batch.rows]
-        with autocast(base.device, precision):
-            part = (token_losses(model, batch) * weights).sum()
-        torch.autograd.backward(part * ranks.size)  # the shares of a gradient are averaged
-        loss += float(part.detach())
-    (loss,) = ranks.sums([loss])
-    return loss * total / (math.fsum(row.weight * len(row.completion) for row in rows) or total)
+def summed_losses(computing: Computing, rows: Sequence[TokenRow]) -> Tensor:
+    """Negative log-likelihood in nats of each whole completion, fp32."""
+    values, owners = terms(computing, rows, 0.0)
+    return torch.zeros(len(rows), device=values.device).index_add(0, owners, values)
 
 
-@torch.no_grad()
+def log_likelihoods(computing: Computing, rows: Sequence[TokenRow]) -> list[float]:
+    """Log-likelihood in nats of each whole completion, without gradients and with nothing dropped out."""
+    return [-mean * row.size for row, mean in zip(rows, unit_losses(LOSS, computing, rows), strict=True)]
+
+
 def row_losses(
     model: Any, rows: Sequence[TokenRow], base: Base, budget: int, precision: Precision, ranks: Ranks = ALONE
 ) -> list[float]:
     """Mean loss per completion token of each row, in nats, in the order of `rows`; weights play no part."""
-    if not rows:
-        return []
-    model.eval()
-    means = [0.0] * len(rows)
-    indexed = [row._replace(example_id=str(index), weight=1.0) for index, row in enumerate(rows)]
-    for micro in passes_of(indexed, budget, ranks):
-        batch = collate(micro, base.pad, base.device)
-        with autocast(base.device, precision):
-            losses = token_losses(model, batch)
-        sums = torch.zeros(len(micro), device=losses.device).index_add_(0, batch.rows, losses)
-        for at, row in enumerate(micro):
-            if row.weight:
-                means[int(row.example_id)] = float(sums[at]) / len(row.completion)
-    return ranks.sums(means)
+    return unit_losses(LOSS, Computing(model, base, _PLAIN, precision, budget, ranks), rows)
+
+
+_PLAIN = Hyperparameters()

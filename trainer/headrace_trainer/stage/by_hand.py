@@ -59,11 +59,15 @@ async def train_batch(settings: Settings, batch_id: str, device: str, show: Prin
     base = await context.base_of(origin.batch.base, _tell(show))
     start = await catalogue.started(context.reader, origin.batch.bucket, batch_id)
     known = Catalogue(context.reader, origin.record.partition)
+    name = context.teacher_of(origin.batch.bucket, start)
+    teacher = None if name is None else await context.base_of(name, _tell(show))
     if start is None:
-        start, _ = await context.choose_pins(origin, known, base)
+        start, _ = await context.choose_pins(origin, known, base, teacher=teacher)
     context.check_base(origin.batch.base, base, start.base_identity)
+    if name is not None and teacher is not None:
+        context.check_base(name, teacher, start.teacher)
     version = await _version(settings, lambda version: version.run_id == start.run_id)
-    result = await _run(context, origin, start, base, known, show)
+    result = await _run(context, origin, start, base, known, show, teacher=teacher)
     adapter = context.store.put(result.folder)
     shutil.rmtree(_folder(context, start), ignore_errors=True)
     summary = _summary(adapter.digest, result, recorded=version.adapter.digest if version else None)
@@ -136,9 +140,10 @@ async def _run(
     show: PrintLine,
     candidate: Path | None = None,
     learnt: Sequence[Member] | None = None,
+    teacher: KnownBase | None = None,
 ) -> JobResult:
     """`candidate`: evaluate this adapter, which was trained on `learnt`, train none."""
-    spec = await context.job_spec(origin, start, base, {}, known)
+    spec = await context.job_spec(origin, start, base, {}, known, teacher)
     values = {**spec.values, **await catalogue.values_of(context.reader, learnt or ())}
     spec = replace(spec, folder=_folder(context, start), candidate=candidate, learnt=learnt, values=values)
     async with aclosing(JobProcess(spec).events()) as stream:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 
@@ -23,7 +23,7 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import is_negative, run_members, training_members, watched
+from headrace_schemas.selection import is_negative, learnt_members, run_members, training_members, watched
 from headrace_streams import release_log
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.reader import KafkaRecord, Reader, decode_or_none, event_of
@@ -105,7 +105,10 @@ class Catalogue:
             envelope = _envelopes.decode(record.value)
             if envelope.type == "headrace.example.rewarded.v1":
                 data = _heads.decode(envelope.data)
-                self._latest.add(data.example_id, data.revision, data.train and data.reward > 0, record.offset, record.value)
+                self._latest.add(
+                    data.example_id, data.revision, data.train and data.reward > 0, record.offset, record.value,
+                    avoidable=data.train and data.reward < 0,
+                )  # fmt: skip
                 group = hashlib.blake2b(data.prompt_group.encode(errors="replace"), digest_size=12).digest()
                 if group not in (known := self._groups.get(data.example_id, ())):
                     self._groups[data.example_id] = (*known, group)
@@ -115,30 +118,38 @@ class Catalogue:
         except (msgspec.MsgspecError, TypeError, RecursionError):
             return  # not written by us; the members that a manifest names are verified when they are loaded
 
-    def earlier_members(self, bucket: str, before: int) -> list[Member]:
-        """Members to learn of the bucket's batches before offset `before`, at their latest revision."""
+    def earlier_members(self, bucket: str, before: int, *, avoids: bool = False) -> list[Member]:
+        """Members to learn of the bucket's batches before offset `before`, at their latest revision; also those to avoid."""
         batches = [batch for offset, batch in self._batches if offset < before and batch.bucket == bucket]
-        return self._latest.current(member for batch in batches for member in training_members(batch.members))
+        return self._latest.current(member for batch in batches for member in learnt_members(batch.members, avoids))
 
-    def members_of_new_groups(self, batch: Batch, before: int) -> list[Member]:
+    def group_of(self, example_id: str) -> str:
+        """A digest of the prompt group of an example."""
+        return self._groups[example_id][0].hex() if example_id in self._groups else example_id
+
+    def members_of_new_groups(self, batch: Batch, before: int, *, avoided: bool = False) -> list[Member]:
         """Members to learn of a batch whose prompt groups stand in no batch of the bucket before offset `before`, withdrawn rows
-        and failed runs included: no version that was made of those can know them. Negatives taught nobody: supervised training
-        learns from none. An objective that does has to count them here."""
+        and failed runs included: no version that was made of those can know them. Negatives taught nobody, unless an objective
+        `avoided` them."""
         earlier = [each for offset, each in self._batches if offset < before and each.bucket == batch.bucket]
         named = (member for each in earlier for member in (*each.members, *each.test_pool))
-        seen = {group for member in named if not is_negative(member) for group in self._groups.get(member.example_id, ())}
+        seen = {
+            group for member in named if avoided or not is_negative(member) for group in self._groups.get(member.example_id, ())
+        }
         found = ((member, self._groups.get(member.example_id, ())) for member in training_members(batch.members))
         return [member for member, groups in found if groups and not seen & set(groups)]
 
-    def withdrawn_of(self, batch: Batch) -> list[str]:
-        """Members, rows of the pools and prompts of a batch that were withdrawn since it was cut."""
-        return self._latest.withdrawn((*watched(batch), *batch.test_pool, *(batch.prompts or ())))
+    def withdrawn_of(self, batch: Batch, without: Collection[str] = ()) -> list[str]:
+        """Members, rows of the pools and prompts of a batch that were withdrawn since it was cut, or are among `without`."""
+        rows = (*watched(batch), *batch.test_pool, *(batch.prompts or ()))
+        return sorted({*self._latest.withdrawn(rows), *(row.example_id for row in rows if row.example_id in without)})
 
     async def chain(self, bucket: str, newest: Mapping[str, VersionOrigin] = MappingProxyType({})) -> LearnerVersions:
         """Versions of the bucket, `newest` with them, and what their runs learnt; looked up only where something of its batches
         was taken back."""
         batches = {batch.batch_id: batch for _, batch in self._batches if batch.bucket == bucket}
-        taken_back = self._latest.withdrawn(member for batch in batches.values() for member in training_members(batch.members))
+        named = (member for batch in batches.values() for member in learnt_members(batch.members, avoids=True))
+        taken_back = self._latest.withdrawn(named)  # who did not learn from bad answers is clean of them
         if not taken_back:
             return LearnerVersions({}, {}, ())
         made = [(version.adapter.digest, version_origin(version)) for version in await versions_of(self._reader, bucket)]
@@ -158,10 +169,10 @@ class Catalogue:
         last = max((offset for offset, batch_id in own if batch_id in batch_ids), default=-1)
         return [batch_id for offset, batch_id in own if offset > last]
 
-    def members_of(self, batch_ids: Sequence[str]) -> list[Member]:
+    def members_of(self, batch_ids: Sequence[str], *, avoids: bool = False) -> list[Member]:
         """The same of the named batches."""
         batches = [batch for _, batch in self._batches if batch.batch_id in batch_ids]
-        return self._latest.current(member for batch in batches for member in training_members(batch.members))
+        return self._latest.current(member for batch in batches for member in learnt_members(batch.members, avoids))
 
 
 def _learnt(batch: Batch, start: TrainingStart) -> frozenset[str]:
@@ -187,13 +198,15 @@ async def started(reader: Reader, bucket: str, batch_id: str) -> TrainingStart |
     return newest
 
 
-async def optimiser_of(reader: Reader, bucket: str, adapter: str) -> str | None:
-    """Digest of the optimiser's state at the end of the run that an adapter of the bucket is of; None when none was kept."""
+async def optimiser_of(reader: Reader, bucket: str, adapter: str, objective: str) -> str | None:
+    """Digest of the optimiser's state at the end of the run that an adapter of the bucket is of; None when none was kept, or that
+    run minimised another objective, whose gradients are of another size."""
     newest: str | None = None
     async with aclosing(reader.events("versions", key=bucket, containing=adapter.encode())) as events:
         async for event in events:
             if isinstance(event, ModelVersionCreated) and (event.data.bucket, event.data.adapter.digest) == (bucket, adapter):
-                newest = event.data.optimiser
+                same = event.data.hyperparameters.get("objective", "sft") == objective
+                newest = event.data.optimiser if same else None
     return newest
 
 

@@ -27,13 +27,15 @@ from headrace_trainer.job.plan import describe, plan_of
 from headrace_trainer.job.process import Hardware, in_child, probe_hardware
 from headrace_trainer.model.hub import BaseFolder, folder_of
 from headrace_trainer.model.identity import BaseChanged, FileNotes, changes, identify
+from headrace_trainer.objectives.table import OBJECTIVES
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
-from headrace_trainer.spec import JobResult, JobSpec, MemoryPlan
+from headrace_trainer.spec import JobResult, JobSpec, MemoryPlan, TeacherSpec
 from headrace_trainer.stage import catalogue, events
 from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.rehearsal import rehearsal_rows
-from headrace_trainer.stage.taken_back import VersionOrigin
+from headrace_trainer.stage.run_folders import RunFolders
+from headrace_trainer.stage.taken_back import VersionOrigin, retrained
 from headrace_trainer.suites import Suite
 
 log = logging.getLogger("headrace")
@@ -65,6 +67,7 @@ class TrainerContext:
         self._suites = suites.read_all(policy.suites)
         self.folder = settings.data_dir / "trainer" / settings.deployment
         self._cache = self.folder / "cache"
+        self.run_folders = RunFolders(self.folder)
 
     def weights_of(self, base: str) -> str | None:
         """Where the base's weights are, or None: then nothing can be trained for it."""
@@ -112,12 +115,28 @@ class TrainerContext:
             f'{known.identity.digest}" under train.bases.{name}'
         )
 
+    def teacher_of(self, bucket: str, start: TrainingStart | None) -> str | None:
+        """The base that teaches a run of a bucket, by its pins if it has begun; None where none does. BaseChanged when policy
+        maps it no more."""
+        hyper = self.policy.hyperparameters(bucket) if start is None else Hyperparameters.from_wire(start.hyperparameters)
+        if not OBJECTIVES[hyper.objective].taught or hyper.teacher is None:
+            return None
+        if hyper.teacher not in self.policy.bases:
+            raise BaseChanged(f"no_teacher: no weights are mapped to base {hyper.teacher!r}, which is to teach {bucket}")
+        return hyper.teacher
+
     def precision_of(self, hyper: Hyperparameters) -> str:
         """The number format that is computed in, where `auto` is what this machine has."""
         return self.hardware.precision if hyper.precision == "auto" else hyper.precision
 
     async def job_spec(
-        self, origin: Origin, start: TrainingStart, base: KnownBase, rehearsed: RecordValues, known: Catalogue
+        self,
+        origin: Origin,
+        start: TrainingStart,
+        base: KnownBase,
+        rehearsed: RecordValues,
+        known: Catalogue,
+        teacher: KnownBase | None = None,
     ) -> JobSpec:
         """The job of pinned `start`, with all adapters that its pins name and the records of all its members, as far as they are
         there; those in `rehearsed` are not read again. KeyError when the base has no weights; AdapterRefused, StoreError."""
@@ -138,9 +157,22 @@ class TrainerContext:
             quantisation=mapped.quantisation,
             folder=self.run_folder(start.run_id), evaluation=policy.evaluation, requirements=policy.requirements_of(batch.bucket),
             grader=policy.graders.get(batch.artifact_type), suites=self.suites_of(batch.bucket), device=self.hardware.device,
-            window=known.members_of_new_groups(without_withdrawn(batch, start.withdrawn), origin.record.offset) if heads else [],
+            window=await self._window(batch, start, origin.record.offset, known) if heads else [],
+            teacher=self._teacher_spec(start, teacher),
             threads=policy.threads, checkpoint_seconds=policy.checkpoint_seconds, processes=policy.processes,
         )  # fmt: skip
+
+    async def _window(self, batch: Batch, start: TrainingStart, before: int, known: Catalogue) -> list[Member]:
+        """Rows that no earlier head can know."""
+        made = await catalogue.versions_of(self.reader, batch.bucket)
+        avoided = any(OBJECTIVES[version.hyperparameters.get("objective", "sft")].avoids for version in made)
+        return known.members_of_new_groups(without_withdrawn(batch, start.withdrawn), before, avoided=avoided)
+
+    def _teacher_spec(self, start: TrainingStart, teacher: KnownBase | None) -> TeacherSpec | None:
+        if teacher is None:
+            return None
+        mapped = self.policy.bases[start.hyperparameters["teacher"]]
+        return TeacherSpec(str(teacher.folder.path), mapped.attn_implementation, mapped.trust_remote_code, mapped.quantisation)
 
     async def store_samples(
         self, batch: Batch, start: TrainingStart, result: JobResult, known: Catalogue
@@ -183,10 +215,10 @@ class TrainerContext:
         reasons = {head.version_id: chain.reason(head.adapter, start.parent_adapter) for head in heads}
         return {version_id: reason for version_id, reason in reasons.items() if reason is not None}
 
-    async def optimiser_of(self, bucket: str, adapter: str) -> str | None:
+    async def optimiser_of(self, bucket: str, adapter: str, objective: str) -> str | None:
         """Digest of the optimiser's state of the run that an adapter is of; None when none was kept, or it is not in the store
         any more: no bucket is held up by that, and the run's pins say so. StoreError."""
-        digest = await catalogue.optimiser_of(self.reader, bucket, adapter)
+        digest = await catalogue.optimiser_of(self.reader, bucket, adapter, objective)
         try:
             await self.adapter_folder(digest)
         except AdapterRefused as error:
@@ -207,36 +239,52 @@ class TrainerContext:
         if start.optimiser is not None:
             shutil.rmtree(self._cache / "adapters" / hexadecimal(start.optimiser), ignore_errors=True)
 
-    async def choose_pins(self, origin: Origin, known: Catalogue, base: KnownBase, untrained: tuple[str, ...] = ()) -> Pins:
+    async def choose_pins(
+        self,
+        origin: Origin,
+        known: Catalogue,
+        base: KnownBase,
+        untrained: tuple[str, ...] = (),
+        teacher: KnownBase | None = None,
+    ) -> Pins:
         """The pins of a batch as of now. Rows of earlier batches that are not what their manifest says are left out, or one bad
         batch would fail all later ones. JobFailed, StoreError."""
         batch = origin.batch
         hyper = self.policy.hyperparameters(batch.bucket)
-        planned = await self._plan(batch, base, hyper)
+        planned, retrain = await self._plan(batch, base, hyper), origin.retrain
         await known.refresh(batch.bucket)
         stands = await catalogue.standing_of(self.reader, batch.bucket)
         learner, left = (await known.chain(batch.bucket)).clean(stands)
-        if learner.adapter != stands.adapter:
+        if retrain is not None:
+            made = await catalogue.versions_of(self.reader, batch.bucket)
+            learner = retrained(stands, retrain.begins, made)
+            if learner.adapter is None:
+                planned |= {"warm_start": False}
+        elif learner.adapter != stands.adapter:
             log.warning(
                 "%s: examples were taken back: the learner goes on from %s", batch.bucket, learner.adapter or "what is served"
             )
         if learner.restarted:  # what the chain learnt since is not in what the run begins from
             since = known.batches_after(batch.bucket, learner.batches, origin.record.offset)
             untrained = tuple(dict.fromkeys((*untrained, *since)))
-        rows = rehearsal_rows(
-            batch, known.earlier_members(batch.bucket, origin.record.offset), hyper.rehearsal, known.members_of(untrained)
-        )
+        avoids = OBJECTIVES[hyper.objective].avoids
+        without = frozenset(() if retrain is None else retrain.without or ())
+        earlier = known.earlier_members(batch.bucket, origin.record.offset, avoids=avoids)
+        whole = known.members_of(untrained, avoids=avoids)
+        if without:
+            earlier, whole = ([member for member in rows if member.example_id not in without] for rows in (earlier, whole))
+        rows = rehearsal_rows(batch, earlier, hyper.rehearsal, whole, avoids=avoids, chosen_by=known.group_of if avoids else str)
         values = await catalogue.values_of(self.reader, rows)
         served = (await release_log.served(self.reader, batch.bucket)).get(batch.bucket)
         begins = learner.adapter or release_log.adapter_digest(served)
-        carries = begins is not None and hyper.warm_start and hyper.carry_optimiser
+        carries = begins is not None and hyper.warm_start and hyper.carry_optimiser and retrain is None
         start = events.pins(
             origin, self.policy, self.precision_of(hyper), planned=planned, parent_adapter=release_log.adapter_digest(served),
-            optimiser=await self.optimiser_of(batch.bucket, begins) if begins and carries else None,
+            optimiser=await self.optimiser_of(batch.bucket, begins, hyper.objective) if begins and carries else None,
             parent_release_id=served.release_id if served else None,
-            rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch),
+            rehearsal=[member for member in rows if _verified(member, values)], withdrawn=known.withdrawn_of(batch, without),
             base_identity=base.identity, surroundings=self.hardware.surroundings, learner=learner,
-            suites=self.suites_of(batch.bucket), taken_back=left,
+            suites=self.suites_of(batch.bucket), taken_back=left, teacher=None if teacher is None else teacher.identity,
         )  # fmt: skip
         return Pins(start, {key: values[key] for key in map(key_of, start.rehearsal)})
 

@@ -14,6 +14,7 @@ from headrace_schemas.derived import (
     Adapter,
     BaseIdentity,
     Batch,
+    BatchRetryRequest,
     Evaluation,
     HeadReference,
     HeadResult,
@@ -45,6 +46,7 @@ from headrace_streams.kafka.partitioner import partition_for
 from headrace_streams.runtime import provenance
 from headrace_streams.runtime.stage import Record
 from headrace_streams.runtime.step import Produced
+from headrace_trainer.objectives.table import OBJECTIVES
 from headrace_trainer.policy import TrainerPolicy
 from headrace_trainer.spec import Counts, JobProgress, JobResult
 from headrace_trainer.stage.standing import LearnerStanding
@@ -69,6 +71,7 @@ class Origin(NamedTuple):
     batch: Batch
     traceparent: str | None = None
     request_id: str | None = None
+    retrain: BatchRetryRequest | None = None  # of a run without what was taken back
 
     @property
     def run_id(self) -> str:
@@ -92,9 +95,10 @@ def pins(
     optimiser: str | None = None,
     suites: Sequence[Suite] = (),
     taken_back: Sequence[HeadReference] = (),
+    teacher: BaseIdentity | None = None,
 ) -> TrainingStart:
     """Everything that decides the bytes of a run's adapter. The seed follows from batch and policy; `planned`: hyperparameters
-    that memory decided; `taken_back`: heads that the learner leaves."""
+    that memory decided; `taken_back`: heads that the learner leaves; `teacher`: the base that teaches, if one does."""
     batch = origin.batch
     standing = learner or LearnerStanding()
     hyper = policy.hyperparameters(batch.bucket).model_copy(update={"precision": precision, **planned})
@@ -119,6 +123,8 @@ def pins(
         watched=standing.watched,
         suites=suite_references(suites),
         taken_back=list(taken_back) or None,
+        avoids=OBJECTIVES[hyper.objective].avoids or None,
+        teacher=teacher,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import structs
@@ -10,27 +10,36 @@ from msgspec import structs
 from headrace_schemas.canonical import sha256
 from headrace_schemas.derived import Batch, Member, PromptMember
 from headrace_schemas.ids import derive_id
-from headrace_schemas.selection import training_members
+from headrace_schemas.selection import learnt_members
 
 # Pinned rows of a run: as many as a record of `runs` holds, with room. A base may be without weights for a long time.
 PINNED_LIMIT = 16_000
 
 
-def rehearsal_rows(batch: Batch, pool: Sequence[Member], share: float, whole: Sequence[Member] = ()) -> list[Member]:
+def rehearsal_rows(
+    batch: Batch,
+    pool: Sequence[Member],
+    share: float,
+    whole: Sequence[Member] = (),
+    *,
+    avoids: bool = False,
+    chosen_by: Callable[[str], str] = str,
+) -> list[Member]:
     """Rows of earlier batches to train on again: all of `whole`, and of `pool` so many that they make `share` of all rows; no
     more than `PINNED_LIMIT`, of `whole` the last.
 
     Chosen by a digest of batch and example, so that anybody chooses the same; rows that are in the batch anyway are left out.
+    `avoids`: bad answers are learnt from, too; `chosen_by`: of an example, what it is chosen together with.
     """
     present = {member.example_id for member in batch.members}
-    unseen = [member for member in training_members(whole) if member.example_id not in present]
+    unseen = [member for member in learnt_members(whole, avoids) if member.example_id not in present]
     chosen = {member.example_id: member for member in unseen[-PINNED_LIMIT:]}
-    rows = len(training_members(batch.members)) + len(chosen)
+    rows = len(learnt_members(batch.members, avoids)) + len(chosen)
     wanted = min(round(rows * share / (1 - share)), PINNED_LIMIT - len(chosen))
     candidates = [
-        member for member in training_members(pool) if member.example_id not in present and member.example_id not in chosen
+        member for member in learnt_members(pool, avoids) if member.example_id not in present and member.example_id not in chosen
     ]
-    candidates.sort(key=lambda member: derive_id("rehearsal", batch.batch_id, member.example_id))
+    candidates.sort(key=lambda member: derive_id("rehearsal", batch.batch_id, chosen_by(member.example_id)))
     return sorted([*chosen.values(), *candidates[:wanted]], key=lambda member: member.example_id)
 
 
@@ -44,13 +53,14 @@ class LatestRevisions:
     def __init__(self) -> None:
         self._latest: dict[str, _Revision | None] = {}  # None: retracted or erased
 
-    def add(self, example_id: str, revision: int, learnable: bool, offset: int, value: bytes) -> None:
-        """`learnable`: it may be trained on and is worth something; `value`: the record's."""
+    def add(self, example_id: str, revision: int, learnable: bool, offset: int, value: bytes, *, avoidable: bool = False) -> None:
+        """`learnable`: it may be trained on and is worth something; `avoidable`: it may, and is worth less than nothing; `value`:
+        the record's."""
         known = self._latest.get(example_id)
         if known is None and example_id in self._latest:
             return  # retracted or erased: for ever
         if known is None or revision > known.number:
-            self._latest[example_id] = _Revision(revision, learnable, offset, sha256(value) if revision > 1 else None)
+            self._latest[example_id] = _Revision(revision, learnable, offset, sha256(value) if revision > 1 else None, avoidable)
 
     def withdraw(self, example_id: str, revision: int, *, for_ever: bool) -> None:
         """`for_ever`: retracted or erased; else only its feedback was taken back, and a later revision brings it back."""
@@ -71,7 +81,7 @@ class LatestRevisions:
         chosen: dict[str, Member] = {}
         for member in members:
             latest = self._latest.get(member.example_id)
-            if latest is None or not latest.learnable:
+            if latest is None or not (latest.avoidable if member.role == "negative" else latest.learnable):
                 continue
             if latest.digest is not None and latest.number > member.revision:
                 locator = structs.replace(member.locator, offset=latest.offset)
@@ -87,3 +97,4 @@ class _Revision(NamedTuple):
     learnable: bool
     offset: int
     digest: str | None
+    avoidable: bool = False

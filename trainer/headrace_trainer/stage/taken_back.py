@@ -34,6 +34,13 @@ def version_origin(version: ModelVersion) -> VersionOrigin:
     return VersionOrigin(version.version_id, version.run_id, version.batch_id, version.parent_adapter, inherits)
 
 
+def retrained(standing: LearnerStanding, begins: str | None, versions: Iterable[ModelVersion]) -> LearnerStanding:
+    """The standing of a run that somebody asked for, because what is served has learnt what was taken back: at adapter `begins`
+    (None: the base), with all that came behind it to be learnt anew, beside no other head."""
+    batches = tuple(version.batch_id for version in versions if begins is not None and version.adapter.digest == begins)
+    return structs.replace(standing, adapter=begins, heads=(), batches=batches, watched=None, restarted=True)
+
+
 def by_adapter(versions: Iterable[tuple[str, VersionOrigin]]) -> dict[str, VersionOrigin]:
     """Versions by the digest of their adapter. A run that left the weights at which it began as they were has learnt nothing, and
     its version takes the place of none."""

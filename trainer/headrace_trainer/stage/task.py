@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from headrace_schemas.derived import Batch, TrainingStart
+from headrace_schemas.derived import Batch, BatchRetryRequest, TrainingStart
 from headrace_schemas.events import BatchReady, BatchRetryRequested, Event
 from headrace_schemas.root_error import HeadraceError
 from headrace_schemas.topology import RECORDS, STAGES_BY_NAME
@@ -151,14 +151,19 @@ class TrainTask:
         self._append_ms = None
         if not records:
             await self._session.settle()
+            kept = [run.start.run_id for run in self._runs.values()]
+            if gone := await asyncio.to_thread(self._context.run_folders.sweep, self.label, kept):
+                log.info("%s: folders of runs were removed that nobody goes on with: %s", self.label, ", ".join(gone))
 
     async def _handle_batch(self, record: Record) -> None:
         """One record of `batches`, to its end."""
         foreign = refusal("batches", record.value, record.headers)
         event = None if foreign is not None else decode_or_none(record.value, record.headers)
         request_id: str | None = None
+        retrain: BatchRetryRequest | None = None
         if isinstance(event, BatchRetryRequested):
             request_id, wanted = event.id, event.data.batch_id
+            retrain = None if event.data.without is None else event.data
             event = await catalogue.batch_of(self._context.reader, record.partition, wanted, record.offset)
             if event is None:
                 log.warning("%s: batch %s is asked for again, and was never cut here", self.label, wanted)
@@ -167,7 +172,7 @@ class TrainTask:
             log.warning("%s: the record at offset %d is %s", self.label, record.offset, reason)
             await self._session.commit([], {}, self._after(record, "strange"))
             return
-        origin = Origin(record, event.data, event.traceparent, request_id)
+        origin = Origin(record, event.data, event.traceparent, request_id, retrain)
         bucket = self._buckets.get(event.data.bucket, TrainBucket())
         if self._context.weights_of(event.data.base) is None:
             return await self._keep(origin, bucket, f"no_weights: no weights are mapped to base {event.data.base!r}")
@@ -202,14 +207,17 @@ class TrainTask:
         batch = origin.batch
         run, rehearsed = self._runs.get(batch.batch_id), RecordValues()
         try:
-            base = await self._base(batch)
+            base, teacher = await self._base(batch, batch.base), None
             self._context.check_base(batch.base, base, bucket.base)
             if run is not None:
                 self._context.check_base(batch.base, base, run.start.base_identity)
+            if (name := self._context.teacher_of(batch.bucket, run.start if run else None)) is not None:
+                teacher = await self._base(batch, name)
+                self._context.check_base(name, teacher, run.start.teacher if run else None)
         except BaseChanged as error:
             return await self._keep(origin, bucket, str(error))
         if run is None:
-            pinned = await self._pin(origin, bucket, base)
+            pinned = await self._pin(origin, bucket, base, teacher)
             if pinned is None:
                 return
             run, rehearsed = TrainingRun(pinned.start), pinned.rehearsed
@@ -219,7 +227,7 @@ class TrainTask:
             try:
                 if result is None:
                     async with self._context.job_slot:
-                        result = await self._attempt(origin, run, rehearsed, base, halvings)
+                        result = await self._attempt(origin, run, rehearsed, base, teacher, halvings)
                 adapter = await asyncio.to_thread(self._context.store.put, result.folder)
                 optimiser = await self._context.store_optimiser(result)
                 samples = await self._context.store_samples(batch, run.start, result, self._catalogue)
@@ -248,29 +256,29 @@ class TrainTask:
             trained = TrainBucket(waits_for=events.evaluation_id(run.start.run_id), base=base.identity)
             return await self._finish(origin, completed, trained, "trained")
 
-    async def _pin(self, origin: Origin, bucket: TrainBucket, base: KnownBase) -> Pins | None:
+    async def _pin(self, origin: Origin, bucket: TrainBucket, base: KnownBase, teacher: KnownBase | None) -> Pins | None:
         """None when the policy asks for what this base does not have; the batch is then answered."""
         batch, backoff = origin.batch, Backoff(*BACKOFF_SECONDS)
         while True:
             self._activity = {"phase": "pinning", "bucket": batch.bucket, "batch": batch.batch_id}
             try:
-                return await self._context.choose_pins(origin, self._catalogue, base, bucket.untrained)
+                return await self._context.choose_pins(origin, self._catalogue, base, bucket.untrained, teacher)
             except (JobFailed, StoreError) as error:
                 if isinstance(error, JobFailed) and error.cause != "surroundings":
                     await self._keep(origin, bucket, f"refused: {error}")
                     return None
                 await self._hold(batch, backoff, error)
 
-    async def _base(self, batch: Batch) -> KnownBase:
-        """The base of a batch, waited for as long as it can't be had. BaseChanged, Held."""
+    async def _base(self, batch: Batch, name: str) -> KnownBase:
+        """A base that a batch needs, waited for as long as it can't be had. BaseChanged, Held."""
         backoff = Backoff(*BACKOFF_SECONDS)
 
         def tell(phase: str, done: int, whole: int) -> None:
-            self._activity = {"phase": phase, "bucket": batch.bucket, "base": batch.base, "bytes": done, "of_bytes": whole}
+            self._activity = {"phase": phase, "bucket": batch.bucket, "base": name, "bytes": done, "of_bytes": whole}
 
         while True:
             try:
-                return await self._context.base_of(batch.base, tell)
+                return await self._context.base_of(name, tell)
             except BaseMissing as error:
                 await self._hold(batch, backoff, error)
 
@@ -292,12 +300,18 @@ class TrainTask:
             self._held = None
 
     async def _attempt(
-        self, origin: Origin, run: TrainingRun, rehearsed: RecordValues, base: KnownBase, halvings: int
+        self,
+        origin: Origin,
+        run: TrainingRun,
+        rehearsed: RecordValues,
+        base: KnownBase,
+        teacher: KnownBase | None,
+        halvings: int,
     ) -> JobResult:
         """One attempt. JobFailed, StoreError or OSError when it fails; progress is published at most once a second."""
         start, attempt = run.start, len(run.errors) + 1
         batch = origin.batch
-        spec = await self._context.job_spec(origin, start, base, rehearsed, self._catalogue)
+        spec = await self._context.job_spec(origin, start, base, rehearsed, self._catalogue, teacher)
         job = JobProcess(replace(spec, halvings=halvings))
         published_at, phase = 0.0, ""
         async with aclosing(job.events()) as stream:

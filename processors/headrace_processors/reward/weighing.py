@@ -1,0 +1,99 @@
+"""How voices of different weight come to one summary: since rule version 5. Pure; knows a policy and a case, no event.
+
+Of a voice that is credited with a share, the share is its weight; of one that was derived, what policy says of its derivation.
+
+    (Σ weight x what it says) / max(1, Σ weight)
+
+With weights of 1 that is the mean. What weak voices lack of one whole voice says nothing: one of weight 0.25 alone comes to a
+quarter of what it says, four of them that agree to all of it, and beside a whole voice it moves the mean by a fifth. (The mean of
+products, as it was before, made a whole voice of any share: +1 and a share of 0.01 of +1 came to 0.505.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from headrace_processors.reward.feedback import FeedbackRecord, FeedbackSummary, VoiceOpinion, aggregate, corrected_of, voices_of
+from headrace_processors.reward.formula import bonus_of
+from headrace_processors.reward.policy import DerivedWorth, RewardPolicy
+from headrace_processors.reward.state import InteractionState
+
+UNKNOWN = DerivedWorth()  # of a derivation that the policy does not name
+
+
+class Weighing(NamedTuple):
+    """Of a record its `weight`, what its kind is worth (`bonus`) and whether nobody said it (`is_derived`); `in_quality`: whether
+    quality hears what was derived."""
+
+    weight: Callable[[FeedbackRecord], float]
+    bonus: Callable[[FeedbackRecord], float]
+    is_derived: Callable[[FeedbackRecord], bool]
+    in_quality: bool
+
+
+def weighing_of(policy: RewardPolicy, case: InteractionState) -> Weighing | None:
+    """None where all that was said is said whole, and by somebody, as it mostly is."""
+    if not case.attributed:
+        return None
+    shares, derived = case.shares, frozenset(case.derived)
+
+    def worth(said: FeedbackRecord) -> DerivedWorth | None:
+        return policy.derived.get(said.kind, UNKNOWN) if said.identity in derived else None
+
+    def weight(said: FeedbackRecord) -> float:
+        row = worth(said)
+        return shares.get(said.identity, 1.0) if row is None else row.weight
+
+    def bonus(said: FeedbackRecord) -> float:
+        row = worth(said)
+        return bonus_of(policy, said) if row is None else row.bonus
+
+    return Weighing(weight, bonus, lambda said: said.identity in derived, policy.derived_in_quality)
+
+
+def weighed(records: Sequence[FeedbackRecord], weighing: Weighing) -> FeedbackSummary | None:
+    """As `feedback.aggregate`. What was derived and weighs nothing is not heard."""
+    heard = heard_of(records, weighing)
+    direct = [said for said in heard if not weighing.is_derived(said)]
+    voices = voices_of(heard, weighing.bonus)
+    if not voices:
+        return None
+    derived = len(voices) - len(voices_of(direct, weighing.bonus))
+    validation, feedback = _means(voices, weighing)
+    own = heard if weighing.in_quality else direct
+    said = aggregate(own, weighing.bonus)
+    quality = sum(_means(voices_of(own, weighing.bonus), weighing)) if derived and not weighing.in_quality else None
+    return FeedbackSummary(
+        validation=validation,
+        feedback=feedback,
+        voices=len(voices),
+        contradicted=said is not None and said.contradicted,
+        score=None if said is None else said.score,
+        corrected=corrected_of(heard),
+        derived=derived,
+        direct=quality,
+    )
+
+
+def heard_of(records: Sequence[FeedbackRecord], weighing: Weighing) -> Sequence[FeedbackRecord]:
+    return [said for said in records if weighing.weight(said) > 0 or not weighing.is_derived(said)]
+
+
+def weights_of(voice: VoiceOpinion[FeedbackRecord], weighing: Weighing) -> tuple[float, float]:
+    """Of its score, and of its kind; of what it does not say as of the other."""
+    scored = next((said for said in reversed(voice.records) if said.score is not None), None)
+    one, other = scored or voice.kind, voice.kind or scored
+    return 0.0 if one is None else weighing.weight(one), 0.0 if other is None else weighing.weight(other)
+
+
+def _means(voices: Sequence[VoiceOpinion[FeedbackRecord]], weighing: Weighing) -> tuple[float, float]:
+    """Validation and feedback, by exact summation."""
+    speaking = [(voice, *weights_of(voice, weighing)) for voice in voices if voice.speaks]
+    validation = math.fsum(weight * voice.validation for voice, weight, _ in speaking)
+    feedback = math.fsum(weight * voice.feedback for voice, _, weight in speaking)
+    return (
+        validation / max(1.0, math.fsum(weight for _, weight, _ in speaking)),
+        feedback / max(1.0, math.fsum(weight for _, _, weight in speaking)),
+    )

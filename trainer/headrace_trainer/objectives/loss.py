@@ -1,0 +1,160 @@
+"""How an objective is computed: its loss in terms that add up to that of a step, however the step is cut into micro-batches.
+Knows what adds up and what it is divided by; no formula, no plan of steps.
+
+A step's gradient is that of `Σ wᵢ·termᵢₜ / D` over the terms t of all its units i, with one D for the whole plan (`plan_total`),
+known before the first backward pass. What a term needs beside the model as it is now is made before that, too: once for the run
+(`prepare`) or once for the step (`constant`). So accumulation changes nothing, whatever the objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
+from headrace_trainer.model.base import Base
+from headrace_trainer.model.precision import Precision, autocast
+from headrace_trainer.model.sharding import ALONE, Ranks
+from headrace_trainer.policy import Hyperparameters
+
+
+class Unit(Protocol):
+    """What steps are made of and no micro-batch is cut within: a row, a pair. Units are NamedTuples."""
+
+    @property
+    def example_id(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def length(self) -> int:
+        """Its tokens."""
+
+    @property
+    def padded(self) -> int:
+        """Its tokens, were all its rows as long as the longest of them."""
+
+    @property
+    def size(self) -> int:
+        """How much it counts, beside its weight, in what the loss is divided by."""
+
+
+U = TypeVar("U", bound=Unit)
+
+
+class Computing(NamedTuple):
+    """What all passes of a run are computed with. `budget`: padded tokens of a micro-batch; `teacher`: loads another base."""
+
+    model: Any
+    base: Base
+    hyper: Hyperparameters
+    precision: Precision
+    budget: int
+    ranks: Ranks = ALONE
+    teacher: Callable[[], Base] | None = None
+
+
+class Terms(NamedTuple):
+    """Terms of the loss of a micro-batch, and of each the number of its unit."""
+
+    values: Tensor
+    owners: Tensor
+
+
+class Units(NamedTuple):
+    """What a run learns from, and ids of the examples that it would have learnt from but for a reason, by reason."""
+
+    units: Sequence[Any]
+    left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`units`: of examples, among which those that are not `scored` are bad answers. `terms`: of a micro-batch, given the step's
+    constant, which `constant` computes. `prepare`: what is computed once of the model that a run begins with, as tensors for a
+    file; `with_prepared` hands them to the units."""
+
+    units: Callable[[Sequence[TokenisedExample], RowTokeniser, Hyperparameters], Units]
+    terms: Callable[[Computing, Sequence[Any], float], Terms]
+    prepare: Callable[[Computing, Sequence[Any]], dict[str, Tensor]] | None = None
+    with_prepared: Callable[[Sequence[Any], Mapping[str, Tensor]], list[Any]] | None = None
+    constant: Callable[[Computing, Sequence[Any]], float] | None = None
+
+
+def replaced(unit: U, **changed: Any) -> U:
+    """The same unit with other fields."""
+    return unit._replace(**changed)  # type: ignore[attr-defined, no-any-return]
+
+
+def split_by_tokens(units: Sequence[U], budget: int) -> list[list[U]]:
+    """Micro-batches of neighbours in length, each at most `budget` padded tokens (a longer unit goes alone)."""
+    batches: list[list[U]] = []
+    for unit in sorted(units, key=lambda unit: unit.padded):
+        if batches and (len(batches[-1]) + 1) * unit.padded <= budget:  # the newest is the longest
+            batches[-1].append(unit)
+        else:
+            batches.append([unit])
+    return batches
+
+
+def passes_of(units: Sequence[U], budget: int, ranks: Ranks) -> list[list[U]]:
+    """The micro-batches of this process. Each has as many as the others: where it has no units left it goes through with the
+    shortest, which counts for nothing."""
+    ordered = sorted(units, key=lambda unit: unit.padded)
+    shares = [split_by_tokens(ordered[rank :: ranks.size], budget) for rank in range(ranks.size)]
+    idle = [[replaced(ordered[0], weight=0.0)]] * (max(map(len, shares)) - len(shares[ranks.rank]))
+    return shares[ranks.rank] + idle
+
+
+def plan_total(units: Sequence[Unit], steps: int) -> float:
+    """What every step's loss is divided by, the same for the whole plan: the mean over the `steps` of a pass of `Σ wᵢ·sizeᵢ`. In
+    float64: weights of old rows are far below what float32 holds. ArithmeticError when they add up to nothing."""
+    total = math.fsum(unit.weight * unit.size for unit in units) / steps
+    if not (math.isfinite(total) and total > 0):
+        raise ArithmeticError(f"the weights of {len(units)} rows add up to {total}: there is nothing to learn from")
+    return total
+
+
+def accumulate(loss: Loss, computing: Computing, units: Sequence[Unit], total: float) -> float:
+    """Adds the gradient of one optimiser step's loss: `Σ wᵢ·termᵢₜ / total` over all terms t of all units i, with `total` of
+    `plan_total` (docs/algorithms.md, Training), however many micro-batches and processes it takes. Returns the weighted mean loss
+    of the step, for people."""
+    base, ranks = computing.base, computing.ranks
+    constant = 0.0 if loss.constant is None else loss.constant(computing, units)
+    computing.model.train()
+    added = 0.0
+    for micro in passes_of(units, computing.budget, ranks):
+        with autocast(base.device, computing.precision):
+            terms = loss.terms(computing, micro, constant)
+            weights = torch.tensor([unit.weight / total for unit in micro], dtype=torch.float32, device=base.device)
+            part = (terms.values * weights[terms.owners]).sum()
+        torch.autograd.backward(part * ranks.size)  # the shares of a gradient are averaged
+        added += float(part.detach())
+    (added,) = ranks.sums([added])
+    return added * total / (math.fsum(unit.weight * unit.size for unit in units) or total)
+
+
+@torch.no_grad()
+def unit_losses(loss: Loss, computing: Computing, units: Sequence[Unit]) -> list[float]:
+    """Loss of each unit over its size, in the order of `units`; weights play no part."""
+    if not units:
+        return []
+    constant = 0.0 if loss.constant is None else loss.constant(computing, units)
+    computing.model.eval()
+    means = [0.0] * len(units)
+    indexed = [replaced(unit, example_id=str(index), weight=1.0) for index, unit in enumerate(units)]
+    for micro in passes_of(indexed, computing.budget, computing.ranks):
+        with autocast(computing.base.device, computing.precision):
+            terms = loss.terms(computing, micro, constant)
+        sums = torch.zeros(len(micro), device=terms.values.device).index_add_(0, terms.owners, terms.values)
+        for at, unit in enumerate(micro):
+            if unit.weight:
+                means[int(unit.example_id)] = float(sums[at]) / unit.size
+    return computing.ranks.sums(means)
