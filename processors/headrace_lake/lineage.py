@@ -367,7 +367,7 @@ def places_of(lake: LakeQuery, name: str) -> tuple[str, list[RecordPlace]]:
 def _place(name: str) -> RecordPlace | None:
     topic, _, partition = name.rpartition("/")[0].rpartition("/")
     offset = name.rpartition("/")[2]
-    known = topic in (*_KINDS, *PUBLISHED) and partition.isdigit() and offset.isdigit()
+    known = topic in (*_KINDS, *PUBLISHED) and partition.isdecimal() and offset.isdecimal()
     return RecordPlace(topic, int(partition), int(offset)) if known else None
 
 

@@ -39,7 +39,7 @@ class TextOpener:
         for owner in _named(odd) or self._likely(raw):
             if ring.is_erased(owner):
                 return sealed_fields.erased(raw).decode()
-            with suppress(KeyMissing, NotOpened, sealed_fields.NotSealable):
+            with suppress(KeyMissing, NotOpened, sealed_fields.NotSealable, msgspec.MsgspecError):
                 return bytes(self._sealing.opened(owner, raw)).decode()
         return value
 

@@ -212,6 +212,7 @@ def test_an_id_is_found_whatever_it_is_of(ring: MemoryRing, lake: LakeQuery) -> 
         assert (found, bool(places)) == (kind, True)
     assert places_of(lake, "nothing") == places_of(lake, "") == places_of(lake, "' OR 1=1 --") == ("", [])
     assert places_of(lake, "signals/0/99999")[1] == []
+    assert places_of(lake, "signals/0/²")[1] == [], "which is a digit, and no number"
 
 
 def test_every_interaction_has_a_state_with_a_reason(tmp_path: Path) -> None:

@@ -441,6 +441,8 @@ def test_what_a_lake_holds_sealed_is_opened_for_who_has_keys_and_told_to_be_eras
     assert texts[2] in texts[3]
     assert "turn" in texts[2]
     assert (reward.agrees, reward.differs) == (True, None)
+    odd = '{"type":"headrace.feedback.recorded.v1","id":"1","data":{"interaction_id":"b-1","sealed":5}}'
+    assert TextOpener(asyncio.run(sealing_of(ring.log))).opened(odd) == odd, "whoever wrote that: it is shown as it is"
     ring.tell(subject_erased("bob"))
     ring.fold()
     texts, reward = shown(TextOpener(asyncio.run(sealing_of(ring.log))))
