@@ -163,6 +163,8 @@ def test_a_modelfile_asks_as_the_chat_template_does() -> None:
     )
     assert asked == wanted
     assert 'PARAMETER stop "<|im_end|>"' in said
+    with pytest.raises(NotExportable, match="a Modelfile cannot quote it"):
+        modelfile("model.gguf", tiny.tokenizer(), ['x"\nADAPTER ./other'])
     assert 'TEMPLATE """{{ .Prompt }}\n{{ .Response }}"""' in modelfile("model.gguf", tiny.tokenizer(None), [])
 
 

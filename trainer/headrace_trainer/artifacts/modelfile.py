@@ -14,6 +14,8 @@ _SYSTEM, _USER, _ANSWER = "Qsys7Q", "Qusr7Q", "Qans7Q"
 def modelfile(file: str, tokenizer: Any, stops: Sequence[str]) -> str:
     """`file`: the GGUF file, relative to it; `stops`: texts that end an answer. NotExportable for a template that writes texts in
     another order, or other than they are."""
+    if odd := [stop for stop in stops if '"' in stop or not stop.isprintable()]:
+        raise NotExportable(f"stop text {odd[0]!r}: a Modelfile cannot quote it; write the Modelfile by hand")
     lines = [f"FROM ./{file}", f'TEMPLATE """{template_of(tokenizer)}"""']
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     return "\n".join([*lines, "PARAMETER temperature 0", ""])
