@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_trainer.evaluation.grader import Grader, GraderMissing
+from headrace_trainer.evaluation.grader import Grader, GraderMissing, ungraded
 from headrace_trainer.policy import GraderPolicy, load
 from support import training_data
 
@@ -58,3 +58,12 @@ def test_a_grader_that_is_not_there_is_named() -> None:
 def test_what_it_may_read_is_named_relative_to_the_policy_file(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text('[train.graders.sql]\nname = "m:f"\nfolders = ["tables", "/var/lib/x"]')
     assert load(tmp_path / "policy.toml").graders["sql"].folders == (str(tmp_path / "tables"), "/var/lib/x")
+
+
+def test_answers_without_a_grade_are_counted_whoever_was_to_grade_them() -> None:
+    grader, checker = Grader(GraderPolicy(name="a:b")), Grader(GraderPolicy(name="c:d"))
+    assert ungraded(grader, checker) is ungraded(None, None) is None
+    grader.failures["late"] += 1
+    checker.failures.update(late=1, raised=2)
+    assert ungraded(grader, checker) == {"late": 2, "raised": 2}
+    assert ungraded(None, checker) == {"late": 1, "raised": 2}

@@ -182,3 +182,11 @@ class Grader:
         if code is None or code == -signal.SIGALRM:
             return silent
         return f"it ended with {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+
+
+def ungraded(*graders: Grader | None) -> dict[str, int] | None:
+    """How many answers got no grade of these graders, by what happened; None when all did."""
+    failures: Counter[str] = Counter()
+    for grader in graders:
+        failures.update({} if grader is None else grader.failures)
+    return dict(failures) or None

@@ -30,7 +30,7 @@ from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, Tokenised
 from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
 from headrace_trainer.evaluation.checks import CHECKS
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate, without_loss_gains
-from headrace_trainer.evaluation.grader import Grader
+from headrace_trainer.evaluation.grader import Grader, ungraded
 from headrace_trainer.evaluation.raters import self_graded
 from headrace_trainer.job.parts import ObjectivePart, train_parts
 from headrace_trainer.job.ranks import learn_in_ranks
@@ -303,7 +303,7 @@ def _evaluate(
             self_graded=None if spec.grader is None else self_graded(spec.grader, _learnt(spec)),
         )  # fmt: skip
         report = report if by_loss else without_loss_gains(report)
-        return report if grader is None else msgspec.structs.replace(report, ungraded=dict(grader.failures) or None)
+        return msgspec.structs.replace(report, ungraded=ungraded(grader, checker))
 
 
 def _learnt(spec: JobSpec) -> Iterator[Example]:
