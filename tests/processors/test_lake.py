@@ -19,11 +19,12 @@ from headrace_lake.lake_log import LakeLog
 from headrace_lake.log import LogRecord
 from headrace_lake.manifest import LAKE_TOPICS, MANIFEST, ForeignLake, LakeError, LakeFolder, Manifest
 from headrace_lake.segments import HEAD, SegmentColumns, records_of, write_segment
-from headrace_lake.views import says
+from headrace_lake.views import SERVING, says
 from headrace_schemas.canonical import digest
 from headrace_schemas.root_error import USAGE
 from headrace_streams.kafka.record_columns import RecordColumns
 from headrace_streams.kafka.unpacking import unpack_columns
+from headrace_streams.release_log import CHANGES
 from headrace_streams.runtime.provenance import Provenance, origin, origin_without_input, six_headers
 from support import batches
 from support.memory_log import MemoryLog
@@ -296,3 +297,7 @@ def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
     assert list(folder.segments.iterdir()) == []
     assert (folder.path / MANIFEST).read_bytes() == before
     assert not list(folder.path.glob(".manifest*"))
+
+
+def test_a_lake_and_a_log_call_the_same_answers_a_change_of_what_is_served() -> None:
+    assert SERVING == CHANGES
