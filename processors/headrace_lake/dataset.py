@@ -190,7 +190,7 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
     named_rows = (*watched(without_withdrawn(batch, start.withdrawn)), *start.rehearsal)
     negatives = [member for member in named_rows if is_negative(member)]
     left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (learnt, negatives))
-    values, erased = await _exact(log, [*left, *avoided])
+    values, erased = await exact_examples(log, [*left, *avoided])
     gone = sum(member.sha256 in erased for member in left)
     left, avoided = ([member for member in listed if member.sha256 not in erased] for listed in (left, avoided))
     return Selected(
@@ -203,7 +203,7 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
     )
 
 
-async def _exact(log: Log, members: Iterable[Member]) -> tuple[dict[str, Example], set[str]]:
+async def exact_examples(log: Log, members: Iterable[Member]) -> tuple[dict[str, Example], set[str]]:
     """The example of each member by the digest of its record, and the digests of those whose texts were erased. DatasetError for
     one that is not where the member says."""
     wanted: dict[tuple[str, int], dict[int, Member]] = {}

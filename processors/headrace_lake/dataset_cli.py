@@ -121,7 +121,7 @@ async def _selected(
     from headrace_lake.keys import OpenedLog
     from headrace_streams.signing import trusted_keys
 
-    async with _log(settings, source, folder) as (log, read_from):
+    async with opened(settings, source, folder) as (log, read_from):
         log = OpenedLog(log, KafkaLog(settings))  # a lake has no keys, so that what is erased on the broker is erased in it
         if as_of_ms is not None:
             log = LogAsOf(log, as_of_ms)
@@ -131,7 +131,7 @@ async def _selected(
 
 
 @asynccontextmanager
-async def _log(settings: Settings, source: str, folder: Path | None) -> AsyncIterator[tuple[Any, str]]:
+async def opened(settings: Settings, source: str, folder: Path | None) -> AsyncIterator[tuple[Any, str]]:
     from headrace_lake.kafka_log import KafkaLog
 
     if source == "log":

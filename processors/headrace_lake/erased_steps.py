@@ -35,7 +35,7 @@ _DRAWN = "headrace.prompt.drawn.v1"
 _BATCH = "headrace.batch.ready.v1"
 
 
-class Finding(NamedTuple):
+class StepDifference(NamedTuple):
     """One thing that differs."""
 
     field: str
@@ -43,12 +43,12 @@ class Finding(NamedTuple):
     found: str
 
 
-class Compared(NamedTuple):
+class StepComparison(NamedTuple):
     """Of the outputs of one record in one place: how many are equal, how many only but for erased texts, what differs."""
 
     equal: int
     erased: int
-    findings: Sequence[Finding]
+    findings: Sequence[StepDifference]
 
 
 class ErasedSteps:
@@ -61,7 +61,7 @@ class ErasedSteps:
         self.prompts: set[str] = set()
         self.batches: Counter[str] = Counter()
 
-    def note(self, topic: str, value: bytes | None, headers: Headers, *, first: bool = False) -> Finding | None:
+    def note(self, topic: str, value: bytes | None, headers: Headers, *, first: bool = False) -> StepDifference | None:
         """Takes an output that is on the log into `revisions` and `batches`; what is wrong with its place among them. `first`:
         it is the first revision by the fold, too."""
         if self.stage == "curate" and topic == "batches":
@@ -81,18 +81,18 @@ class ErasedSteps:
             self.prompts.discard(name)
             return None
         if name != derive_id("example", str(data.get("interaction_id"))) or kind not in (*_REVISED, _SETTLED):
-            return Finding("example_id", "the interaction's", name)
+            return StepDifference("example_id", "the interaction's", name)
         before = self.revisions.get(name)
         wanted = before if before is None or kind == _SETTLED else before + 1
         if isinstance(revision, int):
             self.revisions[name] = revision
         if wanted is None or revision == wanted or (first and revision == 1):
             return None
-        return Finding("revision", f"{kind} of {name} with revision {wanted}", str(revision))
+        return StepDifference("revision", f"{kind} of {name} with revision {wanted}", str(revision))
 
-    async def compare(self, source: LogRecord, expected: Sequence[Produced], found: Sequence[LogRecord]) -> Compared:
+    async def compare(self, source: LogRecord, expected: Sequence[Produced], found: Sequence[LogRecord]) -> StepComparison:
         """What the fold makes of `source` beside what is on the log of it, both in one place and in their order."""
-        findings: list[Finding] = []
+        findings: list[StepDifference] = []
         rest = list(expected)
         others: list[LogRecord] = []
         for record in found:
@@ -110,27 +110,27 @@ class ErasedSteps:
                 if self._may_lack(produced.topic, produced.value, produced.headers):
                     erased += 1
                 else:
-                    findings.append(Finding("missing", _brief(produced.topic, produced.key, produced.value), "nothing"))
+                    findings.append(StepDifference("missing", _brief(produced.topic, produced.key, produced.value), "nothing"))
                 continue
             others.remove(twin)
             tree = tree_of(produced.value)
             self._note(twin, findings, first=tree is not None and tree["data"].get("revision") == 1)
             if _headers(twin.topic, twin.headers) != _headers(produced.topic, produced.headers):
-                findings.append(Finding("headers", str(produced.headers), str(twin.headers)))
+                findings.append(StepDifference("headers", str(produced.headers), str(twin.headers)))
             elif self._is_alike(produced, twin) or (self._texts_meet and await self._is_possible(source, twin)):
                 erased += 1
             else:
                 told = json_differences(produced.value, twin.value or b"")
-                findings += [Finding(f"value{path}", one, other) for path, one, other in told]
+                findings += [StepDifference(f"value{path}", one, other) for path, one, other in told]
         for record in others:
             self._note(record, findings)
             if self._may_lack(record.topic, record.value, record.headers) and await self._is_possible(source, record):
                 erased += 1
             else:
-                findings.append(Finding("unexpected", "nothing", f"{record.topic}/{record.partition}@{record.offset}"))
-        return Compared(equal, erased, findings)
+                findings.append(StepDifference("unexpected", "nothing", f"{record.topic}/{record.partition}@{record.offset}"))
+        return StepComparison(equal, erased, findings)
 
-    def _note(self, record: LogRecord, findings: list[Finding], *, first: bool = False) -> None:
+    def _note(self, record: LogRecord, findings: list[StepDifference], *, first: bool = False) -> None:
         found = self.note(record.topic, record.value, record.headers, first=first)
         if found is not None:
             findings.append(found)
@@ -203,22 +203,24 @@ class ErasedSteps:
         return count == len(cited)
 
 
-def erased_ends(steps: ErasedSteps, owners: ErasedOwners, changelog: Mapping[str, bytes]) -> Iterator[Finding]:
+def erased_ends(steps: ErasedSteps, owners: ErasedOwners, changelog: Mapping[str, bytes]) -> Iterator[StepDifference]:
     """What a task's state, in changelog form, says was written last, where that is another than what is there."""
     for key, value in changelog.items():
         interaction_id = key.removeprefix(INTERACTION)
         if key.startswith(INTERACTION) and owners.owns_state(key):
             case, last = tree_or_none(value), steps.revisions.get(derive_id("example", interaction_id))
             if case is not None and last is not None and case.get("revision", 0) != last:
-                yield Finding(f"revision of {interaction_id}", f"{case.get('revision', 0)}, as its state has it", str(last))
+                yield StepDifference(
+                    f"revision of {interaction_id}", f"{case.get('revision', 0)}, as its state has it", str(last)
+                )
             stands = derive_id("prompt", interaction_id) in steps.prompts
             if case is not None and stands != bool(case.get("drawn")):
-                yield Finding(f"prompt of {interaction_id}", "gone" if stands else "drawn", "drawn" if stands else "gone")
+                yield StepDifference(f"prompt of {interaction_id}", "gone" if stands else "drawn", "drawn" if stands else "gone")
         elif key.startswith(BUCKET) and steps.stage == "curate":
             bucket = load(key, value)
             assert isinstance(bucket, CurateBucket)
             if bucket.batches != (there := steps.batches[bucket.name]):
-                yield Finding(f"batches of {bucket.name}", f"{bucket.batches}, as its state has it", str(there))
+                yield StepDifference(f"batches of {bucket.name}", f"{bucket.batches}, as its state has it", str(there))
 
 
 def _is_same(produced: Produced, record: LogRecord) -> bool:

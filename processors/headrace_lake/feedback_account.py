@@ -1,7 +1,8 @@
 """What became of all feedback on the log: every row is learnt, validation, test, waiting or left out by a counted reason.
 
 Knows the events of the topics, not the stages' rules or state. Two sums are exact by construction, as each row is put in one box:
-rows of feedback over what became of them, and the examples that they made over what became of those.
+rows of feedback over what became of them, and the examples that they made over what became of those. A row is what somebody
+published: a word on a session is one, however many interactions are credited with it, and what a derivation saw is none.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ from headrace_schemas.events import (
     InteractionRecorded,
     RecordRedriven,
     RecordRejected,
+    SessionFeedbackRecorded,
+    SessionFeedbackRetracted,
     SignalRejected,
     TrainingCompleted,
     TrainingStarted,
 )
+from headrace_schemas.inputs import Attribution
 from headrace_schemas.selection import is_validation, training_members, watched
+from headrace_schemas.session_feedback import CONTENT, UNDONE
 
 LEARNT, VALIDATION, TEST, WAITING, LEFT_OUT = "learnt", "validation", "test", "waiting", "left out"
 _RANKS = {LEARNT: 0, TEST: 1, VALIDATION: 2, WAITING: 3, LEFT_OUT: 4}  # the least counts where a row is in several batches
@@ -42,11 +47,13 @@ _Feedback = tuple[str, str, str]  # interaction, source, feedback id
 
 class FeedbackAccount(Struct, kw_only=True):
     """`feedback`: rows of feedback by (what became of them, why); `examples`: the judged interactions, likewise; `not_named`:
-    of the learnt ones, rows that a run left out and did not name, as older trainers do not, by reason."""
+    of the learnt ones, rows that a run left out and did not name, as older trainers do not, by reason; `derived`: what nobody
+    said and derivations saw, by derivation, as far as it stands."""
 
     feedback: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: Counter[tuple[str, str]] = field(default_factory=Counter)
     not_named: Counter[str] = field(default_factory=Counter)
+    derived: Counter[str] = field(default_factory=Counter)
 
     def to_builtins(self) -> dict[str, dict[str, int]]:
         """For printing: `learnt`, or `left out: duplicate`, to its count, the largest first."""
@@ -55,21 +62,25 @@ class FeedbackAccount(Struct, kw_only=True):
             name: {f"{what}: {why}" if why else what: count for (what, why), count in box.most_common()}
             for name, box in boxes.items()
         }
-        return {**named, "not_named": dict(self.not_named.most_common())}
+        return {**named, "not_named": dict(self.not_named.most_common()), "derived": dict(self.derived.most_common())}
 
 
 async def account_of(log: Log) -> FeedbackAccount:
-    """Reads `signals`, `examples`, `rejections`, `batches`, `runs` and, for what was no event or waits for a link,
-    `dead-letters` and `refs`."""
+    """Reads `signals`, `examples`, `rejections`, `batches`, `runs` and, for what was no event or waits for a link or its session,
+    `dead-letters`, `refs` and `sessions`."""
     account = FeedbackAccount()
     interactions: set[str] = set()
     rows: list[_Feedback] = []
     retracted: set[_Feedback] = set()
+    attributed: dict[_Feedback, Attribution] = {}
     async for event in events_of(log, "signals"):
         if isinstance(event, InteractionRecorded):
             interactions.add(event.data.interaction_id or event.id)
         elif isinstance(event, FeedbackRecorded):
-            rows.append(_identity(event))
+            if event.data.attributed_from is None:
+                rows.append(_identity(event))
+            else:
+                attributed[_identity(event)] = event.data.attributed_from
         elif isinstance(event, FeedbackRetracted):
             retracted.add((event.data.interaction_id or "", event.source, event.data.feedback_id))
     refused, rejected = await _rejections(log)
@@ -92,8 +103,44 @@ async def account_of(log: Log) -> FeedbackAccount:
             box = (WAITING, "its interaction")
         seen.add(row)
         account.feedback[box] += 1
+    credited: dict[_Feedback, list[_Fate]] = {}
+    for derived, source in attributed.items():
+        interaction, writer, _ = derived
+        if derived in retracted:
+            continue
+        if source.derived_by is not None:
+            account.derived[source.derived_by] += 1
+        else:
+            fate = fates.get(interaction, (LEFT_OUT, "unknown") if interaction in interactions else (WAITING, "its interaction"))
+            credited.setdefault((source.session_id, writer, source.feedback_id), []).append(fate)
+    account.feedback.update(await _of_sessions(log, credited))
     account.feedback.update(await _never_signals(log, {(source, feedback_id) for _, source, feedback_id in rows}))
     return account
+
+
+async def _of_sessions(log: Log, credited: Mapping[_Feedback, Sequence[_Fate]]) -> Counter[_Fate]:
+    """Words on sessions: each as the interaction that most was made of, of those that are credited with it."""
+    boxes = Counter[_Fate]()
+    words: dict[_Feedback, str] = {}
+    retracted: set[_Feedback] = set()
+    async for event in events_of(log, "sessions"):
+        if isinstance(event, SessionFeedbackRecorded):
+            word = event.data.session_id, event.source, event.data.feedback_id
+            if word in words:
+                boxes[LEFT_OUT, "repeated"] += 1
+            words.setdefault(word, event.data.kind)
+        elif isinstance(event, SessionFeedbackRetracted):
+            retracted.add((event.data.session_id, event.source, event.data.feedback_id))
+    for word, kind in words.items():
+        if word in retracted:
+            boxes[LEFT_OUT, "retracted"] += 1
+        elif word in credited:
+            boxes[min(credited[word], key=lambda fate: (_RANKS[fate[0]], fate[1]))] += 1
+        elif kind in (CONTENT, UNDONE):
+            boxes[LEFT_OUT, "a report"] += 1
+        else:
+            boxes[WAITING, "an interaction of its session"] += 1
+    return boxes
 
 
 async def _never_signals(log: Log, resolved: set[tuple[str, str]]) -> Counter[tuple[str, str]]:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from headrace_lake.opening import TextOpener
 
 CELL = 60  # characters of a value in a table
-COLLECT = 50_000, 10, 20  # objects more than before, and so on: records make no cycles, and looking for them was 5 % of a feeder
+COLLECT = (
+    50_000,
+    10,
+    20,
+)  # objects more than before, and so on: records make no cycles, looking for them was 4 % of a feeder's samples
 BAR_SECONDS = 0.2  # between two states of the progress bar on a terminal
 LINE_SECONDS = 5.0  # between lines of progress where no terminal rewrites one
 

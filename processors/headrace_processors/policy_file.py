@@ -21,9 +21,10 @@ from pydantic import Field
 
 from headrace_processors.attribute.policy import AttributePolicy
 from headrace_processors.curate.policy import CuratePolicy
-from headrace_processors.intake.policy import IntakePolicy
+from headrace_processors.intake.policy import NOT_BOTH, IntakePolicy
 from headrace_processors.link.policy import LinkPolicy
 from headrace_processors.observer.policy import SilencePolicy
+from headrace_processors.quality_policy import QualityPolicy
 from headrace_processors.release.policy import ReleasePolicy
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_streams.policy import Policy, PolicyError, parse_policy, read_policy_file
@@ -32,7 +33,8 @@ __all__ = ["Policies", "PolicyError", "load"]
 
 
 class Policies(Policy):
-    """All policies of a deployment. `train` is raw: the trainer's package knows what may stand in it. `silence` is no stage's."""
+    """All policies of a deployment. `train` is raw: the trainer's package knows what may stand in it. `silence` and `quality` are
+    no stage's."""
 
     intake: IntakePolicy = IntakePolicy()
     link: LinkPolicy = LinkPolicy()
@@ -41,6 +43,7 @@ class Policies(Policy):
     curate: CuratePolicy = CuratePolicy()
     release: ReleasePolicy = ReleasePolicy()
     silence: SilencePolicy = SilencePolicy()
+    quality: QualityPolicy = QualityPolicy()
     train: dict[str, Any] = Field(default_factory=dict)
 
     def bodies(self) -> dict[str, dict[str, Any]]:
@@ -64,6 +67,8 @@ def load(path: Path | str | None) -> Policies:
     told = {key: True for key, told in wanted.items() if told and getattr(intake, key) is None}  # else nobody need know
     if told:
         who = "attribute.derive" if derives else "attribute.credit"
+        if intake.seal != "none":
+            raise PolicyError(f"policy file {path}: {who}: {NOT_BOTH}; with intake.seal = {intake.seal!r} it must be off")
         intake = parse_policy(IntakePolicy, {**intake.body(), **told}, f"policy file {path}", f"{who}, intake.")
     if derives and reward.sessions is None:
         reward = reward.model_copy(update={"sessions": True})

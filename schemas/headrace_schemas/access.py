@@ -81,7 +81,7 @@ def grants(role: str, deployment: str) -> list[Grant]:
             topics.setdefault(name, set()).add(operation)
 
     allow(who.writes, WRITE)
-    if set(_REQUESTS) & set(who.writes):
+    if "dead-letters" in who.writes:
         others.append(Grant("transactional-id", f"{prefix}{REDRIVE}", False, (WRITE,)))
     allow(who.reads, READ)
     for name in who.stages:

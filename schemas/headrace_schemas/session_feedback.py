@@ -13,6 +13,7 @@ from headrace_schemas.events import FeedbackRecorded, FeedbackRetracted, InputEv
 from headrace_schemas.json_limits import tree_of
 
 CONTENT = "content_reported"  # kind of feedback on a session: what something holds now, which is no outcome
+UNDONE = "undone"  # likewise: what was made last was taken back. A report too, where a derivation reads it
 STAND_IN = "session_stands_in"  # a field of data: the feedback itself named no interaction
 _NAME = b'"session_id"'
 _TAGS = {str(kind.__struct_config__.tag) for kind in (FeedbackRecorded, FeedbackRetracted)}

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headrace.adapters import Adapters
     from headrace.fields import (
         AgentFields,
         Call,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdapterRefused": "headrace_streams.adapter_files",
+    "Adapters": "headrace.adapters",
     "AgentFields": "headrace.fields",
     "AsyncRecorder": "headrace.recorder",
     "AsyncRelease": "headrace.releases",
@@ -63,6 +65,7 @@ _HOMES = {
 
 __all__ = [
     "AdapterRefused",
+    "Adapters",
     "AgentFields",
     "AsyncRecorder",
     "AsyncRelease",

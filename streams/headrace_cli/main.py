@@ -58,6 +58,9 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
     },
     "Training by hand": {
         "batches": Command("headrace_lake.batches:batches", "worker", "Batches: list, show, and have one trained again."),
+        "quality": Command(
+            "headrace_lake.quality_cli:quality", "worker", "How good the data of a batch is; a sample of it for people."
+        ),
         "train": Command("headrace_trainer.cli:train", "trainer", "Train one batch in the foreground."),
         "evaluate": Command("headrace_trainer.cli:evaluate", "trainer", "Evaluate one model version, or ask any model a suite."),
         "evaluations": Command(
@@ -67,6 +70,9 @@ SECTIONS: dict[str, dict[str, Command]] = {  # as they stand in `--help`
         ),
     },
     "The store": {
+        "export": Command(
+            "headrace_trainer.artifacts.cli:export", "trainer", "A release as files: adapter, merged, GGUF, Ollama."
+        ),
         "store": Command("headrace_trainer.store_cli:store", "trainer", "The store of adapters: what nothing needs any more."),
     },
     "Releases": {

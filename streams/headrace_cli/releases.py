@@ -223,7 +223,8 @@ def _show_touched(settings: Settings, as_json: bool, what: str, work: Callable[.
     from headrace_schemas.errors import DecodeError
 
     try:
-        touched: Touched = run(work(settings, *arguments))
+        asked_by = who()  # the events have no place for it but their source
+        touched: Touched = run(work(settings, *arguments, source=None if asked_by is None else f"command:{asked_by}"))
     except DecodeError as error:
         raise CliError(USAGE, error.message) from error
     removed, code = _without_samples(settings, touched)

@@ -61,8 +61,10 @@ async def _tail(
     as_json: bool,
     opening: bool,
 ) -> None:
+    from headrace_schemas.sealed_fields import erased
     from headrace_streams.kafka.clients import short_name
     from headrace_streams.kafka.reader import Reader
+    from headrace_streams.runtime.sealing import is_erased
     from headrace_streams.sealing.opening import Opener
 
     left = limit
@@ -72,7 +74,8 @@ async def _tail(
             for record in records:
                 value = record.value
                 if opening and value is not None:
-                    value = bytes(await opener.opened(short_name(settings, record.topic), value, record.headers))
+                    opened = await opener.opened(short_name(settings, record.topic), value, record.headers)
+                    value = erased(value) if is_erased(opened) else bytes(opened)
                 _print(settings, record, value, as_json)
                 if left is not None and (left := left - 1) == 0:
                     return

@@ -139,10 +139,20 @@ class Store:
             raise AdapterRefused(f"{what} have more than {size} bytes in the store {self.name}")
         return content
 
-    def remove_samples(self, digest: str) -> bool:
-        """Whether there were such samples; now there are none. StoreError."""
+    def _is_younger(self, path: str, before: datetime | None) -> bool:
+        """Whether a file was written since then, as it is now and not as it was listed."""
+        try:
+            return before is not None and self._place[0].modified(path) >= before
+        except FileNotFoundError:
+            return False
+
+    def remove_samples(self, digest: str, *, before: datetime | None = None) -> bool:
+        """Whether there were such samples; now there are none, unless they were stored again since `before`. StoreError."""
 
         def remove(path: str) -> bool:
+            self._place[0].invalidate_cache()
+            if self._is_younger(path, before):
+                return False
             try:
                 self._place[0].rm_file(path)
             except FileNotFoundError:
@@ -193,13 +203,14 @@ class Store:
         with self._errors(f"the store {self.name} could not be listed"):
             return within(self._patience, look)
 
-    def remove_adapter(self, digest: str) -> bool:
+    def remove_adapter(self, digest: str, *, before: datetime | None = None) -> bool:
         """Whether there was anything of an adapter; now there is nothing. Its manifest goes first, so that what a crash leaves is
-        none. StoreError."""
+        none. One that was stored again since `before` stays: whoever did needs it. StoreError."""
 
         def remove() -> bool:
             fs, folder = self._place[0], self._folder(digest)
-            if not fs.exists(folder):
+            fs.invalidate_cache()
+            if not fs.exists(folder) or self._is_younger(f"{folder}/{MANIFEST}", before):
                 return False
             if fs.exists(f"{folder}/{MANIFEST}"):
                 fs.rm_file(f"{folder}/{MANIFEST}")

@@ -161,7 +161,7 @@ async def _with_retrains(settings: Settings, found: Touched) -> Touched:
     """Asks for the runs of `found`, where policy says so: those that were asked for now."""
     try:
         return found._replace(retrains=await retraining.queue(settings, found.retrains))
-    except (NotAllowed, retraining.RetrainRefused) as error:
+    except (NotAllowed, retraining.RetryRefused) as error:
         logging.getLogger("headrace").warning("nothing is trained once more without it: %s", error)
         return found._replace(retrains=[])
 

@@ -24,7 +24,7 @@ WITHOUT_LIMIT = 20_000  # ids in one request: 0.7 MB of a record of 2 MiB
 REASON = "what its release learnt was taken back"
 
 
-class RetrainRefused(ValueError):
+class RetryRefused(ValueError):
     """More was taken back at once than one request can name; the message says what to do."""
 
 
@@ -69,7 +69,7 @@ def goes_on(version: ModelVersion) -> bool:
 
 async def queue(settings: Settings, asked: Iterable[BatchRetryRequest], source: str | None = None) -> list[BatchRetryRequest]:
     """Publishes those that nobody has published yet, where the trainer's policy in force says so; which those are. NotAllowed for
-    who may not write to `batches`, RetrainRefused."""
+    who may not write to `batches`, RetryRefused."""
     wanted = list(asked)
     reader = Reader(settings)
     if not wanted or not await _is_asked_for(reader):
@@ -82,7 +82,7 @@ async def queue(settings: Settings, asked: Iterable[BatchRetryRequest], source: 
     for request in wanted:
         without = request.without or []
         if len(without) > WITHOUT_LIMIT:
-            raise RetrainRefused(
+            raise RetryRefused(
                 f"{request.bucket}: {len(without)} examples were taken back, and a request names {WITHOUT_LIMIT} at most: wait "
                 "until they are withdrawn (`headrace status`), and take one of them back once more"
             )

@@ -15,8 +15,10 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from headrace_cli.main import invoke
 from headrace_console import access as access_module
 from headrace_console.access import AccessRefused, ProxyAccess, TokenAccess, is_loopback, secret_of, token_of
+from headrace_console.key_watch import KeyWatch
 from headrace_console.pages import pages
 from headrace_lake.manifest import LakeFolder
+from headrace_lake.opening import TextOpener
 from headrace_schemas.root_error import USAGE
 from headrace_streams.settings import Settings
 from support.console import TOKEN, ServedConsole, form_of, served
@@ -184,9 +186,22 @@ def test_another_site_can_link_here_and_embed_nothing(site: ServedConsole) -> No
         assert site.ask("/?format=json", headers={**away, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}).status == 403
 
 
+class Opening(TextOpener):
+    """Of which one sees that it was at work."""
+
+    def opened(self, value: str, odd: bytes | None = None) -> str:
+        return value.replace('"code"', '"opened"')
+
+
 def test_roles_are_kept(lake: LakeFolder, tmp_path: Path) -> None:
     access = ProxyAccess(SECRET, ["127.0.0.0/8"])
-    with served(lake, Settings(data_dir=tmp_path), access) as console:
+    asked: list[int] = []
+
+    async def keys() -> TextOpener:
+        asked.append(1)
+        return Opening()
+
+    with served(lake, Settings(data_dir=tmp_path), access, keys=KeyWatch(keys)) as console:
         viewer = {"X-Headrace-Secret": SECRET, "X-Forwarded-User": "<b>ada</b>"}
         operator = {**viewer, "X-Forwarded-Groups": "operator"}
         assert console.ask("/", cookie=None).status == 401
@@ -203,6 +218,8 @@ def test_roles_are_kept(lake: LakeFolder, tmp_path: Path) -> None:
         assert hidden["value_base64"] == "(raw: for the role privacy)"
         assert raw["value_base64"] != hidden["value_base64"]
         assert hidden["headers"] == hidden["value_base64"] != raw["headers"]
+        assert ("code" in hidden["error"], "opened" in raw["error"]) == (True, True), "sealed texts are opened for privacy alone"
+        assert asked == [1], "and keys are not asked for by every page"
 
 
 def test_the_token_stands_in_no_page_and_no_header(site: ServedConsole) -> None:

@@ -57,7 +57,7 @@ WRITES = {
     "trainer": {"runs", "versions", "outcomes", "rules", "dead-letters"} | OWN,
     "console": {*INPUTS, "outcomes", "batches", "dead-letters", "assessments"},
     "reader": set[str](),
-    "privacy": INPUTS,
+    "privacy": {*INPUTS, "batches"},
     "admin": CHANGELOGS,
 }
 READS = {

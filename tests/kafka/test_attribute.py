@@ -1,4 +1,5 @@
-"""Words on sessions on a real broker: workers are killed while they are credited, and each is there once; taken back, none."""
+"""Words on sessions on a real broker: workers are killed while they are credited, and each is there once; taken back, none. What
+a derivation saw goes when an interaction that it was seen in is retracted."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 from collections import defaultdict
 from math import fsum
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,12 +27,14 @@ SESSIONS, TURNS, KILLS = 40, 3, 3
 Shares = dict[str, dict[str, float]]
 
 
-async def standing(settings: Settings) -> Shares:
-    """What is credited to the interactions of each session, by session."""
+async def standing(settings: Settings, *, derived: bool = False) -> Shares:
+    """What is credited to the interactions of each session, or `derived` for them, by session."""
     found: dict[tuple[str, str], FeedbackRecorded] = {}
     for record in await read_ended(settings, "signals"):
         event = decode(record.value, tuple(record.headers))
         if isinstance(event, FeedbackRecorded) and event.data.attributed_from is not None:
+            if (event.data.attributed_from.derived_by is not None) is not derived:
+                continue
             key = event.source, event.data.feedback_id or ""
             assert key not in found, "derived twice"
             found[key] = event
@@ -51,7 +55,7 @@ async def counted(settings: Settings, stage: str, topic: str, *counters: str) ->
 
 def test_what_is_said_of_sessions_is_credited_once_however_often_workers_are_killed(settings: Settings, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
-    policy.write_text('[attribute]\ncredit = "decay"\n')
+    policy.write_text('[attribute]\ncredit = "decay"\n[attribute.derive.rephrased]\n')
     settings = settings.model_copy(update={"policy": policy})
     outbox = tmp_path / "outbox.db"
 
@@ -106,9 +110,20 @@ def test_what_is_said_of_sessions_is_credited_once_however_often_workers_are_kil
         asyncio.run(until(lambda: credited(2 * SESSIONS)))
         asyncio.run(until(settled))
         assert asyncio.run(standing(settings)) == {}
+
+        asked: dict[str, Any] = {"artifact_type": "sql", "model": "tiny", "output": "select 1", "session_id": "again"}
+        first, second = (recorder.interaction(prompt=f"total sales by region {end}", **asked) for end in ("", "please"))
+
+        async def seen(wanted: Shares) -> bool:
+            return await standing(settings, derived=True) == wanted
+
+        asyncio.run(until(lambda: seen({"again": {first.interaction_id: 1.0}})))
+        recorder.retract(second)
+        asyncio.run(until(lambda: seen({})))
+        asyncio.run(until(settled))
     reports = asyncio.run(verify(KafkaLog(settings), STAGES))
     assert {name: report.differences for name, report in reports.items() if report.differences} == {}
-    assert asyncio.run(rewarded(settings)) == SESSIONS * TURNS
+    assert asyncio.run(rewarded(settings)) == SESSIONS * TURNS + 1
     assert asyncio.run(counted(settings, "attribute", "sessions", "in")) == asyncio.run(
         counted(settings, "attribute", "sessions", *STAGES_BY_NAME["attribute"].counters, "dead")
     )

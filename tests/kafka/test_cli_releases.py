@@ -18,6 +18,7 @@ from aiokafka.admin import RecordsToDelete
 import headrace as door
 from headrace_cli.main import invoke
 from headrace_processors.stages import STAGES
+from headrace_schemas.canonical import digest
 from headrace_schemas.derived import (
     Adapter,
     Batch,
@@ -33,16 +34,19 @@ from headrace_schemas.derived import (
     Member,
     ModelVersion,
     RollbackRequest,
+    RulesActivation,
     TrainingStart,
     Weights,
 )
 from headrace_schemas.events import (
     BatchReady,
+    BatchRetryRequested,
     EvaluationCompleted,
     ExampleRewarded,
     ModelVersionCreated,
     ReleasePromoted,
     RollbackRequested,
+    RulesActivated,
     TrainingStarted,
 )
 from headrace_schemas.inputs import Agent
@@ -373,6 +377,23 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
     assert third.id in out.splitlines()[1]
     rows = json.loads(headrace("retract", "i3", "--json")[1])
     assert ([row["release_id"] for row in rows["releases"]], rows["possible"]) == ([third.id], []), "others were cut before"
+    assert rows["retrains"] == [], "nobody has asked for that"
+    body = {"retrain_taken_back": True}
+    rules = RulesActivation(
+        stage="train", topic="batches", partition=0, from_offset=0, version=1, digest=digest(body), body=body
+    )  # fmt: skip
+    write(settings, "rules", "train/batches/0", event(RulesActivated, rules, "rules"))
+    answers = [json.loads(headrace("retract", "i3", "--json")[1])["retrains"] for _ in range(2)]
+    assert answers == [[{"bucket": BUCKET, "batch": "b4", "begins": None}], []], "once, and the third began at the base"
+
+    async def asked() -> list[list[str] | None]:
+        events = Reader(settings).events("batches")
+        return [each.data.without async for each in events if isinstance(each, BatchRetryRequested)]
+
+    assert asyncio.run(asked()) == [["x3"]]
+    assert json.loads(headrace("status", "--json")[1])["retrains"] == [
+        {"bucket": BUCKET, "batch_id": "b4", "begins": None, "examples": 1}
+    ]
 
     code, out, error = headrace("retract", "never-seen")
     assert (code, out) == (0, "")
@@ -384,7 +405,7 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
 
     assert sorted(asyncio.run(published())) == [
         (b"i1", "headrace.interaction.retracted.v1"),
-        (b"i3", "headrace.interaction.retracted.v1"),
+        *[(b"i3", "headrace.interaction.retracted.v1")] * 3,
         (b"i4", "headrace.interaction.retracted.v1"),
         *[(b"i5", "headrace.interaction.retracted.v1")] * 2,
         (b"never-seen", "headrace.interaction.retracted.v1"),

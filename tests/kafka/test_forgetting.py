@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import headrace
+from headrace_lake.feeder import Feeder
 from headrace_lake.kafka_log import KafkaLog
 from headrace_lake.keys import sealing_of
+from headrace_lake.lake_log import LakeLog
+from headrace_lake.manifest import LAKE_TOPICS, LakeFolder
 from headrace_lake.verify import verify
+from headrace_processors.owners import feedback_owner
 from headrace_processors.stages import STAGES
 from headrace_schemas.codec import decode
 from headrace_schemas.events import KeyIssued
+from headrace_schemas.inputs import Ref
 from headrace_schemas.topology import ALL_TOPICS
 from headrace_streams import requests
 from headrace_streams.kafka import admin, clients
@@ -104,6 +111,37 @@ async def readable(settings: Settings, needle: bytes) -> set[str]:
     return found
 
 
+async def in_lake(settings: Settings, folder: LakeFolder, needle: bytes) -> set[str]:
+    """Topics of a lake, fed up to now, of which a record holds a text: its files are compressed."""
+    log = KafkaLog(settings)
+    folder.path.mkdir(exist_ok=True)
+    feeder = Feeder(log, folder, folder.bound(settings.deployment, await log.cluster_id()), every=0.1)
+    await feeder.prepare()
+    async with aclosing(feeder.feed(await feeder.ends())) as steps:
+        async for _ in steps:
+            pass
+    found = set()
+    with folder.open() as manifest:
+        lake = LakeLog(folder, manifest)
+        for topic in LAKE_TOPICS:
+            for partition in range(await lake.partitions(topic)):
+                async for record in lake.read(topic, partition):
+                    letters = b"".join(base64.b64decode(part) for part in _base64_values(record.value))
+                    if needle in b"".join((record.key or b"", record.value or b"", letters)):
+                        found.add(topic)
+    return found
+
+
+def record_by_an_agent(settings: Settings, outbox: Path) -> int:
+    """Through the door, which keeps what it has not sent yet in a file."""
+    with headrace.Recorder(settings.bootstrap, agent="bot", outbox=outbox, deployment=settings.deployment) as recorder:
+        call = recorder.interaction(artifact_type="sql", model="m", prompt=TEXT, output=TEXT, data_subject="bob")
+        recorder.feedback(call, kind="user_correction", corrected_output=TEXT, comment=TEXT)
+        assert bytes_on_disk(outbox.parent, SECRET), "the scan finds it"
+        assert recorder.flush(30)
+    return 2
+
+
 def _base64_values(value: bytes | None) -> Iterator[bytes]:
     if value is not None and b'"value_base64":"' in value:
         yield value.split(b'"value_base64":"')[1].split(b'"')[0]
@@ -130,13 +168,20 @@ def test_after_forgetting_no_byte_of_a_text_and_of_its_key_is_left_but_on_the_in
     for settings in (plain, sealed):
         asyncio.run(declare(settings))
         published = asyncio.run(tell(settings, told()))
+        outbox = settings.data_dir / "outbox" / "o.db"
+        outbox.parent.mkdir(parents=True)
+        published += record_by_an_agent(settings, outbox)
         with ring_of(settings, tmp_path / f"ring-{settings.deployment}") as ring:
             ring.start("worker")
             ring.wait(published=published, deadline=180)
     everywhere = asyncio.run(readable(plain, SECRET))
     assert {"signals", "refs", "examples", "dead-letters", "state.reward.signals", *INPUTS} <= everywhere, "the scan finds it"
     assert asyncio.run(readable(sealed, SECRET)) == set(INPUTS)
-    owners = {*(f"interaction/b-{number}" for number in (0, 1, 2, 3, 9)), "interaction/dead", "ref/jira:OPS-7"}
+    lakes = {each.deployment: LakeFolder(each.data_dir / "lake") for each in (plain, sealed)}
+    assert {"signals", "examples", "dead-letters"} <= asyncio.run(in_lake(plain, lakes["plain"], SECRET)), "the scan finds it"
+    assert asyncio.run(in_lake(sealed, lakes["sealed"], SECRET)) == set()
+    owners = {*(f"interaction/b-{number}" for number in (0, 1, 2, 3, 9)), "interaction/dead"}
+    owners.add(feedback_owner(Ref(**JIRA), "people:test", "r-1"))
     secrets = asyncio.run(secrets_of(sealed, owners))
     assert len(secrets) == len(owners)
     keys = f"{sealed.deployment}.keys-0"
@@ -144,7 +189,7 @@ def test_after_forgetting_no_byte_of_a_text_and_of_its_key_is_left_but_on_the_in
     assert all(bytes_on_disk(disk, secret) == {keys} for secret in secrets)
 
     touched = asyncio.run(requests.forget(sealed, "bob"))
-    assert len(touched.example_ids) == 5, "whose examples they were is told, though they do not say so"
+    assert len(touched.example_ids) == 6, "whose examples they were is told, though they do not say so"
     with ring_of(sealed, tmp_path / "ring-after") as ring:
         ring.start("worker")
         ring.wait(published=published + 1, deadline=180)
@@ -161,7 +206,8 @@ def test_after_forgetting_no_byte_of_a_text_and_of_its_key_is_left_but_on_the_in
     assert asyncio.run(readable(sealed, SECRET)) == set(INPUTS), "what others wrote is kept for 7 days"
     on_disk = {name for name in bytes_on_disk(disk, SECRET) if name.startswith("sealed.")}
     assert {name.rpartition("-")[0] for name in on_disk} == {f"sealed.{topic}" for topic in INPUTS}
-    assert bytes_on_disk(sealed.data_dir, SECRET) == set()
+    assert bytes_on_disk(sealed.data_dir, SECRET) == set(), "local state, outbox, lake: all that lies in the data folder"
+    assert asyncio.run(in_lake(sealed, lakes["sealed"], SECRET)) == set()
     assert bytes_on_disk(plain.data_dir, SECRET), "the scan finds it in local state"
 
     async def check() -> None:

@@ -348,7 +348,10 @@ def test_intake_hears_of_it_by_the_same_file(tmp_path: Any) -> None:
 def test_what_is_said_of_sessions_is_not_sealed_and_a_policy_that_wants_both_is_refused(tmp_path: Any) -> None:
     file = tmp_path / "policy.toml"
     file.write_text('[attribute]\ncredit = "all"\n[intake]\nseal = "subjects"\n')
-    with pytest.raises(PolicyError, match="not sealed, and seal is 'subjects': leave one off"):
+    with pytest.raises(PolicyError, match=r"attribute.credit: .*; with intake.seal = 'subjects' it must be off$"):
+        load(file)
+    file.write_text('[intake]\nseal = "subjects"\nsessions = true\n')
+    with pytest.raises(PolicyError, match=r"several people, .* and seal is 'subjects': leave one off"):
         load(file)
 
 

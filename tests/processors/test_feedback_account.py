@@ -44,9 +44,9 @@ class Published:
     def feedback(self, interaction: str, name: str, kind: str = "success", **changed: Any) -> None:
         self.say("feedback.recorded", interaction_id=interaction, feedback_id=name, kind=kind, **changed)
 
-    def account(self) -> FeedbackAccount:
-        for name in ("intake", "reward", "curate"):
-            policy = BY_NAME[name].policy(**(self._curate if name == "curate" else {}))
+    def account(self, **policies: dict[str, Any]) -> FeedbackAccount:
+        for name in ("intake", "attribute", "reward", "curate"):
+            policy = BY_NAME[name].policy(**(self._curate if name == "curate" else policies.get(name, {})))
             self.log.run(BY_NAME[name], policy.body())
         return asyncio.run(account_of(self.log))
 
@@ -91,6 +91,31 @@ def test_every_row_of_feedback_is_in_one_box() -> None:
             ("left out", "feedback_retracted"): 1,
         }
     )
+
+
+def test_a_word_on_a_session_is_one_row_and_what_a_derivation_saw_is_none() -> None:
+    said = Published()
+    for name in ("one", "two"):
+        said.interaction(name, session_id="s", prompt="total sales by region", prompt_group="a group to learn from")
+    word = {"kind": "success", "score": 100}
+    said.say("feedback.recorded", session_id="s", feedback_id="f1", **word)
+    said.say("feedback.recorded", session_id="s", feedback_id="f1", **word)
+    said.say("feedback.recorded", session_id="s", feedback_id="f2", **word)
+    said.say("feedback.retracted", session_id="s", feedback_id="f2")
+    said.say("feedback.recorded", session_id="nobody", feedback_id="f3", **word)
+    said.say("feedback.recorded", session_id="s", feedback_id="f4", kind="content_reported", content="select all of them")
+    found = said.account(intake={"sessions": True, "sketches": True}, attribute={"credit": "all", "derive": {"rephrased": {}}})
+    assert found.feedback == Counter(
+        {
+            ("waiting", "an open bucket"): 1,
+            ("waiting", "an interaction of its session"): 1,
+            ("left out", "repeated"): 1,
+            ("left out", "retracted"): 1,
+            ("left out", "a report"): 1,
+        }
+    )
+    assert sum(found.feedback.values()) == 5
+    assert found.derived == Counter({"rephrased@1": 1})
 
 
 def test_what_was_redriven_is_counted_where_it_went() -> None:

@@ -15,7 +15,7 @@ from headrace_processors.intake.scrub import check_digits
 from headrace_processors.intake.scrub.folding import fold
 from headrace_processors.intake.scrub.names import strength
 from headrace_processors.intake.scrub.placeholders import Placeholders
-from headrace_processors.intake.scrub.scrubber import KINDS, PATTERNS, RecordScrubber, Scrubber
+from headrace_processors.intake.scrub.scrubber import KINDS, PATTERNS, PATTERNS_3, RecordScrubber, Scrubber
 from headrace_streams.policy import PolicyError, parse_policy
 from support.private_text import INNOCENTS, in_base64, labelled, recall
 from support.private_text import KINDS as LABELS
@@ -103,8 +103,21 @@ def test_scrubbing_twice_is_scrubbing_once(text: str) -> None:
     assert clean(once) == once
 
 
+@pytest.mark.parametrize("between", [0, 30, 60, 61])
+def test_a_key_is_found_up_to_sixty_characters_behind_what_is_said_of_it(between: int) -> None:
+    key = "459aSQgPsaxf8iQ8b5HasnE2p8kJRVH4Y"
+    said = clean(f"token{'.' * between} {key}")
+    assert (key not in said) == (between <= 60)
+    if between == 60:
+        assert key in clean(f"token{'.' * between} {key}", Scrubber(patterns=PATTERNS_3))
+
+
+FAR = "It was sent to 8QO8Q~459aSQgPsaxf8iQ8-5_HasnE2p8kJRVH4Y, as agreed."  # 60 characters and one behind what is before it
+
+
 @settings(max_examples=120, deadline=None)
 @given(TEXTS)
+@example(f"tokenx = 'NO6976777441126'  # from the ticket{FAR}")
 def test_the_necessary_condition_misses_nothing_that_the_exact_pattern_finds(text: str) -> None:
     for pattern in PATTERNS:
         if re2.search(pattern.exact, text):

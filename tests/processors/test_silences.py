@@ -270,3 +270,36 @@ def test_a_mute_hides_a_silence_until_its_time_and_its_end_takes_it_away() -> No
     ended = {"kind": "rater_stopped", "subject": "human:sam", "since": silence.since}
     book.take(msgspec.convert({"type": "headrace.silence.ended.v1", **common, "data": ended}, SilenceEnded))
     assert list(book) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("reward/signals/1", False),
+        ("reward/signals/2", True),  # a deployment with fewer partitions
+        ("reward/refs/0", True),  # a stage that reads something else now
+        ("retired/signals/0", True),
+        ("reward/signals/x", True),
+        ("curate/examples/0", False),
+        ("nonsense", True),
+    ],
+)
+def test_a_silence_of_a_task_that_there_is_none_of_any_more_ends(name: str, gone: bool) -> None:
+    class Topics:
+        async def offsets(self, topics: list[str]) -> dict[tuple[str, int], None]:
+            return {(topic, partition): None for topic in topics for partition in range(2)}
+
+    looking = SilenceObserver(Settings(), SilencePolicy(), lambda _type, model, _role: model, lambda: WorkerReport(**NOTHING))
+    looking._reader = Topics()  # type: ignore[assignment]
+    open_now = Silence(kind="lag_grows", subject=name, since=rfc3339(0), expected="", seen="", policy_key="lag_records")
+    looking._book.take(watch._raised(open_now))
+    found = asyncio.run(looking._of_gone_tasks({"curate/examples/0"}))
+    assert [silence.subject for silence in found] == ([name] if gone else [])
+
+
+NOTHING: dict[str, Any] = {"group": "g", "broker": "b", "away": None, "tasks": []}
+
+
+def test_a_look_that_is_late_may_take_more_of_the_time() -> None:
+    assert watch.pause_after(1.0, 5.0) == pytest.approx(9.0)
+    assert watch.pause_after(1.0, watch.LOOK_SECONDS + 1) == pytest.approx(1.0)

@@ -272,6 +272,54 @@ def test_interactions_that_the_new_policy_gives_up_expire_by_themselves() -> Non
     assert tried(ring.log, changed(ring.bodies, reward={"expire_after_days": 10.0})).rewards.flips == 0
 
 
+def test_a_deadline_that_both_had_passes_by_itself_once_the_recorded_policy_has_another() -> None:
+    """A worker was away when it was due, and came back with a longer one: it never passes on the recorded side."""
+    ring = MemoryRing(5, partitions=1)
+    ring.bodies["reward"]["expire_after_days"] = 2.0
+    ring.publish("interactions", interaction("i-1"))
+    ring._fold(*ORDER)
+    ring.log.time += 5 * DAY_MS
+    ring.publish("interactions", interaction("i-2"))
+    ring._fold(*ORDER)
+    ring.bodies["reward"]["expire_after_days"] = 90.0
+    ring.log.time += DAY_MS
+    ring.publish("feedback", feedback("f-1", "i-1", score=100))
+    ring._fold(*ORDER)
+    report = tried(ring.log, changed(ring.bodies, reward={"expire_after_days": 2.0}))
+    assert (report.rewards.before, report.rewards.after, report.rewards.lost) == (1, 0, 1)
+
+
+def test_the_worth_of_what_derivations_saw_can_be_tried() -> None:
+    ring = MemoryRing(5, partitions=1)
+    ring.bodies["intake"] |= {"sessions": True, "sketches": True}
+    ring.bodies["attribute"]["derive"] = {"rephrased": {}}
+    for number, prompt in enumerate(("total sales by region", "total sales by region please")):
+        ring.publish("interactions", interaction(f"i-{number}", prompt=prompt, session_id="s", minute=number))
+    ring._fold("intake", "attribute", *[name for name in ORDER if name not in ("intake", "attribute")])
+    for worth, lower, lost in (({"weight": 1.0, "bonus": -0.4}, 1, 0), ({"weight": 0.0}, 0, 1), ({"bonus": -0.4}, 0, 0)):
+        report = tried(ring.log, changed(ring.bodies, reward={"derived": {"rephrased": worth}}))
+        assert (report.rewards.before, report.rewards.lower, report.rewards.lost) == (1, lower, lost)
+
+
+def test_what_is_compared_with_is_the_policy_of_every_task_not_of_the_last_alone() -> None:
+    """A task that had nothing to do since the policy was changed still runs under the one before."""
+    ring = MemoryRing(5, partitions=2)
+    for number in range(8):
+        ring.publish("interactions", interaction(f"i-{number}"))
+    ring._fold(*ORDER)
+    old = ring.bodies["reward"]["correction_bonus"]
+    ring.bodies["reward"]["correction_bonus"] = 0.7
+    ring._fold(*ORDER)
+    rules = ring.log.records["rules", 0]
+    for partition in (0, 1):  # whichever it is, it is the last of the list once
+        newest = max(place for place, each in enumerate(rules) if each.key == f"reward/signals/{partition}".encode())
+        kept = [*rules[:newest], *rules[newest + 1 :]]
+        ring.log.records["rules", 0] = kept
+        report = tried(ring.log, changed(ring.bodies, reward={"correction_bonus": 0.9}))
+        found = [(each.key, each.before, each.after) for each in report.policies if each.stage == "reward"]
+        assert sorted(found) == [("correction_bonus", old, 0.9), ("correction_bonus", 0.7, 0.9)]
+
+
 def test_a_lake_says_what_its_log_says(ring: MemoryRing, tmp_path: Path) -> None:
     bonus = {**ring.bodies["reward"]["bonus"], "success": -2.0}
     other = changed(ring.bodies, reward={"bonus": bonus}, curate={"train_above": 99.9})

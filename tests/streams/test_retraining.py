@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from headrace_lake.batches import rows_of
 from headrace_schemas.derived import BatchRetryRequest, ModelVersion, TrainingCompletion
-from headrace_schemas.events import BatchReady, BatchRetryRequested, Event, TrainingCompleted, make
+from headrace_schemas.events import BatchReady, BatchRetryRequested, TrainingCompleted, make
 from headrace_streams.release_log import Decision
 from headrace_streams.requests import _descendants
 from headrace_streams.retraining import retrains
@@ -65,10 +65,8 @@ def test_a_batch_that_was_trained_waits_again_until_the_run_that_was_asked_for_h
     done = TrainingCompletion(
         bucket=batch.bucket, batch_id=batch.batch_id, run_id="r", version_id="v", evaluation_id="e", seconds=1.0
     )
-    cut, request, ended = (
-        cast(Event, make(cast(Any, kind), data, id=name, writer="x", time_ms=0))
-        for kind, data, name in ((BatchReady, batch, "c"), (BatchRetryRequested, again, "a"), (TrainingCompleted, done, "d"))
-    )
+    kinds: list[tuple[type[Any], Any]] = [(BatchReady, batch), (BatchRetryRequested, again), (TrainingCompleted, done)]
+    cut, request, ended = (make(kind, data, id=kind.__name__, writer="x", time_ms=0) for kind, data in kinds)
     states = [rows_of([cut, *asked_for], runs)[0].state for asked_for, runs in (
         ([], [ended]), ([request], [ended]), ([request], [ended, ended])
     )]  # fmt: skip

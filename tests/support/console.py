@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from headrace_console.access import ConsoleAccess, TokenAccess
+from headrace_console.key_watch import KeyWatch
 from headrace_console.reading import LakeReader
 from headrace_console.server import ConsoleSite
 from headrace_console.status_watch import StatusWatch
@@ -79,6 +80,7 @@ class ServedConsole:
         self.folder, self.settings = folder, settings
         self.access = access or TokenAccess(TOKEN, "headrace-test", "tester")
         self.report: Mapping[str, Any] | None = None
+        self.keys: KeyWatch | None = None
         self._port = port
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -107,7 +109,7 @@ class ServedConsole:
         self.address = f"http://127.0.0.1:{self._port}"
         reader, status = LakeReader(self.folder), StatusWatch(self._status, every=0.1)
         hosts = [f"{name}:{self._port}" for name in ("127.0.0.1", "localhost")]
-        site = ConsoleSite(self.settings, reader, self.access, hosts, status)
+        site = ConsoleSite(self.settings, reader, self.access, hosts, status, keys=self.keys)
         runner = web.AppRunner(site.app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.SockSite(runner, listening).start()
@@ -175,9 +177,12 @@ _OPENER = urllib.request.build_opener(_Stay, urllib.request.ProxyHandler({}))
 
 
 @contextmanager
-def served(folder: LakeFolder, settings: Settings, access: ConsoleAccess | None = None, port: int = 0) -> Iterator[ServedConsole]:
+def served(
+    folder: LakeFolder, settings: Settings, access: ConsoleAccess | None = None, port: int = 0, keys: KeyWatch | None = None
+) -> Iterator[ServedConsole]:
     """A console that answers within."""
     console = ServedConsole(folder, settings, access, port)
+    console.keys = keys
     console.start()
     try:
         yield console

@@ -22,6 +22,7 @@ from headrace_trainer.job.run import RowsMissing, run
 from headrace_trainer.learning import checkpoint
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base
+from headrace_trainer.model.sharding import Ranks
 from headrace_trainer.objectives import distillation, kto
 from headrace_trainer.objectives.distillation import TeacherRefused
 from headrace_trainer.objectives.loss import Computing, Loss, Unit, accumulate, plan_total
@@ -304,6 +305,12 @@ def test_a_teacher_of_another_vocabulary_is_refused_in_one_line(tiny_base: Path,
     (tmp_path / "policy.toml").write_text('[train.buckets."a/b"]\nobjective = "distillation"\n')
     with pytest.raises(PolicyError, match=r"train\.buckets\.a/b\.teacher = None: distillation needs a base that teaches"):
         load(tmp_path / "policy.toml")
+
+
+def test_what_a_teacher_says_is_learnt_by_one_process(base: Base) -> None:
+    computing = computing_of(base, base.model)._replace(ranks=Ranks(0, 2))
+    with pytest.raises(TeacherRefused, match=r"^processes = 2: what a teacher says is learnt by one process; write 1$"):
+        distillation.prepare(computing, [])
 
 
 def test_the_tokens_that_are_kept_of_a_teacher_bound_its_divergence_from_below(base: Base) -> None:

@@ -31,7 +31,7 @@ ADDED: dict[str, Any] = {
     "target_modules": "all-linear", "modules_to_save": [], "activation_checkpointing": "auto", "min_steps": 1,
     "final_rate": 0.0, "carry_optimiser": False, "objective": "sft", "beta": 0.1, "margin": 0.5, "least_gap": 10.0,
     "pairs_per_group": 4, "chosen_loss": 0.0, "undesirable_weight": None, "teacher": None, "teacher_share": 0.5,
-    "temperature": 1.0, "teacher_tokens": 64,
+    "temperature": 1.0, "teacher_tokens": 64, "rslora": False, "dora": False, "init": "default", "lora_plus": 1.0,
 }  # fmt: skip
 SAME = Hyperparameters(
     r=4, alpha=8, dropout=0.05, learning_rate=0.02, beta2=0.9, weight_decay=0.01, max_grad_norm=0.5, epochs=4.0, warmup=0.2,

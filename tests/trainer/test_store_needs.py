@@ -14,7 +14,7 @@ from headrace_schemas.derived import HeadReference, ModelVersion, ServedReferenc
 from headrace_streams.adapter_files import AdapterRefused
 from headrace_streams.adapter_store import Holding, Store, fetch
 from headrace_streams.release_log import Decision
-from headrace_trainer.store_cli import prunable
+from headrace_trainer.store_cli import prunable, removed
 from headrace_trainer.store_needs import SamplesOf, StoreLog, needs_of
 from support.examples import BUCKET
 from support.outcomes import ReleaseRun, adapter, digest, groups, looked, promote, revoke, roll_back
@@ -162,3 +162,20 @@ def test_what_is_stored_once_more_is_young_again(tmp_path: Path, folder: Path) -
     assert store.holdings()[0].written < datetime.now(UTC) - timedelta(days=1)
     assert store.put(folder) == put
     assert store.holdings()[0].written > datetime.now(UTC) - timedelta(days=1), "a run that made it again is about to name it"
+
+
+def test_what_is_stored_anew_between_the_listing_and_the_removal_stays(tmp_path: Path, folder: Path) -> None:
+    store = Store(tmp_path / "store")
+    (tmp_path / "samples").write_bytes(b"PAR1")
+    put, samples = store.put(folder), store.put_samples(tmp_path / "samples")
+    for path in (tmp_path / "store").rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    before = datetime.now(UTC) - timedelta(days=7)
+    listed = store.holdings()
+    assert all(each.written < before for each in listed)
+    store.put(folder)
+    store.put_samples(tmp_path / "samples")
+    assert [removed(store, each, before) for each in listed] == [False, False]
+    assert {each.digest for each in store.holdings()} == {put.digest, samples}
+    assert [removed(store, each, datetime.now(UTC) + timedelta(days=1)) for each in listed] == [True, True]
+    assert store.holdings() == []

@@ -90,7 +90,7 @@ def drawn(lengths: Sequence[tuple[int, int]]) -> list[TokenRow]:
     ]
 
 
-def same_step(loss: Loss, computing: Computing, units: Sequence[Any], theirs: Callable[[], torch.Tensor]) -> None:
+def same_step(loss: Loss, computing: Computing, units: Sequence[Any], theirs: Callable[[], Any]) -> None:
     """A step's loss and gradient are those of TRL, whose loss is `theirs`."""
     trainable = {name: value for name, value in computing.model.named_parameters() if value.requires_grad}
     ours = accumulate(loss, computing, units, plan_total(units, 1))
@@ -187,7 +187,7 @@ def test_the_divergence_of_a_teacher_is_that_of_trl(tiny_base: Path, tmp_path: P
         inputs[number, : row.length] = torch.tensor([*row.prompt, *row.completion])
         labels[number, len(row.prompt) : row.length] = torch.tensor(row.completion)
 
-    def theirs() -> torch.Tensor:
+    def theirs() -> Any:
         with torch.no_grad():
             wanted = teacher.model(input_ids=inputs).logits
         said = gkd.GKDTrainer.generalized_jsd_loss(

@@ -6,16 +6,17 @@ policy cannot change a run that has begun.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from headrace_schemas.derived import Requirement
 from headrace_streams.policy import Policy, PolicyError, parse_policy, read_policy_file
 from headrace_streams.settings import first_fault
+from headrace_trainer.model.methods import METHODS
 from headrace_trainer.objectives.table import OBJECTIVES
 
 SHIPPED_SUITES = Path(__file__).parent / "suites"  # those that come with the package: `NAME.toml`
@@ -45,7 +46,7 @@ def _ours(recorded: Mapping[str, Any]) -> dict[str, Any]:
 class Hyperparameters(Policy):
     """How an adapter is trained. Lengths are in tokens."""
 
-    method: Literal["lora"] = Field("lora", description="what is trained: a LoRA adapter")
+    method: str = Field("lora", description=f"what is trained: {', '.join(METHODS)}")
     objective: str = Field("sft", description=f"what is minimised: {', '.join(OBJECTIVES)}")
     beta: float = Field(0.1, gt=0, description="dpo, kto: how dear it is to move away from the model as the run begins")
     margin: float = Field(
@@ -76,6 +77,21 @@ class Hyperparameters(Policy):
     )
     r: int = Field(8, ge=1, description="rank of the adapter")
     alpha: int = Field(32, ge=1, description="scale of the adapter; its output is multiplied by alpha / r")
+    rslora: bool = Field(
+        False, description="multiply the adapter's output by alpha / √r instead, so that a rank needs no other alpha"
+    )
+    dora: bool = Field(
+        False,
+        description="learn the length of each weight apart from its direction; what serves it has to merge it into the base",
+    )
+    init: Literal["default", "orthogonal"] = Field(
+        "default", description="how an adapter begins; orthogonal: of even rank, with an orthonormal half each side"
+    )
+    lora_plus: float = Field(
+        1.0,
+        gt=0,
+        description="by so much higher is the learning rate of the adapter's output side (B) than of its input side (A)",
+    )
     dropout: Share = Field(
         0.1,
         description="share of the adapter's inputs that is dropped in training; none for objectives that compare with the model "
@@ -123,11 +139,12 @@ class Hyperparameters(Policy):
     validation_rows: int = Field(8, ge=1, description="with fewer validation rows the loss is too uncertain to stop by")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="number format; auto: bf16 where it is faster")
 
-    @field_validator("objective")
+    @field_validator("objective", "method")
     @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in OBJECTIVES:
-            raise ValueError(f"there is no such objective; there are {', '.join(OBJECTIVES)}")
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        known: Collection[str] = OBJECTIVES if info.field_name == "objective" else METHODS
+        if value not in known:
+            raise ValueError(f"there is no such {info.field_name}; there are {', '.join(known)}")
         return value
 
     def to_wire(self) -> dict[str, Any]:
@@ -314,7 +331,10 @@ def load(path: Path | None) -> TrainerPolicy:
         except ValidationError as error:
             raise PolicyError(f"policy file {path}: train.buckets.{bucket}.{first_fault(error)}") from error
         _check_teacher(policy, hyper, f"policy file {path}: train.buckets.{bucket}")
+        _check_method(policy, hyper, bucket.partition("/")[2], f"policy file {path}: train.buckets.{bucket}")
     _check_teacher(policy, policy.defaults, f"policy file {path}: train.defaults")
+    for mapped in policy.bases:
+        _check_method(policy, policy.defaults, mapped, f"policy file {path}: train.defaults")
     bases = {
         name: base.model_copy(update={"weights": _absolute(base.weights, path.parent)}) for name, base in policy.bases.items()
     }
@@ -337,6 +357,15 @@ def _check_teacher(policy: TrainerPolicy, hyper: Hyperparameters, where: str) ->
     if OBJECTIVES[hyper.objective].taught and hyper.teacher not in policy.bases:
         known = ", ".join(policy.bases) or "none"
         raise PolicyError(f"{where}.teacher = {hyper.teacher!r}: {hyper.objective} needs a base that teaches; there are {known}")
+
+
+def _check_method(policy: TrainerPolicy, hyper: Hyperparameters, base: str, where: str) -> None:
+    wanted, mapped = METHODS[hyper.method].quantised, policy.bases.get(base)
+    if wanted is None or mapped is None or wanted == (mapped.quantisation is not None):
+        return
+    mend = 'write quantisation = "nf4" under' if wanted else "leave quantisation out of"
+    held = "four bits" if mapped.quantisation else "full"
+    raise PolicyError(f"{where}.method = {hyper.method!r}: base {base!r} is held in {held}; {mend} train.bases.{base}")
 
 
 def _absolute(weights: str, folder: Path) -> str:

@@ -48,10 +48,11 @@ def prune(settings: Settings, as_json: bool, dry_run: bool, days: float, revoked
     place = Store(settings.store)
     holdings = place.holdings()  # before the log is read: what is stored later is not in it
     needs = needs_of(run(_told(settings)), with_revoked=revoked)
-    found = prunable(holdings, needs, before=datetime.now(UTC) - timedelta(days=days), unnamed=unnamed)
+    before = datetime.now(UTC) - timedelta(days=days)
+    found = prunable(holdings, needs, before=before, unnamed=unnamed)
+    if not dry_run:
+        found = [each for each in found if removed(place, each.holding, before)]
     for each in found:
-        if not dry_run:
-            (place.remove_adapter if each.holding.kind == "adapter" else place.remove_samples)(each.holding.digest)
         if as_json:
             emit(_row(each, dry_run))
         else:
@@ -59,6 +60,12 @@ def prune(settings: Settings, as_json: bool, dry_run: bool, days: float, revoked
     size, kept = sum(each.holding.size_bytes for each in found), sum(holding.size_bytes for holding in holdings)
     what = "would go; --remove removes them" if dry_run else "removed"
     note(f"{len(found)} of {len(holdings)} in {place.name}: {size:,} of {kept:,} bytes {what}")
+
+
+def removed(place: Store, holding: Holding, before: datetime) -> bool:
+    """Whether it was there and is not any more: not what was stored anew since it was listed."""
+    remove = place.remove_adapter if holding.kind == "adapter" else place.remove_samples
+    return remove(holding.digest, before=before)
 
 
 class Prunable(NamedTuple):

@@ -18,7 +18,7 @@ TEXT = 2000  # characters of a text that are kept of a flip
 
 
 class PolicyDifference(Struct):
-    """One key of a policy: its value in the newest recorded policy of the stage and in the new one."""
+    """One key of a policy: its value in a policy that tasks of the stage ran under last, and in the new one."""
 
     stage: str
     key: str

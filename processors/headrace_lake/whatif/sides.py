@@ -95,6 +95,8 @@ class PolicyTrial:
                 value = write.value if isinstance(write.value, bytes) else encode(write.value)
                 key = write.key.encode()
                 yield after.run(LogRecord(after.topic, after.partition, record.offset, at, key, value, self._tick))
+        if after.deadlines.waiting:  # those of both policies are looked at again, in case the recorded one has another by then
+            after.deadlines.settle(record.timestamp)
 
     def _passes_by_record(self, key: str) -> bool:
         """Whether the recorded policy has the same deadline for a state key."""
@@ -112,7 +114,7 @@ class PolicyTrial:
         runner.state, runner.state_version, runner.fold = dict(before.state), before.state_version, before.fold
         runner.counters, runner.now = dict(before.counters), before.now
         runner.activate_newest(self._body)
-        runner.watch(0)
+        runner.watch(PATIENCE_MS)
         return runner
 
 

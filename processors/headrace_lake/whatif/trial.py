@@ -157,26 +157,25 @@ class WhatIf:
         instead = None if self._against is None else self._against[name]
         return any(is_tried(self._stages[name], rules, self._bodies[name], instead) for rules in self._recorded(name))
 
-    def _newest(self, name: str) -> Body | None:
-        """The policy body that a stage ran under last."""
+    def _newest(self, name: str) -> list[Body]:
+        """The policy bodies that the tasks of a stage ran under last: one, unless a task has not run since it was changed."""
         if self._against is not None:
-            return self._against[name]
-        activations = [activation for rules in self._recorded(name) for activation in rules.activations[-1:]]
-        return activations[-1].body if activations else None
+            return [self._against[name]]
+        last = [activation for rules in self._recorded(name) for activation in rules.activations[-1:]]
+        return list({activation.digest: activation.body for activation in last}.values())
 
     def _differences(self) -> list[PolicyDifference]:
         found: list[PolicyDifference] = []
         for name in TRIED:
-            old = self._newest(name)
-            if old is not None:
-                found += [PolicyDifference(name, *change) for change in changed_keys(old, self._bodies[name])]
+            for old in self._newest(name):
+                differences = [PolicyDifference(name, *change) for change in changed_keys(old, self._bodies[name])]
+                found += [difference for difference in differences if difference not in found]
         return found
 
     def _notes(self) -> list[str]:
         notes: list[str] = []
         for name in TAKEN:
-            old = self._newest(name)
-            if old is not None and digest(old) != digest(self._bodies[name]):
+            if any(digest(old) != digest(self._bodies[name]) for old in self._newest(name)):
                 notes.append(f"the policy of {name} differs too; signals are taken as they were recorded")
         for name in TRIED:
             newest = self._stages[name].version

@@ -11,9 +11,8 @@ from itertools import pairwise
 
 from headrace_processors.attribute.derivation import Derivation, DerivationOptions, SessionReport, SessionSign, SessionTurn
 from headrace_processors.sketches import containment, overlap
-from headrace_schemas.session_feedback import CONTENT
+from headrace_schemas.session_feedback import CONTENT, UNDONE
 
-UNDONE = "undone"  # kind of feedback on a session: what was made last was taken back
 STANDS = 0.5  # of an output from which on it is taken to stand in a content, where the question is whether it was taken out
 DAY = 24 * 60.0
 

@@ -29,6 +29,7 @@ from headrace_processors.curate.state import (
     Queue,
     QueueBounds,
     Sums,
+    near_key_of,
 )
 from headrace_processors.decay import RunningSum, floored, weights
 from headrace_schemas.topics import DAY_MS
@@ -189,15 +190,15 @@ class WorkingBucket:
     def cut(self, members: Mapping[str, ExampleRecord], batch_id: str, mean_reward: float) -> None:
         """Closes the bucket, whose open `members` went into a batch. Those that did not open the next."""
         all_cut = len(members) == self.value.train.size + self.value.negative.size
-        for near_key in {record.near_key for record in members.values() if all_cut}:
-            self._state.put_near(self.name, near_key, None)
+        for role, right in {(record.role, record.right) for record in members.values() if all_cut}:
+            self._state.put_near(self.name, near_key_of(role, right), None)
+        name = bytes.fromhex(batch_id)
         for example_id, record in members.items():
             assert record.role is not None
             self._state.put_slot(self.name, record.role, record.slot, None)
             if not all_cut:
                 self._unindex(example_id, record)
-            cut = replace(record, status="cut", slot=-1, batch_id=bytes.fromhex(batch_id), sketch=b"")
-            self._state.put_example(self.name, example_id, cut)
+            self._state.put_example(self.name, example_id, replace(record, status="cut", slot=-1, batch_id=name, sketch=b""))
         rest = {queue: [] if all_cut else list(self.members(queue)) for queue in (TRAIN, NEGATIVE)}
         ends = {queue: self._bounds(queue).next for queue in rest}
         self._change(batches=self.value.batches + 1, last_reward=mean_reward, left_out=())

@@ -88,7 +88,7 @@ class ExampleRecord(Struct, frozen=True, array_like=True):
     @property
     def near_key(self) -> str:
         """Which index it stands in, beside the bucket's name: near-duplicates have one role and one outcome."""
-        return f"{self.role}:{'right' if self.right else 'wrong'}"
+        return near_key_of(self.role, self.right)
 
     @property
     def queue(self) -> Queue | None:
@@ -108,6 +108,10 @@ class ExampleRecord(Struct, frozen=True, array_like=True):
     def is_learnt(self) -> bool:
         """Whether its target is on the train side: in a batch, or going to be."""
         return self.role == "train" and self.split == "train" and self.status in ("open", "cut")
+
+
+def near_key_of(role: Role | None, right: bool) -> str:
+    return f"{role}:{'right' if right else 'wrong'}"
 
 
 class CurateBucket(Struct, omit_defaults=True):

@@ -20,6 +20,7 @@ from headrace_processors.intake.scrub.pattern import Pattern
 from headrace_processors.intake.scrub.scrubber import (
     PATTERNS,
     PATTERNS_2,
+    PATTERNS_3,
     WORK_LIMIT,
     RecordScrubber,
     Scrubber,
@@ -196,7 +197,7 @@ def _recogniser(policy: IntakePolicy) -> Any:
 
 def build(body: Mapping[str, Any], digest: str, version: int = NEWEST) -> IntakeFold:
     """The fold under a policy body. It names no policy in what it writes, so `digest` is not used."""
-    patterns = PATTERNS_2 if version == 2 else PATTERNS  # fewer
+    patterns = PATTERNS_2 if version == 2 else PATTERNS_3 if version < 5 else PATTERNS
     return IntakeFold(IntakePolicy.model_validate(body), patterns=patterns, version=version)
 
 

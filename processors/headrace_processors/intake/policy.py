@@ -16,6 +16,10 @@ VERSION_4: dict[str, Any] = {"sketches": False}  # what rule version 4 did witho
 VERSION_3: dict[str, Any] = VERSION_4 | {"sessions": False, "seal": "none"}  # likewise rule version 3 and those before
 
 
+# Each credited interaction gets the whole text, and each may be another person's.
+NOT_BOTH = "a text on a session is about several people, and no key could be erased for one of them alone"
+
+
 class IntakePolicy(Policy):
     """What is scrubbed before anything is kept."""
 
@@ -53,7 +57,7 @@ class IntakePolicy(Policy):
     @model_validator(mode="after")
     def _sessions_are_plain(self) -> Self:
         if self.sessions and self.seal != "none":
-            raise ValueError(f"sessions: what is said of sessions is not sealed, and seal is {self.seal!r}: leave one off")
+            raise ValueError(f"sessions: {NOT_BOTH}, and seal is {self.seal!r}: leave one off")
         return self
 
     @model_validator(mode="after")

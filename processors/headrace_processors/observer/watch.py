@@ -2,8 +2,8 @@
 of who is missed (silences.py), and decides nothing: no stage reads what it writes.
 
 Of all worker processes the one that has the first partition of `signals` reads the traffic; every one looks after its own tasks.
-It reads what came since the last minute, a tenth of the time at the most, and puts its table on the log now and then, so that the
-next process goes on with it.
+It reads what came since the last minute, a tenth of the time at the most, or half of it once a look takes longer than the minute,
+and puts its table on the log now and then, so that the next process goes on with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -26,6 +26,7 @@ from headrace_schemas.derived import Silence, SilenceEnd, TrafficSnapshot
 from headrace_schemas.events import Event, SilenceEnded, SilenceRaised, TrafficObserved, make
 from headrace_schemas.ids import derive_id
 from headrace_schemas.topics import DAY_MS, HOUR_MS, OBSERVER, key_of
+from headrace_schemas.topology import STAGES_BY_NAME
 from headrace_streams.kafka.publisher import publishing
 from headrace_streams.kafka.reader import OffsetOutOfRangeError, Reader, Span, event_of
 from headrace_streams.runtime.status import WorkerReport
@@ -40,6 +41,7 @@ SNAPSHOT_BYTES = 1_900_000  # what a record of the topic may have, and some
 LOOK_BACK_MS = DAY_MS  # of traffic, where nobody has left a table
 READS = ("signals", "examples", "releases.history")
 SHARE = 0.1  # of the time that reading may take
+HURRY = 0.5  # of the time, once a look is late: with a tenth it would fall behind more and more, and miss whom it has not come to
 _OF_TASKS = ("lag_grows", "feedback_unjoined")
 Places = dict[tuple[str, int], int]
 
@@ -104,6 +106,8 @@ class SilenceObserver:
             if (each.silence.kind, each.silence.subject) not in found
             and (each.silence.subject in mine if each.silence.kind in _OF_TASKS else has_first)
         ]
+        if has_first:
+            ended += await self._of_gone_tasks(mine)
         new = [silence for key, silence in found.items() if key not in self._book]
         events: list[Event] = [*map(_ended, ended), *map(_raised, new)]
         if has_first and time.monotonic() - self._kept_at > SNAPSHOT_SECONDS:
@@ -126,6 +130,15 @@ class SilenceObserver:
                 samples.add(now_ms, task.lag, waiting, round(self._policy.unjoined_hours * HOUR_MS))
         self._tasks = mine
         return mine
+
+    async def _of_gone_tasks(self, mine: Container[str]) -> list[Silence]:
+        """Open silences of tasks that there are none of any more, so that no process will ever look after them."""
+        of_others = [each.silence for each in self._book if each.silence.kind in _OF_TASKS and each.silence.subject not in mine]
+        if not of_others:
+            return []
+        topics = {topic for silence in of_others if (topic := topic_of_task(silence.subject)) is not None}
+        there = set(await self._reader.offsets(sorted(topics))) if topics else set()
+        return [silence for silence in of_others if is_gone(silence.subject, there)]
 
     async def _read_book(self) -> None:
         """What was raised, ended, muted and kept since the last look, by whomever."""
@@ -182,14 +195,14 @@ class SilenceObserver:
         ahead = {place: at for place, at in starts.items() if at < ends.get(place, at)}
         if not ahead:
             return starts
-        reached = dict(starts)
+        reached, began = dict(starts), time.monotonic()
         async with aclosing(self._reader.read_on(ahead, {place: ends[place] for place in ahead})) as fetched:
             async for records, positions in fetched:
                 begun = time.perf_counter()
                 for record in records:
                     take(record)
                 reached |= positions
-                await asyncio.sleep((time.perf_counter() - begun) * (1 / SHARE - 1))
+                await asyncio.sleep(pause_after(time.perf_counter() - begun, time.monotonic() - began))
                 if all(reached[place] >= ends[place] for place in ahead):
                     break
         return reached
@@ -209,6 +222,25 @@ class SilenceObserver:
             )
         for event in events:
             self._book.take(event)
+
+
+def pause_after(worked: float, since: float) -> float:
+    """Seconds to leave to others after so many of work, where reading began `since` seconds ago."""
+    return worked * (1 / (HURRY if since > LOOK_SECONDS else SHARE) - 1)
+
+
+def topic_of_task(name: str) -> str | None:
+    """The topic of a task `stage/topic/partition`, None where no stage is called so, or reads such a topic."""
+    stage, _, rest = name.partition("/")
+    topic = rest.rpartition("/")[0]
+    topology = STAGES_BY_NAME.get(stage)
+    return topic if topology is not None and topic in topology.inputs else None
+
+
+def is_gone(name: str, there: Container[tuple[str, int]]) -> bool:
+    """Whether there is no task of that name in this topology, `there` being the partitions of its topics."""
+    topic, number = topic_of_task(name), name.rpartition("/")[2]
+    return topic is None or not number.isdecimal() or (topic, int(number)) not in there
 
 
 def _raised(silence: Silence) -> SilenceRaised:

@@ -14,10 +14,11 @@ from headrace_streams.kafka.decompression import BatchFault
 
 RECORD_BYTES = 9 * MIB  # of a record, unpacked: the largest of the topics table, and its headers
 UNPACKED_BYTES = 64 * MIB  # of a batch: 16 times what a topic for outsiders takes; bombs have ratios of thousands
+Buffer = bytes | bytearray | memoryview
 HEADERS_LIMIT = 1_000  # of a record: two bytes on the wire are a hundred as objects
 
 
-def varint(buffer: bytes | bytearray, position: int) -> tuple[int, int]:
+def varint(buffer: Buffer, position: int) -> tuple[int, int]:
     """A zigzag number and where it ends. IndexError at the end of `buffer`; BatchFault when it has more than 64 bits."""
     number = shift = 0
     while True:
@@ -41,7 +42,7 @@ def nullable(body: bytes, position: int) -> tuple[bytes | None, int]:
     return body[position : position + length], position + length
 
 
-def stands_out(buffer: bytes | bytearray, position: int, length: int) -> bool:
+def stands_out(buffer: Buffer, position: int, length: int) -> bool:
     """Whether a record may have too many headers, or is none. Each takes two bytes, so most can't by their length."""
     end = position + length
     # up to here the client's reader of numbers, which looks beyond the end, may be used
@@ -58,6 +59,23 @@ def stands_out(buffer: bytes | bytearray, position: int, length: int) -> bool:
         return position > end or (end - position > 2 * HEADERS_LIMIT and number(buffer, position)[0] > HEADERS_LIMIT)
     except (IndexError, ValueError, BatchFault):
         return True
+
+
+def none_stands_out(buffer: Buffer, position: int, count: int) -> bool:
+    """Whether all of `buffer` from `position` on is `count` ordinary records."""
+    size = len(buffer)
+    safe = size - 10  # as below
+    try:
+        for _ in range(count):
+            length, position = decode_varint(buffer, position) if position <= safe else varint(buffer, position)
+            if not 0 <= length <= min(size - position, RECORD_BYTES):
+                return False
+            if length >= 2 * HEADERS_LIMIT and stands_out(buffer, position, length):
+                return False
+            position += length
+    except (IndexError, ValueError, BatchFault):
+        return False
+    return position == size
 
 
 class BatchStream:

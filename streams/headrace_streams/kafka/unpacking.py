@@ -16,11 +16,12 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from headrace_schemas.json_limits import RECORD_LIMIT
-from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES, BatchStream, nullable, varint
+from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES, BatchStream, none_stands_out, nullable, varint
 from headrace_streams.kafka.decompression import BatchFault, portions
 from headrace_streams.kafka.record_columns import PADDING, RecordColumns, columns_of
 
 _KEY_BYTES = 4096  # of a key that is given out without its value
+_AT_ONCE = 4096  # records of a batch that is not packed, which are read where they lie: as objects they are 200 bytes more each
 _LETTER_BYTES = 1024  # that a record which is not read counts for: it becomes a dead letter
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")  # up to the number of records, which stands last
@@ -153,9 +154,10 @@ def _is_dense(header: BatchHeader) -> bool:
 
 def _runs(header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int], None]) -> Iterator[Iterable[Any]]:
     """Runs of ordinary records, as aiokafka's fast reader reads them, and what stands out one by one."""
-    if header.codec == 0 and len(batch) - _HEADER.size < 2 * HEADERS_LIMIT:  # nothing in it can stand out
+    small = len(batch) - _HEADER.size < 2 * HEADERS_LIMIT  # nothing in it can stand out
+    if header.codec == 0 and (small or (header.records <= _AT_ONCE and none_stands_out(batch, _HEADER.size, header.records))):
         with contextlib.suppress(*_BROKEN):
-            records = list(DefaultRecordBatch(bytes(batch)))
+            records = list(DefaultRecordBatch(batch))
             spent(len(batch))
             yield records
             return

@@ -37,7 +37,7 @@ class Leftover(NamedTuple):
     subject: str | None
 
 
-class Meaning(NamedTuple):
+class ForeignLink(NamedTuple):
     """The interaction that a foreign id means, by the event time in ns of who says so."""
 
     owner: str
@@ -51,7 +51,7 @@ class Keyring:
         self._secrets: dict[str, bytes] = {}  # by owner
         self._erased: dict[str, str | None] = {}  # owner -> subject
         self._subjects: dict[str, tuple[str, ...]] = {}  # owner -> subjects, that which was named first before others
-        self._meanings: dict[str, Meaning] = {}  # by foreign id
+        self._meanings: dict[str, ForeignLink] = {}  # by foreign id
         self._unlinked: dict[str, dict[str, None]] = {}  # foreign id -> owners that nobody knows yet whose they are
         self._owned: dict[str, dict[str, None]] = {}  # subject -> owners, in order
         self._belonging: dict[str, dict[str, None]] = {}  # owner -> owners that belong to it
@@ -80,7 +80,7 @@ class Keyring:
         """Whether an owner that is not erased is known to be a subject's."""
         return owner in self._owned.get(subject, ())
 
-    def meaning(self, foreign: str) -> Meaning | None:
+    def meaning(self, foreign: str) -> ForeignLink | None:
         """Of a foreign id."""
         return self._meanings.get(foreign)
 
@@ -130,7 +130,7 @@ class Keyring:
                 self._issue(issued, parse_ns(issued.time), _secret_of(issued.secret_base64))
             case KeyBelongs(data=told) if told.owner.startswith(FOREIGN_OWNER):
                 if told.of is not None:
-                    self._link(told.owner, Meaning(told.of, parse_ns(told.time)))
+                    self._link(told.owner, ForeignLink(told.of, parse_ns(told.time)))
             case KeyBelongs(data=told):
                 time_ns = parse_ns(told.time)
                 self._record(told.key_id, told.owner)
@@ -163,7 +163,7 @@ class Keyring:
         if issued.subject is not None:
             self._own(owner, issued.subject, time_ns)
 
-    def _link(self, foreign: str, meaning: Meaning) -> None:
+    def _link(self, foreign: str, meaning: ForeignLink) -> None:
         before = self._meanings.get(foreign)
         if before is not None and meaning.time_ns < before.time_ns:
             return

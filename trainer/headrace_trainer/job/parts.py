@@ -15,7 +15,7 @@ from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress, TrainingResult
 
 
-class Part(NamedTuple):
+class ObjectivePart(NamedTuple):
     """A loss, and what it is minimised and watched on."""
 
     loss: Loss
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 def train_parts(
     model: Any,
     base: Any,
-    parts: Sequence[Part],
+    parts: Sequence[ObjectivePart],
     hyper: Hyperparameters,
     *,
     seed: int,

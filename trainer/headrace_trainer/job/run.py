@@ -32,11 +32,12 @@ from headrace_trainer.evaluation.checks import CHECKS
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate, without_loss_gains
 from headrace_trainer.evaluation.grader import Grader
 from headrace_trainer.evaluation.raters import self_graded
-from headrace_trainer.job.parts import Part, train_parts
+from headrace_trainer.job.parts import ObjectivePart, train_parts
 from headrace_trainer.job.ranks import learn_in_ranks
 from headrace_trainer.learning.loop import OnProgress
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base, within_positions
+from headrace_trainer.model.methods import METHODS
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
 from headrace_trainer.model.sharding import ALONE, Ranks, shard
 from headrace_trainer.model.stops import stop_ids, stop_troubles
@@ -87,7 +88,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
         folder, learnt.rows if learnt else 0, learnt is not None and learnt.warm_started, seconds,
         msgspec.structs.replace(report, samples=()), training, surroundings_of(spec.device, processes=spec.processes),
         lessons.left_out or None, lessons.shortened or None, lessons.notes, samples,
-        optimiser_folder(spec) if learnt and optimiser_folder(spec).exists() else None, lessons.left_out_examples or None,
+        optimiser_folder(spec) if learnt and _carries(hyper) else None, lessons.left_out_examples or None,
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     if ranks.size > 1:
         shard(model, ranks, spec.device)
         base = replace(base, device=spec.device)
-    carries = hyper.carry_optimiser and not OBJECTIVES[hyper.objective].parts
+    carries = _carries(hyper)
     training = train_parts(
         model, base, parts, hyper, seed=spec.start.seed, precision=precision, folder=spec.folder, run=_checkpoint_key(spec),
         checkpoint_seconds=spec.checkpoint_seconds, optimiser_from=spec.optimiser if warm_started and carries else None,
@@ -114,6 +115,8 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     if ranks.first:
         shutil.rmtree(adapter_folder(spec), ignore_errors=True)  # left of a kill: the store takes no half files
     lora.save(model, adapter_folder(spec), _public_name(spec), writes=ranks.first)
+    if hyper.dora or METHODS[hyper.method].whole:
+        lessons.notes.append(f"{'dora' if hyper.dora else hyper.method}: what serves this has to merge it into the base")
     return TrainingOutcome(
         sum(len(part.rows) for part in parts),
         warm_started,
@@ -123,6 +126,11 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
         tuple(lessons.notes),
         lessons.left_out_examples,
     )
+
+
+def _carries(hyper: Hyperparameters) -> bool:
+    """Whether runs go on with the optimiser of the one before: of an objective in parts each begins with its own."""
+    return hyper.carry_optimiser and not OBJECTIVES[hyper.objective].parts
 
 
 def settled(spec: JobSpec) -> tuple[Hyperparameters, Precision]:
@@ -171,12 +179,12 @@ class JobRows:
                 log.warning(trouble)
         return made.examples
 
-    def parts(self, base: Base, examples: Sequence[TokenisedExample], watched: Sequence[TokenisedExample]) -> list[Part]:
+    def parts(self, base: Base, examples: Sequence[TokenisedExample], watched: Sequence[TokenisedExample]) -> list[ObjectivePart]:
         """What the objective makes of the examples that are learnt from and watched; counts what it can't use. A part that has
         nothing is left out where another has something. RowsMissing when none has."""
         objective = OBJECTIVES[self._hyper.objective]
         parts = [
-            Part(loss, self._units("training", loss, base, examples), self._units("validation", loss, base, watched))
+            ObjectivePart(loss, self._units("training", loss, base, examples), self._units("validation", loss, base, watched))
             for loss in objective.losses()
         ]
         able = [part for part in parts if part.rows]

@@ -73,6 +73,17 @@ def learning_rate_share(step: int, steps: int, warmup: float, final: float = 0.0
     return final + (1 - final) * (steps - step) / max(1, steps - rising + 1)
 
 
+def _groups(parameters: Mapping[str, Tensor], lora_plus: float) -> list[dict[str, Any]]:
+    """Parameters with what their learning rate is multiplied by: LoRA+ (Hayou et al. 2024, arXiv 2402.12354) moves B faster than
+    A, which otherwise hardly moves together with it where layers are wide."""
+    faster = {name for name in parameters if ".lora_B." in name and lora_plus != 1.0}
+    groups = [
+        {"params": [value for name, value in parameters.items() if name not in faster], "times": 1.0},
+        {"params": [parameters[name] for name in parameters if name in faster], "times": lora_plus},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 class _RunState:
     """The state that changes from step to step, and its form on disk, which is the same however many processes there are."""
 
@@ -80,8 +91,9 @@ class _RunState:
         self.device, self.ranks = device, ranks
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=hyper.learning_rate, betas=(0.9, hyper.beta2), weight_decay=hyper.weight_decay
-        )
+            _groups(self.parameters, hyper.lora_plus), lr=hyper.learning_rate, betas=(0.9, hyper.beta2),
+            weight_decay=hyper.weight_decay,
+        )  # fmt: skip
         self.step, self.loss, self.tokens, self.seconds = 0, 0.0, 0, 0.0
         self.batch_tokens = hyper.batch_tokens
         self.best: dict[str, Tensor] = {}
@@ -192,7 +204,8 @@ def train(
     while state.step < len(planned) and not (validates and hyper.patience and state.stale >= hyper.patience):
         chosen = [rows[index] for index in planned[state.step]]
         for group in state.optimiser.param_groups:
-            group["lr"] = hyper.learning_rate * learning_rate_share(state.step, len(planned), warmup, hyper.final_rate)
+            share = learning_rate_share(state.step, len(planned), warmup, hyper.final_rate)
+            group["lr"] = hyper.learning_rate * share * group["times"]
         state.loss = _accumulated(loss, computing, chosen, state, total)
         _finite("loss", state.loss, state.step + 1, hyper)
         norm = float(whole(torch.nn.utils.clip_grad_norm_(state.parameters.values(), hyper.max_grad_norm)))

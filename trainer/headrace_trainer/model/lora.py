@@ -12,12 +12,14 @@ from typing import Any
 import orjson
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from headrace_trainer.model import fused_lora, targets
+from headrace_trainer.model.methods import METHODS
 from headrace_trainer.model.sharding import whole
 from headrace_trainer.model.targets import AdapterInvalid as AdapterInvalid
 from headrace_trainer.policy import Hyperparameters
@@ -43,7 +45,7 @@ def attach(model: Any, hyper: Hyperparameters, seed: int, parent: Path | None = 
     nearest of that rank); one that has layers which are not trained any more cannot be continued: the adapter then starts anew.
     """
     torch.manual_seed(seed)
-    found = targets.targets_of(model, hyper.target_modules)
+    found = targets.Targets([], []) if METHODS[hyper.method].whole else targets.targets_of(model, hyper.target_modules)
     if found.parameters and hyper.dropout:
         raise AdapterInvalid(
             f"dropout = {hyper.dropout}: experts ({targets.last_names(found.parameters)}) are trained without; write dropout = 0"
@@ -52,8 +54,11 @@ def attach(model: Any, hyper: Hyperparameters, seed: int, parent: Path | None = 
     config = LoraConfig(
         task_type="CAUSAL_LM", r=hyper.r, lora_alpha=hyper.alpha, lora_dropout=hyper.dropout, target_modules=found.modules,
         target_parameters=found.parameters or None, modules_to_save=list(hyper.modules_to_save) or None,
-        fan_in_fan_out=_transposed(model, found.modules),
+        fan_in_fan_out=_transposed(model, found.modules), use_rslora=hyper.rslora, use_dora=hyper.dora,
+        init_lora_weights=True if hyper.init == "default" else hyper.init,
     )  # fmt: skip
+    if METHODS[hyper.method].whole:
+        config.target_modules, config.modules_to_save = DUMMY_TARGET_MODULES, targets.whole_layers(model)
     try:
         wrapped = get_peft_model(model, config)
     except (ValueError, NotImplementedError) as error:  # layers that the library knows not to work
@@ -197,7 +202,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _NEVER and value != _DEFAULTS.get(name) and value not in ({}, [])
     }
     fields = {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
-    fields["target_modules"] = sorted(fields["target_modules"] or [])
+    if not isinstance(fields["target_modules"], str):
+        fields["target_modules"] = sorted(fields["target_modules"] or [])
     return {**fields, "peft_type": "LORA", "inference_mode": True, "base_model_name_or_path": None}
 
 

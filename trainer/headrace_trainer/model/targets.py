@@ -59,6 +59,17 @@ def targets_of(model: Any, wanted: str | Sequence[str] = ALL_LINEAR) -> Targets:
     return Targets(sorted(set(chosen.modules)), sorted(set(chosen.parameters)))
 
 
+def whole_layers(model: Any) -> list[str]:
+    """Full names of all layers with weights of their own, without an embedding that is also the output: trained as two copies it
+    would be two."""
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    left = {id(model.get_input_embeddings()), id(model.get_output_embeddings())} if tied else set()
+    layers = [name for name, module in model.named_modules() if id(module) not in left and list(module.parameters(recurse=False))]
+    if any(list(model.get_submodule(name).children()) for name in layers):
+        raise AdapterInvalid(f'method = "full": a {_kind(model)} keeps weights beside its layers, as fused experts do; use lora')
+    return sorted(layers)
+
+
 def ends_with(name: str, end: str) -> bool:
     """Whether a dotted name ends with whole parts of another."""
     return name == end or name.endswith(f".{end}")

@@ -75,7 +75,9 @@ def prepare(computing: Computing, rows: Sequence[TaughtRow]) -> dict[str, Tensor
 @torch.no_grad()
 def prepared_by(teacher: Computing, rows: Sequence[TaughtRow], learns: int) -> dict[str, Tensor]:
     """`teacher` [all completion tokens, 2, tokens] of rows in their order; `learns`: rows of the output layer of what learns, as
-    layers may be longer than the vocabulary."""
+    layers may be longer than the vocabulary. TeacherRefused for a model that several processes share."""
+    if teacher.ranks.size > 1:
+        raise TeacherRefused(f"processes = {teacher.ranks.size}: what a teacher says is learnt by one process; write 1")
     teacher.model.eval()
     known = min(learns, head.vocabulary(teacher.base.model), len(teacher.base.tokenizer))
     count = min(known, teacher.hyper.teacher_tokens)

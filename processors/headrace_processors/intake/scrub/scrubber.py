@@ -22,7 +22,8 @@ from headrace_schemas.root_error import HeadraceError
 
 KINDS = ("email", "phone", "ip", "iban", "card", "national_id", "secret")
 PATTERNS_2: tuple[Pattern, ...] = (*secrets.PATTERNS, *personal.PATTERNS)  # of version 2 of the rules
-PATTERNS: tuple[Pattern, ...] = (*PATTERNS_2, secrets.BESIDE_ID)
+PATTERNS_3: tuple[Pattern, ...] = (*PATTERNS_2, secrets.BESIDE_ID)  # and of versions 3 and 4
+PATTERNS: tuple[Pattern, ...] = (*secrets.PATTERNS_5, *personal.PATTERNS, secrets.BESIDE_ID)
 # Work is counted in characters that one exact pattern looks at (10 ns each); what else costs is counted in as many of them.
 WORK_LIMIT = 64 << 20  # of one record: 0.7 s, or all rules over a megabyte without a find
 MATCH_WORK = 2048  # of one find with its judgement: 20 us

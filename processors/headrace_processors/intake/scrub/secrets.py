@@ -208,3 +208,7 @@ BESIDE_ID = Pattern(
     r"(?:AKIA|ASIA)[0-9A-Z]{16,}([\s\S]{0,120}?[^A-Za-z0-9/+=])([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)",
     _is_beside_id,
 )
+
+# Until version 5 the condition forgot what stands between a key and what is said before it: one as far away as may be was missed.
+_BARE_KEY = _CONTEXT + r"[^\n]{0,61}?[A-Za-z0-9/+_=-]{32}"
+PATTERNS_5 = tuple(rule._replace(necessary=_BARE_KEY) if rule.judge is _is_bare_key else rule for rule in PATTERNS)
