@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
+
+import pytest
+from msgspec import structs
 
 from headrace_lake.batches import rows_of
 from headrace_schemas.derived import BatchRetryRequest, ModelVersion, TrainingCompletion
-from headrace_schemas.events import BatchReady, BatchRetryRequested, TrainingCompleted, make
+from headrace_schemas.events import (
+    BatchReady,
+    BatchRetryRequested,
+    Event,
+    ExampleRewarded,
+    TrainingCompleted,
+    TrainingStarted,
+    make,
+)
+from headrace_streams import requests
 from headrace_streams.release_log import Decision
 from headrace_streams.requests import _descendants
 from headrace_streams.retraining import retrains
+from headrace_streams.settings import Settings
 from support import released, training_data
 from support.outcomes import adapter, digest
 
@@ -71,3 +86,49 @@ def test_a_batch_that_was_trained_waits_again_until_the_run_that_was_asked_for_h
         ([], [ended]), ([request], [ended]), ([request], [ended, ended])
     )]  # fmt: skip
     assert states == ["trained", "waits", "trained"]
+
+
+class Log:
+    """A reader of what a test says is on the log."""
+
+    def __init__(self, topics: dict[str, list[Event]]) -> None:
+        self._topics = topics
+
+    async def events(self, topic: str, **_: Any) -> AsyncIterator[Event]:
+        for event in self._topics.get(topic, []):
+            yield event
+
+
+def test_a_run_that_did_without_what_was_taken_back_has_not_learnt_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is of a batch that holds it: else the answer to a second retraction is that the clean release has to go, too."""
+    rows = [training_data.recorded(number) for number in range(4)]
+    batch = training_data.batch([row.member for row in rows[:2]])
+    later = training_data.batch([row.member for row in rows[2:]], name="b2")
+    name = rows[0].member.example_id
+    starts = [
+        training_data.start(batch, run_id="r-v1"),
+        training_data.start(batch, run_id="r-v2", withdrawn=[name]),
+        training_data.start(later, run_id="r-v3", rehearsal=[rows[0].member]),
+        training_data.start(later, run_id="r-v4"),
+    ]
+    of = {"v1": batch, "v2": batch, "v3": later, "v4": later}
+    made = [structs.replace(version(each, None), batch_id=one.batch_id) for each, one in of.items()]
+
+    async def known(found: Any) -> Any:
+        return found
+
+    def told(kind: type[Any], *said: Any) -> list[Event]:
+        return [make(kind, data, id=str(number), writer="x", time_ms=0) for number, data in enumerate(said)]
+
+    topics = {
+        "examples": told(ExampleRewarded, rows[0].example),
+        "batches": told(BatchReady, batch, later),
+        "runs": told(TrainingStarted, *starts),
+    }
+    monkeypatch.setattr(requests, "Reader", lambda _: Log(topics))
+    monkeypatch.setattr(requests, "versions", lambda _: known(made))
+    monkeypatch.setattr(requests, "history", lambda _: known([serves("v2")]))
+    monkeypatch.setattr(requests, "served", lambda _: known({BUCKET: serves("v2").data}))
+    found = asyncio.run(requests.touched(Settings(), interaction_id=rows[0].example.interaction_id))
+    assert [head.version_id for head in found.heads] == ["v1", "v3"]
+    assert (found.releases, found.served, found.retrains) == ([], [], [])
