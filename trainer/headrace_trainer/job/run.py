@@ -70,6 +70,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     began = time.monotonic()
     prepare(spec)
     hyper, precision = settled(spec)
+    _check_kinds(spec, hyper)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
         learnt, lessons = None, JobRows(spec, hyper)
@@ -90,6 +91,20 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
         lessons.left_out or None, lessons.shortened or None, lessons.notes, samples,
         optimiser_folder(spec) if learnt and _carries(hyper) else None, lessons.left_out_examples or None,
     )  # fmt: skip
+
+
+def _check_kinds(spec: JobSpec, hyper: Hyperparameters) -> None:
+    """AdapterInvalid, before anything is trained, where what is to be compared can't be in one model: the library puts no adapter
+    on a layer that it holds whole beside the base's."""
+    own = METHODS[hyper.method].whole if spec.candidate is None else lora.is_whole(spec.candidate)
+    others = [folder for folder in (spec.parent, spec.watched, *spec.heads.values()) if folder is not None]
+    if any(lora.is_whole(folder) != own for folder in others):
+        one, other = ("whole layers", "an adapter on layers") if own else ("an adapter on layers", "whole layers")
+        bucket = spec.batch.bucket
+        raise lora.AdapterInvalid(
+            f"method = {hyper.method!r}: it makes {one}, and what {bucket} serves or compares is {other}: first have the base "
+            f"served (`headrace rollback {bucket} --to base`), then `headrace batches retry {spec.batch.batch_id}`"
+        )
 
 
 def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> TrainingOutcome:
