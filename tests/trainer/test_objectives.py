@@ -20,6 +20,7 @@ from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenRow
 from headrace_trainer.job.failures import cause_of
 from headrace_trainer.job.run import RowsMissing, run
 from headrace_trainer.learning import checkpoint
+from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base
 from headrace_trainer.model.sharding import Ranks
@@ -204,6 +205,21 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes_and_is_judged_as_read_ba
     assert whole.report.measure in OBJECTIVES[objective].judged_by
     told_by_loss = any(group.loss_gain is not None for head in whole.report.heads for group in head.groups)
     assert told_by_loss == ("loss" in OBJECTIVES[objective].judged_by)
+
+
+def test_a_run_whose_rows_became_fewer_while_it_was_away_goes_on_with_those_that_are_left(base: Base, tmp_path: Path) -> None:
+    [loss], model = OBJECTIVES["dpo"].losses(), moved(base)
+    units = loss.units(examples(base), RowTokeniser(base.tokenizer, 200), HYPER).units
+
+    def trained(rows: Sequence[Unit]) -> int:
+        return train(
+            model, base, rows, [], HYPER.model_copy(update={"steps": 1}), loss=loss, seed=1, precision="fp32", folder=tmp_path,
+            run="r", checkpoint_seconds=math.inf,
+        ).steps  # fmt: skip
+
+    assert trained(units) == 1
+    (tmp_path / checkpoint.NAME).unlink()
+    assert trained(units[1:]) == 1
 
 
 class _Words:
