@@ -130,6 +130,11 @@ def test_a_method_on_a_base_that_is_held_otherwise_is_refused_in_one_line(
         (tmp_path / "policy.toml").write_text(f"{bases}[train.{table}]\nmethod = '{method}'\n")
         with pytest.raises(PolicyError, match=rf"method = '{method}': base 'b' is {said}"):
             load(tmp_path / "policy.toml")
+    teaches = "[train.bases.t]\nweights = 'x/z'\n[train.bases.b]\nweights = 'x/y'\nquantisation = 'nf4'\n"
+    (tmp_path / "policy.toml").write_text(
+        f"{teaches}[train.defaults]\nmethod = 'qlora'\nobjective = 'distillation'\nteacher = 't'\n"
+    )
+    assert load(tmp_path / "policy.toml").defaults.method == "qlora", "a base that teaches is held as it likes"
     (tmp_path / "policy.toml").write_text("[train.defaults]\nmethod = 'prefix'\n")
     with pytest.raises(PolicyError, match="there is no such method; there are lora, full, qlora"):
         load(tmp_path / "policy.toml")
