@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,38 @@ def test_an_adapter_that_does_not_fit_is_refused_and_what_is_served_stays(
             assert torch.equal(logits(served), alone(tiny_base, others[0]))
     with pytest.raises(ValueError, match="it is served"):
         adapters.drop(str(first))
+
+
+class Interrupted(Exception):
+    """As Ctrl-C is."""
+
+
+def test_whoever_is_interrupted_while_waiting_keeps_nobody_from_answering() -> None:
+    adapters, answering, answered = headrace.Adapters(object()), threading.Event(), threading.Event()
+
+    def answer() -> None:
+        with adapters.using():
+            answering.set()
+            answered.wait(30)
+
+    def interrupt(*_: Any) -> None:
+        raise Interrupted
+
+    def wait() -> None:
+        threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1)).start()
+        adapters.serve(None)
+
+    first, last = threading.Thread(target=answer), threading.Thread(target=lambda: adapters.serve(None), daemon=True)
+    first.start()
+    answering.wait(30)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        answered.set()
+        first.join()
+    last.start()
+    last.join(10)
+    assert not last.is_alive()
