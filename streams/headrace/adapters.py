@@ -44,17 +44,17 @@ class _Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._asked: deque[object] = deque()  # whoever has it, and those who wait for it
+        self._asked: deque[object] = deque()  # whose turn it is, and who waits behind
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         mine = object()
+        self._asked.append(mine)
         try:
             with self._changed:
-                self._asked.append(mine)
                 self._changed.wait_for(lambda: self._asked[0] is mine)
             yield
-        finally:  # also of one who was interrupted while it waited: nobody waits for it
+        finally:  # of one who was interrupted while waiting, too: nobody behind would ever have a turn
             with self._changed:
                 self._asked.remove(mine)
                 self._changed.notify_all()
