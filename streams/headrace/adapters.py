@@ -117,7 +117,7 @@ class Adapters:
             if chosen is not None and chosen not in self._loaded:
                 raise ValueError(f"adapter {chosen}: it is not loaded")
             if chosen is None:
-                if not self._loaded:  # peft goes on to look for what was deleted last
+                if not self._loaded:
                     yield ServedAdapter(self._base, None)
                     return
                 self._model.set_adapter(_name(self._loaded[0]))
@@ -162,10 +162,28 @@ class Adapters:
         self._forget(_name(digest))
 
     def _forget(self, name: str) -> None:
-        if self._wrapped and name in self._model.peft_config:
+        if not self._loaded:
+            self._unwrap()
+        elif name in self._model.peft_config:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that another one is active now: `using` says which, each time
                 self._model.delete_adapter(name)
+
+    def _unwrap(self) -> None:
+        """Takes peft's layers out with the last adapter: they have room for one kind, layers beside the base's or in their
+        place, and for none after the last one in their place is gone."""
+        layers, wrappers = import_module("peft.tuners.tuners_utils"), import_module("peft.utils")
+        for name, module in list(self._base.named_modules()):
+            if isinstance(module, wrappers.ModulesToSaveWrapper):
+                plain = module.original_module
+            elif isinstance(module, layers.BaseTunerLayer):
+                plain = module.get_base_layer()
+            else:
+                continue
+            parent, _, child = name.rpartition(".")
+            setattr(self._base.get_submodule(parent), child, plain)
+        vars(self._base).pop("peft_config", None)
+        self._model, self._wrapped = self._base, False
 
 
 def _name(digest: str) -> str:

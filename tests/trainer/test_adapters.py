@@ -114,6 +114,27 @@ def test_an_adapter_that_does_not_fit_is_refused_and_what_is_served_stays(
         adapters.drop(str(first))
 
 
+def test_layers_that_were_trained_whole_and_layers_beside_them_follow_each_other_by_the_base(
+    tiny_base: Path, others: list[Path], tmp_path: Path
+) -> None:
+    model, _ = lora.attach(load_base(str(tiny_base)).model, training_data.HYPER.model_copy(update={"method": "full"}), 1)
+    for value in (each for each in model.parameters() if each.requires_grad):
+        torch.nn.init.normal_(value, std=0.3, generator=torch.Generator().manual_seed(3))
+    whole, beside = lora.save(model, tmp_path / "whole"), others[0]
+    base = load_base(str(tiny_base)).model
+    names = [name for name, _ in base.named_modules()]
+    adapters = headrace.Adapters(base)
+    for folder, other in ((beside, whole), (whole, beside), (beside, whole)):
+        assert adapters.serve(None) is None
+        assert [name for name, _ in base.named_modules()] == names, "nothing of peft is left in it"
+        first = adapters.serve(folder)
+        with pytest.raises(headrace.AdapterRefused, match="adapter sha256:"):
+            adapters.serve(other)  # one kind beside the other is what peft can't
+        with adapters.using() as served:
+            assert served.digest == first
+            assert torch.equal(logits(served), alone(tiny_base, folder))
+
+
 def test_who_is_interrupted_while_it_waits_for_its_turn_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     adapters = headrace.Adapters(torch.nn.Linear(1, 1))
 
