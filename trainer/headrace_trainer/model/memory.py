@@ -24,10 +24,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from headrace_schemas.root_error import HeadraceError
-from headrace_trainer.model import head, lora
+from headrace_trainer.model import fused_lora, head, lora
 from headrace_trainer.model.base import load_config, within_positions
 from headrace_trainer.model.precision import Precision, autocast, weights_dtype
 from headrace_trainer.model.quantisation import saved_bytes
+from headrace_trainer.objectives.table import OBJECTIVES
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import MemoryPlan
 
@@ -84,22 +85,25 @@ def plan(
     quantisation: str | None = None,
 ) -> MemoryPlan:
     """Tokens of a micro-batch and whether activations are made twice, so that a run, or each of its `processes`, stays under
-    `available` bytes: first fewer tokens, down to `LEAST_TOKENS` or a row, then activations twice. `fits` False: one row is more,
-    and is tried all the same."""
+    `available` bytes: first fewer tokens, down to `LEAST_TOKENS` or a row or pair, then activations twice. `fits` False: one of
+    these is more, and is tried all the same."""
     config = load_config(str(folder), trust_remote_code)
     width = within_positions(config, hyper.max_sequence_tokens)
+    unit = width * OBJECTIVES[hyper.objective].rows  # is never split
     ways = {"on": (True,), "off": (False,), "auto": (False, True)}[hyper.activation_checkpointing]
     plans = []
     for twice in ways:
         try:
-            memory = measure(config, hyper, width, twice, device, precision, attn_implementation, trust_remote_code, quantisation)
+            memory = measure(
+                config, hyper, width, twice, device, precision, attn_implementation, trust_remote_code, quantisation, processes
+            )
         except NoEstimate as error:
             return MemoryPlan(hyper.batch_tokens, "on" if ways == (True,) else "off", available=available, unknown=str(error))
         tokens = hyper.batch_tokens
-        least = min(tokens, width if twice or len(ways) == 1 else max(width, LEAST_TOKENS))
-        while tokens > least and memory.peak(tokens, device, processes) > available:
+        least = min(tokens, unit if twice or len(ways) == 1 else max(unit, LEAST_TOKENS))
+        while tokens > least and memory.peak(max(tokens, unit), device, processes) > available:
             tokens = max(least, tokens // 2)
-        peak = memory.peak(tokens, device, processes)
+        peak = memory.peak(max(tokens, unit), device, processes)
         plans.append(MemoryPlan(tokens, "on" if twice else "off", peak, memory.weights, available, peak <= available))
         if plans[-1].fits:
             break
@@ -116,6 +120,7 @@ def measure(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     quantisation: str | None = None,
+    processes: int = 1,
 ) -> StepMemory:
     """Of a base of this configuration, with rows of `width` tokens, all of them learnt. NoEstimate."""
     dtype = weights_dtype(device, precision)
@@ -126,7 +131,8 @@ def measure(
 
     def at(count: int) -> tuple[int, int, int, int]:
         one, two = (
-            _measured(_with_layers(config, count), hyper, options, width, rows, twice, precision, quantisation) for rows in (1, 2)
+            _measured(_with_layers(config, count), hyper, options, width, rows, twice, precision, quantisation, processes)
+            for rows in (1, 2)
         )
         return one[0], one[1], 2 * one[2] - two[2], two[2] - one[2]
 
@@ -158,6 +164,7 @@ def _measured(
     twice: bool,
     precision: Precision,
     quantisation: str | None,
+    processes: int,
 ) -> tuple[int, int, int]:
     """Bytes of weights, of the adapter, and the most beside them that one step has alive."""
     computed = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -166,6 +173,8 @@ def _measured(
         model.requires_grad_(False)
         saved, unpacked = saved_bytes(model, computed) if quantisation else (0, 0)
         wrapped, _ = lora.attach(model, hyper, 0)
+    if processes > 1:
+        fused_lora.separate(wrapped)  # as several processes do
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     _empty(wrapped, fake)
     wrapped.train()
