@@ -94,9 +94,9 @@ def test_it_learns_the_same_however_it_is_cut_or_killed_and_is_read_back_as_it_w
 def test_whole_layers_and_an_adapter_are_not_compared_and_that_is_said_before_anything_is_trained(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    ways = {"lora": {}, "full": {"method": "full"}, "part": {"modules_to_save": ("o_proj",)}}
+    ways: dict[str, dict[str, Any]] = {"lora": {}, "full": {"method": "full"}, "part": {"modules_to_save": ("o_proj",)}}
     hypers = {way: Hyperparameters.model_validate({**HYPER.model_dump(), **changed}) for way, changed in ways.items()}
-    folders = {}
+    folders: dict[str, Path] = {}
     for way, hyper in hypers.items():
         model, _ = lora.attach(load_base(str(tiny_base)).model, hyper, 1)
         folders[way] = lora.save(model, tmp_path / way)
