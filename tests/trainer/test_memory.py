@@ -171,14 +171,13 @@ def test_less_memory_gives_fewer_tokens_then_activations_twice_then_no(tmp_path:
     assert "DOES NOT FIT" in describe(least)
 
 
-def test_a_pair_is_never_split_and_adapters_of_several_processes_take_more(tmp_path: Path) -> None:
-    folder = architectures.build("llama", tmp_path, hidden_size=128, intermediate_size=512, num_hidden_layers=3)
+def test_a_pair_is_never_split(tmp_path: Path) -> None:
+    folder = architectures.build("llama", tmp_path)
     config = AutoConfig.from_pretrained(folder)
     pairs = HYPER.model_copy(update={"objective": "dpo", "activation_checkpointing": "off"})
     once = measure(config, pairs, 64, False)
     tight = plan(folder, pairs, available=once.peak(128) - 1)
     assert (tight.batch_tokens, tight.peak, tight.fits) == (128, once.peak(128), False)
-    assert measure(config, HYPER, 64, False, processes=2).per_row > once.per_row
 
 
 def test_two_layers_tell_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from headrace_schemas.root_error import HeadraceError
-from headrace_trainer.model import fused_lora, head, lora
+from headrace_trainer.model import head, lora
 from headrace_trainer.model.base import load_config, within_positions
 from headrace_trainer.model.precision import Precision, autocast, weights_dtype
 from headrace_trainer.model.quantisation import saved_bytes
@@ -94,9 +94,7 @@ def plan(
     plans = []
     for twice in ways:
         try:
-            memory = measure(
-                config, hyper, width, twice, device, precision, attn_implementation, trust_remote_code, quantisation, processes
-            )
+            memory = measure(config, hyper, width, twice, device, precision, attn_implementation, trust_remote_code, quantisation)
         except NoEstimate as error:
             return MemoryPlan(hyper.batch_tokens, "on" if ways == (True,) else "off", available=available, unknown=str(error))
         tokens = hyper.batch_tokens
@@ -120,7 +118,6 @@ def measure(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     quantisation: str | None = None,
-    processes: int = 1,
 ) -> StepMemory:
     """Of a base of this configuration, with rows of `width` tokens, all of them learnt. NoEstimate."""
     dtype = weights_dtype(device, precision)
@@ -131,8 +128,7 @@ def measure(
 
     def at(count: int) -> tuple[int, int, int, int]:
         one, two = (
-            _measured(_with_layers(config, count), hyper, options, width, rows, twice, precision, quantisation, processes)
-            for rows in (1, 2)
+            _measured(_with_layers(config, count), hyper, options, width, rows, twice, precision, quantisation) for rows in (1, 2)
         )
         return one[0], one[1], 2 * one[2] - two[2], two[2] - one[2]
 
@@ -164,7 +160,6 @@ def _measured(
     twice: bool,
     precision: Precision,
     quantisation: str | None,
-    processes: int,
 ) -> tuple[int, int, int]:
     """Bytes of weights, of the adapter, and the most beside them that one step has alive."""
     computed = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -173,8 +168,6 @@ def _measured(
         model.requires_grad_(False)
         saved, unpacked = saved_bytes(model, computed) if quantisation else (0, 0)
         wrapped, _ = lora.attach(model, hyper, 0)
-    if processes > 1:
-        fused_lora.separate(wrapped)  # as several processes do
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     _empty(wrapped, fake)
     wrapped.train()
