@@ -222,6 +222,23 @@ def test_a_run_whose_rows_became_fewer_while_it_was_away_goes_on_with_those_that
     assert trained(units[1:]) == 1
 
 
+def test_when_memory_runs_out_before_the_first_step_what_is_computed_once_is_so_in_smaller_passes(base: Base) -> None:
+    [loss], model = OBJECTIVES["dpo"].losses(), moved(base)
+    units = loss.units(examples(base), RowTokeniser(base.tokenizer, 200), HYPER).units
+    budgets: list[int] = []
+
+    def prepare(computing: Computing, units: Sequence[Unit]) -> dict[str, torch.Tensor]:
+        budgets.append(computing.budget)
+        if computing.budget > 500:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert loss.prepare is not None
+        return loss.prepare(computing, units)
+
+    hyper = HYPER.model_copy(update={"steps": 1, "batch_tokens": 2000})
+    assert train(model, base, units, [], hyper, loss=replace(loss, prepare=prepare), seed=1, precision="fp32").steps == 1
+    assert budgets == [2000, 1000, 500]
+
+
 class _Words:
     """A tokeniser that makes a token of each letter."""
 
