@@ -27,7 +27,7 @@ from headrace_trainer.model.sharding import Ranks
 from headrace_trainer.objectives import distillation, kto
 from headrace_trainer.objectives.distillation import TeacherRefused
 from headrace_trainer.objectives.loss import Computing, Loss, Unit, accumulate, plan_total
-from headrace_trainer.objectives.table import OBJECTIVES
+from headrace_trainer.objectives.table import OBJECTIVES, may_avoid
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
 from headrace_trainer.spec import JobProgress, JobSpec, TeacherSpec
 from support import tiny, training_data
@@ -395,6 +395,7 @@ def test_policy_and_pins_know_every_objective_and_none_else() -> None:
         assert len(objective.losses()) == max(1, len(objective.parts))
     with pytest.raises(ValueError, match=r"there is no such objective; there are sft, dpo"):
         TrainerPolicy.model_validate({"defaults": {"objective": "ppo"}})
+    assert [may_avoid(name) for name in ("sft", "kto", "one that somebody added and took out again")] == [False, True, True]
 
 
 def test_a_pair_is_as_long_as_both_of_its_rows() -> None:

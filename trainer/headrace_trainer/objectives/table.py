@@ -63,3 +63,8 @@ _ROWS = (
     ),
 )  # fmt: skip
 OBJECTIVES = {row.name: row for row in _ROWS}
+
+
+def may_avoid(name: str) -> bool:
+    """Whether an objective of an earlier run learns from bad answers; one that is in the table no more may have."""
+    return name not in OBJECTIVES or OBJECTIVES[name].avoids
