@@ -28,8 +28,8 @@ LeftOut = Annotated[
     doc(
         "Rows that were left out, by side (training, rehearsal, validation, test, prompts) and reason (template_refused, "
         "message_lost, answer_lost, answer_empty, answer_has_references, call_unreadable, question_too_long, answer_too_long, "
-        "erased; of prompts also no_grader, needs_reference, not_generated; where the objective can't use them, in training and "
-        "validation: equal_texts, small_gap, over_cap, no_counterpart, one_kind, no_words). Absent: none."
+        "erased; of prompts also no_grader, needs_reference, not_generated; where no part of the objective can use them, in "
+        "training, rehearsal and validation: equal_texts, small_gap, over_cap, no_counterpart, one_kind, no_words). Absent: none."
     ),
 ]
 Shortened = Annotated[

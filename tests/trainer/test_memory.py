@@ -171,6 +171,15 @@ def test_less_memory_gives_fewer_tokens_then_activations_twice_then_no(tmp_path:
     assert "DOES NOT FIT" in describe(least)
 
 
+def test_a_pair_is_never_split(tmp_path: Path) -> None:
+    folder = architectures.build("llama", tmp_path)
+    config = AutoConfig.from_pretrained(folder)
+    pairs = HYPER.model_copy(update={"objective": "dpo", "activation_checkpointing": "off"})
+    once = measure(config, pairs, 64, False)
+    tight = plan(folder, pairs, available=once.peak(128) - 1)
+    assert (tight.batch_tokens, tight.peak, tight.fits) == (128, once.peak(128), False)
+
+
 def test_two_layers_tell_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headrace_trainer.model import memory
 

@@ -27,7 +27,7 @@ from headrace_trainer.model.sharding import Ranks
 from headrace_trainer.objectives import distillation, kto
 from headrace_trainer.objectives.distillation import TeacherRefused
 from headrace_trainer.objectives.loss import Computing, Loss, Unit, accumulate, plan_total
-from headrace_trainer.objectives.table import OBJECTIVES
+from headrace_trainer.objectives.table import OBJECTIVES, may_avoid
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
 from headrace_trainer.spec import JobProgress, JobSpec, TeacherSpec
 from support import tiny, training_data
@@ -222,6 +222,23 @@ def test_a_run_whose_rows_became_fewer_while_it_was_away_goes_on_with_those_that
     assert trained(units[1:]) == 1
 
 
+def test_when_memory_runs_out_before_the_first_step_what_is_computed_once_is_so_in_smaller_passes(base: Base) -> None:
+    [loss], model = OBJECTIVES["dpo"].losses(), moved(base)
+    units = loss.units(examples(base), RowTokeniser(base.tokenizer, 200), HYPER).units
+    budgets: list[int] = []
+
+    def prepare(computing: Computing, units: Sequence[Unit]) -> dict[str, torch.Tensor]:
+        budgets.append(computing.budget)
+        if computing.budget > 500:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert loss.prepare is not None
+        return loss.prepare(computing, units)
+
+    hyper = HYPER.model_copy(update={"steps": 1, "batch_tokens": 2000})
+    assert train(model, base, units, [], hyper, loss=replace(loss, prepare=prepare), seed=1, precision="fp32").steps == 1
+    assert budgets == [2000, 1000, 500]
+
+
 class _Words:
     """A tokeniser that makes a token of each letter."""
 
@@ -378,6 +395,7 @@ def test_policy_and_pins_know_every_objective_and_none_else() -> None:
         assert len(objective.losses()) == max(1, len(objective.parts))
     with pytest.raises(ValueError, match=r"there is no such objective; there are sft, dpo"):
         TrainerPolicy.model_validate({"defaults": {"objective": "ppo"}})
+    assert [may_avoid(name) for name in ("sft", "kto", "one that somebody added and took out again")] == [False, True, True]
 
 
 def test_a_pair_is_as_long_as_both_of_its_rows() -> None:

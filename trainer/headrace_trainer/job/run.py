@@ -70,7 +70,6 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     began = time.monotonic()
     prepare(spec)
     hyper, precision = settled(spec)
-    _check_kinds(spec, hyper)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
         learnt, lessons = None, JobRows(spec, hyper)
@@ -93,20 +92,6 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     )  # fmt: skip
 
 
-def _check_kinds(spec: JobSpec, hyper: Hyperparameters) -> None:
-    """AdapterInvalid, before anything is trained, where what is to be compared can't be in one model: the library puts no adapter
-    on a layer that it holds whole beside the base's."""
-    own = METHODS[hyper.method].whole if spec.candidate is None else lora.is_whole(spec.candidate)
-    others = [folder for folder in (spec.parent, spec.watched, *spec.heads.values()) if folder is not None]
-    if any(lora.is_whole(folder) != own for folder in others):
-        one, other = ("whole layers", "an adapter on layers") if own else ("an adapter on layers", "whole layers")
-        bucket = spec.batch.bucket
-        raise lora.AdapterInvalid(
-            f"method = {hyper.method!r}: it makes {one}, and what {bucket} serves or compares is {other}: first have the base "
-            f"served (`headrace rollback {bucket} --to base`), then `headrace batches retry {spec.batch.batch_id}`"
-        )
-
-
 def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> TrainingOutcome:
     """Trains, and saves into `adapter_folder`; of several `ranks` each calls this."""
     hyper, precision = settled(spec)
@@ -116,6 +101,7 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     named = (("training", members.training), ("rehearsal", members.rehearsal), ("validation", members.validation))
     parts = lessons.parts(base, **{side: lessons.tokenised(side, base, listed) for side, listed in named})
     model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.learner or spec.parent)
+    _check_beside(model, spec)
     if ranks.size > 1:
         shard(model, ranks, spec.device)
         base = replace(base, device=spec.device)
@@ -140,6 +126,19 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
         tuple(lessons.notes),
         lessons.left_out_examples,
     )
+
+
+def _check_beside(model: Any, spec: JobSpec) -> None:
+    """AdapterInvalid, before anything is trained, where what is to be compared can't be in one model: the library puts no adapter
+    on a layer that another one has whole."""
+    for folder in (spec.parent, spec.watched, *spec.heads.values()):
+        if folder is not None and (layer := lora.whole_in_one(model, folder)) is not None:
+            bucket = spec.batch.bucket
+            raise lora.AdapterInvalid(
+                f"method, modules_to_save: of this run and what {bucket} serves or compares one has {layer} whole, the other an "
+                f"adapter on it: first have the base served (`headrace rollback {bucket} --to base`), then `headrace batches "
+                f"retry {spec.batch.batch_id}`"
+            )
 
 
 def _carries(hyper: Hyperparameters) -> bool:

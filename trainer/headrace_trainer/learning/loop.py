@@ -252,11 +252,28 @@ def _prepared(
     run = digest([run, [[row.example_id, row.length] for row in together]])
     kept = checkpoint.read(folder, run, checkpoint.PREPARED) if folder else None
     if not computing.ranks.agree(kept is not None) or kept is None:
-        kept = Checkpoint(loss.prepare(computing, together), {"run": run})
+        kept = Checkpoint(_computed_once(loss.prepare, computing, together), {"run": run})
         if folder and computing.ranks.first:
             checkpoint.write(folder, kept, checkpoint.PREPARED)
     made = loss.with_prepared(together, kept.tensors)
     return made[: len(rows)], made[len(rows) :]
+
+
+def _computed_once(
+    prepare: Callable[[Computing, Sequence[Unit]], dict[str, Tensor]], computing: Computing, units: Sequence[Unit]
+) -> dict[str, Tensor]:
+    """In passes of half as many tokens when memory runs out, until a row goes alone: a teacher may be larger than what learns."""
+    longest = max(unit.padded for unit in units)
+    while True:
+        try:
+            return prepare(computing, units)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not out_of_memory(error) or computing.budget <= longest or computing.ranks.size > 1:
+                raise
+        computing = computing._replace(budget=max(longest, computing.budget // 2))
+        log.warning("memory ran out before the first step: passes of %d tokens for what is computed once", computing.budget)
+        if computing.base.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
 
 def _accumulated(loss: Loss, computing: Computing, rows: Sequence[Unit], state: _RunState, total: float) -> float:

@@ -156,7 +156,7 @@ def _loading(folder: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             yield
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise AdapterInvalid(f"adapter {folder}: {one_line(error)}") from error
 
 
@@ -218,9 +218,15 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether an adapter is layers that were trained whole, and none on them. AdapterInvalid."""
-    return config_of(folder).get("target_modules") == DUMMY_TARGET_MODULES
+def whole_in_one(wrapped: Any, folder: Path) -> str | None:
+    """A layer that the adapter of `wrapped` or the one in `folder` has whole, and the other one an adapter on. AdapterInvalid."""
+    ours, theirs = canonical(wrapped.peft_config["default"].to_dict()), config_of(folder)
+    for one, other in ((ours, theirs), (theirs, ours)):
+        adapted = other.get("target_modules") or ()
+        for layer in () if isinstance(adapted, str) else adapted:
+            if any(targets.ends_with(layer, name) for name in one.get("modules_to_save") or ()):
+                return str(layer)
+    return None
 
 
 def tensors_in(folder: Path) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from headrace_trainer.model import head, lora
 from headrace_trainer.model.base import load_config, within_positions
 from headrace_trainer.model.precision import Precision, autocast, weights_dtype
 from headrace_trainer.model.quantisation import saved_bytes
+from headrace_trainer.objectives.table import OBJECTIVES
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import MemoryPlan
 
@@ -84,10 +85,11 @@ def plan(
     quantisation: str | None = None,
 ) -> MemoryPlan:
     """Tokens of a micro-batch and whether activations are made twice, so that a run, or each of its `processes`, stays under
-    `available` bytes: first fewer tokens, down to `LEAST_TOKENS` or a row, then activations twice. `fits` False: one row is more,
-    and is tried all the same."""
+    `available` bytes: first fewer tokens, down to `LEAST_TOKENS` or a row or pair, then activations twice. `fits` False: one of
+    these is more, and is tried all the same."""
     config = load_config(str(folder), trust_remote_code)
     width = within_positions(config, hyper.max_sequence_tokens)
+    unit = width * OBJECTIVES[hyper.objective].rows  # is never split
     ways = {"on": (True,), "off": (False,), "auto": (False, True)}[hyper.activation_checkpointing]
     plans = []
     for twice in ways:
@@ -96,10 +98,10 @@ def plan(
         except NoEstimate as error:
             return MemoryPlan(hyper.batch_tokens, "on" if ways == (True,) else "off", available=available, unknown=str(error))
         tokens = hyper.batch_tokens
-        least = min(tokens, width if twice or len(ways) == 1 else max(width, LEAST_TOKENS))
-        while tokens > least and memory.peak(tokens, device, processes) > available:
+        least = min(tokens, unit if twice or len(ways) == 1 else max(unit, LEAST_TOKENS))
+        while tokens > least and memory.peak(max(tokens, unit), device, processes) > available:
             tokens = max(least, tokens // 2)
-        peak = memory.peak(tokens, device, processes)
+        peak = memory.peak(max(tokens, unit), device, processes)
         plans.append(MemoryPlan(tokens, "on" if twice else "off", peak, memory.weights, available, peak <= available))
         if plans[-1].fits:
             break

@@ -16,8 +16,9 @@ Measure = Literal["success", "margin", "loss"]
 
 class Objective(NamedTuple):
     """`needs`, `costs`: for people. `judged_by`: what can show that it learnt. `avoids`: it learns from bad answers, too.
-    `compares`: with the model as the run begins, so that nothing is dropped out. `taught`: by another base. `file`: the module
-    whose `LOSS` it is; `parts`: or objectives that are minimised one after the other."""
+    `compares`: with the model as the run begins, so that nothing is dropped out. `taught`: by another base. `rows`: of a
+    unit, which go through one pass. `file`: the module whose `LOSS` it is; `parts`: or objectives that are minimised one
+    after the other."""
 
     name: str
     needs: str
@@ -26,6 +27,7 @@ class Objective(NamedTuple):
     avoids: bool = False
     compares: bool = False
     taught: bool = False
+    rows: int = 1
     file: str = ""
     parts: tuple[str, ...] = ()
 
@@ -41,7 +43,7 @@ _ROWS = (
     Objective("sft", "good answers", "a pass a row", file=f"{_HERE}.sft"),
     Objective(
         "dpo", "pairs of a better and a worse answer", "two passes a pair, and once two without gradients", _PREFERENCE,
-        avoids=True, compares=True, file=f"{_HERE}.dpo",
+        avoids=True, compares=True, rows=2, file=f"{_HERE}.dpo",
     ),
     Objective(
         "kto", "good answers and bad ones, to whatever questions", "a pass a row, one without gradients, and once two of these",
@@ -49,7 +51,7 @@ _ROWS = (
     ),
     Objective(
         "sft_then_dpo", "good answers, then pairs", "a run of each", _PREFERENCE, avoids=True, compares=True,
-        parts=("sft", "dpo"),
+        rows=2, parts=("sft", "dpo"),
     ),
     Objective(
         "distillation", "good answers, and another base of the same vocabulary", "a pass a row, and once one of the other base",
@@ -61,3 +63,8 @@ _ROWS = (
     ),
 )  # fmt: skip
 OBJECTIVES = {row.name: row for row in _ROWS}
+
+
+def may_avoid(name: str) -> bool:
+    """Whether an objective of an earlier run learns from bad answers; one that is in the table no more may have."""
+    return name not in OBJECTIVES or OBJECTIVES[name].avoids

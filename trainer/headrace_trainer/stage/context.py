@@ -27,7 +27,7 @@ from headrace_trainer.job.plan import describe, plan_of
 from headrace_trainer.job.process import Hardware, in_child, probe_hardware
 from headrace_trainer.model.hub import BaseFolder, folder_of
 from headrace_trainer.model.identity import BaseChanged, FileNotes, changes, identify
-from headrace_trainer.objectives.table import OBJECTIVES
+from headrace_trainer.objectives.table import OBJECTIVES, may_avoid
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
 from headrace_trainer.spec import JobResult, JobSpec, MemoryPlan, TeacherSpec
 from headrace_trainer.stage import catalogue, events
@@ -165,7 +165,7 @@ class TrainerContext:
     async def _window(self, batch: Batch, start: TrainingStart, before: int, known: Catalogue) -> list[Member]:
         """Rows that no earlier head can know."""
         made = await catalogue.versions_of(self.reader, batch.bucket)
-        avoided = any(OBJECTIVES[version.hyperparameters.get("objective", "sft")].avoids for version in made)
+        avoided = any(may_avoid(version.hyperparameters.get("objective", "sft")) for version in made)
         return known.members_of_new_groups(without_withdrawn(batch, start.withdrawn), before, avoided=avoided)
 
     def _teacher_spec(self, start: TrainingStart, teacher: KnownBase | None) -> TeacherSpec | None:
