@@ -115,6 +115,22 @@ def test_an_adapter_that_does_not_fit_is_refused_and_what_is_served_stays(
         adapters.drop(str(first))
 
 
+def test_who_has_the_turn_and_asks_for_another_is_told_and_does_not_wait_for_itself() -> None:
+    adapters, found = headrace.Adapters(object()), []
+
+    def ask() -> None:
+        with adapters.using(), pytest.raises(RuntimeError, match=r"this thread is within `using\(\)`") as told:
+            adapters.serve(None)
+        found.append(told)
+        with adapters.using():
+            found.append(told)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(10)
+    assert len(found) == 2
+
+
 class Interrupted(Exception):
     """As Ctrl-C is."""
 
