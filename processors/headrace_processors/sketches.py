@@ -13,12 +13,15 @@ from __future__ import annotations
 import re
 import struct
 from base64 import b64decode, b64encode
+from bisect import bisect_left
+from functools import lru_cache
 from heapq import nsmallest
 from typing import NamedTuple
 from zlib import crc32
 
 COMPARED = 64 * 1024  # characters of a text that are looked at: a MiB would take 0.2 s
 MOST = 4096  # hashes of any sketch
+KEPT = 256  # sketches that are kept read: all of a session of 64 turns and 16 reports. 10 MB of ours
 FEWEST = 8  # pieces of a text about which it can be said that it stands in another: fewer are there by chance
 
 _LETTERS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # of languages that are written without blanks: a word each
@@ -29,13 +32,17 @@ _SPREAD, _MASK = 0x9E3779B1, _ALL - 1  # odd: a permutation. CRCs of like texts 
 
 
 class _Hashes(NamedTuple):
-    """Those of a text that are below `limit`, all of them."""
+    """Those of a text that are below `limit`, all of them: in order, and as a set."""
 
+    ordered: tuple[int, ...]
     known: frozenset[int]
     limit: int
 
     def below(self, limit: int) -> frozenset[int]:
-        return self.known if limit >= self.limit else frozenset(each for each in self.known if each < limit)
+        return self.known if limit >= self.limit else frozenset(self.ordered[: self.count(limit)])
+
+    def count(self, limit: int) -> int:
+        return len(self.ordered) if limit >= self.limit else bisect_left(self.ordered, limit)
 
 
 def sketch_of(text: str, *, words: int, room: int) -> str | None:
@@ -57,8 +64,9 @@ def overlap(one: str | None, other: str | None) -> float:
         return 0.0
     first, second = _read(one), _read(other)
     limit = min(first.limit, second.limit)
-    mine, theirs = first.below(limit), second.below(limit)
-    return len(mine & theirs) / (len(mine | theirs) or 1)
+    mine = first.below(limit)
+    both = len(mine & second.known)
+    return both / (len(mine) + second.count(limit) - both or 1)
 
 
 def containment(part: str | None, whole: str | None) -> float:
@@ -68,13 +76,14 @@ def containment(part: str | None, whole: str | None) -> float:
     first, second = _read(part), _read(whole)
     limit = min(first.limit, second.limit)
     mine = first.below(limit)
-    return len(mine & second.below(limit)) / len(mine) if len(mine) >= FEWEST else 0.0
+    return len(mine & second.known) / len(mine) if len(mine) >= FEWEST else 0.0
 
 
+@lru_cache(maxsize=KEPT)
 def _read(coded: str) -> _Hashes:
-    """ValueError for what is no sketch."""
+    """ValueError for what is no sketch. Each record about a session compares what is in it once more, each with each."""
     data = b64decode(coded.removeprefix(_CUT), validate=True)
     if len(data) % 4 or not 0 < len(data) <= 4 * MOST:
         raise ValueError(f"sketch: {len(data)} bytes are no hashes of 4 bytes each, at most {MOST}")
     hashes = struct.unpack(f">{len(data) // 4}I", data)
-    return _Hashes(frozenset(hashes), hashes[-1] + 1 if coded.startswith(_CUT) else _ALL)
+    return _Hashes(hashes, frozenset(hashes), hashes[-1] + 1 if coded.startswith(_CUT) else _ALL)

@@ -107,15 +107,25 @@ def _asking(function: Function) -> Function:
 
 @click.command()
 @click.argument("version", metavar="VERSION")
+@click.option("--anyway", is_flag=True, help="Though it has learnt what was taken back since; the answer says so.")
 @_asking
-def promote(settings: Settings, as_json: bool, version: str, reason: str | None, request_id: str | None, timeout: float) -> int:
-    """Ask that a model version be served. Exit 1 when it is declined."""
+def promote(
+    settings: Settings, as_json: bool, version: str, anyway: bool, reason: str | None, request_id: str | None, timeout: float
+) -> int:
+    """Ask that a model version be served. Exit 1 when it is declined, or has learnt what was taken back since."""
     from headrace_schemas.derived import PromoteRequest
     from headrace_schemas.events import PromoteRequested
+    from headrace_streams.learnt import learnt_taken_back
 
-    made = [known for known in _versions(settings) if known.version_id == version]
+    versions = _versions(settings)
+    made = [known for known in versions if known.version_id == version]
     if not made:
         raise CliError(NO, f"no model version {version}: `headrace tail versions --from start --no-follow` shows all")
+    learnt = str(run(learnt_taken_back(settings, made[0], versions)))
+    if learnt and not anyway:
+        raise CliError(NO, f"version {version} {learnt}: the next run leaves that out; to serve this one say --anyway")
+    if learnt:
+        reason = f"{reason or 'anyway'} (it {learnt})"
     data = PromoteRequest(bucket=made[0].bucket, version_id=version, reason=reason, requested_by=who())
     return _ask(settings, as_json, timeout, request_id, PromoteRequested, data)
 

@@ -209,6 +209,8 @@ async def touched(
     runs: set[str] = set()
     asked: set[str] = set()  # batches whose test rows they are among
     learnt: dict[str, set[str]] = {}  # examples among them, by bucket
+    held: dict[str, set[str]] = {}  # and by batch
+    without: set[str] = set()  # runs of such batches that did without them, as they were taken back before
     for topic in ("batches", "runs") if examples or prompts else ():
         async for event in reader.events(topic):
             if isinstance(event, BatchReady | TrainingStarted) and (found := examples & set(_rows(event))):
@@ -219,10 +221,15 @@ async def touched(
                 behind.add(event.data.batch_id)
             if isinstance(event, BatchReady) and (examples | prompts) & set(_asked(event)):
                 asked.add(event.data.batch_id)
+            if isinstance(event, BatchReady):
+                held[event.data.batch_id] = examples & set(_rows(event))
             if isinstance(event, TrainingStarted):
                 runs.add(event.data.run_id)
+                left = held.get(event.data.batch_id, set()).difference(event.data.withdrawn or ())
+                if not left and not examples & set(_rows(event)):
+                    without.add(event.data.run_id)
     made = await versions(settings) if batches else []
-    direct = {version.adapter.digest for version in made if version.batch_id in batches}
+    direct = {version.adapter.digest for version in made if version.batch_id in batches and version.run_id not in without}
     inherited = _descendants(made, direct)
     unknown = {version.adapter.digest for version in made if version.batch_id in behind and version.run_id not in runs}
     possible = (unknown | _descendants(made, unknown)) - direct - inherited

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headrace_processors.attribute.derivation import Derivation, DerivationOptions, SessionReport, SessionSign, SessionTurn
 from headrace_processors.attribute.policy import AttributePolicy
-from headrace_processors.attribute.state import REPORTS
+from headrace_processors.attribute.state import REPORTS, SIGNS
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.policy_file import PolicyError, load
@@ -288,6 +288,29 @@ def test_what_is_known_of_reports_and_turns_is_bounded_and_what_was_seen_in_them
     assert len(stage.dumped()) == REPORTS + 64 + 1
     found.take(stage.feed(left("i1")))
     assert found.standing == {}
+
+
+def chatter(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> list[SessionSign]:
+    """Of each turn in each that is not it."""
+    pairs = ((one, other) for one in turns for other in turns if one is not other)
+    return [SessionSign(one.interaction_id, one.time_ns, (one.interaction_id, other.interaction_id)) for one, other in pairs]
+
+
+CHATTER = Derivation("chatter", 1, chatter)
+
+
+def test_of_more_signs_than_are_known_none_is_found_anew_with_each_record() -> None:
+    stage, found = task(chatter={"rule": f"{__name__}:CHATTER"}), Derived()
+    for value in told(*(turn(f"i{number}", number) for number in range(20))):
+        found.take(stage.feed(value))
+    assert len(found.standing) == SIGNS
+    again = stage.feed(report_of_nothing())
+    assert again.produced == [], "20 turns have 380 pairs"
+
+
+def report_of_nothing() -> bytes:
+    (value,) = told(report("r1", 30, "nothing of this stands anywhere else"))
+    return value
 
 
 def test_an_expired_session_leaves_nothing_behind() -> None:

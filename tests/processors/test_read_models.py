@@ -90,7 +90,7 @@ def test_a_reward_whose_texts_are_sealed_is_not_computed_from_what_stands_in_for
     event = structs.replace(one.event, data=structs.replace(one.event.data, content=content))
     found = reward_explanation(lake, one._replace(event=event))
     assert (found.agrees, found.trace) == (False, None)
-    assert found.differs == "its texts are sealed, and a lake has no keys"
+    assert found.differs == "its texts are sealed: for who may read topic keys"
 
 
 @given(st.text(), st.text())

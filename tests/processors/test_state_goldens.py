@@ -33,6 +33,7 @@ AS_BYTES: dict[str, type[msgspec.Struct]] = {
     '["jira","OPS-7"]': ForeignId,
     '["jira","OPS:8"]': ForeignId,
     '["jira","OPS-10"]': ForeignId,
+    '["jira","OPS-11"]': ForeignId,
     '["s-1"]': SessionState,
     '["s-3"]': SessionState,
     '["s-3","people:test","r1"]': ReportContent,

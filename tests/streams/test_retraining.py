@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+from msgspec import structs
+
+from headrace_cli.main import invoke
 from headrace_lake.batches import rows_of
 from headrace_schemas.derived import BatchRetryRequest, ModelVersion, TrainingCompletion
-from headrace_schemas.events import BatchReady, BatchRetryRequested, TrainingCompleted, make
+from headrace_schemas.events import (
+    BatchReady,
+    BatchRetryRequested,
+    Event,
+    ExampleRewarded,
+    PromoteRequested,
+    TrainingCompleted,
+    TrainingStarted,
+    make,
+)
+from headrace_streams import requests
+from headrace_streams.learnt import RetractedRows, learnt_rows
 from headrace_streams.release_log import Decision
 from headrace_streams.requests import _descendants
 from headrace_streams.retraining import retrains
+from headrace_streams.settings import Settings
 from support import released, training_data
 from support.outcomes import adapter, digest
 
@@ -71,3 +89,96 @@ def test_a_batch_that_was_trained_waits_again_until_the_run_that_was_asked_for_h
         ([], [ended]), ([request], [ended]), ([request], [ended, ended])
     )]  # fmt: skip
     assert states == ["trained", "waits", "trained"]
+
+
+def test_what_a_version_has_learnt_that_was_taken_back_goes_back_to_what_is_served() -> None:
+    rows = [training_data.recorded(number) for number in range(6)]
+    names = [row.member.example_id for row in rows]
+    cut = [training_data.batch([row.member for row in rows[at : at + 2]], name=f"b{at}") for at in (0, 2, 4)]
+    made = [structs.replace(each, batch_id=one.batch_id) for each, one in zip(CHAIN, cut, strict=True)]
+    starts = [training_data.start(batch, run_id=each.run_id) for batch, each in zip(cut, made, strict=True)]
+    starts[2] = structs.replace(starts[2], withdrawn=[names[4]])
+    batches, runs = {batch.batch_id: batch for batch in cut}, {start.run_id: start for start in starts}
+
+    def said(gone: list[str], served: str | None = None, **known: Any) -> str:
+        runs_left = {name: start for name, start in runs.items() if name not in known.get("lost", ())}
+        return str(learnt_rows(made[2], made, batches, runs_left, gone, served))
+
+    assert said([names[5]]) == "has learnt 1 examples that were taken back since"
+    assert said(names) == "has learnt 5 examples that were taken back since", "one was before its run began"
+    assert said([names[0]], digest("v1")) == "", "what is served already is for `revoke`"
+    assert said([names[0]], digest("v2")) == said([names[4]]) == said(["another"]) == ""
+    assert said([names[0]], lost=["r-v2"]) == (
+        "has learnt 1 examples that were taken back since, and may have: what run r-v2 rehearsed is no longer on the log"
+    )
+    assert said([], lost=["r-v2"]) == ""
+
+
+class Log:
+    """A reader of what a test says is on the log."""
+
+    def __init__(self, topics: dict[str, list[Event]]) -> None:
+        self._topics = topics
+
+    async def events(self, topic: str, **_: Any) -> AsyncIterator[Event]:
+        for event in self._topics.get(topic, []):
+            yield event
+
+
+def test_a_run_that_did_without_what_was_taken_back_has_not_learnt_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is of a batch that holds it: else the answer to a second retraction is that the clean release has to go, too."""
+    rows = [training_data.recorded(number) for number in range(4)]
+    batch = training_data.batch([row.member for row in rows[:2]])
+    later = training_data.batch([row.member for row in rows[2:]], name="b2")
+    name = rows[0].member.example_id
+    starts = [
+        training_data.start(batch, run_id="r-v1"),
+        training_data.start(batch, run_id="r-v2", withdrawn=[name]),
+        training_data.start(later, run_id="r-v3", rehearsal=[rows[0].member]),
+        training_data.start(later, run_id="r-v4"),
+    ]
+    of = {"v1": batch, "v2": batch, "v3": later, "v4": later}
+    made = [structs.replace(version(each, None), batch_id=one.batch_id) for each, one in of.items()]
+
+    async def known(found: Any) -> Any:
+        return found
+
+    def told(kind: type[Any], *said: Any) -> list[Event]:
+        return [make(kind, data, id=str(number), writer="x", time_ms=0) for number, data in enumerate(said)]
+
+    topics = {
+        "examples": told(ExampleRewarded, rows[0].example),
+        "batches": told(BatchReady, batch, later),
+        "runs": told(TrainingStarted, *starts),
+    }
+    monkeypatch.setattr(requests, "Reader", lambda _: Log(topics))
+    monkeypatch.setattr(requests, "versions", lambda _: known(made))
+    monkeypatch.setattr(requests, "history", lambda _: known([serves("v2")]))
+    monkeypatch.setattr(requests, "served", lambda _: known({BUCKET: serves("v2").data}))
+    found = asyncio.run(requests.touched(Settings(), interaction_id=rows[0].example.interaction_id))
+    assert [head.version_id for head in found.heads] == ["v1", "v3"]
+    assert (found.releases, found.served, found.retrains) == ([], [], [])
+
+
+def test_who_promotes_what_has_learnt_what_was_taken_back_has_to_say_that_it_is_meant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str | None] = []
+
+    async def known(*_: Any) -> Any:
+        return [version("v1", None)]
+
+    async def learnt(*_: Any) -> RetractedRows:
+        return RetractedRows(2, [])
+
+    async def answered(_: Settings, bucket: str, event: PromoteRequested, *rest: Any, **more: Any) -> Decision:
+        asked.append(event.data.reason)
+        return serves("v1", bucket)
+
+    monkeypatch.setattr(requests, "versions", known)
+    monkeypatch.setattr("headrace_streams.learnt.learnt_taken_back", learnt)
+    monkeypatch.setattr(requests, "ask", answered)
+    assert (invoke(["promote", "v1", "--reason", "urgent"]), asked) == (1, [])
+    assert "version v1 has learnt 2 examples that were taken back since" in capsys.readouterr().err
+    assert invoke(["promote", "v1", "--reason", "urgent", "--anyway"]) == invoke(["promote", "v1", "--anyway"]) == 0
+    assert asked == [f"{why} (it has learnt 2 examples that were taken back since)" for why in ("urgent", "anyway")]

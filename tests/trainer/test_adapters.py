@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -115,6 +114,26 @@ def test_an_adapter_that_does_not_fit_is_refused_and_what_is_served_stays(
         adapters.drop(str(first))
 
 
+def test_who_is_interrupted_while_it_waits_for_its_turn_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapters = headrace.Adapters(torch.nn.Linear(1, 1))
+
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adapters._turns._changed, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt), adapters.using():
+            pass
+    answered = threading.Event()
+
+    def answer() -> None:
+        with adapters.using():
+            answered.set()
+
+    threading.Thread(target=answer, daemon=True).start()
+    assert answered.wait(10)
+
+
 def test_who_has_the_turn_and_asks_for_another_is_told_and_does_not_wait_for_itself() -> None:
     adapters, found = headrace.Adapters(object()), []
 
@@ -129,38 +148,3 @@ def test_who_has_the_turn_and_asks_for_another_is_told_and_does_not_wait_for_its
     asking.start()
     asking.join(10)
     assert len(found) == 2
-
-
-class Interrupted(Exception):
-    """As Ctrl-C is."""
-
-
-def test_whoever_is_interrupted_while_waiting_keeps_nobody_from_answering() -> None:
-    adapters, answering, answered = headrace.Adapters(object()), threading.Event(), threading.Event()
-
-    def answer() -> None:
-        with adapters.using():
-            answering.set()
-            answered.wait(30)
-
-    def interrupt(*_: Any) -> None:
-        raise Interrupted
-
-    def wait() -> None:
-        threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1)).start()
-        adapters.serve(None)
-
-    first, last = threading.Thread(target=answer), threading.Thread(target=lambda: adapters.serve(None), daemon=True)
-    first.start()
-    answering.wait(30)
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    try:
-        with pytest.raises(Interrupted):
-            wait()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-        answered.set()
-        first.join()
-    last.start()
-    last.join(10)
-    assert not last.is_alive()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
-from headrace_trainer.model.fused_lora import FusedLinear, fuse, separate
+from headrace_trainer.model.fused_lora import FusedLinear, fuse
 from headrace_trainer.policy import Hyperparameters
 
 
@@ -87,7 +87,5 @@ def test_what_is_trained_is_fused_and_what_is_judged_is_the_librarys(tiny_base: 
     hyper = Hyperparameters(r=4, dropout=0.0)
     wrapped, _ = lora.attach(load_base(str(tiny_base)).model, hyper, 1)
     assert any(isinstance(module, FusedLinear) for module in wrapped.modules())
-    separate(wrapped)
-    assert not any(isinstance(module, FusedLinear) for module in wrapped.modules())
     judged = lora.load(load_base(str(tiny_base)).model, lora.save(wrapped, tmp_path / "adapter"))
     assert not any(isinstance(module, FusedLinear) for module in judged.modules())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace_schemas.derived import BaseIdentity, BatchRetryRequest, ModelVersion
+from headrace_schemas.derived import BaseIdentity, Batch, BatchRetryRequest, ModelVersion
 from headrace_streams import release_log
 from headrace_streams.runtime.stage import Record
 from headrace_streams.settings import Settings
@@ -20,6 +20,7 @@ from headrace_trainer.stage.catalogue import Catalogue
 from headrace_trainer.stage.context import KnownBase, TrainerContext
 from headrace_trainer.stage.events import Origin
 from headrace_trainer.stage.standing import LearnerStanding
+from headrace_trainer.stage.taken_back import LearnerVersions, by_adapter, version_origin
 from support import released, training_data
 from support.outcomes import adapter, digest
 
@@ -52,9 +53,33 @@ class Earlier(Catalogue):
         return
 
 
-@pytest.mark.parametrize(("begins", "learnt"), [("v1", [3]), (None, [0, 1, 3])])
+class Tainted(Earlier):
+    """What v2 learnt was taken back before, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest.withdraw(TAKEN_BACK[0], 2, for_ever=True)
+
+    async def chain(self, bucket: str, newest: Any = None) -> LearnerVersions:
+        versions = by_adapter((version.adapter.digest, version_origin(version)) for version in CHAIN)
+        learnt = {version.run_id: frozenset(_ids(batch)) for version, batch in zip(CHAIN, BATCHES, strict=True)}
+        return LearnerVersions(versions, learnt, {TAKEN_BACK[0]})
+
+
+def _ids(batch: Batch) -> list[str]:
+    return [member.example_id for member in batch.members]
+
+
+@pytest.mark.parametrize(
+    ("begins", "learnt", "known"),
+    [
+        pytest.param("v1", [3], Earlier, id="from a head"),
+        pytest.param(None, [0, 1, 3], Earlier, id="from the base"),
+        pytest.param("v2", [3], Tainted, id="from a head that learnt what was taken back at another time"),
+    ],
+)
 def test_a_run_without_what_was_taken_back(
-    begins: str | None, learnt: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begins: str | None, learnt: list[int], known: type[Earlier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def answers(found: Any) -> Any:
         return found
@@ -75,8 +100,8 @@ def test_a_run_without_what_was_taken_back(
     )  # fmt: skip
     origin = Origin(Record("batches", 0, 9, 0, 0, None, None), BATCHES[2], None, "request", again)
     base = KnownBase(BaseFolder(tmp_path), BaseIdentity(digest="d", config="c", tokenizer="t", weights="w"))
-    start = asyncio.run(context.choose_pins(origin, Earlier(), base)).start
-    assert start.learner_adapter == again.begins
+    start = asyncio.run(context.choose_pins(origin, known(), base)).start
+    assert start.learner_adapter == (None if begins is None else digest("v1"))
     assert start.hyperparameters["warm_start"] is (begins is not None), "else it would go on from what is served"
     rows = {member.example_id for member in start.rehearsal}
     assert {ROWS[number].member.example_id for number in learnt} <= rows, "beside the share of rehearsal"

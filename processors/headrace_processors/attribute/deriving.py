@@ -50,7 +50,8 @@ def derived(
     standing = {record.identity: record for record in session.signs}
     kept = [record for identity, record in standing.items() if identity in wanted or stays(record)]
     gone = [record for identity, record in standing.items() if identity not in wanted and not stays(record)]
-    seen = {(record.kind, record.interaction_id) for record in kept if record.identity not in wanted}  # and need not be again
+    others = [record for record in kept if record.identity not in wanted]
+    seen = {(record.kind, record.interaction_id) for record in others}  # and need not be again
     new: list[tuple[SignRecord, SessionSign]] = []
     found = session.found
     for (kind, derivation, interaction_id, causes), sign in wanted.items():
@@ -58,7 +59,8 @@ def derived(
             found += 1
             feedback_id = derive_id("derived", session_id, kind, derivation, interaction_id, found)
             new.append((SignRecord(kind, derivation, interaction_id, causes, feedback_id), sign))
-    return Derived((*kept, *(record for record, _ in new))[-SIGNS:], found, new, gone)
+    still = (record for record in kept if record.identity in wanted)  # behind others: what is forgotten would be found anew
+    return Derived((*others, *still, *(record for record, _ in new))[-SIGNS:], found, new, gone)
 
 
 Identity = tuple[str, str, str, tuple[str, ...]]
@@ -67,12 +69,14 @@ Identity = tuple[str, str, str, tuple[str, ...]]
 def _wanted(
     derivations: Derivations, turns: Sequence[SessionTurn], reports: Sequence[SessionReport]
 ) -> Mapping[Identity, SessionSign]:
-    """By identity, in an order that does not depend on that of arrival."""
+    """By identity, in an order that does not depend on that of arrival; of more than SIGNS the last in time."""
     found = {
         (kind, f"{derivation.name}@{derivation.version}", sign.interaction_id, tuple(sign.causes)): sign
         for kind, derivation, row in derivations
         for sign in derivation.find(turns, reports, row)
     }
+    if len(found) > SIGNS:
+        found = dict(sorted(found.items(), key=lambda seen: (seen[1].time_ns, seen[0]))[-SIGNS:])
     return dict(sorted(found.items()))
 
 

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from headrace_trainer.model import fused_lora, head
+from headrace_trainer.model import head
 from headrace_trainer.model.targets import AdapterInvalid
 
 
@@ -68,7 +68,6 @@ def shard(wrapped: Any, ranks: Ranks, device: str) -> None:
     causal = head.causal_of(wrapped)
     if any(config.target_parameters for config in wrapped.peft_config.values()):
         raise AdapterInvalid(f"processes = {ranks.size}: experts are trained in one process; leave them out of target_modules")
-    fused_lora.separate(wrapped)  # what it keeps for the gradient was not tried with weights that come and go
     head.find_way(causal)  # by whole weights, on a few tokens
     mesh = init_device_mesh(device.split(":")[0], (ranks.size,))
     layers = set(causal._no_split_modules or ())

@@ -254,10 +254,11 @@ class TrainerContext:
         planned, retrain = await self._plan(batch, base, hyper), origin.retrain
         await known.refresh(batch.bucket)
         stands = await catalogue.standing_of(self.reader, batch.bucket)
-        learner, left = (await known.chain(batch.bucket)).clean(stands)
+        chain = await known.chain(batch.bucket)
+        learner, left = chain.clean(stands)
         if retrain is not None:
             made = await catalogue.versions_of(self.reader, batch.bucket)
-            learner = retrained(stands, retrain.begins, made)
+            learner = retrained(stands, chain.begin(retrain.begins), made)  # who asked knows of one taking back alone
             if learner.adapter is None:
                 planned |= {"warm_start": False}
         elif learner.adapter != stands.adapter:

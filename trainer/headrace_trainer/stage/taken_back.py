@@ -71,6 +71,14 @@ class LearnerVersions(NamedTuple):
             adapter = version.begins if version.inherits else None
         return None
 
+    def begin(self, adapter: str | None) -> str | None:
+        """Where a run begins that was to begin at `adapter`: there, or before all that was taken back at other times; None: the
+        base. Whatever is served."""
+        while adapter is not None and self.reason(adapter, None) is not None:
+            version = self.versions[adapter]
+            adapter = version.begins if version.inherits else None
+        return adapter
+
     def clean(self, standing: LearnerStanding) -> tuple[LearnerStanding, list[HeadReference]]:
         """The standing from which a run begins: at the last clean head, with all that came behind it to be learnt anew, and only
         clean heads to compare; and the heads that it leaves."""
