@@ -45,17 +45,24 @@ class _Turns:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._asked: deque[object] = deque()  # whose turn it is, and who waits behind
+        self._holder: int | None = None  # the thread whose turn it is
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        mine = object()
+        """RuntimeError where it would wait for itself."""
+        mine, thread = object(), threading.get_ident()
+        if self._holder == thread:
+            raise RuntimeError("adapters: this thread is within `using()`, and would wait for itself: leave that block first")
         self._asked.append(mine)
         try:
             with self._changed:
                 self._changed.wait_for(lambda: self._asked[0] is mine)
+                self._holder = thread
             yield
         finally:  # of one who was interrupted while waiting, too: nobody behind would ever have a turn
             with self._changed:
+                if self._asked[0] is mine:
+                    self._holder = None
                 self._asked.remove(mine)
                 self._changed.notify_all()
 
@@ -111,7 +118,8 @@ class Adapters:
     @contextmanager
     def using(self, digest: str | None = "served") -> Iterator[ServedAdapter]:
         """The model with what is served, or with another adapter that is loaded, or (None) as the base; nobody else uses or
-        changes it until the block ends. ValueError for an adapter that is not loaded."""
+        changes it until the block ends. ValueError for an adapter that is not loaded; RuntimeError in a thread that is within
+        such a block already."""
         with self._turns.turn():
             chosen = self._served if digest == "served" else digest
             if chosen is not None and chosen not in self._loaded:

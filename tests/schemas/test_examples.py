@@ -46,8 +46,12 @@ def test_a_key_is_taken_or_refused_as_its_pattern_says(path: tuple[str, ...], ke
 
 
 @pytest.mark.parametrize(
-    "value", [None, b"{", b"[]", b"\xff", b'{"type":"headrace.tick.v9"}', EXAMPLE.replace(b'"voices":', b'"voice":')]
-)
+    "value",
+    [
+        None, b"{", b"[]", b"\xff", b'{"type":"headrace.tick.v9"}', EXAMPLE.replace(b'"voices":', b'"voice":'),
+        EXAMPLE.replace(b'"type":', b'"kind":'), EXAMPLE.replace(b'example.rewarded', b'example.rewarded '),
+    ],
+)  # fmt: skip
 def test_what_is_none_is_told_in_the_same_words(value: bytes | None) -> None:
     assert read_by(decode_example, value) == read_by(decode, value)
     assert read_by(decode_example, value)[0] == ""

@@ -153,3 +153,19 @@ def test_who_is_interrupted_while_it_waits_for_its_turn_keeps_nobody_waiting(mon
 
     threading.Thread(target=answer, daemon=True).start()
     assert answered.wait(10)
+
+
+def test_who_has_the_turn_and_asks_for_another_is_told_and_does_not_wait_for_itself() -> None:
+    adapters, found = headrace.Adapters(object()), []
+
+    def ask() -> None:
+        with adapters.using(), pytest.raises(RuntimeError, match=r"this thread is within `using\(\)`") as told:
+            adapters.serve(None)
+        found.append(told)
+        with adapters.using():
+            found.append(told)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(10)
+    assert len(found) == 2
