@@ -94,9 +94,9 @@ class DatasetExample(NamedTuple):
 
 class Selected(NamedTuple):
     """What a data set is made of: `learnt` is what a run learns from or watches, in its order; `avoided` are the negatives that
-    were cut with it. `withdrawn`: how many rows are left out because they were retracted or erased; `erased`: and because the
-    keys of their texts are gone; `policies`: digests of the policies of the batches; `members`: the digest of what trained a
-    release, by `selection.members_digest`."""
+    were cut with it, or those that its run learnt from. `withdrawn`: how many rows are left out because they were retracted or
+    erased; `erased`: and because the keys of their texts are gone; `policies`: digests of the policies of the batches; `members`:
+    the digest of what trained a release, by `selection.members_digest`."""
 
     learnt: list[DatasetExample]
     avoided: list[DatasetExample]
@@ -187,8 +187,8 @@ async def release_examples(log: Log, bucket: str, release_id: str, trusted: Trus
             "it was (`headrace replay --verify` says where)"
         )
     learnt = [member for member in members if not is_negative(member)]
-    named_rows = (*watched(without_withdrawn(batch, start.withdrawn)), *start.rehearsal)
-    negatives = [member for member in named_rows if is_negative(member)]
+    cut = members if start.avoids else watched(without_withdrawn(batch, start.withdrawn))
+    negatives = [member for member in cut if is_negative(member)]
     left, avoided = ([member for member in listed if member.example_id not in withdrawn] for listed in (learnt, negatives))
     values, erased = await exact_examples(log, [*left, *avoided])
     gone = sum(member.sha256 in erased for member in left)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from headrace_cli.plain_output import markdown
 from headrace_lake.dataset import DatasetExample, Selected
 
 
@@ -48,7 +49,7 @@ def card(about: DatasetCard, selected: Selected, written: Sequence[DatasetExampl
         "event times": f"{times[0]} to {times[-1]}" if times else "-",
         "reward": _spread(rewards),
     }
-    lines = [f"# {about.bucket}", "", *_table(("", ""), facts.items()), "", "## Coverage", ""]
+    lines = [f"# {markdown(about.bucket)}", "", *_table(("", ""), facts.items()), "", "## Coverage", ""]
     counted: dict[str, Counter[str]] = {
         "split": Counter(one.member.split for one in written),
         "agent": Counter(example.agent.name for example in examples),
@@ -59,15 +60,15 @@ def card(about: DatasetCard, selected: Selected, written: Sequence[DatasetExampl
         "heard": Counter(who.partition(":")[0] for example in examples for who in example.principals or ["nobody by name:"]),
     }
     for name, counts in counted.items():
-        lines.append(f"- {name}: " + (", ".join(f"{what} {count}" for what, count in counts.most_common(12)) or "-"))
+        lines.append(f"- {name}: " + (", ".join(f"{markdown(what)} {count}" for what, count in counts.most_common(12)) or "-"))
     lines += ["", "## Left out", ""]
     left_out = {
         "withdrawn since (retracted, erased)": selected.withdrawn,
         "erased (the keys of their texts are gone)": selected.erased,
         **about.left_out,
     }
-    lines += [f"- {what}: {count}" for what, count in left_out.items() if count] or ["- nothing"]
-    models = ", ".join(sorted({example.model for example in examples})) or "-"
+    lines += [f"- {markdown(what)}: {count}" for what, count in left_out.items() if count] or ["- nothing"]
+    models = ", ".join(markdown(name) for name in sorted({example.model for example in examples})) or "-"
     subjects = sum(example.data_subject is not None for example in examples)
     lines += [
         "",
@@ -103,6 +104,6 @@ def _yes(value: bool) -> str:
 
 def _table(heading: Iterable[str], rows: Iterable[tuple[str, object]]) -> list[str]:
     def row(cells: Iterable[object]) -> str:
-        return "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(markdown(str(cell)) for cell in cells) + " |"
 
     return [row(heading), "|---|---|", *(row(cells) for cells in rows)]

@@ -35,7 +35,7 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.inputs import Attribution
-from headrace_schemas.selection import is_validation, training_members, watched
+from headrace_schemas.selection import is_validation, learnt_members, watched
 from headrace_schemas.session_feedback import CONTENT, UNDONE
 
 LEARNT, VALIDATION, TEST, WAITING, LEFT_OUT = "learnt", "validation", "test", "waiting", "left out"
@@ -228,7 +228,7 @@ def _used(batches: list[Event], runs: list[Event]) -> Mapping[str, tuple[str, st
                 hold(example_ids, LEFT_OUT, reason)
             gone = run.withdrawn.union(*left_out.values())
             hold(
-                (one.example_id for one in _of_side(batch, side) if one.example_id not in gone),
+                (one.example_id for one in _of_side(batch, side, run.avoids) if one.example_id not in gone),
                 *_held(fate, states[batch.batch_id]),
             )
         left_out = run.left_out.get("rehearsal", {})
@@ -237,7 +237,7 @@ def _used(batches: list[Event], runs: list[Event]) -> Mapping[str, tuple[str, st
         unread = frozenset[str]().union(*left_out.values())
         hold((member.example_id for member in run.rehearsal if member.example_id not in unread), LEARNT, "")
         for member in batch.members:
-            if member.role == "negative":
+            if member.role == "negative" and not run.avoids:
                 hold([member.example_id], LEFT_OUT, _NEGATIVE)
             elif not member.weight > 0:
                 hold([member.example_id], LEFT_OUT, "no weight")
@@ -245,11 +245,12 @@ def _used(batches: list[Event], runs: list[Event]) -> Mapping[str, tuple[str, st
 
 
 class _Run(NamedTuple):
-    """What the run that ended with a version used and left out, by side and reason."""
+    """What the run that ended with a version used and left out, by side and reason; `avoids`: it learnt from negatives, too."""
 
     rehearsal: Sequence[Member] = ()
     withdrawn: frozenset[str] = frozenset()
     left_out: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
+    avoids: bool = False
 
 
 def _ended(runs: list[Event]) -> dict[str, _Run]:
@@ -259,15 +260,18 @@ def _ended(runs: list[Event]) -> dict[str, _Run]:
     for event in runs:
         if isinstance(event, TrainingCompleted):
             start, left_out = starts.get(event.data.run_id), event.data.left_out_examples or {}
-            pins = ([], []) if start is None else (start.rehearsal, start.withdrawn or [])
-            ended[event.data.batch_id] = _Run(pins[0], frozenset(pins[1]), left_out)
+            if start is None:
+                ended[event.data.batch_id] = _Run(left_out=left_out)
+                continue
+            gone = frozenset(start.withdrawn or ())
+            ended[event.data.batch_id] = _Run(start.rehearsal, gone, left_out, bool(start.avoids))
     return ended
 
 
-def _of_side(batch: Batch, side: str) -> Sequence[Member | PromptMember]:
+def _of_side(batch: Batch, side: str, avoids: bool) -> Sequence[Member | PromptMember]:
     match side:
         case "training":
-            return training_members(batch.members)
+            return learnt_members(batch.members, avoids)
         case "validation":
             return [member for member in watched(batch) if is_validation(member)]
         case "test":

@@ -125,7 +125,7 @@ def _use(found: Lineage) -> tuple[State, str, RecordPlace] | None:
     last = (batches or runs)[-1]
     if not how & LEARNT:
         if "avoided" in how:
-            return "avoided", "a negative: supervised training learns nothing from it", last.place
+            return "avoided", "a negative: only a run by dpo or kto learns from it, as what to avoid", last.place
         side: State = "watched" if "validation" in how else "compared on"
         what = "trainings are watched on it" if side == "watched" else "it is on the test side, versions are compared on it"
         return side, f"{what}; nothing is learnt from it", last.place

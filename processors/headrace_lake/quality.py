@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 from msgspec import Struct
 
 from headrace_lake.dataset import DatasetExample
 from headrace_processors.quality_policy import QualityPolicy
-from headrace_schemas.canonical import rounded, sha256
+from headrace_schemas.canonical import digest, rounded, sha256
 from headrace_schemas.derived import Batch, Example
 from headrace_schemas.ids import derive_id
 from headrace_schemas.inputs import Feedback, Principal
@@ -168,7 +169,8 @@ class SampleInvalid(HeadraceError):
 
 
 class SampleFeedback(NamedTuple):
-    """What one line says. `feedback_id` follows from batch, rater and line: read again it is the same feedback."""
+    """What one line says. `feedback_id` follows from batch, rater and what is said: read again it is the same feedback, and who
+    thinks better of it says something new."""
 
     feedback: Feedback
     line: int
@@ -214,7 +216,12 @@ def _feedback(said: dict[str, Any], interaction: str, batch: Batch, rater: str, 
         raise SampleInvalid(f"line {number}: kind = 'user_correction' needs corrected_output")
     if kind == "rating" and score is None:
         raise SampleInvalid(f"line {number}: a comment alone judges nothing: give score, kind or corrected_output")
-    return Feedback(
-        feedback_id=derive_id("sample", batch.batch_id, interaction, rater), interaction_id=interaction, kind=kind, score=score,
-        corrected_output=said.get("corrected_output"), comment=said.get("comment"), principal=Principal(id=rater, kind="human"),
+    feedback = Feedback(
+        feedback_id=derive_id("sample", batch.batch_id, interaction, rater, digest(said)), interaction_id=interaction,
+        kind=kind, score=score, corrected_output=said.get("corrected_output"), comment=said.get("comment"),
+        principal=Principal(id=rater, kind="human"),
     )  # fmt: skip
+    try:
+        return msgspec.convert(msgspec.to_builtins(feedback), Feedback)
+    except msgspec.ValidationError as error:
+        raise SampleInvalid(f"line {number}: no feedback: {error}") from error

@@ -38,12 +38,14 @@ def quality(
     and looked at, agreement, duplicates, style. Exit 1 when a target is not met."""
     if sample is not None and judged is not None:
         raise CliError(USAGE, "--sample and --read: give one of them")
+    if sample is not None and sample.exists():
+        raise CliError(USAGE, f"--sample {sample}: it is there already, maybe with what people filled in; name a new file")
     if folder is not None and source != "lake":
         raise CliError(USAGE, "--lake goes with --from lake")
     policy = policy_file.load(settings.policy).quality
     cut, rows, roles = run(_read(settings, batch, source, folder))
     if judged is not None:
-        told = feedback_of(judged.read_text(encoding="utf-8").splitlines(), cut, rows, rater or who() or "reviewer")
+        told = feedback_of(judged.read_text(encoding="utf-8").split("\n"), cut, rows, rater or who() or "reviewer")
         run(_publish(settings, [each.feedback for each in told]))
         if as_json:
             emit({"batch_id": cut.batch_id, "feedback": len(told)})

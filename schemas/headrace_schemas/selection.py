@@ -41,18 +41,15 @@ def run_members(batch: Batch, start: TrainingStart) -> RunMembers:
     """What the run with the pins `start` uses of `batch`."""
     used = without_withdrawn(batch, start.withdrawn)
     learnt = learnt_members(used.members, bool(start.avoids))
-    seen = [member for member in watched(used) if is_validation(member) or (start.avoids and is_watched_negative(member))]
+    seen = [member for member in watched(used) if _is_watched(member, bool(start.avoids))]
     return RunMembers(learnt, start.rehearsal, seen, used.test_pool, used.prompts or [])
 
 
 def dataset_members(batch: Batch, start: TrainingStart) -> list[Member]:
     """What a data set of the run holds, in the order of the manifest and then of the pins: all that it learnt from or watched."""
-    used = without_withdrawn(batch, start.withdrawn)
-    return [
-        member
-        for member in (*watched(used), *start.rehearsal)
-        if is_training(member) or is_validation(member) or (start.avoids and is_negative(member))
-    ]
+    used, avoids = without_withdrawn(batch, start.withdrawn), bool(start.avoids)
+    named = (*watched(used), *start.rehearsal)
+    return [member for member in named if is_learnt(member, avoids) or _is_watched(member, avoids)]
 
 
 def members_digest(members: Iterable[Member]) -> str:
@@ -86,13 +83,18 @@ def is_avoided(member: Member) -> bool:
     return member.role == "negative" and member.split == "train" and member.weight > 0
 
 
-def is_watched_negative(member: Member) -> bool:
-    return member.role == "negative" and member.split == "validation"
+def is_learnt(member: Member, avoids: bool) -> bool:
+    """A run learns from it: to say so, or, if its objective `avoids`, not to."""
+    return is_training(member) or (avoids and is_avoided(member))
+
+
+def _is_watched(member: Member, avoids: bool) -> bool:
+    return is_validation(member) or (avoids and member.role == "negative" and member.split == "validation")
 
 
 def learnt_members(members: Iterable[Member], avoids: bool) -> list[Member]:
     """What a run learns from: what is to be learnt, and what is to be avoided, if its objective `avoids`."""
-    return [member for member in members if is_training(member) or (avoids and is_avoided(member))]
+    return [member for member in members if is_learnt(member, avoids)]
 
 
 def training_members(members: Iterable[Member]) -> list[Member]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -43,18 +44,19 @@ class _Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._next = self._now = 0
+        self._asked: deque[object] = deque()  # whose turn it is, and who waits behind
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        with self._changed:
-            mine, self._next = self._next, self._next + 1
-            self._changed.wait_for(lambda: self._now == mine)
+        mine = object()
+        self._asked.append(mine)
         try:
-            yield
-        finally:
             with self._changed:
-                self._now += 1
+                self._changed.wait_for(lambda: self._asked[0] is mine)
+            yield
+        finally:  # of one who was interrupted while waiting, too: nobody behind would ever have a turn
+            with self._changed:
+                self._asked.remove(mine)
                 self._changed.notify_all()
 
 

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 # Controls (C0 but line ends and tabs, delete, C1), marks that turn text around, separators of lines, halves of surrogates.
 _UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROL = re.compile(f"[{_UNSEEN}]")
+_MARKS = re.compile(r"[\\`*<>\[\]|]")
 _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # what JSON itself does not escape
 
 
@@ -32,6 +33,11 @@ def visible(text: str, *, lines: bool = False) -> str:
         character if character.isprintable() or character in kept else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def markdown(text: str) -> str:
+    """Anybody's text within a line of Markdown: no link, picture, HTML, code or cell is made of it."""
+    return _MARKS.sub(r"\\\g<0>", visible(text))
 
 
 def plain_json(encoded: bytes) -> bytes:

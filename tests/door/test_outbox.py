@@ -55,6 +55,24 @@ def test_no_byte_of_what_was_delivered_stays_in_the_file(tmp_path: Path) -> None
     assert files_with_it() == []
 
 
+def test_a_reader_of_another_process_does_not_hold_up_who_records(tmp_path: Path) -> None:
+    outbox, reader = Outbox(tmp_path / "outbox.db"), sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)
+    outbox.append("feedback", b"k", b"v")
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM waiting").fetchone() == (1,)
+    entries = outbox.waiting()
+    try:
+        clearing = threading.Thread(target=lambda: outbox.delivered(entries))
+        clearing.start()
+        clearing.join(10)
+        assert not clearing.is_alive(), "it waits for the reader, and whoever appends waits for it"
+    finally:
+        reader.close()
+        clearing.join()
+    assert outbox._database.connection.execute("PRAGMA busy_timeout").fetchone() == (30_000,), "of all else"
+    outbox.close()
+
+
 def test_a_window_is_limited_by_size_but_never_empty(outbox: Outbox) -> None:
     for _ in range(4):
         outbox.append("feedback", b"", b"x" * 1000)

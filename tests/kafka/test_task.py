@@ -347,7 +347,7 @@ WATCHED = stage_named("watched", WatchedFold)
 def test_watched_values_stay_near_the_end_of_a_long_changelog_though_their_records_do_not_come_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace_streams.runtime.fold_task.BATCH_RECORDS", 500)
+    monkeypatch.setattr("headrace_streams.runtime.micro_batch.BATCH_RECORDS", 500)
     name, counted = changelog("watched", "signals").name, 0
 
     class CountedLog(KafkaLog):

@@ -218,6 +218,22 @@ def test_rows_that_were_withdrawn_before_their_run_are_not_learnt() -> None:
     assert said.account().examples["learnt", ""] == len(training_members(batch.members)) - 2
 
 
+def test_negatives_are_learnt_by_a_run_that_learns_from_them_and_left_out_by_another() -> None:
+    said = Published(target_effective_size=6.0, fresh_share=0.0, near_duplicate=None)
+    for number in range(60):
+        said.interaction(f"i{number}", output=f"select {number}", prompt_group=f"g{number}")
+        said.feedback(f"i{number}", f"f{number}", "explicit_negative" if number % 5 == 4 else "success")
+    said.account()
+    batch = next(batch for batch in batches_of(said.log) if batch.statistics.negatives)
+    trained(said, batch, named=True)
+    before, supervised = said.account(), "negative: supervised training learns from none"
+    assert before.examples["left out", supervised] >= batch.statistics.negatives
+    trained(said, batch, named=True, avoids=True)
+    after = said.account()
+    assert after.examples["learnt", ""] == before.examples["learnt", ""] + batch.statistics.negatives
+    assert after.examples.total() == before.examples.total()
+
+
 def test_rows_of_a_held_batch_are_learnt_once_a_later_run_has_learnt_them() -> None:
     said = learning()
     said.account()

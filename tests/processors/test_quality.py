@@ -103,6 +103,8 @@ def test_a_sample_is_the_same_at_every_call_and_what_is_filled_in_comes_back_as_
     assert {each.feedback.feedback_id for each in feedback_of(said, cut(), examples(), "ben")}.isdisjoint(
         each.feedback.feedback_id for each in found
     )
+    [better] = feedback_of(lines({"score": 30}), cut(), examples(), "ana")
+    assert better.feedback.feedback_id != found[0].feedback.feedback_id, "or the first verdict would stay"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,8 @@ def test_a_sample_is_the_same_at_every_call_and_what_is_filled_in_comes_back_as_
         ({"corrected_output": ""}, "line 1: corrected_output = ''"),
         ({"kind": "user_correction"}, "line 1: kind = 'user_correction' needs corrected_output"),
         ({"comment": "hm"}, "line 1: a comment alone judges nothing"),
+        ({"score": 5, "comment": "hm " * 10_000}, "line 1: no feedback: "),
+        ({"kind": "much better"}, "line 1: no feedback: "),
     ],
 )
 def test_a_file_that_cannot_come_back_is_one_line_and_nothing_of_it_is_feedback(change: dict[str, Any], said: str) -> None:
@@ -162,7 +166,10 @@ def test_the_command_measures_writes_a_sample_and_reads_it_back(
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], "verified" in told["missed"]) == (4, True)
     row = json.loads(file.read_text())
-    file.write_text(json.dumps({**row, "score": 55}) + "\n")
+    separated = {**row, "target": "one line\u2028for JSON, two for others", "score": 55}
+    file.write_text(json.dumps(separated, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert invoke(["quality", "b1", "--sample", str(file)]) == 2, "what people filled in is not written over"
+    assert "it is there already" in capsys.readouterr().err
     assert invoke(["quality", "b1", "--read", str(file), "--rater", "ana"]) == 0
     assert [(each.score, each.principal.id) for each in published] == [(55, "ana")]
     assert invoke(["quality", "b1", "--read", str(file), "--sample", str(file)]) == 2

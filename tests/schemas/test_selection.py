@@ -51,3 +51,21 @@ def test_rows_of_the_validation_pool_are_watched_beside_members_of_that_side() -
     assert run_members(batch, start).validation == [member, pool[0]]
     assert dataset_members(batch, start) == [member, learnt, pool[0]]
     assert without_withdrawn(batch, None) == batch
+
+
+def test_a_run_that_avoids_learns_from_negatives_that_weigh_something_and_its_data_set_is_these() -> None:
+    good = training_data.recorded(0).member
+    bad, weightless = (
+        training_data.recorded(number, role="negative", weight=weight).member for number, weight in ((1, 0.7), (2, 0.0))
+    )
+    seen, tested = (
+        training_data.recorded(number, side, role="negative").member for number, side in ((3, "validation"), (4, "test"))
+    )
+    earlier = training_data.recorded(9, role="negative").member
+    batch = training_data.batch([good, bad, weightless, seen, tested])
+    start = training_data.start(batch, rehearsal=[earlier], avoids=True)
+    used = run_members(batch, start)
+    assert (used.training, used.rehearsal, used.validation) == ([good, bad], [earlier], [seen])
+    assert dataset_members(batch, start) == [good, bad, seen, earlier]
+    without = training_data.start(batch)
+    assert dataset_members(batch, without) == run_members(batch, without).training == [good]

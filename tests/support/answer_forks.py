@@ -27,7 +27,7 @@ def forked_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert server.stdout is not None
         stdin, stdout = server.stdin, server.stdout
 
-        def child(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        def child(request: Mapping[str, Any], seconds: float) -> list[dict[str, Any]]:
             stdin.write(json.dumps(request).encode() + b"\n")
             stdin.flush()
             results = json.loads(stdout.readline())

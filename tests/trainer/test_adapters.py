@@ -112,3 +112,23 @@ def test_an_adapter_that_does_not_fit_is_refused_and_what_is_served_stays(
             assert torch.equal(logits(served), alone(tiny_base, others[0]))
     with pytest.raises(ValueError, match="it is served"):
         adapters.drop(str(first))
+
+
+def test_who_is_interrupted_while_it_waits_for_its_turn_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapters = headrace.Adapters(torch.nn.Linear(1, 1))
+
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adapters._turns._changed, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt), adapters.using():
+            pass
+    answered = threading.Event()
+
+    def answer() -> None:
+        with adapters.using():
+            answered.set()
+
+    threading.Thread(target=answer, daemon=True).start()
+    assert answered.wait(10)

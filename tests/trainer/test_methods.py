@@ -3,6 +3,7 @@ in the same bytes, and what is read back computes what was trained."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from headrace_streams.policy import PolicyError
 from headrace_trainer.data.rows import TokenRow
+from headrace_trainer.job.run import run
 from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base
@@ -18,7 +20,7 @@ from headrace_trainer.model.methods import METHODS
 from headrace_trainer.objectives.loss import Computing, accumulate, plan_total
 from headrace_trainer.objectives.sft import LOSS, row_losses
 from headrace_trainer.policy import Hyperparameters, load
-from headrace_trainer.spec import JobProgress
+from headrace_trainer.spec import JobProgress, JobSpec
 from support import training_data
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -89,6 +91,23 @@ def test_it_learns_the_same_however_it_is_cut_or_killed_and_is_read_back_as_it_w
     assert row_losses(continued, ROWS, further, 500, "fp32") == pytest.approx(losses, abs=1e-5)
 
 
+def test_whole_layers_and_an_adapter_are_not_compared_and_that_is_said_before_anything_is_trained(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    folders = {}
+    for method in ("lora", "full"):
+        model, _ = lora.attach(load_base(str(tiny_base)).model, HYPER.model_copy(update={"method": method}), 1)
+        folders[method] = lora.save(model, tmp_path / method)
+    made = [training_data.recorded(number) for number in range(4)]
+    batch = training_data.batch([each.member for each in made])
+    for method, other, other_side in (("full", "lora", "parent"), ("lora", "full", "parent"), ("full", "lora", "watched")):
+        start = training_data.start(batch, hyperparameters=HYPER.model_copy(update={"method": method}).to_wire())
+        spec = JobSpec(start, batch, str(tiny_base), training_data.values(*made), tmp_path / "run")
+        with pytest.raises(lora.AdapterInvalid, match=rf"^method = '{method}': it makes .*`headrace rollback .* --to base`"):
+            run(replace(spec, **{other_side: folders[other]}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_all_layers_are_trained_but_an_embedding_that_is_also_the_output(tiny_base: Path) -> None:
     base = load_base(str(tiny_base))
     whole = sum(value.numel() for value in base.model.parameters()) - base.model.get_input_embeddings().weight.numel()
@@ -111,6 +130,11 @@ def test_a_method_on_a_base_that_is_held_otherwise_is_refused_in_one_line(
         (tmp_path / "policy.toml").write_text(f"{bases}[train.{table}]\nmethod = '{method}'\n")
         with pytest.raises(PolicyError, match=rf"method = '{method}': base 'b' is {said}"):
             load(tmp_path / "policy.toml")
+    teaches = "[train.bases.t]\nweights = 'x/z'\n[train.bases.b]\nweights = 'x/y'\nquantisation = 'nf4'\n"
+    (tmp_path / "policy.toml").write_text(
+        f"{teaches}[train.defaults]\nmethod = 'qlora'\nobjective = 'distillation'\nteacher = 't'\n"
+    )
+    assert load(tmp_path / "policy.toml").defaults.method == "qlora", "a base that teaches is held as it likes"
     (tmp_path / "policy.toml").write_text("[train.defaults]\nmethod = 'prefix'\n")
     with pytest.raises(PolicyError, match="there is no such method; there are lora, full, qlora"):
         load(tmp_path / "policy.toml")

@@ -20,6 +20,7 @@ from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenRow
 from headrace_trainer.job.failures import cause_of
 from headrace_trainer.job.run import RowsMissing, run
 from headrace_trainer.learning import checkpoint
+from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base, load_base
 from headrace_trainer.model.sharding import Ranks
@@ -206,6 +207,21 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes_and_is_judged_as_read_ba
     assert told_by_loss == ("loss" in OBJECTIVES[objective].judged_by)
 
 
+def test_a_run_whose_rows_became_fewer_while_it_was_away_goes_on_with_those_that_are_left(base: Base, tmp_path: Path) -> None:
+    [loss], model = OBJECTIVES["dpo"].losses(), moved(base)
+    units = loss.units(examples(base), RowTokeniser(base.tokenizer, 200), HYPER).units
+
+    def trained(rows: Sequence[Unit]) -> int:
+        return train(
+            model, base, rows, [], HYPER.model_copy(update={"steps": 1}), loss=loss, seed=1, precision="fp32", folder=tmp_path,
+            run="r", checkpoint_seconds=math.inf,
+        ).steps  # fmt: skip
+
+    assert trained(units) == 1
+    (tmp_path / checkpoint.NAME).unlink()
+    assert trained(units[1:]) == 1
+
+
 class _Words:
     """A tokeniser that makes a token of each letter."""
 
@@ -289,8 +305,33 @@ def test_a_part_that_has_nothing_is_left_out_and_noted(tiny_base: Path, tmp_path
     spec = replace(spec_of("sft_then_dpo", tiny_base, tmp_path / "run"), batch=batch, values=training_data.values(*plain))
     result = run(spec)
     assert list(result.notes) == ["sft_then_dpo: nothing for dpo (training: 4 no_counterpart)"]
+    assert (result.rows, result.left_out) == (4, None), "the other part has learnt them"
     assert result.training is not None
     assert result.training.steps == 3
+
+
+def test_each_example_is_learnt_or_left_out_once_on_its_side(tiny_base: Path, tmp_path: Path) -> None:
+    def plain(number: int, **changed: Any) -> training_data.RecordedExample:
+        return training_data.recorded(
+            number, content=Content(prompt="1 + 1 ?", output=f"is {number}", target=f"is {number}"), **changed
+        )
+
+    good = [plain(number, prompt_group=f"g{number}") for number in range(3)]
+    bad = [plain(number, prompt_group=f"g{number}", role="negative", quality=-0.8) for number in (3, 4)]
+    paired = plain(5, prompt_group="g0", role="negative", quality=-0.8)
+    earlier = [*good[2:], bad[1]]
+    batch = training_data.batch([made.member for made in (*good[:2], bad[0], paired)])
+    for objective, learnt, left in (
+        ("dpo", 2, {"training": 2, "rehearsal": 2}),
+        ("sft_then_dpo", 4, {"training": 1, "rehearsal": 1}),
+    ):
+        spec = spec_of(objective, tiny_base, tmp_path / objective, steps=1)
+        start = structs.replace(spec.start, batch_id=batch.batch_id, rehearsal=[made.member for made in earlier])
+        result = run(replace(spec, start=start, batch=batch, values=training_data.values(*good, *bad, paired)))
+        assert result.left_out == {side: {"no_counterpart": count} for side, count in left.items()}
+        assert result.rows == learnt
+        named = {side: found["no_counterpart"] for side, found in (result.left_out_examples or {}).items()}
+        assert named["rehearsal"][-1:] == [bad[1].member.example_id]
 
 
 def test_a_teacher_of_another_vocabulary_is_refused_in_one_line(tiny_base: Path, tmp_path: Path) -> None:

@@ -84,12 +84,33 @@ def test_an_answer_gains_nothing_by_what_it_does_beside_its_task(answer: str, mo
 
 
 def test_tests_that_pass_once_and_fail_later_are_no_tests() -> None:
-    check = {"kind": "tests", "right": "def f(): return 1", "broken": [f"def f(): return {n}" for n in range(2, 14)]}
+    check = {"kind": "tests", "right": "def f(): return 1", "broken": [f"def f(): return {n}" for n in range(2, 5)]}
     sly = "import os\ndef test_f():\n    assert not os.path.exists('{0}')\n    open('{0}', 'w').close()"
     assert why_not("def test_f(): assert f() == 1", check) is None
     assert why_not("def test_f(): assert True", check) is not None
     assert why_not("f()", check) == "what is right does not pass: there are no tests"
     assert why_not(sly.replace("{0}", "/nowhere/at/all"), check) is not None
+
+
+def test_tests_that_look_around_see_nothing_to_compare_their_subject_with() -> None:
+    check = {"kind": "tests", "right": "a = 1\nb = 1", "broken": ["a = 2\nb = 1", "a = 1\nb = 2"]}
+    sly = """
+import sys
+def test_by_majority():
+    frame, seen = sys._getframe(), {}
+    while frame:
+        seen |= {name: value for name, value in frame.f_locals.items() if name in ("request", "subject")}
+        frame = frame.f_back
+    others = seen["request"].get("subjects", [seen["subject"]])
+    assert all(2 * sum(line in other for other in others) > len(others) for line in seen["subject"].splitlines())
+"""
+    assert why_not(sly, check) is not None
+    assert why_not("def test_both(): assert (a, b) == (1, 1)", check) is None
+    assert why_not("import os\nos._exit(0)", check) is not None
+
+
+def test_an_answer_that_is_nested_deeper_than_can_be_read_fails_and_is_no_fault_of_the_check() -> None:
+    assert why_not("[" * 200_000, {"kind": "json", "holds": ["answer == 1"]}) is not None
 
 
 @pytest.mark.parametrize(

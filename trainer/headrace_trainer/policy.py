@@ -333,7 +333,8 @@ def load(path: Path | None) -> TrainerPolicy:
         _check_teacher(policy, hyper, f"policy file {path}: train.buckets.{bucket}")
         _check_method(policy, hyper, bucket.partition("/")[2], f"policy file {path}: train.buckets.{bucket}")
     _check_teacher(policy, policy.defaults, f"policy file {path}: train.defaults")
-    for mapped in policy.bases:
+    teachers = {policy.defaults.teacher, *(table.get("teacher") for table in policy.buckets.values())}
+    for mapped in (name for name in policy.bases if name not in teachers):
         _check_method(policy, policy.defaults, mapped, f"policy file {path}: train.defaults")
     bases = {
         name: base.model_copy(update={"weights": _absolute(base.weights, path.parent)}) for name, base in policy.bases.items()

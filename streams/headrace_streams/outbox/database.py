@@ -51,6 +51,7 @@ _ADD_ALONE = """
 INSERT INTO waiting (seq, topic, key, value)
 SELECT ?, ?, ?, ? WHERE (SELECT newest FROM totals) = ? AND (SELECT name FROM destination) IS ?
 """
+_BUSY_SECONDS = 30  # that another process may hold the file
 _AT_ONCE = 2_000  # acknowledged entries that one transaction forgets
 _UNCOUNTED = 100  # entries behind those that the totals count: written with every commit, they are a page more (12 us of 30)
 
@@ -113,7 +114,7 @@ class Database:
         if self.path is not None:
             with contextlib.suppress(FileExistsError):  # a new file has no locks yet that closing it could drop
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))  # texts of people: for our eyes only
-        db = sqlite3.connect(self.path or ":memory:", isolation_level=None, check_same_thread=False, timeout=30)
+        db = sqlite3.connect(self.path or ":memory:", isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS)
         try:
             application, version, tables = (
                 db.execute(query).fetchone()[0]
@@ -166,9 +167,14 @@ class Database:
 
     def clear_log(self) -> None:
         """Lets go of what the write-ahead log still holds of entries that are gone; in the file itself `secure_delete` does that.
-        Where somebody else reads it stays until the next time. Not within a transaction."""
+        Where somebody else reads it stays until the next time: whoever appends would wait for that reader too. Not within a
+        transaction."""
         with self.lock, contextlib.suppress(sqlite3.Error):
-            self._cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            try:
+                for pragma in ("busy_timeout=0", "wal_checkpoint(TRUNCATE)"):
+                    self._cursor.execute(f"PRAGMA {pragma}").fetchall()
+            finally:
+                self._cursor.execute(f"PRAGMA busy_timeout={1000 * _BUSY_SECONDS}").fetchall()
 
     def _run(self, group: list[_Ticket]) -> None:
         if self.replaced:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from headrace_cli.plain_output import markdown
 from headrace_schemas.derived import Batch, Evaluation, ModelVersion
 from headrace_schemas.selection import counts_text
 from headrace_trainer.artifacts.source import ModelSource
@@ -23,11 +24,29 @@ class ReleaseLineage(NamedTuple):
 
 
 def card(source: ModelSource, lineage: ReleaseLineage, form: str, files: list[Path], base_folder: Path | None) -> str:
-    """Markdown with a header as model hubs read it."""
-    head = ["---", f"base_model: {source.base}", "library_name: " + ("peft" if form == "adapter" else "transformers"), "---"]
-    parts = [*head, "", f"# {_title(source)}", "", "Exported by Headrace. Judge it by the evaluation below, on your own tasks."]
-    parts += ["", "## Files", "", f"Form: {form}.", "", *(f"- `{path.name}`, {path.stat().st_size:,} bytes" for path in files)]
-    parts += ["", "## ReleaseLineage", "", *(f"- {name}: {value}" for name, value in _lineage(source, lineage))]
+    """Markdown with a header as model hubs read it. What a log or an adapter's folder says is shown as text."""
+    head = [
+        "---",
+        f"base_model: {json.dumps(source.base)}",
+        "library_name: " + ("peft" if form == "adapter" else "transformers"),
+        "---",
+    ]
+    parts = [
+        *head,
+        "",
+        f"# {markdown(_title(source))}",
+        "",
+        "Exported by Headrace. Judge it by the evaluation below, on your own tasks.",
+    ]
+    parts += [
+        "",
+        "## Files",
+        "",
+        f"Form: {form}.",
+        "",
+        *(f"- {markdown(path.name)}, {path.stat().st_size:,} bytes" for path in files),
+    ]
+    parts += ["", "## Lineage", "", *(f"- {markdown(name)}: {markdown(value)}" for name, value in _lineage(source, lineage))]
     parts += ["", "## Data", "", *_data(lineage)]
     parts += ["", "## Evaluation", "", *_evaluation(lineage.evaluation)]
     parts += ["", "## Licence", "", *_licence(source, base_folder)]
@@ -44,7 +63,7 @@ def _lineage(source: ModelSource, lineage: ReleaseLineage) -> list[tuple[str, st
     found: list[tuple[str, str]] = [("base", source.base)]
     if source.decision is not None:
         data = source.decision.data
-        found += [("release", data.release_id), ("decided", " ".join(data.reason.split())), ("adapter", source.digest or "none")]
+        found += [("release", data.release_id), ("decided", data.reason), ("adapter", source.digest or "none")]
         found += [(f"policy of {stage}", digest) for stage, digest in sorted(data.policy_digests.items())]
     elif source.adapter is not None:
         found.append(("adapter", f"a folder of whoever exported it ({source.adapter.name}); the log was not asked"))
@@ -70,7 +89,7 @@ def _data(lineage: ReleaseLineage) -> list[str]:
         f"- mean reward: {figures.mean_reward:.3f} (-1 to 1)",
     ]
     if figures.left_out:
-        found.append(f"- left out since the batch before: {counts_text({'examples': figures.left_out})}")
+        found.append(f"- left out since the batch before: {markdown(counts_text({'examples': figures.left_out}))}")
     if version is not None and version.dataset_digest is not None:
         found.append(f"- digest of the data set: {version.dataset_digest} (`headrace dataset --release` writes it again)")
     found.append(f"- its quality, with targets: `headrace quality {batch.batch_id}`")
@@ -88,7 +107,7 @@ def _evaluation(evaluation: Evaluation | None) -> list[str]:
     for name, ours in sorted(evaluation.candidate.items()):
         theirs = evaluation.incumbent.get(name)
         before = "-" if theirs is None else f"{theirs.value:.4g}"
-        rows.append(f"| {name} | {ours.value:.4g} [{ours.low:.4g}, {ours.high:.4g}] | {before} | {ours.n} |")
+        rows.append(f"| {markdown(name)} | {ours.value:.4g} [{ours.low:.4g}, {ours.high:.4g}] | {before} | {ours.n} |")
     return rows
 
 
@@ -97,6 +116,6 @@ def _licence(source: ModelSource, base_folder: Path | None) -> list[str]:
     held = f"its files {', '.join(there)} go on to hold" if there else "no licence file lies beside its weights: look it up there"
     return [
         f"What is made of a model is under that model's licence, in most cases with its name and notices kept: base "
-        f"{source.base}, {held}.",
+        f"{markdown(source.base)}, {held}.",
         "The rights in the training rows are those of whoever wrote them; this card gives none.",
     ]

@@ -48,9 +48,14 @@ def export(
         )
     lineage = run(_lineage(settings, source)) if source.decision is not None else ReleaseLineage()
     out.mkdir(parents=True, exist_ok=True)
-    base_folder = _write(source, form, out, quantisation)
-    files = sorted(path for path in out.iterdir() if path.is_file())
-    (out / "README.md").write_text(card(source, lineage, form, files, base_folder), encoding="utf-8")
+    try:
+        base_folder = _write(source, form, out, quantisation)
+        files = sorted(path for path in out.iterdir() if path.is_file())
+        (out / "README.md").write_text(card(source, lineage, form, files, base_folder), encoding="utf-8")
+    except BaseException:  # half of a model looks like a model
+        for path in out.iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        raise
     if as_json:
         emit({"format": form, "folder": str(out), "adapter": source.digest, "base": source.base,
               "files": {path.name: path.stat().st_size for path in files}})  # fmt: skip

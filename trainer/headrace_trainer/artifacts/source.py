@@ -18,13 +18,22 @@ from headrace_trainer.policy import BasePolicy, load
 
 
 class ModelSource(NamedTuple):
-    """`base`: its name; `loading`: where its weights are; `adapter`: a folder, None for the base itself; `decision`: of the
-    release stage, for a release."""
+    """`base`: its name; `weights`: where they are, None for a base of a release that the policy maps to none: what a log says is
+    no address; `adapter`: a folder, None for the base itself; `decision`: of the release stage, for a release."""
 
     base: str
-    loading: BasePolicy
+    weights: BasePolicy | None
     adapter: Path | None
     decision: Decision | None = None
+
+    @property
+    def loading(self) -> BasePolicy:
+        """How the base is loaded. CliError where nobody has said it."""
+        if self.weights is None:
+            raise CliError(
+                USAGE, f"no weights are mapped to base {self.base!r}: map them in train.bases, or name them with --base"
+            )
+        return self.weights
 
     @property
     def digest(self) -> str | None:
@@ -43,8 +52,9 @@ async def source_of(settings: Settings, release: str | None, adapter: Path | Non
         digest = release_log.adapter_digest(decision.data)
         cache = user_cache_path("headrace", appauthor=False)
         folder = None if digest is None else fetch(Store(settings.store), digest, cache)
-        name = base or decision.data.base
-        return ModelSource(name, _loading(settings, name), folder, decision)
+        if base is None:
+            return ModelSource(decision.data.base, load(settings.policy).bases.get(decision.data.base), folder, decision)
+        return ModelSource(base, _loading(settings, base), folder, decision)
     if adapter is not None:
         named = base or lora.config_of(adapter).get("base_model_name_or_path")
         if not isinstance(named, str):
@@ -56,6 +66,6 @@ async def source_of(settings: Settings, release: str | None, adapter: Path | Non
 
 
 def _loading(settings: Settings, base: str) -> BasePolicy:
-    """As the policy says it; a base that it does not map is a folder or a hub name."""
+    """As the policy says it; a base that it does not map is a folder or a hub name, of whoever asks."""
     known = load(settings.policy).bases.get(base)
     return known if known is not None else BasePolicy(weights=base)

@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,6 +40,10 @@ class CheckFailed(Exception):
     """An answer that does not pass; the message says why."""
 
 
+class _NotDone(CheckFailed):
+    """In the time that an answer has."""
+
+
 def grade(prompt: Any, output: str, example: Given) -> float:
     """100.0 when `output` passes `example["check"]`, else 0.0."""
     return 0.0 if why_not(output, example["check"]) is not None else 100.0
@@ -60,7 +65,7 @@ def code_of(output: str) -> str:
 
 def _python(output: str, check: Given) -> None:
     runs = [case["run"] for case in check["cases"]]
-    results = _child({"setup": check.get("setup", ""), "code": code_of(output), "runs": runs})
+    results = _child({"setup": check.get("setup", ""), "code": code_of(output), "runs": runs}, SECONDS)
     if len(results) != len(runs):
         raise CheckFailed("its process said something else than what its calls give")
     for case, result in zip(check["cases"], results, strict=True):
@@ -72,30 +77,38 @@ def _python(output: str, check: Given) -> None:
 
 
 def _tests(output: str, check: Given) -> None:
-    """In an order that the tests cannot know: they must not tell right from broken by who comes first."""
+    """Each subject in a process of its own, in an order that the tests cannot know: those that saw the others, or who comes
+    first, could tell right from broken by that."""
     subjects = [check["right"], *check["broken"]]
-    order = sorted(range(len(subjects)), key=lambda _: secrets.randbits(64))
-    results = _child({"tests": code_of(output), "subjects": [subjects[number] for number in order]})
-    if len(results) != len(subjects):
-        raise CheckFailed("its process said something else than what its tests come to")
-    found = {number: result.get("passed") is True for number, result in zip(order, results, strict=True)}
-    if not found[0]:
-        raise CheckFailed(f"what is right does not pass: {results[order.index(0)].get('why')}")
-    if missed := [number for number, passed in found.items() if number and passed]:
+    tests, until = code_of(output), time.monotonic() + SECONDS
+    missed: list[int] = []
+    for number in sorted(range(len(subjects)), key=lambda _: secrets.randbits(64)):
+        try:
+            results = _child({"tests": tests, "subject": subjects[number]}, until - time.monotonic())
+            result = results[0] if len(results) == 1 else {"why": "its process said something else than what they come to"}
+        except _NotDone:
+            raise
+        except CheckFailed as error:
+            result = {"why": str(error)}
+        if number == 0 and result.get("passed") is not True:
+            raise CheckFailed(f"what is right does not pass: {str(result.get('why'))[:200]}")
+        if number and result.get("passed") is True:
+            missed.append(number)
+    if missed:
         raise CheckFailed(f"fault {min(missed)} of {len(subjects) - 1} is not found")
 
 
-def _child(request: Given) -> list[dict[str, Any]]:
+def _child(request: Given, seconds: float) -> list[dict[str, Any]]:
     """What the process of an answer says."""
     try:
         done = subprocess.run(
-            [sys.executable, *_PROGRAM], input=json.dumps(request).encode(), capture_output=True, timeout=SECONDS, check=False
+            [sys.executable, *_PROGRAM], input=json.dumps(request).encode(), capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise CheckFailed(f"it was not done within {SECONDS:g} s") from error
+        raise _NotDone(f"it was not done within {SECONDS:g} s") from error
     try:
         results = json.loads(done.stdout)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckFailed(f"its process ended with {done.returncode} before it had run") from error
     if isinstance(results, dict) and "error" in results:
         raise CheckFailed(str(results["error"])[:300])
@@ -179,7 +192,7 @@ def _json(output: str, check: Given) -> None:
     text = code_of(output).strip()
     try:
         answer = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckFailed(f"it is no JSON: {text[:100]!r}") from error
     for holds in check["holds"]:
         try:

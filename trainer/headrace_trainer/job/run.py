@@ -41,7 +41,7 @@ from headrace_trainer.model.methods import METHODS
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
 from headrace_trainer.model.sharding import ALONE, Ranks, shard
 from headrace_trainer.model.stops import stop_ids, stop_troubles
-from headrace_trainer.objectives.loss import Loss
+from headrace_trainer.objectives.loss import Units
 from headrace_trainer.objectives.table import OBJECTIVES
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import (
@@ -70,6 +70,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     began = time.monotonic()
     prepare(spec)
     hyper, precision = settled(spec)
+    _check_kinds(spec, hyper)
     spec.folder.mkdir(parents=True, exist_ok=True)
     with locked(spec.folder / "lock"):  # the job of a trainer that was just killed may have a moment left
         learnt, lessons = None, JobRows(spec, hyper)
@@ -92,15 +93,28 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
     )  # fmt: skip
 
 
+def _check_kinds(spec: JobSpec, hyper: Hyperparameters) -> None:
+    """AdapterInvalid, before anything is trained, where what is to be compared can't be in one model: the library puts no adapter
+    on a layer that it holds whole beside the base's."""
+    own = METHODS[hyper.method].whole if spec.candidate is None else lora.is_whole(spec.candidate)
+    others = [folder for folder in (spec.parent, spec.watched, *spec.heads.values()) if folder is not None]
+    if any(lora.is_whole(folder) != own for folder in others):
+        one, other = ("whole layers", "an adapter on layers") if own else ("an adapter on layers", "whole layers")
+        bucket = spec.batch.bucket
+        raise lora.AdapterInvalid(
+            f"method = {hyper.method!r}: it makes {one}, and what {bucket} serves or compares is {other}: first have the base "
+            f"served (`headrace rollback {bucket} --to base`), then `headrace batches retry {spec.batch.batch_id}`"
+        )
+
+
 def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> TrainingOutcome:
     """Trains, and saves into `adapter_folder`; of several `ranks` each calls this."""
     hyper, precision = settled(spec)
     lessons = JobRows(spec, hyper)
     base = load(spec, precision) if ranks.size == 1 else load(replace(spec, device="cpu"), precision, spec.device)
     members = run_members(spec.batch, spec.start)
-    examples = [*lessons.tokenised("training", base, members.training), *lessons.tokenised("rehearsal", base, members.rehearsal)]
-    watched = lessons.tokenised("validation", base, members.validation)
-    parts = lessons.parts(base, examples, watched)
+    named = (("training", members.training), ("rehearsal", members.rehearsal), ("validation", members.validation))
+    parts = lessons.parts(base, **{side: lessons.tokenised(side, base, listed) for side, listed in named})
     model, warm_started = lora.attach(base.model, hyper, spec.start.seed, spec.learner or spec.parent)
     if ranks.size > 1:
         shard(model, ranks, spec.device)
@@ -118,7 +132,7 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     if hyper.dora or METHODS[hyper.method].whole:
         lessons.notes.append(f"{'dora' if hyper.dora else hyper.method}: what serves this has to merge it into the base")
     return TrainingOutcome(
-        sum(len(part.rows) for part in parts),
+        lessons.learnt,
         warm_started,
         training,
         lessons.left_out,
@@ -150,7 +164,7 @@ def optimiser_folder(spec: JobSpec) -> Path:
 
 
 class JobRows:
-    """Rows of a job, and what became of those that make none."""
+    """Rows of a job, and what became of those that make none. `learnt`: how many examples something is learnt from."""
 
     def __init__(self, spec: JobSpec, hyper: Hyperparameters) -> None:
         self._spec, self._hyper = spec, hyper
@@ -158,6 +172,7 @@ class JobRows:
         self.shortened: Counts = {}
         self.left_out_examples: ExampleIds = {}
         self.notes: list[str] = []
+        self.learnt = 0
         self._unfit: list[UnfitExample] = []  # of what is asked
 
     def add(self, learnt: TrainingOutcome) -> None:
@@ -179,31 +194,44 @@ class JobRows:
                 log.warning(trouble)
         return made.examples
 
-    def parts(self, base: Base, examples: Sequence[TokenisedExample], watched: Sequence[TokenisedExample]) -> list[ObjectivePart]:
-        """What the objective makes of the examples that are learnt from and watched; counts what it can't use. A part that has
-        nothing is left out where another has something. RowsMissing when none has."""
-        objective = OBJECTIVES[self._hyper.objective]
-        parts = [
-            ObjectivePart(loss, self._units("training", loss, base, examples), self._units("validation", loss, base, watched))
-            for loss in objective.losses()
-        ]
+    def parts(
+        self,
+        base: Base,
+        training: Sequence[TokenisedExample],
+        rehearsal: Sequence[TokenisedExample],
+        validation: Sequence[TokenisedExample],
+    ) -> list[ObjectivePart]:
+        """What the objective makes of the examples that are learnt from and watched; counts what no part of it can use. A part
+        that has nothing is left out where another has something. RowsMissing when none has."""
+        objective, tokeniser = OBJECTIVES[self._hyper.objective], self._tokeniser(base, judged=False)
+        losses, examples = objective.losses(), [*training, *rehearsal]
+        learnt, watched = ([loss.units(listed, tokeniser, self._hyper) for loss in losses] for listed in (examples, validation))
+        parts = [ObjectivePart(loss, rows.units, seen.units) for loss, rows, seen in zip(losses, learnt, watched, strict=True)]
+        unused = self._unused("training", training, learnt) + self._unused("rehearsal", rehearsal, learnt)
+        self._unused("validation", validation, watched)
+        self.learnt = len(examples) - unused
         able = [part for part in parts if part.rows]
         if not able:
             needs = "" if objective.name == "sft" else f" ({objective.name} needs {objective.needs})"
             raise RowsMissing(f"no row is left to learn from: {counts_text(self.left_out) or 'all were withdrawn'}{needs}")
         if len(able) < len(parts):
-            missing = [name for name, part in zip(objective.parts, parts, strict=True) if not part.rows]
-            self.notes.append(f"{objective.name}: nothing for {', '.join(missing)} ({counts_text(self.left_out)})")
-            log.warning(self.notes[-1])
+            for name, part, made in zip(objective.parts, parts, learnt, strict=True):
+                if not part.rows:
+                    why = counts_text({"training": {reason: len(ids) for reason, ids in made.left_out.items()}})
+                    self.notes.append(f"{objective.name}: nothing for {name} ({why or 'no such answers'})")
+                    log.warning(self.notes[-1])
         return able
 
-    def _units(self, side: str, loss: Loss, base: Base, examples: Sequence[TokenisedExample]) -> Sequence[Any]:
-        made = loss.units(examples, self._tokeniser(base, judged=False), self._hyper)
-        for reason, ids in made.left_out.items():
+    def _unused(self, side: str, examples: Sequence[TokenisedExample], parts: Sequence[Units]) -> int:
+        """Counts the examples of a side that a part left out and no other one learns from; how many these are."""
+        used = {unit.example_id for made in parts for unit in made.units}
+        reasons = {name: reason for made in reversed(parts) for reason, ids in made.left_out.items() for name in ids}
+        unused = [name for each in examples if (name := each.row.example_id) in reasons and name not in used]
+        for name in unused:
             counts = self.left_out.setdefault(side, {})
-            counts[reason] = counts.get(reason, 0) + len(ids)
-            self.left_out_examples.setdefault(side, {}).setdefault(reason, []).extend(ids)
-        return made.units
+            counts[reasons[name]] = counts.get(reasons[name], 0) + 1
+            self.left_out_examples.setdefault(side, {}).setdefault(reasons[name], []).append(name)
+        return len(unused)
 
     def pool(self, base: Base) -> AskedRows:
         """What the candidate is tested on: the test rows and the prompts, and wrong answers to them. MemberRefused."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace_schemas.canonical import digest
 from headrace_trainer.job.failures import out_of_memory
 from headrace_trainer.learning import checkpoint, optimiser_state
 from headrace_trainer.learning.checkpoint import Checkpoint
@@ -243,10 +244,12 @@ def train(
 def _prepared(
     loss: Loss, computing: Computing, rows: Sequence[Unit], validation: Sequence[Unit], folder: Path | None, run: str
 ) -> tuple[Sequence[Unit], Sequence[Unit]]:
-    """Rows with what is computed once for a run: by the model as it begins, before any checkpoint is loaded into it."""
+    """Rows with what is computed once for a run: by the model as it begins, before any checkpoint is loaded into it; anew where
+    texts were erased since, so that there are fewer rows."""
     if loss.prepare is None or loss.with_prepared is None:
         return rows, validation
     together = [*rows, *validation]
+    run = digest([run, [[row.example_id, row.length] for row in together]])
     kept = checkpoint.read(folder, run, checkpoint.PREPARED) if folder else None
     if not computing.ranks.agree(kept is not None) or kept is None:
         kept = Checkpoint(loss.prepare(computing, together), {"run": run})

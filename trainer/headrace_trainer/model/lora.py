@@ -218,6 +218,11 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether an adapter is layers that were trained whole, and none on them. AdapterInvalid."""
+    return config_of(folder).get("target_modules") == DUMMY_TARGET_MODULES
+
+
 def tensors_in(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter's file. AdapterInvalid when it is none or cut off."""
     try:

@@ -30,13 +30,13 @@ def units(examples: Sequence[TokenisedExample], tokeniser: RowTokeniser, hyper: 
     for each in examples:
         if not each.scored:
             continue
+        if not is_corrected(each.example):
+            left_out.setdefault("no_words", []).append(each.row.example_id)
+            continue
         try:
             asked = tokeniser.example(structs.replace(each.example, content=_hinted(each.example.content)), 1.0).row
         except RowUnfit as error:
             left_out.setdefault(error.reason, []).append(each.row.example_id)
-            continue
-        if not is_corrected(each.example):
-            left_out.setdefault("no_words", []).append(each.row.example_id)
             continue
         row = each.row
         found.append(TaughtRow(row.example_id, row, TokenRow(row.example_id, asked.prompt, row.completion), row.weight))
