@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from headrace_console.action import ActionAnswer, ActionEffect, ActionRefused, ActionRequest
-from headrace_console.actions import releasing, review
+from headrace_console.actions import releasing, review, trying
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.read_models.review_view import REVIEW
 from headrace_streams import requests
@@ -232,6 +233,19 @@ def test_a_review_is_done_by_keys(chromium: Browser, site: ServedConsole, review
         shown.page.get_by_role("heading", name="Review").wait_for()
         assert shown.faults == []
     assert [(each.score, each.corrected_output) for each in reviewed] == [(4.0, "4 is typed, not pressed")]
+
+
+def test_a_policy_that_is_tried_loads_no_code_but_that_of_the_deployments_own(tmp_path: Path) -> None:
+    """A module named in a form would be imported in the console's process."""
+    own = tmp_path / "policy.toml"
+    own.write_text('[attribute.derive.mine]\nrule = "team.signs:MINE"\nenabled = false')
+    settings = Settings(policy=str(own))
+    for policy in (own.read_text(), "[attribute.derive.kept]\n", "[attribute", "[attribute]\nderive = 1"):
+        trying.check_rules(policy, settings)
+    with pytest.raises(ActionRefused, match="rule 'antigravity:it': a console loads no module that its own policy"):
+        trying.check_rules('[attribute.derive.kept]\nrule = "antigravity:it"', settings)
+    with pytest.raises(ActionRefused, match="team.signs:MINE"):
+        trying.check_rules(own.read_text(), Settings())
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,8 @@ def test_a_team_plugs_in_a_derivation_of_its_own() -> None:
     ("row", "message"),
     [
         ({"rule": "nobody.knows:it"}, "derivation 'nobody.knows:it'"),
+        ({"rule": ".knows:it"}, "derivation '.knows:it': TypeError"),
+        ({"rule": "it:"}, "derivation 'it:'"),
         ({"rule": "nowhere"}, "is not installed; there are kept, rephrased, undone"),
         ({"rule": f"{__name__}:DAY"}, "is a int, not a Derivation"),
         ({"rule": f"{__name__}:LONG_TALK", "version": 2}, "version = 2: installed is 3"),
