@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headrace_processors.attribute.derivation import Derivation, DerivationOptions, SessionReport, SessionSign, SessionTurn
 from headrace_processors.attribute.policy import AttributePolicy
-from headrace_processors.attribute.state import REPORTS, SIGNS
+from headrace_processors.attribute.state import REPORTS, SIGNS, WORDS
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.policy_file import PolicyError, load
@@ -288,6 +288,18 @@ def test_what_is_known_of_reports_and_turns_is_bounded_and_what_was_seen_in_them
     assert len(stage.dumped()) == REPORTS + 64 + 1
     found.take(stage.feed(left("i1")))
     assert found.standing == {}
+
+
+def test_a_report_that_is_known_no_more_is_taken_back_of_a_session_that_is_full_of_words() -> None:
+    stage = task()
+    found = run(stage, *told(turn("i1", 1, output=OUTPUT), report("r1", 2, OUTPUT, of="first")))
+    for value in told(*(report(f"x{number}", 3 + number, OTHER, of=f"f{number}") for number in range(REPORTS))):
+        found.take(stage.feed(value))
+    for number in range(WORDS):  # before the first turn, so that nobody is credited
+        found.take(stage.feed(told(feedback(f"w{number}", None, "success", minute=0, session_id="s1"))[0]))
+    assert found.signs == {"kept": {"i1"}}
+    found.take(stage.feed(told(unreported("r1"))[0]))
+    assert found.signs == {}
 
 
 def chatter(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> list[SessionSign]:

@@ -208,6 +208,8 @@ class AttributeStep:
         if reported is not None:
             return self._unreported(reported)
         if known is None and len(self._before.words) >= WORDS:
+            if any(event.data.feedback_id in record.causes for record in self._before.signs):  # a report, known no more
+                return self._done(self._before, None, "retracted", {event.data.feedback_id})
             return Step((), {}, {"retracted": 1})  # of what was never taken nothing stands
         word = known or SessionWord(source=event.source, feedback_id=event.data.feedback_id)
         key = self._key_of(word)
