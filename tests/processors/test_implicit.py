@@ -211,6 +211,22 @@ def test_an_undo_is_credited_like_any_word_where_nothing_is_derived_from_it() ->
     assert (stage.counters["credited"], stage.counters["reported"]) == (1, 1)
 
 
+def test_where_nobody_credits_a_word_on_a_session_is_of_the_interaction_that_it_names_or_a_dead_letter() -> None:
+    """Derivations alone have sessions read, and that is no reason to credit all interactions with what is said of them."""
+    stage = task()
+    turns = told(turn("i1", 1), turn("i2", 2))
+    named = told(feedback("w1", "i1", "explicit_negative", minute=3, session_id="s1"))
+    found = run(stage, *turns, *named)
+    assert found.signs == {"explicit_negative": {"i1"}}
+    [derived] = found.standing.values()
+    assert derived.data.attributed_from is not None
+    assert derived.data.attributed_from.share == 1.0
+    [unnamed] = told(feedback("w2", None, "explicit_negative", minute=3, session_id="s1"))
+    [dead] = stage.feed(unnamed).produced
+    error = msgspec.json.decode(dead.value)["data"]["error"]
+    assert (dead.topic, error["code"], error["field"]) == ("dead-letters", "missing", "data.interaction_id")
+
+
 # what is made of it, and taken back
 
 
@@ -291,7 +307,8 @@ def test_what_is_known_of_reports_and_turns_is_bounded_and_what_was_seen_in_them
 
 
 def test_a_report_that_is_known_no_more_is_taken_back_of_a_session_that_is_full_of_words() -> None:
-    stage = task()
+    policy = AttributePolicy.model_validate({"derive": ALL, "credit": "last"})
+    stage = MemoryTask(STAGE["attribute"], "sessions", policy)
     found = run(stage, *told(turn("i1", 1, output=OUTPUT), report("r1", 2, OUTPUT, of="first")))
     for value in told(*(report(f"x{number}", 3 + number, OTHER, of=f"f{number}") for number in range(REPORTS))):
         found.take(stage.feed(value))
