@@ -58,9 +58,8 @@ def test_a_run_that_avoids_learns_from_negatives_that_weigh_something_and_its_da
     bad, weightless = (
         training_data.recorded(number, role="negative", weight=weight).member for number, weight in ((1, 0.7), (2, 0.0))
     )
-    seen, tested = (
-        training_data.recorded(number, side, role="negative").member for number, side in ((3, "validation"), (4, "test"))
-    )
+    seen = training_data.recorded(3, "validation", role="negative").member
+    tested = training_data.recorded(4, "test", role="negative").member
     earlier = training_data.recorded(9, role="negative").member
     batch = training_data.batch([good, bad, weightless, seen, tested])
     start = training_data.start(batch, rehearsal=[earlier], avoids=True)

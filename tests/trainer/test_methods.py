@@ -94,7 +94,7 @@ def test_it_learns_the_same_however_it_is_cut_or_killed_and_is_read_back_as_it_w
 def test_whole_layers_and_an_adapter_are_not_compared_and_that_is_said_before_anything_is_trained(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    folders = {}
+    folders: dict[str, Any] = {}
     for method in ("lora", "full"):
         model, _ = lora.attach(load_base(str(tiny_base)).model, HYPER.model_copy(update={"method": method}), 1)
         folders[method] = lora.save(model, tmp_path / method)
