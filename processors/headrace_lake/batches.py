@@ -159,14 +159,13 @@ def retry(settings: Settings, as_json: bool, batch: str, reason: str | None) -> 
     """Have a batch that failed, or is held for want of weights, trained once more, by the policy as it is then.
 
     Exit 1 for a batch that was trained, or that waits anyway."""
-    from headrace_schemas.derived import BatchRetryRequest
     from headrace_streams import requests
     from headrace_streams.kafka.publisher import publish
 
     row = _row(run(_rows(settings)), batch)
     if row.state not in ("failed", "held"):
         raise CliError(NO, f"batch {batch} did not fail: {row.state}")
-    data = BatchRetryRequest(bucket=row.bucket, batch_id=row.batch_id, reason=reason, requested_by=who())
+    data = msgspec.structs.replace(run(_asked_last(settings, row)), reason=reason, requested_by=who())
     event = requests.request(BatchRetryRequested, data)
     run(publish(settings, event))
     if as_json:
@@ -188,6 +187,21 @@ async def _rows(settings: Settings) -> list[BatchRow]:
     reader = Reader(settings)
     cut = [event async for event in reader.events("batches")]
     return rows_of(cut, [event async for event in reader.events("runs")])
+
+
+async def _asked_last(settings: Settings, row: BatchRow) -> BatchRetryRequest:
+    from headrace_streams.kafka.reader import Reader
+
+    return asked_again(row, [event async for event in Reader(settings).events("batches", key=row.bucket)])
+
+
+def asked_again(row: BatchRow, batches: Iterable[Event]) -> BatchRetryRequest:
+    """The same run as was asked for last: what was to be left out of it still is."""
+    asked = BatchRetryRequest(bucket=row.bucket, batch_id=row.batch_id)
+    for event in batches:
+        if isinstance(event, BatchRetryRequested) and event.data.batch_id == row.batch_id:
+            asked = event.data
+    return asked
 
 
 async def _batch(settings: Settings, row: BatchRow) -> Batch:

@@ -78,15 +78,15 @@ async def queue(settings: Settings, asked: Iterable[BatchRetryRequest], source: 
     async with aclosing(reader.events("batches", containing=b"headrace.batch.retry.requested.v1")) as events:
         async for event in events:
             known.add(event.id)
-    queued = []
-    for request in wanted:
-        without = request.without or []
-        if len(without) > WITHOUT_LIMIT:
+    for request in wanted:  # before any is published: who is refused is told that there is none
+        if len(without := request.without or []) > WITHOUT_LIMIT:
             raise RetryRefused(
                 f"{request.bucket}: {len(without)} examples were taken back, and a request names {WITHOUT_LIMIT} at most: wait "
                 "until they are withdrawn (`headrace status`), and take one of them back once more"
             )
-        name = derive_id("retrain", request.bucket, request.batch_id, request.begins or "", *without)
+    queued = []
+    for request in wanted:
+        name = derive_id("retrain", request.bucket, request.batch_id, request.begins or "", *(request.without or ()))
         if name not in known:
             event = make(BatchRetryRequested, request, id=name, writer=source or "command", time_ms=time.time_ns() // 1_000_000)
             await publish(settings, event)

@@ -6,16 +6,20 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 
-from headrace_console.actions import review
+from headrace_console.action import ActionAnswer, ActionEffect, ActionRefused, ActionRequest
+from headrace_console.actions import releasing, review, trying
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.read_models.review_view import REVIEW
 from headrace_streams import requests
 from headrace_streams.dead_letters.repair import REDRIVEN
+from headrace_streams.learnt import RetractedRows
 from headrace_streams.requests import Touched
 from headrace_streams.runtime.provenance import Provenance, origin
 from headrace_streams.settings import Settings
@@ -229,3 +233,54 @@ def test_a_review_is_done_by_keys(chromium: Browser, site: ServedConsole, review
         shown.page.get_by_role("heading", name="Review").wait_for()
         assert shown.faults == []
     assert [(each.score, each.corrected_output) for each in reviewed] == [(4.0, "4 is typed, not pressed")]
+
+
+def test_a_policy_that_is_tried_loads_no_code_but_that_of_the_deployments_own(tmp_path: Path) -> None:
+    """A module named in a form would be imported in the console's process."""
+    own = tmp_path / "policy.toml"
+    own.write_text('[attribute.derive.mine]\nrule = "team.signs:MINE"\nenabled = false')
+    settings = Settings(policy=str(own))
+    for policy in (own.read_text(), "[attribute.derive.kept]\n", "[attribute", "[attribute]\nderive = 1"):
+        trying.check_rules(policy, settings)
+    with pytest.raises(ActionRefused, match="rule 'antigravity:it': a console loads no module that its own policy"):
+        trying.check_rules('[attribute.derive.kept]\nrule = "antigravity:it"', settings)
+    with pytest.raises(ActionRefused, match="rule 'team"):
+        trying.check_rules(own.read_text(), Settings())
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("", None), ("yes", "a trial (it has learnt 2 examples that were taken back since)")]
+)
+def test_a_version_that_has_learnt_what_was_taken_back_is_served_only_if_that_is_said(
+    said: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    async def made(_: Settings) -> list[Any]:
+        return [SimpleNamespace(version_id="v1")]
+
+    async def learnt(*_: Any) -> RetractedRows:
+        return RetractedRows(2, [])
+
+    async def answered(_: Settings, bucket: str, kind: type[Any], data: Any, request: ActionRequest) -> ActionAnswer:
+        asked.append(data.reason)
+        return ActionAnswer(well=True, text=bucket)
+
+    monkeypatch.setattr(requests, "versions", made)
+    monkeypatch.setattr(releasing, "learnt_taken_back", learnt)
+    monkeypatch.setattr(releasing, "ask", answered)
+    request = ActionRequest(
+        subject="v1", reason="a trial", requested_by="ann", request_id="r", fields={"anyway": said},
+        effect=ActionEffect(lines=[], bucket="sql/tiny"),
+    )  # fmt: skip
+    promote = next(action for action in releasing.ACTIONS if action.name == "promote")
+
+    async def perform() -> ActionAnswer:
+        return await promote.perform(Settings(), request)
+
+    if reason is None:
+        with pytest.raises(ActionRefused, match="version v1 has learnt 2 examples that were taken back since"):
+            asyncio.run(perform())
+    else:
+        asyncio.run(perform())
+    assert asked == ([] if reason is None else [reason])

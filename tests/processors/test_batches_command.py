@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from headrace_lake.batches import newest_counts, newest_ungraded, rows_of
-from headrace_schemas.derived import TrainingCompletion
-from headrace_schemas.events import BatchReady, TrainingCompleted
+from msgspec import structs
+
+from headrace_lake.batches import asked_again, newest_counts, newest_ungraded, rows_of
+from headrace_schemas.derived import BatchRetryRequest, TrainingCompletion
+from headrace_schemas.events import BatchReady, BatchRetryRequested, TrainingCompleted, make
 from headrace_schemas.selection import counts_text
 from support import training_data
 from support.memory_log import MemoryLog
@@ -31,6 +33,18 @@ def test_a_batch_says_what_its_run_left_out_and_shortened() -> None:
     assert (row.state, row.left_out, row.shortened, row.notes) == ("trained", COUNTS, {"training": {"prompt": 1}}, ["a stop"])
     assert counts_text(row.left_out) == "training: 2 template_refused, 1 answer_empty; test: 1 message_lost"
     assert counts_text(None) == ""
+
+
+def test_a_run_without_what_was_taken_back_that_failed_is_asked_for_again_as_it_was() -> None:
+    (row,) = rows_of([CUT], [])
+    assert asked_again(row, [CUT]) == BatchRetryRequest(bucket=BATCH.bucket, batch_id=BATCH.batch_id)
+    first = BatchRetryRequest(bucket=BATCH.bucket, batch_id=BATCH.batch_id)
+    last = structs.replace(first, begins="sha256:a", without=["e-1"])
+    other = structs.replace(first, batch_id="another")
+    events = [
+        make(BatchRetryRequested, data, id=str(number), writer="x", time_ms=0) for number, data in enumerate((first, last, other))
+    ]
+    assert asked_again(row, events) == last
 
 
 def test_a_bucket_says_what_its_newest_run_left_out() -> None:

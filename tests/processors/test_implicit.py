@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headrace_processors.attribute.derivation import Derivation, DerivationOptions, SessionReport, SessionSign, SessionTurn
 from headrace_processors.attribute.policy import AttributePolicy
-from headrace_processors.attribute.state import REPORTS, SIGNS
+from headrace_processors.attribute.state import REPORTS, SIGNS, WORDS
 from headrace_processors.curate.policy import CuratePolicy
 from headrace_processors.intake.policy import IntakePolicy
 from headrace_processors.policy_file import PolicyError, load
@@ -211,6 +211,22 @@ def test_an_undo_is_credited_like_any_word_where_nothing_is_derived_from_it() ->
     assert (stage.counters["credited"], stage.counters["reported"]) == (1, 1)
 
 
+def test_where_nobody_credits_a_word_on_a_session_is_of_the_interaction_that_it_names_or_a_dead_letter() -> None:
+    """Derivations alone have sessions read, and that is no reason to credit all interactions with what is said of them."""
+    stage = task()
+    turns = told(turn("i1", 1), turn("i2", 2))
+    named = told(feedback("w1", "i1", "explicit_negative", minute=3, session_id="s1"))
+    found = run(stage, *turns, *named)
+    assert found.signs == {"explicit_negative": {"i1"}}
+    [derived] = found.standing.values()
+    assert derived.data.attributed_from is not None
+    assert derived.data.attributed_from.share == 1.0
+    [unnamed] = told(feedback("w2", None, "explicit_negative", minute=3, session_id="s1"))
+    [dead] = stage.feed(unnamed).produced
+    error = msgspec.json.decode(dead.value)["data"]["error"]
+    assert (dead.topic, error["code"], error["field"]) == ("dead-letters", "missing", "data.interaction_id")
+
+
 # what is made of it, and taken back
 
 
@@ -290,6 +306,19 @@ def test_what_is_known_of_reports_and_turns_is_bounded_and_what_was_seen_in_them
     assert found.standing == {}
 
 
+def test_a_report_that_is_known_no_more_is_taken_back_of_a_session_that_is_full_of_words() -> None:
+    policy = AttributePolicy.model_validate({"derive": ALL, "credit": "last"})
+    stage = MemoryTask(STAGE["attribute"], "sessions", policy)
+    found = run(stage, *told(turn("i1", 1, output=OUTPUT), report("r1", 2, OUTPUT, of="first")))
+    for value in told(*(report(f"x{number}", 3 + number, OTHER, of=f"f{number}") for number in range(REPORTS))):
+        found.take(stage.feed(value))
+    for number in range(WORDS):  # before the first turn, so that nobody is credited
+        found.take(stage.feed(told(feedback(f"w{number}", None, "success", minute=0, session_id="s1"))[0]))
+    assert found.signs == {"kept": {"i1"}}
+    found.take(stage.feed(told(unreported("r1"))[0]))
+    assert found.signs == {}
+
+
 def chatter(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options: DerivationOptions) -> list[SessionSign]:
     """Of each turn in each that is not it."""
     pairs = ((one, other) for one in turns for other in turns if one is not other)
@@ -355,6 +384,8 @@ def test_a_team_plugs_in_a_derivation_of_its_own() -> None:
     ("row", "message"),
     [
         ({"rule": "nobody.knows:it"}, "derivation 'nobody.knows:it'"),
+        ({"rule": ".knows:it"}, "derivation '.knows:it': TypeError"),
+        ({"rule": "it:"}, "derivation 'it:'"),
         ({"rule": "nowhere"}, "is not installed; there are kept, rephrased, undone"),
         ({"rule": f"{__name__}:DAY"}, "is a int, not a Derivation"),
         ({"rule": f"{__name__}:LONG_TALK", "version": 2}, "version = 2: installed is 3"),

@@ -11,22 +11,23 @@ from msgspec import structs
 
 from headrace_cli.main import invoke
 from headrace_lake.batches import rows_of
-from headrace_schemas.derived import BatchRetryRequest, ModelVersion, TrainingCompletion
+from headrace_schemas.derived import BatchRetryRequest, ModelVersion, RulesActivation, TrainingCompletion
 from headrace_schemas.events import (
     BatchReady,
     BatchRetryRequested,
     Event,
     ExampleRewarded,
     PromoteRequested,
+    RulesActivated,
     TrainingCompleted,
     TrainingStarted,
     make,
 )
-from headrace_streams import requests
+from headrace_streams import requests, retraining
 from headrace_streams.learnt import RetractedRows, learnt_rows
 from headrace_streams.release_log import Decision
 from headrace_streams.requests import _descendants
-from headrace_streams.retraining import retrains
+from headrace_streams.retraining import POLICY, retrains
 from headrace_streams.settings import Settings
 from support import released, training_data
 from support.outcomes import adapter, digest
@@ -158,6 +159,30 @@ def test_a_run_that_did_without_what_was_taken_back_has_not_learnt_it(monkeypatc
     found = asyncio.run(requests.touched(Settings(), interaction_id=rows[0].example.interaction_id))
     assert [head.version_id for head in found.heads] == ["v1", "v3"]
     assert (found.releases, found.served, found.retrains) == ([], [], [])
+
+
+def test_of_requests_of_which_one_names_too_much_none_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[Event] = []
+
+    async def publish(_: Settings, event: Event) -> None:
+        published.append(event)
+
+    rules = RulesActivation(
+        stage="train", topic="batches", partition=0, version=1, body={POLICY: True}, digest="d", from_offset=0
+    )
+    topics: dict[str, list[Event]] = {"rules": [make(RulesActivated, rules, id="r", writer="train", time_ms=0)]}
+    monkeypatch.setattr(retraining, "Reader", lambda _: Log(topics))
+    monkeypatch.setattr(retraining, "publish", publish)
+    one, two = (
+        BatchRetryRequest(bucket=f"sql/{name}", batch_id="b", without=[str(number) for number in range(count)])
+        for name, count in (("one", 1), ("two", retraining.WITHOUT_LIMIT + 1))
+    )
+    with pytest.raises(retraining.RetryRefused, match="sql/two: 20001 examples"):
+        asyncio.run(retraining.queue(Settings(), [one, two]))
+    assert published == []
+    assert asyncio.run(retraining.queue(Settings(), [one])) == [one]
+    topics["batches"] = published
+    assert (asyncio.run(retraining.queue(Settings(), [one])), len(published)) == ([], 1), "it is asked once"
 
 
 def test_who_promotes_what_has_learnt_what_was_taken_back_has_to_say_that_it_is_meant(

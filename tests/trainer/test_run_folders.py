@@ -7,6 +7,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from headrace_trainer.stage.run_folders import KEPT_SECONDS, RunFolders
 
 
@@ -32,3 +34,11 @@ def test_what_nobody_goes_on_with_goes_after_a_day_and_what_is_at_work_stays(tmp
         assert folders.sweep("train/batches/0", ["kept"]) == ["gone", "other"]
     assert [path.exists() for path in (kept, young, at_work, gone, other)] == [True, True, True, False, False]
     assert folders.sweep("train/batches/0", []) == [], "once an hour"
+
+
+def test_a_folder_that_another_process_works_in_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two trainers on one machine; what is listed may be gone when it is looked at."""
+    busy = folder(tmp_path, "runs", "busy", age=2 * KEPT_SECONDS)
+    monkeypatch.setattr(Path, "rglob", lambda run, _: iter([run / "checkpoint.writing"]))
+    assert RunFolders(tmp_path, first_seconds=0.0).sweep("train/batches/0", []) == []
+    assert busy.exists()

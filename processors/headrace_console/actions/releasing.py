@@ -11,6 +11,7 @@ from headrace_schemas.derived import PromoteRequest, RevokeRequest, RollbackRequ
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import PauseRequested, PromoteRequested, ResumeRequested, RevokeRequested, RollbackRequested
 from headrace_streams import requests
+from headrace_streams.learnt import learnt_taken_back
 from headrace_streams.settings import Settings
 
 PATIENCE_SECONDS = 20.0  # for the stage's answer
@@ -67,7 +68,8 @@ def _promotion(asked: PageRequest, subject: str) -> ActionEffect:
     if compared and compared[0]["loss_gain"] is not None:
         gain = "{loss_gain:.3g} [{loss_gain_low:.3g}, {loss_gain_high:.3g}]".format(**compared[0])
         lines.append(f"Its last comparison: loss gain {gain} on {compared[0]['compared']} rows.")
-    return ActionEffect(lines=lines, bucket=bucket)
+    field = ActionField("anyway", "Also if it has learnt what was taken back since", choices=["", "yes"])
+    return ActionEffect(lines=lines, bucket=bucket, fields=[field])
 
 
 def _rollback(asked: PageRequest, subject: str) -> ActionEffect:
@@ -108,8 +110,17 @@ def _bucket(request: ActionRequest) -> str:
 
 
 async def _promote(settings: Settings, request: ActionRequest) -> ActionAnswer:
-    bucket = _bucket(request)
-    data = PromoteRequest(bucket=bucket, version_id=request.subject, reason=request.reason, requested_by=request.requested_by)
+    bucket, reason = _bucket(request), request.reason
+    made = await requests.versions(settings)
+    version = next((each for each in made if each.version_id == request.subject), None)
+    learnt = "" if version is None else str(await learnt_taken_back(settings, version, made))
+    if learnt and request.fields.get("anyway") != "yes":
+        raise ActionRefused(
+            f"version {request.subject} {learnt}: say that it is to be served though it has, or leave it to the next run"
+        )
+    if learnt:
+        reason = f"{reason} (it {learnt})"
+    data = PromoteRequest(bucket=bucket, version_id=request.subject, reason=reason, requested_by=request.requested_by)
     return await ask(settings, bucket, PromoteRequested, data, request)
 
 

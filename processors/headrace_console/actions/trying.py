@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import tomllib
 from pathlib import Path
 
 from headrace_console.action import ActionAnswer, ActionEffect, ActionField, ActionRefused, ActionRequest, ConsoleAction
@@ -19,9 +20,7 @@ _READ = ("signals", "examples", "outcomes")
 def _effect(asked: PageRequest, subject: str) -> ActionEffect:
     records = sum(segment.records for segment in asked.manifest.segments if segment.topic in _READ)
     seen = run_of(asked.settings).seen()
-    current = "" if seen.asked is None else seen.asked.policy
-    if not current and asked.settings.policy is not None and (path := Path(asked.settings.policy)).exists():
-        current = path.read_text(encoding="utf-8", errors="replace")
+    current = ("" if seen.asked is None else seen.asked.policy) or _own(asked.settings)
     lines = [
         f"It folds up to {records:,} recorded signals, examples and outcomes, under the recorded policies and under this one.",
         "Nothing is written to the log, and nothing is trained. One trial runs at a time; what the last one found is replaced.",
@@ -40,6 +39,7 @@ def _effect(asked: PageRequest, subject: str) -> ActionEffect:
 async def _perform(settings: Settings, request: ActionRequest) -> ActionAnswer:
     given = {name: request.fields.get(name, "").strip() for name in ("since", "bucket")}
     policy = request.fields.get("policy", "").replace("\r\n", "\n")
+    check_rules(policy, settings)
     _check(policy, given["since"])
     if not given["bucket"].isprintable():
         raise ActionRefused(f"{given['bucket']!r}: no bucket has a name like that")
@@ -49,6 +49,31 @@ async def _perform(settings: Settings, request: ActionRequest) -> ActionAnswer:
     except TrialRunning as error:
         raise ActionRefused(str(error)) from error
     return ActionAnswer(well=True, text="It has begun: the page What-if says how far it is, and what it finds.")
+
+
+def check_rules(policy: str, settings: Settings) -> None:
+    """ActionRefused for a policy that names code which the deployment's own does not: to read it would import that, here."""
+    for rule in sorted(_modules(policy) - _modules(_own(settings))):
+        raise ActionRefused(
+            f"policy: attribute.derive: rule {rule!r}: a console loads no module that its own policy file does not name: try it "
+            "with `headrace whatif`"
+        )
+
+
+def _own(settings: Settings) -> str:
+    """The text of the deployment's policy file; empty where there is none."""
+    path = None if settings.policy is None else Path(settings.policy)
+    return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
+
+
+def _modules(policy: str) -> set[str]:
+    """Rules `module:attribute` of a policy; none of a text that is no TOML, which others say."""
+    try:
+        rows = tomllib.loads(policy)["attribute"]["derive"].values()
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, RecursionError):
+        return set()
+    rules = [row.get("rule") for row in rows if isinstance(row, dict)]
+    return {rule for rule in rules if isinstance(rule, str) and ":" in rule}
 
 
 def _check(policy: str, since: str) -> None:

@@ -84,18 +84,15 @@ def derivation_of(rule: str) -> Derivation:
 
     if rule in BUILT_IN:
         return BUILT_IN[rule]
+    offered = {} if ":" in rule else {entry.name: entry for entry in entry_points(group=GROUP)}
+    if ":" not in rule and rule not in offered:
+        known = ", ".join(sorted({*BUILT_IN, *offered}))
+        raise ValueError(f"derivation {rule!r} is not installed; there are {known}, or name module:attribute as its rule")
+    module, _, attribute = rule.partition(":")
     try:
-        if ":" in rule:
-            module, _, attribute = rule.partition(":")
-            found = getattr(import_module(module), attribute)
-        else:
-            offered = {entry.name: entry for entry in entry_points(group=GROUP)}
-            if rule not in offered:
-                known = ", ".join(sorted({*BUILT_IN, *offered}))
-                raise ValueError(f"derivation {rule!r} is not installed; there are {known}, or name module:attribute as its rule")
-            found = offered[rule].load()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"derivation {rule!r}: {error}") from error
+        found = offered[rule].load() if rule in offered else getattr(import_module(module), attribute)
+    except Exception as error:  # a module may fail with any
+        raise ValueError(f"derivation {rule!r}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Derivation):
         raise ValueError(f"derivation {rule!r}: is a {type(found).__name__}, not a Derivation")
     return found

@@ -82,8 +82,10 @@ class AttributeFold(Fold):
     as_bytes = ("",)
 
     def __init__(self, policy: AttributePolicy, *, version: int = NEWEST) -> None:
-        self._policy = policy
         self._derivations = policy.derivations if version > 1 else None
+        # Sessions are read for derivations, too. A word that names an interaction beside its session is then that one's.
+        self._credits = policy.credit != "off" or version == 1
+        self._policy = policy if self._credits else policy.model_copy(update={"credit": "last"})
         self._expire_ms = period_ms(policy.expire_after_days)
 
     def load(self, key: str, value: bytes) -> Any:
@@ -110,7 +112,7 @@ class AttributeFold(Fold):
             event, SessionJoined | SessionLeft | SessionFeedbackRecorded | SessionFeedbackRetracted | SessionExpired
         ):
             raise ValueError(f"type: {type(event).__name__} is about no session")
-        step = AttributeStep(self._policy, state, record, event, event.data.session_id, self._derivations)
+        step = AttributeStep(self._policy, state, record, event, event.data.session_id, self._derivations, self._credits)
         match event:
             case SessionJoined():
                 return step.joined(event)
@@ -145,8 +147,10 @@ class AttributeStep:
         event: Event,
         session_id: str,
         derivations: Derivations | None,
+        credits: bool,
     ) -> None:
         self._derivations = derivations  # None: rule version 1, which knew of none
+        self._credits = credits  # whether interactions that nobody names are credited
         self._policy, self._state, self._record, self._event, self._id = policy, state, record, event, session_id
         self._key = session_key(session_id)
         value = state.get(self._key)
@@ -183,6 +187,10 @@ class AttributeStep:
             return Step((), {}, {"duplicate" if same else "conflict": 1})
         if known is None and self._derivations is not None and data.kind in self._reports():
             return self._reported(event, digest)
+        if known is None and not self._credits and data.interaction_id is None:
+            message = "data.interaction_id: missing: the policy credits nobody with what is said of a session"
+            error = RecordError(code="missing", field="data.interaction_id", message=message)
+            return Step([dead_letter(STAGE, self._record, error)], {}, {"dead": 1})
         if known is None and self._is_full():
             message = f"data.session_id: {len(before.words)} things are known that were said of session {self._id} already"
             error = RecordError(code="waiting_limit", field="data.session_id", message=message)
@@ -208,6 +216,8 @@ class AttributeStep:
         if reported is not None:
             return self._unreported(reported)
         if known is None and len(self._before.words) >= WORDS:
+            if any(event.data.feedback_id in record.causes for record in self._before.signs):  # a report, known no more
+                return self._done(self._before, None, "retracted", {event.data.feedback_id})
             return Step((), {}, {"retracted": 1})  # of what was never taken nothing stands
         word = known or SessionWord(source=event.source, feedback_id=event.data.feedback_id)
         key = self._key_of(word)

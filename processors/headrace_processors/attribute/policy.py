@@ -57,8 +57,8 @@ class AttributePolicy(Policy):
 
     credit: Literal["off", "last", "all", "decay"] = Field(
         "off",
-        description="off: nobody reads sessions; last: the last interaction before it; all: each the same; decay: the last one "
-        "most, each before it less",
+        description="off: none but the one that it names; last: the last interaction before it; all: each the same; decay: the "
+        "last one most, each before it less",
     )
     decay: float = Field(
         0.5, gt=0, lt=1, description="under `decay`: how much less an interaction is credited than the one after"

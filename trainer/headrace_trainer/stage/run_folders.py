@@ -44,13 +44,17 @@ class RunFolders:
 
 
 def _age_seconds(run: Path) -> float:
-    newest = max((path.lstat().st_mtime for path in (run, *run.rglob("*"))), default=0.0)
+    """0 of one in which somebody changes files just now: of another process, which goes on with it."""
+    try:
+        newest = max(path.lstat().st_mtime for path in (run, *run.rglob("*")))
+    except OSError:
+        return 0.0
     return time.time() - newest
 
 
 def _is_idle(run: Path) -> bool:
-    lock = run / "lock"
-    if not lock.exists():
-        return True
-    with lock.open() as file:
-        return try_lock(file)
+    try:
+        with (run / "lock").open() as file:
+            return try_lock(file)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
