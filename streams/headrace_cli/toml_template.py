@@ -104,7 +104,12 @@ def _mapping(about: _About, default: Mapping[str, Any], within: str, given: Mapp
     if about.row is not None:
         yield from _holds(f"A table [{within}.NAME] for each, with:", about.row)
     for name, of in default.items():
-        yield from _default(name, of)
+        if isinstance(of, BaseModel):
+            yield f"#[{within}.{key(name)}]"
+            for inner, one in of:
+                yield from _default(inner, one)
+        else:
+            yield from _default(name, of)
     for name, values in given.items():
         yield ""
         yield f"[{within}.{key(name)}]"

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from headrace_schemas.derived import BatchRetryRequest, ModelVersion
 from headrace_schemas.events import BatchRetryRequested, RulesActivated, make
 from headrace_schemas.ids import derive_id
+from headrace_schemas.root_error import HeadraceError
 from headrace_streams.kafka.publisher import publish
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.release_log import Decision, adapter_digest
@@ -24,7 +25,7 @@ WITHOUT_LIMIT = 20_000  # ids in one request: 0.7 MB of a record of 2 MiB
 REASON = "what its release learnt was taken back"
 
 
-class RetryRefused(ValueError):
+class RetryRefused(HeadraceError):
     """More was taken back at once than one request can name; the message says what to do."""
 
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from headrace_schemas.root_error import HeadraceError
 from headrace_trainer.evaluation import answer_child
 from headrace_trainer.policy import GraderPolicy
 
@@ -36,7 +37,7 @@ _NUMBER = re.compile(r"-?\d[\d,_]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 Given = Mapping[str, Any]  # a check, as JSON
 
 
-class CheckFailed(Exception):
+class CheckFailed(HeadraceError):
     """An answer that does not pass; the message says why."""
 
 
