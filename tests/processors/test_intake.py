@@ -408,3 +408,13 @@ def test_no_bytes_are_lost_or_raise(value: bytes) -> None:
     stage = fed(value)
     assert stage.counters == {"dead": 1}
     assert [output.topic for output in stage.outputs] == ["dead-letters"]
+
+
+@pytest.mark.parametrize(("version", "topic"), [(4, "signals"), (intake.NEWEST, "dead-letters")])
+def test_feedback_that_says_of_itself_that_it_is_derived_is_a_dead_letter(version: int, topic: str) -> None:
+    fold = intake.IntakeFold(IntakePolicy(), version=version)
+    value = feedback("f1", "i1", attributed_from={"session_id": "s", "feedback_id": "f", "share": 0.5, "derived_by": "kept@1"})
+    [write] = fold.step({}, Record("feedback", 0, 0, START_MS, START_MS, b"i1", value, ())).outputs
+    assert write.topic == topic
+    said = event_of(write)
+    assert version == 4 or (isinstance(said, RecordRejected) and said.data.error.field == "data.attributed_from")

@@ -27,7 +27,7 @@ from headrace_processors.intake.scrub.scrubber import (
     Work,
     WorkExceeded,
 )
-from headrace_processors.intake.sessions import check_report, session_joined, session_routed
+from headrace_processors.intake.sessions import check_origin, check_report, session_joined, session_routed
 from headrace_processors.intake.text_fields import TextField, common_texts, rename, text_fields
 from headrace_schemas.codec import DecodeError, encode, encode_tree
 from headrace_schemas.events import SubjectErased
@@ -73,6 +73,7 @@ class IntakeFold(StatelessFold):
                 return self._dead(record, None, strayed)
             if self._sketches is not None:
                 check_report(published)
+                check_origin(published)
             value, counts = self._scrubbed(published)
             writes = (
                 session_routed(published.event, value, self._sketches) if published.on_session else routed(published.event, value)

@@ -72,6 +72,14 @@ def check_report(published: Published) -> None:
         raise DecodeError("missing", "data.session_id", message)
 
 
+def check_origin(published: Published) -> None:
+    """DecodeError for feedback that says of itself what the stage attribute says: it would count as derived, and as nobody's."""
+    event = published.event
+    if isinstance(event, FeedbackRecorded) and event.data.attributed_from is not None:
+        message = "data.attributed_from: what feedback is derived from is said by the stage attribute, not by who publishes"
+        raise DecodeError("bad_value", "data.attributed_from", message)
+
+
 def session_routed(event: InputEvent, value: bytes, sketches: bool | None) -> list[Write]:
     """The write of feedback on a session, completed and scrubbed as `value`. DecodeError where its session is none.
     `sketches`: whether contents are told; None: under rules that knew none."""
