@@ -145,7 +145,7 @@ async def retract(
     event = request(InteractionRetracted, InteractionRetraction(interaction_id=interaction_id, reason=reason), id, source)
     decode(encode(event))
     await publish(settings, event)
-    return await _with_retrains(settings, await touched(settings, interaction_id=interaction_id))
+    return await _with_retrains(settings, await touched(settings, interaction_id=interaction_id), source)
 
 
 async def forget(settings: Settings, data_subject: str, *, id: str | None = None, source: str | None = None) -> Touched:
@@ -154,13 +154,13 @@ async def forget(settings: Settings, data_subject: str, *, id: str | None = None
     decode(encode(event))
     sealed = await _sealed_interactions(settings, data_subject)  # afterwards nobody knows any more whose they were
     await publish(settings, event)
-    return await _with_retrains(settings, await touched(settings, data_subject=data_subject, interactions=sealed))
+    return await _with_retrains(settings, await touched(settings, data_subject=data_subject, interactions=sealed), source)
 
 
-async def _with_retrains(settings: Settings, found: Touched) -> Touched:
+async def _with_retrains(settings: Settings, found: Touched, source: str | None) -> Touched:
     """Asks for the runs of `found`, where policy says so: those that were asked for now."""
     try:
-        return found._replace(retrains=await retraining.queue(settings, found.retrains))
+        return found._replace(retrains=await retraining.queue(settings, found.retrains, source))
     except (NotAllowed, retraining.RetryRefused) as error:
         logging.getLogger("headrace").warning("nothing is trained once more without it: %s", error)
         return found._replace(retrains=[])

@@ -11,6 +11,8 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import aclosing
 
+from msgspec import structs
+
 from headrace_schemas.derived import BatchRetryRequest, ModelVersion
 from headrace_schemas.events import BatchRetryRequested, RulesActivated, make
 from headrace_schemas.ids import derive_id
@@ -69,8 +71,8 @@ def goes_on(version: ModelVersion) -> bool:
 
 
 async def queue(settings: Settings, asked: Iterable[BatchRetryRequest], source: str | None = None) -> list[BatchRetryRequest]:
-    """Publishes those that nobody has published yet, where the trainer's policy in force says so; which those are. NotAllowed for
-    who may not write to `batches`, RetryRefused."""
+    """Publishes those that nobody has published yet, where the trainer's policy in force says so; which those are. `source`: who
+    asks. NotAllowed for who may not write to `batches`, RetryRefused."""
     wanted = list(asked)
     reader = Reader(settings)
     if not wanted or not await _is_asked_for(reader):
@@ -89,8 +91,8 @@ async def queue(settings: Settings, asked: Iterable[BatchRetryRequest], source: 
     for request in wanted:
         name = derive_id("retrain", request.bucket, request.batch_id, request.begins or "", *(request.without or ()))
         if name not in known:
-            event = make(BatchRetryRequested, request, id=name, writer=source or "command", time_ms=time.time_ns() // 1_000_000)
-            await publish(settings, event)
+            event = make(BatchRetryRequested, request, id=name, writer="command", time_ms=time.time_ns() // 1_000_000)
+            await publish(settings, event if source is None else structs.replace(event, source=source))
             queued.append(request)
     return queued
 

@@ -386,11 +386,13 @@ def test_retract_and_forget_list_the_releases_they_touch(headrace: Run, settings
     answers = [json.loads(headrace("retract", "i3", "--json")[1])["retrains"] for _ in range(2)]
     assert answers == [[{"bucket": BUCKET, "batch": "b4", "begins": None}], []], "once, and the third began at the base"
 
-    async def asked() -> list[list[str] | None]:
+    async def asked() -> list[tuple[str, list[str] | None]]:
         events = Reader(settings).events("batches")
-        return [each.data.without async for each in events if isinstance(each, BatchRetryRequested)]
+        return [(each.source, each.data.without) async for each in events if isinstance(each, BatchRetryRequested)]
 
-    assert asyncio.run(asked()) == [["x3"]]
+    [(source, without)] = asyncio.run(asked())
+    assert source.startswith("command:"), "who retracted has asked for it"
+    assert without == ["x3"]
     assert json.loads(headrace("status", "--json")[1])["retrains"] == [
         {"bucket": BUCKET, "batch_id": "b4", "begins": None, "examples": 1}
     ]
