@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BYTES = 100 * 1024
 WIDE, NARROW = 1280, 390  # pixels: a desk's screen, a telephone's
-SAMPLES = 6  # of a page that has a name in its path
+SAMPLES = 3  # of a page that has a name in its path
 PAGES = {page.path: page for page in pages()}
 EACH = pytest.mark.parametrize("path", PAGES)
 BROWSER = pytest.mark.slow(seconds=2)  # a real one

@@ -55,8 +55,8 @@ rows_per_step = 8
 patience = 0
 """
 PAIRS = 1000
-WORKER_KILLS = 7
-TRAINER_KILLS = 3
+WORKER_KILLS = 4
+TRAINER_KILLS = 2  # more, and of the broker: `make chaos`
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def wait_for_checkpoint_write(folder: Path, seconds: float = 120) -> None:
         assert time.monotonic() < until, "no checkpoint was written"
 
 
-def test_ten_kills_under_load_change_nothing(ring: Ring, settings: Settings, tmp_path: Path) -> None:
+def test_kills_under_load_change_nothing(ring: Ring, settings: Settings, tmp_path: Path) -> None:
     draw = random.Random(12)
     load = Load(settings, tmp_path / "outbox.db")
     ring.start("worker", "trainer")

@@ -30,7 +30,7 @@ from support.train_log import TrainLog, policy_of
 pytestmark = pytest.mark.kafka
 WRITING = "*.tmp*"  # the library writes to a hidden file of this kind, we to checkpoint.safetensors.tmp
 HYPER = training_data.HYPER.model_copy(update={"steps": 200, "patience": 0})
-KILLS = 5
+KILLS = 4
 
 
 def start(settings: Settings, policy: Path, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
