@@ -161,10 +161,16 @@ def test_a_task_whose_key_is_missing_is_refused_makes_no_dead_letter_and_goes_on
 
 
 async def declared_again(settings: Settings) -> None:
+    """The deleted topic anew: a broker answers a deletion before it has heard of it itself."""
+
+    async def gone() -> bool:
+        return bool(await admin.check(settings, [BY_NAME["keys"]]))
+
     async def there() -> bool:
         await admin.declare(settings, [BY_NAME["keys"]])
-        return not await admin.check(settings, [BY_NAME["keys"]])
+        return not await gone()
 
+    await until(gone)
     await until(there)
 
 
