@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import orjson
+from headrace_schemas.ids import derived
 
 SPLITS = 10  # of which 0 is test and 1 is validation
 
 
 def split_of(bucket: str, prompt_group: str) -> str:
     """`test`, `validation` or `train`, for ever the same for a prompt group of a bucket (one in ten, one in ten, the rest)."""
-    digest = hashlib.sha256(orjson.dumps(["split", bucket, prompt_group])).digest()  # canonical: no object is in it
-    number = (int.from_bytes(digest[:8], "big") >> 4) % SPLITS  # the first 15 of its hex digits
+    number = (int.from_bytes(derived("split", bucket, prompt_group)[:8], "big") >> 4) % SPLITS  # the first 15 of its hex digits
     return "test" if number == 0 else "validation" if number == 1 else "train"
