@@ -161,8 +161,7 @@ def _runs(header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int],
             spent(len(batch))
             yield records
             return
-    template = _template(batch)
-    for run, count in _stream(header, batch, spent, head=bytes(template[:_COUNT_AT])):
+    for run, count in _stream(header, batch, spent, head=_plain_head(batch)):
         yield from _read(header, run, count) if count else [run]
 
 
@@ -170,7 +169,7 @@ def _column_runs(
     header: BatchHeader, batch: bytes | memoryview, head: bytes, spent: Callable[[int], None]
 ) -> Iterator[Iterable[Any]]:
     """The same as columns."""
-    template, dense = _template(batch), _is_dense(header)
+    plain, dense = _plain_head(batch), _is_dense(header)
     times = header.first_timestamp, header.max_timestamp if header.log_append_time else None
     for run, count in _stream(header, batch, spent, padding=PADDING):
         columns = columns_of(run, count, head, header.base_offset, *times) if count else None
@@ -179,17 +178,16 @@ def _column_runs(
         ):
             yield [columns]
         elif count:
-            head = bytes(template[:_COUNT_AT]) + count.to_bytes(4, "big")
-            yield from _read(header, head + run[: -len(PADDING)], count)
+            yield from _read(header, plain + count.to_bytes(4, "big") + run[: -len(PADDING)], count)
         else:
             yield run
 
 
-def _template(batch: bytes | memoryview) -> bytearray:
-    """The header of an uncompressed batch of the same kind."""
-    template = bytearray(batch[: _HEADER.size])
-    template[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
-    return template
+def _plain_head(batch: bytes | memoryview) -> bytes:
+    """The header of an uncompressed batch of the same kind, up to the number of its records."""
+    head = bytearray(batch[:_COUNT_AT])
+    head[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
+    return bytes(head)
 
 
 def _stream(
