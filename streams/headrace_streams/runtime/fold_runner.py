@@ -76,7 +76,7 @@ class FoldRunner:
         self.now = 0
         self.fold: Fold | None = None
         self.provenance: HeaderForm = origin  # as the rules in force write it
-        self.checks_writers = False  # as the rules in force do
+        self.checks_writers = False  # as the rules in force do, where not anybody may write
         self._later_writers: tuple[str, ...] = ()
         self.deadlines: Deadlines | None = None
         self._is_common: Callable[[bytes], object] | None = None
@@ -89,10 +89,8 @@ class FoldRunner:
         self._take_form(self.stage.state_version_of(version), before, fold)
         self.fold = fold
         rules = self.stage.versions[version]
-        self.provenance, self.checks_writers = rules.provenance, rules.checks_writers
-        self._later_writers = rules.later_writers
-        if self.checks_writers and anybody_may_write(self.topic):
-            self.checks_writers = False
+        self.provenance, self._later_writers = rules.provenance, rules.later_writers
+        self.checks_writers = rules.checks_writers and not anybody_may_write(self.topic)
         self._is_common = is_common(self.topic, rules.later_writers) if self.checks_writers else None
 
     def activate_newest(self, body: Mapping[str, Any]) -> None:
