@@ -205,7 +205,6 @@ async def touched(
                 prompts.add(event.data.prompt_id)
     batches: set[str] = set()
     behind: set[str] = set()  # batches whose rehearsal may hold them
-    concerned: set[str] = set()  # buckets
     runs: set[str] = set()
     asked: set[str] = set()  # batches whose test rows they are among
     learnt: dict[str, set[str]] = {}  # examples among them, by bucket
@@ -213,41 +212,43 @@ async def touched(
     without: set[str] = set()  # runs of such batches that did without them, as they were taken back before
     for topic in ("batches", "runs") if examples or prompts else ():
         async for event in reader.events(topic):
-            if isinstance(event, BatchReady | TrainingStarted) and (found := examples & set(_rows(event))):
-                batches.add(event.data.batch_id)
-                learnt.setdefault(event.data.bucket, set()).update(found)
-                concerned.add(event.data.bucket)
-            elif isinstance(event, BatchReady) and event.data.bucket in concerned:
-                behind.add(event.data.batch_id)
-            if isinstance(event, BatchReady) and (examples | prompts) & set(_asked(event)):
-                asked.add(event.data.batch_id)
-            if isinstance(event, BatchReady):
-                held[event.data.batch_id] = examples & set(_rows(event))
+            if not isinstance(event, BatchReady | TrainingStarted):
+                continue
+            batch_id, bucket, found = event.data.batch_id, event.data.bucket, examples & set(_rows(event))
+            if found:
+                batches.add(batch_id)
+                learnt.setdefault(bucket, set()).update(found)
             if isinstance(event, TrainingStarted):
                 runs.add(event.data.run_id)
-                left = held.get(event.data.batch_id, set()).difference(event.data.withdrawn or ())
-                if not left and not examples & set(_rows(event)):
+                if not found and not held.get(batch_id, set()).difference(event.data.withdrawn or ()):
                     without.add(event.data.run_id)
+                continue
+            held[batch_id] = found
+            if not found and bucket in learnt:
+                behind.add(batch_id)
+            if (examples | prompts) & set(_asked(event)):
+                asked.add(batch_id)
     made = await versions(settings) if batches else []
     direct = {version.adapter.digest for version in made if version.batch_id in batches and version.run_id not in without}
     inherited = _descendants(made, direct)
     unknown = {version.adapter.digest for version in made if version.batch_id in behind and version.run_id not in runs}
     possible = (unknown | _descendants(made, unknown)) - direct - inherited
+    concerned = direct | inherited | possible
     decisions = [decision for decision in await history(reader) if decision.kind in CHANGES]
     now = {release.release_id for release in (await served(reader)).values()}
     trained = [decision for decision in decisions if adapter_digest(decision.data) in direct]
     later = [decision for decision in decisions if adapter_digest(decision.data) in inherited]
     perhaps = [decision for decision in decisions if adapter_digest(decision.data) in possible]
     released = {adapter_digest(decision.data) for decision in decisions}
-    heads = [version for version in made if version.adapter.digest in (direct | inherited | possible) - released]
-    still = [decision.data.release_id for decision in (*trained, *later, *perhaps) if decision.data.release_id in now]
+    heads = [version for version in made if version.adapter.digest in concerned - released]
+    serving = [decision for decision in (*trained, *later, *perhaps) if decision.data.release_id in now]
     samples: set[str] = set()
     if asked:
         async for each in evaluations(settings):
             if each.samples is not None and each.samples.batch_id in asked:
                 samples.add(each.samples.sha256)
-    serving = [decision for decision in (*trained, *later, *perhaps) if decision.data.release_id in now]
-    again = retraining.retrains(serving, made, direct | inherited | possible, learnt)
+    still = [decision.data.release_id for decision in serving]
+    again = retraining.retrains(serving, made, concerned, learnt)
     return Touched(sorted(examples), sorted(batches), trained, later, perhaps, still, sorted(samples), heads, again)
 
 
