@@ -40,23 +40,21 @@ def retrains(
     """One request for each bucket whose release in `served` has an adapter among `touched`. `made`: all versions in the order of
     the log; `learnt`: ids of the examples that were taken back, by bucket. Pure."""
     by_adapter = {version.adapter.digest: version for version in made}
+    newest = {version.bucket: version.batch_id for version in made}
     asked = []
     for decision in served:
         bucket, adapter = decision.data.bucket, adapter_digest(decision.data)
-        if adapter not in touched:
+        if adapter not in touched or bucket not in newest:
             continue
         seen: set[str] = set()
         while adapter is not None and adapter in touched and adapter not in seen:
             seen.add(adapter)
             version = by_adapter.get(adapter)
             adapter = None if version is None or not goes_on(version) else version.parent_adapter
-        newest = next((version for version in reversed(list(made)) if version.bucket == bucket), None)
-        if newest is None:
-            continue
         asked.append(
             BatchRetryRequest(
                 bucket=bucket,
-                batch_id=newest.batch_id,
+                batch_id=newest[bucket],
                 reason=REASON,
                 begins=None if adapter in touched else adapter,
                 without=sorted(learnt.get(bucket, ())),
