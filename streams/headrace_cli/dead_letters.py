@@ -285,10 +285,9 @@ def _row(row: LetterRow) -> dict[str, Any]:
 
 def _now(row: LetterRow) -> str:
     """Where a redriven record lies now."""
-    if row.redriven is None:
-        return ""
-    place = row.redriven.published
-    return f"{place.topic}/{place.partition}/{place.offset}"
+    from headrace_streams.dead_letters.letters import at_of
+
+    return "" if row.redriven is None else at_of(row.redriven.published)
 
 
 def _text(encoded: str | None) -> str:
