@@ -27,8 +27,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from bench.bench_lake import HEADRACE
 from bench.bench_stages import load_average
+from headrace_cli.common import PROGRAM
 from headrace_lake.manifest import LakeFolder
 from headrace_lake.query import opened
 
@@ -71,15 +71,7 @@ class Visitor:
 def console(lake: Path, deployment: str, bootstrap: str) -> Iterator[tuple[str, int]]:
     """Address and process of a console over a lake that nobody feeds."""
     with tempfile.TemporaryDirectory() as data:
-        command = [
-            *HEADRACE[:-1],
-            "from headrace_cli.main import main; main()",
-            "console",
-            "--no-follow",
-            "--json",
-            "--port",
-            "0",
-        ]
+        command = [sys.executable, "-c", PROGRAM, "console", "--no-follow", "--json", "--port", "0"]
         command += ["--lake", str(lake), "--deployment", deployment, "--bootstrap", bootstrap]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "HEADRACE_DATA_DIR": data})
         assert child.stdout is not None
