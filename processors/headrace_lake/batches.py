@@ -159,14 +159,13 @@ def retry(settings: Settings, as_json: bool, batch: str, reason: str | None) -> 
     """Have a batch that failed, or is held for want of weights, trained once more, by the policy as it is then.
 
     Exit 1 for a batch that was trained, or that waits anyway."""
-    from headrace_streams import requests
-    from headrace_streams.kafka.publisher import publish
+    from headrace_streams.kafka.publisher import publish, requested
 
     row = _row(run(_rows(settings)), batch)
     if row.state not in ("failed", "held"):
         raise CliError(NO, f"batch {batch} did not fail: {row.state}")
     data = msgspec.structs.replace(run(_asked_last(settings, row)), reason=reason, requested_by=who())
-    event = requests.request(BatchRetryRequested, data)
+    event = requested(BatchRetryRequested, data)
     run(publish(settings, event))
     if as_json:
         emit({"batch_id": row.batch_id, "bucket": row.bucket, "request_id": event.id})

@@ -111,8 +111,7 @@ async def batch_examples(log: Log, batch_id: str) -> tuple[Batch, list[DatasetEx
 
 
 async def _publish(settings: Settings, feedback: list[Any]) -> None:
-    from headrace_streams import requests
-    from headrace_streams.kafka.publisher import publish
+    from headrace_streams.kafka.publisher import publish, requested
 
     for each in feedback:
-        await publish(settings, requests.request(FeedbackRecorded, each, id=each.feedback_id, source="headrace:quality"))
+        await publish(settings, requested(FeedbackRecorded, each, id=each.feedback_id, source="headrace:quality"))

@@ -308,8 +308,9 @@ def _ask(settings: Settings, as_json: bool, timeout: float, request_id: str | No
     from headrace_schemas.codec import decode, encode
     from headrace_schemas.errors import DecodeError
     from headrace_streams import requests
+    from headrace_streams.kafka.publisher import requested
 
-    event = requests.request(kind, data, request_id)
+    event = requested(kind, data, request_id)
     try:
         decode(encode(event))
     except DecodeError as error:

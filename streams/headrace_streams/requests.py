@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-import uuid
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,7 +18,6 @@ from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import BatchRetryRequest, Evaluation, ModelVersion
 from headrace_schemas.events import (
     BatchReady,
-    E,
     EvaluationCompleted,
     Event,
     ExampleRewarded,
@@ -29,7 +26,6 @@ from headrace_schemas.events import (
     PromptDrawn,
     SubjectErased,
     TrainingStarted,
-    make,
 )
 from headrace_schemas.inputs import InteractionRetraction, SubjectErasure
 from headrace_schemas.root_error import HeadraceError
@@ -37,7 +33,7 @@ from headrace_schemas.selection import watched
 from headrace_schemas.topics import TOPICS
 from headrace_streams import retraining
 from headrace_streams.kafka.clients import NotAllowed
-from headrace_streams.kafka.publisher import publish
+from headrace_streams.kafka.publisher import publish, requested
 from headrace_streams.kafka.reader import Reader, event_of
 from headrace_streams.release_log import CHANGES, Decision, adapter_digest, follow, history, served
 from headrace_streams.sealing.key_log import key_log
@@ -67,13 +63,6 @@ class Touched(NamedTuple):
     samples: list[str]
     heads: list[ModelVersion]
     retrains: list[BatchRetryRequest] = []  # noqa: RUF012 - never changed
-
-
-def request(kind: type[E], data: Any, id: str | None = None, source: str | None = None) -> E:
-    """An event of ours with the time of now, and a new id unless it repeats an earlier request. `source`: who asks, where it is
-    not a command."""
-    event = make(kind, data, id=id or uuid.uuid4().hex, writer="command", time_ms=time.time_ns() // 1_000_000)
-    return event if source is None else msgspec.structs.replace(event, source=source)
 
 
 async def ask(settings: Settings, bucket: str, event: Event, timeout: float, *, repeated: bool = False) -> Decision:
@@ -142,7 +131,7 @@ async def retract(
     settings: Settings, interaction_id: str, reason: str | None, *, id: str | None = None, source: str | None = None
 ) -> Touched:
     """Says that an interaction shall not be learnt from; what it has gone into so far. DecodeError for an id that can't be."""
-    event = request(InteractionRetracted, InteractionRetraction(interaction_id=interaction_id, reason=reason), id, source)
+    event = requested(InteractionRetracted, InteractionRetraction(interaction_id=interaction_id, reason=reason), id, source)
     decode(encode(event))
     await publish(settings, event)
     return await _with_retrains(settings, await touched(settings, interaction_id=interaction_id), source)
@@ -150,7 +139,7 @@ async def retract(
 
 async def forget(settings: Settings, data_subject: str, *, id: str | None = None, source: str | None = None) -> Touched:
     """Asks for a person's data to be erased, and says what it has gone into so far. DecodeError for an id that can't be."""
-    event = request(SubjectErased, SubjectErasure(data_subject=data_subject), id, source)
+    event = requested(SubjectErased, SubjectErasure(data_subject=data_subject), id, source)
     decode(encode(event))
     sealed = await _sealed_interactions(settings, data_subject)  # afterwards nobody knows any more whose they were
     await publish(settings, event)

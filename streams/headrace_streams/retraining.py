@@ -7,17 +7,14 @@ has not learnt what was taken back, over all rows that are left. It is asked for
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import aclosing
 
-from msgspec import structs
-
 from headrace_schemas.derived import BatchRetryRequest, ModelVersion
-from headrace_schemas.events import BatchRetryRequested, RulesActivated, make
+from headrace_schemas.events import BatchRetryRequested, RulesActivated
 from headrace_schemas.ids import derive_id
 from headrace_schemas.root_error import HeadraceError
-from headrace_streams.kafka.publisher import publish
+from headrace_streams.kafka.publisher import publish, requested
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.release_log import Decision, adapter_digest
 from headrace_streams.settings import Settings
@@ -89,8 +86,7 @@ async def queue(settings: Settings, asked: Iterable[BatchRetryRequest], source: 
     for request in wanted:
         name = derive_id("retrain", request.bucket, request.batch_id, request.begins or "", *(request.without or ()))
         if name not in known:
-            event = make(BatchRetryRequested, request, id=name, writer="command", time_ms=time.time_ns() // 1_000_000)
-            await publish(settings, event if source is None else structs.replace(event, source=source))
+            await publish(settings, requested(BatchRetryRequested, request, name, source))
             queued.append(request)
     return queued
 

@@ -5,8 +5,6 @@ Knows the topic `assessments`; who is missed the worker's observer says.
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -16,9 +14,9 @@ from msgspec import Struct
 
 from headrace_schemas.codec import decode, encode
 from headrace_schemas.derived import Silence, SilenceKind, SilenceMute
-from headrace_schemas.events import Event, SilenceEnded, SilenceMuted, SilenceRaised, make
+from headrace_schemas.events import Event, SilenceEnded, SilenceMuted, SilenceRaised
 from headrace_schemas.times import parse_ns
-from headrace_streams.kafka.publisher import publish
+from headrace_streams.kafka.publisher import publish, requested
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.settings import Settings
 
@@ -96,7 +94,7 @@ async def mute(
 ) -> SilenceMuted:
     """Says that somebody knows of a silence, and until when nobody wants to be told. DecodeError for what can't be."""
     data = SilenceMute(kind=kind, subject=subject, until=until, reason=reason, requested_by=requested_by)
-    event = make(SilenceMuted, data, id=id or uuid.uuid4().hex, writer="command", time_ms=time.time_ns() // 1_000_000)
+    event = requested(SilenceMuted, data, id)
     decode(encode(event))
     await publish(settings, event)
     return event

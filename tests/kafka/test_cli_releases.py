@@ -50,12 +50,12 @@ from headrace_schemas.events import (
     TrainingStarted,
 )
 from headrace_schemas.inputs import Agent
-from headrace_streams import release_log, requests
+from headrace_streams import release_log
 from headrace_streams.adapter_store import Store
 from headrace_streams.background import Background
 from headrace_streams.kafka import clients
 from headrace_streams.kafka.partitioner import partition_for
-from headrace_streams.kafka.publisher import publish
+from headrace_streams.kafka.publisher import publish, requested
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.fold_task import FoldTask
 from headrace_streams.settings import Settings
@@ -423,7 +423,7 @@ def test_follow_prints_each_answer_as_it_comes(settings: Settings, worker: None,
         async with aclosing(release_log.follow(Reader(settings))) as batches:
             async for batch in batches:
                 if batch and not kinds:
-                    await publish(settings, requests.request(RollbackRequested, RollbackRequest(bucket=BUCKET)))
+                    await publish(settings, requested(RollbackRequested, RollbackRequest(bucket=BUCKET)))
                 kinds += [decision.kind for decision in batch]
                 if len(kinds) == 2:
                     break

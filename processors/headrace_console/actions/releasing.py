@@ -11,6 +11,7 @@ from headrace_schemas.derived import PromoteRequest, RevokeRequest, RollbackRequ
 from headrace_schemas.errors import DecodeError
 from headrace_schemas.events import PauseRequested, PromoteRequested, ResumeRequested, RevokeRequested, RollbackRequested
 from headrace_streams import requests
+from headrace_streams.kafka.publisher import requested
 from headrace_streams.learnt import learnt_taken_back
 from headrace_streams.settings import Settings
 
@@ -23,7 +24,7 @@ _SERVED = (
 
 async def ask(settings: Settings, bucket: str, kind: type[Any], data: Any, request: ActionRequest) -> ActionAnswer:
     """One request to the release stage and its answer, as commands ask: once, whatever is clicked twice."""
-    event = requests.request(kind, data, request.request_id)
+    event = requested(kind, data, request.request_id)
     try:
         decode(encode(event))
     except DecodeError as error:

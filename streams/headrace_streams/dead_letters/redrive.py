@@ -17,13 +17,13 @@ from msgspec import Struct
 from headrace_schemas.cloudevents import STRUCTURED
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import DeadLetter, Locator, Redrive
-from headrace_schemas.events import RecordRedriven, RecordRejected, make
+from headrace_schemas.events import RecordRedriven, RecordRejected
 from headrace_schemas.ids import derive_id
 from headrace_schemas.root_error import FAILED, HeadraceError
 from headrace_schemas.topics import REDRIVE, key_of
 from headrace_streams.dead_letters.letters import TOPIC, LetterFilter, LetterReader, LetterRow, at_of, rows
 from headrace_streams.dead_letters.repair import REPAIRABLE, Edit, RepairedRecord, Unfit, repaired
-from headrace_streams.kafka.publisher import AtomicPublisher, TransactionFailed, publishing_atomically
+from headrace_streams.kafka.publisher import AtomicPublisher, TransactionFailed, publishing_atomically, requested
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.runtime.writers import UNKNOWN_WRITER, refusal
 from headrace_streams.settings import Settings
@@ -118,7 +118,7 @@ async def _published(
 def _event(
     letter: DeadLetter, record: RepairedRecord, published: Locator, reason: str, requested_by: str | None
 ) -> RecordRedriven:
-    return make(
+    return requested(
         RecordRedriven,
         Redrive(
             topic=letter.topic,
@@ -129,9 +129,7 @@ def _event(
             reason=reason,
             requested_by=requested_by,
         ),
-        id=derive_id("redriven", at_of(letter)),
-        writer="command",
-        time_ms=time.time_ns() // 1_000_000,
+        derive_id("redriven", at_of(letter)),
     )
 
 

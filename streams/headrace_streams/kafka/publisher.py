@@ -5,15 +5,18 @@ event's meaning.
 from __future__ import annotations
 
 import asyncio
+import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
 from headrace_schemas.codec import encode
-from headrace_schemas.events import Event
+from headrace_schemas.events import E, Event, make
 from headrace_schemas.root_error import FAILED, HeadraceError
 from headrace_schemas.topics import route
 from headrace_streams.kafka import clients
@@ -83,6 +86,13 @@ async def publishing_atomically(settings: Settings, name: str, *topics: str) -> 
     producer = clients.producer(settings, transactional_id=f"{settings.deployment}.{name}")
     async with clients.connected(producer):
         yield AtomicPublisher(settings, producer, counts)
+
+
+def requested(kind: type[E], data: Any, id: str | None = None, source: str | None = None) -> E:
+    """An event of ours with the time of now, and a new id unless it repeats an earlier request. `source`: who asks, where it is
+    not a command."""
+    event = make(kind, data, id=id or uuid.uuid4().hex, writer="command", time_ms=time.time_ns() // 1_000_000)
+    return event if source is None else msgspec.structs.replace(event, source=source)
 
 
 async def publish(settings: Settings, event: Event) -> None:
