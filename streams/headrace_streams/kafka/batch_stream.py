@@ -61,21 +61,22 @@ def stands_out(buffer: Buffer, position: int, length: int) -> bool:
         return True
 
 
-def none_stands_out(buffer: Buffer, position: int, count: int) -> bool:
-    """Whether all of `buffer` from `position` on is `count` ordinary records."""
-    size = len(buffer)
-    safe = size - 10  # as below
-    try:
-        for _ in range(count):
-            length, position = decode_varint(buffer, position) if position <= safe else varint(buffer, position)
-            if not 0 <= length <= min(size - position, RECORD_BYTES):
-                return False
-            if length >= 2 * HEADERS_LIMIT and stands_out(buffer, position, length):
-                return False
-            position += length
-    except (IndexError, ValueError, BatchFault):
-        return False
-    return position == size
+def ordinary(buffer: Buffer, position: int, most: int) -> tuple[int, int]:
+    """Where the whole ordinary records from `position` on end, at most `most`, and their number."""
+    count, size = 0, len(buffer)
+    safe = size - 10
+    while count < most:
+        try:  # the client's reader of numbers is four times as fast, and looks beyond the end
+            length, start = decode_varint(buffer, position) if position <= safe else varint(buffer, position)
+        except (IndexError, ValueError, BatchFault):
+            break
+        if length < 0 or length > RECORD_BYTES or start + length > size:
+            break
+        if length >= 2 * HEADERS_LIMIT and stands_out(buffer, start, length):
+            break
+        position = start + length
+        count += 1
+    return position, count
 
 
 class BatchStream:
@@ -102,19 +103,7 @@ class BatchStream:
         """The whole ordinary records that are here, at most `most`, with `padding` behind them, and their number. They are a
         batch where its header up to their number, `head`, is given: so they are copied once only."""
         buffer, start = self._buffer, self._at
-        at, count, size = start, 0, len(buffer)
-        safe = size - 10
-        while count < most:
-            try:  # the client's reader of numbers is four times as fast, and looks beyond the end
-                length, position = decode_varint(buffer, at) if at <= safe else varint(buffer, at)
-            except (IndexError, ValueError, BatchFault):
-                break
-            if length < 0 or length > RECORD_BYTES or position + length > size:
-                break
-            if length >= 2 * HEADERS_LIMIT and stands_out(buffer, position, length):
-                break
-            at = position + length
-            count += 1
+        at, count = ordinary(buffer, start, most)
         self._at = at
         self.position += at - start
         number = count.to_bytes(4, "big") if head else b""

@@ -16,7 +16,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from headrace_schemas.json_limits import RECORD_LIMIT
-from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES, BatchStream, none_stands_out, nullable, varint
+from headrace_streams.kafka.batch_stream import HEADERS_LIMIT, RECORD_BYTES, BatchStream, nullable, ordinary, varint
 from headrace_streams.kafka.decompression import BatchFault, portions
 from headrace_streams.kafka.record_columns import PADDING, RecordColumns, columns_of
 
@@ -154,8 +154,9 @@ def _is_dense(header: BatchHeader) -> bool:
 
 def _runs(header: BatchHeader, batch: bytes | memoryview, spent: Callable[[int], None]) -> Iterator[Iterable[Any]]:
     """Runs of ordinary records, as aiokafka's fast reader reads them, and what stands out one by one."""
-    small = len(batch) - _HEADER.size < 2 * HEADERS_LIMIT  # nothing in it can stand out
-    if header.codec == 0 and (small or (header.records <= _AT_ONCE and none_stands_out(batch, _HEADER.size, header.records))):
+    body, whole = _HEADER.size, (len(batch), header.records)
+    small = len(batch) - body < 2 * HEADERS_LIMIT  # nothing in it can stand out
+    if header.codec == 0 and (small or (header.records <= _AT_ONCE and ordinary(batch, body, header.records) == whole)):
         with contextlib.suppress(*_BROKEN):
             records = list(DefaultRecordBatch(batch))
             spent(len(batch))
