@@ -25,7 +25,7 @@ def issued(ring: Keyring, claims: Iterable[Claim], now_ms: int, new_key: Callabl
     """The events that `claims` ask for, in their order: nothing for what the keyring says already."""
     written: list[Event] = []
     told: set[tuple[str, ...]] = set()  # what belongs to whom
-    subjects: dict[str, str] = {}  # of keys that are issued here
+    new: set[str] = set()  # owners of keys that are issued here
 
     def write(kind: type[Event], data: object, name: str) -> None:
         written.append(make(kind, data, id=name, writer=WRITER, time_ms=now_ms))
@@ -40,9 +40,9 @@ def issued(ring: Keyring, claims: Iterable[Claim], now_ms: int, new_key: Callabl
             continue
         if ring.is_erased(owner):
             continue
-        if claim.makes_key and not ring.is_known(owner) and owner not in subjects:
+        if claim.makes_key and not ring.is_known(owner) and owner not in new:
             key_id = uuid.uuid4().hex
-            subjects[owner] = subject
+            new.add(owner)
             told.add((owner, subject))
             if subject and time_ns <= ring.mark(subject):
                 write(KeyErased, KeyErasure(key_id=key_id, owner=owner, subject=subject), key_id)
@@ -56,7 +56,7 @@ def issued(ring: Keyring, claims: Iterable[Claim], now_ms: int, new_key: Callabl
             told.add((owner, subject))
             key_id = derive_id("key.belongs", owner, subject)
             write(KeyBelongs, KeyBelonging(key_id=key_id, owner=owner, time=time, subject=subject), key_id)
-        if claim.of and (owner, claim.of, time) not in told and _is_news(ring, owner, claim.of, time_ns, owner in subjects):
+        if claim.of and (owner, claim.of, time) not in told and _is_news(ring, owner, claim.of, time_ns, owner in new):
             told.add((owner, claim.of, time))
             key_id = derive_id("key.belongs", owner, claim.of, *((time,) if owner.startswith(FOREIGN_OWNER) else ()))
             write(KeyBelongs, KeyBelonging(key_id=key_id, owner=owner, time=time, of=claim.of), key_id)
