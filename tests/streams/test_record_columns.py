@@ -65,6 +65,14 @@ def test_records_with_the_headers_of_a_stage_come_many_at_once(codec: str) -> No
     assert len(list(unpack_columns(batch_of(codec, rows), HEAD))) >= 10
 
 
+@pytest.mark.parametrize("codec", [codec for codec in CODECS if codec != "raw snappy"])  # which is unpacked at once
+def test_behind_a_record_without_these_headers_others_come_many_at_once_again(codec: str) -> None:
+    rows = [record(0, b"k", b"v", [KIND])]
+    rows += [record(offset, b"k", b"v" * 3000, [KIND, (b"origin", b"o")]) for offset in range(1, 400)]
+    read = list(unpack_columns(batch_of(codec, rows), HEAD))
+    assert isinstance(read[-1], RecordColumns), "only the run that it is in is read one by one"
+
+
 def test_offsets_that_compaction_left_out_are_not_made_up() -> None:
     rows = [record(offset, b"k", b"v", [KIND, (b"origin", b"o")]) for offset in (1, 4, 5)]
     [columns] = unpack_columns(batch("none", b"".join(rows), 3, base=10, last=9), HEAD)
