@@ -80,12 +80,12 @@ def check_origin(published: Published) -> None:
         raise DecodeError("bad_value", "data.attributed_from", message)
 
 
-def session_routed(event: InputEvent, value: bytes, sketches: bool | None) -> list[Write]:
+def session_routed(event: InputEvent, value: bytes, version: int, sketches: bool) -> list[Write]:
     """The write of feedback on a session, completed and scrubbed as `value`. DecodeError where its session is none.
-    `sketches`: whether contents are told; None: under rules that knew none."""
+    `version`: of the rules; `sketches`: whether contents are told."""
     tree = tree_of(value)
     data = tree["data"]
-    if sketches is not None and isinstance(event, FeedbackRecorded):
+    if version > 4 and isinstance(event, FeedbackRecorded):
         data.pop("content_sketch", None)
         if event.data.kind == CONTENT:
             content = data.pop("content", None)
@@ -104,7 +104,7 @@ def session_routed(event: InputEvent, value: bytes, sketches: bool | None) -> li
     return [Write("sessions", data["session_id"], encode_tree(tree))]
 
 
-def session_joined(event: InputEvent, value: bytes, sketches: bool | None) -> Write | None:
+def session_joined(event: InputEvent, value: bytes, sketches: bool) -> Write | None:
     """Tells the session of an interaction of it, which is passed on as `value`; None where it has none."""
     if not isinstance(event, InteractionRecorded) or event.data.session_id is None:
         return None
