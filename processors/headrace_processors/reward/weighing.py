@@ -57,14 +57,13 @@ def weighed(records: Sequence[FeedbackRecord], weighing: Weighing) -> FeedbackSu
     """As `feedback.aggregate`. What was derived and weighs nothing is not heard."""
     heard = heard_of(records, weighing)
     direct = [said for said in heard if not weighing.is_derived(said)]
-    voices = voices_of(heard, weighing.bonus)
+    voices, given = voices_of(heard, weighing.bonus), voices_of(direct, weighing.bonus)
     if not voices:
         return None
-    derived = len(voices) - len(voices_of(direct, weighing.bonus))
+    derived = len(voices) - len(given)
     validation, feedback = _means(voices, weighing)
-    own = heard if weighing.in_quality else direct
-    said = aggregate(own, weighing.bonus)
-    quality = sum(_means(voices_of(own, weighing.bonus), weighing)) if derived and not weighing.in_quality else None
+    said = aggregate(heard if weighing.in_quality else direct, weighing.bonus)
+    quality = sum(_means(given, weighing)) if derived and not weighing.in_quality else None
     return FeedbackSummary(
         validation=validation,
         feedback=feedback,
@@ -83,8 +82,7 @@ def heard_of(records: Sequence[FeedbackRecord], weighing: Weighing) -> Sequence[
 
 def weights_of(voice: VoiceOpinion[FeedbackRecord], weighing: Weighing) -> tuple[float, float]:
     """Of its score, and of its kind; of what it does not say as of the other."""
-    scored = next((said for said in reversed(voice.records) if said.score is not None), None)
-    one, other = scored or voice.kind, voice.kind or scored
+    one, other = voice.scored or voice.kind, voice.kind or voice.scored
     return 0.0 if one is None else weighing.weight(one), 0.0 if other is None else weighing.weight(other)
 
 
