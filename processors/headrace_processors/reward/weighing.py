@@ -1,8 +1,8 @@
-"""How voices of different weight come to one summary: since rule version 5. Pure; knows a policy and a case, no event.
+"""How voices of different weight come to one summary. Pure; knows a policy and a case, no event.
 
 Of a voice that is credited with a share, the share is its weight; of one that was derived, what policy says of its derivation.
 
-    (Σ weight x what it says) / max(1, Σ weight)
+    (Σ weight x what it says) / max(1, Σ weight)        since rule version 5
 
 With weights of 1 that is the mean. What weak voices lack of one whole voice says nothing: one of weight 0.25 alone comes to a
 quarter of what it says, four of them that agree to all of it, and beside a whole voice it moves the mean by a fifth. (The mean of
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from headrace_processors.reward.feedback import FeedbackRecord, FeedbackSummary, VoiceOpinion, aggregate, corrected_of, voices_of
 from headrace_processors.reward.formula import bonus_of
@@ -21,6 +22,7 @@ from headrace_processors.reward.policy import DerivedWorth, RewardPolicy
 from headrace_processors.reward.state import InteractionState
 
 UNKNOWN = DerivedWorth()  # of a derivation that the policy does not name
+Share = Callable[[FeedbackRecord], float]
 
 
 class Weighing(NamedTuple):
@@ -31,6 +33,26 @@ class Weighing(NamedTuple):
     bonus: Callable[[FeedbackRecord], float]
     is_derived: Callable[[FeedbackRecord], bool]
     in_quality: bool
+
+
+def summary_of(
+    policy: RewardPolicy, records: Sequence[Any], share: Share | None, weighing: Weighing | None
+) -> FeedbackSummary | None:
+    """Of all that is said, by what `hearing_of` found."""
+    return aggregate(records, partial(bonus_of, policy), share) if weighing is None else weighed(records, weighing)
+
+
+def hearing_of(policy: RewardPolicy, version: int, case: InteractionState) -> tuple[Share | None, Weighing | None]:
+    """How a rule version hears what is said of a case: by shares until 4, by a weighing since 5."""
+    return (share_of(case), None) if version < 5 else (None, weighing_of(policy, case))
+
+
+def share_of(case: InteractionState) -> Share | None:
+    """How much of what it says feedback is credited with; None where it is all of it, as it mostly is."""
+    if not case.attributed:
+        return None
+    shares = case.shares
+    return lambda said: shares.get(said.identity, 1.0)
 
 
 def weighing_of(policy: RewardPolicy, case: InteractionState) -> Weighing | None:
