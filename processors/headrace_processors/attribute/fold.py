@@ -13,6 +13,7 @@ Counters: joined, left, reported, credited, waiting, retracted, duplicate, confl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from typing import Any
@@ -284,26 +285,22 @@ class AttributeStep:
         """Credits anew what is credited otherwise by now, and looks for what derivations see. `own`: the word that the record is
         about, as it was changed by it, else `counter`; `taken_back`: ids of what was retracted by it."""
         after = structs.replace(after, touched=self._record.now, words=tuple(self._credited(after, word) for word in after.words))
-        counters: dict[str, int] = {}
+        counters: Counter[str] = Counter()
         if self._derivations is not None:
             after = self._seen(after, taken_back, counters)
         self._changes[self._key] = _ENCODER.encode(after)
-
-        def count(counter: str, by: int = 1) -> None:
-            counters[counter] = counters.get(counter, 0) + by
-
         for word in after.words:
             known = self._before.word(word.source, word.feedback_id)
             if own is not None and own.identity == word.identity:
-                count("waiting" if word.waiting else word.effect)
+                counters["waiting" if word.waiting else word.effect] += 1
             if known is not None and known.waiting and not word.waiting:
-                count("waiting", -1)
-                count(word.effect)
+                counters["waiting"] -= 1
+                counters[word.effect] += 1
         if own is None:
-            count(counter)
+            counters[counter] += 1
         return Step(self._outputs, self._changes, {name: by for name, by in counters.items() if by})
 
-    def _seen(self, after: SessionState, taken_back: Set[str], counters: dict[str, int]) -> SessionState:
+    def _seen(self, after: SessionState, taken_back: Set[str], counters: Counter[str]) -> SessionState:
         """With what derivations see; writes what is new, and then takes back what is no more."""
         if not self._derivations and not after.signs:
             return after
@@ -314,10 +311,10 @@ class AttributeStep:
         found = derived(self._derivations or (), self._id, after, get, taken_back)
         for record, sign in found.new:
             self._outputs.append(self._derived_feedback(record, sign))
-            counters[DERIVED + record.kind] = counters.get(DERIVED + record.kind, 0) + 1
+            counters[DERIVED + record.kind] += 1
         for record in found.gone:
-            self._outputs.append(self._derived_retraction(record))
-            counters[DERIVED + record.kind] = counters.get(DERIVED + record.kind, 0) - 1
+            self._outputs.append(self._retraction(f"headrace:{STAGE}", record.feedback_id, record.interaction_id))
+            counters[DERIVED + record.kind] -= 1
         return structs.replace(after, signs=found.signs, found=found.found)
 
     def _credited(self, session: SessionState, word: SessionWord) -> SessionWord:
@@ -339,7 +336,8 @@ class AttributeStep:
                 said = said or self._said(word)
                 self._outputs.append(self._derived(said, word, credit))
             credits.append(credit)
-        self._outputs += [self._taken_back(word, credit) for credit in standing.values()]
+        for credit in standing.values():
+            self._outputs.append(self._retraction(word.source, credit.feedback_id, credit.interaction_id))
         return structs.replace(word, revision=revision, credits=tuple(credits))
 
     def _said(self, word: SessionWord) -> dict[str, Any]:
@@ -357,9 +355,6 @@ class AttributeStep:
         data["attributed_from"] = msgspec.to_builtins(attribution)
         event_id = derive_id("attributed.feedback", credit.feedback_id)
         return Write("signals", credit.interaction_id, encode_tree({**said, "type": _FEEDBACK, "id": event_id, "data": data}))
-
-    def _taken_back(self, word: SessionWord, credit: SessionCredit) -> Write:
-        return self._retraction(word.source, credit.feedback_id, credit.interaction_id)
 
     def _retraction(self, source: str, feedback_id: str, interaction_id: str) -> Write:
         event = FeedbackRetracted(
@@ -396,9 +391,6 @@ class AttributeStep:
             traceparent=self._event.traceparent,
         )
         return Write("signals", record.interaction_id, event)
-
-    def _derived_retraction(self, record: SignRecord) -> Write:
-        return self._retraction(f"headrace:{STAGE}", record.feedback_id, record.interaction_id)
 
 
 def _time_ns(event: Event) -> int:
