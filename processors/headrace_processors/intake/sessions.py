@@ -33,8 +33,6 @@ from headrace_schemas.session_feedback import CONTENT, STAND_IN
 from headrace_streams.runtime.stage import Write
 
 STAGE = "intake"
-
-
 QUESTION, OUTPUT, CONTEXT, REPORT = 128, 128, 512, 2048  # hashes of a sketch at most: of a reply of 130 words all of them
 PHRASE = 3  # words of a piece of what may stand in something else
 
