@@ -60,23 +60,24 @@ def sketch_of(text: str, *, words: int, room: int) -> str | None:
 
 def overlap(one: str | None, other: str | None) -> float:
     """Jaccard similarity of two texts, 0 to 1; 0 where one has no sketch."""
-    if one is None or other is None:
-        return 0.0
-    first, second = _read(one), _read(other)
-    limit = min(first.limit, second.limit)
-    mine = first.below(limit)
-    both = len(mine & second.known)
-    return both / (len(mine) + second.count(limit) - both or 1)
+    first, second, both = _compared(one, other)
+    return both / (first + second - both or 1)
 
 
 def containment(part: str | None, whole: str | None) -> float:
     """How much of a text stands in another, 0 to 1; 0 where one has no sketch, or too little is known to say."""
-    if part is None or whole is None:
-        return 0.0
-    first, second = _read(part), _read(whole)
+    mine, _, both = _compared(part, whole)
+    return both / mine if mine >= FEWEST else 0.0
+
+
+def _compared(one: str | None, other: str | None) -> tuple[int, int, int]:
+    """Of the hashes up to which both sketches are complete those of the one, of the other, and of both; 0 without a sketch."""
+    if one is None or other is None:
+        return 0, 0, 0
+    first, second = _read(one), _read(other)
     limit = min(first.limit, second.limit)
     mine = first.below(limit)
-    return len(mine & second.known) / len(mine) if len(mine) >= FEWEST else 0.0
+    return len(mine), second.count(limit), len(mine & second.known)
 
 
 @lru_cache(maxsize=KEPT)

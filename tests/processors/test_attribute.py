@@ -20,6 +20,7 @@ from headrace_schemas.codec import decode
 from headrace_schemas.events import FeedbackRecorded, FeedbackRetracted, RecordRejected
 from headrace_streams.runtime.step import Processed
 from headrace_streams.testing import START_MS, MemoryTask
+from support.examples import examples_of
 from support.signals import at, event, feedback, interaction
 
 DAY = 86_400_000
@@ -358,30 +359,24 @@ def test_what_is_said_of_sessions_is_not_sealed_and_a_policy_that_wants_both_is_
 # reward
 
 
-def reward(*values: bytes) -> list[dict[str, Any]]:
-    stage = MemoryTask(STAGE["reward"], "signals")
-    produced = [each for value in values for each in stage.feed(value).produced]
-    return [msgspec.json.decode(each.value)["data"] for each in produced if each.topic == "examples"]
-
-
 def attributed(share: float, name: str = "d1", kind: str = "explicit_positive", **data: Any) -> bytes:
     source = {"session_id": "s1", "feedback_id": "f1", "share": share}
     return feedback(name, "i1", kind, name="session", attributed_from=source, **data)
 
 
 def test_what_an_interaction_is_credited_with_counts_by_its_share() -> None:
-    [whole] = reward(interaction(), feedback("f1", "i1", "explicit_positive", score=90))
-    [half] = reward(interaction(), attributed(0.5, score=90))
+    [whole] = examples_of(interaction(), feedback("f1", "i1", "explicit_positive", score=90))
+    [half] = examples_of(interaction(), attributed(0.5, score=90))
     assert half["components"]["validation"] == pytest.approx(whole["components"]["validation"] / 2)
     assert half["components"]["feedback"] == pytest.approx(whole["components"]["feedback"] / 2)
     assert half["score"] == 90
-    [first] = reward(attributed(0.5, score=90), interaction())
+    [first] = examples_of(attributed(0.5, score=90), interaction())
     assert first["reward"] == half["reward"]
 
 
 def test_a_word_on_the_interaction_itself_stands_beside_the_same_persons_word_on_the_session() -> None:
     who: dict[str, Any] = {"principal": {"id": "ada", "kind": "human"}}
-    found = reward(interaction(), feedback("f1", "i1", "explicit_negative", **who), attributed(0.25, minute=5, **who))
+    found = examples_of(interaction(), feedback("f1", "i1", "explicit_negative", **who), attributed(0.25, minute=5, **who))
     assert found[-1]["voices"] == 2
     assert found[-1]["components"]["feedback"] == pytest.approx((-1.0 + 0.25 * 0.4) / 1.25)
 
@@ -396,9 +391,9 @@ def test_shares_of_feedback_that_falls_out_go_with_it() -> None:
 
 
 def test_what_is_taken_back_leaves_the_example_as_it_was() -> None:
-    [before] = reward(interaction(), feedback(score=90))
+    [before] = examples_of(interaction(), feedback(score=90))
     retraction = event("feedback.retracted", {"feedback_id": "d1", "interaction_id": "i1"}, id="r", source="people:test")
-    after = reward(interaction(), feedback(score=90), attributed(0.5, kind="explicit_negative"), retraction)
+    after = examples_of(interaction(), feedback(score=90), attributed(0.5, kind="explicit_negative"), retraction)
     assert [example["revision"] for example in after] == [1, 2, 3]
     assert after[-1]["reward"] == before["reward"]
     assert after[1]["reward"] < before["reward"]

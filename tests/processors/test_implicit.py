@@ -24,6 +24,7 @@ from headrace_schemas.codec import decode
 from headrace_schemas.events import ExampleRewarded, FeedbackRecorded, FeedbackRetracted
 from headrace_streams.runtime.step import Processed
 from headrace_streams.testing import START_MS, MemoryTask
+from support.examples import GROUPS, examples_of
 from support.signals import event, feedback, interaction, interaction_retracted, subject_erased
 
 DAY = 86_400_000
@@ -463,12 +464,6 @@ def test_a_part_is_found_in_a_whole_that_is_much_longer_than_its_sketch() -> Non
 # reward
 
 
-def reward(*values: bytes, **policy: Any) -> list[dict[str, Any]]:
-    stage = MemoryTask(STAGE["reward"], "signals", RewardPolicy(**policy))
-    produced = [each for value in values for each in stage.feed(value).produced]
-    return [msgspec.json.decode(each.value)["data"] for each in produced if each.topic == "examples"]
-
-
 def seen(kind: str = "rephrased", name: str = "d1") -> bytes:
     source = {"session_id": "s1", "feedback_id": name, "share": 1.0, "derived_by": f"{kind}@1", "causes": ["i1", "i2"]}
     return feedback(name, "i1", kind, name=f"derived:{kind}", attributed_from=source)
@@ -479,29 +474,29 @@ def credited(share: float, name: str = "c1", kind: str = "explicit_positive") ->
 
 
 def test_what_was_derived_is_a_weak_voice_of_its_own_and_marked() -> None:
-    [alone] = reward(interaction(), seen())
+    [alone] = examples_of(interaction(), seen())
     assert alone["components"]["feedback"] == pytest.approx(0.25 * -0.4)
     assert (alone["voices"], alone["derived"], alone["quality"]) == (1, 1, 0)
     assert alone["reward"] < 0
     assert "score" not in alone
-    beside = reward(interaction(), feedback("f1", score=90), seen())[-1]
-    [direct] = reward(interaction(), feedback("f1", score=90))
+    beside = examples_of(interaction(), feedback("f1", score=90), seen())[-1]
+    [direct] = examples_of(interaction(), feedback("f1", score=90))
     assert beside["components"]["feedback"] == pytest.approx((0.3 - 0.25 * 0.4) / 1.25)
     assert (beside["quality"], beside["score"], beside["contradicted"]) == (direct["quality"], 90, False)
     assert "derived" not in direct
 
 
 def test_quality_hears_it_where_policy_says_so_and_weight_nothing_is_not_heard() -> None:
-    [heard] = reward(interaction(), seen(), derived_in_quality=True)
+    [heard] = examples_of(interaction(), seen(), derived_in_quality=True)
     assert heard["quality"] < 0
     assert heard["derived"] == 1
-    assert reward(interaction(), seen(), derived={"rephrased": {"weight": 0}}) == []
-    [own] = reward(interaction(), seen("weary"), derived={"weary": {"bonus": 1.0, "weight": 0.5}})
+    assert examples_of(interaction(), seen(), derived={"rephrased": {"weight": 0}}) == []
+    [own] = examples_of(interaction(), seen("weary"), derived={"weary": {"bonus": 1.0, "weight": 0.5}})
     assert own["components"]["feedback"] == 0.5
 
 
 def test_weak_voices_that_agree_come_to_a_whole_one_and_not_to_more() -> None:
-    examples = reward(interaction(), *(seen(name=f"d{number}") for number in range(8)))
+    examples = examples_of(interaction(), *(seen(name=f"d{number}") for number in range(8)))
     found = [example["components"]["feedback"] for example in examples]
     assert found == pytest.approx([-0.1, -0.2, -0.3, *[-0.4] * 5])
 
@@ -509,16 +504,16 @@ def test_weak_voices_that_agree_come_to_a_whole_one_and_not_to_more() -> None:
 def test_a_small_share_moves_a_whole_voice_by_little() -> None:
     """The mean of products made a whole voice of any share: 1 and a hundredth of 1 came to half."""
     whole = feedback("f1", "i1", "explicit_positive")
-    found = reward(interaction(), whole, credited(0.01))[-1]
+    found = examples_of(interaction(), whole, credited(0.01))[-1]
     assert found["components"]["feedback"] == pytest.approx(0.4)
-    found = reward(interaction(), whole, credited(0.01, kind="explicit_negative"))[-1]
+    found = examples_of(interaction(), whole, credited(0.01, kind="explicit_negative"))[-1]
     assert found["components"]["feedback"] == pytest.approx((0.4 - 0.01) / 1.01)
 
 
 @given(st.permutations([interaction(), feedback("f1", score=90), seen(), seen("kept", "d2"), credited(0.5)]))
 def test_the_order_in_which_it_is_heard_does_not_matter(values: list[bytes]) -> None:
-    found = reward(*values)[-1]
-    expected = reward(interaction(), feedback("f1", score=90), seen(), seen("kept", "d2"), credited(0.5))[-1]
+    found = examples_of(*values)[-1]
+    expected = examples_of(interaction(), feedback("f1", score=90), seen(), seen("kept", "d2"), credited(0.5))[-1]
     names = ("quality", "reward", "components", "voices", "derived", "score")
     assert [found[name] for name in names] == [expected[name] for name in names]
 
@@ -555,9 +550,7 @@ def test_a_session_hears_of_an_interaction_that_had_expired() -> None:
 
 def example(number: int, test: bool, **said: Any) -> bytes:
     """An example of one group, of the wanted side."""
-    from headrace_schemas.splits import split_of
-
-    group = next(f"g{number}-{each}" for each in range(1000) if (split_of("sql/tiny", f"g{number}-{each}") == "test") is test)
+    group = GROUPS["test" if test else "train"][number]
     stage = MemoryTask(STAGE["reward"], "signals")
     stage.feed(
         interaction(f"i{number}", prompt_group=group, prompt=f"a question {number}", output=f"select {number} from things")

@@ -285,10 +285,14 @@ def test_what_is_doubled_lost_or_forged_of_who_was_erased_is_a_difference(
 
 def test_a_batch_that_names_a_row_which_is_not_there_is_a_difference(erased: SealedRing) -> None:
     records, number = place_of(erased.log, "batches", BATCH)
-    tree = msgspec.json.decode(records[number].value or b"")
+    record = records[number]
+    tree = msgspec.json.decode(record.value or b"")
     tree["data"]["members"][0]["sha256"] = "sha256:" + "0" * 64
-    records[number] = records[number]._replace(value=msgspec.json.encode(tree))
-    assert erased.verified()["curate"].differences
+    records[number] = record._replace(value=msgspec.json.encode(tree))
+    try:
+        assert erased.verified()["curate"].differences
+    finally:
+        records[number] = record
 
 
 def test_a_key_that_is_missing_and_was_not_erased_is_refused_and_makes_no_dead_letter(told: SealedRing) -> None:

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+import msgspec
+
 from headrace_processors.curate.fold import build
 from headrace_processors.curate.policy import NEWEST, CuratePolicy
 from headrace_processors.curate.state import ASSESSED
+from headrace_processors.reward.policy import RewardPolicy
+from headrace_processors.stages import STAGES
 from headrace_schemas.codec import encode
 from headrace_schemas.derived import (
     Components,
@@ -39,8 +43,10 @@ from headrace_schemas.inputs import Agent
 from headrace_schemas.splits import split_of
 from headrace_schemas.times import rfc3339
 from headrace_streams.runtime.stage import Record
+from headrace_streams.testing import MemoryTask
 from support.signals import START_MS, StageRun, at
 
+REWARD = next(stage for stage in STAGES if stage.name == "reward")
 BUCKET = "sql/tiny"
 DAY_MS = 86_400_000
 
@@ -84,6 +90,13 @@ def example(number: int, *, split: str = "train", **changed: Any) -> Example:
         "train": True,
     }
     return Example(**{**fields, **changed})
+
+
+def examples_of(*signals: bytes, **policy: Any) -> list[dict[str, Any]]:
+    """What the reward stage says of examples, record by record."""
+    stage = MemoryTask(REWARD, "signals", RewardPolicy(**policy))
+    produced = [each for value in signals for each in stage.feed(value).produced]
+    return [msgspec.json.decode(each.value)["data"] for each in produced if each.topic == "examples"]
 
 
 def rewarded(number: int, **changed: Any) -> bytes:

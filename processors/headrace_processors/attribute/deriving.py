@@ -47,20 +47,21 @@ def derived(
         parts = {record.interaction_id, *record.causes}
         return not parts & taken_back and not parts <= known
 
-    standing = {record.identity: record for record in session.signs}
-    kept = [record for identity, record in standing.items() if identity in wanted or stays(record)]
-    gone = [record for identity, record in standing.items() if identity not in wanted and not stays(record)]
-    others = [record for record in kept if record.identity not in wanted]
+    standing = {record.identity for record in session.signs}
+    still = [record for record in session.signs if record.identity in wanted]
+    unseen = [record for record in session.signs if record.identity not in wanted]
+    others, gone = [record for record in unseen if stays(record)], [record for record in unseen if not stays(record)]
     seen = {(record.kind, record.interaction_id) for record in others}  # and need not be again
     new: list[tuple[SignRecord, SessionSign]] = []
     found = session.found
-    for (kind, derivation, interaction_id, causes), sign in wanted.items():
-        if (kind, derivation, interaction_id, causes) not in standing and (kind, interaction_id) not in seen:
+    for identity, sign in wanted.items():
+        kind, derivation, interaction_id, _ = identity
+        if identity not in standing and (kind, interaction_id) not in seen:
             found += 1
             feedback_id = derive_id("derived", session_id, kind, derivation, interaction_id, found)
-            new.append((SignRecord(kind, derivation, interaction_id, causes, feedback_id), sign))
-    still = (record for record in kept if record.identity in wanted)  # behind others: what is forgotten would be found anew
-    return Derived((*others, *still, *(record for record, _ in new))[-SIGNS:], found, new, gone)
+            new.append((SignRecord(*identity, feedback_id), sign))
+    signs = (*others, *still, *(record for record, _ in new))[-SIGNS:]  # still behind others: forgotten, it would be found anew
+    return Derived(signs, found, new, gone)
 
 
 Identity = tuple[str, str, str, tuple[str, ...]]

@@ -35,8 +35,8 @@ def kept(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], options
     for turn in turns:
         for report in _last_after(turn, reports, options.within_ns):
             before = _before(turn, report.name, reports)
-            was = 0.0 if before is None else containment(turn.output, before.content)
-            if was < STANDS and containment(turn.output, report.content) >= options.least:
+            was_there = before is not None and _stands(turn, before)
+            if not was_there and containment(turn.output, report.content) >= options.least:
                 yield SessionSign(turn.interaction_id, report.time_ns, (turn.interaction_id, report.report_id))
                 break
         else:
@@ -59,7 +59,7 @@ def undone(turns: Sequence[SessionTurn], reports: Sequence[SessionReport], optio
         else:
             for report in _last_after(turn, reports, options.within_ns):
                 before = _before(turn, report.name, reports)
-                if before is None or containment(turn.output, report.content) >= STANDS:
+                if before is None or _stands(turn, report):
                     continue
                 there = next((each for each in _between(turn, report, reports) if _stands(turn, each)), None)
                 if there is not None and overlap(before.content, report.content) >= options.least:

@@ -1,8 +1,8 @@
 """State of the attribute stage: one value per session; each thing said of one once, under a key of its own. Decides nothing.
 
 Keys are JSON lists: `[session id]`, `[session id, source, feedback id]` (a word or a report), `[session id, interaction id]`
-(what derivations compare of it). Values stay the bytes that they are on the log; of a
-session they begin with `touched`, the fold time of the last record about it.
+(what derivations compare of it). Values stay the bytes that they are on the log; of a session they begin with `touched`, the fold
+time of the last record about it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from msgspec import Struct
 MEMBERS = 64  # of a session are known, the last ones
 WORDS = 64  # said of a session are known: of one more the record is a dead letter
 WORDS_BYTES = 2 * 1024 * 1024  # of their events: all of it may be derived anew in one step, for each of the interactions
-
-
 REPORTS = 16  # of a session are known, the last ones
 SIGNS = 256  # of a session are known, the last ones: of one before, that it is taken back
 

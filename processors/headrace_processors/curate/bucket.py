@@ -76,10 +76,7 @@ class WorkingBucket:
         self._policy, self._state, self._now_ms = policy, state, now_ms
 
     def store(self) -> None:
-        if self._is_new:
-            self._state.put_bucket(self.value)
-        else:
-            self._state.changes[BUCKET + self.name] = self.value
+        self._state.put_bucket(self.value, is_new=self._is_new)
 
     def members(self, queue: Queue) -> Iterator[tuple[str, ExampleRecord]]:
         """Oldest first. Only for cuts, drops and removals: it costs what the queue holds."""

@@ -241,8 +241,8 @@ class CurateState:
         names: tuple[str, ...] = self.get(BUCKETS) or ()
         return names
 
-    def put_bucket(self, bucket: CurateBucket) -> None:
-        if not self.has_bucket(bucket.name):
+    def put_bucket(self, bucket: CurateBucket, *, is_new: bool) -> None:
+        if is_new:
             names = list(self.buckets)
             insort(names, bucket.name)
             self.put(BUCKETS, tuple(names))

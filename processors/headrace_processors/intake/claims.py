@@ -23,8 +23,6 @@ from headrace_schemas.times import parse_ns
 from headrace_streams.runtime.stage import Claim
 
 _ANYTHING = msgspec.json.Decoder()
-
-
 OWN_KEYS = 5  # the first rule version under which each feedback on a foreign id has a key of its own
 
 

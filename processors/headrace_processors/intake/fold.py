@@ -59,7 +59,7 @@ class IntakeFold(StatelessFold):
     ) -> None:
         self._version = version
         self._sessions = policy.sessions is True
-        self._sketches = policy.sketches is True if version > 4 else None
+        self._sketches = policy.sketches is True and version > 4
         self._work_limit = work_limit
         self.seals = policy.seal == "subjects"
         self._scrubber = Scrubber(policy.scrub, policy.rules, _recogniser(policy), patterns=patterns)
@@ -71,13 +71,14 @@ class IntakeFold(StatelessFold):
             strayed = misplaced(record, published.event)
             if strayed is not None:
                 return self._dead(record, None, strayed)
-            if self._sketches is not None:
+            if self._version > 4:
                 check_report(published)
                 check_origin(published)
             value, counts = self._scrubbed(published)
-            writes = (
-                session_routed(published.event, value, self._sketches) if published.on_session else routed(published.event, value)
-            )
+            if published.on_session:
+                writes = session_routed(published.event, value, self._version, self._sketches)
+            else:
+                writes = routed(published.event, value)
         except DecodeError as error:
             return self._dead(record, published, dead(record, error.code, error.field, error.message))
         counters = {"signals": 1}

@@ -33,8 +33,6 @@ from headrace_schemas.session_feedback import CONTENT, STAND_IN
 from headrace_streams.runtime.stage import Write
 
 STAGE = "intake"
-
-
 QUESTION, OUTPUT, CONTEXT, REPORT = 128, 128, 512, 2048  # hashes of a sketch at most: of a reply of 130 words all of them
 PHRASE = 3  # words of a piece of what may stand in something else
 
@@ -80,12 +78,12 @@ def check_origin(published: Published) -> None:
         raise DecodeError("bad_value", "data.attributed_from", message)
 
 
-def session_routed(event: InputEvent, value: bytes, sketches: bool | None) -> list[Write]:
+def session_routed(event: InputEvent, value: bytes, version: int, sketches: bool) -> list[Write]:
     """The write of feedback on a session, completed and scrubbed as `value`. DecodeError where its session is none.
-    `sketches`: whether contents are told; None: under rules that knew none."""
+    `version`: of the rules; `sketches`: whether contents are told."""
     tree = tree_of(value)
     data = tree["data"]
-    if sketches is not None and isinstance(event, FeedbackRecorded):
+    if version > 4 and isinstance(event, FeedbackRecorded):
         data.pop("content_sketch", None)
         if event.data.kind == CONTENT:
             content = data.pop("content", None)
@@ -104,7 +102,7 @@ def session_routed(event: InputEvent, value: bytes, sketches: bool | None) -> li
     return [Write("sessions", data["session_id"], encode_tree(tree))]
 
 
-def session_joined(event: InputEvent, value: bytes, sketches: bool | None) -> Write | None:
+def session_joined(event: InputEvent, value: bytes, sketches: bool) -> Write | None:
     """Tells the session of an interaction of it, which is passed on as `value`; None where it has none."""
     if not isinstance(event, InteractionRecorded) or event.data.session_id is None:
         return None

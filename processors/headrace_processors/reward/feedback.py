@@ -122,7 +122,7 @@ def aggregate(
     feedbacks: list[float] = []
     scores: list[float] = []
     praise = blame = False
-    for _, validation, feedback, score, speaks, _ in voices:
+    for _, validation, feedback, score, speaks, _, _ in voices:
         if score is not None:
             scores.append(score)
         if speaks:
@@ -161,7 +161,7 @@ def corrected_of(records: Sequence[Statement]) -> Any:
 
 
 class VoiceOpinion(NamedTuple, Generic[S]):
-    """What one voice comes to. `speaks`: of the output at all; `kind`: the statement whose kind counts."""
+    """What one voice comes to. `speaks`: of the output at all; `kind` and `scored`: the statements whose kind and score count."""
 
     records: Sequence[S]
     validation: float
@@ -169,6 +169,7 @@ class VoiceOpinion(NamedTuple, Generic[S]):
     score: float | None
     speaks: bool
     kind: S | None
+    scored: S | None
 
 
 def voices_of(
@@ -191,7 +192,7 @@ def _opinion(records: Sequence[S], bonus: Callable[[S], float], share: Callable[
     if share is not None:
         validation = validation if scored is None else validation * share(scored)
         feedback = feedback if kind is None else feedback * share(kind)
-    return VoiceOpinion(records, validation, feedback, score, kind is not None or score is not None, kind)
+    return VoiceOpinion(records, validation, feedback, score, kind is not None or score is not None, kind, scored)
 
 
 def _mean(values: Sequence[float]) -> float:

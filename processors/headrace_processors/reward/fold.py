@@ -19,7 +19,6 @@ import msgspec
 from headrace_processors.expiry import period_ms, touched_of
 from headrace_processors.reward import keys
 from headrace_processors.reward.policy import RewardPolicy
-from headrace_processors.reward.scoring import share_of
 from headrace_processors.reward.state import (
     ErasedSubject,
     InteractionContent,
@@ -33,7 +32,7 @@ from headrace_processors.reward.state import (
 from headrace_processors.reward.step import STAGE, RewardStep
 from headrace_processors.reward.texts import SEALED_TEXT, content_stand_in
 from headrace_processors.reward.trace import RewardTrace, trace_of
-from headrace_processors.reward.weighing import weighing_of
+from headrace_processors.reward.weighing import hearing_of
 from headrace_schemas.derived import ErasureContinuation, InteractionExpiry, InteractionSettlement
 from headrace_schemas.events import (
     ErasureContinued,
@@ -171,8 +170,7 @@ class RewardFold(Fold):
             said.context_chars,
             case.feedback,
             correction,
-            share_of(case) if self._version < 5 else None,
-            weighing_of(self._policy, case) if self._version > 4 else None,
+            *hearing_of(self._policy, self._version, case),
         )
 
     def _passed(self, state: Mapping[str, Any], key: str, now: int) -> Write:

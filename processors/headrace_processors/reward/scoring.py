@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 from msgspec import Raw
 
-from headrace_processors.reward.feedback import FeedbackRecord, FeedbackSummary
+from headrace_processors.reward.feedback import FeedbackSummary
 from headrace_processors.reward.formula import difficulty_of, terms_of
 from headrace_processors.reward.policy import RewardPolicy
 from headrace_processors.reward.similarity import similarity
-from headrace_processors.reward.state import NOTHING, InteractionContent, InteractionState, RewardOutcome, Similarity
+from headrace_processors.reward.state import NOTHING, InteractionContent, RewardOutcome, Similarity
 from headrace_schemas.canonical import rounded
 from headrace_schemas.groups import question_group, session_group
 from headrace_schemas.inputs import Context, Output, Text
@@ -62,14 +60,6 @@ def similarity_of(
         overlap_weight=weights.overlap,
     )
     return Similarity(target=digest, weights=how, value=value)
-
-
-def share_of(case: InteractionState) -> Callable[[FeedbackRecord], float] | None:
-    """How much of what it says feedback is credited with; None where it is all of it, as it mostly is."""
-    if not case.attributed:
-        return None
-    shares = case.shares
-    return lambda said: shares.get(said.identity, 1.0)
 
 
 def group_of(content: InteractionContent, version: int) -> str:

@@ -251,8 +251,6 @@ def plainly_touched(value: bytes) -> int | None:
 
 def settles_of(value: bytes) -> int:
     """`settles` of an encoded case, without decoding it: it stands behind `touched` and `expired`."""
-    if plainly_touched(value) is not None:
-        return 0
     settles = _SETTLES.match(value)
     return int(settles[1]) if settles else 0
 

@@ -7,7 +7,6 @@ follow, and no record rewrites a text.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -16,12 +15,12 @@ from msgspec import structs
 from headrace_processors.reward import events, keys
 from headrace_processors.reward.drawing import DRAWN, drawing_of
 from headrace_processors.reward.erasure import matching, portions
-from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary, aggregate, score_of_100
-from headrace_processors.reward.formula import balance_of, bonus_of, count_type
+from headrace_processors.reward.feedback import PREFERENCE, FeedbackRecord, FeedbackSummary, score_of_100
+from headrace_processors.reward.formula import balance_of, count_type
 from headrace_processors.reward.joins import feedback_joins, interaction_joins
 from headrace_processors.reward.maturity import SettleTimes, is_due, labels_of, matured, maturity_of, settled
 from headrace_processors.reward.policy import RewardPolicy
-from headrace_processors.reward.scoring import group_of, outcome_of, share_of, similarity_of
+from headrace_processors.reward.scoring import group_of, outcome_of, similarity_of
 from headrace_processors.reward.state import (
     NOTHING,
     AttributedShare,
@@ -33,7 +32,7 @@ from headrace_processors.reward.state import (
     without_text,
 )
 from headrace_processors.reward.texts import InteractionTexts, digest_of, has_texts
-from headrace_processors.reward.weighing import weighed, weighing_of
+from headrace_processors.reward.weighing import hearing_of, summary_of
 from headrace_schemas.chat import context_text
 from headrace_schemas.derived import Content
 from headrace_schemas.events import (
@@ -337,7 +336,7 @@ class RewardStep:
     ) -> None:
         """Writes the revision that `after` deserves, if any, and counts what moved from waiting to applied."""
         scored = after.digest and after.feedback and not after.ended
-        summary = self._summary(after) if scored else None
+        summary = summary_of(self.policy, after.feedback, *hearing_of(self.policy, self.version, after)) if scored else None
         if summary is None:
             if after.outcome is not None:
                 content = self._texts.content(interaction_id)
@@ -365,14 +364,6 @@ class RewardStep:
             self.counters = {name: count for name, count in (("applied", 1 + moved), ("waiting", -moved)) if count}
         if self.version > 3:
             self._tally(labels_of(before, after, self.record.now))
-
-    def _summary(self, case: InteractionState) -> FeedbackSummary | None:
-        if self.version < 5:
-            return aggregate(case.feedback, partial(bonus_of, self.policy), share_of(case))
-        weighing = weighing_of(self.policy, case)
-        if weighing is None:
-            return aggregate(case.feedback, partial(bonus_of, self.policy))
-        return weighed(case.feedback, weighing)
 
     def _left(self, interaction_id: str, after: InteractionState) -> InteractionState:
         """The session of an interaction that has ended hears of it, once."""

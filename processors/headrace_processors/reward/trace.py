@@ -7,11 +7,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from msgspec import Struct
 
-from headrace_processors.reward.feedback import PREFERENCE, FeedbackSummary, Statement, VoiceOpinion, aggregate, voices_of
+from headrace_processors.reward.feedback import PREFERENCE, FeedbackSummary, Statement, VoiceOpinion, voices_of
 from headrace_processors.reward.formula import (
     RewardResult,
     RewardSums,
@@ -21,7 +21,7 @@ from headrace_processors.reward.formula import (
     terms_of,
 )
 from headrace_processors.reward.policy import RewardPolicy
-from headrace_processors.reward.weighing import UNKNOWN, Weighing, heard_of, weighed, weights_of
+from headrace_processors.reward.weighing import UNKNOWN, Weighing, heard_of, summary_of, weights_of
 
 
 class RewardTerm(Struct, frozen=True, kw_only=True):
@@ -75,18 +75,16 @@ def trace_of(
     weighing: Weighing | None = None,
 ) -> RewardTrace | None:
     """How `feedback` and its correction become a reward; None when nothing counts. `correction` as of `terms_of`, of the latest
-    corrected output; not asked for without one. `share`: as of `aggregate`;
-    `weighing`: as of `weighed`, since rule version 5."""
-    if weighing is None:
-        bonus: Callable[[Any], float] = partial(bonus_of, policy)
-        summary = aggregate(feedback, bonus, share)
-    else:
-        bonus, feedback = weighing.bonus, heard_of(cast(Any, feedback), weighing)
-        summary = weighed(cast(Any, feedback), weighing)
+    corrected output; not asked for without one. `share` and `weighing`: as of `summary_of`."""
+    summary = summary_of(policy, feedback, share, weighing)
     if summary is None:
         return None
     correction = None if summary.corrected is None else correction
-    voices = voices_of(feedback, bonus, share)
+    heard: Sequence[Any] = feedback
+    bonus: Callable[[Any], float] = partial(bonus_of, policy)
+    if weighing is not None:
+        heard, bonus = heard_of(heard, weighing), weighing.bonus
+    voices = voices_of(heard, bonus, share)
     hard = _difficulty(policy, artifact_type, prompt_chars, context_chars)
     difficulty = hard[-1].total
     terms = terms_of(policy, summary, difficulty, correction)

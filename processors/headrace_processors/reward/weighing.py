@@ -1,8 +1,8 @@
-"""How voices of different weight come to one summary: since rule version 5. Pure; knows a policy and a case, no event.
+"""How voices of different weight come to one summary. Pure; knows a policy and a case, no event.
 
 Of a voice that is credited with a share, the share is its weight; of one that was derived, what policy says of its derivation.
 
-    (Σ weight x what it says) / max(1, Σ weight)
+    (Σ weight x what it says) / max(1, Σ weight)        since rule version 5
 
 With weights of 1 that is the mean. What weak voices lack of one whole voice says nothing: one of weight 0.25 alone comes to a
 quarter of what it says, four of them that agree to all of it, and beside a whole voice it moves the mean by a fifth. (The mean of
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from headrace_processors.reward.feedback import FeedbackRecord, FeedbackSummary, VoiceOpinion, aggregate, corrected_of, voices_of
 from headrace_processors.reward.formula import bonus_of
@@ -21,6 +22,7 @@ from headrace_processors.reward.policy import DerivedWorth, RewardPolicy
 from headrace_processors.reward.state import InteractionState
 
 UNKNOWN = DerivedWorth()  # of a derivation that the policy does not name
+Share = Callable[[FeedbackRecord], float]
 
 
 class Weighing(NamedTuple):
@@ -31,6 +33,26 @@ class Weighing(NamedTuple):
     bonus: Callable[[FeedbackRecord], float]
     is_derived: Callable[[FeedbackRecord], bool]
     in_quality: bool
+
+
+def summary_of(
+    policy: RewardPolicy, records: Sequence[Any], share: Share | None, weighing: Weighing | None
+) -> FeedbackSummary | None:
+    """Of all that is said, by what `hearing_of` found."""
+    return aggregate(records, partial(bonus_of, policy), share) if weighing is None else weighed(records, weighing)
+
+
+def hearing_of(policy: RewardPolicy, version: int, case: InteractionState) -> tuple[Share | None, Weighing | None]:
+    """How a rule version hears what is said of a case: by shares until 4, by a weighing since 5."""
+    return (share_of(case), None) if version < 5 else (None, weighing_of(policy, case))
+
+
+def share_of(case: InteractionState) -> Share | None:
+    """How much of what it says feedback is credited with; None where it is all of it, as it mostly is."""
+    if not case.attributed:
+        return None
+    shares = case.shares
+    return lambda said: shares.get(said.identity, 1.0)
 
 
 def weighing_of(policy: RewardPolicy, case: InteractionState) -> Weighing | None:
@@ -57,14 +79,13 @@ def weighed(records: Sequence[FeedbackRecord], weighing: Weighing) -> FeedbackSu
     """As `feedback.aggregate`. What was derived and weighs nothing is not heard."""
     heard = heard_of(records, weighing)
     direct = [said for said in heard if not weighing.is_derived(said)]
-    voices = voices_of(heard, weighing.bonus)
+    voices, given = voices_of(heard, weighing.bonus), voices_of(direct, weighing.bonus)
     if not voices:
         return None
-    derived = len(voices) - len(voices_of(direct, weighing.bonus))
+    derived = len(voices) - len(given)
     validation, feedback = _means(voices, weighing)
-    own = heard if weighing.in_quality else direct
-    said = aggregate(own, weighing.bonus)
-    quality = sum(_means(voices_of(own, weighing.bonus), weighing)) if derived and not weighing.in_quality else None
+    said = aggregate(heard if weighing.in_quality else direct, weighing.bonus)
+    quality = sum(_means(given, weighing)) if derived and not weighing.in_quality else None
     return FeedbackSummary(
         validation=validation,
         feedback=feedback,
@@ -83,8 +104,7 @@ def heard_of(records: Sequence[FeedbackRecord], weighing: Weighing) -> Sequence[
 
 def weights_of(voice: VoiceOpinion[FeedbackRecord], weighing: Weighing) -> tuple[float, float]:
     """Of its score, and of its kind; of what it does not say as of the other."""
-    scored = next((said for said in reversed(voice.records) if said.score is not None), None)
-    one, other = scored or voice.kind, voice.kind or scored
+    one, other = voice.scored or voice.kind, voice.kind or voice.scored
     return 0.0 if one is None else weighing.weight(one), 0.0 if other is None else weighing.weight(other)
 
 
