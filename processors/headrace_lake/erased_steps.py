@@ -161,16 +161,18 @@ class ErasedSteps:
         about = data.get("interaction_id")
         if self.stage == "reward":
             told = tree_of(source.value)
-            if told is None or (told["data"].get("interaction_id") != about and kind in (REWARDED, SETTLED)):
+            if told is None:
                 return False
-            parts = {SETTLED: ("example.settled",), REWARDED: ("example.rewarded",)}.get(kind)
-            if parts is not None and tree.get("id") != derive_id(*parts, str(about), _number(data.get("revision"))):
-                return False
-            return record.key == str(data.get("bucket")).encode()
+            part = {SETTLED: "example.settled", REWARDED: "example.rewarded"}.get(kind)
+            if part is not None:
+                name = derive_id(part, str(about), _number(data.get("revision")))
+                if told["data"].get("interaction_id") != about or tree.get("id") != name:
+                    return False
+            return _keyed(record, data.get("bucket"))
         where = source.topic, source.partition, source.offset
         match kind:
             case "headrace.batch.ready.v1":
-                return await self._cites_what_is_there(source, record)
+                return await self._cites_what_is_there(source, record, tree)
             case "headrace.example.rejected.v1":
                 return tree.get("id") == derive_id("example.rejected", *where, str(data.get("example_id"))) and _keyed(
                     record, about
@@ -182,10 +184,8 @@ class ErasedSteps:
                 return tree.get("id") == name and _keyed(record, data.get("bucket"))
         return False
 
-    async def _cites_what_is_there(self, source: LogRecord, record: LogRecord) -> bool:
+    async def _cites_what_is_there(self, source: LogRecord, record: LogRecord, tree: Mapping[str, Any]) -> bool:
         """A batch's id covers its rows; each lies where it says, before `source` or there, with these bytes."""
-        tree = tree_of(record.value)
-        assert tree is not None
         try:
             batch = msgspec.convert(tree["data"], Batch)
         except msgspec.ValidationError:
