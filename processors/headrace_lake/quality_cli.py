@@ -10,6 +10,7 @@ import msgspec
 
 from headrace_cli.common import NO, OK, USAGE, CliError, common, emit, note, run, who
 from headrace_lake.dataset import DatasetExample, exact_examples
+from headrace_lake.dataset_cli import check_source, opened_log, source_options
 from headrace_lake.log import Log, events_of
 from headrace_lake.quality import BatchQuality, feedback_of, quality_of, sample_of
 from headrace_processors import policy_file
@@ -27,8 +28,7 @@ _file = click.Path(dir_okay=False, path_type=Path)
 @click.option("--sample", type=_file, help="Write a share of the rows (policy: quality.looked_at) for people to judge.")
 @click.option("--read", "judged", type=_file, help="Read such a file back: what people filled in becomes their feedback.")
 @click.option("--rater", metavar="ID", help="With --read: who judged. Default: the user.")
-@click.option("--from", "source", type=click.Choice(["log", "lake"]), default="log", show_default=True, help="Where to read.")
-@click.option("--lake", "folder", type=click.Path(file_okay=False, path_type=Path), help="With --from lake: its folder.")
+@source_options
 @common
 def quality(
     settings: Settings, as_json: bool, batch: str, sample: Path | None, judged: Path | None, rater: str | None, source: str,
@@ -40,8 +40,7 @@ def quality(
         raise CliError(USAGE, "--sample and --read: give one of them")
     if sample is not None and sample.exists():
         raise CliError(USAGE, f"--sample {sample}: it is there already, maybe with what people filled in; name a new file")
-    if folder is not None and source != "lake":
-        raise CliError(USAGE, "--lake goes with --from lake")
+    check_source(source, folder)
     policy = policy_file.load(settings.policy).quality
     cut, rows, roles = run(_read(settings, batch, source, folder))
     if judged is not None:
@@ -83,12 +82,8 @@ def lines(found: BatchQuality) -> list[str]:
 async def _read(
     settings: Settings, batch_id: str, source: str, folder: Path | None
 ) -> tuple[Batch, list[DatasetExample], set[str]]:
-    from headrace_lake.dataset_cli import opened
-    from headrace_lake.kafka_log import KafkaLog
-    from headrace_lake.keys import OpenedLog
-
-    async with opened(settings, source, folder) as (log, _):
-        return await batch_examples(OpenedLog(log, KafkaLog(settings)), batch_id)
+    async with opened_log(settings, source, folder) as (log, _):
+        return await batch_examples(log, batch_id)
 
 
 async def batch_examples(log: Log, batch_id: str) -> tuple[Batch, list[DatasetExample], set[str]]:
