@@ -42,7 +42,8 @@ def quality(
         raise CliError(USAGE, f"--sample {sample}: it is there already, maybe with what people filled in; name a new file")
     check_source(source, folder)
     policy = policy_file.load(settings.policy).quality
-    cut, rows, roles = run(_read(settings, batch, source, folder))
+    wants_roles = judged is None and not policy.roles  # they are asked of all examples of the bucket
+    cut, rows, roles = run(_read(settings, batch, source, folder, wants_roles))
     if judged is not None:
         told = feedback_of(judged.read_text(encoding="utf-8").split("\n"), cut, rows, rater or who() or "reviewer")
         run(_publish(settings, [each.feedback for each in told]))
@@ -80,15 +81,15 @@ def lines(found: BatchQuality) -> list[str]:
 
 
 async def _read(
-    settings: Settings, batch_id: str, source: str, folder: Path | None
+    settings: Settings, batch_id: str, source: str, folder: Path | None, wants_roles: bool
 ) -> tuple[Batch, list[DatasetExample], set[str]]:
     async with opened_log(settings, source, folder) as (log, _):
-        return await batch_examples(log, batch_id)
+        return await batch_examples(log, batch_id, wants_roles=wants_roles)
 
 
-async def batch_examples(log: Log, batch_id: str) -> tuple[Batch, list[DatasetExample], set[str]]:
-    """A batch, what is learnt of it as it was cut (without what nobody can open any more), and the roles that its bucket ever
-    had. CliError when there is no such batch; DatasetError for a row that is not where the batch says."""
+async def batch_examples(log: Log, batch_id: str, *, wants_roles: bool = True) -> tuple[Batch, list[DatasetExample], set[str]]:
+    """A batch, what is learnt of it as it was cut (without what nobody can open any more), and if wanted the roles that its bucket
+    ever had. CliError when there is no such batch; DatasetError for a row that is not where the batch says."""
     cut: Batch | None = None
     async for event in events_of(log, "batches", kinds=[BatchReady]):
         if isinstance(event, BatchReady) and event.data.batch_id == batch_id:
@@ -97,12 +98,15 @@ async def batch_examples(log: Log, batch_id: str) -> tuple[Batch, list[DatasetEx
         raise CliError(NO, f"there is no batch {batch_id}: `headrace batches list` shows all")
     members = [member for member in watched(cut) if is_training(member)]
     values, _ = await exact_examples(log, members)
+    rows = [DatasetExample(values[each.sha256], each) for each in members if each.sha256 in values]
+    if not wants_roles:
+        return cut, rows, set()
     roles = {
         event.data.agent.role or event.data.agent.name
         async for event in events_of(log, "examples", key=cut.bucket, kinds=[ExampleRewarded])
         if isinstance(event, ExampleRewarded) and event.data.bucket == cut.bucket
     }
-    return cut, [DatasetExample(values[each.sha256], each) for each in members if each.sha256 in values], roles
+    return cut, rows, roles
 
 
 async def _publish(settings: Settings, feedback: list[Any]) -> None:
