@@ -44,9 +44,7 @@ open_option = click.option("--open", "opening", is_flag=True, help="Open sealed 
 def text_opener(settings: Settings) -> TextOpener:
     """What --open opens with. CliError for who may not read `keys`, and without the library."""
     from headrace_lake.opening import opener_of
-    from headrace_streams.sealing import cipher
 
-    cipher.load()
     return run(opener_of(settings))
 
 

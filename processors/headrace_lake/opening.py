@@ -66,7 +66,8 @@ def _named(odd: bytes | None) -> list[str]:
 
 
 async def opener_of(settings: Settings) -> TextOpener:
-    """By the keys that there are now. NotAllowed for who may not read them."""
+    """By the keys that there are now. NotAllowed for who may not read them, SettingsError without the library."""
+    cipher.load()
     log = key_log(settings)
     await log.refresh()
     return TextOpener(Sealing(log.ring))
@@ -75,8 +76,6 @@ async def opener_of(settings: Settings) -> TextOpener:
 async def opener_if_allowed(settings: Settings) -> TextOpener:
     """As `opener_of`; one that opens nothing for who may not read `keys`, or lacks the library."""
     try:
-        opener = await opener_of(settings)
-        cipher.load()
+        return await opener_of(settings)
     except (NotAllowed, SettingsError):
         return TextOpener()
-    return opener
