@@ -88,8 +88,8 @@ async def _read(
 
 
 async def batch_examples(log: Log, batch_id: str, *, wants_roles: bool = True) -> tuple[Batch, list[DatasetExample], set[str]]:
-    """A batch, what is learnt of it as it was cut (without what nobody can open any more), and if wanted the roles that its bucket
-    ever had. CliError when there is no such batch; DatasetError for a row that is not where the batch says."""
+    """A batch, what is learnt of it as it was cut (without what nobody can open any more), and if wanted the roles that its
+    bucket ever had. CliError when there is no such batch; DatasetError for a row that is not where the batch says."""
     cut: Batch | None = None
     async for event in events_of(log, "batches", kinds=[BatchReady]):
         if isinstance(event, BatchReady) and event.data.batch_id == batch_id:
