@@ -113,5 +113,5 @@ async def _publish(settings: Settings, feedback: list[Any]) -> None:
     from headrace_streams import requests
     from headrace_streams.kafka.publisher import publish
 
-    for each in feedback:
-        await publish(settings, requests.request(FeedbackRecorded, each, id=each.feedback_id, source="headrace:quality"))
+    said = [requests.request(FeedbackRecorded, each, id=each.feedback_id, source="headrace:quality") for each in feedback]
+    await publish(settings, *said)
