@@ -88,7 +88,9 @@ class ErasedOwners:
         interaction_id, ref = data.get("interaction_id"), data.get("ref")
         if isinstance(interaction_id, str):
             return self._ring.is_erased(interaction_owner(interaction_id))
-        return isinstance(ref, dict) and self._ring.is_erased(ref_owner(Ref(system=ref.get("system"), id=ref.get("id"))))
+        return isinstance(ref, dict) and self._ring.is_erased(
+            ref_owner(Ref(system=str(ref.get("system")), id=str(ref.get("id"))))
+        )
 
 
 def identity_of(topic: str, key: bytes | None, tree: Mapping[str, Any]) -> tuple[Any, ...]:
