@@ -19,7 +19,7 @@ from headrace_lake.manifest import LakeFolder, Manifest, Place
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
-    from headrace_lake.opening import TextOpener
+    from headrace_lake.text_opener import TextOpener
 
 CELL = 60  # characters of a value in a table
 COLLECT = (
