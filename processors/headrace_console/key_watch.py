@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from headrace_lake.opening import TextOpener
+from headrace_lake.text_opener import TextOpener
 from headrace_schemas.root_error import HeadraceError
 
 AGAIN_SECONDS = 5.0

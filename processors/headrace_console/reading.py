@@ -10,9 +10,9 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from headrace_lake.manifest import ForeignLake, LakeFolder, Manifest
-from headrace_lake.opening import TextOpener
 from headrace_lake.query import LakeQuery
 from headrace_lake.shared_query import SharedQuery
+from headrace_lake.text_opener import TextOpener
 from headrace_schemas.root_error import NO, HeadraceError
 
 QUERIES = 4  # pages that read at once

@@ -191,7 +191,8 @@ async def _rows(settings: Settings) -> list[BatchRow]:
 async def _asked_last(settings: Settings, row: BatchRow) -> BatchRetryRequest:
     from headrace_streams.kafka.reader import Reader
 
-    return asked_again(row, [event async for event in Reader(settings).events("batches", key=row.bucket)])
+    of_it = Reader(settings).events("batches", key=row.bucket, containing=row.batch_id.encode())
+    return asked_again(row, [event async for event in of_it])
 
 
 def asked_again(row: BatchRow, batches: Iterable[Event]) -> BatchRetryRequest:

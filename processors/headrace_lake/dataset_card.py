@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from headrace_cli.plain_output import markdown
 from headrace_lake.dataset import DatasetExample, Selected
+from headrace_lake.dataset_filter import derived_alone
 
 
 class DatasetCard(Struct, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ def card(about: DatasetCard, selected: Selected, written: Sequence[DatasetExampl
         "role": Counter(example.agent.role or "-" for example in examples),
         "answered by": Counter(example.model for example in examples),
         "corrected": Counter(_yes(example.content.target != example.content.output) for example in examples),
-        "derived alone": Counter(_yes(0 < example.voices <= (example.derived or 0)) for example in examples),
+        "derived alone": Counter(_yes(derived_alone(example.voices, example.derived)) for example in examples),
         "heard": Counter(who.partition(":")[0] for example in examples for who in example.principals or ["nobody by name:"]),
     }
     for name, counts in counted.items():

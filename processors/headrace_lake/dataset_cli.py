@@ -9,9 +9,27 @@ from typing import Any, get_args
 
 import click
 
-from headrace_cli.common import FAILED, NO, USAGE, CliError, common, emit, note, run
+from headrace_cli.common import FAILED, NO, USAGE, CliError, Function, common, emit, note, run
 from headrace_lake.dataset import DatasetError, Format, Rule
+from headrace_lake.log import Log
 from headrace_streams.settings import Settings
+
+
+def source_options(command: Function) -> Function:
+    """Where a command reads, for `opened_log`; `check_source` says whether both go together."""
+    source = click.option(
+        "--from", "source", type=click.Choice(["log", "lake"]), default="log", show_default=True, help="Where to read."
+    )
+    folder = click.option(
+        "--lake", "folder", type=click.Path(file_okay=False, path_type=Path), help="With --from lake: its folder."
+    )
+    return source(folder(command))
+
+
+def check_source(source: str, folder: Path | None) -> None:
+    """CliError for a lake's folder that would not be read."""
+    if folder is not None and source != "lake":
+        raise CliError(USAGE, "--lake goes with --from lake")
 
 
 @click.command()
@@ -21,8 +39,7 @@ from headrace_streams.settings import Settings
 @click.option("--release", metavar="R", help="Exactly the rows that trained this release, without what was withdrawn since.")
 @click.option("--rule", type=click.Choice(["1", "2"]), default="2", show_default=True, help="By which rule a row is written.")
 @click.option("--as-of", metavar="TIME", help="What one would have known at this RFC 3339 time.")
-@click.option("--from", "source", type=click.Choice(["log", "lake"]), default="log", show_default=True, help="Where to read.")
-@click.option("--lake", "folder", type=click.Path(file_okay=False, path_type=Path), help="With --from lake: its folder.")
+@source_options
 @click.option("--agent", help="Only what this agent did.")
 @click.option("--role", help="Only what agents of this role did.")
 @click.option("--rater", metavar="ID", help="Only what this principal was heard on: its id, or kind:id.")
@@ -64,8 +81,7 @@ def dataset(
     from headrace_lake.dataset_card import DatasetCard, card
     from headrace_lake.dataset_filter import DatasetFilter
 
-    if folder is not None and source != "lake":
-        raise CliError(USAGE, "--lake goes with --from lake")
+    check_source(source, folder)
     filters = DatasetFilter(**wanted)
     for name in ("since", "before"):
         time_ms(name, getattr(filters, name))
@@ -117,12 +133,9 @@ async def _selected(
     """What the data set is made of, and where that was read."""
     from headrace_lake.as_of import LogAsOf
     from headrace_lake.dataset import bucket_examples, release_examples
-    from headrace_lake.kafka_log import KafkaLog
-    from headrace_lake.keys import OpenedLog
     from headrace_streams.signing import trusted_keys
 
-    async with opened(settings, source, folder) as (log, read_from):
-        log = OpenedLog(log, KafkaLog(settings))  # a lake has no keys, so that what is erased on the broker is erased in it
+    async with opened_log(settings, source, folder) as (log, read_from):
         if as_of_ms is not None:
             log = LogAsOf(log, as_of_ms)
         if release is None:
@@ -131,18 +144,22 @@ async def _selected(
 
 
 @asynccontextmanager
-async def opened(settings: Settings, source: str, folder: Path | None) -> AsyncIterator[tuple[Any, str]]:
+async def opened_log(settings: Settings, source: str, folder: Path | None) -> AsyncIterator[tuple[Log, str]]:
+    """The log or a lake, its sealed records opened, and what it is called. A lake has no keys, so that what is erased on the
+    broker is erased in it."""
     from headrace_lake.kafka_log import KafkaLog
+    from headrace_lake.keys import OpenedLog
 
+    broker = KafkaLog(settings)
     if source == "log":
-        yield KafkaLog(settings), "the log"
+        yield OpenedLog(broker, broker), "the log"
         return
     from headrace_lake.lake_cli import folder_of, told_of
     from headrace_lake.lake_log import LakeLog
 
     place = folder_of(settings, folder)
     with place.open() as manifest:
-        yield LakeLog(place, manifest), f"a lake up to {told_of(manifest)['cut_at']}"
+        yield OpenedLog(LakeLog(place, manifest), broker), f"a lake up to {told_of(manifest)['cut_at']}"
 
 
 def time_ms(name: str, text: str | None) -> int | None:

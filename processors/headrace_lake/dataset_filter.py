@@ -13,9 +13,13 @@ from headrace_schemas.times import parse_ns
 _Row = TypeVar("_Row")
 
 
+def derived_alone(voices: int, derived: int | None) -> bool:
+    """Whether of an example, with so many voices and so many of them `derived`, derivations alone speak."""
+    return 0 < voices <= (derived or 0)
+
+
 class FilterFields(NamedTuple):
-    """What a filter asks of an example; `heard`: the principals that were; `derived`: nobody said anything of it, and what speaks
-    is derivations alone."""
+    """What a filter asks of an example; `heard`: the principals that were; `derived`: as `derived_alone` says."""
 
     agent: str
     role: str | None
@@ -71,6 +75,6 @@ class DatasetFilter(Struct, frozen=True, kw_only=True):
 
 def _fields(one: DatasetExample) -> FilterFields:
     said = one.example
-    derived = 0 < said.voices <= (said.derived or 0)
+    derived = derived_alone(said.voices, said.derived)
     heard = said.principals or []
     return FilterFields(said.agent.name, said.agent.role, one.member.split, said.reward, heard, said.event_time, derived)

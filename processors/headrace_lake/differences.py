@@ -38,6 +38,11 @@ def json_differences(expected: bytes, found: bytes) -> list[tuple[str, str, str]
     return paths or [("", repr(expected[:200]), repr(found[:200]))]
 
 
+def brief(topic: str, key: bytes, value: bytes) -> str:
+    """A record in a line, cut."""
+    return f"{topic} key {key[:80]!r} value {value[:200]!r}"
+
+
 def _walk(path: str, expected: Any, found: Any) -> Iterable[tuple[str, str, str]]:
     if isinstance(expected, dict) and isinstance(found, dict):
         for name in sorted(expected.keys() | found.keys()):

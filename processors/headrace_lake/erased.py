@@ -12,10 +12,12 @@ from typing import Any
 
 import msgspec
 
-from headrace_processors.owners import interaction_owner
+from headrace_processors.owners import interaction_owner, ref_owner
 from headrace_processors.reward.keys import interaction_of
 from headrace_schemas import sealed_fields
+from headrace_schemas.events import BatchReady, ExampleRewarded, ExampleSettled, ExampleWithdrawn, PromptDrawn
 from headrace_schemas.ids import derive_id
+from headrace_schemas.inputs import Ref
 from headrace_schemas.topology import StageTopology
 from headrace_streams.runtime.provenance import Headers
 from headrace_streams.runtime.sealing import owner_of
@@ -24,10 +26,9 @@ from headrace_streams.sealing.keyring import Keyring
 # What a text decides of an event of its owner: a score, so whether there is another revision, which names it.
 _BY_TEXTS = ("revision", "prompt_group", "quality", "reward", "components")
 _ALIKE = {"duplicate": "again", "conflict": "again"}  # reasons that a text tells apart
-_REWARDED, _SETTLED, _WITHDRAWN, _DRAWN = (f"headrace.{name}.v1" for name in (
-    "example.rewarded", "example.settled", "example.withdrawn", "prompt.drawn",
-))  # fmt: skip
-_BATCH = "headrace.batch.ready.v1"
+REWARDED, SETTLED, WITHDRAWN, DRAWN, BATCH = (
+    str(kind.__struct_config__.tag) for kind in (ExampleRewarded, ExampleSettled, ExampleWithdrawn, PromptDrawn, BatchReady)
+)
 
 
 class ErasedOwners:
@@ -69,9 +70,9 @@ class ErasedOwners:
         """Whether texts decide that reward writes such an event at all: another revision when the score moves, that a label is
         final beside it or with it, and whether a prompt is drawn."""
         data, kind = tree["data"], tree.get("type")
-        if kind == _WITHDRAWN:
+        if kind == WITHDRAWN:
             return bool(data.get("example_id") == derive_id("prompt", str(data.get("interaction_id"))))
-        return kind in (_REWARDED, _SETTLED, _DRAWN)
+        return kind in (REWARDED, SETTLED, DRAWN)
 
     def comparable(self, counters: Mapping[str, int]) -> dict[str, int]:
         """Counters as far as no text decides them: the same identity again is a duplicate or a conflict by its texts, and tallies
@@ -87,14 +88,16 @@ class ErasedOwners:
         interaction_id, ref = data.get("interaction_id"), data.get("ref")
         if isinstance(interaction_id, str):
             return self._ring.is_erased(interaction_owner(interaction_id))
-        return isinstance(ref, dict) and self._ring.is_erased(f"ref/{ref.get('system')}:{ref.get('id')}")
+        return isinstance(ref, dict) and self._ring.is_erased(
+            ref_owner(Ref(system=str(ref.get("system")), id=str(ref.get("id"))))
+        )
 
 
 def identity_of(topic: str, key: bytes | None, tree: Mapping[str, Any]) -> tuple[Any, ...]:
     """What an output is about: of the outputs of one record no two have the same."""
     data = tree["data"]
     about = data.get("example_id") or data.get("prompt_id") or data.get("batch_id") or data.get("interaction_id")
-    if tree.get("type") == _BATCH:
+    if tree.get("type") == BATCH:
         about = data.get("bucket")
     return topic, key, tree.get("type"), about, data.get("event_id"), data.get("feedback_id")
 

@@ -14,8 +14,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace_lake.differences import json_differences
-from headrace_lake.erased import ErasedOwners, identity_of, tree_of, tree_or_none
+from headrace_lake.differences import brief, json_differences
+from headrace_lake.erased import (
+    BATCH,
+    DRAWN,
+    REWARDED,
+    SETTLED,
+    WITHDRAWN,
+    ErasedOwners,
+    identity_of,
+    tree_of,
+    tree_or_none,
+)
 from headrace_lake.log import Log, LogRecord
 from headrace_processors.curate.changelog import load
 from headrace_processors.curate.manifest import batch_id
@@ -28,11 +38,6 @@ from headrace_streams.runtime.provenance import ORIGIN, Headers
 from headrace_streams.runtime.sealing import stored
 from headrace_streams.runtime.step import Produced
 from headrace_streams.signing import without_signature
-
-_REVISED = ("headrace.example.rewarded.v1", "headrace.example.withdrawn.v1")
-_SETTLED = "headrace.example.settled.v1"
-_DRAWN = "headrace.prompt.drawn.v1"
-_BATCH = "headrace.batch.ready.v1"
 
 
 class StepDifference(NamedTuple):
@@ -66,7 +71,7 @@ class ErasedSteps:
         it is the first revision by the fold, too."""
         if self.stage == "curate" and topic == "batches":
             tree = tree_of(value)
-            if tree is not None and tree.get("type") == _BATCH:
+            if tree is not None and tree.get("type") == BATCH:
                 self.batches[str(tree["data"].get("bucket"))] += 1
         if self.stage != "reward" or topic != "examples" or not self._owners.owns(topic, value, headers):
             return None
@@ -74,16 +79,16 @@ class ErasedSteps:
         assert tree is not None  # or nobody would own it
         data, kind = tree["data"], tree.get("type")
         name, revision = str(data.get("example_id")), data.get("revision")
-        if kind == _DRAWN:
+        if kind == DRAWN:
             self.prompts.add(str(data.get("prompt_id")))
             return None
         if name == derive_id("prompt", str(data.get("interaction_id"))):
             self.prompts.discard(name)
             return None
-        if name != derive_id("example", str(data.get("interaction_id"))) or kind not in (*_REVISED, _SETTLED):
+        if name != derive_id("example", str(data.get("interaction_id"))) or kind not in (REWARDED, WITHDRAWN, SETTLED):
             return StepDifference("example_id", "the interaction's", name)
         before = self.revisions.get(name)
-        wanted = before if before is None or kind == _SETTLED else before + 1
+        wanted = before if before is None or kind == SETTLED else before + 1
         if isinstance(revision, int):
             self.revisions[name] = revision
         if wanted is None or revision == wanted or (first and revision == 1):
@@ -110,7 +115,7 @@ class ErasedSteps:
                 if self._may_lack(produced.topic, produced.value, produced.headers):
                     erased += 1
                 else:
-                    findings.append(StepDifference("missing", _brief(produced.topic, produced.key, produced.value), "nothing"))
+                    findings.append(StepDifference("missing", brief(produced.topic, produced.key, produced.value), "nothing"))
                 continue
             others.remove(twin)
             tree = tree_of(produced.value)
@@ -156,16 +161,18 @@ class ErasedSteps:
         about = data.get("interaction_id")
         if self.stage == "reward":
             told = tree_of(source.value)
-            if told is None or (told["data"].get("interaction_id") != about and kind in (*_REVISED[:1], _SETTLED)):
+            if told is None:
                 return False
-            parts = {_SETTLED: ("example.settled",), _REVISED[0]: ("example.rewarded",)}.get(kind)
-            if parts is not None and tree.get("id") != derive_id(*parts, str(about), _number(data.get("revision"))):
-                return False
-            return record.key == str(data.get("bucket")).encode()
+            part = {SETTLED: "example.settled", REWARDED: "example.rewarded"}.get(kind)
+            if part is not None:
+                name = derive_id(part, str(about), _number(data.get("revision")))
+                if told["data"].get("interaction_id") != about or tree.get("id") != name:
+                    return False
+            return _keyed(record, data.get("bucket"))
         where = source.topic, source.partition, source.offset
         match kind:
             case "headrace.batch.ready.v1":
-                return await self._cites_what_is_there(source, record)
+                return await self._cites_what_is_there(source, record, tree)
             case "headrace.example.rejected.v1":
                 return tree.get("id") == derive_id("example.rejected", *where, str(data.get("example_id"))) and _keyed(
                     record, about
@@ -177,10 +184,8 @@ class ErasedSteps:
                 return tree.get("id") == name and _keyed(record, data.get("bucket"))
         return False
 
-    async def _cites_what_is_there(self, source: LogRecord, record: LogRecord) -> bool:
+    async def _cites_what_is_there(self, source: LogRecord, record: LogRecord, tree: Mapping[str, Any]) -> bool:
         """A batch's id covers its rows; each lies where it says, before `source` or there, with these bytes."""
-        tree = tree_of(record.value)
-        assert tree is not None
         try:
             batch = msgspec.convert(tree["data"], Batch)
         except msgspec.ValidationError:
@@ -245,7 +250,3 @@ def _keyed(record: LogRecord, name: Any) -> bool:
 
 def _number(value: Any) -> int:
     return value if isinstance(value, int) else -1
-
-
-def _brief(topic: str, key: bytes, value: bytes) -> str:
-    return f"{topic} key {key[:80]!r} value {value[:200]!r}"

@@ -86,6 +86,12 @@ async def account_of(log: Log) -> FeedbackAccount:
     refused, rejected = await _rejections(log)
     fates = await _example_fates(log, account, rejected)
     account.examples.update(fates.values())
+
+    def fate_of(interaction: str) -> _Fate:
+        if interaction in fates:
+            return fates[interaction]
+        return (LEFT_OUT, "unknown") if interaction in interactions else (WAITING, "its interaction")
+
     seen: set[_Feedback] = set()
     for row in rows:
         interaction, _, feedback_id = row
@@ -95,12 +101,8 @@ async def account_of(log: Log) -> FeedbackAccount:
             box = (LEFT_OUT, "retracted")
         elif (interaction, feedback_id) in refused:
             box = (LEFT_OUT, refused[interaction, feedback_id])
-        elif interaction in fates:
-            box = fates[interaction]
-        elif interaction in interactions:
-            box = (LEFT_OUT, "unknown")
         else:
-            box = (WAITING, "its interaction")
+            box = fate_of(interaction)
         seen.add(row)
         account.feedback[box] += 1
     credited: dict[_Feedback, list[_Fate]] = {}
@@ -111,8 +113,7 @@ async def account_of(log: Log) -> FeedbackAccount:
         if source.derived_by is not None:
             account.derived[source.derived_by] += 1
         else:
-            fate = fates.get(interaction, (LEFT_OUT, "unknown") if interaction in interactions else (WAITING, "its interaction"))
-            credited.setdefault((source.session_id, writer, source.feedback_id), []).append(fate)
+            credited.setdefault((source.session_id, writer, source.feedback_id), []).append(fate_of(interaction))
     account.feedback.update(await _of_sessions(log, credited))
     account.feedback.update(await _never_signals(log, {(source, feedback_id) for _, source, feedback_id in rows}))
     return account

@@ -19,7 +19,7 @@ from headrace_lake.manifest import LakeFolder, Manifest, Place
 from headrace_streams.settings import Settings
 
 if TYPE_CHECKING:
-    from headrace_lake.opening import TextOpener
+    from headrace_lake.text_opener import TextOpener
 
 CELL = 60  # characters of a value in a table
 COLLECT = (
@@ -44,9 +44,7 @@ open_option = click.option("--open", "opening", is_flag=True, help="Open sealed 
 def text_opener(settings: Settings) -> TextOpener:
     """What --open opens with. CliError for who may not read `keys`, and without the library."""
     from headrace_lake.opening import opener_of
-    from headrace_streams.sealing import cipher
 
-    cipher.load()
     return run(opener_of(settings))
 
 

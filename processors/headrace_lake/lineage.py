@@ -23,8 +23,6 @@ from typing import NamedTuple
 
 from headrace_lake.query import LakeQuery
 from headrace_lake.views import DECISIONS, KIND, MEMBERS, event, literal, says, table_of
-from headrace_schemas.events import RecordRejected
-from headrace_streams.kafka.reader import decode_or_none
 
 PUBLISHED = ("interactions", "feedback")  # raw, so not in a lake: here the way ends
 FEW = 40  # ids that a query names: of more than that most segments have some
@@ -322,6 +320,9 @@ def published_fate(lake: LakeQuery, place: RecordPlace) -> str:
             {"prefix": prefix},
         )
         if found:
+            from headrace_schemas.events import RecordRejected
+            from headrace_streams.kafka.reader import decode_or_none  # with the client, which an answer does without elsewhere
+
             value, odd, partition, offset = found[0]
             letter = decode_or_none(lake.opener.opened(str(value), odd).encode())
             why = f": {letter.data.error.code}: {letter.data.error.message}" if isinstance(letter, RecordRejected) else ""

@@ -144,24 +144,27 @@ async def _newest(
 async def events_of(
     log: Log, topic: str, *, key: str | None = None, kinds: Sequence[type[Event]] = ()
 ) -> AsyncGenerator[Event, None]:
-    """The events of a topic, or of the partition of `key`, all or those of some `kinds`, of which alone records are decoded that
-    may be one; what somebody else put there is skipped, and what nobody can open any more, where sealed records are opened."""
+    """The events of a topic, or of the partition of `key`, all or those of some `kinds`; what somebody else put there is skipped,
+    and what nobody can open any more, where sealed records are opened."""
+    async with aclosing(told_events_of(log, topic, key=key, kinds=kinds)) as events:
+        async for event, gone in events:
+            if not gone:
+                yield event
+
+
+async def told_events_of(
+    log: Log, topic: str, *, key: str | None = None, kinds: Sequence[type[Event]] = ()
+) -> AsyncGenerator[tuple[Event, bool], None]:
+    """As `events_of`, with those that nobody can open any more, and whether it is one. Of some `kinds` records are decoded that
+    may be one alone."""
     tags = [str(kind.__struct_config__.tag).encode() for kind in kinds]
     count = await log.partitions(topic)
     for partition in range(count) if key is None else [partition_for(key.encode(), count)]:
         async for record in log.read(topic, partition):
-            if is_erased(record.value) or (tags and not any(tag in (record.value or b"") for tag in tags)):
+            if tags and not any(tag in (record.value or b"") for tag in tags):
                 continue
-            if (event := decode_or_none(record.value, record.headers)) is not None:
-                yield event
-
-
-async def told_events_of(log: Log, topic: str, *, key: str | None = None) -> AsyncGenerator[tuple[Event, bool], None]:
-    """As `events_of`, with those that nobody can open any more, and whether it is one."""
-    count = await log.partitions(topic)
-    for partition in range(count) if key is None else [partition_for(key.encode(), count)]:
-        async for record in log.read(topic, partition):
-            if (event := decode_or_none(record.value, record.headers)) is not None:
+            event = decode_or_none(record.value, record.headers)
+            if event is not None and (not kinds or isinstance(event, tuple(kinds))):
                 yield event, is_erased(record.value)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from headrace_lake.erased import tree_of
+from headrace_lake.text_opener import TextOpener
 from headrace_processors.owners import feedback_owner, interaction_owner, ref_owner
 from headrace_schemas import sealed_fields
 from headrace_schemas.inputs import Ref
@@ -25,15 +26,14 @@ from headrace_streams.settings import Settings, SettingsError
 _MARK = f'"{sealed_fields.FIELD}":'
 
 
-class TextOpener:
-    """Opens what `sealing` has a key for, and tells what was erased; without `sealing` it leaves all as it is."""
+class KeyOpener(TextOpener):
+    """Opens what `sealing` has a key for, and tells what was erased."""
 
-    def __init__(self, sealing: Sealing | None = None) -> None:
+    def __init__(self, sealing: Sealing) -> None:
         self._sealing = sealing
 
     def opened(self, value: str, odd: bytes | None = None) -> str:
-        """A record's value as a text. `odd`: what a lake keeps of a record that is not like most; it names the owner."""
-        if self._sealing is None or _MARK not in value:
+        if _MARK not in value:
             return value
         raw, ring = value.encode(), self._sealing.keyring
         for owner in _named(odd) or self._likely(raw):
@@ -46,7 +46,6 @@ class TextOpener:
     def _likely(self, value: bytes) -> Iterator[str]:
         """Owners that an event may have by what it says in clear. Which one it is the cipher tells, and of erased ones the first:
         an interaction, and all that is said of it, go together."""
-        assert self._sealing is not None
         tree = tree_of(value)
         data: Mapping[str, Any] = {} if tree is None else tree["data"]
         if isinstance(data.get("interaction_id"), str):
@@ -65,18 +64,17 @@ def _named(odd: bytes | None) -> list[str]:
     return [bytes(content).decode(errors="replace") for name, content in headers if name == HEADER]
 
 
-async def opener_of(settings: Settings) -> TextOpener:
-    """By the keys that there are now. NotAllowed for who may not read them."""
+async def opener_of(settings: Settings) -> KeyOpener:
+    """By the keys that there are now. NotAllowed for who may not read them, SettingsError without the library."""
+    cipher.load()
     log = key_log(settings)
     await log.refresh()
-    return TextOpener(Sealing(log.ring))
+    return KeyOpener(Sealing(log.ring))
 
 
 async def opener_if_allowed(settings: Settings) -> TextOpener:
     """As `opener_of`; one that opens nothing for who may not read `keys`, or lacks the library."""
     try:
-        opener = await opener_of(settings)
-        cipher.load()
+        return await opener_of(settings)
     except (NotAllowed, SettingsError):
         return TextOpener()
-    return opener

@@ -10,6 +10,7 @@ import msgspec
 
 from headrace_cli.common import NO, OK, USAGE, CliError, common, emit, note, run, who
 from headrace_lake.dataset import DatasetExample, exact_examples
+from headrace_lake.dataset_cli import check_source, opened_log, source_options
 from headrace_lake.log import Log, events_of
 from headrace_lake.quality import BatchQuality, feedback_of, quality_of, sample_of
 from headrace_processors import policy_file
@@ -27,8 +28,7 @@ _file = click.Path(dir_okay=False, path_type=Path)
 @click.option("--sample", type=_file, help="Write a share of the rows (policy: quality.looked_at) for people to judge.")
 @click.option("--read", "judged", type=_file, help="Read such a file back: what people filled in becomes their feedback.")
 @click.option("--rater", metavar="ID", help="With --read: who judged. Default: the user.")
-@click.option("--from", "source", type=click.Choice(["log", "lake"]), default="log", show_default=True, help="Where to read.")
-@click.option("--lake", "folder", type=click.Path(file_okay=False, path_type=Path), help="With --from lake: its folder.")
+@source_options
 @common
 def quality(
     settings: Settings, as_json: bool, batch: str, sample: Path | None, judged: Path | None, rater: str | None, source: str,
@@ -40,10 +40,10 @@ def quality(
         raise CliError(USAGE, "--sample and --read: give one of them")
     if sample is not None and sample.exists():
         raise CliError(USAGE, f"--sample {sample}: it is there already, maybe with what people filled in; name a new file")
-    if folder is not None and source != "lake":
-        raise CliError(USAGE, "--lake goes with --from lake")
+    check_source(source, folder)
     policy = policy_file.load(settings.policy).quality
-    cut, rows, roles = run(_read(settings, batch, source, folder))
+    wants_roles = judged is None and not policy.roles  # they are asked of all examples of the bucket
+    cut, rows, roles = run(_read(settings, batch, source, folder, wants_roles))
     if judged is not None:
         told = feedback_of(judged.read_text(encoding="utf-8").split("\n"), cut, rows, rater or who() or "reviewer")
         run(_publish(settings, [each.feedback for each in told]))
@@ -81,19 +81,15 @@ def lines(found: BatchQuality) -> list[str]:
 
 
 async def _read(
-    settings: Settings, batch_id: str, source: str, folder: Path | None
+    settings: Settings, batch_id: str, source: str, folder: Path | None, wants_roles: bool
 ) -> tuple[Batch, list[DatasetExample], set[str]]:
-    from headrace_lake.dataset_cli import opened
-    from headrace_lake.kafka_log import KafkaLog
-    from headrace_lake.keys import OpenedLog
-
-    async with opened(settings, source, folder) as (log, _):
-        return await batch_examples(OpenedLog(log, KafkaLog(settings)), batch_id)
+    async with opened_log(settings, source, folder) as (log, _):
+        return await batch_examples(log, batch_id, wants_roles=wants_roles)
 
 
-async def batch_examples(log: Log, batch_id: str) -> tuple[Batch, list[DatasetExample], set[str]]:
-    """A batch, what is learnt of it as it was cut (without what nobody can open any more), and the roles that its bucket ever
-    had. CliError when there is no such batch; DatasetError for a row that is not where the batch says."""
+async def batch_examples(log: Log, batch_id: str, *, wants_roles: bool = True) -> tuple[Batch, list[DatasetExample], set[str]]:
+    """A batch, what is learnt of it as it was cut (without what nobody can open any more), and if wanted the roles that its
+    bucket ever had. CliError when there is no such batch; DatasetError for a row that is not where the batch says."""
     cut: Batch | None = None
     async for event in events_of(log, "batches", kinds=[BatchReady]):
         if isinstance(event, BatchReady) and event.data.batch_id == batch_id:
@@ -102,16 +98,19 @@ async def batch_examples(log: Log, batch_id: str) -> tuple[Batch, list[DatasetEx
         raise CliError(NO, f"there is no batch {batch_id}: `headrace batches list` shows all")
     members = [member for member in watched(cut) if is_training(member)]
     values, _ = await exact_examples(log, members)
+    rows = [DatasetExample(values[each.sha256], each) for each in members if each.sha256 in values]
+    if not wants_roles:
+        return cut, rows, set()
     roles = {
         event.data.agent.role or event.data.agent.name
         async for event in events_of(log, "examples", key=cut.bucket, kinds=[ExampleRewarded])
         if isinstance(event, ExampleRewarded) and event.data.bucket == cut.bucket
     }
-    return cut, [DatasetExample(values[each.sha256], each) for each in members if each.sha256 in values], roles
+    return cut, rows, roles
 
 
 async def _publish(settings: Settings, feedback: list[Any]) -> None:
     from headrace_streams.kafka.publisher import publish, requested
 
-    for each in feedback:
-        await publish(settings, requested(FeedbackRecorded, each, id=each.feedback_id, source="headrace:quality"))
+    said = [requested(FeedbackRecorded, each, id=each.feedback_id, source="headrace:quality") for each in feedback]
+    await publish(settings, *said)

@@ -15,12 +15,12 @@ import duckdb
 
 from headrace_lake.activity_view import activity_sql
 from headrace_lake.manifest import LAKE_TOPICS, LakeError, LakeFolder, Manifest
-from headrace_lake.opening import TextOpener
 from headrace_lake.query_result import QueryRefused as QueryRefused
 from headrace_lake.query_result import QueryResult as QueryResult
 from headrace_lake.query_result import QueryStopped as QueryStopped
 from headrace_lake.segment import COLUMNS
 from headrace_lake.spill import spill_folder
+from headrace_lake.text_opener import TextOpener
 from headrace_lake.views import COMPOSED, VIEWS, literal, table_of
 from headrace_lake.views import SCHEMA as TABLES
 

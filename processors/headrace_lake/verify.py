@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from headrace_lake.differences import Difference, json_differences
+from headrace_lake.differences import Difference, brief, json_differences
 from headrace_lake.erased import ErasedOwners
 from headrace_lake.erased_steps import ErasedSteps, erased_ends
 from headrace_lake.keys import sealing_of
@@ -322,7 +322,7 @@ class _Comparison:
             elif await self._may_have_expired(produced):
                 self.expired += 1
             else:
-                self._differ(offset, "missing", _brief(produced.topic, produced.key, produced.value), "nothing")
+                self._differ(offset, "missing", brief(produced.topic, produced.key, produced.value), "nothing")
             return
         outputs.begun = True
         found = outputs.pop()
@@ -405,7 +405,7 @@ class _Comparison:
         newest = set(self.newest.values())
         for source, produced in self.absent.items():
             if source in newest:
-                self._differ(source[0], "missing", _brief(produced.topic, produced.key, produced.value), "nothing")
+                self._differ(source[0], "missing", brief(produced.topic, produced.key, produced.value), "nothing")
             else:
                 self.expired += 1
 
@@ -452,7 +452,3 @@ class _Comparison:
 
     def _differ(self, offset: int | None, field: str, expected: str, found: str) -> None:
         self.differences.append(Difference(*self.task, offset, field, expected, found))
-
-
-def _brief(topic: str, key: bytes, value: bytes) -> str:
-    return f"{topic} key {key[:80]!r} value {value[:200]!r}"

@@ -18,7 +18,7 @@ from headrace_console.access import AccessRefused, ProxyAccess, TokenAccess, is_
 from headrace_console.key_watch import KeyWatch
 from headrace_console.pages import pages
 from headrace_lake.manifest import LakeFolder
-from headrace_lake.opening import TextOpener
+from headrace_lake.text_opener import TextOpener
 from headrace_schemas.root_error import USAGE
 from headrace_streams.settings import Settings
 from support.console import TOKEN, ServedConsole, form_of, served

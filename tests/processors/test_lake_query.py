@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +38,13 @@ def ring() -> MemoryRing:
 def lake(folder: LakeFolder) -> Iterator[LakeQuery]:
     with opened(folder, seconds=20) as lake:
         yield lake
+
+
+def test_who_asks_loads_no_kafka_client_and_no_parquet_writer() -> None:
+    loaded = "import headrace_lake.query_child, headrace_lake.read_models.lineage_view, sys; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
+    assert "duckdb" in told
+    assert {"aiokafka", "pyarrow"}.isdisjoint(told)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from headrace_lake.log import POSITION_WITHIN, LogRecord, position_of, watched_of
+from headrace_lake.log import POSITION_WITHIN, LogRecord, events_of, position_of, watched_of
+from headrace_schemas.events import Event, FeedbackRecorded
 from headrace_schemas.topology import changelog
 from headrace_streams.runtime.journal import POSITION_KEY, Position, encode_position
 from support.memory_log import MemoryLog
+from support.signals import feedback, interaction
 
 NAME = changelog("reward", "signals").name
 
@@ -94,3 +96,15 @@ def test_of_a_task_that_watches_nothing_yet_only_the_end_is_read() -> None:
     log, position, end = watching({"k": b"1"}, filler=4000, watched=0)
     assert asyncio.run(watched_of(log, "reward", "signals", 0, "bucket:", position, 0, end)) == {}
     assert log.read_records <= POSITION_WITHIN
+
+
+def test_events_of_some_kinds_are_of_these_whatever_others_say() -> None:
+    log = MemoryLog()
+    for value in (interaction("i-1", prompt="headrace.feedback.recorded.v1"), feedback("f-1"), interaction("i-2")):
+        log.append("signals", 0, b"k", value)
+
+    async def found(kinds: list[type[Event]]) -> list[Event]:
+        return [event async for event in events_of(log, "signals", kinds=kinds)]
+
+    assert [event.id for event in asyncio.run(found([FeedbackRecorded]))] == ["feedback-f-1"]
+    assert len(asyncio.run(found([]))) == 3

@@ -17,12 +17,13 @@ from headrace_lake.dataset_card import DatasetCard, card
 from headrace_lake.keys import OpenedLog, sealing_of
 from headrace_lake.lineage import RecordPlace, published_fate
 from headrace_lake.log import LogRecord
-from headrace_lake.opening import TextOpener
+from headrace_lake.opening import KeyOpener
 from headrace_lake.query import opened
 from headrace_lake.read_models.dead_letter_view import letter_view
 from headrace_lake.read_models.example_list import ExampleFilter, example_list
 from headrace_lake.read_models.example_view import example_view
 from headrace_lake.read_models.reward_terms import RewardExplanation
+from headrace_lake.text_opener import TextOpener
 from headrace_lake.verify import Verified, verify
 from headrace_processors.owners import feedback_owner
 from headrace_processors.stages import STAGES
@@ -440,16 +441,16 @@ def test_what_a_lake_holds_sealed_is_opened_for_who_has_keys_and_told_to_be_eras
     texts, reward = shown(TextOpener())
     assert all("[sealed]" in text and SECRET not in text for text in texts)
     assert reward.differs == "its texts are sealed: for who may read topic keys"
-    texts, reward = shown(TextOpener(asyncio.run(sealing_of(ring.log))))
+    texts, reward = shown(KeyOpener(asyncio.run(sealing_of(ring.log))))
     assert texts[:2] == [f"{SECRET} corrects", f"{SECRET} asks 1"]
     assert texts[2] in texts[3]
     assert "turn" in texts[2]
     assert (reward.agrees, reward.differs) == (True, None)
     odd = '{"type":"headrace.feedback.recorded.v1","id":"1","data":{"interaction_id":"b-1","sealed":5}}'
-    assert TextOpener(asyncio.run(sealing_of(ring.log))).opened(odd) == odd, "whoever wrote that: it is shown as it is"
+    assert KeyOpener(asyncio.run(sealing_of(ring.log))).opened(odd) == odd, "whoever wrote that: it is shown as it is"
     ring.tell(subject_erased("bob"))
     ring.fold()
-    texts, reward = shown(TextOpener(asyncio.run(sealing_of(ring.log))))
+    texts, reward = shown(KeyOpener(asyncio.run(sealing_of(ring.log))))
     assert all("[erased]" in text for text in texts)
     assert reward.differs == "its texts are erased"
 

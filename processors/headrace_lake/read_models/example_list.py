@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from headrace_lake.dataset_filter import DatasetFilter, FilterFields
+from headrace_lake.dataset_filter import DatasetFilter, FilterFields, derived_alone
 from headrace_lake.lineage import RecordPlace
 from headrace_lake.query import LakeQuery, QueryRefused
 from headrace_lake.read_models.paging import NEWEST_FIRST, PAGE, PageCursor, next_page, page_of
@@ -181,7 +181,7 @@ def newest_rows(lake: LakeQuery, wanted: ExampleFilter, most: int) -> list[Examp
 
 
 def _fields(row: ExampleRow) -> FilterFields:
-    derived = 0 < row.voices <= row.derived
+    derived = derived_alone(row.voices, row.derived)
     return FilterFields(row.agent, row.role, row.split, row.reward, row.principals, row.event_time, derived)
 
 

@@ -78,15 +78,14 @@ def places_where(
     where: str,
     parameters: Mapping[str, Any] | None = None,
     *,
-    limit: int | None,
+    limit: int,
     newest: bool = True,
 ) -> list[RecordPlace]:
-    """Where the newest (or the first) `limit` records of a topic lie for which `where` holds, in that order; all without one."""
+    """Where the newest (or the first) `limit` records of a topic lie for which `where` holds, in that order."""
     order = "DESC" if newest else "ASC"
     rows = lake.all(
         f"SELECT partition, log_offset FROM {table_of(topic)} WHERE {where} "
-        f"ORDER BY appended_at {order}, partition {order}, log_offset {order}"
-        + ("" if limit is None else f" LIMIT {int(limit)}"),
+        f"ORDER BY appended_at {order}, partition {order}, log_offset {order} LIMIT {int(limit)}",
         parameters,
     )
     return [RecordPlace(topic, *row) for row in rows]

@@ -95,12 +95,17 @@ def requested(kind: type[E], data: Any, id: str | None = None, source: str | Non
     return event if source is None else msgspec.structs.replace(event, source=source)
 
 
-async def publish(settings: Settings, event: Event) -> None:
-    """Appends one event where the table of topics says that it belongs, and waits for the acknowledgement."""
-    topic, key = route(event)
-    async with publishing(settings, topic) as publisher:
-        try:
-            async with asyncio.timeout(clients.DEADLINE):
-                await (await publisher.send(topic, key, encode(event)))
-        except TimeoutError:
-            raise clients.BrokerUnavailable(f"{settings.bootstrap} did not acknowledge within {clients.DEADLINE:g} s") from None
+async def publish(settings: Settings, *events: Event) -> None:
+    """Appends events where the table of topics says that they belong, each when the one before is acknowledged."""
+    routed = [(*route(event), encode(event)) for event in events]
+    if not routed:
+        return
+    async with publishing(settings, *dict.fromkeys(topic for topic, _, _ in routed)) as publisher:
+        for topic, key, value in routed:
+            try:
+                async with asyncio.timeout(clients.DEADLINE):
+                    await (await publisher.send(topic, key, value))
+            except TimeoutError:
+                raise clients.BrokerUnavailable(
+                    f"{settings.bootstrap} did not acknowledge within {clients.DEADLINE:g} s"
+                ) from None
