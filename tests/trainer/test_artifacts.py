@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from headrace_trainer.artifacts.gguf_file import scale_of, write_adapter, write_model
+from headrace_trainer.artifacts.gguf_file import alpha_of, write_adapter, write_model
 from headrace_trainer.artifacts.gguf_names import rope_factors
 from headrace_trainer.artifacts.merge import NotExportable, merged, write_merged
 from headrace_trainer.artifacts.modelfile import modelfile
@@ -97,7 +97,7 @@ def test_the_scale_and_the_tensors_of_a_lora_in_gguf_are_what_the_adapter_adds(f
     if family == "llama":  # four heads of eight: each head's halves interleaved
         delta = torch.cat([head.reshape(2, 4, 32).transpose(0, 1).reshape(8, 32) for head in delta.split(8)])
     np.testing.assert_allclose(up @ down * alpha / 4, delta.numpy(), atol=1e-5)
-    assert scale_of({"r": 4, "lora_alpha": 6}).alpha == 6
+    assert alpha_of({"r": 4, "lora_alpha": 6}) == 6
 
 
 def test_a_folder_of_merged_weights_is_loaded_as_any_other_in_the_format_of_the_base(tmp_path: Path) -> None:
