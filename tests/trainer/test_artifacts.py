@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from headrace_trainer.artifacts.gguf_file import alpha_of, write_adapter, write_model
 from headrace_trainer.artifacts.gguf_names import rope_factors
@@ -19,21 +19,14 @@ from headrace_trainer.artifacts.modelfile import modelfile
 from headrace_trainer.artifacts.source import ModelSource
 from headrace_trainer.model import lora
 from headrace_trainer.policy import BasePolicy
-from support import tiny
+from support import architectures, tiny
 
 IDS = torch.tensor([[5, 17, 80, 41, 200, 3, 9]])
 
 
-def llama(folder: Path, **more: Any) -> Path:
-    fast = tiny.tokenizer()
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast) + 3, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, eos_token_id=fast.eos_token_id, bos_token_id=None, **more,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+def llama(folder: Path, **changed: Any) -> Path:
+    """With more rows than its tokenizer has tokens."""
+    return architectures.build("llama", folder, vocab_size=len(tiny.tokenizer()) + 3, **changed)
 
 
 def adapter(base: Path, folder: Path, **more: Any) -> Path:
