@@ -72,7 +72,7 @@ class Adapters:
 
     def __init__(self, model: Any) -> None:
         """`model`: a causal model of transformers, without adapters. Needs peft (extra `trainer`), when the first is loaded."""
-        self._base, self._model, self._wrapped = model, model, False
+        self._base = self._model = model
         self._turns = _Turns()
         self._loaded: list[str] = []
         self._served: str | None = None
@@ -153,8 +153,8 @@ class Adapters:
         try:
             config = peft.PeftConfig.from_pretrained(str(folder))
             config.inference_mode = True
-            if not self._wrapped:
-                self._model, self._wrapped = peft.PeftModelForCausalLM(self._model, config, adapter_name=name), True
+            if self._model is self._base:
+                self._model = peft.PeftModelForCausalLM(self._base, config, adapter_name=name)
             result = self._model.load_adapter(str(folder), adapter_name=name, torch_device=str(self._model.device))
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             self._forget(name)
@@ -191,7 +191,7 @@ class Adapters:
             parent, _, child = name.rpartition(".")
             setattr(self._base.get_submodule(parent), child, plain)
         vars(self._base).pop("peft_config", None)
-        self._model, self._wrapped = self._base, False
+        self._model = self._base
 
 
 def _name(digest: str) -> str:
