@@ -19,7 +19,7 @@ from headrace_trainer.artifacts.modelfile import modelfile
 from headrace_trainer.artifacts.source import ModelSource
 from headrace_trainer.model import lora
 from headrace_trainer.policy import BasePolicy
-from support import architectures, tiny
+from support import architectures, tiny, training
 
 IDS = torch.tensor([[5, 17, 80, 41, 200, 3, 9]])
 
@@ -33,11 +33,7 @@ def adapter(base: Path, folder: Path, **more: Any) -> Path:
     """A LoRA adapter that changes every layer, and its own configuration file as peft writes it."""
     model = AutoModelForCausalLM.from_pretrained(base)
     wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM", **more))
-    torch.manual_seed(1)
-    for name, value in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(value, std=0.2)
-    wrapped.save_pretrained(str(folder))
+    training.moved(wrapped, 1, 0.2).save_pretrained(str(folder))
     return folder
 
 
