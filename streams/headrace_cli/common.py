@@ -36,6 +36,7 @@ __all__ = [
     "CliError",
     "common",
     "emit",
+    "end_progress",
     "fail",
     "loaded_settings",
     "note",
@@ -162,6 +163,12 @@ def progress(text: str) -> None:
         control(f"\r\033[K{plain(text)}")
     else:
         note(text)
+
+
+def end_progress() -> None:
+    """After the last `progress`: what a command prints next has a line of its own."""
+    if sys.stderr.isatty():
+        click.echo(err=True)
 
 
 def fail(error: BaseException) -> tuple[int, str] | None:

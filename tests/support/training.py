@@ -1,8 +1,11 @@
-"""Small sums in the trainer's own forms: numbers as rows, and jobs in processes of their own. Knows the trainer, no test."""
+"""Small sums in the trainer's own forms: rows, moved adapters, jobs in processes of their own. Knows the trainer, no test."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import torch
 
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
 from headrace_trainer.job.process import JobProcess
@@ -15,6 +18,16 @@ def rows_of(base: Base, numbers: range) -> list[TokenisedExample]:
     """The examples of these numbers as rows."""
     tokeniser = RowTokeniser(base.tokenizer, 200)
     return [tokeniser.example(training_data.example(number), 1.0) for number in numbers]
+
+
+def moved(model: Any, seed: int, scale: float = 0.05) -> Any:
+    """A model with an adapter that changes something: what it begins with is the base alone."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.copy_(torch.randn(value.shape, generator=random) * scale)
+    return model
 
 
 def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[JobProgress]]:

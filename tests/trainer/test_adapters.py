@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import headrace
 from headrace_trainer.model import lora
 from headrace_trainer.model.base import load_base
-from support import training_data
+from support import training, training_data
 
 IDS = torch.tensor([[5, 17, 80, 41]])
 
@@ -23,10 +23,7 @@ def others(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
     """Two adapters that answer unlike the base and each other."""
     folders = []
     for seed in (1, 2):
-        model, _ = lora.attach(load_base(str(tiny_base)).model, training_data.HYPER, seed)
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(value, std=1.0, generator=torch.Generator().manual_seed(seed))
+        model = training.moved(lora.attach(load_base(str(tiny_base)).model, training_data.HYPER, seed)[0], seed, 1.0)
         folders.append(lora.save(model, tmp_path_factory.mktemp("adapters") / f"{seed}"))
     return folders
 

@@ -10,41 +10,30 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from headrace_trainer.artifacts.gguf_file import scale_of, write_adapter, write_model
+from headrace_trainer.artifacts.gguf_file import alpha_of, write_adapter, write_model
 from headrace_trainer.artifacts.gguf_names import rope_factors
 from headrace_trainer.artifacts.merge import NotExportable, merged, write_merged
 from headrace_trainer.artifacts.modelfile import modelfile
 from headrace_trainer.artifacts.source import ModelSource
 from headrace_trainer.model import lora
 from headrace_trainer.policy import BasePolicy
-from support import tiny
+from support import architectures, tiny, training
 
 IDS = torch.tensor([[5, 17, 80, 41, 200, 3, 9]])
 
 
-def llama(folder: Path, **more: Any) -> Path:
-    fast = tiny.tokenizer()
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast) + 3, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, eos_token_id=fast.eos_token_id, bos_token_id=None, **more,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+def llama(folder: Path, **changed: Any) -> Path:
+    """With more rows than its tokenizer has tokens."""
+    return architectures.build("llama", folder, vocab_size=len(tiny.tokenizer()) + 3, **changed)
 
 
 def adapter(base: Path, folder: Path, **more: Any) -> Path:
     """A LoRA adapter that changes every layer, and its own configuration file as peft writes it."""
     model = AutoModelForCausalLM.from_pretrained(base)
     wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM", **more))
-    torch.manual_seed(1)
-    for name, value in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(value, std=0.2)
-    wrapped.save_pretrained(str(folder))
+    training.moved(wrapped, 1, 0.2).save_pretrained(str(folder))
     return folder
 
 
@@ -97,7 +86,7 @@ def test_the_scale_and_the_tensors_of_a_lora_in_gguf_are_what_the_adapter_adds(f
     if family == "llama":  # four heads of eight: each head's halves interleaved
         delta = torch.cat([head.reshape(2, 4, 32).transpose(0, 1).reshape(8, 32) for head in delta.split(8)])
     np.testing.assert_allclose(up @ down * alpha / 4, delta.numpy(), atol=1e-5)
-    assert scale_of({"r": 4, "lora_alpha": 6}).alpha == 6
+    assert alpha_of({"r": 4, "lora_alpha": 6}) == 6
 
 
 def test_a_folder_of_merged_weights_is_loaded_as_any_other_in_the_format_of_the_base(tmp_path: Path) -> None:

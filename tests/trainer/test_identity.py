@@ -275,7 +275,8 @@ def test_the_generator_of_the_device_that_trains_is_kept_and_no_other(folder: Pa
     assert kept.keys() == {"cuda:1"}
 
 
-def test_identity_is_found_without_torch() -> None:
-    code = "import sys, headrace_trainer.model.identity, headrace_trainer.model.hub; assert 'torch' not in sys.modules"
+@pytest.mark.parametrize("modules", ["model.identity, headrace_trainer.model.hub", "artifacts.cli, headrace_trainer.suite_cli"])
+def test_identity_is_found_and_a_command_is_understood_without_torch(modules: str) -> None:
+    code = f"import sys, headrace_trainer.{modules}; assert 'torch' not in sys.modules"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

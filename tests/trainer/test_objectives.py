@@ -30,7 +30,7 @@ from headrace_trainer.objectives.loss import Computing, Loss, Unit, accumulate, 
 from headrace_trainer.objectives.table import OBJECTIVES, may_avoid
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
 from headrace_trainer.spec import JobProgress, JobSpec, TeacherSpec
-from support import tiny, training_data
+from support import tiny, training, training_data
 
 HYPER = training_data.HYPER.model_copy(
     update={"dropout": 0.0, "epochs": 1.0, "beta": 0.3, "chosen_loss": 0.2, "teacher_tokens": 1000, "temperature": 2.0}
@@ -43,15 +43,9 @@ def base(tiny_base: Path) -> Base:
     return load_base(str(tiny_base))
 
 
-def moved(base: Base, seed: int = 1) -> Any:
+def moved(base: Base) -> Any:
     """With an adapter that changes something, and no dropout."""
-    model, _ = lora.attach(base.model, HYPER, 1)
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.copy_(torch.randn(value.shape, generator=random) * 0.05)
-    return model
+    return training.moved(lora.attach(base.model, HYPER, 1)[0], 1)
 
 
 def examples(base: Base) -> list[TokenisedExample]:

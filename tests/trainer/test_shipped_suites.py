@@ -125,6 +125,10 @@ def test_an_answer_that_is_nested_deeper_than_can_be_read_fails_and_is_no_fault_
             '{"name": "a", "messages": [{"role": "user"}], "check": {"kind": "python", "cases": [{"run": "f("}]}}',
             "line 2: task 'a': check.python.cases.0.run = 'f(': no Python expression",
         ),
+        (
+            '{"name": "a", "messages": [{"role": "user"}], "check": {"kind": "json", "holds": ["True", "f("]}}',
+            "line 2: task 'a': check.json.holds.1 = 'f(': no Python expression",
+        ),
         ('{"name": "first", "messages": [{"role": "user"}]}', "task 'first': there are two of that name"),
         ('{"name": "a", "messages": [{"role": "user"}], "level": "harder"}', "line 2: task 'a': level = 'harder'"),
     ],

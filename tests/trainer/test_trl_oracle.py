@@ -18,7 +18,7 @@ from headrace_trainer.objectives.distillation import TaughtRow
 from headrace_trainer.objectives.kto import Opinion
 from headrace_trainer.objectives.loss import Computing, Loss, accumulate, plan_total
 from headrace_trainer.objectives.sft import LOSS as SFT
-from support import tiny, training_data
+from support import tiny, training, training_data
 
 HYPER = training_data.HYPER.model_copy(update={"dropout": 0.0})
 
@@ -64,14 +64,7 @@ def test_the_loss_and_its_gradient_are_those_of_trl(tiny_base: Path, tmp_path: P
 
 
 def moved(base: Base) -> Any:
-    """With an adapter that changes something: what it began with is the base alone."""
-    model: Any = lora.attach(base.model, HYPER, 1)[0]
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.copy_(torch.randn(value.shape, generator=random) * 0.05)
-    return model
+    return training.moved(lora.attach(base.model, HYPER, 1)[0], 0)
 
 
 def prepared(loss: Loss, computing: Computing, units: Sequence[Any]) -> list[Any]:

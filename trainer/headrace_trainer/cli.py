@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace_cli.common import NO, USAGE, CliError, common, emit, note, progress, run
+from headrace_cli.common import NO, USAGE, CliError, common, emit, end_progress, note, progress, run
 from headrace_cli.web import site, web
 from headrace_streams.settings import Settings
 
@@ -61,8 +61,7 @@ def _print_checked(found: list[CheckedBase], as_json: bool) -> int:
     """0 when every base can be trained, also when there is none."""
     import msgspec
 
-    if sys.stderr.isatty():
-        click.echo(err=True)
+    end_progress()
     for checked in found:
         if as_json:
             emit(msgspec.to_builtins(checked))
@@ -183,8 +182,7 @@ def _print(summary: JobSummary, as_json: bool) -> int:
 
     from headrace_schemas.selection import counts_text
 
-    if sys.stderr.isatty():
-        click.echo(err=True)
+    end_progress()
     if as_json:
         emit(msgspec.to_builtins(summary))
     else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import msgspec
 
-from headrace_cli.common import NO, OK, emit, note, progress, run
+from headrace_cli.common import NO, OK, emit, end_progress, note, progress, run
 from headrace_schemas.selection import counts_text
 from headrace_streams.settings import Settings
 from headrace_trainer.artifacts.source import ModelSource, source_of
@@ -39,8 +38,7 @@ def evaluate_suite(settings: Settings, as_json: bool, named: str, options: Suite
     found = _asked(settings, suite, source, options)
     table = slices(found.answers)
     success = table[0].metrics.get("success")
-    if sys.stderr.isatty():
-        click.echo(err=True)
+    end_progress()
     if as_json:
         emit(
             {

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from headrace_cli.common import USAGE, CliError, common, emit, note, progress, run
+from headrace_cli.common import USAGE, CliError, common, emit, end_progress, note, progress, run
 from headrace_schemas.derived import Batch
 from headrace_schemas.events import BatchReady
 from headrace_streams.settings import Settings
@@ -89,11 +89,13 @@ def _write(source: ModelSource, form: str, out: Path, quantisation: Any) -> Path
     found = merged(source)
     if form == "merged":
         write_merged(found, out)
+        end_progress()
         return found.folder
     stops = [str(found.tokenizer.convert_ids_to_tokens(stop)) for stop in stop_ids(found.tokenizer, found.model)]
     said = modelfile("model.gguf", found.tokenizer, stops) if form == "ollama" else None  # before gigabytes are written
     progress(f"writing {quantisation}")
     write_model(found, out / "model.gguf", quantisation)
+    end_progress()
     if said is not None:
         (out / "Modelfile").write_text(said, encoding="utf-8")
     return found.folder

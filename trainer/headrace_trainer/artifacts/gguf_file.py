@@ -31,13 +31,6 @@ _CUTS = {
 }
 
 
-class AdapterScale(NamedTuple):
-    """What llama.cpp multiplies an adapter's output by is `alpha / rank`."""
-
-    alpha: float
-    rank: int
-
-
 def write_model(found: MergedModel, path: Path, quantisation: Quantisation) -> Path:
     """NotExportable for a family or a tokenizer that is not known, before anything is written."""
     model, config = found.model, found.model.config
@@ -64,11 +57,11 @@ def write_adapter(folder: Path, config: Any, path: Path) -> Path:
     for field in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern"):
         if settings.get(field):
             raise NotExportable(f"adapter {folder}: {field} = {settings[field]!r}: no GGUF adapter can say it; use --format gguf")
-    scale, tensors = scale_of(settings), lora.tensors_in(folder)
+    tensors = lora.tensors_in(folder)
     writer = gguf.GGUFWriter(path, family)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, scale.alpha)
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha_of(settings))
     for name, tensor in sorted(tensors.items()):
         module, _, side = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
         if side not in ("lora_A", "lora_B"):
@@ -79,10 +72,10 @@ def write_adapter(folder: Path, config: Any, path: Path) -> Path:
     return _written(writer, path)
 
 
-def scale_of(settings: Mapping[str, Any]) -> AdapterScale:
-    """An adapter's scale as readers of GGUF compute it."""
+def alpha_of(settings: Mapping[str, Any]) -> float:
+    """What readers of GGUF divide by the rank, for the scale of an adapter."""
     rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
-    return AdapterScale(alpha * rank**0.5 if settings.get("use_rslora") else alpha, rank)
+    return alpha * rank**0.5 if settings.get("use_rslora") else alpha
 
 
 def _tied(config: Any) -> bool:

@@ -13,7 +13,6 @@ from headrace_streams.adapter_store import Store, fetch
 from headrace_streams.kafka.reader import Reader
 from headrace_streams.release_log import Decision
 from headrace_streams.settings import Settings
-from headrace_trainer.model import lora
 from headrace_trainer.policy import BasePolicy, load
 
 
@@ -56,6 +55,8 @@ async def source_of(settings: Settings, release: str | None, adapter: Path | Non
             return ModelSource(decision.data.base, load(settings.policy).bases.get(decision.data.base), folder, decision)
         return ModelSource(base, _loading(settings, base), folder, decision)
     if adapter is not None:
+        from headrace_trainer.model import lora  # torch with it: seconds, which help and a wrong option need not wait for
+
         named = base or lora.config_of(adapter).get("base_model_name_or_path")
         if not isinstance(named, str):
             raise CliError(USAGE, f"adapter {adapter} does not say which base it is for: name it with --base")

@@ -14,7 +14,6 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -234,7 +233,7 @@ def slices(answers: Answers) -> list[Slice]:
     """All answers, then those of each role, artifact type, language and level, each value in the order of its first answer."""
     found = [Slice(by="all", value="", n=len(answers), metrics=measured(answers))]
     for by in SLICED_BY:
-        values = [msgspec.structs.asdict(each)[by] for each in answers]
+        values = [getattr(each, by) for each in answers]
         for value in dict.fromkeys(value for value in values if value is not None):
             chosen = [each for each, its in zip(answers, values, strict=True) if its == value]
             found.append(Slice(by=by, value=value, n=len(chosen), metrics=measured(chosen)))

@@ -10,7 +10,7 @@ import ast
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from headrace_streams.policy import Policy
 
@@ -25,46 +25,51 @@ def _compiles(code: str) -> str:
     return code
 
 
+def _is_expression(text: str) -> str:
+    try:
+        ast.parse(text, mode="eval")
+    except SyntaxError as error:
+        raise ValueError(f"no Python expression: {error.msg}") from error
+    return text
+
+
+def _is_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from error
+    return text
+
+
+Code = Annotated[str, AfterValidator(_compiles)]
+Expression = Annotated[str, Field(min_length=1), AfterValidator(_is_expression)]
+Pattern = Annotated[str, AfterValidator(_is_pattern)]
+
+
 class Case(Policy):
     """An expression over what the answer defines, and what it gives or raises."""
 
-    run: str = Field(min_length=1, description="a Python expression over what the answer defines")
+    run: Expression = Field(description="a Python expression over what the answer defines")
     gives: Any = Field(None, description="its value, as JSON has it: a tuple is a list")
     raises: str | None = Field(None, description="instead: the name of the exception, or of one that it is derived from")
-
-    @field_validator("run")
-    @classmethod
-    def _expression(cls, run: str) -> str:
-        try:
-            ast.parse(run, mode="eval")
-        except SyntaxError as error:
-            raise ValueError(f"no Python expression: {error.msg}") from error
-        return run
 
 
 class PythonCheck(Policy):
     """The answer is Python: it is run, and so are the cases over it."""
 
     kind: Literal["python"]
-    setup: str = Field("", description="code that is run before the answer")
+    setup: Code = Field("", description="code that is run before the answer")
     cases: tuple[Case, ...] = Field(min_length=1, description="all must give or raise what they say")
-
-    _setup = field_validator("setup")(_compiles)
 
 
 class TestsCheck(Policy):
     """The answer is tests (functions `test_…` with asserts): they pass on what is right and fail on all that is broken."""
 
     kind: Literal["tests"]
-    right: str = Field(min_length=1, description="Python that is right; what it defines is there for the tests")
-    broken: tuple[str, ...] = Field(min_length=1, description="the same with a fault each")
-
-    _right = field_validator("right")(_compiles)
-
-    @field_validator("broken")
-    @classmethod
-    def _all_compile(cls, broken: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_compiles(code) for code in broken)
+    right: Annotated[str, Field(min_length=1), AfterValidator(_compiles)] = Field(
+        description="Python that is right; what it defines is there for the tests"
+    )
+    broken: tuple[Code, ...] = Field(min_length=1, description="the same with a fault each")
 
 
 class SqlCheck(Policy):
@@ -80,12 +85,7 @@ class JsonCheck(Policy):
     """The answer is a JSON value, alone or in a fenced block, of which something holds."""
 
     kind: Literal["json"]
-    holds: tuple[str, ...] = Field(min_length=1, description="Python expressions over `answer`, all true")
-
-    @field_validator("holds")
-    @classmethod
-    def _expressions(cls, holds: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(Case(run=each).run for each in holds)
+    holds: tuple[Expression, ...] = Field(min_length=1, description="Python expressions over `answer`, all true")
 
 
 class NumberCheck(Policy):
@@ -101,18 +101,8 @@ class TextCheck(Policy):
 
     kind: Literal["text"]
     equals: tuple[str, ...] = Field((), description="it is one of these, but for a full stop at its end")
-    matches: tuple[str, ...] = Field((), description="regular expressions that are all found in it")
-    without: tuple[str, ...] = Field((), description="regular expressions of which none is found in it")
-
-    @field_validator("matches", "without")
-    @classmethod
-    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        return patterns
+    matches: tuple[Pattern, ...] = Field((), description="regular expressions that are all found in it")
+    without: tuple[Pattern, ...] = Field((), description="regular expressions of which none is found in it")
 
     @model_validator(mode="after")
     def _says_something(self) -> TextCheck:
