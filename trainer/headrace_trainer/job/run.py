@@ -78,7 +78,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
             lessons.add(learnt)
         folder = spec.candidate or adapter_folder(spec)
         # What is judged is what was saved, read back into a fresh base as an agent will.
-        base = load(spec, precision)
+        base = load(spec, spec.device, precision)
         pool = lessons.pool(base)
         training = learnt.training if learnt else None
         report = _evaluate(lora.load(base.model, folder), base, pool, spec, hyper, precision, on_progress, training, lessons)
@@ -96,7 +96,7 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     """Trains, and saves into `adapter_folder`; of several `ranks` each calls this."""
     hyper, precision = settled(spec)
     lessons = JobRows(spec, hyper)
-    base = load(spec, precision) if ranks.size == 1 else load(replace(spec, device="cpu"), precision, spec.device)
+    base = load(spec, spec.device, precision) if ranks.size == 1 else load(spec, "cpu", precision, spec.device)
     members = run_members(spec.batch, spec.start)
     named = (("training", members.training), ("rehearsal", members.rehearsal), ("validation", members.validation))
     parts = lessons.parts(base, **{side: lessons.tokenised(side, base, listed) for side, listed in named})
@@ -110,7 +110,7 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
         model, base, parts, hyper, seed=spec.start.seed, precision=precision, folder=spec.folder, run=_checkpoint_key(spec),
         checkpoint_seconds=spec.checkpoint_seconds, optimiser_from=spec.optimiser if warm_started and carries else None,
         optimiser_to=optimiser_folder(spec) if carries else None, on_progress=on_progress, ranks=ranks,
-        teacher=None if spec.teacher is None else partial(_load_teacher, spec.teacher, spec.device, precision),
+        teacher=None if spec.teacher is None else partial(load, spec.teacher, spec.device, precision),
     )  # fmt: skip
     if ranks.first:
         shutil.rmtree(adapter_folder(spec), ignore_errors=True)  # left of a kill: the store takes no half files
@@ -280,18 +280,11 @@ class JobRows:
         return RowTokeniser(base.tokenizer, limit, stop_ids(base.tokenizer, base.model))
 
 
-def load(spec: JobSpec, precision: Precision, computes_on: str | None = None) -> Base:
-    """The base on the job's device; `computes_on`: in the format of another, where its parts go later."""
-    return load_base(
-        spec.weights, device=spec.device, precision=precision, attn_implementation=spec.attn_implementation,
-        trust_remote_code=spec.trust_remote_code, computes_on=computes_on, quantisation=spec.quantisation,
-    )  # fmt: skip
-
-
-def _load_teacher(spec: TeacherSpec, device: str, precision: Precision) -> Base:
+def load(spec: JobSpec | TeacherSpec, device: str, precision: Precision, computes_on: str | None = None) -> Base:
+    """The base that `spec` names, on `device`; `computes_on`: in the format of another, where its parts go later."""
     return load_base(
         spec.weights, device=device, precision=precision, attn_implementation=spec.attn_implementation,
-        trust_remote_code=spec.trust_remote_code, quantisation=spec.quantisation,
+        trust_remote_code=spec.trust_remote_code, computes_on=computes_on, quantisation=spec.quantisation,
     )  # fmt: skip
 
 
