@@ -18,7 +18,8 @@ from headrace_streams.policy import PolicyError
 from headrace_trainer.data.pairs import Pair, pairs_of
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenRow
 from headrace_trainer.job.failures import cause_of
-from headrace_trainer.job.run import RowsMissing, run
+from headrace_trainer.job.rows import RowsMissing
+from headrace_trainer.job.run import run
 from headrace_trainer.learning import checkpoint
 from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
