@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import torch
+
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
 from headrace_trainer.job.process import JobProcess
 from headrace_trainer.model.base import Base
@@ -15,6 +17,13 @@ def rows_of(base: Base, numbers: range) -> list[TokenisedExample]:
     """The examples of these numbers as rows."""
     tokeniser = RowTokeniser(base.tokenizer, 200)
     return [tokeniser.example(training_data.example(number), 1.0) for number in numbers]
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the gradients of what is trained, by name; the model's own are gone."""
+    copies = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad()
+    return copies
 
 
 def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[JobProgress]]:

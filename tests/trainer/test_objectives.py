@@ -32,6 +32,7 @@ from headrace_trainer.objectives.table import OBJECTIVES, may_avoid
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
 from headrace_trainer.spec import JobProgress, JobSpec, TeacherSpec
 from support import tiny, training_data
+from support.training import gradients
 
 HYPER = training_data.HYPER.model_copy(
     update={"dropout": 0.0, "epochs": 1.0, "beta": 0.3, "chosen_loss": 0.2, "teacher_tokens": 1000, "temperature": 2.0}
@@ -84,12 +85,6 @@ def prepared(name: str, base: Base, model: Any) -> tuple[Loss, Sequence[Unit]]:
         with model.disable_adapter():
             units = loss.with_prepared(units, loss.prepare(computing_of(base, model), units))
     return loss, units
-
-
-def gradients(model: Any) -> dict[str, torch.Tensor]:
-    copies = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-    model.zero_grad()
-    return copies
 
 
 @pytest.mark.parametrize("name", SINGLE)
