@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import torch
 
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
 from headrace_trainer.job.process import JobProcess
+from headrace_trainer.model import lora
 from headrace_trainer.model.base import Base
+from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress, JobResult, JobSpec
 from support import training_data
 
@@ -17,6 +20,17 @@ def rows_of(base: Base, numbers: range) -> list[TokenisedExample]:
     """The examples of these numbers as rows."""
     tokeniser = RowTokeniser(base.tokenizer, 200)
     return [tokeniser.example(training_data.example(number), 1.0) for number in numbers]
+
+
+def moved(base: Base, hyper: Hyperparameters, seed: int) -> Any:
+    """The base with an adapter that changes something; what a run begins with is the base alone."""
+    model: Any = lora.attach(base.model, hyper, 1)[0]
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.copy_(torch.randn(value.shape, generator=random) * 0.05)
+    return model
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
