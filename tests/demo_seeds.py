@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from headrace_cli.common import PROGRAM
 from support import jsonl
 
-COMMAND = (sys.executable, "-c", "from headrace_cli.main import main; main()", "demo", "--json")
+COMMAND = (sys.executable, "-c", PROGRAM, "demo", "--json")
 
 
 def demo(seed: int, data_dir: Path, arguments: Sequence[str], most_minutes: float) -> dict[str, Any]:

@@ -30,6 +30,13 @@ def moved(model: Any, seed: int, scale: float = 0.05) -> Any:
     return model
 
 
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the gradients of what is trained, by name; the model's own are gone."""
+    copies = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad()
+    return copies
+
+
 def in_process(spec: JobSpec, kill_at: int | None = None) -> tuple[JobResult | None, list[JobProgress]]:
     """Result and steps of a job in its own process; killed when it tells of step `kill_at`."""
 

@@ -17,7 +17,8 @@ from headrace_schemas.inputs import Interaction
 from headrace_schemas.plain_chat import read_plain
 from headrace_trainer.data.rows import RowTokeniser, RowUnfit
 from headrace_trainer.job.check import CheckSpec, check
-from headrace_trainer.job.run import RowsMissing, run
+from headrace_trainer.job.rows import RowsMissing
+from headrace_trainer.job.run import run
 from headrace_trainer.model.base import load_base
 from headrace_trainer.model.stops import stop_ids, stop_trouble
 from headrace_trainer.policy import EvaluationPolicy, GraderPolicy

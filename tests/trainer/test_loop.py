@@ -29,6 +29,7 @@ from headrace_trainer.objectives.sft import LOSS as SFT
 from headrace_trainer.objectives.sft import collate, row_losses, token_losses
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import JobProgress
+from support.training import gradients
 
 HYPER = Hyperparameters(
     r=4, alpha=8, learning_rate=1e-2, epochs=2, min_steps=1, rows_per_step=8, batch_tokens=200, validation_rows=2,
@@ -44,12 +45,6 @@ def rows_of(count: int, seed: int = 0) -> list[TokenRow]:
         return tuple(torch.randint(3, 250, (length,), generator=random).tolist())
 
     return [TokenRow(f"e{index}", tokens(2, 12), tokens(1, 20), 0.1 + index % 5) for index in range(count)]
-
-
-def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    copies = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-    model.zero_grad()
-    return copies
 
 
 def with_adapter(base: Base) -> Any:

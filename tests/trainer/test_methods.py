@@ -22,6 +22,7 @@ from headrace_trainer.objectives.sft import LOSS, row_losses
 from headrace_trainer.policy import Hyperparameters, load
 from headrace_trainer.spec import JobProgress, JobSpec
 from support import training_data
+from support.training import gradients
 
 WAYS: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS},
@@ -36,12 +37,6 @@ def base_for(way: str, folder: Path) -> Base:
         pytest.importorskip("bitsandbytes")
         return load_base(str(folder), quantisation="nf4")
     return load_base(str(folder))
-
-
-def gradients(model: Any) -> dict[str, torch.Tensor]:
-    copies = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-    model.zero_grad()
-    return copies
 
 
 @pytest.mark.parametrize("way", WAYS)

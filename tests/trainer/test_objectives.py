@@ -18,7 +18,8 @@ from headrace_streams.policy import PolicyError
 from headrace_trainer.data.pairs import Pair, pairs_of
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenRow
 from headrace_trainer.job.failures import cause_of
-from headrace_trainer.job.run import RowsMissing, run
+from headrace_trainer.job.rows import RowsMissing
+from headrace_trainer.job.run import run
 from headrace_trainer.learning import checkpoint
 from headrace_trainer.learning.loop import train
 from headrace_trainer.model import lora
@@ -30,7 +31,8 @@ from headrace_trainer.objectives.loss import Computing, Loss, Unit, accumulate, 
 from headrace_trainer.objectives.table import OBJECTIVES, may_avoid
 from headrace_trainer.policy import Hyperparameters, TrainerPolicy, load
 from headrace_trainer.spec import JobProgress, JobSpec, TeacherSpec
-from support import tiny, training, training_data
+from support import tiny, training_data
+from support.training import gradients, moved
 
 HYPER = training_data.HYPER.model_copy(
     update={"dropout": 0.0, "epochs": 1.0, "beta": 0.3, "chosen_loss": 0.2, "teacher_tokens": 1000, "temperature": 2.0}
@@ -41,11 +43,6 @@ SINGLE = [name for name, objective in OBJECTIVES.items() if not objective.parts]
 @pytest.fixture
 def base(tiny_base: Path) -> Base:
     return load_base(str(tiny_base))
-
-
-def moved(base: Base) -> Any:
-    """With an adapter that changes something, and no dropout."""
-    return training.moved(lora.attach(base.model, HYPER, 1)[0], 1)
 
 
 def examples(base: Base) -> list[TokenisedExample]:
@@ -79,15 +76,9 @@ def prepared(name: str, base: Base, model: Any) -> tuple[Loss, Sequence[Unit]]:
     return loss, units
 
 
-def gradients(model: Any) -> dict[str, torch.Tensor]:
-    copies = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
-    model.zero_grad()
-    return copies
-
-
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_step_is_the_same_however_it_is_cut(name: str, base: Base) -> None:
-    model = moved(base)
+    model = moved(lora.attach(base.model, HYPER, 1)[0], 1)
     loss, units = prepared(name, base, model)
     total = plan_total(units, 1)
     at_once = accumulate(loss, computing_of(base, model), units, total)
@@ -144,7 +135,7 @@ def by_the_papers(name: str, model: Any, units: Sequence[Any]) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_loss_and_its_gradient_are_the_formula_of_the_papers(name: str, base: Base) -> None:
-    model = moved(base)
+    model = moved(lora.attach(base.model, HYPER, 1)[0], 1)
     loss, units = prepared(name, base, model)
     ours = accumulate(loss, computing_of(base, model, 150), units, plan_total(units, 1))
     gradient = gradients(model)
@@ -202,7 +193,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes_and_is_judged_as_read_ba
 
 
 def test_a_run_whose_rows_became_fewer_while_it_was_away_goes_on_with_those_that_are_left(base: Base, tmp_path: Path) -> None:
-    [loss], model = OBJECTIVES["dpo"].losses(), moved(base)
+    [loss], model = OBJECTIVES["dpo"].losses(), moved(lora.attach(base.model, HYPER, 1)[0], 1)
     units = loss.units(examples(base), RowTokeniser(base.tokenizer, 200), HYPER).units
 
     def trained(rows: Sequence[Unit]) -> int:
@@ -217,7 +208,7 @@ def test_a_run_whose_rows_became_fewer_while_it_was_away_goes_on_with_those_that
 
 
 def test_when_memory_runs_out_before_the_first_step_what_is_computed_once_is_so_in_smaller_passes(base: Base) -> None:
-    [loss], model = OBJECTIVES["dpo"].losses(), moved(base)
+    [loss], model = OBJECTIVES["dpo"].losses(), moved(lora.attach(base.model, HYPER, 1)[0], 1)
     units = loss.units(examples(base), RowTokeniser(base.tokenizer, 200), HYPER).units
     budgets: list[int] = []
 
@@ -366,7 +357,7 @@ def test_what_a_teacher_says_is_learnt_by_one_process(base: Base) -> None:
 
 
 def test_the_tokens_that_are_kept_of_a_teacher_bound_its_divergence_from_below(base: Base) -> None:
-    model = moved(base)
+    model = moved(lora.attach(base.model, HYPER, 1)[0], 1)
     found = []
     for count in (1, 8, 1000):
         hyper = HYPER.model_copy(update={"teacher_tokens": count, "teacher_share": 1.0})

@@ -12,13 +12,14 @@ import torch
 from headrace_trainer.data.pairs import Pair
 from headrace_trainer.data.rows import TokenRow
 from headrace_trainer.model import lora
-from headrace_trainer.model.base import Base, load_base
+from headrace_trainer.model.base import load_base
 from headrace_trainer.objectives import distillation, dpo, kto
 from headrace_trainer.objectives.distillation import TaughtRow
 from headrace_trainer.objectives.kto import Opinion
 from headrace_trainer.objectives.loss import Computing, Loss, accumulate, plan_total
 from headrace_trainer.objectives.sft import LOSS as SFT
-from support import tiny, training, training_data
+from support import tiny, training_data
+from support.training import moved
 
 HYPER = training_data.HYPER.model_copy(update={"dropout": 0.0})
 
@@ -63,10 +64,6 @@ def test_the_loss_and_its_gradient_are_those_of_trl(tiny_base: Path, tmp_path: P
         torch.testing.assert_close(gradient[name], value.grad, rtol=1e-4, atol=1e-7)
 
 
-def moved(base: Base) -> Any:
-    return training.moved(lora.attach(base.model, HYPER, 1)[0], 0)
-
-
 def prepared(loss: Loss, computing: Computing, units: Sequence[Any]) -> list[Any]:
     assert loss.prepare is not None
     assert loss.with_prepared is not None
@@ -101,7 +98,7 @@ def same_step(loss: Loss, computing: Computing, units: Sequence[Any], theirs: Ca
 def test_the_loss_of_pairs_is_that_of_trl(tiny_base: Path, tmp_path: Path, chosen_loss: float) -> None:
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     base = load_base(str(tiny_base))
-    model = moved(base)
+    model = moved(lora.attach(base.model, HYPER, 1)[0], 0)
     # TRL takes the mean over all tokens of the better answers, RPO that of each: of equal length they are one.
     chosen, rejected = drawn([(3, 7), (9, 7), (4, 7)]), drawn([(3, 5), (9, 11), (4, 2)])
     rows = [
@@ -138,7 +135,7 @@ def test_the_loss_of_pairs_is_that_of_trl(tiny_base: Path, tmp_path: Path, chose
 def test_the_loss_of_opinions_is_that_of_trl(tiny_base: Path, tmp_path: Path) -> None:
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     base = load_base(str(tiny_base))
-    model = moved(base)
+    model = moved(lora.attach(base.model, HYPER, 1)[0], 0)
     rows = drawn([(3, 5), (9, 4), (4, 17), (7, 11)])
     opinions = [
         Opinion(row.example_id, row, n < 2, row._replace(completion=rows[n - 1].completion)) for n, row in enumerate(rows)
@@ -169,7 +166,7 @@ def test_the_loss_of_opinions_is_that_of_trl(tiny_base: Path, tmp_path: Path) ->
 def test_the_divergence_of_a_teacher_is_that_of_trl(tiny_base: Path, tmp_path: Path) -> None:
     gkd = pytest.importorskip("trl.experimental.gkd")
     base, teacher = load_base(str(tiny_base)), load_base(str(tiny.build(tmp_path, seed=5)))
-    model = moved(base)
+    model = moved(lora.attach(base.model, HYPER, 1)[0], 0)
     rows = drawn([(3, 5), (9, 4), (4, 17)])
     hyper = HYPER.model_copy(update={"temperature": 2.0, "teacher_share": 1.0, "teacher_tokens": 1000})
     computing = Computing(model, base, hyper, "fp32", 40, teacher=lambda: teacher)

@@ -105,11 +105,14 @@ def is_corrected(example: Example) -> bool:
     return example.content.output != example.content.target
 
 
+def as_answered(example: Example) -> Example:
+    """With its output for its target, good or bad."""
+    return structs.replace(example, content=structs.replace(example.content, target=example.content.output))
+
+
 def wrong_row(corrected: TokenisedExample, tokeniser: RowTokeniser) -> TokenRow:
     """The row of an output that was corrected, with the weight of its correction. RowUnfit."""
-    example = corrected.example
-    wrong = structs.replace(example, content=structs.replace(example.content, target=example.content.output))
-    return tokeniser.example(wrong, corrected.row.weight).row
+    return tokeniser.example(as_answered(corrected.example), corrected.row.weight).row
 
 
 def _question(example: Example) -> tuple[str, str]:

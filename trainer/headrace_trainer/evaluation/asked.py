@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from msgspec import structs
-
+from headrace_trainer.data.pairs import as_answered, is_corrected
 from headrace_trainer.data.rows import RowTokeniser, RowUnfit, TokenisedExample, UnfitExample
 from headrace_trainer.suites import Suite
 from headrace_trainer.suites.check import Check
@@ -55,9 +54,7 @@ def bad_answers(rows: Sequence[TokenisedExample], tokeniser: RowTokeniser) -> li
     row."""
     found: list[TokenisedExample] = []
     for row in rows:
-        content = row.example.content
-        if not row.scored or content.output != content.target:
+        if not row.scored or is_corrected(row.example):
             with suppress(RowUnfit):
-                wrong = structs.replace(row.example, content=structs.replace(content, target=content.output))
-                found.append(tokeniser.example(wrong, 1.0))
+                found.append(tokeniser.example(as_answered(row.example), 1.0))
     return found

@@ -5,11 +5,10 @@ Everything that decides the adapter's bytes is in `JobSpec.start` (what `Trainin
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,34 +19,29 @@ import msgspec
 import torch
 
 from headrace_schemas.canonical import digest
-from headrace_schemas.derived import Example, Member, PromptMember
-from headrace_schemas.root_error import HeadraceError
-from headrace_schemas.selection import counts_text, run_members
+from headrace_schemas.derived import Example
+from headrace_schemas.selection import run_members
 from headrace_streams.evaluation_samples import SampleBounds, bounded, write
 from headrace_streams.file_lock import locked
 from headrace_trainer.data.members import key_of, verify
-from headrace_trainer.data.rows import RowTokeniser, TokenisedExample, TokenisedMembers, UnfitExample
-from headrace_trainer.evaluation.asked import AskedRows, bad_answers, suite_rows
+from headrace_trainer.evaluation.asked import AskedRows
 from headrace_trainer.evaluation.checks import CHECKS
 from headrace_trainer.evaluation.evaluate import INCUMBENT, WATCHED, AskedHeads, evaluate, without_loss_gains
 from headrace_trainer.evaluation.grader import Grader, ungraded
 from headrace_trainer.evaluation.raters import self_graded
-from headrace_trainer.job.parts import ObjectivePart, train_parts
+from headrace_trainer.job.parts import train_parts
 from headrace_trainer.job.ranks import learn_in_ranks
+from headrace_trainer.job.rows import JobRows
 from headrace_trainer.learning.loop import OnProgress
 from headrace_trainer.model import lora
-from headrace_trainer.model.base import Base, load_base, within_positions
+from headrace_trainer.model.base import Base, load_base
 from headrace_trainer.model.methods import METHODS
 from headrace_trainer.model.precision import Precision, precision_for, surroundings_of
 from headrace_trainer.model.sharding import ALONE, Ranks, shard
-from headrace_trainer.model.stops import stop_ids, stop_troubles
-from headrace_trainer.objectives.loss import Units
 from headrace_trainer.objectives.table import OBJECTIVES
 from headrace_trainer.policy import Hyperparameters
 from headrace_trainer.spec import (
-    Counts,
     EvaluationReport,
-    ExampleIds,
     JobProgress,
     JobResult,
     JobSpec,
@@ -56,12 +50,6 @@ from headrace_trainer.spec import (
     TrainingOutcome,
     TrainingResult,
 )
-
-log = logging.getLogger("headrace")
-
-
-class RowsMissing(HeadraceError):
-    """Not one row of a batch can be learnt from."""
 
 
 def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobResult:
@@ -78,7 +66,7 @@ def run(spec: JobSpec, on_progress: OnProgress = lambda progress: None) -> JobRe
             lessons.add(learnt)
         folder = spec.candidate or adapter_folder(spec)
         # What is judged is what was saved, read back into a fresh base as an agent will.
-        base = load(spec, precision)
+        base = load(spec, spec.device, precision)
         pool = lessons.pool(base)
         training = learnt.training if learnt else None
         report = _evaluate(lora.load(base.model, folder), base, pool, spec, hyper, precision, on_progress, training, lessons)
@@ -96,7 +84,7 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
     """Trains, and saves into `adapter_folder`; of several `ranks` each calls this."""
     hyper, precision = settled(spec)
     lessons = JobRows(spec, hyper)
-    base = load(spec, precision) if ranks.size == 1 else load(replace(spec, device="cpu"), precision, spec.device)
+    base = load(spec, spec.device, precision) if ranks.size == 1 else load(spec, "cpu", precision, spec.device)
     members = run_members(spec.batch, spec.start)
     named = (("training", members.training), ("rehearsal", members.rehearsal), ("validation", members.validation))
     parts = lessons.parts(base, **{side: lessons.tokenised(side, base, listed) for side, listed in named})
@@ -110,7 +98,7 @@ def learn(spec: JobSpec, on_progress: OnProgress, ranks: Ranks = ALONE) -> Train
         model, base, parts, hyper, seed=spec.start.seed, precision=precision, folder=spec.folder, run=_checkpoint_key(spec),
         checkpoint_seconds=spec.checkpoint_seconds, optimiser_from=spec.optimiser if warm_started and carries else None,
         optimiser_to=optimiser_folder(spec) if carries else None, on_progress=on_progress, ranks=ranks,
-        teacher=None if spec.teacher is None else partial(_load_teacher, spec.teacher, spec.device, precision),
+        teacher=None if spec.teacher is None else partial(load, spec.teacher, spec.device, precision),
     )  # fmt: skip
     if ranks.first:
         shutil.rmtree(adapter_folder(spec), ignore_errors=True)  # left of a kill: the store takes no half files
@@ -162,136 +150,11 @@ def optimiser_folder(spec: JobSpec) -> Path:
     return spec.folder / "optimiser"
 
 
-class JobRows:
-    """Rows of a job, and what became of those that make none. `learnt`: how many examples something is learnt from."""
-
-    def __init__(self, spec: JobSpec, hyper: Hyperparameters) -> None:
-        self._spec, self._hyper = spec, hyper
-        self.left_out: Counts = {}
-        self.shortened: Counts = {}
-        self.left_out_examples: ExampleIds = {}
-        self.notes: list[str] = []
-        self.learnt = 0
-        self._unfit: list[UnfitExample] = []  # of what is asked
-
-    def add(self, learnt: TrainingOutcome) -> None:
-        """What training found."""
-        self.left_out.update(learnt.left_out)
-        self.shortened.update(learnt.shortened)
-        self.left_out_examples.update(learnt.left_out_examples)
-        self.notes += learnt.notes
-
-    def tokenised(self, side: str, base: Base, members: Sequence[Member]) -> list[TokenisedExample]:
-        """The rows of a side (training, rehearsal, validation, test); counts what is left out. MemberRefused."""
-        stops = stop_ids(base.tokenizer, base.model)
-        made = self._tokeniser(base, judged=side == "test").members(members, self._spec.values)
-        self._count(side, made)
-        used = {each.row.completion[-1] for each in made.examples} & set(stops)
-        for trouble in stop_troubles(base.model, used, self._hyper.modules_to_save):
-            if trouble not in self.notes:
-                self.notes.append(trouble)
-                log.warning(trouble)
-        return made.examples
-
-    def parts(
-        self,
-        base: Base,
-        training: Sequence[TokenisedExample],
-        rehearsal: Sequence[TokenisedExample],
-        validation: Sequence[TokenisedExample],
-    ) -> list[ObjectivePart]:
-        """What the objective makes of the examples that are learnt from and watched; counts what no part of it can use. A part
-        that has nothing is left out where another has something. RowsMissing when none has."""
-        objective, tokeniser = OBJECTIVES[self._hyper.objective], self._tokeniser(base, judged=False)
-        losses, examples = objective.losses(), [*training, *rehearsal]
-        learnt, watched = ([loss.units(listed, tokeniser, self._hyper) for loss in losses] for listed in (examples, validation))
-        parts = [ObjectivePart(loss, rows.units, seen.units) for loss, rows, seen in zip(losses, learnt, watched, strict=True)]
-        unused = self._unused("training", training, learnt) + self._unused("rehearsal", rehearsal, learnt)
-        self._unused("validation", validation, watched)
-        self.learnt = len(examples) - unused
-        able = [part for part in parts if part.rows]
-        if not able:
-            needs = "" if objective.name == "sft" else f" ({objective.name} needs {objective.needs})"
-            raise RowsMissing(f"no row is left to learn from: {counts_text(self.left_out) or 'all were withdrawn'}{needs}")
-        if len(able) < len(parts):
-            for name, part, made in zip(objective.parts, parts, learnt, strict=True):
-                if not part.rows:
-                    why = counts_text({"training": {reason: len(ids) for reason, ids in made.left_out.items()}})
-                    self.notes.append(f"{objective.name}: nothing for {name} ({why or 'no such answers'})")
-                    log.warning(self.notes[-1])
-        return able
-
-    def _unused(self, side: str, examples: Sequence[TokenisedExample], parts: Sequence[Units]) -> int:
-        """Counts the examples of a side that a part left out and no other one learns from; how many these are."""
-        used = {unit.example_id for made in parts for unit in made.units}
-        reasons = {name: reason for made in reversed(parts) for reason, ids in made.left_out.items() for name in ids}
-        unused = [name for each in examples if (name := each.row.example_id) in reasons and name not in used]
-        for name in unused:
-            counts = self.left_out.setdefault(side, {})
-            counts[reasons[name]] = counts.get(reasons[name], 0) + 1
-            self.left_out_examples.setdefault(side, {}).setdefault(reasons[name], []).append(name)
-        return len(unused)
-
-    def pool(self, base: Base) -> AskedRows:
-        """What the candidate is tested on: the test rows and the prompts, and wrong answers to them. MemberRefused."""
-        members = run_members(self._spec.batch, self._spec.start)
-        rows = [*self.tokenised("test", base, members.test), *self._prompts(base, members.prompts)]
-        return AskedRows(rows, self._unfit, bad=bad_answers(rows, self._tokeniser(base, judged=True)))
-
-    def _prompts(self, base: Base, members: Sequence[PromptMember]) -> list[TokenisedExample]:
-        """The prompts without a reference, where answers to them can be graded; counts what is left out. MemberRefused."""
-        grader, side = self._spec.grader, "prompts"
-        why = (
-            "no_grader" if grader is None
-            else "needs_reference" if grader.needs_reference
-            else "not_generated" if self._spec.evaluation.generate != "always"
-            else None
-        )  # fmt: skip
-        if why is not None:
-            self.left_out |= {side: {why: len(members)}} if members else {}
-            return []
-        made = self._tokeniser(base, judged=True).prompts(members, self._spec.values)
-        self._count(side, made)
-        return made.examples
-
-    def suites(self, base: Base) -> list[AskedRows]:
-        """The tasks of the suites as rows."""
-        tokeniser, grader = self._tokeniser(base, judged=True), self._spec.grader
-        needs = grader is not None and grader.needs_reference
-        return [suite_rows(suite, self._spec.batch.bucket, tokeniser, needs_reference=needs) for suite in self._spec.suites]
-
-    def window(self, base: Base) -> list[TokenisedExample]:
-        """Rows that earlier heads can't know; what makes none is counted where they are learnt."""
-        return self._tokeniser(base, judged=True).members(self._spec.window, self._spec.values).examples
-
-    def _count(self, side: str, made: TokenisedMembers) -> None:
-        for counts, found in ((self.left_out, made.left_out), (self.shortened, made.shortened)):
-            if found:
-                counts[side] = found
-        for unfit in made.unfit:
-            self.left_out_examples.setdefault(side, {}).setdefault(unfit.reason, []).append(unfit.example.example_id)
-        if side in ("test", "prompts"):
-            self._unfit += made.unfit
-
-    def _tokeniser(self, base: Base, *, judged: bool) -> RowTokeniser:
-        limit = within_positions(base.model.config, self._hyper.max_sequence_tokens)
-        if judged and base.positions is not None:
-            limit = base.positions  # what is judged is asked whole, as it will be when it is served
-        return RowTokeniser(base.tokenizer, limit, stop_ids(base.tokenizer, base.model))
-
-
-def load(spec: JobSpec, precision: Precision, computes_on: str | None = None) -> Base:
-    """The base on the job's device; `computes_on`: in the format of another, where its parts go later."""
-    return load_base(
-        spec.weights, device=spec.device, precision=precision, attn_implementation=spec.attn_implementation,
-        trust_remote_code=spec.trust_remote_code, computes_on=computes_on, quantisation=spec.quantisation,
-    )  # fmt: skip
-
-
-def _load_teacher(spec: TeacherSpec, device: str, precision: Precision) -> Base:
+def load(spec: JobSpec | TeacherSpec, device: str, precision: Precision, computes_on: str | None = None) -> Base:
+    """The base that `spec` names, on `device`; `computes_on`: in the format of another, where its parts go later."""
     return load_base(
         spec.weights, device=device, precision=precision, attn_implementation=spec.attn_implementation,
-        trust_remote_code=spec.trust_remote_code, quantisation=spec.quantisation,
+        trust_remote_code=spec.trust_remote_code, computes_on=computes_on, quantisation=spec.quantisation,
     )  # fmt: skip
 
 

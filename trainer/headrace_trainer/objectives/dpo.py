@@ -9,32 +9,21 @@ The wider the gap between two answers, the further they are pushed apart; `gap` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from headrace_trainer.data.pairs import Pair, pairs_of
 from headrace_trainer.data.rows import RowTokeniser, TokenisedExample
+from headrace_trainer.objectives import reference
 from headrace_trainer.objectives.loss import Computing, Loss, Terms, Units
-from headrace_trainer.objectives.sft import log_likelihoods, summed_losses
+from headrace_trainer.objectives.sft import summed_losses
 from headrace_trainer.policy import Hyperparameters
 
 
 def units(examples: Sequence[TokenisedExample], tokeniser: RowTokeniser, hyper: Hyperparameters) -> Units:
     return Units(*pairs_of(examples, tokeniser, hyper.least_gap, hyper.pairs_per_group))
-
-
-def prepare(computing: Computing, pairs: Sequence[Pair]) -> dict[str, Tensor]:
-    """`reference` [pairs, 2]: log-probabilities of both answers as the run begins."""
-    found = log_likelihoods(computing, [row for pair in pairs for row in pair.rows])
-    return {"reference": torch.tensor(found, dtype=torch.float64).reshape(-1, 2)}
-
-
-def with_prepared(pairs: Sequence[Pair], tensors: Mapping[str, Tensor]) -> list[Pair]:
-    reference = tensors["reference"].tolist()
-    return [pair._replace(reference=(one, other)) for pair, (one, other) in zip(pairs, reference, strict=True)]
 
 
 def terms(computing: Computing, pairs: Sequence[Pair], constant: float) -> Terms:
@@ -50,4 +39,4 @@ def terms(computing: Computing, pairs: Sequence[Pair], constant: float) -> Terms
     return Terms(values, torch.arange(len(pairs), device=device))
 
 
-LOSS = Loss(units=units, terms=terms, prepare=prepare, with_prepared=with_prepared)
+LOSS = Loss(units=units, terms=terms, prepare=reference.prepare, with_prepared=reference.with_prepared)

@@ -9,14 +9,14 @@ y' is another row's answer to the same question. A step's z is computed before i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from headrace_trainer.data.pairs import is_corrected, wrong_row
 from headrace_trainer.data.rows import RowTokeniser, RowUnfit, TokenisedExample, TokenRow
+from headrace_trainer.objectives import reference
 from headrace_trainer.objectives.loss import Computing, Loss, Terms, Units
 from headrace_trainer.objectives.sft import log_likelihoods, summed_losses
 from headrace_trainer.policy import Hyperparameters
@@ -34,6 +34,10 @@ class Opinion(NamedTuple):
     other: TokenRow
     weight: float = 1.0
     reference: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def rows(self) -> tuple[TokenRow, TokenRow]:
+        return self.row, self.other
 
     @property
     def length(self) -> int:
@@ -78,17 +82,6 @@ def units(examples: Sequence[TokenisedExample], tokeniser: RowTokeniser, hyper: 
     return Units(made)
 
 
-def prepare(computing: Computing, opinions: Sequence[Opinion]) -> dict[str, Tensor]:
-    """`reference` [opinions, 2]: log-probabilities of the answer and of the other one as the run begins."""
-    found = log_likelihoods(computing, [row for each in opinions for row in (each.row, each.other)])
-    return {"reference": torch.tensor(found, dtype=torch.float64).reshape(-1, 2)}
-
-
-def with_prepared(opinions: Sequence[Opinion], tensors: Mapping[str, Tensor]) -> list[Opinion]:
-    reference = tensors["reference"].tolist()
-    return [each._replace(reference=(one, other)) for each, (one, other) in zip(opinions, reference, strict=True)]
-
-
 def constant(computing: Computing, opinions: Sequence[Opinion]) -> float:
     """z of a step."""
     now = log_likelihoods(computing, [each.other for each in opinions])
@@ -105,4 +98,4 @@ def terms(computing: Computing, opinions: Sequence[Opinion], constant: float) ->
     return Terms(values, torch.arange(len(opinions), device=device))
 
 
-LOSS = Loss(units=units, terms=terms, prepare=prepare, with_prepared=with_prepared, constant=constant)
+LOSS = Loss(units=units, terms=terms, prepare=reference.prepare, with_prepared=reference.with_prepared, constant=constant)

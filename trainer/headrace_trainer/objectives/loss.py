@@ -80,6 +80,11 @@ class Units(NamedTuple):
     left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
+def _none(computing: Computing, units: Sequence[Any]) -> float:
+    """The constant of an objective whose terms need none."""
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Loss:
     """`units`: of examples, among which those that are not `scored` are bad answers. `terms`: of a micro-batch, given the step's
@@ -90,7 +95,7 @@ class Loss:
     terms: Callable[[Computing, Sequence[Any], float], Terms]
     prepare: Callable[[Computing, Sequence[Any]], dict[str, Tensor]] | None = None
     with_prepared: Callable[[Sequence[Any], Mapping[str, Tensor]], list[Any]] | None = None
-    constant: Callable[[Computing, Sequence[Any]], float] | None = None
+    constant: Callable[[Computing, Sequence[Any]], float] = _none
 
 
 def replaced(unit: U, **changed: Any) -> U:
@@ -105,7 +110,7 @@ def split_by_tokens(units: Sequence[U], budget: int, per_pass: int = 0) -> list[
     least, begins = [0], [0]  # of the first n units: the fewest tokens, and where their last micro-batch begins
     for end in range(1, len(ordered) + 1):
         width = ordered[end - 1].padded
-        fitting = [begin for begin in range(max(0, end - max(1, budget // width)), end)]
+        fitting = range(max(0, end - max(1, budget // width)), end)
         tokens, begin = min((least[begin] + (end - begin) * width + per_pass, begin) for begin in fitting)
         least.append(tokens)
         begins.append(begin)
@@ -141,7 +146,7 @@ def accumulate(loss: Loss, computing: Computing, units: Sequence[Unit], total: f
     `plan_total` (docs/algorithms.md, Training), however many micro-batches and processes it takes. Returns the weighted mean loss
     of the step, for people."""
     base, ranks = computing.base, computing.ranks
-    constant = 0.0 if loss.constant is None else loss.constant(computing, units)
+    constant = loss.constant(computing, units)
     computing.model.train()
     added = 0.0
     for micro in passes_of(units, computing.budget, ranks, base.device):
@@ -160,7 +165,7 @@ def unit_losses(loss: Loss, computing: Computing, units: Sequence[Unit]) -> list
     """Loss of each unit over its size, in the order of `units`; weights play no part."""
     if not units:
         return []
-    constant = 0.0 if loss.constant is None else loss.constant(computing, units)
+    constant = loss.constant(computing, units)
     computing.model.eval()
     means = [0.0] * len(units)
     indexed = [replaced(unit, example_id=str(index), weight=1.0) for index, unit in enumerate(units)]
